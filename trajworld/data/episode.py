@@ -1,0 +1,72 @@
+"""An episode as every reader gives it, and its rows as the models read them (DESIGN §2)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajworld.errors import TrajWorldError
+
+
+@dataclass(frozen=True)
+class Episode:
+    """One episode of L transitions; ``L >= 1``.
+
+    Attributes:
+        observations: ``[L + 1, observation_size]``, the last one included.
+        actions: ``[L, action_size]``; ``actions[t]`` leads from ``observations[t]`` to ``observations[t + 1]``.
+        rewards: ``[L]``; ``rewards[t]`` is received on arriving in ``observations[t + 1]``.
+        terminated: Whether the last observation is terminal.
+        truncated: Whether a time limit ended the episode.
+    """
+
+    observations: NDArray[np.floating]
+    actions: NDArray[np.floating]
+    rewards: NDArray[np.floating]
+    terminated: bool = False
+    truncated: bool = True
+
+    def __len__(self) -> int:
+        """The number of transitions."""
+        return len(self.rewards)
+
+
+def check_episode(episode: Episode, where: str) -> Episode:
+    """Return the episode if its shapes fit together and its numbers are finite.
+
+    Args:
+        episode: What a reader made.
+        where: The file and place it came from, for the message.
+
+    Raises:
+        TrajWorldError: Shapes disagree, the episode has no transition, or a value is NaN or infinite.
+    """
+    observations, actions, rewards = episode.observations, episode.actions, episode.rewards
+    if observations.ndim != 2 or actions.ndim != 2 or rewards.ndim != 1:
+        raise TrajWorldError(
+            f"{where}: observations {observations.shape}, actions {actions.shape} and rewards {rewards.shape} must "
+            "have 2, 2 and 1 dimensions"
+        )
+    if len(rewards) < 1 or len(observations) != len(rewards) + 1 or len(actions) != len(rewards):
+        raise TrajWorldError(
+            f"{where}: {len(observations)} observations, {len(actions)} actions and {len(rewards)} rewards do not "
+            "make an episode (L + 1, L and L are wanted, L >= 1)"
+        )
+    for name, array in (("observations", observations), ("actions", actions), ("rewards", rewards)):
+        if not np.all(np.isfinite(array)):
+            step = int(np.argwhere(~np.isfinite(array))[0][0])
+            raise TrajWorldError(f"{where}: {name} hold a NaN or infinite value at step {step}")
+    return episode
+
+
+def rows_of_episode(episode: Episode) -> NDArray[np.float32]:
+    """The episode's rows ``[observation, reward, action]``, ``[L + 1, M]``.
+
+    Row t is ``(s_t, r_{t-1}, a_t)``: the first row's reward and the last row's action are 0 (DESIGN §2).
+    """
+    length, observation_size = len(episode), episode.observations.shape[1]
+    rows = np.zeros((length + 1, observation_size + 1 + episode.actions.shape[1]), np.float32)
+    rows[:, :observation_size] = episode.observations
+    rows[1:, observation_size] = episode.rewards
+    rows[:-1, observation_size + 1 :] = episode.actions
+    return rows

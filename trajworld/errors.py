@@ -1,0 +1,16 @@
+"""The errors that a user can mend; the command line prints them as one line."""
+
+
+class TrajWorldError(Exception):
+    """Something outside the program is wrong: the message says what, where and how to mend it.
+
+    The command line prints the message alone and exits with ``exit_code``.
+    """
+
+    exit_code = 1
+
+
+class UsageError(TrajWorldError):
+    """The call itself is wrong: an unknown name, options that contradict each other, a value out of range."""
+
+    exit_code = 2

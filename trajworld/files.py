@@ -1,0 +1,106 @@
+"""Writing that is atomic: a reader sees the whole new file or folder, or none of it."""
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from trajworld.errors import TrajWorldError
+
+
+@contextlib.contextmanager
+def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path beside ``path``, of the same suffix, that replaces it when the block ends without error.
+
+    Raises:
+        TrajWorldError: The folder cannot be written or the disk is full; the temporary file is removed.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    with _removing(temporary), _file_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield temporary
+        with open(temporary, "rb") as written:
+            os.fsync(written.fileno())
+        os.replace(temporary, path)
+
+
+@contextlib.contextmanager
+def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside ``path`` that becomes ``path`` when the block ends without error.
+
+    Args:
+        path: The folder to make.
+        replace: Whether a folder that is there already gives way; otherwise it is an error.
+
+    Raises:
+        TrajWorldError: ``path`` exists and ``replace`` is false, its parent cannot be written, or the disk is full.
+    """
+    path = Path(path)
+    if path.exists() and not replace:
+        raise TrajWorldError(f"{path} exists already: name another place or remove it first")
+    with _file_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    with _removing(temporary), _file_errors(path):
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        if path.exists():
+            old = temporary.with_suffix(".old")
+            os.replace(path, old)
+            os.replace(temporary, path)
+            shutil.rmtree(old, ignore_errors=True)
+        else:
+            os.replace(temporary, path)
+
+
+def write_json(path: str | os.PathLike[str], value: Any) -> None:
+    """Write ``value`` as indented JSON, atomically; NaN and infinities are refused, since JSON has none."""
+    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    with atomic_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def read_json(path: str | os.PathLike[str]) -> Any:
+    """Read a JSON file.
+
+    Raises:
+        TrajWorldError: The file is missing, unreadable or not JSON.
+    """
+    try:
+        return json.loads(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise TrajWorldError(f"{path} does not exist") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise TrajWorldError(f"{path} is not a readable JSON file ({error})") from None
+
+
+@contextlib.contextmanager
+def _removing(temporary: Path) -> Iterator[None]:
+    """Remove what is left of ``temporary`` when the block is left early, a Ctrl-C included."""
+    try:
+        yield
+    finally:
+        if temporary.is_dir():
+            shutil.rmtree(temporary, ignore_errors=True)
+        else:
+            temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _file_errors(path: Path) -> Iterator[None]:
+    """Turn an operating-system error into one line that names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise TrajWorldError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
