@@ -1,6 +1,5 @@
 """The ``trajworld`` command: its groups, loaded only when they are called, and how errors end."""
 
-import importlib
 import os
 import sys
 from typing import Any
@@ -10,31 +9,20 @@ import click
 from trajworld.errors import TrajWorldError
 from trajworld.version import __version__
 
-# Command name -> (module, attribute, one line of help). Loaded lazily: `trajworld --help` imports no framework.
+from .lazy import LazyCommand, LazyGroup
+
+# Loaded lazily: `trajworld --help` imports no framework.
 _COMMANDS = {
-    "data": (".data", "data", "Collect, import, list and inspect datasets."),
-    "doctor": (".doctor", "doctor", "Print versions, backends, devices, and what is missing."),
+    "data": LazyCommand(".data", "data", "Collect, import, list and inspect datasets."),
+    "doctor": LazyCommand(".doctor", "doctor", "Print versions, backends, devices, and what is missing."),
 }
 
 
-class _LazyGroup(click.Group):
-    """A group whose commands are imported when they are called."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in _COMMANDS:
-            return None
-        module, attribute, _ = _COMMANDS[cmd_name]
-        return getattr(importlib.import_module(module, __package__), attribute)
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, _, text) in _COMMANDS.items()])
-
-
-@click.group(cls=_LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.group(
+    cls=LazyGroup,
+    lazy=_COMMANDS,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
 @click.version_option(__version__, prog_name="trajworld")
 def cli() -> None:
     """Trajectory world models across heterogeneous environments.
