@@ -1,4 +1,4 @@
-"""The names a pickle may hold, and what each is rebuilt as: an array, a plain container or an inert record."""
+"""The names a pickle may hold, and what each is rebuilt as: array, plain container or inert record."""
 
 import math
 import re

@@ -62,8 +62,8 @@ def read_published(path: str | os.PathLike[str], heads: int = 4) -> PublishedChe
         heads: Attention heads; the weights do not tell.
 
     Raises:
-        TrajWorldError: The file cannot be read, lacks a weight, has one too many, or one of a wrong shape or with
-            values that are not finite, or its ranges are not ranges.
+        TrajWorldError: The file cannot be read, lacks a weight, has one too many, or one of a wrong shape or
+            with values that are not finite, or its ranges are not ranges.
         UsageError: ``heads`` does not divide the width.
     """
     path = Path(path)

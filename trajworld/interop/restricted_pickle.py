@@ -1,4 +1,4 @@
-"""Reading pickles of strangers: an interpreter of a few opcodes, in which no name in the file is ever called."""
+"""Reading pickles of strangers: an interpreter of a few opcodes, in which no name is ever called."""
 
 import os
 import pickletools
@@ -20,8 +20,8 @@ _MARK = object()
 def read_pickle(path: str | os.PathLike[str]) -> Any:
     """Read a pickle (protocols 2 to 5) without running anything that it names.
 
-    The result holds None, booleans, numbers, strings, bytes, lists, tuples, dicts, sets, NumPy arrays, scalars
-    and dtypes, and a :class:`~trajworld.interop.pickle_names.Record` for each object of a known outside class.
+    The result holds None, booleans, numbers, strings, bytes, lists, tuples, dicts, sets, NumPy arrays,
+    scalars and dtypes, and a ``Record`` (of ``pickle_names``) for each object of a known outside class.
     A ``jax.Array`` becomes a NumPy array. Arrays are views of the file's bytes and may be read-only.
 
     Raises:
@@ -205,9 +205,23 @@ def _kind(value: Any) -> str:
 
 _PUSHED: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK}
 _PUSH_ARGUMENT = frozenset(
-    ["BININT", "BININT1", "BININT2", "LONG1", "LONG4", "BINFLOAT"]
-    + ["BINSTRING", "SHORT_BINSTRING", "BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"]
-    + ["BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"]
+    [
+        "BININT",
+        "BININT1",
+        "BININT2",
+        "LONG1",
+        "LONG4",
+        "BINFLOAT",
+        "BINSTRING",
+        "SHORT_BINSTRING",
+        "BINUNICODE",
+        "SHORT_BINUNICODE",
+        "BINUNICODE8",
+        "BINBYTES",
+        "SHORT_BINBYTES",
+        "BINBYTES8",
+        "BYTEARRAY8",
+    ]
 )
 _EMPTY: dict[str, Callable[[], Any]] = {
     "EMPTY_LIST": list,
