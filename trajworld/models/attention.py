@@ -1,0 +1,143 @@
+"""The layer that every transformer here is made of: attention along one axis, then a feed-forward net, post-norm.
+
+Activations are kept as ``[N, d]`` with ``N = B * T * M``: a dense layer on two dimensions is one large matrix product
+on every backend, and only the attention itself needs to see the grid ``(B, T, M)`` behind it.
+"""
+
+import math
+from typing import Any
+
+import keras
+from keras import ops
+
+from trajworld.models.dropout import dropout
+
+Tensor = Any
+
+Grid = tuple[Any, Any, Any]
+"""(B, T, M): windows, rows and variates behind the flattened activations."""
+
+MASKED_LOGIT = -1e4
+
+# b: window, t and s: rows, m and n: variates, h: head, d: feature in the head.
+_EQUATIONS = {
+    "time": ("btmhd,bsmhd->bmhts", "bmhts,bsmhd->btmhd"),
+    "variate": ("btmhd,btnhd->bthmn", "bthmn,btnhd->btmhd"),
+}
+
+DROPOUT_SITES = 3
+"""How many dropouts one :class:`AttentionFeedForward` has."""
+
+
+@keras.saving.register_keras_serializable("trajworld")
+class AttentionFeedForward(keras.layers.Layer):
+    """``x = LN(x + attention(x)); x = LN(x + FFN(x))`` with multi-head attention along one axis of the grid.
+
+    Args:
+        width: d, a multiple of ``heads``.
+        heads: The number of heads; a head's features are contiguous.
+        axis: ``"time"`` (rows attend to rows of the same variate) or ``"variate"`` (variates of one row attend to each
+            other).
+        rate: Dropout rate, applied to attention's output, to its projection and to the FFN's output.
+        site: The first of this layer's three dropout sites.
+    """
+
+    def __init__(self, width: int, heads: int, axis: str, rate: float = 0.0, site: int = 0, **kwargs: Any) -> None:
+        super().__init__(autocast=False, **kwargs)
+        if width % heads:
+            raise ValueError(f"width {width} is not a multiple of {heads} heads")
+        self.width, self.heads, self.axis, self.rate, self.site = width, heads, axis, rate, site
+
+        def dense(units: int, name: str, activation: Any = None) -> keras.layers.Dense:
+            return keras.layers.Dense(
+                units, activation=activation, kernel_initializer="lecun_normal", name=name, dtype=self.dtype_policy
+            )
+
+        def norm(name: str) -> keras.layers.LayerNormalization:
+            return keras.layers.LayerNormalization(epsilon=1e-6, name=name, dtype=self.dtype_policy)
+
+        # One product for queries, keys and values: three narrow ones cost more on every backend.
+        self.query_key_value = dense(3 * width, "query_key_value")
+        self.projection = dense(width, "projection")
+        self.attention_norm = norm("attention_norm")
+        self.expansion = dense(4 * width, "expansion", activation=_gelu)
+        self.contraction = dense(width, "contraction")
+        self.feed_forward_norm = norm("feed_forward_norm")
+        self.build()
+
+    def build(self, input_shape: Any = None) -> None:
+        """Make the weights; their shapes depend on the sizes alone."""
+        if self.built:
+            return
+        for layer in (self.query_key_value, self.attention_norm, self.expansion, self.projection, self.feed_forward_norm):
+            layer.build((None, self.width))
+        self.contraction.build((None, 4 * self.width))
+        self.built = True
+
+    def call(
+        self,
+        x: Tensor,
+        grid: Grid,
+        mask: Tensor | None,
+        seed: Tensor | None = None,
+        cache: tuple[Tensor, Tensor] | None = None,
+        cache_index: Any = 0,
+        rows: int | None = None,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Apply the layer.
+
+        Args:
+            x: ``[B * T * M, d]``.
+            grid: ``(B, T, M)``.
+            mask: What may be attended to, broadcastable to ``[B, M, heads, T, S]`` (time; S is T, or the cache's
+                length) or ``[B, T, heads, M, M]`` (variate); None for everything.
+            seed: Dropout's seed for this step; None in inference.
+            cache: Keys and values of earlier rows, each ``[B, S, M, heads, d / heads]``; time axis only.
+            cache_index: At which row of the cache these T rows go.
+            rows: Answer for the last ``rows`` rows only (all are keys); None for all.
+
+        Returns:
+            ``[B * rows * M, d]``, and keys and values: the updated cache where one was given.
+        """
+        batch, time, variates = grid
+        triple = ops.reshape(self.query_key_value(x), (batch, time, variates, 3, self.heads, self.width // self.heads))
+        query, key, value = triple[:, :, :, 0], triple[:, :, :, 1], triple[:, :, :, 2]
+        if rows is not None and rows != time:
+            query = query[:, time - rows :]
+            x = ops.reshape(ops.reshape(x, (batch, time, variates, self.width))[:, time - rows :], (-1, self.width))
+            mask = mask if mask is None or self.axis != "time" else mask[..., time - rows :, :]
+        if cache is not None:
+            start = (0, cache_index, 0, 0, 0)
+            key = ops.slice_update(cache[0], start, ops.cast(key, cache[0].dtype))
+            value = ops.slice_update(cache[1], start, ops.cast(value, cache[1].dtype))
+        attended = self._attend(query, key, value, mask)
+        attended = dropout(attended, self.rate, seed, self.site)
+        projected = dropout(self.projection(attended), self.rate, seed, self.site + 1)
+        x = self.attention_norm(x + projected)
+        fed = dropout(self.contraction(self.expansion(x)), self.rate, seed, self.site + 2)
+        return self.feed_forward_norm(x + fed), (key, value)
+
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+        """Softmax attention, ``[B, T, M, heads, d / heads]`` three times to ``[N, d]``; the softmax in float32."""
+        scores, mixture = _EQUATIONS[self.axis]
+        logits = ops.cast(ops.einsum(scores, query, key), "float32") * (1.0 / math.sqrt(self.width // self.heads))
+        if mask is not None:
+            logits = ops.where(mask, logits, MASKED_LOGIT)
+        weights = ops.cast(ops.softmax(logits, axis=-1), value.dtype)
+        return ops.reshape(ops.einsum(mixture, weights, value), (-1, self.width))
+
+    def get_config(self) -> dict[str, Any]:
+        """The sizes, as numbers."""
+        return {
+            "width": self.width,
+            "heads": self.heads,
+            "axis": self.axis,
+            "rate": self.rate,
+            "site": self.site,
+            "name": self.name,
+            "dtype": self.dtype_policy.name,
+        }
+
+
+def _gelu(x: Tensor) -> Tensor:
+    return ops.gelu(x, approximate=True)

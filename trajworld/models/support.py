@@ -1,0 +1,74 @@
+"""The range each variate is binned over (DESIGN §3), as plain NumPy."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trajworld.errors import TrajWorldError
+
+WIDENING = 1e-5
+
+
+@dataclass(frozen=True)
+class Support:
+    """The support of each variate.
+
+    Attributes:
+        lower: ``[M]`` float32, or a scalar array where all variates share one range (a pre-trained model).
+        upper: The same for the upper ends; above ``lower`` everywhere.
+    """
+
+    lower: NDArray[np.float32]
+    upper: NDArray[np.float32]
+
+    def __post_init__(self) -> None:
+        lower, upper = np.asarray(self.lower, np.float32), np.asarray(self.upper, np.float32)
+        if lower.shape != upper.shape or lower.ndim > 1:
+            raise TrajWorldError(f"a support's ends have shapes {lower.shape} and {upper.shape}: [M] or () are wanted")
+        if not (np.all(np.isfinite(lower)) and np.all(np.isfinite(upper)) and np.all(lower < upper)):
+            raise TrajWorldError("a support's ends must be finite, each lower end below its upper end")
+        object.__setattr__(self, "lower", lower)
+        object.__setattr__(self, "upper", upper)
+
+    @property
+    def shared(self) -> bool:
+        """Whether one range serves all variates, as in a pre-trained model."""
+        return self.lower.ndim == 0
+
+    def to_config(self) -> dict[str, Any]:
+        """Plain lists and numbers; float32 survives JSON exactly."""
+        return {"lower": self.lower.tolist(), "upper": self.upper.tolist()}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> "Support":
+        """The inverse of :meth:`to_config`."""
+        return cls(np.asarray(config["lower"], np.float32), np.asarray(config["upper"], np.float32))
+
+
+UNIT_SUPPORT = Support(np.float32(0.0), np.float32(1.0))  # type: ignore[arg-type]
+
+
+def training_support(minimum: ArrayLike, maximum: ArrayLike) -> Support:
+    """The support of one dataset's variates: ``[minimum - 1e-5, maximum + 1e-5]`` (DESIGN §2).
+
+    A variate that is constant, or so large that float32 swallows the widening, gets the next representable range
+    around its values, tiny but valid.
+    """
+    low, high = np.asarray(minimum, np.float32), np.asarray(maximum, np.float32)
+    lower = np.minimum(low - np.float32(WIDENING), np.nextafter(low, np.float32(-np.inf)))
+    upper = np.maximum(high + np.float32(WIDENING), np.nextafter(high, np.float32(np.inf)))
+    return Support(lower, upper)
+
+
+def pretraining_support(minimum: ArrayLike, maximum: ArrayLike) -> Support:
+    """The range that scales one pre-training dataset to [0, 1]: its own, not widened, but where a variate is constant.
+
+    Binning raw values over ``[minimum, maximum]`` is the same as scaling them to [0, 1], clipping, and binning over
+    [0, 1] (DESIGN §3).
+    """
+    low, high = np.asarray(minimum, np.float32), np.asarray(maximum, np.float32)
+    widened = training_support(low, high)
+    constant = high - low <= 2 * WIDENING
+    return Support(np.where(constant, widened.lower, low), np.where(constant, widened.upper, high))

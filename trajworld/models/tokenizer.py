@@ -1,0 +1,146 @@
+"""The tokenizer (DESIGN §3): values to bin probabilities and back, in Keras ops.
+
+Everything is computed in float32 whatever the model's dtype policy: a bin of 1/256 of the range is below bfloat16's
+resolution. Values are first measured in bin widths from the support's lower end, so one code serves every support.
+"""
+
+import math
+from typing import Any
+
+from keras import ops
+
+SIGMA = 0.75
+"""Standard deviation of the Gauss-histogram, in bin widths."""
+
+_MASS_EPSILON = 5e-7
+"""Added to the mass inside the support: 1e-6 on the scale of erf differences, which is twice the cdf's."""
+
+Tensor = Any
+
+
+def bin_units(values: Tensor, lower: Tensor, upper: Tensor, bins: int) -> Tensor:
+    """Distance from the support's lower end in bin widths: 0 at ``lower``, ``bins`` at ``upper``; not clipped.
+
+    Args:
+        values: ``[..., M]`` raw values.
+        lower: ``[M]`` or scalar, the support's lower ends.
+        upper: ``[M]`` or scalar, its upper ends.
+        bins: The number of bins.
+
+    Returns:
+        ``[..., M]`` float32.
+    """
+    values, lower, upper = (ops.cast(array, "float32") for array in (values, lower, upper))
+    return (values - lower) / (upper - lower) * float(bins)
+
+
+def encode(values: Tensor, lower: Tensor, upper: Tensor, bins: int) -> Tensor:
+    """Gauss-histogram of each value clipped to its support.
+
+    Bin i's probability is the difference of the normal cdf, centred at the value with a standard deviation of
+    0.75 bin widths, over the bin's edges, divided by the mass inside the support.
+
+    Args:
+        values: ``[..., M]`` raw values.
+        lower: ``[M]`` or scalar.
+        upper: ``[M]`` or scalar.
+        bins: The number of bins, B.
+
+    Returns:
+        ``[..., M, B]`` float32 probabilities.
+    """
+    position = ops.clip(bin_units(values, lower, upper, bins), 0.0, float(bins))
+    return _histogram(position, bins)
+
+
+def target_bins(values: Tensor, lower: Tensor, upper: Tensor, bins: int) -> Tensor:
+    """The bin that holds each value, those outside the support falling in the end bins; ``[..., M]`` int32."""
+    position = ops.clip(bin_units(values, lower, upper, bins), 0.0, bins - 1.0)
+    return ops.cast(ops.floor(position), "int32")
+
+
+def expectation(logits: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """The expected value of each predicted distribution over its bins' centres.
+
+    Args:
+        logits: ``[..., M, B]``.
+        lower: ``[M]`` or scalar.
+        upper: ``[M]`` or scalar.
+
+    Returns:
+        ``[..., M]`` float32 raw values.
+    """
+    return moments(logits, lower, upper)[0]
+
+
+def moments(logits: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
+    """Expectation and standard deviation of each predicted distribution, both ``[..., M]`` float32 in raw units."""
+    probabilities = ops.softmax(ops.cast(logits, "float32"), axis=-1)
+    bins = int(probabilities.shape[-1])
+    centres = (ops.arange(bins, dtype="float32") + 0.5) / float(bins)
+    mean = ops.sum(probabilities * centres, axis=-1)
+    spread = ops.sqrt(ops.sum(probabilities * ops.square(centres - ops.expand_dims(mean, -1)), axis=-1))
+    lower, upper = ops.cast(lower, "float32"), ops.cast(upper, "float32")
+    return lower + mean * (upper - lower), spread * (upper - lower)
+
+
+def sample(logits: Tensor, lower: Tensor, upper: Tensor, uniforms: Tensor) -> Tensor:
+    """Draw a bin from each predicted distribution, then a value uniformly inside it.
+
+    Args:
+        logits: ``[..., M, B]``.
+        lower: ``[M]`` or scalar.
+        upper: ``[M]`` or scalar.
+        uniforms: ``[2, ..., M]`` independent draws from [0, 1): which bin (by inverting the cumulative
+            distribution), and where in it. Given rather than drawn here, so that a rollout is a function of its seed.
+
+    Returns:
+        ``[..., M]`` float32 raw values.
+    """
+    cumulative = ops.cumsum(ops.softmax(ops.cast(logits, "float32"), axis=-1), axis=-1)
+    bins = int(cumulative.shape[-1])
+    # Scaled by the last entry: rounding leaves the sum a little off 1, and a draw beyond it would have no bin.
+    threshold = ops.expand_dims(uniforms[0], -1) * cumulative[..., -1:]
+    index = ops.sum(ops.cast(cumulative <= threshold, "float32"), axis=-1)
+    index = ops.minimum(index, float(bins - 1))
+    lower, upper = ops.cast(lower, "float32"), ops.cast(upper, "float32")
+    return lower + (index + uniforms[1]) / float(bins) * (upper - lower)
+
+
+def onehot_cross_entropy(logits: Tensor, values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Cross-entropy against the one-hot target bin of each value.
+
+    Args:
+        logits: ``[..., M, B]``.
+        values: ``[..., M]`` raw target values.
+        lower: ``[M]`` or scalar.
+        upper: ``[M]`` or scalar.
+
+    Returns:
+        ``[..., M]`` float32, in nats.
+    """
+    logits = ops.cast(logits, "float32")
+    bins = int(logits.shape[-1])
+    indices = ops.expand_dims(target_bins(values, lower, upper, bins), -1)
+    chosen = ops.squeeze(ops.take_along_axis(logits, indices, axis=-1), -1)
+    return ops.logsumexp(logits, axis=-1) - chosen
+
+
+def gauss_cross_entropy(logits: Tensor, values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
+    """Cross-entropy against the Gauss-histogram of each value (HL-Gauss soft targets); shapes as above."""
+    logits = ops.cast(logits, "float32")
+    probabilities = encode(values, lower, upper, int(logits.shape[-1]))
+    return ops.logsumexp(logits, axis=-1) * ops.sum(probabilities, -1) - ops.sum(probabilities * logits, axis=-1)
+
+
+CROSS_ENTROPIES = {"onehot": onehot_cross_entropy, "gauss": gauss_cross_entropy}
+"""The losses by the name of their targets."""
+
+
+def _histogram(position: Tensor, bins: int) -> Tensor:
+    """Gauss-histogram of positions in bin widths, ``[...]`` to ``[..., bins]``."""
+    edges = ops.arange(bins + 1, dtype="float32")
+    scaled = (edges - ops.expand_dims(position, -1)) * (1.0 / (SIGMA * math.sqrt(2.0)))
+    cdf = 0.5 * ops.erf(scaled)
+    mass = cdf[..., -1:] - cdf[..., :1] + _MASS_EPSILON
+    return (cdf[..., 1:] - cdf[..., :-1]) / mass
