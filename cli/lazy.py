@@ -8,7 +8,9 @@ import click
 
 
 class LazyCommand(NamedTuple):
-    """Where a command lives: ``module`` (relative to this package), its ``attribute``, and its line of ``help``."""
+    """Where a command lives: ``module`` (relative to this package), ``attribute``, and one line of
+    ``help``.
+    """
 
     module: str
     attribute: str
@@ -16,7 +18,8 @@ class LazyCommand(NamedTuple):
 
 
 class LazyGroup(click.Group):
-    """A group that knows its commands' names and one line of help each, and imports a command when it is called.
+    """A group that knows its commands' names and a line of help each, and imports a command when it is
+    called.
 
     Listing the commands imports none of them, so that ``--help`` needs no framework.
     """

@@ -14,7 +14,7 @@ class Episode:
 
     Attributes:
         observations: ``[L + 1, observation_size]``, the last one included.
-        actions: ``[L, action_size]``; ``actions[t]`` leads from ``observations[t]`` to ``observations[t + 1]``.
+        actions: ``[L, action_size]``; ``actions[t]`` leads from ``observations[t]`` to the next one.
         rewards: ``[L]``; ``rewards[t]`` is received on arriving in ``observations[t + 1]``.
         terminated: Whether the last observation is terminal.
         truncated: Whether a time limit ended the episode.
@@ -44,13 +44,13 @@ def check_episode(episode: Episode, where: str) -> Episode:
     observations, actions, rewards = episode.observations, episode.actions, episode.rewards
     if observations.ndim != 2 or actions.ndim != 2 or rewards.ndim != 1:
         raise TrajWorldError(
-            f"{where}: observations {observations.shape}, actions {actions.shape} and rewards {rewards.shape} must "
-            "have 2, 2 and 1 dimensions"
+            f"{where}: observations {observations.shape}, actions {actions.shape} and rewards "
+            f"{rewards.shape} must have 2, 2 and 1 dimensions"
         )
     if len(rewards) < 1 or len(observations) != len(rewards) + 1 or len(actions) != len(rewards):
         raise TrajWorldError(
-            f"{where}: {len(observations)} observations, {len(actions)} actions and {len(rewards)} rewards do not "
-            "make an episode (L + 1, L and L are wanted, L >= 1)"
+            f"{where}: {len(observations)} observations, {len(actions)} actions and {len(rewards)} rewards "
+            "do not make an episode (L + 1, L and L are wanted, L >= 1)"
         )
     for name, array in (("observations", observations), ("actions", actions), ("rewards", rewards)):
         if not np.all(np.isfinite(array)):

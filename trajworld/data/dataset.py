@@ -1,0 +1,62 @@
+"""A dataset as training sees it: the rows of one environment's episodes, memory-mapped (DESIGN §2, §5)."""
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """Episodes of one environment, their rows memory-mapped.
+
+    Attributes:
+        path: The store's folder.
+        name: What people call it: the id or file it was converted from.
+        source: Where it was converted from, as a dataset specification.
+        environment: For example ``gymnasium/Hopper-v5``; empty where it is not known.
+        observation_size: Observation variates.
+        action_size: Action variates.
+        rows: ``[N, M]`` float32, in the row layout of DESIGN §2.
+        episode_offsets: ``[E + 1]`` int64; episode e's rows are ``rows[offsets[e]:offsets[e + 1]]``.
+        terminated: ``[E]`` bool: whether an episode's last observation is terminal.
+        fingerprint: What the source looked like when it was converted.
+    """
+
+    path: Path
+    name: str
+    source: str
+    environment: str
+    observation_size: int
+    action_size: int
+    rows: NDArray[np.float32]
+    episode_offsets: NDArray[np.int64]
+    terminated: NDArray[np.bool_]
+    fingerprint: str = ""
+
+    @property
+    def num_variates(self) -> int:
+        """M, the variates of a row."""
+        return self.observation_size + 1 + self.action_size
+
+    @property
+    def num_episodes(self) -> int:
+        """E."""
+        return len(self.episode_offsets) - 1
+
+    @property
+    def num_transitions(self) -> int:
+        """Transitions of all episodes: every row but each episode's first."""
+        return int(self.episode_offsets[-1]) - self.num_episodes
+
+    @cached_property
+    def is_action(self) -> NDArray[np.int32]:
+        """``[M]``: 1 for action variates, 0 for observation and reward variates."""
+        return (np.arange(self.num_variates) > self.observation_size).astype(np.int32)
+
+    @cached_property
+    def transitions_per_episode(self) -> NDArray[np.int64]:
+        """``[E]``."""
+        return np.diff(self.episode_offsets) - 1

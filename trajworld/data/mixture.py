@@ -1,0 +1,305 @@
+"""Batches of windows, mixed over datasets by weight with Grain; each batch is a pure function of (seed,
+step).
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal
+
+import grain
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trajworld.data.dataset import Dataset
+from trajworld.data.windows import WindowIndex, cut_windows
+from trajworld.errors import UsageError
+
+_READ_THREADS = 2
+_BATCHES_AHEAD = 4
+
+
+@dataclass(frozen=True, eq=False)
+class Batch:
+    """Windows of one dataset, its variates padded to ``M_pad``.
+
+    Attributes:
+        values: ``[B, T, M_pad]`` float32: rows as they are stored, unscaled; 0 where padded.
+        time_mask: ``[B, T]`` float32: 1 for real rows.
+        variate_mask: ``[M_pad]`` float32: 1 for real variates.
+        is_action: ``[M_pad]`` int32: 1 for action variates; 0 where padded.
+        lower: ``[M_pad]`` float32: lower end of each variate's support; 0 where padded.
+        upper: ``[M_pad]`` float32: upper end of each variate's support; 1 where padded.
+        dataset: The number of the source in the mixture.
+    """
+
+    values: NDArray[np.float32]
+    time_mask: NDArray[np.float32]
+    variate_mask: NDArray[np.float32]
+    is_action: NDArray[np.int32]
+    lower: NDArray[np.float32]
+    upper: NDArray[np.float32]
+    dataset: int
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """One dataset of a mixture.
+
+    Attributes:
+        dataset: Where the rows are.
+        lower: ``[M]``: lower end of each variate's support.
+        upper: ``[M]``: upper end of each variate's support.
+        weight: Its share of the batches, relative to the other sources'.
+        sampling: ``window`` draws every window alike; ``episode`` draws an episode, then one of its windows
+            (UniTraj).
+        episodes: Indices of the episodes to draw from; all where None.
+    """
+
+    dataset: Dataset
+    lower: NDArray[np.float32]
+    upper: NDArray[np.float32]
+    weight: float = 1.0
+    sampling: Literal["window", "episode"] = "window"
+    episodes: NDArray[np.int64] | None = None
+
+    @cached_property
+    def index(self) -> WindowIndex:
+        """The windows that are drawn from."""
+        return WindowIndex.of(self.dataset, self.episodes)
+
+    def draw(self, generator: np.random.Generator, count: int) -> NDArray[np.int64]:
+        """The rows at which ``count`` windows drawn with replacement end."""
+        index = self.index
+        if self.sampling == "window":
+            return index.ends(generator.integers(len(index), size=count))
+        episode = generator.integers(index.num_episodes, size=count)
+        first, stop = index.first_ranks[episode], index.first_ranks[episode + 1]
+        return index.ends(generator.integers(first, stop))
+
+
+class Mixture:
+    """Batches drawn from several datasets, each of one of them.
+
+    Which source a step draws from is Grain's deterministic interleaving of the weights; which windows, a
+    generator seeded with (seed, step). Nothing else is state, so that a resumed run sees exactly the batches
+    that it would have seen.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        batch_size: int,
+        window: int = 20,
+        seed: int = 0,
+        sizes: Sequence[int] | None = None,
+    ) -> None:
+        """Check the sources and set up the mixture.
+
+        Args:
+            sources: At least one.
+            batch_size: B, windows in a batch.
+            window: T, rows in a window.
+            seed: Of every draw.
+            sizes: The values of M_pad that may occur; a source takes the smallest that holds its M. Where not
+                given, ``padded_sizes`` chooses at most three.
+
+        Raises:
+            UsageError: There is no source, a weight, support or size does not fit, or a number is out of
+                range.
+        """
+        self.sources = tuple(sources)
+        if not self.sources:
+            raise UsageError("a mixture needs at least one dataset")
+        if batch_size < 1 or window < 1 or seed < 0:
+            raise UsageError(
+                f"batch size {batch_size} and window {window} must be at least 1, and seed {seed} not "
+                "negative"
+            )
+        for source in self.sources:
+            _check_source(source)
+        self.batch_size, self.window, self.seed = batch_size, window, seed
+        variates = [source.dataset.num_variates for source in self.sources]
+        weights = [source.weight for source in self.sources]
+        self.sizes = tuple(sorted(set(padded_sizes(variates, weights=weights) if sizes is None else sizes)))
+        if max(variates) > max(self.sizes, default=0):
+            raise UsageError(f"no size of {list(self.sizes)} holds a dataset of {max(variates)} variates")
+        self._frames = [
+            _frame(source, min(n for n in self.sizes if n >= m))
+            for source, m in zip(self.sources, variates, strict=True)
+        ]
+        endless = [_Endless(number) for number in range(len(self.sources))]
+        parts = [grain.MapDataset.source(source) for source in endless]
+        mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
+        self._order = mixed
+
+    def source_of(self, step: int) -> int:
+        """The number of the source that a step's batch is drawn from."""
+        return int(self._order[step])
+
+    def batch(self, step: int) -> Batch:
+        """The batch of a step: the same for every call with the same sources, sizes and seed."""
+        return self._make(step, self.source_of(step))
+
+    def iterate(self, start: int, stop: int) -> Iterator[Batch]:
+        """The batches of steps ``start`` to ``stop - 1``, a few of them prepared ahead in Grain's reading
+        threads.
+
+        Each equals ``batch(step)``. Starting at a late step costs no more than at an early one.
+        """
+        if not 0 <= start <= stop:
+            raise UsageError(f"steps {start} to {stop} are no range")
+        if start == stop:
+            return
+        steps = grain.MapDataset.source(range(start, stop)).map(self.batch)
+        options = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_BATCHES_AHEAD)
+        iterator = iter(steps.to_iter_dataset(options))
+        try:
+            yield from iterator
+        finally:
+            iterator.close()
+
+    def _make(self, step: int, number: int) -> Batch:
+        source, frame = self.sources[number], self._frames[number]
+        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, step])))
+        ends = source.draw(generator, self.batch_size)
+        values, time_mask = cut_windows(source.dataset, ends, self.window)
+        missing = len(frame.variate_mask) - values.shape[2]
+        if missing:
+            values = np.pad(values, ((0, 0), (0, 0), (0, missing)))
+        return Batch(
+            values, time_mask, frame.variate_mask, frame.is_action, frame.lower, frame.upper, dataset=number
+        )
+
+
+def padded_sizes(sizes: Sequence[int], most: int = 3, weights: Sequence[float] | None = None) -> list[int]:
+    """The values of M_pad, at most ``most`` of them, that cost the least padding; ascending.
+
+    The cost is the sum over ``sizes`` of weight times the variates added to reach the next chosen size. The
+    largest size is always chosen.
+
+    Args:
+        sizes: M of each dataset.
+        most: How many sizes may be chosen.
+        weights: The share of each dataset; equal where not given.
+
+    Raises:
+        UsageError: There is no size, or ``most`` is less than 1.
+    """
+    if not sizes or most < 1:
+        raise UsageError("padded_sizes needs at least one size, and at least one may be chosen")
+    shares: dict[int, float] = {}
+    for size, weight in zip(sizes, weights or [1.0] * len(sizes), strict=True):
+        shares[size] = shares.get(size, 0.0) + weight
+    distinct = sorted(shares)
+
+    def cost(first: int, last: int) -> float:
+        return sum(shares[size] * (distinct[last] - size) for size in distinct[first : last + 1])
+
+    # best[last]: the least cost of all sizes up to distinct[last], which is chosen, and the choice.
+    best = [(cost(0, last), [distinct[last]]) for last in range(len(distinct))]
+    for _ in range(min(most, len(distinct)) - 1):
+        best = [
+            min(
+                [best[last]]
+                + [
+                    (best[cut][0] + cost(cut + 1, last), [*best[cut][1], distinct[last]])
+                    for cut in range(last)
+                ]
+            )
+            for last in range(len(distinct))
+        ]
+    return best[-1][1]
+
+
+def windows_in_order(
+    dataset: Dataset,
+    episodes: ArrayLike | None,
+    batch_size: int,
+    window: int = 20,
+    limit: int | None = None,
+    seed: int = 0,
+) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """The windows of ``episodes`` in order, for evaluation.
+
+    Args:
+        dataset: Where the rows are.
+        episodes: Indices; all where None.
+        batch_size: Windows in a batch; the last batch may hold fewer.
+        window: T, rows in a window.
+        limit: The most windows: where there are more, a random choice of so many, without repetition, in
+            order.
+        seed: Of that choice.
+
+    Yields:
+        Values ``[<= B, T, M]`` and time mask ``[<= B, T]``, as ``cut_windows`` returns them.
+
+    Raises:
+        UsageError: ``batch_size`` or ``limit`` is less than 1, or an episode is not there.
+    """
+    if batch_size < 1 or (limit is not None and limit < 1):
+        raise UsageError(f"batch size {batch_size} and limit {limit} must be at least 1")
+    index = WindowIndex.of(dataset, episodes)
+    ranks = np.arange(len(index))
+    if limit is not None and limit < len(index):
+        ranks = np.sort(np.random.default_rng(seed).choice(len(index), size=limit, replace=False))
+    for start in range(0, len(ranks), batch_size):
+        yield cut_windows(dataset, index.ends(ranks[start : start + batch_size]), window)
+
+
+@dataclass(frozen=True, eq=False)
+class _Frame:
+    """What all batches of a source share; see ``Batch``."""
+
+    variate_mask: NDArray[np.float32]
+    is_action: NDArray[np.int32]
+    lower: NDArray[np.float32]
+    upper: NDArray[np.float32]
+
+
+def _frame(source: Source, size: int) -> _Frame:
+    variates = source.dataset.num_variates
+    frame = _Frame(
+        np.zeros(size, np.float32),
+        np.zeros(size, np.int32),
+        np.zeros(size, np.float32),
+        np.ones(size, np.float32),
+    )
+    frame.variate_mask[:variates] = 1
+    frame.is_action[:variates] = source.dataset.is_action
+    frame.lower[:variates] = source.lower
+    frame.upper[:variates] = source.upper
+    for array in vars(frame).values():
+        # Every batch of the source holds these very arrays.
+        array.setflags(write=False)
+    return frame
+
+
+@dataclass(frozen=True)
+class _Endless:
+    """A Grain source whose every element is one number, without an end."""
+
+    number: int
+
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, index: int) -> int:
+        return self.number
+
+
+def _check_source(source: Source) -> None:
+    name, shape = source.dataset.name, (source.dataset.num_variates,)
+    if not (np.isfinite(source.weight) and source.weight > 0):
+        raise UsageError(f"{name}: its weight must be above 0, not {source.weight}")
+    if source.sampling not in ("window", "episode"):
+        raise UsageError(f"{name}: sampling is 'window' or 'episode', not {source.sampling!r}")
+    if np.shape(source.lower) != shape or np.shape(source.upper) != shape:
+        raise UsageError(
+            f"{name}: supports of shape {np.shape(source.lower)} and {np.shape(source.upper)} for "
+            f"{shape[0]} variates"
+        )
+    if not np.all(np.asarray(source.lower) < np.asarray(source.upper)):
+        raise UsageError(f"{name}: a variate's support is empty: lower must be below upper")
+    _ = source.index

@@ -1,0 +1,285 @@
+"""From what a person names (an id, a file, a folder) to a dataset that training can read."""
+
+import hashlib
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from trajworld.data.d4rl import read_d4rl
+from trajworld.data.dataset import Dataset
+from trajworld.data.episode import Episode
+from trajworld.data.home import stores_folder
+from trajworld.data.minari_datasets import dataset_path, is_dataset_id, read_minari, write_minari
+from trajworld.data.store import is_store, open_store, store_description, write_store
+from trajworld.data.unitraj import (
+    UniTrajEnvironment,
+    read_unitraj,
+    unitraj_datasets,
+    unitraj_environment,
+)
+from trajworld.errors import TrajWorldError, UsageError
+
+ACCEPTED_FORMS = (
+    "minari:ID (downloaded if need be), the ID of a local Minari dataset, a store's folder, a D4RL .hdf5 "
+    "file, or a folder of UniTraj episodes"
+)
+_HDF5_SUFFIXES = (".hdf5", ".h5")
+
+
+class Progress(Protocol):
+    """What a long conversion tells of itself."""
+
+    def __call__(self, done: int, total: int | None, what: str) -> None:
+        """Transitions (or files) ``done`` so far, of ``total`` where that is known, of ``what``."""
+
+
+@dataclass(frozen=True)
+class _Origin:
+    """A source outside the store: where it lies and how its episodes are read."""
+
+    name: str
+    spec: str
+    environment: str
+    folder_or_file: Path
+    files: Callable[[], Iterable[Path]]
+    episodes: Callable[[], Iterator[Episode]]
+    transitions: int | None
+
+
+def open_dataset(spec: str | os.PathLike[str], *, progress: Progress | None = None) -> Dataset:
+    """Open the dataset that ``spec`` names.
+
+    A source outside the store is converted once into the library's own folder and opened from there
+    afterwards, as long as the source's files keep their sizes and times.
+
+    Args:
+        spec: ``minari:ID`` (downloaded where it is not local), the ID of a local Minari dataset, a store's
+            folder, a D4RL ``.hdf5`` file, or a folder of UniTraj episodes of one environment.
+        progress: Called now and then during a conversion.
+
+    Raises:
+        UsageError: ``spec`` is none of these.
+        TrajWorldError: The source is missing or damaged.
+    """
+    path = _existing_path(spec)
+    if path is not None and is_store(path):
+        return open_store(path)
+    return _open_converted(_origin(os.fspath(spec), path), progress)
+
+
+def converted_stores() -> list[dict[str, object]]:
+    """The descriptions (``dataset.json``) and paths of the stores that were converted on this machine."""
+    found: list[dict[str, object]] = []
+    folder = stores_folder()
+    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
+        if path.name.startswith(".") or not is_store(path):
+            continue
+        try:
+            found.append({**store_description(path), "path": str(path)})
+        except TrajWorldError as error:
+            found.append({"name": path.name, "path": str(path), "error": str(error)})
+    return found
+
+
+def import_dataset(
+    source: str | os.PathLike[str],
+    dataset_id: str,
+    *,
+    environment: str | None = None,
+    max_episode_steps: int = 1000,
+    description: str = "",
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> list[Path]:
+    """Make Minari datasets of a D4RL file, a folder of UniTraj episodes, or a UniTraj root.
+
+    Args:
+        source: The file or folder.
+        dataset_id: The new dataset's id. A UniTraj root makes one dataset an environment: with ``name-v0``
+            their ids are ``name/SOURCE/ENVIRONMENT-v0``. Those that are there already are then left as they
+            are, so that an import that was stopped goes on where it was.
+        environment: The environment's name, where the source does not say it rightly; not for a root.
+        max_episode_steps: The step limit of D4RL files without ``timeouts``.
+        description: For people.
+        replace: Whether datasets of the same ids give way.
+        progress: Called now and then.
+
+    Returns:
+        The folders of the datasets.
+
+    Raises:
+        UsageError: The source is of no known form, or the id is malformed.
+        TrajWorldError: The source is damaged, or the id is taken.
+    """
+    dataset_path(dataset_id)
+    path = _existing_path(source)
+    if path is None:
+        raise UsageError(f"{source} does not exist: import reads a D4RL .hdf5 file or a UniTraj folder")
+    kept = {"description": description, "replace": replace, "progress": progress}
+    if path.is_file():
+        origin = _d4rl_origin(str(source), path, max_episode_steps)
+        return [_import(origin, dataset_id, environment or origin.environment, **kept)]
+    one = unitraj_environment(path)
+    if one is not None:
+        origin = _unitraj_origin(str(source), one)
+        return [_import(origin, dataset_id, environment or origin.environment, **kept)]
+    many = unitraj_datasets(path)
+    if environment is not None:
+        raise UsageError(f"{source} holds {len(many)} environments: give no environment's name, or import one
+        folder")
+    stem, _, version = dataset_id.rpartition("-")
+    made = []
+    for one in many:
+        new_id = f"{stem}/{one.source}/{_slug(one.environment)}-{version}"
+        if dataset_path(new_id).exists() and not replace:
+            made.append(dataset_path(new_id))
+            continue
+        origin = _unitraj_origin(str(one.folder), one)
+        made.append(_import(origin, new_id, origin.environment, **kept))
+    return made
+
+
+def _import(
+    origin: _Origin,
+    dataset_id: str,
+    environment: str,
+    *,
+    description: str,
+    replace: bool,
+    progress: Progress | None,
+) -> Path:
+    import numpy as np
+    from gymnasium.spaces import Box
+
+    first = next(origin.episodes(), None)
+    if first is None:
+        raise TrajWorldError(f"{origin.name} holds no whole transition")
+    observation_space, action_space = (
+        Box(-np.inf, np.inf, (array.shape[1],), array.dtype.type) for array in (first.observations,
+        first.actions)
+    )
+    return write_minari(
+        dataset_id,
+        _reporting(origin, progress),
+        environment=environment,
+        observation_space=observation_space,
+        action_space=action_space,
+        description=description,
+        metadata={"imported_from": origin.name},
+        replace=replace,
+    )
+
+
+def _open_converted(origin: _Origin, progress: Progress | None) -> Dataset:
+    fingerprint = _fingerprint(origin)
+    place = hashlib.sha256(os.path.abspath(origin.folder_or_file).encode()).hexdigest()[:10]
+    prefix = f"{_slug(origin.name)}-{place}-"
+    path = stores_folder() / f"{prefix}{fingerprint[:12]}"
+    if is_store(path):
+        return open_store(path)
+    dataset = write_store(
+        path,
+        _reporting(origin, progress),
+        name=origin.name,
+        source=origin.spec,
+        environment=origin.environment,
+        fingerprint=fingerprint,
+        replace=True,
+    )
+    # What was converted from an earlier state of the same source will never be opened again.
+    for old in stores_folder().glob(f"{prefix}*"):
+        if old != path:
+            shutil.rmtree(old, ignore_errors=True)
+    return dataset
+
+
+def _origin(spec: str, path: Path | None) -> _Origin:
+    """What ``spec`` names, if it is not a store; ``path`` is the file or folder of that name, if there is
+    one.
+    """
+    if spec.startswith("minari:"):
+        return _minari_origin(spec.removeprefix("minari:"), download=True)
+    if path is not None and path.is_file() and path.suffix in _HDF5_SUFFIXES:
+        return _d4rl_origin(spec, path, 1000)
+    if path is not None and path.is_dir():
+        environment = unitraj_environment(path)
+        if environment is not None:
+            return _unitraj_origin(spec, environment)
+    if path is None and is_dataset_id(spec):
+        return _minari_origin(spec, download=False)
+    problem = "exists but is none of the forms that can be read" if path is not None else "names no dataset"
+    raise UsageError(f"{spec} {problem}; give {ACCEPTED_FORMS}")
+
+
+def _minari_origin(dataset_id: str, download: bool) -> _Origin:
+    info, _ = read_minari(dataset_id, download=download)
+    return _Origin(
+        name=dataset_id,
+        spec=f"minari:{dataset_id}",
+        environment=info.environment,
+        folder_or_file=info.path,
+        files=lambda: (path for path in (info.path / "data").rglob("*") if path.is_file()),
+        episodes=lambda: read_minari(dataset_id)[1],
+        transitions=info.transitions,
+    )
+
+
+def _d4rl_origin(spec: str, path: Path, max_episode_steps: int) -> _Origin:
+    info, _ = read_d4rl(path, max_episode_steps)
+    return _Origin(
+        name=path.stem,
+        spec=spec,
+        environment=info.environment,
+        folder_or_file=path,
+        files=lambda: [path],
+        episodes=lambda: read_d4rl(path, max_episode_steps)[1],
+        transitions=info.steps,
+    )
+
+
+def _unitraj_origin(spec: str, environment: UniTrajEnvironment) -> _Origin:
+    return _Origin(
+        name=environment.name,
+        spec=spec,
+        environment=environment.name,
+        folder_or_file=environment.folder,
+        files=lambda: environment.episodes,
+        episodes=lambda: read_unitraj(environment),
+        transitions=None,
+    )
+
+
+def _fingerprint(origin: _Origin) -> str:
+    """A digest of the source's place and of the names, sizes and times of its files; their contents are not
+    read.
+    """
+    digest = hashlib.sha256(os.path.abspath(origin.folder_or_file).encode())
+    for path in sorted(origin.files()):
+        state = path.stat()
+        digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()
+
+
+def _reporting(origin: _Origin, progress: Progress | None) -> Iterator[Episode]:
+    done = 0
+    for episode in origin.episodes():
+        yield episode
+        done += len(episode)
+        if progress is not None:
+            progress(done, origin.transitions, origin.name)
+
+
+def _existing_path(spec: str | os.PathLike[str]) -> Path | None:
+    text = os.fspath(spec)
+    if text.startswith("minari:") or "\0" in text or not text:
+        return None
+    path = Path(text).expanduser()
+    return path if path.exists() else None
+
+
+def _slug(name: str) -> str:
+    return re.sub(r"[^\w-]+", "_", name, flags=re.ASCII).strip("_") or "dataset"

@@ -1,0 +1,64 @@
+"""Choosing episodes: holdout sets and smaller amounts of data, always of whole episodes."""
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trajworld.data.dataset import Dataset
+from trajworld.errors import UsageError
+
+
+def split_episodes(
+    num_episodes: int, holdout_fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split episodes at random into (training, holdout), each sorted; a pure function of its arguments.
+
+    The holdout set is the nearest whole number of episodes to the fraction, but both sets hold at least one.
+    With a fraction of 0 it is empty.
+
+    Raises:
+        UsageError: The fraction is not in [0, 1), or there are too few episodes to split.
+    """
+    if not 0 <= holdout_fraction < 1:
+        raise UsageError(f"the holdout fraction must be at least 0 and below 1, not {holdout_fraction}")
+    if num_episodes < 1:
+        raise UsageError("there is no episode to split")
+    if holdout_fraction == 0:
+        return np.arange(num_episodes), np.arange(0)
+    if num_episodes == 1:
+        raise UsageError(
+            "one episode cannot be split into training and holdout: use more, or a holdout fraction of 0"
+        )
+    held = min(max(round(num_episodes * holdout_fraction), 1), num_episodes - 1)
+    order = np.random.default_rng(seed).permutation(num_episodes)
+    return np.sort(order[held:]), np.sort(order[:held])
+
+
+def limit_transitions(
+    dataset: Dataset, episodes: ArrayLike, transitions: int | None, seed: int
+) -> NDArray[np.int64]:
+    """A random choice of whole ``episodes`` with at most ``transitions`` transitions in all, in the order of
+    choice.
+
+    Episodes are taken in one random order, which depends on the seed alone, until the next would be too many:
+    what a smaller limit chooses is a prefix of what a larger one does. The first is taken even where it alone
+    is longer than the limit.
+
+    Args:
+        dataset: Where the episodes are.
+        episodes: Indices to choose from.
+        transitions: The limit; None for no limit.
+        seed: Of the random order.
+
+    Raises:
+        UsageError: The limit is less than 1, or there is no episode.
+    """
+    chosen = np.asarray(episodes, np.int64)
+    if not len(chosen):
+        raise UsageError(f"{dataset.name}: there is no episode to choose from")
+    if transitions is not None and transitions < 1:
+        raise UsageError(f"the limit must be at least 1 transition, not {transitions}")
+    order = chosen[np.random.default_rng(seed).permutation(len(chosen))]
+    if transitions is None:
+        return order
+    total = np.cumsum(dataset.transitions_per_episode[order])
+    return order[: max(int(np.searchsorted(total, transitions, side="right")), 1)]
