@@ -1,4 +1,4 @@
-"""Published checkpoints: sizes inferred from the weights; every damaged one refused by the weight it concerns."""
+"""Published checkpoints: sizes inferred from the weights; damaged ones refused by the weight concerned."""
 
 import pickle
 from collections.abc import Callable

@@ -156,9 +156,9 @@ def _expected(
     if kind == "trajworld":
         shapes["embed_variate/embedding"] = (variates, width)
     # Temporal attention goes with LayerNorm 1, Dense 2, Dense 3 and LayerNorm 3; TDM has no more.
-    attentions, feed_forwards, norms = ("1",), ("23",), ("1", "3")
+    attentions, feed_forwards, norms = [1], [(2, 3)], [1, 3]
     if kind == "trajworld":
-        attentions, feed_forwards, norms = ("0", "1"), ("01", "23"), ("0", "1", "2", "3")
+        attentions, feed_forwards, norms = [0, 1], [(0, 1), (2, 3)], [0, 1, 2, 3]
     for layer in range(layers):
         block = f"blocks_{layer}"
         for attention in attentions:

@@ -72,7 +72,7 @@ class _Interpreter:
 
     def __init__(self, file_bytes: int) -> None:
         self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+        self.memo: dict[Any, Any] = {}
         # Copies of memoised values: without a bound, a small file can ask for any amount of memory.
         self.budget = pickle_names.Budget(4 * file_bytes + 4096)
 
@@ -87,7 +87,7 @@ class _Interpreter:
             elif name in _EMPTY:
                 self.stack.append(_EMPTY[name]())
             elif name in _MEMOISE:
-                self._memoise(len(self.memo) if name == "MEMOIZE" else argument)
+                self.memo[len(self.memo) if argument is None else argument] = self.top()
             elif name in _RECALL:
                 self.stack.append(self.memo[argument])
             elif name in _HANDLERS:
@@ -121,9 +121,6 @@ class _Interpreter:
         if self.stack[-1] is _MARK:
             raise ValueError("a mark where a value is expected")
         return self.stack[-1]
-
-    def _memoise(self, index: int) -> None:
-        self.memo[index] = self.top()
 
     def tuple_of(self, count: int) -> None:
         """Replace the top ``count`` values by a tuple of them."""
