@@ -1,0 +1,209 @@
+"""Collecting several environments into one Minari dataset each."""
+
+import dataclasses
+import string
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trajworld.collect.behaviour import Behaviour
+from trajworld.collect.collector import Tally, Workers, collect
+from trajworld.collect.environments import Description, open_environment
+from trajworld.collect.names import parse_name
+from trajworld.data.episode import Episode
+from trajworld.data.minari_datasets import dataset_path, is_dataset_id, write_minari
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.versions import versions
+
+DEFAULT_ID = "trajworld/{environment}/{behaviour}-v0"
+
+# The packages whose versions decide what a collection gives.
+_DECIDING = ("trajworld", "python", "numpy", "gymnasium", "mujoco", "dm_control", "minari")
+
+# Called with an environment's name and what has been collected of it, after each of its episodes.
+Progress = Callable[[str, Tally], None]
+
+
+@dataclass(frozen=True)
+class Target:
+    """A dataset that is to be collected: what its environment says of itself, and the Minari id it gets."""
+
+    description: Description
+    dataset_id: str
+
+    @property
+    def environment(self) -> str:
+        """The environment's canonical name."""
+        return self.description.name
+
+    @property
+    def exists(self) -> bool:
+        """Whether Minari's folder has a dataset of that id."""
+        return dataset_path(self.dataset_id).exists()
+
+
+@dataclass(frozen=True)
+class Collected:
+    """A dataset that was collected.
+
+    Attributes:
+        environment: The environment's canonical name.
+        dataset_id: Its Minari id.
+        path: Its folder.
+        tally: What is in it and what broke.
+        seconds: How long it took.
+    """
+
+    environment: str
+    dataset_id: str
+    path: Path
+    tally: Tally
+    seconds: float
+
+
+def dataset_targets(
+    environments: Sequence[str], behaviour_name: str, template: str = DEFAULT_ID
+) -> list[Target]:
+    """Open each environment once, so that every mistake shows before the first step is taken.
+
+    Args:
+        environments: Names.
+        behaviour_name: What ``{behaviour}`` stands for in the template.
+        template: A Minari id in which ``{environment}`` stands for the environment (``gymnasium-hopper-v5``).
+
+    Raises:
+        UsageError: A name or the template is wrong, or two environments get the same id.
+        TrajWorldError: An environment cannot start.
+    """
+    try:
+        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+    except ValueError as error:
+        raise UsageError(f"the id template {template!r} is malformed ({error})") from None
+    if unknown := fields - {"environment", "behaviour"}:
+        raise UsageError(
+            f"{{{sorted(unknown)[0]}}} in the id template {template!r} is no {{environment}} or {{behaviour}}"
+        )
+    targets: dict[str, Target] = {}
+    for text in environments:
+        environment = open_environment(text)
+        environment.close()
+        description = environment.description
+        slug = parse_name(description.name).slug
+        dataset_id = template.replace("{environment}", slug).replace("{behaviour}", behaviour_name)
+        if not is_dataset_id(dataset_id):
+            raise UsageError(
+                f"{dataset_id!r} is no Minari id: write (namespace/)name-v0, with letters, digits, - and _"
+            )
+        if dataset_id in targets:
+            raise UsageError(
+                f"{targets[dataset_id].environment} and {description.name} would both be {dataset_id}: name "
+                "each environment once, and put {environment} in the id template"
+            )
+        targets[dataset_id] = Target(description, dataset_id)
+    return list(targets.values())
+
+
+def collect_datasets(
+    targets: Sequence[Target],
+    *,
+    behaviour_name: str,
+    behaviour: Behaviour,
+    transitions: int | None = None,
+    episodes: int | None = None,
+    seed: int = 0,
+    workers: Workers | int = 1,
+    replace: bool = False,
+    progress: Progress | None = None,
+) -> Iterator[Collected]:
+    """Collect one dataset after another, each written whole or not at all.
+
+    Args:
+        targets: What to collect, from ``dataset_targets``.
+        behaviour_name: The behaviour's name, recorded with its numbers.
+        behaviour: What draws the actions.
+        transitions: How many transitions each dataset gets; or
+        episodes: how many episodes.
+        seed: What every episode is a function of, with the environment's name and its number.
+        workers: Processes to use, or how many to start.
+        replace: Whether datasets of the same id give way.
+        progress: Called after each episode.
+
+    Yields:
+        Each dataset once it is on disk; an error later on leaves it there.
+
+    Raises:
+        TrajWorldError: As ``collect`` and ``write_minari`` do; an id that is taken is refused before anything
+            runs.
+    """
+    if taken := [target.dataset_id for target in targets if target.exists and not replace]:
+        raise TrajWorldError(
+            f"Minari has {', '.join(taken)} already: replace what is there, skip it, or choose another id"
+        )
+    if isinstance(workers, int):
+        with Workers(workers) as started:
+            yield from _collect_datasets(
+                targets, behaviour_name, behaviour, transitions, episodes, seed, started, replace, progress
+            )
+    else:
+        yield from _collect_datasets(
+            targets, behaviour_name, behaviour, transitions, episodes, seed, workers, replace, progress
+        )
+
+
+def _collect_datasets(
+    targets: Sequence[Target],
+    behaviour_name: str,
+    behaviour: Behaviour,
+    transitions: int | None,
+    episodes: int | None,
+    seed: int,
+    workers: Workers,
+    replace: bool,
+    progress: Progress | None,
+) -> Iterator[Collected]:
+    for target in targets:
+        began, tally = time.monotonic(), Tally()
+        stream = collect(
+            target.environment,
+            behaviour=behaviour,
+            transitions=transitions,
+            episodes=episodes,
+            seed=seed,
+            workers=workers,
+            tally=tally,
+        )
+        path = write_minari(
+            target.dataset_id,
+            _watched(stream, target.environment, tally, progress),
+            environment=target.environment,
+            observation_space=target.description.observation_space,
+            action_space=target.description.action_space,
+            description=f"{target.environment}: {behaviour_name} actions, seed {seed}",
+            metadata={"collection": _provenance(target.description, behaviour_name, behaviour, seed)},
+            replace=replace,
+        )
+        yield Collected(target.environment, target.dataset_id, path, tally, time.monotonic() - began)
+
+
+def _watched(
+    stream: Iterator[Episode], environment: str, tally: Tally, progress: Progress | None
+) -> Iterator[Episode]:
+    for episode in stream:
+        yield episode
+        if progress is not None:
+            progress(environment, tally)
+
+
+def _provenance(
+    description: Description, behaviour_name: str, behaviour: Behaviour, seed: int
+) -> dict[str, Any]:
+    """What repeats the collection, in JSON's types."""
+    numbers: dict[str, Any] = dataclasses.asdict(behaviour) if dataclasses.is_dataclass(behaviour) else {}
+    return {
+        "behaviour": {"name": behaviour_name, **numbers},
+        "seed": seed,
+        "time_limit": description.time_limit,
+        "versions": {name: text for name, text in versions().items() if name in _DECIDING},
+    }

@@ -1,0 +1,201 @@
+"""Gymnasium's environments, with plain or changed physics."""
+
+import inspect
+import warnings
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec, load_env_creator, registry
+from numpy.typing import NDArray
+
+from trajworld.collect.environments import (
+    DEFAULT_TIME_LIMIT,
+    Description,
+    Step,
+    UnstableSimulationError,
+    unknown_change,
+    unknown_environment,
+)
+from trajworld.collect.names import EnvironmentName, Value
+from trajworld.collect.physics import MUJOCO_CHANGES, change_mujoco, checked_number
+from trajworld.errors import TrajWorldError, UsageError
+
+# Attributes that the classic environments read at every step but take no argument for; all must be positive.
+_ATTRIBUTES = {"PendulumEnv": ("m", "l"), "Continuous_MountainCarEnv": ("power",)}
+
+# Where the actions are discrete, what to use instead.
+_CONTINUOUS = {
+    "CartPole": "InvertedPendulum-v5 or dm_control/cartpole-swingup",
+    "MountainCar": "MountainCarContinuous-v0",
+    "Acrobot": "dm_control/acrobot-swingup",
+    "LunarLander": "LunarLander-v3?continuous=true",
+}
+
+# Constructor arguments that concern pictures only.
+_PICTURES = ("render_mode", "width", "height", "camera_id", "camera_name", "max_geom", "screen_size")
+
+
+class GymnasiumEnvironment:
+    """A registered Gymnasium environment with Box actions.
+
+    Raises (when it is made):
+        UsageError: The id is unknown, a change is not possible, or the spaces are not plain boxes.
+        TrajWorldError: A package it needs is missing or it cannot start.
+    """
+
+    def __init__(self, name: EnvironmentName) -> None:
+        spec = registry.get(name.identifier)
+        if spec is None:
+            raise unknown_environment(name, registry, "gymnasium.pprint_registry() in Python lists them")
+        changes = dict(name.changes)
+        creator, arguments = _constructor(spec, name)
+        options = {
+            key: _typed(changes[key], arguments[key], f"{name}: {key}") for key in changes if key in arguments
+        }
+        attributes = _ATTRIBUTES.get(getattr(creator, "__name__", ""), ())
+        is_mujoco = hasattr(creator, "do_simulation")
+        physics = {key: value for key, value in changes.items() if key not in options}
+        valid = set(attributes) | (set(MUJOCO_CHANGES) if is_mujoco else set())
+        if unknown := set(physics) - valid:
+            raise unknown_change(name, unknown, valid | set(arguments))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._env = gymnasium.make(name.identifier, disable_env_checker=True, **options)
+        except Exception as error:
+            raise TrajWorldError(f"{name} cannot start: {_first_line(error)}") from error
+        simulator = self._env.unwrapped
+        self._warning_counts: NDArray[np.integer] | None = None
+        self._silenced = False
+        if is_mujoco:
+            change_mujoco(simulator.model, simulator.data, physics, str(name))
+            self._warning_counts = simulator.data.warning.number
+        else:
+            for key, value in physics.items():
+                setattr(simulator, key, checked_number(value, key, str(name), minimum=0.0, open_end=True))
+        self._flatten = not isinstance(self._env.observation_space, spaces.Box)
+        self._action_shape = self._env.action_space.shape
+        self._description = Description(
+            name=str(name),
+            observation_space=_observation_box(self._env.observation_space, str(name)),
+            action_space=_action_box(self._env.action_space, name),
+            time_limit=spec.max_episode_steps or DEFAULT_TIME_LIMIT,
+        )
+
+    @property
+    def description(self) -> Description:
+        """Its name, spaces and time limit."""
+        return self._description
+
+    def reset(self, seed: int) -> NDArray[np.floating]:
+        """Begin the episode of ``seed``, as ``env.reset(seed=seed)`` does."""
+        if self._warning_counts is not None and not self._silenced:
+            self._silenced = _silence_mujoco(True)
+        return self._flat(self._env.reset(seed=seed)[0])
+
+    def step(self, action: NDArray[np.float32]) -> Step:
+        """Act with ``action [action_size]``.
+
+        Raises:
+            UnstableSimulationError: MuJoCo found an invalid state; it then resets its state silently.
+        """
+        observation, reward, terminated, truncated, _ = self._env.step(action.reshape(self._action_shape))
+        # The counts are a view of the simulator's, and resetting an episode zeroes them.
+        if self._warning_counts is not None and self._warning_counts.any():
+            raise UnstableSimulationError("MuJoCo warned of an invalid state or full buffers")
+        return Step(self._flat(observation), float(reward), bool(terminated), bool(truncated))
+
+    def close(self) -> None:
+        """Close the environment."""
+        self._env.close()
+        if self._silenced:
+            self._silenced = _silence_mujoco(False)
+
+    def _flat(self, observation: Any) -> NDArray[np.floating]:
+        if self._flatten:
+            return spaces.flatten(self._env.observation_space, observation)
+        return np.asarray(observation)
+
+
+def _silence_mujoco(silent: bool) -> bool:
+    """Keep MuJoCo from writing MUJOCO_LOG.TXT for what `step` raises; a handler that is there stays."""
+    import mujoco
+
+    if silent and mujoco.get_mju_user_warning() is None:
+        mujoco.set_mju_user_warning(_ignore_warning)
+    elif not silent and mujoco.get_mju_user_warning() is _ignore_warning:
+        mujoco.set_mju_user_warning(None)
+    return silent
+
+
+def _ignore_warning(message: str) -> None:
+    """Do nothing: the warning's count is read after the step."""
+
+
+def _constructor(spec: EnvSpec, name: EnvironmentName) -> tuple[Any, dict[str, Value]]:
+    """The environment's class or function, and the arguments that a name may set, with their defaults."""
+    try:
+        creator = (
+            load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
+        )
+        parameters = inspect.signature(creator).parameters.values()
+    except (ImportError, AttributeError, gymnasium.error.Error) as error:
+        raise TrajWorldError(f"{name} cannot start: {_first_line(error)}") from error
+    except (TypeError, ValueError):
+        return spec.entry_point, {}
+    return creator, {
+        parameter.name: parameter.default
+        for parameter in parameters
+        if isinstance(parameter.default, bool | int | float) and parameter.name not in _PICTURES
+    }
+
+
+def _typed(value: Value, default: Value, where: str) -> Value:
+    """``value`` as the type of the argument's default."""
+    if isinstance(default, bool) != isinstance(value, bool):
+        kind = "true or false" if isinstance(default, bool) else "a number"
+        raise UsageError(f"{where} must be {kind}, not {str(value).lower()}")
+    if isinstance(default, int) and not isinstance(default, bool):
+        if value != int(value):
+            raise UsageError(f"{where} must be a whole number, not {value}")
+        return int(value)
+    return value
+
+
+def _observation_box(space: spaces.Space, where: str) -> spaces.Box:
+    if isinstance(space, spaces.Box):
+        if len(space.shape) != 1:
+            raise UsageError(
+                f"{where}: observations of shape {space.shape} are not a vector; pictures are not supported"
+            )
+        flat = space
+    else:
+        try:
+            flat = spaces.flatten_space(space)
+        except NotImplementedError:
+            flat = space
+        if not isinstance(flat, spaces.Box):
+            raise UsageError(
+                f"{where}: observations of {type(space).__name__} cannot be flattened to numbers"
+            )
+    with np.errstate(over="ignore"):
+        return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
+
+
+def _action_box(space: spaces.Space, name: EnvironmentName) -> spaces.Box:
+    if not isinstance(space, spaces.Box):
+        instead = _CONTINUOUS.get(name.identifier.split("-")[0])
+        hint = f"use {instead}" if instead else "choose an environment with Box actions"
+        raise UsageError(
+            f"{name} has {type(space).__name__} actions, and only continuous ones are supported: {hint}"
+        )
+    low, high = space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32)
+    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
+        raise UsageError(f"{name} has actions without bounds: random actions cannot be drawn there")
+    return spaces.Box(low, high, dtype=np.float32)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
