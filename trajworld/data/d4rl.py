@@ -26,9 +26,7 @@ _STEPS_AT_ONCE = 65536
 
 @dataclass(frozen=True)
 class D4RLInfo:
-    """What a D4RL file holds: its environment's name, sizes, and number of steps; whether results are
-    recorded.
-    """
+    """What a D4RL file holds: its environment's name, sizes and number of steps."""
 
     path: Path
     environment: str

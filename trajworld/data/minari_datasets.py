@@ -151,8 +151,7 @@ def write_minari(
         )
     for space in (observation_space, action_space):
         if len(space.shape or ()) != 1:
-            raise UsageError(f"{dataset_id}: episodes hold flat vectors, so the spaces must be Boxes of one
-            dimension")
+            raise UsageError(f"{dataset_id}: episodes hold flat vectors, so its spaces need one dimension")
     sizes = (_size(observation_space, dataset_id, "observation"), _size(action_space, dataset_id, "action"))
 
     def buffers() -> Iterator[EpisodeBuffer]:
@@ -345,9 +344,7 @@ def _registered_spec(environment: str) -> "EnvSpec | None":
 
 
 def _download(dataset_id: str) -> None:
-    """Fetch a dataset into a hidden folder and move it into place whole: Minari alone would leave half of
-    one.
-    """
+    """Fetch a dataset into a hidden folder and move it into place whole; Minari would leave half of one."""
     import minari
 
     root, path = datasets_folder(), dataset_path(dataset_id)

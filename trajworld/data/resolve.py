@@ -119,27 +119,29 @@ def import_dataset(
     path = _existing_path(source)
     if path is None:
         raise UsageError(f"{source} does not exist: import reads a D4RL .hdf5 file or a UniTraj folder")
-    kept = {"description": description, "replace": replace, "progress": progress}
+
+    def write(origin: _Origin, new_id: str) -> Path:
+        name = environment or origin.environment
+        return _import(origin, new_id, name, description=description, replace=replace, progress=progress)
+
     if path.is_file():
-        origin = _d4rl_origin(str(source), path, max_episode_steps)
-        return [_import(origin, dataset_id, environment or origin.environment, **kept)]
+        return [write(_d4rl_origin(str(source), path, max_episode_steps), dataset_id)]
     one = unitraj_environment(path)
     if one is not None:
-        origin = _unitraj_origin(str(source), one)
-        return [_import(origin, dataset_id, environment or origin.environment, **kept)]
+        return [write(_unitraj_origin(str(source), one), dataset_id)]
     many = unitraj_datasets(path)
     if environment is not None:
-        raise UsageError(f"{source} holds {len(many)} environments: give no environment's name, or import one
-        folder")
+        raise UsageError(
+            f"{source} holds {len(many)} environments: give no name, or import one of its folders"
+        )
     stem, _, version = dataset_id.rpartition("-")
     made = []
     for one in many:
         new_id = f"{stem}/{one.source}/{_slug(one.environment)}-{version}"
-        if dataset_path(new_id).exists() and not replace:
-            made.append(dataset_path(new_id))
-            continue
-        origin = _unitraj_origin(str(one.folder), one)
-        made.append(_import(origin, new_id, origin.environment, **kept))
+        finished = dataset_path(new_id)
+        if replace or not finished.exists():
+            finished = write(_unitraj_origin(str(one.folder), one), new_id)
+        made.append(finished)
     return made
 
 
@@ -159,8 +161,8 @@ def _import(
     if first is None:
         raise TrajWorldError(f"{origin.name} holds no whole transition")
     observation_space, action_space = (
-        Box(-np.inf, np.inf, (array.shape[1],), array.dtype.type) for array in (first.observations,
-        first.actions)
+        Box(-np.inf, np.inf, (array.shape[1],), array.dtype.type)
+        for array in (first.observations, first.actions)
     )
     return write_minari(
         dataset_id,

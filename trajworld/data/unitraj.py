@@ -151,13 +151,14 @@ def unitraj_environment(folder: str | Path) -> UniTrajEnvironment | None:
 
     The source is known where the folder's parents have the names of its layout.
     """
-    folder = Path(folder).resolve()
+    folder = Path(folder).absolute()
     for source in UNITRAJ_SOURCES:
         parts = Path(source.folder).parts
         if folder.parent.parts[-len(parts) :] == parts and folder.match(source.environments):
             files = _episode_files(folder, source.episodes)
             return UniTrajEnvironment(source.name, folder.name, folder, files, 1.0) if files else None
-    for pattern in dict.fromkeys(source.episodes for source in UNITRAJ_SOURCES):
+    # Elsewhere, only files of the folder itself: those of its subfolders may be of several environments.
+    for pattern in ("episode_*.npz", "*_eps_*.npz"):
         files = _episode_files(folder, pattern)
         if files:
             return UniTrajEnvironment("", folder.name, folder, files, 1.0)
@@ -199,8 +200,7 @@ def read_unitraj(environment: UniTrajEnvironment) -> Iterator[Episode]:
 
 
 def unitraj_range(folder: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """The published range of each variate, (minimum ``[M]``, maximum ``[M]``) in row order; None where not
-    given.
+    """The published range of each variate, (minimum ``[M]``, maximum ``[M]``) in row order, if it is there.
 
     Raises:
         TrajWorldError: The file is damaged, or its values are not two finite vectors of one size with min <=

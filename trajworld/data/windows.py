@@ -13,8 +13,7 @@ from trajworld.errors import UsageError
 
 @dataclass(frozen=True, eq=False)
 class WindowIndex:
-    """The windows of some episodes, numbered, without a list of them: one ends at every row but an episode's
-    first.
+    """The windows of some episodes, numbered, without a list of them.
 
     Attributes:
         first_rows: ``[K]`` int64: the first row of each episode, in the given order.
@@ -56,9 +55,7 @@ class WindowIndex:
 
 
 def window_ends(dataset: Dataset, episodes: ArrayLike | None = None) -> NDArray[np.int64]:
-    """The row at which each window of ``episodes`` (all where not given) ends: every row but an episode's
-    first.
-    """
+    """The row at which each window of ``episodes`` ends: every row but an episode's first."""
     index = WindowIndex.of(dataset, episodes)
     return index.ends(np.arange(len(index)))
 

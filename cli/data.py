@@ -1,0 +1,188 @@
+"""``trajworld data``: collect, import, list and inspect datasets."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from .lazy import LazyCommand, LazyGroup
+from .progress import conversion_progress
+
+_COMMANDS = {
+    "collect": LazyCommand(".collect", "collect", "Run environments into Minari datasets."),
+}
+
+
+@click.group(cls=LazyGroup, lazy=_COMMANDS)
+def data() -> None:
+    """Collect, import, list and inspect datasets."""
+
+
+@data.command("list", short_help="List the local Minari datasets and converted stores.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_datasets(as_json: bool) -> None:
+    r"""List the local Minari datasets and the stores converted on this machine.
+
+    \b
+    Examples:
+      trajworld data list
+      trajworld data list --json
+    """
+    from trajworld.data.minari_datasets import datasets_folder, local_datasets
+    from trajworld.data.resolve import converted_stores
+
+    minari, stores = local_datasets(), converted_stores()
+    if as_json:
+        click.echo(json.dumps({"minari": minari, "stores": stores}, indent=2))
+        return
+    console = Console()
+    table = Table(title=f"Minari datasets in {datasets_folder()}", title_justify="left")
+    for heading in ("id", "environment"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("episodes", "transitions"):
+        table.add_column(heading, justify="right")
+    for entry in minari:
+        table.add_row(entry["id"], *_row(entry, ("environment", "episodes", "transitions")))
+    _print_or(console, table, "No Minari datasets yet: `trajworld data collect Hopper-v5` makes one.")
+    table = Table(title="Stores converted on this machine", title_justify="left")
+    for heading in ("name", "environment"):
+        table.add_column(heading, overflow="fold")
+    for heading in ("episodes", "variates"):
+        table.add_column(heading, justify="right")
+    table.add_column("folder", overflow="fold")
+    for store in stores:
+        if "error" not in store:
+            store = {**store, "variates": store["observation_size"] + 1 + store["action_size"]}
+        table.add_row(str(store["name"]), *_row(store, ("environment", "episodes", "variates", "path")))
+    _print_or(console, table, "No converted stores: training and `trajworld data inspect` make them.")
+
+
+@data.command(short_help="Show what a dataset holds.")
+@click.argument("spec")
+@click.option(
+    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also draw a picture here (.png)."
+) @ click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def inspect(spec: str, output: Path | None, as_json: bool) -> None:
+    r"""Show a dataset's episodes, transitions and the values of each variate.
+
+    SPEC is `minari:ID` (downloaded if need be), the ID of a local Minari dataset, a store's folder, a D4RL
+    .hdf5 file, or a folder of UniTraj episodes. What is not a store is converted to one first, once.
+
+    \b
+    Examples:
+      trajworld data inspect mujoco/hopper/medium-v0 -o hopper.png
+      trajworld data inspect hopper_medium-v2.hdf5 --json
+    """
+    from trajworld.data.resolve import open_dataset
+    from trajworld.data.summary import draw_summary, summarise
+
+    with conversion_progress("Converting") as progress:
+        dataset = open_dataset(spec, progress=progress)
+    summary = summarise(dataset)
+    if output is not None:
+        draw_summary(dataset, output)
+    if as_json:
+        click.echo(json.dumps(summary.as_json(), indent=2))
+        return
+    console = Console()
+    facts = Table(show_header=False, box=None)
+    for name, value in (
+        ("dataset", summary.name),
+        ("environment", summary.environment or "(not known)"),
+        ("episodes", f"{summary.episodes:,} ({summary.terminated_episodes:,} terminated)"),
+        ("transitions", f"{summary.transitions:,}"),
+        (
+            "variates",
+            f"{summary.num_variates} ({summary.observation_size} observation, 1 reward, "
+            f"{summary.action_size} action)",
+        ),
+        ("store", summary.path),
+    ):
+        facts.add_row(name, value)
+    console.print(facts)
+    table = Table()
+    table.add_column("", overflow="fold")
+    for heading in ("min", "mean", "max", "std"):
+        table.add_column(heading, justify="right")
+    for name, spread in (
+        ("episode length", summary.episode_length),
+        ("episode return", summary.episode_return),
+        *summary.variates.items(),
+    ):
+        table.add_row(name, *(_number(v) for v in (spread.minimum, spread.mean, spread.maximum, spread.std)))
+    console.print(table)
+    if output is not None:
+        console.print(f"Picture: {output}")
+
+
+@data.command("import", short_help="Make Minari datasets of D4RL files or UniTraj folders.")
+@click.argument("source", type=click.Path(path_type=Path))
+@click.option("--id", "dataset_id", required=True, help="Id of the new Minari dataset: (namespace/)name-v0.")
+@click.option(
+    "--environment", help="The environment's name, where the source does not give it: gymnasium/Hopper-v5."
+) @ click.option(
+    "--max-episode-steps",
+    type=click.IntRange(min=1),
+    default=1000,
+    show_default=True,
+    help="Step limit of D4RL files without timeouts.",
+)
+@click.option("--description", default="", help="A line for people.")
+@click.option("--replace", is_flag=True, help="Replace a dataset of the same id.")
+def import_(
+    source: Path,
+    dataset_id: str,
+    environment: str | None,
+    max_episode_steps: int,
+    description: str,
+    replace: bool,
+) -> None:
+    r"""Make Minari datasets of a D4RL .hdf5 file or a UniTraj folder.
+
+    A folder of one environment's episodes makes one dataset. UniTraj's root makes one an environment that
+    pre-training uses, name/SOURCE/ENVIRONMENT-v0 of an id name-v0; an import that was stopped goes on where
+    it was.
+
+    \b
+    Examples:
+      trajworld data import hopper_medium-v2.hdf5 --id d4rl/hopper/medium-v2
+      trajworld data import unitraj/ --id unitraj-v0
+    """
+    from trajworld.data.resolve import import_dataset
+
+    with conversion_progress("Importing") as progress:
+        made = import_dataset(
+            source,
+            dataset_id,
+            environment=environment,
+            max_episode_steps=max_episode_steps,
+            description=description,
+            replace=replace,
+            progress=progress,
+        )
+    for path in made:
+        click.echo(str(path))
+
+
+def _row(entry: dict[str, Any], keys: tuple[str, ...]) -> list[str]:
+    """The cells of a table's row; an entry that could not be read says why instead."""
+    if "error" in entry:
+        return [f"[red]{entry['error']}[/red]", *[""] * (len(keys) - 1)]
+    return [f"{value:,}" if isinstance(value := entry[key], int) else str(value) for key in keys]
+
+
+def _print_or(console: Console, table: Table, nothing: str) -> None:
+    if table.row_count:
+        console.print(table)
+    else:
+        console.print(nothing)
+
+
+def _number(value: float) -> str:
+    """Four significant digits, without an exponent where that stays short."""
+    if value == 0 or 1e-4 <= abs(value) < 1e6:
+        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
+    return f"{value:.3e}"

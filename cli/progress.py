@@ -1,0 +1,67 @@
+"""Progress of long jobs: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+_SECONDS_BETWEEN_LINES = 10.0
+
+
+@contextlib.contextmanager
+def conversion_progress(verb: str) -> Iterator[Callable[[int, int | None, str], None]]:
+    """Yield a function (done, total or None, of what) that shows how a conversion goes on, on standard
+    error.
+    """
+    if not sys.stderr.isatty():
+        yield _plain_lines(verb)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
+        tasks: dict[str, tuple[int, float]] = {}
+
+        def show(done: int, total: int | None, what: str) -> None:
+            if what not in tasks:
+                for task, _ in tasks.values():
+                    bars.update(task, visible=False)
+                tasks[what] = (bars.add_task(f"{verb} {what}", total=total, rate=""), time.monotonic())
+            task, started = tasks[what]
+            seconds = max(time.monotonic() - started, 1e-9)
+            bars.update(task, completed=done, rate=f"{done / seconds:,.0f} transitions/s")
+
+        yield show
+
+
+def _plain_lines(verb: str) -> Callable[[int, int | None, str], None]:
+    """A function that prints a line at most every few seconds."""
+    started = last = time.monotonic()
+
+    def show(done: int, total: int | None, what: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if now - last < _SECONDS_BETWEEN_LINES:
+            return
+        last = now
+        rate = done / (now - started)
+        left = f", {(total - done) / rate:,.0f} s left" if total is not None and rate > 0 else ""
+        of = f" of {total:,}" if total is not None else ""
+        print(f"{verb} {what}: {done:,}{of} transitions, {rate:,.0f}/s{left}", file=sys.stderr, flush=True)
+
+    return show
