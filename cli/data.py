@@ -64,7 +64,8 @@ def list_datasets(as_json: bool) -> None:
 @click.argument("spec")
 @click.option(
     "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also draw a picture here (.png)."
-) @ click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(spec: str, output: Path | None, as_json: bool) -> None:
     r"""Show a dataset's episodes, transitions and the values of each variate.
 
@@ -123,7 +124,8 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
 @click.option("--id", "dataset_id", required=True, help="Id of the new Minari dataset: (namespace/)name-v0.")
 @click.option(
     "--environment", help="The environment's name, where the source does not give it: gymnasium/Hopper-v5."
-) @ click.option(
+)
+@click.option(
     "--max-episode-steps",
     type=click.IntRange(min=1),
     default=1000,

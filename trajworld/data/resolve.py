@@ -7,7 +7,7 @@ import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 from trajworld.data.d4rl import read_d4rl
 from trajworld.data.dataset import Dataset
@@ -30,11 +30,8 @@ ACCEPTED_FORMS = (
 _HDF5_SUFFIXES = (".hdf5", ".h5")
 
 
-class Progress(Protocol):
-    """What a long conversion tells of itself."""
-
-    def __call__(self, done: int, total: int | None, what: str) -> None:
-        """Transitions (or files) ``done`` so far, of ``total`` where that is known, of ``what``."""
+# What a long conversion tells of itself: transitions done, of how many where that is known, and of what.
+Progress = Callable[[int, int | None, str], None]
 
 
 @dataclass(frozen=True)
@@ -71,9 +68,9 @@ def open_dataset(spec: str | os.PathLike[str], *, progress: Progress | None = No
     return _open_converted(_origin(os.fspath(spec), path), progress)
 
 
-def converted_stores() -> list[dict[str, object]]:
+def converted_stores() -> list[dict[str, Any]]:
     """The descriptions (``dataset.json``) and paths of the stores that were converted on this machine."""
-    found: list[dict[str, object]] = []
+    found: list[dict[str, Any]] = []
     folder = stores_folder()
     for path in sorted(folder.iterdir()) if folder.is_dir() else []:
         if path.name.startswith(".") or not is_store(path):

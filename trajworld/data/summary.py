@@ -112,7 +112,7 @@ def variate_histograms(dataset: Dataset, bins: int = _BINS) -> tuple[NDArray[np.
         for variate in range(dataset.num_variates):
             counts[variate] += np.histogram(block[:, variate], edges[variate])[0]
     without = {dataset.observation_size: dataset.num_episodes}
-    without |= {variate: dataset.num_episodes for variate in np.flatnonzero(dataset.is_action)}
+    without |= dict.fromkeys(np.flatnonzero(dataset.is_action), dataset.num_episodes)
     for variate, zeros in without.items():
         counts[variate] -= zeros * np.histogram([0.0], edges[variate])[0]
     return counts, edges
