@@ -1,0 +1,147 @@
+"""Behaviours against their definitions: bounds, stationary distribution, correlation, and seeds."""
+
+import itertools
+import math
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trajworld.collect.behaviour import (
+    BEHAVIOURS,
+    Constant,
+    Mixed,
+    OrnsteinUhlenbeck,
+    Uniform,
+    make_behaviour,
+)
+from trajworld.errors import UsageError
+
+LOW, HIGH = np.array([-1.0, 0.0, -2.5], np.float32), np.array([1.0, 4.0, -0.5], np.float32)
+
+
+def take(behaviour, count, seed=0, low=LOW, high=HIGH):
+    stream = behaviour.actions(low, high, np.random.default_rng(seed))
+    return np.array(list(itertools.islice(stream, count)))
+
+
+@pytest.mark.parametrize("name", BEHAVIOURS)
+@given(
+    seed=st.integers(0, 2**32),
+    low=st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=4),
+    width=st.floats(0.125, 50, width=32),
+)
+@settings(max_examples=15, deadline=None)
+def test_actions_lie_in_the_box_and_repeat_with_the_seed(name, seed, low, width):
+    low = np.array(low, np.float32)
+    high = low + np.float32(width)
+    actions = take(make_behaviour(name), 150, seed, low, high)
+    assert actions.shape == (150, len(low))
+    assert actions.dtype == np.float32
+    assert np.all(actions >= low)
+    assert np.all(actions <= high)
+    np.testing.assert_array_equal(actions, take(make_behaviour(name), 150, seed, low, high))
+    assert not np.array_equal(actions, take(make_behaviour(name), 150, seed + 1, low, high))
+
+
+@pytest.mark.parametrize("name", BEHAVIOURS)
+def test_a_shorter_stream_is_the_longer_ones_beginning(name):
+    np.testing.assert_array_equal(take(make_behaviour(name), 70), take(make_behaviour(name), 300)[:70])
+
+
+def test_uniform_fills_its_part_of_the_box_evenly():
+    actions = take(Uniform(0.5), 40_000)
+    middle, half = (LOW + HIGH) / 2, (HIGH - LOW) / 2
+    unit = (actions - middle) / half
+    assert np.all(np.abs(unit) <= 0.5 + 1e-6)
+    np.testing.assert_allclose(unit.var(0), 0.25 / 3, rtol=0.03)
+    assert np.all(np.abs(np.corrcoef(unit[1:].T, unit[:-1].T)[:3, 3:]) < 0.03)
+
+
+@pytest.mark.parametrize(("theta", "sigma"), [(0.05, 0.1), (0.3, 0.2), (2.0, 0.5)])
+def test_ou_has_the_stationary_variance_and_autocorrelation_of_its_equation(theta, sigma):
+    process = OrnsteinUhlenbeck(theta, sigma)
+    blocks = itertools.islice(process.noise(400, np.random.default_rng(1)), 20)
+    noise = np.concatenate(list(blocks))
+    # The equation's: variance sigma²/(2 theta), correlation exp(-theta lag). The first step included.
+    variance = sigma**2 / (2 * theta)
+    np.testing.assert_allclose((noise**2).mean(), variance, rtol=0.05)
+    np.testing.assert_allclose((noise[0] ** 2).mean(), variance, rtol=0.25)
+    for lag in (1, 2, 5, 63, 64, 65):
+        measured = (noise[lag:] * noise[:-lag]).mean() / variance
+        assert measured == pytest.approx(math.exp(-theta * lag), abs=0.04)
+
+
+def test_ou_agrees_with_the_equation_integrated_in_tiny_steps():
+    theta, sigma, fine = 0.4, 0.3, 200
+    generator, paths = np.random.default_rng(2), 4000
+    x = np.full(paths, 0.8)
+    for _ in range(fine):
+        x += -theta * x / fine + sigma * math.sqrt(1 / fine) * generator.standard_normal(paths)
+    # A step from 0.8 has this mean and standard deviation.
+    noise = np.concatenate(list(itertools.islice(OrnsteinUhlenbeck(theta, sigma).noise(500, generator), 40)))
+    fresh = noise[1:] - math.exp(-theta) * noise[:-1]
+    assert 0.8 * math.exp(-theta) == pytest.approx(x.mean(), abs=0.02)
+    assert fresh.std() == pytest.approx(x.std(), rel=0.04)
+    assert fresh.mean() == pytest.approx(0, abs=0.005)
+
+
+def test_ou_actions_are_its_noise_clipped_and_mapped_to_the_box():
+    process = OrnsteinUhlenbeck(0.1, 0.6)
+    noise = next(iter(process.noise(3, np.random.default_rng(5))))
+    expected = [
+        [
+            min(max((lo + hi) / 2 + (hi - lo) / 2 * x, lo), hi)
+            for lo, hi, x in zip(LOW, HIGH, row, strict=True)
+        ]
+        for row in noise
+    ]
+    np.testing.assert_allclose(take(process, len(noise), seed=5), expected, atol=1e-6)
+    assert (np.abs(noise) > 1).any(), "nothing was clipped: the test shows less than it says"
+
+
+def test_constant_holds_each_push_for_a_geometric_span():
+    actions = take(Constant(mean_span=10.0), 60_000)
+    changes = np.flatnonzero(np.any(actions[1:] != actions[:-1], axis=1))
+    spans = np.diff(changes)
+    assert spans.mean() == pytest.approx(10.0, rel=0.05)
+    # Geometric: the standard deviation is sqrt(1 - p) / p.
+    assert spans.std() == pytest.approx(math.sqrt(0.9) * 10, rel=0.08)
+
+
+def test_mixed_draws_every_kind_and_many_scales():
+    drawn = [Mixed().draw(np.random.default_rng(seed)) for seed in range(300)]
+    counts = [sum(isinstance(one, kind) for one in drawn) for kind in (Uniform, OrnsteinUhlenbeck, Constant)]
+    assert all(70 < count < 130 for count in counts)
+    scales = np.array([one.scale for one in drawn])
+    assert scales.min() >= 0.1
+    assert scales.max() <= 1
+    assert np.median(scales) == pytest.approx(math.sqrt(0.1), rel=0.2)
+
+
+def test_scale_and_correlation_mean_what_they_say():
+    behaviour = make_behaviour("ou", 0.3, 0.8)
+    assert isinstance(behaviour, OrnsteinUhlenbeck)
+    assert behaviour.scale == pytest.approx(0.3)
+    assert behaviour.correlation == pytest.approx(0.8)
+    assert make_behaviour("constant", 0.4, 0.75) == Constant(pytest.approx(4.0), 0.4)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("gaussian",), "there is no behaviour 'gaussian'"),
+        (("mixed", 0.3), "draws its own scale"),
+        (("uniform", None, 0.5), "has no correlation"),
+        (("uniform", 1.5), r"must be in \(0, 1\]"),
+        (("ou", 0.0), "must be above 0"),
+        (("ou", float("nan")), "must be above 0"),
+        (("ou", float("inf")), "must be above 0"),
+        (("ou", None, 1.0), r"must lie in \(0, 1\)"),
+        (("constant", None, -0.1), r"must lie in \(0, 1\)"),
+    ],
+)
+def test_wrong_options_are_refused(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        make_behaviour(*arguments)

@@ -1,0 +1,294 @@
+"""Episodes against the simulators themselves, for any number of workers, and when things break."""
+
+import importlib.util
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import gymnasium
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trajworld.collect.behaviour import Constant, OrnsteinUhlenbeck, Uniform, make_behaviour
+from trajworld.collect.collector import Tally, Workers, collect, cut_episode, default_workers
+from trajworld.collect.environments import Description, Step, open_environment
+from trajworld.collect.episodes import Plan, episode_seeds, run_episode, run_episodes
+from trajworld.data.episode import Episode, check_episode
+from trajworld.errors import TrajWorldError, UsageError
+
+needs_dm_control = pytest.mark.skipif(
+    importlib.util.find_spec("dm_control") is None, reason="dm_control is not installed"
+)
+
+
+@pytest.mark.parametrize(
+    ("name", "behaviour"),
+    [("Hopper-v5", OrnsteinUhlenbeck()), ("Pendulum-v1", Uniform()), ("InvertedPendulum-v5", Constant())],
+)
+def test_transitions_replayed_in_a_fresh_environment_are_the_same(name, behaviour):
+    fresh = gymnasium.make(name)
+    # Episode 2 comes after others in the same environment: nothing of those may remain.
+    for index, episode in enumerate(collect(name, behaviour=behaviour, episodes=3, seed=11)):
+        check_episode(episode, name)
+        environment_seed, _ = episode_seeds(11, f"gymnasium/{name}", index)
+        observation, _ = fresh.reset(seed=environment_seed)
+        np.testing.assert_array_equal(episode.observations[0], observation.astype(np.float32))
+        for step, action in enumerate(episode.actions):
+            assert fresh.action_space.contains(action)
+            observation, reward, terminated, truncated, _ = fresh.step(action)
+            np.testing.assert_array_equal(episode.observations[step + 1], observation.astype(np.float32))
+            assert episode.rewards[step] == np.float32(reward)
+            last = step == len(episode) - 1
+            assert (terminated, truncated) == (
+                (episode.terminated, episode.truncated) if last else (False, False)
+            )
+    fresh.close()
+
+
+@needs_dm_control
+@pytest.mark.parametrize("name", ["cartpole-swingup", "manipulator-bring_ball", "finger-spin"])
+def test_dm_control_transitions_replayed_in_a_fresh_environment_are_the_same(name):
+    from dm_control import suite
+
+    seed_name = f"dm_control/{name}"
+    environment = open_environment(seed_name)
+    for index in (0, 1):
+        episode = run_episode(environment, OrnsteinUhlenbeck(), 4, index).episode
+        assert episode is not None
+        assert (len(episode), episode.terminated, episode.truncated) == (1000, False, True)
+        random = np.random.RandomState(episode_seeds(4, seed_name, index)[0])
+        fresh = suite.load(*name.split("-"), task_kwargs={"random": random})
+        time_step = fresh.reset()
+        for step in range(150):
+            flat = np.concatenate([np.ravel(value) for value in time_step.observation.values()])
+            np.testing.assert_array_equal(episode.observations[step], flat.astype(np.float32))
+            time_step = fresh.step(episode.actions[step])
+            assert episode.rewards[step] == np.float32(time_step.reward)
+    environment.close()
+
+
+def test_a_hopper_terminates_where_it_falls_and_nowhere_else():
+    episodes = list(collect("Hopper-v5", behaviour=Uniform(), transitions=400, seed=3))
+    for number, episode in enumerate(episodes):
+        # Gymnasium's rule: height above 0.7, |angle| below 0.2, every other number within 100.
+        height, angle = episode.observations[:, 0], episode.observations[:, 1]
+        healthy = (
+            (height > 0.7) & (np.abs(angle) < 0.2) & np.all(np.abs(episode.observations[:, 1:]) < 100, 1)
+        )
+        assert healthy[:-1].all()
+        assert healthy[-1] != episode.terminated
+        assert episode.truncated == (number == len(episodes) - 1 and not episode.terminated)
+    assert sum(episode.terminated for episode in episodes) > 5
+
+
+@given(transitions=st.integers(1, 700), seed=st.integers(0, 2**63))
+@settings(max_examples=12, deadline=None)
+def test_exactly_the_transitions_that_were_asked_for(transitions, seed):
+    tally = Tally()
+    episodes = list(
+        collect("Pendulum-v1", behaviour=Uniform(), transitions=transitions, seed=seed, tally=tally)
+    )
+    assert sum(map(len, episodes)) == transitions == tally.transitions
+    assert [len(episode) for episode in episodes[:-1]] == [200] * ((transitions - 1) // 200)
+    assert all(episode.truncated and not episode.terminated for episode in episodes)
+    assert tally.episodes == len(episodes)
+    assert tally.total_return == pytest.approx(sum(episode.rewards.sum(dtype=float) for episode in episodes))
+
+
+def test_more_transitions_begin_with_the_same_episodes():
+    few = list(collect("Hopper-v5", behaviour=make_behaviour("mixed"), transitions=100, seed=1))
+    many = list(collect("Hopper-v5", behaviour=make_behaviour("mixed"), transitions=200, seed=1))
+    for one, other in zip(few, many, strict=False):
+        np.testing.assert_array_equal(one.observations, other.observations[: len(one) + 1])
+
+
+def test_seeds_and_physics_change_the_episodes():
+    def first(name, seed):
+        return next(iter(collect(name, behaviour=Uniform(), episodes=1, seed=seed))).observations
+
+    assert not np.array_equal(first("Pendulum-v1", 0), first("Pendulum-v1", 1))
+    assert not np.array_equal(first("Pendulum-v1", 0), first("Pendulum-v1?g=5", 0))
+
+
+def test_a_cut_episode_did_not_terminate():
+    whole = Episode(np.zeros((6, 2)), np.zeros((5, 1)), np.arange(5.0), terminated=True, truncated=False)
+    assert cut_episode(whole, 5) is whole
+    cut = cut_episode(whole, 3)
+    assert (len(cut), cut.terminated, cut.truncated) == (3, False, True)
+    check_episode(cut, "cut")
+
+
+class Scripted:
+    """An environment that counts its steps and, in every second episode, breaks as it is told."""
+
+    def __init__(self, breaks: str, at: int) -> None:
+        box = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
+        self.description = Description("gymnasium/Scripted-v0", box, box, 10)
+        self.breaks, self.at, self.episodes, self.count = breaks, at, 0, 0
+
+    def reset(self, seed):
+        self.count, self.episodes = 0, self.episodes + 1
+        return np.array([np.nan if self.broken(0) and self.breaks == "reset" else 0.0])
+
+    def broken(self, step):
+        return self.episodes % 2 == 1 and step == self.at
+
+    def step(self, action):
+        self.count += 1
+        observation, reward = np.array([float(self.count)]), 1.0
+        if self.broken(self.count):
+            if self.breaks == "raises":
+                raise FloatingPointError("the state\nis gone")
+            if self.breaks == "observation":
+                observation[:] = np.nan
+            elif self.breaks == "overflow":
+                observation[:] = 1e300
+            else:
+                reward = np.inf
+        return Step(observation, reward, False, False)
+
+    def close(self):
+        pass
+
+
+@pytest.mark.parametrize("breaks", ["raises", "observation", "overflow", "reward"])
+def test_an_episode_is_cut_before_its_bad_step(breaks):
+    tally = Tally()
+    episodes = list(collect(Scripted(breaks, at=5), behaviour=Uniform(), episodes=4, tally=tally))
+    assert [len(episode) for episode in episodes] == [4, 10, 4, 10]
+    assert all(episode.truncated and not episode.terminated for episode in episodes)
+    for episode in episodes:
+        np.testing.assert_array_equal(episode.observations[:, 0], np.arange(len(episode) + 1))
+    assert (tally.unstable, tally.dropped) == (2, 0)
+    assert tally.reason
+    assert "\n" not in tally.reason
+
+
+@pytest.mark.parametrize(("breaks", "at"), [("raises", 1), ("observation", 1), ("reset", 0)])
+def test_an_episode_without_a_good_transition_is_left_out(breaks, at):
+    tally = Tally()
+    episodes = list(collect(Scripted(breaks, at=at), behaviour=Uniform(), transitions=25, tally=tally))
+    assert [len(episode) for episode in episodes] == [10, 10, 5]
+    assert (tally.unstable, tally.dropped) == (3, 3)
+
+
+def test_an_environment_that_only_breaks_is_given_up():
+    class Hopeless(Scripted):
+        def broken(self, step):
+            return step == self.at
+
+    with pytest.raises(TrajWorldError, match="100 episodes in a row broke in their first step"):
+        list(collect(Hopeless("raises", at=1), behaviour=Uniform(), episodes=1))
+
+
+def test_a_simulation_too_coarse_to_be_stable_is_cut_not_fatal(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    tally = Tally()
+    name = "HalfCheetah-v5?timestep=0.08"
+    episodes = list(collect(name, behaviour=Uniform(), transitions=300, tally=tally))
+    assert tally.unstable > 0
+    assert sum(map(len, episodes)) == 300
+    for episode in episodes:
+        check_episode(episode, name)
+    assert not list(tmp_path.iterdir()), "MuJoCo left its log file"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({}, "either a number"),
+        ({"transitions": 5, "episodes": 5}, "either a number"),
+        ({"transitions": 0}, "at least 1 transition"),
+        ({"episodes": -1}, "at least 1 episode"),
+        ({"episodes": 1, "seed": -1}, "must not be negative"),
+        ({"episodes": 1, "workers": 0}, "workers must be at least 1"),
+    ],
+)
+def test_wrong_amounts_are_refused(arguments, message):
+    with pytest.raises(UsageError, match=message):
+        list(collect("Pendulum-v1", behaviour=Uniform(), **arguments))
+
+
+def test_workers_are_as_many_as_pay_off():
+    assert default_workers(1) == 1
+    assert 1 <= default_workers(10**9) <= (os.cpu_count() or 1)
+
+
+def test_tasks_of_any_size_give_the_same_episodes():
+    plan = Plan("gymnasium/Pendulum-v1", make_behaviour("mixed"), 5)
+    together = run_episodes(plan, 3, 3)
+    apart = [run_episodes(plan, index, 1)[0] for index in (5, 4, 3)][::-1]
+    for one, other in zip(together, apart, strict=True):
+        np.testing.assert_array_equal(one.episode.observations, other.episode.observations)
+        np.testing.assert_array_equal(one.episode.actions, other.episode.actions)
+
+
+@pytest.mark.slow
+def test_any_number_of_workers_gives_the_same_episodes():
+    names = ["Hopper-v5", "Pendulum-v1?g=5"]
+    if importlib.util.find_spec("dm_control"):
+        names.append("dm_control/ball_in_cup-catch")
+    found = []
+    for count in (1, 2):
+        with Workers(count) as workers:
+            assert workers.parallel == (count > 1)
+            found.append(
+                [
+                    list(
+                        collect(
+                            name, behaviour=make_behaviour("mixed"), transitions=2500, seed=9, workers=workers
+                        )
+                    )
+                    for name in names
+                ]
+            )
+    for one, two in zip(*found, strict=True):
+        assert len(one) == len(two)
+        for first, second in zip(one, two, strict=True):
+            np.testing.assert_array_equal(first.observations, second.observations)
+            np.testing.assert_array_equal(first.actions, second.actions)
+            np.testing.assert_array_equal(first.rewards, second.rewards)
+            assert (first.terminated, first.truncated) == (second.terminated, second.truncated)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_one_clear_error():
+    with Workers(2) as workers:
+        stream = collect("Pendulum-v1", behaviour=Uniform(), transitions=10**7, workers=workers)
+        next(stream)
+        os.kill(next(iter(workers._pool._processes)), signal.SIGKILL)
+        with pytest.raises(TrajWorldError, match="a worker process died while it ran gymnasium/Pendulum-v1"):
+            for _ in stream:
+                pass
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks for processes in /proc")
+def test_workers_end_with_a_parent_that_was_killed(tmp_path):
+    script = tmp_path / "script.py"
+    script.write_text(
+        "import sys\n"
+        "from trajworld.collect.collector import Workers, collect\n"
+        "from trajworld.collect.behaviour import Uniform\n"
+        "if __name__ == '__main__':\n"
+        "    with Workers(2) as workers:\n"
+        "        stream = collect('Pendulum-v1', behaviour=Uniform(), transitions=10**8, workers=workers)\n"
+        "        next(stream)\n"
+        "        print(*workers._pool._processes, flush=True)\n"
+        "        sys.stdin.read()\n"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    children = parent.stdout.readline().split()
+    assert children
+    parent.kill()
+    parent.communicate()
+    deadline = time.monotonic() + 20
+    while any(os.path.exists(f"/proc/{child}/cmdline") for child in children):
+        assert time.monotonic() < deadline, "workers outlived their parent"
+        time.sleep(0.1)

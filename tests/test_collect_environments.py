@@ -1,0 +1,289 @@
+"""The simulators' adapters: names, spaces, changed physics, and what is refused."""
+
+import builtins
+import importlib.util
+import math
+import subprocess
+import sys
+
+import gymnasium
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trajworld.collect.environments import UnstableSimulationError, open_environment
+from trajworld.collect.names import EnvironmentName, parse_name
+from trajworld.errors import TrajWorldError, UsageError
+
+needs_dm_control = pytest.mark.skipif(
+    importlib.util.find_spec("dm_control") is None, reason="dm_control is not installed"
+)
+
+
+@pytest.fixture
+def opened():
+    """Open environments and close them after the test."""
+    environments = []
+
+    def open_one(name):
+        environments.append(open_environment(name))
+        return environments[-1]
+
+    yield open_one
+    for environment in environments:
+        environment.close()
+
+
+@pytest.mark.parametrize(
+    ("text", "canonical"),
+    [
+        ("Hopper-v5", "gymnasium/Hopper-v5"),
+        ("gymnasium/Hopper-v5", "gymnasium/Hopper-v5"),
+        ("dm_control/cheetah-run", "dm_control/cheetah-run"),
+        ("Pendulum-v1?l=1.5&g=5", "gymnasium/Pendulum-v1?g=5.0&l=1.5"),
+        (
+            "Ant-v5?include_cfrc_ext_in_observation=False",
+            "gymnasium/Ant-v5?include_cfrc_ext_in_observation=false",
+        ),
+        ("phys2d/CartPole-v1", "gymnasium/phys2d/CartPole-v1"),
+    ],
+)
+def test_names_have_one_canonical_form(text, canonical):
+    assert str(parse_name(text)) == canonical
+    assert parse_name(canonical) == parse_name(text)
+
+
+@given(
+    st.sampled_from(["gymnasium", "dm_control"]),
+    st.dictionaries(
+        st.from_regex(r"[a-z_]{1,8}", fullmatch=True),
+        st.booleans() | st.floats(allow_nan=False, allow_infinity=False),
+        max_size=4,
+    ),
+)
+def test_canonical_names_read_back(family, changes):
+    name = EnvironmentName(family, "Some-v1", tuple(sorted(changes.items())))
+    assert parse_name(str(name)) == name
+    assert set(name.slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "?g=1", "gymnasium/", "A?", "A?g", "A?g=", "A?g=1&g=2", "A?g=nan", "A?g=inf", "A?=1"]
+)
+def test_malformed_names_are_refused(text):
+    if text == "A?":
+        assert str(parse_name(text)) == "gymnasium/A"
+        return
+    with pytest.raises(UsageError):
+        parse_name(text)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("Hoper-v5", "did you mean gymnasium/Hopper-v5"),
+        ("../../etc/passwd", "there is no environment"),
+        ("CartPole-v1", "Discrete actions.*InvertedPendulum-v5"),
+        ("MountainCar-v0", "use MountainCarContinuous-v0"),
+        ("Acrobot-v1", "use dm_control/acrobot-swingup"),
+        ("Pendulum-v1?gravity=5", "unknown gravity; what can be changed there: g, l, m$"),
+        ("Pendulum-v1?l=0", "l must be above 0"),
+        ("Pendulum-v1?m=true", "m must be a number"),
+        ("Hopper-v5?wind=1", "unknown wind; .*friction, .*gravity"),
+        ("Hopper-v5?mass=0", "mass must be above 0"),
+        ("Hopper-v5?friction=-1", "friction must be at least 0"),
+        ("Hopper-v5?frame_skip=2.5", "must be a whole number"),
+        ("Hopper-v5?terminate_when_unhealthy=3", "must be true or false"),
+        ("Hopper-v5?render_mode=1", "unknown render_mode"),
+    ],
+)
+def test_what_gymnasium_cannot_do_is_refused_in_one_line(name, message):
+    with pytest.raises(UsageError, match=message) as error:
+        open_environment(name)
+    assert "\n" not in str(error.value)
+
+
+@needs_dm_control
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("dm_control/cheetah-runn", "did you mean dm_control/cheetah-run"),
+        ("dm_control/xyz", "write domain-task"),
+        ("dm_control/cheetah-run?g=3", "what can be changed there: friction, gravity, mass, timestep"),
+        ("dm_control/lqr-lqr_2_1", "without bounds"),
+    ],
+)
+def test_what_dm_control_cannot_do_is_refused_in_one_line(name, message):
+    with pytest.raises(UsageError, match=message):
+        open_environment(name)
+
+
+def test_without_dm_control_the_message_says_how_to_get_it(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name, *a: None if name == "dm_control" else find(name, *a)
+    )
+    with pytest.raises(TrajWorldError, match=r"pip install 'trajworld\[dm-control\]'"):
+        open_environment("dm_control/cheetah-run")
+
+
+def test_an_environment_that_cannot_start_is_one_line(monkeypatch):
+    real_import = builtins.__import__
+
+    def no_box2d(name, *arguments, **keywords):
+        if name.startswith("Box2D"):
+            raise ImportError("no Box2D here")
+        return real_import(name, *arguments, **keywords)
+
+    monkeypatch.setattr(builtins, "__import__", no_box2d)
+    for module in [name for name in sys.modules if name.startswith(("Box2D", "gymnasium.envs.box2d"))]:
+        monkeypatch.delitem(sys.modules, module)
+    with pytest.raises(TrajWorldError, match="cannot start") as error:
+        open_environment("BipedalWalker-v3")
+    assert "\n" not in str(error.value)
+
+
+def test_importing_the_package_imports_no_simulator():
+    code = (
+        "import sys, trajworld.collect.datasets, trajworld.collect.collector\n"
+        "print([m for m in ('mujoco', 'dm_control', 'gymnasium', 'keras', 'jax') if m in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(
+    ("name", "sizes", "limit"), [("Hopper-v5", (11, 3), 1000), ("Pendulum-v1", (3, 1), 200)]
+)
+def test_descriptions(opened, name, sizes, limit):
+    description = opened(name).description
+    assert (description.observation_size, description.action_size) == sizes
+    assert description.time_limit == limit
+    assert description.observation_space.dtype == np.float32
+
+
+def test_gymnasium_arguments_can_be_set_by_name(opened):
+    assert opened("Ant-v5?include_cfrc_ext_in_observation=false").description.observation_size == 27
+
+
+@pytest.mark.parametrize("change", ["", "?g=3.7", "?m=2.5", "?g=5.0&l=1.5&m=0.5"])
+def test_the_pendulum_obeys_its_equation_with_the_changed_constants(opened, change):
+    constants = {"g": 10.0, "m": 1.0, "l": 1.0} | dict(parse_name("Pendulum-v1" + change).changes)
+    environment = opened("Pendulum-v1" + change)
+    cos, sin, speed = environment.reset(3).astype(float)
+    angle = math.atan2(sin, cos)
+    for action in (0.7, -1.9, 2.0, 0.0, 0.3):
+        torque = 3.0 / (constants["m"] * constants["l"] ** 2) * action
+        pull = 3 * constants["g"] / (2 * constants["l"]) * math.sin(angle)
+        speed = min(max(speed + 0.05 * (pull + torque), -8), 8)
+        angle += 0.05 * speed
+        step = environment.step(np.array([action], np.float32))
+        np.testing.assert_allclose(step.observation, [math.cos(angle), math.sin(angle), speed], atol=2e-5)
+
+
+def free_fall(environment, steps=3):
+    """The vertical speed that a hopper in the air gains per second."""
+    simulator = environment._env.unwrapped
+    environment.reset(0)
+    state = simulator.init_qpos.copy()
+    state[1] = 5.0
+    simulator.set_state(state, np.zeros_like(simulator.init_qvel))
+    before = simulator.data.qvel[1]
+    simulator.do_simulation(np.zeros(3), steps)
+    return (simulator.data.qvel[1] - before) / (steps * simulator.model.opt.timestep)
+
+
+@pytest.mark.parametrize(("change", "gravity"), [("", 9.81), ("?gravity=3.0", 3.0), ("?gravity=0", 0.0)])
+def test_a_falling_hopper_gains_speed_at_the_gravity_that_was_set(opened, change, gravity):
+    assert free_fall(opened("Hopper-v5" + change)) == pytest.approx(-gravity, rel=1e-3, abs=1e-6)
+
+
+def test_mass_friction_and_timestep_change_the_model(opened):
+    plain = opened("Hopper-v5")._env.unwrapped.model
+    changed = opened("Hopper-v5?mass=2.0&friction=0.5&timestep=0.001")._env.unwrapped.model
+    np.testing.assert_allclose(changed.body_mass, 2 * plain.body_mass)
+    np.testing.assert_allclose(changed.body_inertia, 2 * plain.body_inertia)
+    np.testing.assert_allclose(changed.body_subtreemass, 2 * plain.body_subtreemass)
+    np.testing.assert_allclose(changed.geom_friction, 0.5 * plain.geom_friction)
+    assert changed.opt.timestep == 0.001
+    assert opened("Hopper-v5?timestep=0.001")._env.unwrapped.dt == pytest.approx(0.004)
+
+
+@needs_dm_control
+def test_dm_control_gravity_changes_what_a_falling_cheetah_does(opened):
+    speeds = []
+    for change in ("", "?gravity=2.0"):
+        environment = opened("dm_control/cheetah-run" + change)
+        environment.reset(0)
+        physics = environment._env.physics
+        with physics.reset_context():
+            physics.named.data.qpos["rootz"] = 10.0
+        environment.step(np.zeros(6, np.float32))
+        speeds.append(physics.named.data.qvel["rootz"][0] / physics.data.time)
+    assert speeds[0] == pytest.approx(-9.81, rel=0.02)
+    assert speeds[1] == pytest.approx(-2.0, rel=0.02)
+
+
+@needs_dm_control
+@pytest.mark.parametrize("name", ["cheetah-run", "humanoid-walk", "fish-swim"])
+def test_dm_control_observations_follow_the_specification(opened, name):
+    from dm_control import suite
+
+    environment = opened(f"dm_control/{name}")
+    reference = suite.load(*name.split("-"), task_kwargs={"random": np.random.RandomState(17)})
+    first = environment.reset(17)
+    expected = reference.reset()
+    action = np.full(environment.description.action_size, 0.25, np.float32)
+    for observation in (first, environment.step(action).observation):
+        # Scalar entries (the humanoid's height) count as one.
+        flat = [np.atleast_1d(expected.observation[key]).ravel() for key in reference.observation_spec()]
+        np.testing.assert_array_equal(observation, np.concatenate(flat))
+        expected = reference.step(action)
+
+
+def test_mujocos_silent_reset_of_a_broken_state_is_an_error(opened, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    environment = opened("InvertedDoublePendulum-v5")
+    environment.reset(0)
+    environment.step(np.zeros(1, np.float32))
+    environment._env.unwrapped.data.qvel[0] = np.nan
+    with pytest.raises(UnstableSimulationError):
+        environment.step(np.zeros(1, np.float32))
+    environment.reset(0)
+    environment.step(np.zeros(1, np.float32))
+    assert not list(tmp_path.iterdir()), "MuJoCo left its log file"
+
+
+def test_gymnasium_dict_observations_are_flattened(opened):
+    class Dictionary(gymnasium.Env):
+        observation_space = gymnasium.spaces.Dict(
+            {"b": gymnasium.spaces.Box(-1, 1, (2,)), "a": gymnasium.spaces.Box(-1, 1, (1,))}
+        )
+        action_space = gymnasium.spaces.Box(-1, 1, (1,))
+
+        def reset(self, *, seed=None, options=None):
+            return {"a": np.array([0.1], np.float32), "b": np.array([0.2, 0.3], np.float32)}, {}
+
+    gymnasium.register("TrajWorldDictionary-v0", entry_point=Dictionary)
+    try:
+        environment = opened("TrajWorldDictionary-v0")
+        assert environment.description.observation_size == 3
+        assert environment.description.time_limit == 1000
+        expected = gymnasium.spaces.flatten(Dictionary.observation_space, Dictionary().reset()[0])
+        np.testing.assert_array_equal(environment.reset(0), expected)
+    finally:
+        del gymnasium.registry["TrajWorldDictionary-v0"]
+
+
+@needs_dm_control
+def test_dm_control_starts_without_a_display_and_leaves_the_environment_variables_alone():
+    code = (
+        "import os; os.environ.pop('MUJOCO_GL', None); os.environ.pop('DISPLAY', None)\n"
+        "os.environ.pop('WAYLAND_DISPLAY', None)\n"
+        "from trajworld.collect.environments import open_environment\n"
+        "e = open_environment('dm_control/pendulum-swingup'); e.reset(0)\n"
+        "print(os.environ.get('MUJOCO_GL'))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "None", "")
