@@ -1,0 +1,92 @@
+"""``trajworld doctor``: what this machine has, and what is missing."""
+
+import dataclasses
+import json
+from collections.abc import Iterable
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+
+@click.command(short_help="Print versions, backends, devices, and what is missing.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON for machines.")
+@click.option(
+    "--timeout",
+    type=click.FloatRange(min=0, min_open=True),
+    default=120,
+    show_default=True,
+    help="Seconds that each backend may take to answer.",
+)
+@click.pass_context
+def doctor(context: click.Context, as_json: bool, timeout: float) -> None:
+    r"""Print versions, the backends found and their devices, room on the disk, and what is missing.
+
+    Each backend is imported and computes something in a process of its own. The exit code is 0 when the
+    active backend (KERAS_BACKEND, jax where it is not set) works, else 1.
+
+    \b
+    Examples:
+      trajworld doctor
+      KERAS_BACKEND=torch trajworld doctor
+      trajworld doctor --json | jq .missing
+    """
+    from trajworld.doctor import examine
+
+    with Console(stderr=True).status("Trying JAX, TensorFlow and PyTorch ..."):
+        report = examine(timeout)
+    if as_json:
+        click.echo(json.dumps({**dataclasses.asdict(report), "healthy": report.healthy}, indent=2))
+        context.exit(0 if report.healthy else 1)
+
+    console = Console()
+    console.print(
+        _table(
+            "Versions",
+            ("", ""),
+            ((name, version or "not installed") for name, version in report.versions.items()),
+        )
+    )
+    backends = _table("Backends", ("", "version", "works", "device", ""), ())
+    for one in report.frameworks:
+        device = one.device if one.devices <= 1 else f"{one.devices} x {one.device}"
+        note = f"active: {report.reason}" if one.name == report.active else ""
+        backends.add_row(
+            one.name, one.version or "-", "yes" if one.works else "no", device or one.problem, note
+        )
+    console.print(backends)
+    console.print(
+        _table(
+            "Machine",
+            ("", ""),
+            [
+                ("cores", str(report.cores)),
+                ("memory", _gigabytes(report.memory)),
+                ("converted datasets (TRAJWORLD_HOME)", report.home),
+                ("disk free there", _gigabytes(report.home_free)),
+                ("Minari datasets", report.minari),
+            ],
+        )
+    )
+    if report.missing:
+        console.print(
+            _table("Missing", ("what", "mend it by"), ((one.what, one.mend) for one in report.missing))
+        )
+    else:
+        console.print("Nothing is missing.")
+    console.print(f"The active backend, {report.active}, {'works' if report.healthy else 'does not work'}.")
+    context.exit(0 if report.healthy else 1)
+
+
+def _table(title: str, columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
+    columns = list(columns)
+    table = Table(title=title, title_justify="left", show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _gigabytes(size: int | None) -> str:
+    return "unknown" if size is None else f"{size / 1e9:.1f} GB"

@@ -1,0 +1,89 @@
+"""The built wheel: one import name, every module and data file of the checkout, and nothing else."""
+
+import configparser
+import os
+import shutil
+import subprocess
+import sys
+import zipfile
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+
+CHECKOUT = Path(__file__).parents[1]
+# Folder of the checkout -> where its files are installed.
+FOLDERS = {"trajworld": "trajworld", "backends": "trajworld/backends", "cli": "trajworld/cli"}
+DATA_SUFFIXES = {".typed", ".html", ".toml"}
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A wheel built from a copy of the checkout, so that nothing is left in it."""
+    pytest.importorskip("setuptools", minversion="77")
+    copy = tmp_path_factory.mktemp("checkout")
+    for name in [*FOLDERS, "pyproject.toml", "README.md", "LICENSE"]:
+        source = CHECKOUT / name
+        if source.is_dir():
+            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, copy)
+    target = tmp_path_factory.mktemp("wheel")
+    command = [sys.executable, "-P", "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index"]
+    done = subprocess.run([*command, "-w", target, copy], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    (built,) = target.glob("trajworld-*.whl")
+    return built
+
+
+def files_of(wheel: Path) -> set[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        return {name for name in archive.namelist() if ".dist-info/" not in name}
+
+
+@pytest.mark.slow
+def test_one_import_name(wheel: Path) -> None:
+    assert {name.split("/")[0] for name in files_of(wheel)} == {"trajworld"}
+
+
+@pytest.mark.slow
+def test_holds_every_module_and_data_file(wheel: Path) -> None:
+    expected = {
+        f"{target}/{path.relative_to(CHECKOUT / folder).as_posix()}"
+        for folder, target in FOLDERS.items()
+        for path in (CHECKOUT / folder).rglob("*")
+        if path.suffix in {".py", *DATA_SUFFIXES}
+    }
+    assert expected >= {"trajworld/py.typed", "trajworld/cli/main.py", "trajworld/backends/__init__.py"}
+    assert files_of(wheel) == expected
+
+
+@pytest.mark.slow
+def test_metadata(wheel: Path) -> None:
+    with zipfile.ZipFile(wheel) as archive:
+        (folder,) = {name.split("/")[0] for name in archive.namelist() if ".dist-info/" in name}
+        metadata = Parser().parsestr(archive.read(f"{folder}/METADATA").decode())
+        entry_points = configparser.ConfigParser()
+        entry_points.read_string(archive.read(f"{folder}/entry_points.txt").decode())
+        assert f"{folder}/licenses/LICENSE" in archive.namelist()
+    assert metadata["Name"] == "trajworld"
+    assert {"jax", "tensorflow", "torch", "dm-control", "test", "dev", "lint"} <= set(
+        metadata.get_all("Provides-Extra")
+    )
+    assert entry_points["console_scripts"]["trajworld"] == "trajworld.cli.main:main"
+
+
+@pytest.mark.slow
+def test_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
+    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+    code = (
+        "import trajworld.backends, trajworld.cli.main as main; print(main.__file__); main.main(['--help'])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code], capture_output=True, text=True, cwd=tmp_path, env=environment
+    )
+    assert done.returncode == 0, done.stderr
+    where, *help_text = done.stdout.splitlines()
+    assert Path(where).is_relative_to(tmp_path)
+    assert any("doctor" in line for line in help_text)
