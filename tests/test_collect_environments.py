@@ -287,3 +287,21 @@ def test_dm_control_starts_without_a_display_and_leaves_the_environment_variable
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "None", "")
+
+
+def test_loading_a_model_that_mujoco_warns_about_leaves_no_log(tmp_path):
+    code = (
+        "from trajworld.collect.environments import open_environment\n"
+        "e = open_environment('HalfCheetah-v5'); e.reset(0); e.close()"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    assert not list(tmp_path.iterdir())
+
+
+@needs_dm_control
+def test_a_task_that_redraws_its_terrain_needs_no_renderer(opened):
+    environment = opened("dm_control/quadruped-escape")
+    first = environment.reset(1)
+    environment.reset(2)
+    np.testing.assert_array_equal(environment.reset(1), first)

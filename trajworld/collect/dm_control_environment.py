@@ -2,7 +2,6 @@
 
 import contextlib
 import importlib.util
-import logging
 import math
 import os
 import sys
@@ -22,7 +21,7 @@ from trajworld.collect.environments import (
     unknown_environment,
 )
 from trajworld.collect.names import EnvironmentName
-from trajworld.collect.physics import MUJOCO_CHANGES, change_mujoco
+from trajworld.collect.physics import MUJOCO_CHANGES, change_mujoco, silent_mujoco
 from trajworld.errors import TrajWorldError, UsageError
 
 
@@ -43,12 +42,14 @@ class DmControlEnvironment:
         if unknown := set(changes) - set(MUJOCO_CHANGES):
             raise unknown_change(name, unknown, MUJOCO_CHANGES)
         try:
-            with _quiet():
+            with silent_mujoco():
                 # A fixed random state: a few tasks draw their model when it is built.
                 self._env = suite.load(*tasks[name.identifier], task_kwargs={"random": 0})
         except Exception as error:
             raise TrajWorldError(f"{name} cannot start: {error}") from error
         physics = self._env.physics
+        # Nothing is drawn here; a task that would refresh its picture must not ask for an OpenGL context.
+        physics._make_rendering_contexts = _no_contexts
         change_mujoco(physics.model.ptr, physics.data.ptr, changes, str(name))
         self._keys = list(self._env.observation_spec())
         size = sum(int(np.prod(spec.shape, dtype=int)) for spec in self._env.observation_spec().values())
@@ -69,12 +70,12 @@ class DmControlEnvironment:
         """Begin the episode of ``seed``: the task's random state starts anew from it."""
         self._steps = 0
         self._env.task.random.seed(seed)
-        with _quiet():
+        with silent_mujoco():
             return self._flat(self._env.reset().observation)
 
     def step(self, action: NDArray[np.float32]) -> Step:
         """Act with ``action [action_size]``; the suite raises its ``PhysicsError`` on an invalid state."""
-        with _quiet():
+        with silent_mujoco():
             time_step = self._env.step(action)
         self._steps += 1
         terminated = bool(time_step.last() and time_step.discount == 0.0)
@@ -99,7 +100,7 @@ def _suite(name: EnvironmentName) -> ModuleType:
     import mujoco  # noqa: F401
 
     try:
-        with _without_renderer(), _quiet():
+        with _without_renderer():
             from dm_control import suite
     except Exception as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
@@ -123,15 +124,8 @@ def _without_renderer() -> Iterator[None]:
         del os.environ["MUJOCO_GL"]
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Hold back dm_control's log lines (deprecations, physics warnings that come as exceptions anyway)."""
-    logger = logging.getLogger("absl")
-    disabled, logger.disabled = logger.disabled, True
-    try:
-        yield
-    finally:
-        logger.disabled = disabled
+def _no_contexts() -> None:
+    pass
 
 
 def _action_box(spec: Any, where: str) -> spaces.Box:

@@ -1,5 +1,6 @@
 """Gymnasium's environments, with plain or changed physics."""
 
+import contextlib
 import inspect
 import warnings
 from typing import Any
@@ -19,7 +20,7 @@ from trajworld.collect.environments import (
     unknown_environment,
 )
 from trajworld.collect.names import EnvironmentName, Value
-from trajworld.collect.physics import MUJOCO_CHANGES, change_mujoco, checked_number
+from trajworld.collect.physics import MUJOCO_CHANGES, change_mujoco, checked_number, silent_mujoco
 from trajworld.errors import TrajWorldError, UsageError
 
 # Attributes that the classic environments read at every step but take no argument for; all must be positive.
@@ -60,15 +61,15 @@ class GymnasiumEnvironment:
         valid = set(attributes) | (set(MUJOCO_CHANGES) if is_mujoco else set())
         if unknown := set(physics) - valid:
             raise unknown_change(name, unknown, valid | set(arguments))
+        self._silent = silent_mujoco if is_mujoco else contextlib.nullcontext
         try:
-            with warnings.catch_warnings():
+            with self._silent(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._env = gymnasium.make(name.identifier, disable_env_checker=True, **options)
         except Exception as error:
             raise TrajWorldError(f"{name} cannot start: {_first_line(error)}") from error
         simulator = self._env.unwrapped
         self._warning_counts: NDArray[np.integer] | None = None
-        self._silenced = False
         if is_mujoco:
             change_mujoco(simulator.model, simulator.data, physics, str(name))
             self._warning_counts = simulator.data.warning.number
@@ -91,9 +92,8 @@ class GymnasiumEnvironment:
 
     def reset(self, seed: int) -> NDArray[np.floating]:
         """Begin the episode of ``seed``, as ``env.reset(seed=seed)`` does."""
-        if self._warning_counts is not None and not self._silenced:
-            self._silenced = _silence_mujoco(True)
-        return self._flat(self._env.reset(seed=seed)[0])
+        with self._silent():
+            return self._flat(self._env.reset(seed=seed)[0])
 
     def step(self, action: NDArray[np.float32]) -> Step:
         """Act with ``action [action_size]``.
@@ -101,7 +101,8 @@ class GymnasiumEnvironment:
         Raises:
             UnstableSimulationError: MuJoCo found an invalid state; it then resets its state silently.
         """
-        observation, reward, terminated, truncated, _ = self._env.step(action.reshape(self._action_shape))
+        with self._silent():
+            observation, reward, terminated, truncated, _ = self._env.step(action.reshape(self._action_shape))
         # The counts are a view of the simulator's, and resetting an episode zeroes them.
         if self._warning_counts is not None and self._warning_counts.any():
             raise UnstableSimulationError("MuJoCo warned of an invalid state or full buffers")
@@ -110,28 +111,11 @@ class GymnasiumEnvironment:
     def close(self) -> None:
         """Close the environment."""
         self._env.close()
-        if self._silenced:
-            self._silenced = _silence_mujoco(False)
 
     def _flat(self, observation: Any) -> NDArray[np.floating]:
         if self._flatten:
             return spaces.flatten(self._env.observation_space, observation)
         return np.asarray(observation)
-
-
-def _silence_mujoco(silent: bool) -> bool:
-    """Keep MuJoCo from writing MUJOCO_LOG.TXT for what `step` raises; a handler that is there stays."""
-    import mujoco
-
-    if silent and mujoco.get_mju_user_warning() is None:
-        mujoco.set_mju_user_warning(_ignore_warning)
-    elif not silent and mujoco.get_mju_user_warning() is _ignore_warning:
-        mujoco.set_mju_user_warning(None)
-    return silent
-
-
-def _ignore_warning(message: str) -> None:
-    """Do nothing: the warning's count is read after the step."""
 
 
 def _constructor(spec: EnvSpec, name: EnvironmentName) -> tuple[Any, dict[str, Value]]:

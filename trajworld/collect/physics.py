@@ -1,5 +1,7 @@
 """Changes of a MuJoCo model's physics: gravity, friction, mass and time step."""
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -48,6 +50,26 @@ def change_mujoco(model: Any, data: Any, changes: dict[str, Value], where: str) 
             model.opt.timestep = value
     if "mass" in changes:
         mujoco.mj_setConst(model, data)
+
+
+@contextlib.contextmanager
+def silent_mujoco() -> Iterator[None]:
+    """Keep MuJoCo's warnings from the terminal and from MUJOCO_LOG.TXT in the current folder.
+
+    Nothing is lost: those about the state are counted in ``data.warning``, which the adapters look at.
+    """
+    import mujoco
+
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(_ignore)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+def _ignore(message: str) -> None:
+    pass
 
 
 def checked_number(
