@@ -14,7 +14,7 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import read_json, write_json
 
 _FILE = "statistics.json"
-_ROWS_AT_ONCE = 65536
+_ROWS_AT_ONCE = 16384
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,86 @@
+"""Fixtures for all tests: isolated folders, the shared files, small made-up episodes and datasets."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trajworld.data.dataset import Dataset
+from trajworld.data.episode import Episode, rows_of_episode
+from trajworld.data.store import write_store
+
+
+@pytest.fixture(autouse=True)
+def isolated_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No test reads or writes the user's own datasets."""
+    folder = tmp_path_factory.mktemp("user")
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
+    monkeypatch.setenv("TRAJWORLD_HOME", str(folder / "trajworld"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of files shared beside the repository; tests that need it are skipped without it."""
+    folder = Path(__file__).parents[2] / "shared"
+    if not folder.is_dir():
+        pytest.skip("the shared folder is not beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def make_episodes() -> Callable[..., list[Episode]]:
+    """A function that makes random episodes of the given lengths (transitions)."""
+
+    def make(lengths: Sequence[int], observations: int = 3, actions: int = 2, seed: int = 0) -> list[Episode]:
+        rng = np.random.default_rng(seed)
+        return [
+            Episode(
+                observations=rng.normal(size=(length + 1, observations)).astype(np.float32),
+                actions=rng.uniform(-1, 1, size=(length, actions)).astype(np.float32),
+                rewards=rng.normal(2, 1, size=length),
+                terminated=bool(rng.integers(2)),
+            )
+            for length in lengths
+        ]
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def memory_dataset(make_episodes: Callable[..., list[Episode]]) -> Callable[..., Dataset]:
+    """A function that makes a dataset of random episodes without a folder."""
+
+    def make(lengths: Sequence[int], observations: int = 3, actions: int = 2, seed: int = 0) -> Dataset:
+        episodes = make_episodes(lengths, observations, actions, seed)
+        return Dataset(
+            path=Path("nowhere"),
+            name="memory",
+            source="",
+            environment="",
+            observation_size=observations,
+            action_size=actions,
+            rows=np.concatenate([rows_of_episode(episode) for episode in episodes]),
+            episode_offsets=np.concatenate([[0], np.cumsum([len(e) + 1 for e in episodes])]).astype(np.int64),
+            terminated=np.array([episode.terminated for episode in episodes]),
+        )
+
+    return make
+
+
+@pytest.fixture
+def make_store(tmp_path: Path, make_episodes: Callable[..., list[Episode]]) -> Callable[..., Dataset]:
+    """A function that writes a store of random episodes under the test's folder."""
+
+    def make(lengths: Sequence[int], observations: int = 3, actions: int = 2, seed: int = 0) -> Dataset:
+        name = f"store-{len(list(tmp_path.iterdir()))}"
+        return write_store(
+            tmp_path / name,
+            make_episodes(lengths, observations, actions, seed),
+            name=name,
+            source="made up",
+            environment="test/made-up",
+            fingerprint="",
+        )
+
+    return make

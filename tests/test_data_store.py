@@ -1,0 +1,244 @@
+"""The store: what is written comes back, statistics equal a direct computation, damage is refused."""
+
+import json
+import tracemalloc
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trajworld.data import statistics
+from trajworld.data.dataset import Dataset
+from trajworld.data.episode import Episode, rows_of_episode
+from trajworld.data.store import open_store, value_range, variate_std, write_store
+from trajworld.errors import TrajWorldError, UsageError
+
+NAMES = {"name": "n", "source": "s", "environment": "e/v", "fingerprint": "f"}
+EpisodeMaker = Callable[..., list[Episode]]
+StoreMaker = Callable[..., Dataset]
+
+
+def test_a_store_holds_its_episodes(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
+    episodes = make_episodes([4, 1, 9])
+    written = write_store(tmp_path / "store", iter(episodes), **NAMES)
+    opened = open_store(tmp_path / "store")
+    for dataset in (written, opened):
+        assert isinstance(dataset.rows, np.memmap)
+        assert dataset.rows.dtype == np.float32
+        np.testing.assert_array_equal(dataset.rows, np.concatenate([rows_of_episode(e) for e in episodes]))
+        assert dataset.episode_offsets.tolist() == [0, 5, 7, 17]
+        assert dataset.terminated.tolist() == [e.terminated for e in episodes]
+        assert (dataset.num_variates, dataset.num_episodes, dataset.num_transitions) == (6, 3, 14)
+        assert dataset.transitions_per_episode.tolist() == [4, 1, 9]
+        assert dataset.is_action.tolist() == [0, 0, 0, 0, 1, 1]
+        assert (dataset.name, dataset.source, dataset.environment, dataset.fingerprint) == (
+            "n",
+            "s",
+            "e/v",
+            "f",
+        )
+    plain = np.load(tmp_path / "store" / "rows.npy")
+    np.testing.assert_array_equal(plain, opened.rows)
+
+
+def test_writing_holds_one_episode_at_a_time(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
+    (one,) = make_episodes([1000], 30, 5)
+    peaks = []
+    for count in (20, 200):
+        tracemalloc.start()
+        dataset = write_store(tmp_path / str(count), (one for _ in range(count)), **NAMES)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+        assert dataset.num_transitions == 1000 * count
+    assert peaks[1] < 1.1 * peaks[0]
+    assert peaks[1] < dataset.rows.nbytes
+
+
+def real_values(dataset: Dataset, episodes: list[int]) -> list[np.ndarray]:
+    """The real values of each variate, gathered episode by episode."""
+    found: list[list[np.ndarray]] = [[] for _ in range(dataset.num_variates)]
+    for e in episodes:
+        rows = np.array(dataset.rows[dataset.episode_offsets[e] : dataset.episode_offsets[e + 1]], np.float64)
+        for variate in range(dataset.num_variates):
+            if variate < dataset.observation_size:
+                found[variate].append(rows[:, variate])
+            elif variate == dataset.observation_size:
+                found[variate].append(rows[1:, variate])
+            else:
+                found[variate].append(rows[:-1, variate])
+    return [np.concatenate(values) for values in found]
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6), data=st.data(), block=st.integers(1, 40))
+def test_statistics_equal_a_direct_computation(
+    memory_dataset: StoreMaker, lengths: list[int], data: st.DataObject, block: int
+) -> None:
+    dataset = memory_dataset(lengths)
+    dataset.rows[:, 1] += 1e4  # a mean far from 0 must not cost the deviation its digits
+    episodes = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(statistics, "_ROWS_AT_ONCE", block)
+        found = statistics.statistics(dataset, episodes)
+    wanted = real_values(dataset, episodes)
+    np.testing.assert_array_equal(found.minimum, [v.min() for v in wanted])
+    np.testing.assert_array_equal(found.maximum, [v.max() for v in wanted])
+    np.testing.assert_allclose(found.mean, [v.mean() for v in wanted], rtol=1e-9, atol=1e-9)
+    np.testing.assert_allclose(found.std, [v.std() for v in wanted], rtol=1e-6, atol=1e-9)
+
+
+def test_the_whole_datasets_statistics_are_kept(
+    make_store: StoreMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dataset = make_store([5, 6])
+    wanted = real_values(dataset, [0, 1])
+    monkeypatch.setattr(statistics, "compute_statistics", lambda *_: pytest.fail("computed again"))
+    for episodes in (None, [1, 0]):
+        minimum, maximum = value_range(dataset, episodes)
+        assert minimum.dtype == maximum.dtype == np.float32
+        np.testing.assert_array_equal(minimum, [v.min() for v in wanted])
+        np.testing.assert_array_equal(maximum, [v.max() for v in wanted])
+        np.testing.assert_allclose(variate_std(dataset, episodes), [v.std() for v in wanted])
+
+
+@pytest.mark.parametrize("text", ["", "{}", '{"minimum": [1]}', "[]", None])
+def test_lost_or_damaged_statistics_are_computed_again(make_store: StoreMaker, text: str | None) -> None:
+    dataset = make_store([5, 6])
+    before = variate_std(dataset)
+    file = dataset.path / "statistics.json"
+    file.unlink()
+    if text is not None:
+        file.write_text(text)
+    np.testing.assert_allclose(variate_std(dataset), before)
+
+
+def test_synthetic_zeros_do_not_widen_the_range(tmp_path: Path) -> None:
+    episode = Episode(np.ones((4, 1)), np.full((3, 1), 0.5), np.full(3, 7.0))
+    dataset = write_store(tmp_path / "store", [episode, episode], **NAMES)
+    minimum, maximum = value_range(dataset)
+    assert minimum.tolist() == maximum.tolist() == [1, 7, 0.5]
+
+
+@pytest.mark.parametrize("episodes", [[], [2], [-1]])
+def test_statistics_of_no_such_episode_are_refused(make_store: StoreMaker, episodes: list[int]) -> None:
+    with pytest.raises(UsageError):
+        value_range(make_store([3, 3]), episodes)
+
+
+def left_behind(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_interrupted_store_leaves_nothing(
+    tmp_path: Path, make_episodes: EpisodeMaker, error: type[BaseException]
+) -> None:
+    def episodes() -> Iterator[Episode]:
+        yield from make_episodes([5, 5])
+        raise error
+
+    with pytest.raises(error):
+        write_store(tmp_path / "store", episodes(), **NAMES)
+    assert left_behind(tmp_path) == []
+
+
+def test_refused_episodes_leave_nothing(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
+    good, other = make_episodes([4])[0], make_episodes([4], 5)[0]
+    bad = Episode(good.observations * np.nan, good.actions, good.rewards)
+    huge = Episode(good.observations.astype(np.float64) * 1e300, good.actions, good.rewards)
+    for episodes, message in (
+        ([good, other], "5 observation and 2 action values"),
+        ([good, bad], "episode 1: observations hold a NaN"),
+        ([huge], "too large"),
+        ([], "no episode"),
+    ):
+        with pytest.raises(TrajWorldError, match=message), np.errstate(over="ignore"):
+            write_store(tmp_path / "store", episodes, **NAMES)
+        assert left_behind(tmp_path) == []
+
+
+def test_an_existing_store_is_kept(make_store: StoreMaker, make_episodes: EpisodeMaker) -> None:
+    dataset = make_store([5])
+    with pytest.raises(TrajWorldError, match="exists already"):
+        write_store(dataset.path, make_episodes([9]), **NAMES)
+    assert open_store(dataset.path).num_transitions == 5
+    write_store(dataset.path, make_episodes([9]), **NAMES, replace=True)
+    assert open_store(dataset.path).num_transitions == 9
+    assert left_behind(dataset.path.parent) == [dataset.path.name]
+
+
+def test_a_truncated_store_is_refused_at_any_byte(make_store: StoreMaker) -> None:
+    dataset = make_store([5, 6])
+    for name in ("rows.npy", "episode_offsets.npy", "terminated.npy", "dataset.json"):
+        whole = (dataset.path / name).read_bytes()
+        for size in {0, 1, 7, 60, 130, len(whole) // 2, len(whole) - 2} - {len(whole)}:
+            if size >= len(whole):
+                continue
+            (dataset.path / name).write_bytes(whole[:size])
+            with pytest.raises(TrajWorldError) as error:
+                open_store(dataset.path)
+            assert name in str(error.value)
+            assert "\n" not in str(error.value)
+        (dataset.path / name).write_bytes(whole)
+    assert open_store(dataset.path).num_transitions == 11
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"version": 2}, "version 2"),
+        ({"format": "zip"}, "does not describe"),
+        ({"observation_size": 4}, "wants 7 variates"),
+        ({"action_size": -1}, "action_size"),
+        ({"rows": "13"}, "'rows' must be a whole number"),
+        ({"rows": 14}, "disagree"),
+        ({"episodes": 3}, "disagree"),
+        ({"episodes": True}, "episodes"),
+        ({"name": None}, "'name' must be a text"),
+    ],
+)
+def test_a_false_description_is_refused(
+    make_store: StoreMaker, change: dict[str, object], message: str
+) -> None:
+    dataset = make_store([5, 6])
+    file = dataset.path / "dataset.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
+    with pytest.raises(TrajWorldError, match=message):
+        open_store(dataset.path)
+
+
+@pytest.mark.parametrize(
+    ("name", "array", "message"),
+    [
+        ("episode_offsets.npy", np.array([0, 6, 5, 13]), "rise by at least 2"),
+        ("episode_offsets.npy", np.array([0, 12, 13]), "rise by at least 2"),
+        ("episode_offsets.npy", np.array([1, 6, 13]), "start at 0"),
+        ("episode_offsets.npy", np.array([0, 6, 12]), "disagree"),
+        ("episode_offsets.npy", np.array([0.0, 6.0, 13.0]), "int64"),
+        ("episode_offsets.npy", np.array([0, 6, None]), "damaged"),
+        ("terminated.npy", np.array([True]), "disagree"),
+        ("rows.npy", np.zeros((13, 6)), "float32"),
+        ("rows.npy", np.zeros((12, 6), np.float32), "disagree"),
+        ("rows.npy", np.zeros((13, 5), np.float32), "wants 6 variates"),
+        ("rows.npy", np.asfortranarray(np.zeros((13, 6), np.float32)), "C order"),
+    ],
+)
+def test_arrays_that_do_not_fit_are_refused(
+    make_store: StoreMaker, name: str, array: np.ndarray, message: str
+) -> None:
+    dataset = make_store([5, 6])
+    np.save(dataset.path / name, array, allow_pickle=True)
+    with pytest.raises(TrajWorldError, match=message):
+        open_store(dataset.path)
+
+
+def test_missing_files_are_named(make_store: StoreMaker, tmp_path: Path) -> None:
+    with pytest.raises(TrajWorldError, match=r"dataset\.json does not exist"):
+        open_store(tmp_path / "nothing")
+    dataset = make_store([5])
+    (dataset.path / "rows.npy").unlink()
+    with pytest.raises(TrajWorldError, match=r"lacks rows\.npy"):
+        open_store(dataset.path)

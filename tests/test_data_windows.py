@@ -1,0 +1,130 @@
+"""The window cutter against a plain Python loop, and the row layout it cuts from."""
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trajworld.data.dataset import Dataset
+from trajworld.data.episode import Episode, check_episode, rows_of_episode
+from trajworld.data.windows import WindowIndex, cut_windows, window_ends
+from trajworld.errors import TrajWorldError, UsageError
+
+LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=6)
+
+
+def loop_windows(dataset: Dataset, length: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
+    """Every window by its last row, by walking each episode and keeping the last rows."""
+    found = {}
+    for episode in range(dataset.num_episodes):
+        history: list[np.ndarray] = []
+        for row in range(dataset.episode_offsets[episode], dataset.episode_offsets[episode + 1]):
+            history = [*history, dataset.rows[row]][-length:]
+            if row == dataset.episode_offsets[episode]:
+                continue
+            padding = length - len(history)
+            values = np.stack([np.zeros(dataset.num_variates, np.float32)] * padding + history)
+            found[row] = values, np.array([0.0] * padding + [1.0] * len(history), np.float32)
+    return found
+
+
+@settings(max_examples=60, deadline=None)
+@given(lengths=LENGTHS, window=st.integers(1, 25))
+def test_windows_equal_a_loop(
+    memory_dataset: Callable[..., Dataset], lengths: list[int], window: int
+) -> None:
+    dataset = memory_dataset(lengths)
+    wanted = loop_windows(dataset, window)
+    ends = window_ends(dataset)
+    assert ends.tolist() == sorted(wanted)
+    values, mask = cut_windows(dataset, ends, window)
+    assert values.dtype == mask.dtype == np.float32
+    assert values.shape == (len(ends), window, dataset.num_variates)
+    for i, end in enumerate(ends):
+        np.testing.assert_array_equal(values[i], wanted[end][0])
+        np.testing.assert_array_equal(mask[i], wanted[end][1])
+
+
+@settings(max_examples=40, deadline=None)
+@given(lengths=LENGTHS, data=st.data())
+def test_ends_of_chosen_episodes(
+    memory_dataset: Callable[..., Dataset], lengths: list[int], data: st.DataObject
+) -> None:
+    dataset = memory_dataset(lengths)
+    episodes = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
+    offsets = dataset.episode_offsets
+    wanted = [row for e in episodes for row in range(offsets[e] + 1, offsets[e + 1])]
+    index = WindowIndex.of(dataset, episodes)
+    assert len(index) == len(wanted) == sum(lengths[e] for e in episodes)
+    assert window_ends(dataset, episodes).tolist() == wanted
+    some = data.draw(st.lists(st.integers(0, len(index) - 1), min_size=1))
+    assert index.ends(some).tolist() == [wanted[i] for i in some]
+
+
+def test_a_window_never_holds_another_episode(memory_dataset: Callable[..., Dataset]) -> None:
+    dataset = memory_dataset([5, 1, 40, 3])
+    number = np.repeat(np.arange(4), np.diff(dataset.episode_offsets)).astype(np.float32)
+    rows = dataset.rows.copy()
+    rows[:, 0] = number + 1
+    marked = Dataset(**{**vars(dataset), "rows": rows})
+    ends = window_ends(marked)
+    values, mask = cut_windows(marked, ends, 20)
+    own = (number[ends] + 1)[:, None]
+    assert np.array_equal(values[..., 0], np.where(mask == 1, own, 0))
+    assert (mask.sum(axis=1) >= 2).all()
+
+
+def test_rows_hold_the_reward_of_arrival_and_the_action_of_departure() -> None:
+    episode = Episode(
+        np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([[0.1], [0.2]]), np.array([10.0, 20.0])
+    )
+    wanted = [[1, 2, 0, 0.1], [3, 4, 10, 0.2], [5, 6, 20, 0]]
+    np.testing.assert_array_equal(rows_of_episode(episode), np.array(wanted, np.float32))
+
+
+def test_a_batch_of_no_window_is_empty(memory_dataset: Callable[..., Dataset]) -> None:
+    values, mask = cut_windows(memory_dataset([3]), np.zeros(0, np.int64), 20)
+    assert values.shape == (0, 20, 6)
+    assert mask.shape == (0, 20)
+
+
+@pytest.mark.parametrize(("ends", "length"), [([99], 20), ([-1], 20), ([1], 0), ([[1]], 20)])
+def test_ends_that_are_not_there_are_refused(
+    memory_dataset: Callable[..., Dataset], ends: list[int], length: int
+) -> None:
+    with pytest.raises(UsageError):
+        cut_windows(memory_dataset([3]), ends, length)
+
+
+@pytest.mark.parametrize("episodes", [[], [4], [-1]])
+def test_episodes_that_are_not_there_are_refused(
+    memory_dataset: Callable[..., Dataset], episodes: list[int]
+) -> None:
+    with pytest.raises(UsageError):
+        WindowIndex.of(memory_dataset([3, 4]), episodes)
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "rewards", "message"),
+    [
+        (np.zeros((3, 2)), np.zeros((3, 1)), np.zeros(3), "do not make an episode"),
+        (np.zeros((1, 2)), np.zeros((0, 1)), np.zeros(0), "do not make an episode"),
+        (np.zeros((3, 2)), np.zeros(2), np.zeros(2), "dimensions"),
+        (
+            np.zeros((3, 2)),
+            np.zeros((2, 1)),
+            np.array([0, np.nan]),
+            "rewards hold a NaN or infinite value at step 1",
+        ),
+        (np.full((3, 2), np.inf), np.zeros((2, 1)), np.zeros(2), "observations hold a NaN"),
+    ],
+)
+def test_malformed_episodes_are_refused(
+    observations: np.ndarray, actions: np.ndarray, rewards: np.ndarray, message: str
+) -> None:
+    with pytest.raises(TrajWorldError, match=message) as error:
+        check_episode(Episode(observations, actions, rewards), "file.x, episode 7")
+    assert "file.x, episode 7" in str(error.value)
+    assert "\n" not in str(error.value)
