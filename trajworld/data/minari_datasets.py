@@ -22,8 +22,9 @@ if TYPE_CHECKING:
     from gymnasium import Space
     from gymnasium.envs.registration import EnvSpec
 
-# Letters, digits, - and _ only: no dot, so that no id can name a folder outside Minari's.
-_DATASET_ID = re.compile(r"(?:[\w-]+/)*[\w-]+-v\d+", re.ASCII)
+# Letters, digits, - and _ only: no dot, so that no id can name a folder outside Minari's. Minari refuses
+# a namespace of a single letter.
+_DATASET_ID = re.compile(r"(?:(?:[\w-]+/)+[\w-]+/|[\w-]{2,}/)?[\w-]+-v\d+", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -259,7 +259,7 @@ def _fingerprint(origin: _Origin) -> str:
     digest = hashlib.sha256(os.path.abspath(origin.folder_or_file).encode())
     for path in sorted(origin.files()):
         state = path.stat()
-        digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+        digest.update(f"{os.path.abspath(path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()
 
 

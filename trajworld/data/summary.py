@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import statistics
+from trajworld.errors import UsageError
 from trajworld.files import atomic_file
 
 _BINS = 60
@@ -122,10 +123,15 @@ def draw_summary(dataset: Dataset, path: str | Path) -> None:
     """Draw a histogram of each variate, the episodes' lengths and their returns, and save the picture.
 
     Raises:
+        UsageError: The name's suffix is of no picture format.
         TrajWorldError: The picture cannot be written there.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    formats = FigureCanvasAgg.get_supported_filetypes()
+    if Path(path).suffix.removeprefix(".").lower() not in formats:
+        raise UsageError(f"{path}: a picture's name ends in one of .{', .'.join(sorted(formats))}")
 
     counts, edges = variate_histograms(dataset)
     extra = [

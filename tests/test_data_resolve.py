@@ -1,0 +1,262 @@
+"""From a specification to a dataset: every accepted form, conversion once, imports into Minari."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from trajworld.data import resolve
+from trajworld.data.dataset import Dataset
+from trajworld.data.episode import Episode, rows_of_episode
+from trajworld.data.home import home, stores_folder
+from trajworld.data.minari_datasets import local_datasets, read_minari, write_minari
+from trajworld.data.resolve import converted_stores, import_dataset, open_dataset
+from trajworld.errors import TrajWorldError, UsageError
+
+EpisodeMaker = Callable[..., list[Episode]]
+
+
+def minari_dataset(dataset_id: str, episodes: list[Episode], replace: bool = False) -> Path:
+    return write_minari(
+        dataset_id,
+        episodes,
+        environment="test/thing",
+        observation_space=spaces.Box(-9, 9, (3,), np.float32),
+        action_space=spaces.Box(-1, 1, (2,), np.float32),
+        replace=replace,
+    )
+
+
+def d4rl_file(path: Path, episodes: list[Episode]) -> Path:
+    with h5py.File(path, "w") as file:
+        file["observations"] = np.concatenate([e.observations[:-1] for e in episodes])
+        file["next_observations"] = np.concatenate([e.observations[1:] for e in episodes])
+        file["actions"] = np.concatenate([e.actions for e in episodes])
+        file["rewards"] = np.concatenate([e.rewards for e in episodes])
+        last = np.concatenate([np.arange(len(e)) == len(e) - 1 for e in episodes])
+        file["terminals"] = last & np.repeat([e.terminated for e in episodes], [len(e) for e in episodes])
+        file["timeouts"] = last & ~file["terminals"][:]
+    return path
+
+
+def unitraj_folder(path: Path, episodes: list[Episode]) -> Path:
+    path.mkdir(parents=True)
+    for number, e in enumerate(episodes):
+        np.savez(
+            path / f"episode_{number}.npz",
+            observation=e.observations,
+            action=np.concatenate([np.zeros((1, 2)), e.actions]),
+            reward=np.concatenate([[0], e.rewards])[:, None],
+        )
+    return path
+
+
+def rows_of(episodes: list[Episode]) -> np.ndarray:
+    return np.concatenate([rows_of_episode(episode) for episode in episodes])
+
+
+def assert_holds(dataset: Dataset, episodes: list[Episode]) -> None:
+    np.testing.assert_array_equal(dataset.rows, rows_of(episodes))
+    assert dataset.transitions_per_episode.tolist() == [len(e) for e in episodes]
+
+
+def test_every_accepted_form_gives_the_same_rows(
+    tmp_path: Path, make_episodes: EpisodeMaker, make_store: Callable[..., Dataset]
+) -> None:
+    episodes = make_episodes([5, 9, 2])
+    minari_dataset("my/thing-v0", episodes)
+    forms = {
+        "minari:my/thing-v0": "test/thing",
+        "my/thing-v0": "test/thing",
+        str(make_store([5, 9, 2]).path): "test/made-up",
+        str(d4rl_file(tmp_path / "hopper_tiny-v2.hdf5", episodes)): "gymnasium/Hopper-v4",
+        str(
+            unitraj_folder(tmp_path / "modular-rl" / "hopper_3-v2", episodes)
+        ): "unitraj/modular_rl/hopper_3-v2",
+    }
+    for spec, environment in forms.items():
+        dataset = open_dataset(spec)
+        assert_holds(dataset, episodes)
+        assert dataset.environment == environment
+    # A Minari dataset has one store, whichever way it is named, and a store none.
+    assert len(converted_stores()) == 3
+    assert all(Path(str(store["path"])).parent == home() / "stores" for store in converted_stores())
+
+
+def test_a_source_is_converted_once(
+    tmp_path: Path, make_episodes: EpisodeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episodes = make_episodes([5, 9])
+    minari_dataset("thing-v0", episodes)
+    path = d4rl_file(tmp_path / "a.hdf5", episodes)
+    folder = unitraj_folder(tmp_path / "env", episodes)
+    specs = ["thing-v0", str(path), str(folder)]
+    first = [open_dataset(spec).path for spec in specs]
+    assert len(set(first)) == 3
+    with monkeypatch.context() as patch:
+        patch.setattr(resolve, "write_store", lambda *_, **__: pytest.fail("converted again"))
+        assert [open_dataset(spec).path for spec in specs] == first
+        patch.chdir(tmp_path)
+        assert [open_dataset(spec).path for spec in ("a.hdf5", Path("env"))] == first[1:]
+
+
+def test_a_changed_source_is_converted_again_and_the_old_store_goes(
+    tmp_path: Path, make_episodes: EpisodeMaker
+) -> None:
+    episodes, others = make_episodes([5, 9]), make_episodes([4, 4], seed=1)
+    minari_dataset("thing-v0", episodes)
+    path = d4rl_file(tmp_path / "a.hdf5", episodes)
+    folder = unitraj_folder(tmp_path / "env", episodes)
+    for spec in ("thing-v0", str(path), str(folder)):
+        assert_holds(open_dataset(spec), episodes)
+    minari_dataset("thing-v0", others, replace=True)
+    d4rl_file(path, others)
+    file = folder / "episode_1.npz"
+    np.savez(file, **{**dict(np.load(file)), "observation": np.ones((10, 3))})
+    os.utime(file, ns=(1, 1))
+    for spec in ("thing-v0", str(path)):
+        assert_holds(open_dataset(spec), others)
+    assert (open_dataset(folder).rows[6:, :3] == 1).all()
+    assert len(list(stores_folder().iterdir())) == 3
+
+
+def test_two_sources_of_one_name_do_not_collide(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
+    made = {}
+    for name in ("x", "y"):
+        (tmp_path / name).mkdir()
+        made[name] = make_episodes([5], seed=ord(name))
+        d4rl_file(tmp_path / name / "same.hdf5", made[name])
+    for _ in range(2):
+        for name, episodes in made.items():
+            assert_holds(open_dataset(tmp_path / name / "same.hdf5"), episodes)
+
+
+def test_progress_is_told(make_episodes: EpisodeMaker) -> None:
+    minari_dataset("thing-v0", make_episodes([5, 9, 2]))
+    told: list[tuple[int, int | None, str]] = []
+    open_dataset("thing-v0", progress=lambda *values: told.append(values))
+    assert told == [(5, 16, "thing-v0"), (14, 16, "thing-v0"), (16, 16, "thing-v0")]
+    open_dataset("thing-v0", progress=lambda *_: pytest.fail("nothing is converted"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "error", "message"),
+    [
+        ("", UsageError, "a store's folder, a D4RL .hdf5 file"),
+        ("no such thing", UsageError, "names no dataset; give minari:ID"),
+        ("nothing.hdf5", UsageError, "names no dataset"),
+        (".", UsageError, "exists but is none of the forms"),
+        ("text.txt", UsageError, "exists but is none of the forms"),
+        ("minari:../up-v0", UsageError, "not a Minari dataset id"),
+        ("not-here-v0", TrajWorldError, "minari:not-here-v0 downloads it"),
+        ("broken.hdf5", TrajWorldError, "not a readable HDF5 file"),
+        ("bad\0name", UsageError, "names no dataset"),
+    ],
+)
+def test_other_specifications_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, spec: str, error: type[TrajWorldError], message: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.txt").write_text("hello")
+    Path("broken.hdf5").write_text("hello")
+    with pytest.raises(error, match=message) as raised:
+        open_dataset(spec)
+    assert raised.type is error
+    assert "\n" not in str(raised.value)
+    assert converted_stores() == []
+
+
+def test_a_failed_conversion_leaves_nothing(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
+    good = make_episodes([5])[0]
+    bad = Episode(good.observations, good.actions, good.rewards * np.nan)
+    path = d4rl_file(tmp_path / "bad.hdf5", [good, bad])
+    with pytest.raises(TrajWorldError, match=r"bad\.hdf5, episode 1: rewards hold a NaN"):
+        open_dataset(path)
+    with pytest.raises(TrajWorldError, match="episode 1"):
+        import_dataset(path, "bad-v0")
+    assert list(stores_folder().iterdir()) == []
+    assert local_datasets() == []
+
+
+def test_damaged_stores_are_listed_with_their_fault(make_episodes: EpisodeMaker) -> None:
+    minari_dataset("thing-v0", make_episodes([5]))
+    dataset = open_dataset("thing-v0")
+    (dataset.path / "dataset.json").write_text("{")
+    (listed,) = converted_stores()
+    assert "not a readable JSON" in str(listed["error"])
+
+
+def test_imports_become_minari_datasets(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
+    episodes = make_episodes([5, 9, 2])
+    file = d4rl_file(tmp_path / "hopper_tiny-v2.hdf5", episodes)
+    folder = unitraj_folder(tmp_path / "env", episodes)
+    for source, dataset_id, environment in (
+        (file, "d4rl/hopper/tiny-v2", "gymnasium/Hopper-v4"),
+        (folder, "env-v0", "unitraj/env"),
+    ):
+        (path,) = import_dataset(source, dataset_id, description="From elsewhere.")
+        info, found = read_minari(dataset_id)
+        assert (info.path, info.environment, info.description) == (path, environment, "From elsewhere.")
+        np.testing.assert_array_equal(rows_of(list(found)), rows_of(episodes))
+        assert_holds(open_dataset(dataset_id), episodes)
+    import_dataset(folder, "named-v0", environment="dm_control/fish-swim")
+    assert read_minari("named-v0")[0].environment == "dm_control/fish-swim"
+    with pytest.raises(TrajWorldError, match="already"):
+        import_dataset(folder, "env-v0")
+    import_dataset(folder, "env-v0", replace=True)
+
+
+def test_old_d4rl_files_are_imported_with_the_given_step_limit(
+    tmp_path: Path, make_episodes: EpisodeMaker
+) -> None:
+    path = d4rl_file(tmp_path / "old.hdf5", make_episodes([20]))
+    with h5py.File(path, "a") as file:
+        del file["timeouts"], file["terminals"]
+        file["terminals"] = np.zeros(20, bool)
+    import_dataset(path, "old-v0", max_episode_steps=8)
+    assert [len(e) for e in read_minari("old-v0")[1]] == [8, 8, 4]
+
+
+def test_a_unitraj_root_makes_a_dataset_an_environment(
+    tmp_path: Path, make_episodes: EpisodeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "unitraj"
+    unitraj_folder(root / "modular-rl" / "hopper_3-v2", make_episodes([5]))
+    unitraj_folder(root / "db1" / "dmc-finger.spin", make_episodes([6, 7]))
+    unitraj_folder(root / "db1" / "point_mass", make_episodes([6]))
+    made = import_dataset(root, "unitraj-v1")
+    ids = ["unitraj/db1/dmc-finger_spin-v1", "unitraj/modular_rl/hopper_3-v2-v1"]
+    assert [entry["id"] for entry in local_datasets()] == ids
+    assert sorted(made) == sorted(Path(entry["path"]) for entry in local_datasets())
+    assert read_minari(ids[0])[0].environment == "unitraj/db1/dmc-finger.spin"
+    # A second import finds all of them done.
+    monkeypatch.setattr(resolve, "write_minari", lambda *_, **__: pytest.fail("imported again"))
+    assert import_dataset(root, "unitraj-v1") == made
+    with pytest.raises(UsageError, match="2 environments"):
+        import_dataset(root, "unitraj-v2", environment="one/name")
+
+
+def test_imports_of_nothing_are_refused(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
+    with pytest.raises(UsageError, match="does not exist"):
+        import_dataset(tmp_path / "nothing", "a-v0")
+    with pytest.raises(UsageError, match="not a Minari dataset id"):
+        import_dataset(unitraj_folder(tmp_path / "env", make_episodes([5])), "../a-v0")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(TrajWorldError, match="no UniTraj episodes"):
+        import_dataset(tmp_path / "empty", "a-v0")
+    zeros = Episode(np.zeros((4, 3)), np.zeros((3, 2)), np.zeros(3))
+    with pytest.raises(TrajWorldError, match="no whole transition"):
+        import_dataset(unitraj_folder(tmp_path / "zeros", [zeros]), "a-v0")
+    assert local_datasets() == []
+
+
+def test_the_home_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("TRAJWORLD_HOME", str(tmp_path / "here"))
+    assert home() == tmp_path / "here"
+    monkeypatch.delenv("TRAJWORLD_HOME")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert home().name == "trajworld"
