@@ -1,0 +1,72 @@
+"""JAX: jit with the weights as arguments, state kept in device arrays between training steps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import keras
+
+from trajworld.backend import Device, Tensor
+
+from .host_memory import keep_freed_memory
+
+keep_freed_memory()
+
+
+class _JaxTrainingStep:
+    """Weights and optimiser state as lists of arrays, donated to each step and replaced by its results."""
+
+    def __init__(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> None:
+        self._variables = model.trainable_variables
+        self._optimizer = optimizer
+        optimizer.build(self._variables)
+        # Copies: the step gives its arguments' memory away, and the variables must stay readable until written back.
+        self._weights = [jax.numpy.array(variable.value) for variable in self._variables]
+        self._state = [jax.numpy.array(variable.value) for variable in optimizer.variables]
+
+        def step(weights: list[Any], state: list[Any], *arrays: Any) -> tuple[Any, list[Any], list[Any]]:
+            def loss_of(weights: list[Any]) -> Any:
+                with keras.StatelessScope(state_mapping=list(zip(self._variables, weights, strict=True))):
+                    return loss(*arrays)
+
+            value, gradients = jax.value_and_grad(loss_of)(weights)
+            weights, state = optimizer.stateless_apply(state, gradients, weights)
+            return value, weights, state
+
+        self._step = jax.jit(step, donate_argnums=(0, 1))
+
+    def __call__(self, *arrays: Any) -> Tensor:
+        value, self._weights, self._state = self._step(self._weights, self._state, *arrays)
+        return value
+
+    def write_back(self) -> None:
+        pairs = zip([*self._variables, *self._optimizer.variables], [*self._weights, *self._state], strict=True)
+        for variable, value in pairs:
+            variable.assign(jax.numpy.array(value))
+
+
+class JaxBackend:
+    """See :class:`trajworld.backend.Backend`."""
+
+    name = "jax"
+
+    def compile(self, function: Callable[..., Any], model: Any) -> Callable[..., Any]:
+        @jax.jit
+        def pure(values: list[Any], *arrays: Any) -> Any:
+            with keras.StatelessScope(state_mapping=list(zip(model.variables, values, strict=True))):
+                return function(*arrays)
+
+        return lambda *arrays: pure([variable.value for variable in model.variables], *arrays)
+
+    def training_step(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> _JaxTrainingStep:
+        return _JaxTrainingStep(model, optimizer, loss)
+
+    def wait(self, value: Any) -> None:
+        jax.block_until_ready(value)
+
+    def device(self) -> Device:
+        devices = jax.devices()
+        return Device(devices[0].platform, devices[0].device_kind, len(devices))
+
+
+BACKEND = JaxBackend()

@@ -1,0 +1,63 @@
+"""TensorFlow: graphs compiled by XLA; variables hold the state, so nothing needs writing back."""
+
+from collections.abc import Callable
+from typing import Any
+
+import tensorflow as tf
+
+from trajworld.backend import Device, Tensor
+
+
+class _TensorFlowTrainingStep:
+    def __init__(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> None:
+        variables = model.trainable_variables
+        optimizer.build(variables)
+
+        @tf.function(jit_compile=True, reduce_retracing=False)
+        def step(*arrays: Any) -> Tensor:
+            with tf.GradientTape(watch_accessed_variables=False) as tape:
+                tape.watch([variable.value for variable in variables])
+                value = loss(*arrays)
+            gradients = tape.gradient(value, [variable.value for variable in variables])
+            optimizer.apply(gradients, variables)
+            return value
+
+        self._step = step
+
+    def __call__(self, *arrays: Any) -> Tensor:
+        return self._step(*_tensors(arrays))
+
+    def write_back(self) -> None:
+        """Nothing to do: the step updates the variables in place."""
+
+
+class TensorFlowBackend:
+    """See :class:`trajworld.backend.Backend`."""
+
+    name = "tensorflow"
+
+    def compile(self, function: Callable[..., Any], model: Any) -> Callable[..., Any]:
+        compiled = tf.function(function, jit_compile=True, autograph=False)
+        return lambda *arrays: compiled(*_tensors(arrays))
+
+    def training_step(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> _TensorFlowTrainingStep:
+        return _TensorFlowTrainingStep(model, optimizer, loss)
+
+    def wait(self, value: Any) -> None:
+        # Reading a tensor is what waits for it; the values themselves are not needed.
+        tf.nest.map_structure(lambda tensor: tensor.numpy(), value)
+
+    def device(self) -> Device:
+        accelerators = tf.config.list_physical_devices("GPU")
+        if accelerators:
+            details = tf.config.experimental.get_device_details(accelerators[0])
+            return Device("gpu", details.get("device_name", "gpu"), len(accelerators))
+        return Device("cpu", "cpu", 1)
+
+
+def _tensors(arrays: Any) -> Any:
+    """NumPy arrays as tensors, so that a call is traced for its shapes and not for its values; None stays."""
+    return tf.nest.map_structure(lambda array: array if array is None else tf.convert_to_tensor(array), arrays)
+
+
+BACKEND = TensorFlowBackend()
