@@ -121,7 +121,11 @@ def test_a_single_source_gets_no_padding(three: list[Source]) -> None:
 
 
 def drawn_ends(given: Source, count: int) -> np.ndarray:
-    return given.draw(np.random.default_rng(0), count)
+    numbers = np.random.default_rng(0).integers(0, 2**64, size=(2, count), dtype=np.uint64)
+    ends, first = given.draw(numbers)
+    offsets = given.dataset.episode_offsets
+    np.testing.assert_array_equal(first, offsets[np.searchsorted(offsets, ends, side="right") - 1])
+    return ends
 
 
 def test_windows_or_episodes_are_drawn_uniformly(memory_dataset: StoreMaker) -> None:
@@ -195,9 +199,14 @@ def test_impossible_mixtures_are_refused(three: list[Source]) -> None:
 
 
 @pytest.mark.parametrize("episodes", [None, [2, 0]])
-def test_windows_in_order_are_all_windows(memory_dataset: StoreMaker, episodes: list[int] | None) -> None:
+@pytest.mark.parametrize("views", [False, True])
+def test_windows_in_order_are_all_windows(
+    memory_dataset: StoreMaker, episodes: list[int] | None, views: bool
+) -> None:
     dataset = memory_dataset([30, 4, 9])
-    batches = list(windows_in_order(dataset, episodes, 8, 5))
+    batches = list(windows_in_order(dataset, episodes, 8, 5, views=views))
+    assert any(np.shares_memory(v, dataset.rows) for v, _ in batches) == views
+    assert all(v.flags.writeable != np.shares_memory(v, dataset.rows) for v, _ in batches)
     assert {len(values) for values, _ in batches[:-1]} == {8}
     values, mask = cut_windows(dataset, window_ends(dataset, episodes), 5)
     np.testing.assert_array_equal(np.concatenate([v for v, _ in batches]), values)

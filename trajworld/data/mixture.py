@@ -5,7 +5,7 @@ step).
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache, partial
 from typing import Literal
 
 import grain
@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trajworld.data.dataset import Dataset
-from trajworld.data.windows import WindowIndex, cut_windows
+from trajworld.data.windows import WindowIndex, gather_windows, whole_batches, window_views
 from trajworld.errors import UsageError
 
 _READ_THREADS = 2
 _BATCHES_AHEAD = 4
+_STEPS_DRAWN = 64
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,14 +70,17 @@ class Source:
         """The windows that are drawn from."""
         return WindowIndex.of(self.dataset, self.episodes)
 
-    def draw(self, generator: np.random.Generator, count: int) -> NDArray[np.int64]:
-        """The rows at which ``count`` windows drawn with replacement end."""
+    def draw(self, numbers: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """The windows that random ``numbers [2, B]`` stand for: where they end, their episodes' first rows.
+
+        The numbers are uniform over 64 bits, so that their remainders are uniform but for less than 2^-30.
+        """
         index = self.index
         if self.sampling == "window":
-            return index.ends(generator.integers(len(index), size=count))
-        episode = generator.integers(index.num_episodes, size=count)
-        first, stop = index.first_ranks[episode], index.first_ranks[episode + 1]
-        return index.ends(generator.integers(first, stop))
+            return index.locate((numbers[0] % np.uint64(len(index))).astype(np.int64))
+        episode = (numbers[0] % np.uint64(index.num_episodes)).astype(np.int64)
+        first, windows = index.first_rows[episode], index.window_counts[episode]
+        return first + 1 + (numbers[1] % windows.astype(np.uint64)).astype(np.int64), first
 
 
 class Mixture:
@@ -129,6 +133,7 @@ class Mixture:
             _frame(source, min(n for n in self.sizes if n >= m))
             for source, m in zip(self.sources, variates, strict=True)
         ]
+        self._numbers = lru_cache(maxsize=8)(partial(_random_numbers, seed, batch_size=batch_size))
         endless = [_Endless(number) for number in range(len(self.sources))]
         parts = [grain.MapDataset.source(source) for source in endless]
         mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
@@ -162,15 +167,20 @@ class Mixture:
 
     def _make(self, step: int, number: int) -> Batch:
         source, frame = self.sources[number], self._frames[number]
-        generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([self.seed, step])))
-        ends = source.draw(generator, self.batch_size)
-        values, time_mask = cut_windows(source.dataset, ends, self.window)
+        ends, first = source.draw(self._numbers(step // _STEPS_DRAWN)[step % _STEPS_DRAWN])
+        values, time_mask = gather_windows(source.dataset, ends, first, self.window)
         missing = len(frame.variate_mask) - values.shape[2]
         if missing:
             values = np.pad(values, ((0, 0), (0, 0), (0, missing)))
         return Batch(
             values, time_mask, frame.variate_mask, frame.is_action, frame.lower, frame.upper, dataset=number
         )
+
+
+def _random_numbers(seed: int, block: int, batch_size: int) -> NDArray[np.uint64]:
+    """The random numbers of a block of steps, ``[steps, 2, B]``; to seed a generator a step costs more."""
+    generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, block])))
+    return generator.integers(0, 2**64, size=(_STEPS_DRAWN, 2, batch_size), dtype=np.uint64)
 
 
 def padded_sizes(sizes: Sequence[int], most: int = 3, weights: Sequence[float] | None = None) -> list[int]:
@@ -220,6 +230,7 @@ def windows_in_order(
     window: int = 20,
     limit: int | None = None,
     seed: int = 0,
+    views: bool = False,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """The windows of ``episodes`` in order, for evaluation.
 
@@ -231,6 +242,8 @@ def windows_in_order(
         limit: The most windows: where there are more, a random choice of so many, without repetition, in
             order.
         seed: Of that choice.
+        views: Whether a batch may be a read-only view of the memory map instead of a copy. It is one where
+            its windows are of one episode and none is padded.
 
     Yields:
         Values ``[<= B, T, M]`` and time mask ``[<= B, T]``, as ``cut_windows`` returns them.
@@ -241,11 +254,21 @@ def windows_in_order(
     if batch_size < 1 or (limit is not None and limit < 1):
         raise UsageError(f"batch size {batch_size} and limit {limit} must be at least 1")
     index = WindowIndex.of(dataset, episodes)
-    ranks = np.arange(len(index))
     if limit is not None and limit < len(index):
         ranks = np.sort(np.random.default_rng(seed).choice(len(index), size=limit, replace=False))
-    for start in range(0, len(ranks), batch_size):
-        yield cut_windows(dataset, index.ends(ranks[start : start + batch_size]), window)
+        for start in range(0, limit, batch_size):
+            yield gather_windows(dataset, *index.locate(ranks[start : start + batch_size]), window)
+        return
+    starts = np.arange(0, len(index), batch_size)
+    stops = np.minimum(starts + batch_size, len(index))
+    begins = whole_batches(index, starts, stops, window) if views else np.full(len(starts), -1)
+    whole, ones = window_views(dataset, window), np.ones((batch_size, window), np.float32)
+    ones.setflags(write=False)
+    for start, stop, begin in zip(starts.tolist(), stops.tolist(), begins.tolist(), strict=True):
+        if begin >= 0:
+            yield whole[begin : begin + stop - start], ones[: stop - start]
+        else:
+            yield gather_windows(dataset, *index.locate(np.arange(start, stop)), window)
 
 
 @dataclass(frozen=True, eq=False)

@@ -47,11 +47,21 @@ class WindowIndex:
         """K."""
         return len(self.first_rows)
 
+    @property
+    def window_counts(self) -> NDArray[np.int64]:
+        """``[K]``: the windows of each episode."""
+        return np.diff(self.first_ranks)
+
     def ends(self, ranks: ArrayLike) -> NDArray[np.int64]:
         """The row at which each window of these numbers ends; ``ranks`` are within ``[0, len)``."""
+        return self.locate(ranks)[0]
+
+    def locate(self, ranks: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Of each window of these numbers, the row at which it ends and its episode's first row."""
         ranks = np.asarray(ranks, np.int64)
         episode = np.searchsorted(self.first_ranks, ranks, side="right") - 1
-        return self.first_rows[episode] + 1 + ranks - self.first_ranks[episode]
+        first = self.first_rows[episode]
+        return first + 1 + ranks - self.first_ranks[episode], first
 
 
 def window_ends(dataset: Dataset, episodes: ArrayLike | None = None) -> NDArray[np.int64]:
@@ -83,9 +93,57 @@ def cut_windows(
     if ends.ndim != 1 or (len(ends) and (ends.min() < 0 or ends.max() >= len(dataset.rows))):
         raise UsageError(f"{dataset.name} has rows 0 to {len(dataset.rows) - 1}; a window ends elsewhere")
     episode = np.searchsorted(dataset.episode_offsets, ends, side="right") - 1
-    index = ends[:, None] + np.arange(1 - length, 1)
-    padded = index < dataset.episode_offsets[episode][:, None]
-    # A padded place reads the window's last row, which is being read anyway, and is zeroed.
-    values = np.take(np.asarray(dataset.rows), np.where(padded, ends[:, None], index), axis=0)
+    return gather_windows(dataset, ends, dataset.episode_offsets[episode], length)
+
+
+def gather_windows(
+    dataset: Dataset, ends: NDArray[np.int64], first: NDArray[np.int64], length: int
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """``cut_windows`` for ends that are known to be rows of episodes whose first rows are ``first [B]``."""
+    starts = ends - (length - 1)
+    missing = first - starts
+    if len(ends) and starts.min() < 0:
+        # A place before the file's first row reads the window's last row instead, and is zeroed below.
+        index = starts[:, None] + np.arange(length)
+        values = np.take(np.asarray(dataset.rows), np.where(index < 0, ends[:, None], index), axis=0)
+    else:
+        values = window_elements(dataset, length)[starts].view(np.float32)
+        values = values.reshape(len(ends), length, dataset.num_variates)
+    if not len(ends) or missing.max() <= 0:
+        return values, np.ones((len(ends), length), np.float32)
+    padded = np.arange(length) < missing[:, None]
     values[padded] = 0
     return values, (~padded).astype(np.float32)
+
+
+def window_elements(dataset: Dataset, length: int) -> NDArray[np.void]:
+    """``[N - T + 1]``: the T rows from each row on as one opaque element, overlapping, without a copy.
+
+    Indexing it copies a window at a time, which is faster than row by row. It knows no episodes.
+    """
+    rows = np.asarray(dataset.rows)
+    element = np.dtype((np.void, length * rows.strides[0]))
+    count = max(len(rows) - length + 1, 0)
+    return np.ndarray((count,), element, buffer=rows, strides=(rows.strides[0],))
+
+
+def window_views(dataset: Dataset, length: int) -> NDArray[np.float32]:
+    """``[N - T + 1, T, M]``: the T rows from each row on, overlapping, read-only, without a copy.
+
+    A slice of it is a batch of windows where ``whole_batches`` says so. It knows no episodes.
+    """
+    rows = np.asarray(dataset.rows)
+    shape = (max(len(rows) - length + 1, 0), length, dataset.num_variates)
+    return np.lib.stride_tricks.as_strided(rows, shape, (rows.strides[0], *rows.strides), writeable=False)
+
+
+def whole_batches(
+    index: WindowIndex, starts: NDArray[np.int64], stops: NDArray[np.int64], length: int
+) -> NDArray[np.int64]:
+    """Where batches of the windows of numbers ``starts`` to ``stops - 1`` begin in ``window_views``.
+
+    -1 for a batch whose windows are not all of one episode, or the first of which is padded.
+    """
+    end, first = index.locate(starts)
+    begin = end - (length - 1)
+    return np.where((index.locate(stops - 1)[1] == first) & (begin >= first), begin, -1)
