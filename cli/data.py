@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from .lazy import LazyCommand, LazyGroup
@@ -31,6 +32,7 @@ def list_datasets(as_json: bool) -> None:
       trajworld data list
       trajworld data list --json
     """
+    from trajworld.data.home import stores_folder
     from trajworld.data.minari_datasets import datasets_folder, local_datasets
     from trajworld.data.resolve import converted_stores
 
@@ -45,9 +47,9 @@ def list_datasets(as_json: bool) -> None:
     for heading in ("episodes", "transitions"):
         table.add_column(heading, justify="right")
     for entry in minari:
-        table.add_row(entry["id"], *_row(entry, ("environment", "episodes", "transitions")))
+        table.add_row(escape(entry["id"]), *_row(entry, ("environment", "episodes", "transitions")))
     _print_or(console, table, "No Minari datasets yet: `trajworld data collect Hopper-v5` makes one.")
-    table = Table(title="Stores converted on this machine", title_justify="left")
+    table = Table(title=f"Stores converted to {stores_folder()}", title_justify="left")
     for heading in ("name", "environment"):
         table.add_column(heading, overflow="fold")
     for heading in ("episodes", "variates"):
@@ -55,8 +57,9 @@ def list_datasets(as_json: bool) -> None:
     table.add_column("folder", overflow="fold")
     for store in stores:
         if "error" not in store:
-            store = {**store, "variates": store["observation_size"] + 1 + store["action_size"]}
-        table.add_row(str(store["name"]), *_row(store, ("environment", "episodes", "variates", "path")))
+            variates = store["observation_size"] + 1 + store["action_size"]
+            store = {**store, "variates": variates, "folder": Path(store["path"]).name}
+        table.add_row(escape(store["name"]), *_row(store, ("environment", "episodes", "variates", "folder")))
     _print_or(console, table, "No converted stores: training and `trajworld data inspect` make them.")
 
 
@@ -90,6 +93,8 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
         return
     console = Console()
     facts = Table(show_header=False, box=None)
+    facts.add_column()
+    facts.add_column(overflow="fold")
     for name, value in (
         ("dataset", summary.name),
         ("environment", summary.environment or "(not known)"),
@@ -102,7 +107,7 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
         ),
         ("store", summary.path),
     ):
-        facts.add_row(name, value)
+        facts.add_row(name, escape(value))
     console.print(facts)
     table = Table()
     table.add_column("", overflow="fold")
@@ -172,8 +177,8 @@ def import_(
 def _row(entry: dict[str, Any], keys: tuple[str, ...]) -> list[str]:
     """The cells of a table's row; an entry that could not be read says why instead."""
     if "error" in entry:
-        return [f"[red]{entry['error']}[/red]", *[""] * (len(keys) - 1)]
-    return [f"{value:,}" if isinstance(value := entry[key], int) else str(value) for key in keys]
+        return [f"[red]{escape(entry['error'])}[/red]", *[""] * (len(keys) - 1)]
+    return [f"{value:,}" if isinstance(value := entry[key], int) else escape(str(value)) for key in keys]
 
 
 def _print_or(console: Console, table: Table, nothing: str) -> None:

@@ -1,6 +1,7 @@
 """``trajworld data``: what it prints, its exit codes, and what it does not import."""
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 
 from trajworld.cli.main import main
 from trajworld.data.dataset import Dataset
+from trajworld.data.home import stores_folder
 from trajworld.data.summary import episode_returns, summarise, variate_histograms
 
 StoreMaker = Callable[..., Dataset]
@@ -97,6 +99,24 @@ def test_import_list_and_inspect(capsys: pytest.CaptureFixture[str], d4rl_file: 
     assert [store["name"] for store in listed["stores"]] == ["d4rl/walker/tiny-v2"]
     code, out, _ = run(capsys, "data", "list")
     assert "d4rl/walker/tiny-v2" in out
+
+
+def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str], make_store: StoreMaker) -> None:
+    """A name that looks like the table library's own markup is neither obeyed nor an error."""
+    dataset = make_store([5])
+    file = dataset.path / "dataset.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "name": "[/red] [bold]x"}))
+    code, out, _ = run(capsys, "data", "inspect", str(dataset.path))
+    assert code == 0
+    assert "[/red] [bold]x" in out
+    stores_folder().mkdir(parents=True)
+    shutil.move(dataset.path, stores_folder() / "moved")
+    code, out, _ = run(capsys, "data", "list")
+    assert code == 0
+    assert "[/red]" in out
+    (stores_folder() / "moved" / "dataset.json").write_text("[/red]")
+    code, out, _ = run(capsys, "data", "list")
+    assert code == 0
 
 
 @pytest.mark.parametrize(
