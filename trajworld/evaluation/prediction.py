@@ -1,0 +1,342 @@
+"""Transition prediction (DESIGN §6): errors of the one-step prediction of each window's last row.
+
+The metric is written once, for whatever predicts: a model, or the baseline that copies the last row.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trajworld.backend import active_backend
+from trajworld.data.dataset import Dataset
+from trajworld.data.statistics import statistics
+from trajworld.data.summary import variate_names
+from trajworld.data.windows import WindowIndex, gather_windows
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.ranges import Ranges
+from trajworld.models.support import Support
+from trajworld.models.transformer import TrajWorld, Variates
+
+WINDOW = 20
+BATCH_SIZE = 128
+_STILL = 1e-6
+
+Progress = Callable[[int, int | None, str], None]
+"""What a long evaluation tells of itself: windows done, of how many, and of what."""
+
+
+class Prediction(NamedTuple):
+    """A predictor's answer for B windows; P = observation_size + 1, the predicted variates.
+
+    Attributes:
+        mean: ``[B, P]``.
+        entropy: ``[B, P]``: negative log-likelihood of the true bin in nats; None for one without bins.
+    """
+
+    mean: NDArray[np.floating]
+    entropy: NDArray[np.floating] | None = None
+
+
+Predictor = Callable[[NDArray[np.float32], NDArray[np.float32]], Prediction]
+"""From windows ``[B, T, M]`` and their time mask ``[B, T]`` to the prediction of each one's last row.
+
+It is given the last row, for its likelihood, and must not use it otherwise.
+"""
+
+OneStep = Callable[[NDArray[np.float32], NDArray[np.float32], Variates], tuple[Any, Any, Any]]
+"""What :func:`compile_one_step` returns."""
+
+
+@dataclass(frozen=True)
+class Average:
+    """A mean over windows and over a group of variates.
+
+    Attributes:
+        observation: Over the observation variates.
+        predicted: Over all predicted variates: observation and reward.
+    """
+
+    observation: float | None
+    predicted: float | None
+
+
+@dataclass(frozen=True)
+class VariateErrors:
+    """Means over the windows for one predicted variate; ``std`` is its standard deviation in the dataset."""
+
+    name: str
+    std: float
+    mae: float
+    mse: float
+    nll: float | None
+
+
+@dataclass(frozen=True)
+class PredictionErrors:
+    """How well the last rows of a dataset's windows were predicted.
+
+    Attributes:
+        dataset: Its name.
+        environment: Its environment.
+        predictor: Who predicted.
+        ranges: Which ranges the predictor binned over; empty for one without bins.
+        windows: How many windows.
+        mae: Mean absolute error, in the data's own units.
+        mse: Mean squared error, in their squares.
+        normalised_mae: Each variate's errors divided by its standard deviation over the whole dataset; variates
+            that do not vary in it are left out, and None says that none of a group varies.
+        normalised_mse: The same for squared errors and the variance.
+        nll: Negative log-likelihood of the bin that holds the true value, in nats; None for a predictor
+            without bins.
+        still: Names of the predicted variates that were left out of the normalised errors.
+        variates: Each predicted variate's own errors, in row order.
+    """
+
+    dataset: str
+    environment: str
+    predictor: str
+    ranges: str
+    windows: int
+    mae: Average
+    mse: Average
+    normalised_mae: Average
+    normalised_mse: Average
+    nll: Average | None
+    still: tuple[str, ...]
+    variates: tuple[VariateErrors, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+def prediction_errors(
+    model: TrajWorld,
+    dataset: Dataset,
+    *,
+    support: Support | Ranges,
+    episodes: ArrayLike | None = None,
+    limit: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    one_step: OneStep | None = None,
+    progress: Progress | None = None,
+) -> PredictionErrors:
+    """The errors of the model's expectation of each window's last row, from the at most T - 1 rows before it.
+
+    Args:
+        model: The model; T is its window.
+        dataset: Where the windows are.
+        support: The range the model bins over, arrays ``[M]``; :func:`trajworld.evaluation.ranges.support_for`
+            finds it.
+        episodes: Indices of the episodes whose windows count; all where not given.
+        limit: At most so many windows, drawn without replacement; all where not given.
+        batch_size: Windows predicted at once; the last batch is filled up, so that one shape is compiled.
+        seed: Of the draw.
+        one_step: What :func:`compile_one_step` made of this model, where it is evaluated more than once.
+        progress: Called after each batch.
+
+    Raises:
+        UsageError: A number is out of range, or there is no such episode.
+        TrajWorldError: The support is of another M, or the model's predictions are not finite.
+    """
+    ranges = support if isinstance(support, Ranges) else Ranges(support, "given")
+    predict = model_predictor(model, dataset, ranges.support, one_step)
+    return errors_of(
+        predict,
+        dataset,
+        predictor=model.identity.environment or "model",
+        ranges=ranges.origin,
+        episodes=episodes,
+        limit=limit,
+        batch_size=batch_size,
+        window=model.sizes.window,
+        seed=seed,
+        progress=progress,
+    )
+
+
+def copy_last_row_errors(
+    dataset: Dataset,
+    *,
+    episodes: ArrayLike | None = None,
+    limit: int | None = None,
+    batch_size: int = 4096,
+    window: int = WINDOW,
+    seed: int = 0,
+) -> PredictionErrors:
+    """The errors of the baseline that predicts the last row to equal the one before it; arguments as above.
+
+    With the same dataset, episodes, limit and seed it is measured on the same windows as a model.
+    """
+    predicted = dataset.observation_size + 1
+
+    def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
+        return Prediction(values[:, -2, :predicted])
+
+    return errors_of(
+        predict,
+        dataset,
+        predictor="copy of the last row",
+        episodes=episodes,
+        limit=limit,
+        batch_size=batch_size,
+        window=window,
+        seed=seed,
+    )
+
+
+def compile_one_step(model: TrajWorld) -> OneStep:
+    """Compile the prediction of each window's last row from the rows before it.
+
+    Returns:
+        A function of values ``[B, T, M]``, time mask ``[B, T]`` and variates, to expectation, standard deviation
+        and cross-entropy of the true bin, each ``[B, M]`` float32 tensors; what it says of action variates is
+        unspecified. It reads the model's weights as they are at the call.
+    """
+    from trajworld.models.tokenizer import moments, onehot_cross_entropy
+
+    def one_step(values: Any, time_mask: Any, variates: Variates) -> tuple[Any, Any, Any]:
+        logits = model(values[:, :-1], time_mask[:, :-1], variates, rows=1)[:, 0]
+        mean, std = moments(logits, variates.lower, variates.upper)
+        return mean, std, onehot_cross_entropy(logits, values[:, -1], variates.lower, variates.upper)
+
+    return active_backend().compile(one_step, model)
+
+
+def variates_of(dataset: Dataset, support: Support) -> Variates:
+    """What a model is told of a dataset's variates.
+
+    Raises:
+        TrajWorldError: The support is not of the dataset's M.
+    """
+    if support.lower.shape != (dataset.num_variates,):
+        raise TrajWorldError(
+            f"a support of {support.lower.size} ranges does not fit the {dataset.num_variates} variates of "
+            f"{dataset.name}"
+        )
+    return Variates(dataset.is_action, support.lower, support.upper)
+
+
+def model_predictor(
+    model: TrajWorld, dataset: Dataset, support: Support, one_step: OneStep | None = None
+) -> Predictor:
+    """The model's expectation and cross-entropy as a predictor of a dataset's windows."""
+    import keras
+
+    variates, predicted = variates_of(dataset, support), dataset.observation_size + 1
+    compiled = one_step or compile_one_step(model)
+
+    def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
+        mean, _, entropy = compiled(values, time_mask, variates)
+        return Prediction(*(keras.ops.convert_to_numpy(array)[:, :predicted] for array in (mean, entropy)))
+
+    return predict
+
+
+def errors_of(
+    predict: Predictor,
+    dataset: Dataset,
+    *,
+    predictor: str,
+    ranges: str = "",
+    episodes: ArrayLike | None = None,
+    limit: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    window: int = WINDOW,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PredictionErrors:
+    """The metric itself: errors of any predictor; see :func:`prediction_errors`."""
+    if batch_size < 1 or window < 2:
+        raise UsageError(f"batch size {batch_size} must be at least 1, and window {window} at least 2")
+    index = WindowIndex.of(dataset, episodes)
+    ranks = _drawn(len(index), limit, seed)
+    size, predicted = min(batch_size, len(ranks)), dataset.observation_size + 1
+    absolute, squared, entropies = (np.zeros(predicted) for _ in range(3))
+    has_entropy = True
+    for start in range(0, len(ranks), size):
+        chosen = ranks[start : start + size]
+        # A short last batch repeats its first window: another shape would be compiled anew.
+        filled = np.concatenate([chosen, np.full(size - len(chosen), chosen[0])])
+        values, time_mask = gather_windows(dataset, *index.locate(filled), window)
+        answer = predict(values, time_mask)
+        error = np.abs(answer.mean[: len(chosen)].astype(np.float64) - values[: len(chosen), -1, :predicted])
+        absolute += error.sum(axis=0)
+        squared += np.square(error).sum(axis=0)
+        has_entropy = has_entropy and answer.entropy is not None
+        if answer.entropy is not None:
+            entropies += answer.entropy[: len(chosen)].sum(axis=0, dtype=np.float64)
+        if progress is not None:
+            progress(start + len(chosen), len(ranks), dataset.name)
+    if not (np.all(np.isfinite(squared)) and np.all(np.isfinite(entropies))):
+        raise TrajWorldError(
+            f"{predictor} predicts NaN or infinite values on {dataset.name}: its weights are damaged"
+        )
+    means = [total / len(ranks) for total in (absolute, squared, entropies)]
+    return _report(
+        dataset, predictor, ranges, len(ranks), means[0], means[1], means[2] if has_entropy else None
+    )
+
+
+def varying(dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Of each predicted variate, its standard deviation over the dataset, and whether it varies at all.
+
+    A deviation within float32's rounding of the values themselves is no variation.
+    """
+    predicted = dataset.observation_size + 1
+    found = statistics(dataset)
+    scale = np.maximum(np.abs(found.minimum), np.abs(found.maximum))[:predicted].astype(np.float64)
+    std = found.std[:predicted]
+    return std, std > _STILL * scale
+
+
+def _drawn(count: int, limit: int | None, seed: int) -> NDArray[np.int64]:
+    """Window numbers in order, at most ``limit`` of them."""
+    if limit is not None and limit < 1:
+        raise UsageError(f"at least 1 window must be predicted, not {limit}")
+    if limit is None or limit >= count:
+        return np.arange(count)
+    return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False))
+
+
+def _report(
+    dataset: Dataset,
+    predictor: str,
+    ranges: str,
+    windows: int,
+    mae: NDArray[np.float64],
+    mse: NDArray[np.float64],
+    nll: NDArray[np.float64] | None,
+) -> PredictionErrors:
+    std, varies = varying(dataset)
+    observation = np.arange(len(mae)) < dataset.observation_size
+
+    def average(values: NDArray[np.float64], counted: NDArray[np.bool_] | None = None) -> Average:
+        wanted = np.ones(len(values), bool) if counted is None else counted
+        groups = (values[wanted & observation], values[wanted])
+        return Average(*(float(group.mean()) if len(group) else None for group in groups))
+
+    scale = np.where(varies, std, 1.0)
+    names = variate_names(dataset)
+    each = zip(names, std, mae, mse, [None] * len(mae) if nll is None else nll, strict=False)
+    return PredictionErrors(
+        dataset=dataset.name,
+        environment=dataset.environment,
+        predictor=predictor,
+        ranges=ranges,
+        windows=windows,
+        mae=average(mae),
+        mse=average(mse),
+        normalised_mae=average(mae / scale, varies),
+        normalised_mse=average(mse / scale**2, varies),
+        nll=None if nll is None else average(nll),
+        still=tuple(names[place] for place in np.flatnonzero(~varies)),
+        variates=tuple(
+            VariateErrors(name, float(s), float(a), float(q), None if e is None else float(e))
+            for name, s, a, q, e in each
+        ),
+    )
