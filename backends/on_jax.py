@@ -8,9 +8,14 @@ import keras
 
 from trajworld.backend import Device, Tensor
 
+from .compilations import compilations_folder
 from .host_memory import keep_freed_memory
 
 keep_freed_memory()
+# A training step takes ten seconds and more to compile: what was compiled before is read back, by later processes too.
+if jax.config.jax_compilation_cache_dir is None:
+    jax.config.update("jax_compilation_cache_dir", str(compilations_folder("jax")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
 class _JaxTrainingStep:

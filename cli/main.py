@@ -14,6 +14,8 @@ from .lazy import LazyCommand, LazyGroup
 # Loaded lazily: `trajworld --help` imports no framework.
 _COMMANDS = {
     "data": LazyCommand(".data", "data", "Collect, import, list and inspect datasets."),
+    "pretrain": LazyCommand(".train", "pretrain", "Pre-train one model on many datasets."),
+    "train": LazyCommand(".train", "train", "Train on one dataset, from scratch or from a model (--init)."),
     "doctor": LazyCommand(".doctor", "doctor", "Print versions, backends, devices, and what is missing."),
 }
 

@@ -88,7 +88,9 @@ def _removing(temporary: Path) -> Iterator[None]:
         if temporary.is_dir():
             shutil.rmtree(temporary, ignore_errors=True)
         else:
-            temporary.unlink(missing_ok=True)
+            # Where the parent is no folder there is nothing to remove, and the block's own error says so better.
+            with contextlib.suppress(OSError):
+                temporary.unlink()
 
 
 @contextlib.contextmanager

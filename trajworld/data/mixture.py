@@ -45,6 +45,16 @@ class Batch:
 
 
 @dataclass(frozen=True, eq=False)
+class Frame:
+    """What all batches of a source share; see :class:`Batch`."""
+
+    variate_mask: NDArray[np.float32]
+    is_action: NDArray[np.int32]
+    lower: NDArray[np.float32]
+    upper: NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
 class Source:
     """One dataset of a mixture.
 
@@ -138,6 +148,10 @@ class Mixture:
         parts = [grain.MapDataset.source(source) for source in endless]
         mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
         self._order = mixed
+
+    def frame(self, number: int) -> Frame:
+        """What all batches of a source share: masks and supports of its padded variates."""
+        return self._frames[number]
 
     def source_of(self, step: int) -> int:
         """The number of the source that a step's batch is drawn from."""
@@ -271,19 +285,9 @@ def windows_in_order(
             yield gather_windows(dataset, *index.locate(np.arange(start, stop)), window)
 
 
-@dataclass(frozen=True, eq=False)
-class _Frame:
-    """What all batches of a source share; see ``Batch``."""
-
-    variate_mask: NDArray[np.float32]
-    is_action: NDArray[np.int32]
-    lower: NDArray[np.float32]
-    upper: NDArray[np.float32]
-
-
-def _frame(source: Source, size: int) -> _Frame:
+def _frame(source: Source, size: int) -> Frame:
     variates = source.dataset.num_variates
-    frame = _Frame(
+    frame = Frame(
         np.zeros(size, np.float32),
         np.zeros(size, np.int32),
         np.zeros(size, np.float32),

@@ -1,0 +1,141 @@
+"""``trajworld pretrain`` and ``trajworld train``."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from trajworld.errors import UsageError
+
+from .training_progress import training_progress
+
+_OPTIONS: list[Callable[[Any], Any]] = [
+    click.option("-o", "--output", type=click.Path(path_type=Path), help="The run directory to make."),
+    click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a run from its last checkpoint."),
+    click.option("--overwrite", is_flag=True, help="Remove a run that is at the output first."),
+    click.option("--preset", type=click.Choice(["tiny", "small", "paper"]), help="[default: small]"),
+    click.option("--config", "file", type=click.Path(path_type=Path), help="TOML with any settings; options override it."),
+    click.option("--init", type=str, metavar="MODEL", help="Start from this model's weights."),
+    click.option("--steps", type=int, help="Optimiser steps."),
+    click.option("--batch-size", type=int, help="Windows in a batch."),
+    click.option("--learning-rate", type=float, help="Peak of the schedule."),
+    click.option("--warmup-steps", type=int, help="Linear warm-up."),
+    click.option("--decay-steps", type=int, help="Where the cosine ends.  [default: steps]"),
+    click.option("--weight-decay", type=float, help="Decoupled.  [default: 1e-5]"),
+    click.option("--clip-norm", type=float, help="Global norm of gradients.  [default: 0.25]"),
+    click.option("--targets", type=click.Choice(["onehot", "gauss"]), help="[default: onehot]"),
+    click.option("--dtype", type=click.Choice(["float32", "mixed_bfloat16"]), help="[default: float32]"),
+    click.option("--transitions", type=int, help="Train on at most so many transitions of each dataset."),
+    click.option("--holdout-fraction", type=float, help="Share of the episodes held out.  [default: 0.1]"),
+    click.option("--holdout-windows", type=int, help="Windows evaluated of each holdout set.  [default: 1024]"),
+    click.option("--evaluate-every", type=int, help="Steps between holdout evaluations.  [default: a tenth]"),
+    click.option("--checkpoint-every", type=int, help="Steps between checkpoints.  [default: as evaluations]"),
+    click.option("--log-every", type=int, help="Steps between rows of the log.  [default: at most 50]"),
+    click.option("--seed", type=int, help="Of weights, split, batches and dropout.  [default: 0]"),
+    click.option("--blocks", type=int, help="Model size: blocks."),
+    click.option("--width", type=int, help="Model size: d."),
+    click.option("--heads", type=int, help="Model size: attention heads."),
+    click.option("--variates", type=int, help="Model size: the most variates.  [default: 100]"),
+    click.option("--dropout", type=float, help="Rate.  [default: 0.05]"),
+    click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON."),
+]
+_SIZES = ("blocks", "width", "heads", "variates", "dropout")
+
+
+def _with_options(command: Any) -> Any:
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+@click.command(short_help="Pre-train one model on many datasets.")
+@click.argument("datasets", metavar="DATASET[=WEIGHT]...", nargs=-1)
+@click.option("--padded-sizes", type=int, help="Pad M to at most so many sizes.  [default: 3]")
+@_with_options
+def pretrain(datasets: tuple[str, ...], **options: Any) -> None:
+    r"""Pre-train one model on several DATASETs, each scaled to [0, 1] by its own range.
+
+    A DATASET is a Minari id, a store's folder, a D4RL .hdf5 file, or a UniTraj folder (a root stands for all of its
+    environments, with the published weights); =WEIGHT sets its share of the batches.
+
+    \b
+    Examples:
+      trajworld pretrain trajworld/gymnasium-swimmer-v5/ou-v0 trajworld/gymnasium-reacher-v5/ou-v0=2 -o runs/pre
+      trajworld pretrain UniTraj/ --preset paper -o runs/unitraj
+      trajworld pretrain --resume runs/pre
+    """
+    _run("pretrain", [_choice(text) for text in datasets], options)
+
+
+@click.command(short_help="Train on one dataset, from scratch or from a model (--init).")
+@click.argument("dataset", required=False)
+@_with_options
+def train(dataset: str | None, **options: Any) -> None:
+    r"""Train on one DATASET over its own range; --init fine-tunes a pre-trained model.
+
+    \b
+    Examples:
+      trajworld train trajworld/gymnasium-hopper-v5/ou-v0 -o runs/hopper
+      trajworld train trajworld/gymnasium-hopper-v5/ou-v0 --init runs/pre/best.keras --transitions 4000 -o runs/tuned
+      trajworld train --resume runs/hopper
+    """
+    _run("train", [] if dataset is None else [{"spec": dataset}], options)
+
+
+def _run(kind: Any, datasets: list[dict[str, Any]], options: dict[str, Any]) -> None:
+    output, resume = options.pop("output"), options.pop("resume")
+    overwrite, as_json = options.pop("overwrite"), options.pop("as_json")
+    if (output is None) == (resume is None):
+        raise UsageError("name the run directory with -o, or continue one with --resume (one of them)")
+    if resume is not None and (datasets or overwrite or any(value is not None for value in options.values())):
+        raise UsageError("--resume takes a run as it is: no datasets and no other settings")
+    # Imported here: `trajworld train --help` should not wait for a framework.
+    from trajworld.training.config import resolve_config
+    from trajworld.training.loop import train as train_loop
+    from trajworld.training.run import resume_run, start_run
+
+    from .progress import conversion_progress
+
+    console = Console(stderr=True)
+    with conversion_progress("converting") as progress:
+        if resume is not None:
+            run, warnings = resume_run(resume, progress=progress)
+            for warning in warnings:
+                console.print(f"Warning: {warning}", highlight=False)
+        else:
+            sizes = {name: value for name in _SIZES if (value := options.pop(name)) is not None}
+            preset, file = options.pop("preset"), options.pop("file")
+            given = {**options, "datasets": datasets or None, "model": sizes or None}
+            config = resolve_config(kind, preset=preset, file=file, options=given)
+            run = start_run(output, config, overwrite=overwrite, progress=progress)
+    with training_progress(run, console) as observe:
+        outcome = train_loop(run, observe)
+    state = outcome.state
+    if as_json:
+        best = {"best_step": state.best_step, "best_holdout_loss": state.best_loss}
+        click.echo(json.dumps({"run": str(run.path), "step": state.step, "finished": outcome.finished, **best}))
+    if not outcome.finished:
+        console.print(f"Stopped at step {state.step}; continue with: trajworld {run.config.kind} --resume {run.path}",
+                      highlight=False, soft_wrap=True)
+        raise click.exceptions.Exit(130)
+    if not as_json:
+        console.print(_summary(run.path, state), highlight=False, soft_wrap=True)
+
+
+def _summary(path: Path, state: Any) -> str:
+    text = f"{state.step} steps in {state.seconds:.0f} s: {path / 'last.keras'}"
+    if state.best_loss is not None:
+        text += f"; best holdout loss {state.best_loss:.4f} at step {state.best_step}: {path / 'best.keras'}"
+    return text
+
+
+def _choice(text: str) -> dict[str, Any]:
+    spec, separator, weight = text.rpartition("=")
+    # An = may belong to a path or an id: only a number after the last one is a weight.
+    try:
+        return {"spec": spec, "weight": float(weight)} if separator else {"spec": text}
+    except ValueError:
+        return {"spec": text}

@@ -1,0 +1,221 @@
+"""The configuration of a training run: presets, a TOML file and options, resolved into one record."""
+
+import dataclasses
+import difflib
+import math
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import tomli_w
+
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.files import atomic_file
+from trajworld.models.presets import PRESETS, ModelSizes, model_sizes
+
+Kind = Literal["pretrain", "train"]
+
+
+@dataclass(frozen=True)
+class DatasetChoice:
+    """A dataset to train on.
+
+    Attributes:
+        spec: As ``trajworld.data.resolve.open_dataset`` takes it; for pre-training a UniTraj root too.
+        weight: Its share of the batches, relative to the others'.
+    """
+
+    spec: str
+    weight: float = 1.0
+
+
+@dataclass(frozen=True)
+class TrainingConfig:
+    """Everything that a run is a function of, beside its data.
+
+    Attributes:
+        kind: ``pretrain`` (several datasets, each scaled to [0, 1]) or ``train`` (one, over its own range).
+        datasets: What to train on.
+        preset: Which preset the other values came from.
+        model: Sizes; ignored where ``init`` gives a model.
+        dtype: Keras dtype policy: ``float32`` or ``mixed_bfloat16``.
+        init: A model file to start from; empty to start from random weights.
+        transitions: At most so many transitions of each dataset are trained on, in whole episodes; None for all.
+        holdout_fraction: Share of each dataset's episodes that is held out; 0 for none.
+        holdout_windows: At most so many windows of each holdout set are evaluated.
+        batch_size: Windows in a batch.
+        steps: Optimiser steps in all.
+        learning_rate: Peak.
+        warmup_steps: Linear warm-up from 0.
+        decay_steps: Where the cosine reaches 0, warm-up included.
+        weight_decay: Decoupled.
+        clip_norm: Largest global norm of the gradients.
+        targets: ``onehot`` or ``gauss``.
+        padded_sizes: Pre-training: M is padded up to at most so many sizes, each compiled once.
+        log_every: Steps between rows of the log.
+        evaluate_every: Steps between holdout evaluations.
+        checkpoint_every: Steps between checkpoints.
+        seed: Of the weights, the split, the batches and dropout.
+    """
+
+    kind: Kind
+    datasets: tuple[DatasetChoice, ...]
+    preset: str
+    model: ModelSizes
+    steps: int
+    batch_size: int
+    learning_rate: float
+    warmup_steps: int
+    decay_steps: int
+    log_every: int
+    evaluate_every: int
+    checkpoint_every: int
+    dtype: str = "float32"
+    init: str = ""
+    transitions: int | None = None
+    holdout_fraction: float = 0.1
+    holdout_windows: int = 1024
+    weight_decay: float = 1e-5
+    clip_norm: float = 0.25
+    targets: str = "onehot"
+    padded_sizes: int = 3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.datasets:
+            raise UsageError("name at least one dataset to train on")
+        if self.kind == "train" and len(self.datasets) > 1:
+            raise UsageError(f"train takes one dataset, not {len(self.datasets)}: pretrain takes several")
+        positive = ("steps", "batch_size", "log_every", "evaluate_every", "checkpoint_every", "decay_steps")
+        for name in (*positive, "learning_rate", "clip_norm", "holdout_windows", "padded_sizes"):
+            value = getattr(self, name)
+            if not (value > 0 and math.isfinite(value)):
+                raise UsageError(f"{name} must be above 0, not {value}")
+        if self.transitions is not None and self.transitions < 1:
+            raise UsageError(f"transitions must be at least 1, not {self.transitions}")
+        if not 0 <= self.warmup_steps <= self.decay_steps:
+            raise UsageError(f"warmup_steps ({self.warmup_steps}) must lie between 0 and decay_steps ({self.decay_steps})")
+        if not 0 <= self.holdout_fraction < 1:
+            raise UsageError(f"holdout_fraction must lie in [0, 1), not {self.holdout_fraction}")
+        if self.weight_decay < 0 or self.seed < 0:
+            raise UsageError("weight_decay and seed cannot be negative")
+        if self.targets not in ("onehot", "gauss"):
+            raise UsageError(f"targets are onehot or gauss, not {self.targets!r}")
+        if self.dtype not in ("float32", "mixed_bfloat16", "mixed_float16", "bfloat16"):
+            raise UsageError(f"dtype is float32 or mixed_bfloat16, not {self.dtype!r}")
+
+
+# What a preset says beside the model's sizes, by kind of run. Short runs need higher rates than the published ones: each
+# preset has its own peak and a warm-up of at most 5 % of its steps (DESIGN §4).
+_RUNS: dict[tuple[str, Kind], dict[str, Any]] = {
+    ("tiny", "pretrain"): {"steps": 300, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 15},
+    ("tiny", "train"): {"steps": 200, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 10},
+    ("small", "pretrain"): {"steps": 7000, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 200},
+    ("small", "train"): {"steps": 1000, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 50},
+    ("paper", "pretrain"): {
+        "steps": 1_000_000,
+        "batch_size": 64,
+        "learning_rate": 1e-4,
+        "warmup_steps": 10_000,
+        "decay_steps": 10_000_000,
+    },
+    ("paper", "train"): {
+        "steps": 250_000,
+        "batch_size": 64,
+        "learning_rate": 1e-5,
+        "warmup_steps": 10_000,
+        "decay_steps": 10_000_000,
+    },
+}
+
+
+def resolve_config(
+    kind: Kind, *, preset: str | None = None, file: str | Path | None = None, options: Mapping[str, Any] | None = None
+) -> TrainingConfig:
+    """The configuration that a preset, a TOML file and options make, each overriding the one before.
+
+    Args:
+        kind: ``pretrain`` or ``train``.
+        preset: ``tiny``, ``small`` (the default) or ``paper``; overrides the file's.
+        file: TOML with any of :class:`TrainingConfig`'s fields, a ``[model]`` table of sizes and ``[[datasets]]`` tables
+            of ``spec`` and ``weight``. A run's own ``config.toml`` is such a file.
+        options: Fields by name, None where not given; ``model`` is a mapping of sizes.
+
+    Raises:
+        UsageError: A name is unknown or a value does not fit.
+        TrajWorldError: The file cannot be read.
+    """
+    written = {} if file is None else _read_toml(Path(file))
+    given = {name: value for name, value in (options or {}).items() if value is not None}
+    preset = preset or written.get("preset") or "small"
+    sizes = {**written.pop("model", {}), **given.pop("model", {})}
+    _check_names(sizes, [field.name for field in dataclasses.fields(ModelSizes)], "model size")
+    model = _checked(model_sizes, preset, **sizes)
+    known = [field.name for field in dataclasses.fields(TrainingConfig)]
+    _check_names(written, known, f"setting of {file}")
+    _check_names(given, known, "setting")
+    values = {**_RUNS[preset, kind], **written, **given, "kind": kind, "preset": preset, "model": model}
+    values["datasets"] = tuple(_dataset_choice(choice) for choice in values.get("datasets", ()))
+    steps = values["steps"]
+    if "steps" in {**written, **given} and "warmup_steps" not in {**written, **given} and preset != "paper":
+        values["warmup_steps"] = max(1, round(0.05 * steps)) if isinstance(steps, int) else 0
+    values.setdefault("decay_steps", steps)
+    values.setdefault("log_every", min(50, max(1, steps // 20)))
+    values.setdefault("evaluate_every", min(5000, max(1, steps // 10)))
+    values.setdefault("checkpoint_every", values["evaluate_every"])
+    return _checked(TrainingConfig, **values)
+
+
+def write_config(config: TrainingConfig, path: str | Path) -> None:
+    """Write a configuration as TOML that :func:`resolve_config` reads back."""
+    values = dataclasses.asdict(config)
+    values["datasets"] = list(values["datasets"])
+    with atomic_file(path) as temporary:
+        temporary.write_text(tomli_w.dumps({name: value for name, value in values.items() if value is not None}))
+
+
+def _dataset_choice(choice: Any) -> DatasetChoice:
+    if isinstance(choice, DatasetChoice):
+        return choice
+    if isinstance(choice, str):
+        return DatasetChoice(choice)
+    if not isinstance(choice, Mapping):
+        raise UsageError(f"a dataset is a table with spec and weight, not {choice!r}")
+    _check_names(choice, ["spec", "weight"], "setting of a dataset")
+    if not isinstance(choice.get("spec"), str):
+        raise UsageError("each of the datasets needs a spec, the text that names it")
+    return DatasetChoice(choice["spec"], float(choice.get("weight", 1.0)))
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        with open(path, "rb") as file:
+            return tomllib.load(file)
+    except OSError as error:
+        raise TrajWorldError(f"cannot read {path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise TrajWorldError(f"{path} is not TOML: {error}") from None
+
+
+def _check_names(values: Mapping[str, Any], known: list[str], what: str) -> None:
+    for name in values:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
+            raise UsageError(f"no {what} is called {name!r}: {hint}")
+
+
+def _checked(make: Any, *arguments: Any, **values: Any) -> Any:
+    """Call ``make`` with values whose types are first held against its fields' annotations."""
+    fields = {field.name: field.type for field in dataclasses.fields(ModelSizes if make is model_sizes else make)}
+    for name, value in values.items():
+        wanted: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), int | None: (int, type(None))}
+        types = wanted.get(fields[name])
+        if types and (not isinstance(value, types) or isinstance(value, bool)):
+            raise UsageError(f"{name} must be a {getattr(fields[name], '__name__', fields[name])}, not {value!r}")
+    return make(*arguments, **values)
+
+
+PRESET_NAMES = tuple(PRESETS)

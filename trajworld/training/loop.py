@@ -1,0 +1,138 @@
+"""The training loop: the same for pre-training, fine-tuning and training from scratch."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajworld.backend import active_backend
+from trajworld.data.mixture import Batch
+from trajworld.errors import TrajWorldError
+from trajworld.models.files import save_model
+from trajworld.models.transformer import Variates
+from trajworld.training.checkpoint import TrainingState, save_checkpoint
+from trajworld.training.holdout import HoldoutLoss
+from trajworld.training.interrupt import deferred_interrupt
+from trajworld.training.log import MetricsLog
+from trajworld.training.loss import window_loss
+from trajworld.training.optimizer import learning_rate_schedule
+from trajworld.training.run import Run
+
+_DROPOUT_STREAM = 1
+
+
+@dataclass(frozen=True)
+class Report:
+    """What an observer is told after every step.
+
+    Attributes:
+        step: Steps done.
+        steps: Steps in all.
+        loss: Mean training loss since the last row of the log, where this step ended one.
+        holdout_loss: Where this step ended in an evaluation.
+        best: Whether that was the best so far.
+        rate: Steps per second since the last row of the log, where this step ended one.
+    """
+
+    step: int
+    steps: int
+    loss: float | None = None
+    holdout_loss: float | None = None
+    best: bool = False
+    rate: float | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        state: Where it stands.
+        finished: False after Ctrl-C: the run can be resumed.
+    """
+
+    state: TrainingState
+    finished: bool
+
+
+def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> Outcome:
+    """Train until ``config.steps``, or until Ctrl-C, from wherever the run stands.
+
+    Batches and dropout are functions of (seed, step) alone, so a resumed run does what an uninterrupted one would have
+    done; on JAX on the CPU, bit for bit. Leaves ``last.keras`` and, with a holdout set, ``best.keras``.
+
+    Args:
+        run: As made by :func:`trajworld.training.run.start_run` or ``resume_run``; its model is trained in place.
+        observe: Told of every step.
+
+    Raises:
+        TrajWorldError: The loss is no longer finite, or a file cannot be written.
+    """
+    config, model, state = run.config, run.model, run.state
+    step_function = active_backend().training_step(
+        model, run.optimizer, lambda *batch: window_loss(model, *batch, targets=config.targets)
+    )
+    holdout = HoldoutLoss(run)
+    schedule = learning_rate_schedule(config)
+    with MetricsLog(run.path, state.step) as log, deferred_interrupt() as interrupted:
+        losses: list[Any] = []
+        began = logged = time.perf_counter()
+        before = state.seconds
+        for batch in run.mixture.iterate(state.step, config.steps):
+            losses.append(step_function(*model_inputs(batch), step_seed(config.seed, state.step)))
+            step = state.step + 1
+            evaluating = bool(holdout) and (step % config.evaluate_every == 0 or step == config.steps)
+            stopping = interrupted()
+            saving = step % config.checkpoint_every == 0 or step == config.steps or stopping or evaluating
+            report = Report(step, config.steps)
+            row: dict[str, Any] = {"step": step}
+            if step % config.log_every == 0 or saving:
+                # Reading the losses waits for the device; every step would cost what a queue of steps saves.
+                loss = float(np.mean([float(value) for value in losses]))
+                now = time.perf_counter()
+                report = replace(report, loss=loss, rate=len(losses) / (now - logged))
+                if not np.isfinite(loss):
+                    raise TrajWorldError(
+                        f"the loss is not finite at step {step}: lower the learning rate; {run.path} holds the last "
+                        "checkpoint"
+                    )
+                row |= {"loss": loss, "learning_rate": float(schedule(step)), "steps_per_second": report.rate}
+                losses, logged = [], now
+            state = replace(state, step=step, seconds=before + time.perf_counter() - began)
+            if saving:
+                step_function.write_back()
+            if evaluating:
+                loss, by_dataset = holdout()
+                best = state.best_loss is None or loss < state.best_loss
+                if best:
+                    state = replace(state, best_step=step, best_loss=loss)
+                    save_model(model, run.path / "best.keras")
+                row |= {"holdout_loss": loss, "holdout": by_dataset}
+                report = replace(report, holdout_loss=loss, best=best)
+                logged = time.perf_counter()
+            if len(row) > 1:
+                log.write(row | {"seconds": state.seconds})
+            if saving:
+                save_checkpoint(run.path, model, run.optimizer, state)
+                logged = time.perf_counter()
+            observe(report)
+            if stopping and step < config.steps:
+                run.state = state
+                return Outcome(state, finished=False)
+    save_model(model, run.path / "last.keras")
+    run.state = state
+    return Outcome(state, finished=True)
+
+
+def model_inputs(batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32], Variates]:
+    """A batch as the model's arguments."""
+    return batch.values, batch.time_mask, Variates(batch.is_action, batch.lower, batch.upper, batch.variate_mask)
+
+
+def step_seed(seed: int, step: int) -> NDArray[np.int32]:
+    """Dropout's seed of a step: a scalar int32, a function of the run's seed and the step."""
+    state = np.random.SeedSequence([seed, step, _DROPOUT_STREAM]).generate_state(1)
+    return state.view(np.int32)[0].reshape(())
