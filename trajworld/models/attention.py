@@ -67,7 +67,7 @@ class AttentionFeedForward(keras.layers.Layer):
 
     def build(self, input_shape: Any = None) -> None:
         """Make the weights; their shapes depend on the sizes alone."""
-        if self.built:
+        if self.built:  # type: ignore[has-type]
             return
         for layer in (self.query_key_value, self.attention_norm, self.expansion, self.projection, self.feed_forward_norm):
             layer.build((None, self.width))

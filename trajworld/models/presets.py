@@ -37,6 +37,19 @@ class ModelSizes:
         if not 0 <= self.dropout < 1:
             raise UsageError(f"a model's dropout must lie in [0, 1), not {self.dropout}")
 
+    @property
+    def parameters(self) -> int:
+        """How many weights a model of these sizes has."""
+        width = self.width
+        half = (
+            (width * 3 * width + 3 * width)
+            + (width * width + width)
+            + (8 * width * width + 5 * width)
+            + 4 * width
+        )
+        embeddings = (2 + self.window + self.variates) * width
+        return 2 * self.blocks * half + embeddings + 2 * self.bins * width + width + self.bins
+
 
 PRESETS: dict[str, ModelSizes] = {
     "tiny": ModelSizes(blocks=2, width=32, heads=2),

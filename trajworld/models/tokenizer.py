@@ -9,6 +9,11 @@ from typing import Any
 
 from keras import ops
 
+from trajworld.backend import active_backend
+
+# Before the first tensor is made: what a backend settles about memory must come before its threads start.
+active_backend()
+
 SIGMA = 0.75
 """Standard deviation of the Gauss-histogram, in bin widths."""
 
@@ -130,7 +135,9 @@ def gauss_cross_entropy(logits: Tensor, values: Tensor, lower: Tensor, upper: Te
     """Cross-entropy against the Gauss-histogram of each value (HL-Gauss soft targets); shapes as above."""
     logits = ops.cast(logits, "float32")
     probabilities = encode(values, lower, upper, int(logits.shape[-1]))
-    return ops.logsumexp(logits, axis=-1) * ops.sum(probabilities, -1) - ops.sum(probabilities * logits, axis=-1)
+    return ops.logsumexp(logits, axis=-1) * ops.sum(probabilities, -1) - ops.sum(
+        probabilities * logits, axis=-1
+    )
 
 
 CROSS_ENTROPIES = {"onehot": onehot_cross_entropy, "gauss": gauss_cross_entropy}

@@ -68,7 +68,8 @@ class TrajWorld(keras.Model):
         self.kind_embedding = self._embedding(2, "kind_embedding")
         self.position_embedding = self._embedding(sizes.window, "position_embedding")
         self.variate_embedding = self._embedding(sizes.variates, "variate_embedding")
-        self.temporal, self.across = [], []
+        self.temporal: list[AttentionFeedForward] = []
+        self.across: list[AttentionFeedForward] = []
         for block in range(sizes.blocks):
             for axis, halves in (("time", self.temporal), ("variate", self.across)):
                 site = (2 * block + (axis == "variate")) * DROPOUT_SITES
@@ -87,7 +88,7 @@ class TrajWorld(keras.Model):
 
     def build(self, input_shape: Any = None) -> None:
         """Make the weights; no shape of the inputs matters to them."""
-        if self.built:
+        if self.built:  # type: ignore[has-type]
             return
         self.input_projection.build((None, self.sizes.bins))
         for embedding in (self.kind_embedding, self.position_embedding, self.variate_embedding):
