@@ -78,7 +78,7 @@ class AttentionFeedForward(keras.layers.Layer):
         self,
         x: Tensor,
         grid: Grid,
-        mask: Tensor | None,
+        attendable: Tensor | None,
         seed: Tensor | None = None,
         cache: tuple[Tensor, Tensor] | None = None,
         cache_index: Any = 0,
@@ -89,8 +89,9 @@ class AttentionFeedForward(keras.layers.Layer):
         Args:
             x: ``[B * T * M, d]``.
             grid: ``(B, T, M)``.
-            mask: What may be attended to, broadcastable to ``[B, M, heads, T, S]`` (time; S is T, or the cache's
-                length) or ``[B, T, heads, M, M]`` (variate); None for everything.
+            attendable: Which keys each query may see, broadcastable to ``[B, M, heads, T, S]`` (time; S is T, or
+                the cache's length) or ``[B, T, heads, M, M]`` (variate); None for everything. Not called
+                ``mask``: Keras takes an argument of that name for its own.
             seed: Dropout's seed for this step; None in inference.
             cache: Keys and values of earlier rows, each ``[B, S, M, heads, d / heads]``; time axis only.
             cache_index: At which row of the cache these T rows go.
@@ -105,24 +106,25 @@ class AttentionFeedForward(keras.layers.Layer):
         if rows is not None and rows != time:
             query = query[:, time - rows :]
             x = ops.reshape(ops.reshape(x, (batch, time, variates, self.width))[:, time - rows :], (-1, self.width))
-            mask = mask if mask is None or self.axis != "time" else mask[..., time - rows :, :]
+            if attendable is not None and self.axis == "time":
+                attendable = attendable[..., time - rows :, :]
         if cache is not None:
             start = (0, cache_index, 0, 0, 0)
             key = ops.slice_update(cache[0], start, ops.cast(key, cache[0].dtype))
             value = ops.slice_update(cache[1], start, ops.cast(value, cache[1].dtype))
-        attended = self._attend(query, key, value, mask)
+        attended = self._attend(query, key, value, attendable)
         attended = dropout(attended, self.rate, seed, self.site)
         projected = dropout(self.projection(attended), self.rate, seed, self.site + 1)
         x = self.attention_norm(x + projected)
         fed = dropout(self.contraction(self.expansion(x)), self.rate, seed, self.site + 2)
         return self.feed_forward_norm(x + fed), (key, value)
 
-    def _attend(self, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend(self, query: Tensor, key: Tensor, value: Tensor, attendable: Tensor | None) -> Tensor:
         """Softmax attention, ``[B, T, M, heads, d / heads]`` three times to ``[N, d]``; the softmax in float32."""
         scores, mixture = _EQUATIONS[self.axis]
         logits = ops.cast(ops.einsum(scores, query, key), "float32") * (1.0 / math.sqrt(self.width // self.heads))
-        if mask is not None:
-            logits = ops.where(mask, logits, MASKED_LOGIT)
+        if attendable is not None:
+            logits = ops.where(attendable, logits, MASKED_LOGIT)
         weights = ops.cast(ops.softmax(logits, axis=-1), value.dtype)
         return ops.reshape(ops.einsum(mixture, weights, value), (-1, self.width))
 

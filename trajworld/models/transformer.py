@@ -158,12 +158,12 @@ class TrajWorld(keras.Model):
         added = ops.ones((batch, 1), dtype=cache.time_mask.dtype)
         time_mask = ops.slice_update(cache.time_mask, (0, position), added)
         reachable = ops.logical_and(time_mask > 0, ops.arange(length) <= position)
-        temporal_mask = ops.reshape(reachable, (batch, 1, 1, 1, length))
+        reachable = ops.reshape(reachable, (batch, 1, 1, 1, length))
         keys, past = [], []
         for index in range(self.sizes.blocks):
             held = (cache.keys[index], cache.values[index])
-            x, (key, value) = self.temporal[index](x, grid=grid, mask=temporal_mask, cache=held, cache_index=position)
-            x, _ = self.across[index](x, grid=grid, mask=_variate_mask(variates))
+            x, (key, value) = self.temporal[index](x, grid=grid, attendable=reachable, cache=held, cache_index=position)
+            x, _ = self.across[index](x, grid=grid, attendable=_variate_mask(variates))
             keys.append(key)
             past.append(value)
         return self._logits(x, grid)[:, 0], Cache(tuple(keys), tuple(past), time_mask)
@@ -184,9 +184,9 @@ class TrajWorld(keras.Model):
         for index, (temporal, across) in enumerate(zip(self.temporal, self.across, strict=True)):
             # Nobody reads the last block's earlier rows when only the last are asked for.
             asked = rows if index == self.sizes.blocks - 1 else None
-            x, pair = temporal(x, grid=grid, mask=temporal_mask, seed=seed, rows=asked)
+            x, pair = temporal(x, grid=grid, attendable=temporal_mask, seed=seed, rows=asked)
             grid = (batch, asked or time, count)
-            x, _ = across(x, grid=grid, mask=_variate_mask(variates), seed=seed)
+            x, _ = across(x, grid=grid, attendable=_variate_mask(variates), seed=seed)
             pairs.append(pair)
         return self._logits(x, grid), pairs
 
