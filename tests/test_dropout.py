@@ -1,0 +1,85 @@
+"""Dropout: its masks are the integer hash's bits on every backend, and look like chance."""
+
+import numpy as np
+import pytest
+import scipy.stats
+from keras import ops
+from numpy.typing import NDArray
+
+from trajworld.models.dropout import dropout
+
+Bools = NDArray[np.bool_]
+
+
+def scramble(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    bits = (bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return bits ^ (bits >> np.uint32(16))
+
+
+def expected_mask(shape: tuple[int, int], rate: float, seed: int, site: int) -> Bools:
+    """The hash in unsigned NumPy integers, which wrap by definition."""
+    start = np.array([seed], np.int64).astype(np.uint32) + np.uint32((site + 1) * 0x3C6EF35 % 2**32)
+    counter = np.arange(shape[0] * shape[1], dtype=np.uint32).reshape(shape)
+    bits = scramble(counter * np.uint32(0x9E3779B1) + scramble(start))
+    return (bits & np.uint32(0xFFFFFF)) >= round(rate * 2**24)
+
+
+def kept(shape: tuple[int, int], rate: float, seed: int, site: int) -> Bools:
+    ones = ops.ones(shape, dtype="float32")
+    return np.asarray(ops.convert_to_numpy(dropout(ones, rate, np.int32(seed), site))) > 0
+
+
+@pytest.mark.parametrize("seed", [0, 1, -1, 123456789, 2**31 - 1, -(2**31)])
+@pytest.mark.parametrize("site", [0, 17, 200])
+def test_the_mask_is_the_hash_bit_for_bit(seed: int, site: int) -> None:
+    np.testing.assert_array_equal(kept((37, 24), 0.3, seed, site), expected_mask((37, 24), 0.3, seed, site))
+
+
+def test_kept_values_are_scaled_and_the_others_zero() -> None:
+    inputs = np.random.default_rng(0).normal(size=(50, 8)).astype(np.float32)
+    found = np.asarray(ops.convert_to_numpy(dropout(ops.convert_to_tensor(inputs), 0.25, np.int32(5), 3)))
+    mask = expected_mask((50, 8), 0.25, 5, 3)
+    np.testing.assert_allclose(found, np.where(mask, inputs / 0.75, 0.0), rtol=1e-6)
+
+
+def test_no_seed_or_no_rate_is_no_dropout() -> None:
+    inputs = ops.ones((4, 4))
+    assert dropout(inputs, 0.5, None, 0) is inputs
+    assert dropout(inputs, 0.0, np.int32(1), 0) is inputs
+
+
+def test_the_dtype_stays() -> None:
+    found = dropout(ops.ones((64, 4), dtype="bfloat16"), 0.5, np.int32(1), 0)
+    assert "bfloat16" in str(found.dtype)
+    values = np.unique(np.asarray(ops.convert_to_numpy(ops.cast(found, "float32"))))
+    np.testing.assert_array_equal(values, [0.0, 2.0])
+
+
+def test_a_seed_gives_its_mask_again_and_another_seed_or_site_another() -> None:
+    first = kept((64, 64), 0.5, 7, 2)
+    np.testing.assert_array_equal(first, kept((64, 64), 0.5, 7, 2))
+    for seed, site in ((8, 2), (7, 3)):
+        assert 0.45 < np.mean(first != kept((64, 64), 0.5, seed, site)) < 0.55
+
+
+@pytest.mark.parametrize("rate", [0.05, 0.5])
+def test_the_rate_holds_within_chance(rate: float) -> None:
+    masks = np.stack([kept((200, 64), rate, seed, 1) for seed in range(20)])
+    assert scipy.stats.binomtest(int((~masks).sum()), masks.size, rate).pvalue > 1e-4
+    # Every feature and every row is dropped about as often as any other.
+    for axis in ((0, 1), (0, 2)):
+        dropped = (~masks).sum(axis=axis)
+        assert scipy.stats.chisquare(dropped).pvalue > 1e-4
+
+
+def test_masks_of_neighbouring_sites_seeds_and_positions_are_unrelated() -> None:
+    masks = {(seed, site): kept((256, 64), 0.5, seed, site) for seed in (10, 11) for site in (0, 1, 2)}
+    flat = [np.where(mask, 1.0, -1.0).ravel() for mask in masks.values()]
+    count = flat[0].size
+    correlations = np.array(flat) @ np.array(flat).T / count
+    off_diagonal = correlations[~np.eye(len(flat), dtype=bool)]
+    assert np.abs(off_diagonal).max() < 5 / np.sqrt(count)
+    for lag in (1, 2, 63, 64, 65, 4096):
+        lagged = np.mean(flat[0][lag:] * flat[0][:-lag])
+        assert abs(lagged) < 5 / np.sqrt(count - lag)
