@@ -1,0 +1,132 @@
+"""Imported published weights against the recorded outputs of the published implementation."""
+
+import functools
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from keras import ops
+from numpy.typing import NDArray
+
+from trajworld.backend import active_backend
+from trajworld.interop.convert import import_published
+from trajworld.models import tokenizer
+from trajworld.models.transformer import TrajWorld, Variates
+
+Floats = NDArray[np.float32]
+
+
+@pytest.fixture(scope="module")
+def folder(shared: Path) -> Path:
+    folder = shared / "goldens" / "small"
+    if not folder.is_dir():
+        pytest.skip("the recorded outputs are not beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def golden(folder: Path) -> dict[str, NDArray[Any]]:
+    with np.load(folder / "golden.npz") as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def model(folder: Path, golden: dict[str, NDArray[Any]]) -> TrajWorld:
+    return import_published(folder / "trm_dynamics.pkl", heads=int(golden["heads"]))
+
+
+def variates(golden: dict[str, NDArray[Any]]) -> Variates:
+    return Variates(golden["is_action"], golden["min_values"], golden["max_values"])
+
+
+def compiled(model: TrajWorld, function: Callable[..., Any]) -> Callable[..., Any]:
+    return active_backend().compile(function, model)
+
+
+def numpy(tensor: object) -> NDArray[Any]:
+    return np.asarray(ops.convert_to_numpy(tensor))
+
+
+def assert_real_rows_close(found: object, golden: dict[str, NDArray[Any]], name: str) -> None:
+    real = golden["time_mask"] > 0
+    assert 0 < real.sum() < real.size
+    np.testing.assert_allclose(numpy(found)[real], golden[name][real], atol=1e-4)
+
+
+def test_sizes_and_ranges_are_read_from_the_file(model: TrajWorld, golden: dict[str, NDArray[Any]]) -> None:
+    assert (model.sizes.blocks, model.sizes.width, model.sizes.heads) == tuple(
+        int(golden[name]) for name in ("layers", "width", "heads")
+    )
+    np.testing.assert_array_equal(model.identity.support.lower, golden["min_values"])
+    np.testing.assert_array_equal(model.identity.support.upper, golden["max_values"])
+
+
+def test_whole_window(model: TrajWorld, golden: dict[str, NDArray[Any]]) -> None:
+    logits = compiled(model, model)(golden["values"], golden["time_mask"], variates(golden))
+    assert_real_rows_close(logits, golden, "logits")
+    mean = tokenizer.expectation(logits, golden["min_values"], golden["max_values"])
+    assert_real_rows_close(mean, golden, "mean")
+
+
+@pytest.mark.parametrize("rows", [1, 4])
+def test_last_rows_only(model: TrajWorld, golden: dict[str, NDArray[Any]], rows: int) -> None:
+    last = compiled(model, functools.partial(model, rows=rows))
+    logits = numpy(last(golden["values"], golden["time_mask"], variates(golden)))
+    assert logits.shape[1] == rows
+    real = golden["time_mask"][:, -rows:] > 0
+    np.testing.assert_allclose(logits[real], golden["logits"][:, -rows:][real], atol=1e-4)
+
+
+@pytest.mark.parametrize("rows", [None, 1])
+def test_cached_decoding(model: TrajWorld, golden: dict[str, NDArray[Any]], rows: int | None) -> None:
+    values, steps, window = golden["values"], int(golden["prefill_steps"]), golden["values"].shape[1]
+    known = variates(golden)
+    prefill = compiled(model, functools.partial(model.prefill, length=window, rows=rows))
+    decode = compiled(model, model.decode)
+    logits, cache = prefill(values[:, :steps], golden["time_mask"][:, :steps], known)
+    answers = [numpy(logits)]
+    assert answers[0].shape[1] == (rows or steps)
+    for position in range(steps, window):
+        logits, cache = decode(values[:, position], np.int32(position), cache, known)
+        answers.append(numpy(logits)[:, None])
+    found = np.concatenate(answers, axis=1)
+    first = window - found.shape[1]
+    real = golden["time_mask"][:, first:] > 0
+    for name in ("incremental_logits", "logits"):
+        np.testing.assert_allclose(found[real], golden[name][:, first:][real], atol=1e-4)
+
+
+def test_masked_variates(model: TrajWorld, golden: dict[str, NDArray[Any]]) -> None:
+    values, masks = golden["padded_values"], golden["variate_mask"]
+    added = values.shape[2] - golden["values"].shape[2]
+    assert added > 0
+    assert np.all(masks == masks[0])
+    known = Variates(
+        np.pad(golden["is_action"], (0, added)),
+        np.pad(golden["min_values"], (0, added)),
+        np.pad(golden["max_values"], (0, added), constant_values=1.0),
+        masks[0].astype(np.float32),
+    )
+    logits = numpy(compiled(model, model)(values, golden["time_mask"], known))
+    real = (golden["time_mask"][:, :, None] > 0) & (masks[:, None, :] > 0)
+    np.testing.assert_allclose(logits[real], golden["padded_logits"][real], atol=1e-4)
+    count = golden["values"].shape[2]
+    rows = golden["time_mask"] > 0
+    np.testing.assert_allclose(logits[:, :, :count][rows], golden["logits"][rows], atol=1e-4)
+
+
+def test_encoding(golden: dict[str, NDArray[Any]]) -> None:
+    encoded = tokenizer.encode(golden["values"], golden["min_values"], golden["max_values"], 256)
+    np.testing.assert_allclose(numpy(encoded), golden["input_probs"], atol=1e-4)
+
+
+def test_target_bins(golden: dict[str, NDArray[Any]]) -> None:
+    values, lower, upper = (golden[name] for name in ("values", "min_values", "max_values"))
+    found = numpy(tokenizer.target_bins(values, lower, upper, 256))
+    exact = (values.astype(np.float64) - lower) / (upper.astype(np.float64) - lower) * 256
+    near_an_edge = np.abs(exact - np.round(exact)) < 256 * 4 * np.finfo(np.float32).eps
+    np.testing.assert_array_equal(found[~near_an_edge], golden["target_bins"][~near_an_edge])
+    assert near_an_edge.mean() < 0.05
+    assert np.all(np.abs(found - golden["target_bins"]) <= 1)
