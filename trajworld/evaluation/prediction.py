@@ -21,7 +21,7 @@ from trajworld.models.support import Support
 from trajworld.models.transformer import TrajWorld, Variates
 
 WINDOW = 20
-BATCH_SIZE = 128
+BATCH_SIZE = 64
 _STILL = 1e-6
 
 Progress = Callable[[int, int | None, str], None]
@@ -86,8 +86,8 @@ class PredictionErrors:
         windows: How many windows.
         mae: Mean absolute error, in the data's own units.
         mse: Mean squared error, in their squares.
-        normalised_mae: Each variate's errors divided by its standard deviation over the whole dataset; variates
-            that do not vary in it are left out, and None says that none of a group varies.
+        normalised_mae: Each variate's errors divided by its standard deviation over the whole dataset;
+            variates that do not vary in it are left out, and None says that none of a group varies.
         normalised_mse: The same for squared errors and the variance.
         nll: Negative log-likelihood of the bin that holds the true value, in nats; None for a predictor
             without bins.
@@ -130,7 +130,7 @@ def prediction_errors(
     Args:
         model: The model; T is its window.
         dataset: Where the windows are.
-        support: The range the model bins over, arrays ``[M]``; :func:`trajworld.evaluation.ranges.support_for`
+        support: The range the model bins over, arrays ``[M]``; ``trajworld.evaluation.ranges.support_for``
             finds it.
         episodes: Indices of the episodes whose windows count; all where not given.
         limit: At most so many windows, drawn without replacement; all where not given.
@@ -193,9 +193,9 @@ def compile_one_step(model: TrajWorld) -> OneStep:
     """Compile the prediction of each window's last row from the rows before it.
 
     Returns:
-        A function of values ``[B, T, M]``, time mask ``[B, T]`` and variates, to expectation, standard deviation
-        and cross-entropy of the true bin, each ``[B, M]`` float32 tensors; what it says of action variates is
-        unspecified. It reads the model's weights as they are at the call.
+        A function of values ``[B, T, M]``, time mask ``[B, T]`` and variates, to expectation, standard
+        deviation and cross-entropy of the true bin, each ``[B, M]`` float32 tensors; what it says of action
+        variates is unspecified. It reads the model's weights as they are at the call.
     """
     from trajworld.models.tokenizer import moments, onehot_cross_entropy
 

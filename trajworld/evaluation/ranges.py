@@ -25,9 +25,9 @@ class Ranges:
 def support_for(model: TrajWorld, dataset: Dataset, ranges_from: Dataset | None = None) -> Ranges:
     """The range over which ``model`` reads and predicts the variates of ``dataset``.
 
-    The model's own where it has one: it was trained on this dataset's environment. A pre-trained model has none
-    for an environment that it never saw; then it is the range of ``ranges_from``, or else of the dataset itself,
-    which knows more than a model could: the origin says so.
+    The model's own where it has one: it was trained on this dataset's environment. A pre-trained model has
+    none for an environment that it never saw; then it is the range of ``ranges_from``, or else of the dataset
+    itself, which knows more than a model could: the origin says so.
 
     Args:
         model: The model.
