@@ -96,6 +96,11 @@ class TrajWorld(keras.Model):
         self.head.build((None, self.sizes.width))
         self.built = True
 
+    def __call__(self, values: Tensor, *arguments: Any, **named: Any) -> Any:
+        """Check the sizes, then :meth:`call`: an error raised within that is one that Keras rewrites."""
+        self._check_sizes(values.shape)
+        return super().__call__(values, *arguments, **named)
+
     def call(
         self, values: Tensor, time_mask: Tensor, variates: Variates, seed: Tensor | None = None, rows: int | None = None
     ) -> Tensor:
@@ -131,6 +136,7 @@ class TrajWorld(keras.Model):
         Returns:
             ``[B, rows, M, bins]`` logits, and the cache to pass to :meth:`decode`, whose next position is W.
         """
+        self._check_sizes(values.shape)
         logits, pairs = self._window(values, time_mask, variates, None, rows)
         room = length - values.shape[1]
 
@@ -172,7 +178,6 @@ class TrajWorld(keras.Model):
         self, values: Tensor, time_mask: Tensor, variates: Variates, seed: Tensor | None, rows: int | None
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Logits of the last ``rows`` rows, and each block's keys and values."""
-        self._check_sizes(values.shape)
         batch, time, count = ops.shape(values)
         grid = (batch, time, count)
         x = self._embed(values, ops.arange(time), variates)

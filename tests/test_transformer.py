@@ -1,0 +1,323 @@
+"""TrajWorld against a plain float64 NumPy implementation of the definition, and what must not change it."""
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import scipy.special
+import scipy.stats
+from keras import ops
+from numpy.typing import NDArray
+
+from trajworld.backend import active_backend
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.models.identity import action_mask
+from trajworld.models.presets import PRESETS, ModelSizes, model_sizes
+from trajworld.models.transformer import TrajWorld, Variates
+
+SIZES = ModelSizes(blocks=2, width=8, heads=2, window=6, bins=16, variates=12, dropout=0.2)
+ABOVE = -1e4
+
+Array = NDArray[Any]
+
+
+def randomised(sizes: ModelSizes, seed: int = 0, dtype: str = "float32") -> TrajWorld:
+    """A model all of whose weights, biases and norms included, are random."""
+    rng = np.random.default_rng(seed)
+    model = TrajWorld(sizes, dtype=dtype)
+    for variable in model.weights:
+        centre = 1.0 if variable.path.endswith("gamma") else 0.0
+        variable.assign(centre + rng.normal(0, 0.3, variable.shape).astype(np.float32))
+    return model
+
+
+@pytest.fixture(scope="module")
+def model() -> TrajWorld:
+    return randomised(SIZES)
+
+
+@pytest.fixture(scope="module")
+def predict(model: TrajWorld) -> Callable[..., Array]:
+    compiled = active_backend().compile(model, model)
+    return lambda *arrays: numpy(compiled(*arrays))
+
+
+def numpy(tensor: object) -> Array:
+    return np.asarray(ops.convert_to_numpy(tensor))
+
+
+def known_variates(observations: int, actions: int, padded: int | None = None) -> Variates:
+    rng = np.random.default_rng(observations)
+    count = padded or observations + 1 + actions
+    lower = rng.uniform(-3, 0, count).astype(np.float32)
+    mask = (np.arange(count) < observations + 1 + actions).astype(np.float32)
+    upper = lower + rng.uniform(0.5, 4, count).astype(np.float32)
+    return Variates(action_mask(observations, actions, count), lower, upper, mask if padded else None)
+
+
+def windows(variates: Variates, batch: int = 3, rows: int = 6, seed: int = 1) -> tuple[Array, Array]:
+    """Random windows, some values outside the support; all windows but the first are padded on the left."""
+    rng = np.random.default_rng(seed)
+    span = variates.upper - variates.lower
+    values = variates.lower + rng.uniform(-0.2, 1.2, (batch, rows, len(span))) * span
+    time_mask = np.ones((batch, rows), np.float32)
+    for index in range(1, batch):
+        time_mask[index, : index * rows // batch] = 0
+    return (values * time_mask[:, :, None]).astype(np.float32), time_mask
+
+
+class Reference:
+    """The model in float64, one window at a time, written from the definition."""
+
+    def __init__(self, model: TrajWorld) -> None:
+        self.sizes = model.sizes
+        self.weights = {
+            variable.path.removeprefix(f"{model.name}/"): numpy(variable.value).astype(np.float64)
+            for variable in model.weights
+        }
+
+    def dense(self, name: str, x: Array) -> Array:
+        return x @ self.weights[f"{name}/kernel"] + self.weights[f"{name}/bias"]
+
+    def norm(self, name: str, x: Array) -> Array:
+        centred = x - x.mean(-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+        return scaled * self.weights[f"{name}/gamma"] + self.weights[f"{name}/beta"]
+
+    def encode(self, value: float, lower: float, upper: float) -> Array:
+        bins, width = self.sizes.bins, (upper - lower) / self.sizes.bins
+        edges = lower + width * np.arange(bins + 1)
+        cdf = scipy.stats.norm.cdf(edges, np.clip(value, lower, upper), 0.75 * width)
+        return np.diff(cdf) / (cdf[-1] - cdf[0] + 5e-7)
+
+    def attention(self, name: str, sequence: Array, seen: Array) -> Array:
+        """``[S, d]`` to ``[S, d]``; ``seen[i, j]`` says whether i attends to j."""
+        width, size = self.sizes.width, self.sizes.width // self.sizes.heads
+        packed = self.dense(f"{name}/query_key_value", sequence)
+        query, key, value = packed[:, :width], packed[:, width : 2 * width], packed[:, 2 * width :]
+        heads = []
+        for head in range(self.sizes.heads):
+            part = slice(head * size, (head + 1) * size)
+            scores = np.where(seen, query[:, part] @ key[:, part].T / np.sqrt(size), ABOVE)
+            heads.append(scipy.special.softmax(scores, axis=-1) @ value[:, part])
+        return self.dense(f"{name}/projection", np.concatenate(heads, axis=-1))
+
+    def half(self, name: str, x: Array, attended: Array) -> Array:
+        x = self.norm(f"{name}/attention_norm", x + attended)
+        hidden = self.dense(f"{name}/expansion", x)
+        hidden = 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
+        return self.norm(f"{name}/feed_forward_norm", x + self.dense(f"{name}/contraction", hidden))
+
+    def __call__(self, values: Array, time_mask: Array, variates: Variates) -> Array:
+        return np.stack(
+            [self.window(one, mask, variates) for one, mask in zip(values, time_mask, strict=True)]
+        )
+
+    def window(self, values: Array, time_mask: Array, variates: Variates) -> Array:
+        rows, count = values.shape
+        weights = self.weights
+        x = np.zeros((rows, count, self.sizes.width))
+        for t in range(rows):
+            for m in range(count):
+                encoded = self.encode(float(values[t, m]), float(variates.lower[m]), float(variates.upper[m]))
+                x[t, m] = (
+                    self.dense("input_projection", encoded)
+                    + weights["kind_embedding/embeddings"][variates.is_action[m]]
+                    + weights["position_embedding/embeddings"][t]
+                    + weights["variate_embedding/embeddings"][m]
+                )
+        earlier = np.tril(np.ones((rows, rows), bool)) & (time_mask[None, :] > 0)
+        real = np.ones(count, bool) if variates.mask is None else variates.mask > 0
+        for block in range(self.sizes.blocks):
+            name = f"block_{block}_time"
+            attended = [self.attention(name, x[:, m], earlier) for m in range(count)]
+            x = self.half(name, x, np.stack(attended, axis=1))
+            name = f"block_{block}_variate"
+            everything = np.broadcast_to(real[None, :], (count, count))
+            x = self.half(name, x, np.stack([self.attention(name, row, everything) for row in x]))
+        return self.dense("head", x)
+
+
+@pytest.mark.parametrize(
+    ("observations", "actions", "padded"), [(3, 2, None), (1, 1, None), (4, 3, 12), (2, 0, 5)]
+)
+def test_the_forward_pass_is_the_definition(
+    model: TrajWorld, predict: Callable[..., Array], observations: int, actions: int, padded: int | None
+) -> None:
+    """The same model, not rebuilt, for several numbers of variates."""
+    variates = known_variates(observations, actions, padded)
+    values, time_mask = windows(variates)
+    found, expected = predict(values, time_mask, variates), Reference(model)(values, time_mask, variates)
+    assert found.shape == expected.shape == (*values.shape, SIZES.bins)
+    real = time_mask > 0
+    np.testing.assert_allclose(found[real], expected[real], atol=2e-4)
+
+
+def test_a_call_outside_compilation_gives_the_same_without_warnings(
+    model: TrajWorld, predict: Callable[..., Array]
+) -> None:
+    variates = known_variates(3, 2)
+    values, time_mask = windows(variates)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        found = numpy(model(values, time_mask, variates))
+    np.testing.assert_allclose(found, predict(values, time_mask, variates), atol=1e-5)
+
+
+def test_padded_variates_change_nothing(predict: Callable[..., Array]) -> None:
+    variates = known_variates(3, 2)
+    values, time_mask = windows(variates)
+    plain = predict(values, time_mask, variates)
+    rng = np.random.default_rng(5)
+    for filling in (0.0, 1e3):
+        added = 3
+        padded = Variates(
+            np.pad(variates.is_action, (0, added)),
+            np.pad(variates.lower, (0, added)),
+            np.pad(variates.upper, (0, added), constant_values=1.0),
+            np.pad(np.ones(6, np.float32), (0, added)),
+        )
+        noise = rng.normal(size=(3, 6, added)).astype(np.float32) * np.float32(filling)
+        found = predict(np.concatenate([values, noise], axis=2), time_mask, padded)
+        np.testing.assert_allclose(found[:, :, :6], plain, atol=1e-5)
+
+
+def test_what_stands_in_padded_rows_changes_nothing(predict: Callable[..., Array]) -> None:
+    variates = known_variates(3, 2)
+    values, time_mask = windows(variates)
+    other = np.where(time_mask[:, :, None] > 0, values, np.float32(123.0))
+    real = time_mask > 0
+    first, second = predict(values, time_mask, variates), predict(other, time_mask, variates)
+    np.testing.assert_array_equal(first[real], second[real])
+    assert not np.allclose(first[~real], second[~real])
+
+
+@pytest.mark.parametrize("row", [0, 3, 5])
+def test_a_row_alters_its_own_and_later_predictions_only(predict: Callable[..., Array], row: int) -> None:
+    variates = known_variates(3, 2)
+    values, time_mask = windows(variates)
+    changed = values.copy()
+    changed[0, row] += 0.4 * (variates.upper - variates.lower)
+    first, second = predict(values, time_mask, variates), predict(changed, time_mask, variates)
+    np.testing.assert_array_equal(first[0, :row], second[0, :row])
+    assert np.all(np.abs(first[0, row:] - second[0, row:]).max(axis=(1, 2)) > 1e-4)
+    np.testing.assert_array_equal(first[1:], second[1:])
+
+
+@pytest.mark.parametrize("rows", [None, 1])
+@pytest.mark.parametrize("padded", [None, 9])
+def test_cached_decoding_gives_what_one_pass_gives(
+    model: TrajWorld, predict: Callable[..., Array], rows: int | None, padded: int | None
+) -> None:
+    variates = known_variates(3, 2, padded)
+    values, time_mask = windows(variates)
+    time_mask[:, 3:] = (
+        1  # Every row but those of the first part is real; of the last window, those alone are.
+    )
+    expected = predict(values, time_mask, variates)
+    compile = active_backend().compile
+    # The cache holds one row more than is used: what lies beyond must not be seen.
+    prefill = compile(functools.partial(model.prefill, length=6, rows=rows), model)
+    decode = compile(model.decode, model)
+    logits, cache = prefill(values[:, :3], time_mask[:, :3], variates)
+    real = time_mask > 0
+    first = 3 - (rows or 3)
+    answered = real[:, first:3]
+    np.testing.assert_allclose(numpy(logits)[answered], expected[:, first:3][answered], atol=1e-4)
+    for position in range(3, 5):
+        logits, cache = decode(values[:, position], np.int32(position), cache, variates)
+        np.testing.assert_allclose(numpy(logits), expected[:, position], atol=1e-4)
+    np.testing.assert_array_equal(numpy(cache.time_mask)[:, :5], time_mask[:, :5])
+    np.testing.assert_array_equal(numpy(cache.time_mask)[:, 5], 0)
+
+
+def test_too_many_variates_or_rows_are_refused_by_name(model: TrajWorld) -> None:
+    variates = known_variates(11, 1)
+    values, time_mask = windows(variates)
+    with pytest.raises(TrajWorldError, match=r"^13 variates are more than the 12 .* \(--variates 13\)$"):
+        model(values, time_mask, variates)
+    variates = known_variates(2, 1)
+    values, time_mask = windows(variates, rows=7)
+    for call in (model, functools.partial(model.prefill, length=7)):
+        with pytest.raises(TrajWorldError, match=r"^a window of 7 rows is longer than the model's 6$"):
+            call(values, time_mask, variates)
+    with pytest.raises(TrajWorldError, match=r"must be \[windows, rows, variates\]"):
+        model(values[0], time_mask[0], variates)
+
+
+def test_more_than_100_variates_need_a_larger_table() -> None:
+    small = ModelSizes(blocks=1, width=4, heads=1, window=3, bins=8)
+    variates = known_variates(100, 1)
+    values, time_mask = windows(variates, rows=3)
+    with pytest.raises(TrajWorldError, match="102 variates are more than the 100"):
+        TrajWorld(small)(values, time_mask, variates)
+    wide = TrajWorld(ModelSizes(blocks=1, width=4, heads=1, window=3, bins=8, variates=102))
+    assert active_backend().compile(wide, wide)(values, time_mask, variates).shape == (3, 3, 102, 8)
+
+
+def test_mixed_precision_computes_in_bfloat16_but_reads_raw_values_in_float32() -> None:
+    sizes = ModelSizes(blocks=2, width=16, heads=2, window=6, bins=32, variates=12)
+    exact, mixed = randomised(sizes), randomised(sizes, dtype="mixed_bfloat16")
+    assert {str(keras.backend.standardize_dtype(variable.dtype)) for variable in mixed.weights} == {"float32"}
+    # Values whose differences bfloat16 cannot hold: near 1000, it has steps of 4.
+    lower = np.full(4, 1000.0, np.float32)
+    variates = Variates(np.array([0, 0, 0, 1], np.int32), lower, lower + 1, None)
+    values = (lower + np.random.default_rng(0).uniform(size=(2, 6, 4))).astype(np.float32)
+    time_mask = np.ones((2, 6), np.float32)
+    compile = active_backend().compile
+    reference = numpy(compile(exact, exact)(values, time_mask, variates))
+    logits = compile(mixed, mixed)(values, time_mask, variates)
+    assert keras.backend.standardize_dtype(logits.dtype) == "bfloat16"
+    found = numpy(ops.cast(logits, "float32"))
+    error, scale = np.abs(found - reference), reference.std()
+    assert 1e-4 * scale < error.mean() < 0.02 * scale
+    rounded = numpy(ops.cast(ops.cast(ops.convert_to_tensor(values), "bfloat16"), "float32"))
+    other = numpy(compile(exact, exact)(rounded, time_mask, variates))
+    assert error.mean() < 0.2 * np.abs(other - reference).mean()
+
+
+def test_dropout_is_a_function_of_the_seed(model: TrajWorld, predict: Callable[..., Array]) -> None:
+    variates = known_variates(3, 2)
+    values, time_mask = windows(variates)
+    compiled = active_backend().compile(lambda *arrays: model(*arrays[:3], seed=arrays[3]), model)
+
+    def with_seed(seed: int) -> Array:
+        return numpy(compiled(values, time_mask, variates, np.int32(seed)))
+
+    np.testing.assert_array_equal(with_seed(3), with_seed(3))
+    assert np.abs(with_seed(3) - with_seed(4)).max() > 1e-2
+    assert np.abs(with_seed(3) - predict(values, time_mask, variates)).max() > 1e-2
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_presets_are_as_large_as_they_say(preset: str) -> None:
+    expected = {"paper": 9.6e6, "small": 0.34e6}
+    if preset in expected:
+        assert PRESETS[preset].parameters == pytest.approx(expected[preset], rel=0.02)
+    if preset != "paper":
+        assert TrajWorld(PRESETS[preset]).count_params() == PRESETS[preset].parameters
+
+
+def test_initial_weights_are_as_defined() -> None:
+    model = TrajWorld(model_sizes("small"))
+    weights = {
+        variable.path.removeprefix(f"{model.name}/"): numpy(variable.value) for variable in model.weights
+    }
+    assert weights["input_projection/kernel"].std() == pytest.approx(256**-0.5, rel=0.05)
+    assert weights["block_0_time/contraction/kernel"].std() == pytest.approx(256**-0.5, rel=0.05)
+    assert weights["block_1_variate/query_key_value/kernel"].std() == pytest.approx(64**-0.5, rel=0.05)
+    assert weights["variate_embedding/embeddings"].std() == pytest.approx(64**-0.5, rel=0.05)
+    assert not weights["head/bias"].any()
+
+
+def test_wrong_sizes_are_refused() -> None:
+    for wrong in ({"blocks": 0}, {"heads": 5}, {"dropout": 1.0}, {"bins": -1}):
+        with pytest.raises(UsageError):
+            model_sizes("tiny", **wrong)
+    with pytest.raises(UsageError, match="no model preset is called 'huge'"):
+        model_sizes("huge")
+    assert model_sizes("tiny", variates=None, bins=32) == ModelSizes(blocks=2, width=32, heads=2, bins=32)
