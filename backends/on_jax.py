@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import keras
+import numpy as np
 
 from trajworld.backend import Device, Tensor
 
@@ -29,19 +30,25 @@ class _JaxTrainingStep:
         self._weights = [jax.numpy.array(variable.value) for variable in self._variables]
         self._state = [jax.numpy.array(variable.value) for variable in optimizer.variables]
 
-        def step(weights: list[Any], state: list[Any], *arrays: Any) -> tuple[Any, list[Any], list[Any]]:
+        rate = next(index for index, variable in enumerate(optimizer.variables) if variable is optimizer.learning_rate)
+
+        def step(
+            weights: list[Any], state: list[Any], learning_rate: Any, *arrays: Any
+        ) -> tuple[Any, list[Any], list[Any]]:
             def loss_of(weights: list[Any]) -> Any:
                 with keras.StatelessScope(state_mapping=list(zip(self._variables, weights, strict=True))):
                     return loss(*arrays)
 
             value, gradients = jax.value_and_grad(loss_of)(weights)
+            state[rate] = learning_rate
             weights, state = optimizer.stateless_apply(state, gradients, weights)
             return value, weights, state
 
         self._step = jax.jit(step, donate_argnums=(0, 1))
 
-    def __call__(self, *arrays: Any) -> Tensor:
-        value, self._weights, self._state = self._step(self._weights, self._state, *arrays)
+    def __call__(self, learning_rate: float, *arrays: Any) -> Tensor:
+        rate = np.float32(learning_rate)
+        value, self._weights, self._state = self._step(self._weights, self._state, rate, *arrays)
         return value
 
     def write_back(self) -> None:

@@ -12,6 +12,7 @@ class _TensorFlowTrainingStep:
     def __init__(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> None:
         variables = model.trainable_variables
         optimizer.build(variables)
+        self._optimizer = optimizer
 
         @tf.function(jit_compile=True, reduce_retracing=False)
         def step(*arrays: Any) -> Tensor:
@@ -24,7 +25,8 @@ class _TensorFlowTrainingStep:
 
         self._step = step
 
-    def __call__(self, *arrays: Any) -> Tensor:
+    def __call__(self, learning_rate: float, *arrays: Any) -> Tensor:
+        self._optimizer.learning_rate = learning_rate
         return self._step(*_tensors(arrays))
 
     def write_back(self) -> None:

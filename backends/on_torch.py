@@ -20,7 +20,8 @@ class _TorchTrainingStep:
         self._loss = loss
         optimizer.build(self._variables)
 
-    def __call__(self, *arrays: Any) -> Tensor:
+    def __call__(self, learning_rate: float, *arrays: Any) -> Tensor:
+        self._optimizer.learning_rate = learning_rate
         parameters = [variable.value for variable in self._variables]
         value = self._loss(*_tensors(arrays))
         gradients = torch.autograd.grad(value, parameters)

@@ -30,7 +30,7 @@ class Device:
 class TrainingStep(Protocol):
     """One compiled optimisation step; holds the model's and optimiser's state between calls."""
 
-    def __call__(self, *arrays: Any) -> Tensor:
+    def __call__(self, learning_rate: float, *arrays: Any) -> Tensor:
         """Update the weights by the gradient of the loss of ``arrays``; returns the loss, perhaps still being computed."""
         ...
 

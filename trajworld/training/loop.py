@@ -18,7 +18,7 @@ from trajworld.training.holdout import HoldoutLoss
 from trajworld.training.interrupt import deferred_interrupt
 from trajworld.training.log import MetricsLog
 from trajworld.training.loss import window_loss
-from trajworld.training.optimizer import learning_rate_schedule
+from trajworld.training.optimizer import learning_rate
 from trajworld.training.run import Run
 
 _DROPOUT_STREAM = 1
@@ -76,13 +76,13 @@ def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> 
         model, run.optimizer, lambda *batch: window_loss(model, *batch, targets=config.targets)
     )
     holdout = HoldoutLoss(run)
-    schedule = learning_rate_schedule(config)
     with MetricsLog(run.path, state.step) as log, deferred_interrupt() as interrupted:
         losses: list[Any] = []
         began = logged = time.perf_counter()
         before = state.seconds
         for batch in run.mixture.iterate(state.step, config.steps):
-            losses.append(step_function(*model_inputs(batch), step_seed(config.seed, state.step)))
+            rate = learning_rate(config, state.step)
+            losses.append(step_function(rate, *model_inputs(batch), step_seed(config.seed, state.step)))
             step = state.step + 1
             evaluating = bool(holdout) and (step % config.evaluate_every == 0 or step == config.steps)
             stopping = interrupted()
@@ -99,7 +99,7 @@ def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> 
                         f"the loss is not finite at step {step}: lower the learning rate; {run.path} holds the last "
                         "checkpoint"
                     )
-                row |= {"loss": loss, "learning_rate": float(schedule(step)), "steps_per_second": report.rate}
+                row |= {"loss": loss, "learning_rate": rate, "steps_per_second": report.rate}
                 losses, logged = [], now
             state = replace(state, step=step, seconds=before + time.perf_counter() - began)
             if saving:

@@ -1,25 +1,31 @@
 """The optimiser and its schedule (DESIGN §4)."""
 
+import math
+
 import keras
 
 from trajworld.training.config import TrainingConfig
 
 
-def learning_rate_schedule(config: TrainingConfig) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear warm-up from 0 to the peak, then a cosine to 0 at ``decay_steps``, warm-up included in them."""
-    return keras.optimizers.schedules.CosineDecay(
-        initial_learning_rate=0.0,
-        warmup_target=config.learning_rate,
-        warmup_steps=config.warmup_steps,
-        decay_steps=max(config.decay_steps - config.warmup_steps, 1),
-        alpha=0.0,
-    )
+def learning_rate(config: TrainingConfig, step: int) -> float:
+    """The rate of step ``step``, counted from 0: linear from 0 to the peak, then a cosine to 0 at ``decay_steps``.
+
+    Warm-up is included in ``decay_steps``; after them the rate stays 0. Computed here and handed to each step, rather
+    than inside the compiled one, so that runs that differ in their rate share one compilation.
+    """
+    if step < config.warmup_steps:
+        return config.learning_rate * step / config.warmup_steps
+    share = (step - config.warmup_steps) / max(config.decay_steps - config.warmup_steps, 1)
+    return config.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(share, 1.0)))
 
 
 def make_optimizer(config: TrainingConfig) -> keras.optimizers.Optimizer:
-    """AdamW(0.9, 0.999, eps 1e-8) with decoupled decay of every weight, after clipping the global norm."""
+    """AdamW(0.9, 0.999, eps 1e-8) with decoupled decay of every weight, after clipping the global norm.
+
+    Its own learning rate is a placeholder: each training step is given the schedule's.
+    """
     return keras.optimizers.AdamW(
-        learning_rate=learning_rate_schedule(config),
+        learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
         beta_1=0.9,
         beta_2=0.999,
