@@ -63,7 +63,7 @@ def save_model(model: "TrajWorld", path: str | os.PathLike[str]) -> None:
     """
     import keras
 
-    path = _checked_name(path)
+    path = model_path(path)
     config: dict[str, Any] = {
         "module": type(model).__module__,
         "class_name": type(model).__name__,
@@ -106,7 +106,7 @@ def load_model(path: str | os.PathLike[str]) -> "TrajWorld":
     Raises:
         TrajWorldError: The file is missing, damaged, not a TrajWorld model, or hostile.
     """
-    path = _checked_name(path)
+    path = model_path(path)
     with _opened(path) as archive:
         config = _read_config(path, archive)
         sizes, _ = _sizes_and_identity(path, config)
@@ -134,7 +134,7 @@ def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         TrajWorldError: The file is missing, damaged, not a TrajWorld model, or hostile.
     """
-    path = _checked_name(path)
+    path = model_path(path)
     with _opened(path) as archive:
         config = _read_config(path, archive)
         sizes, identity = _sizes_and_identity(path, config)
@@ -151,7 +151,12 @@ def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
     }
 
 
-def _checked_name(path: str | os.PathLike[str]) -> Path:
+def model_path(path: str | os.PathLike[str]) -> Path:
+    """The path of a model file, its name checked, before anything long is begun.
+
+    Raises:
+        TrajWorldError: It does not end in ``.keras``.
+    """
     path = Path(path)
     if path.suffix != SUFFIX:
         raise TrajWorldError(f"{path} does not end in {SUFFIX}, as a model file's name must")
