@@ -37,6 +37,7 @@ SUFFIX = ".keras"
 _REGISTERED_NAME = "trajworld>TrajWorld"
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _MAX_CONFIG_BYTES = 16 << 20
+_MAX_SIZE = 2**31
 _MAX_EXPANSION = 20  # Keras stores its members uncompressed; packed again, weights expand by little.
 _MAX_OBJECTS_PER_BLOCK = 64  # HDF5 groups and arrays; a block makes about 56.
 _DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")  # All of them keep their weights in float32.
@@ -278,8 +279,8 @@ def _sizes(values: Any) -> ModelSizes:
         raise ValueError(f"its sizes are not {', '.join(fields)}")
     for name, kind in fields.items():
         wanted = (int, float) if kind is float else (int,)
-        if type(values[name]) not in wanted:
-            raise ValueError(f"its {name} is not a number but {str(values[name])[:40]!r}")
+        if type(values[name]) not in wanted or not abs(values[name]) < _MAX_SIZE:
+            raise ValueError(f"its {name} is not a number of that kind but {str(values[name])[:40]!r}")
     return ModelSizes(**values)
 
 

@@ -44,7 +44,8 @@ class Support:
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> "Support":
         """The inverse of :meth:`to_config`."""
-        return cls(np.asarray(config["lower"], np.float32), np.asarray(config["upper"], np.float32))
+        with np.errstate(over="ignore"):
+            return cls(np.asarray(config["lower"], np.float32), np.asarray(config["upper"], np.float32))
 
 
 UNIT_SUPPORT = Support(np.float32(0.0), np.float32(1.0))  # type: ignore[arg-type]
