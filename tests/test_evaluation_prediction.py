@@ -210,7 +210,7 @@ def test_broken_weights_and_bad_numbers_end_in_one_line(dataset: Dataset) -> Non
     with pytest.raises(UsageError, match="episodes 0 to 3"):
         copy_last_row_errors(dataset, episodes=[4])
     with pytest.raises(TrajWorldError, match="does not fit the 6 variates"):
-        prediction_errors(broken, dataset, support=Support(np.zeros(3), np.ones(3)))
+        prediction_errors(broken, dataset, support=Support(np.zeros(3, np.float32), np.ones(3, np.float32)))
 
 
 def test_a_model_of_one_environment_uses_its_own_ranges(memory_dataset: Callable[..., Dataset]) -> None:

@@ -148,7 +148,7 @@ def prediction_errors(
     return errors_of(
         predict,
         dataset,
-        predictor=model.identity.environment or "model",
+        predictor="model",
         ranges=ranges.origin,
         episodes=episodes,
         limit=limit,
@@ -274,7 +274,7 @@ def errors_of(
             progress(start + len(chosen), len(ranks), dataset.name)
     if not (np.all(np.isfinite(squared)) and np.all(np.isfinite(entropies))):
         raise TrajWorldError(
-            f"{predictor} predicts NaN or infinite values on {dataset.name}: its weights are damaged"
+            f"the {predictor} predicts NaN or infinite values on {dataset.name}: its weights are damaged"
         )
     means = [total / len(ranks) for total in (absolute, squared, entropies)]
     return _report(

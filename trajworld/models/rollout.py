@@ -41,6 +41,18 @@ class OpenLoop(NamedTuple):
     reward_std: Tensor
 
 
+def chunk_sizes(window: int) -> tuple[int, int]:
+    """W and K for a model of a window of T rows: the usual ones, less where they do not fit.
+
+    Raises:
+        UsageError: The window is a single row.
+    """
+    if window < 2:
+        raise UsageError("a rollout needs a model whose window holds at least 2 rows")
+    context = min(CONTEXT, (window + 1) // 2)
+    return context, min(CHUNK, window - context + 1)
+
+
 def open_loop(
     model: TrajWorld,
     history: Tensor,
@@ -118,15 +130,14 @@ def open_loop(
     return OpenLoop(values[..., :reward], values[..., reward], stds[..., :reward], stds[..., reward])
 
 
-def compile_open_loop(
-    model: TrajWorld, observation_size: int, context: int = CONTEXT, chunk: int = CHUNK
-) -> Callable[..., OpenLoop]:
-    """Compile :func:`open_loop` of one model for data of one observation size.
+def compile_open_loop(model: TrajWorld, observation_size: int) -> Callable[..., OpenLoop]:
+    """Compile :func:`open_loop`, in chunks that fit the model's window, for data of one observation size.
 
     Returns:
         A function of history, its mask, actions, variates and (perhaps None) uniforms; compiled once for each
         set of their shapes. It reads the model's weights as they are at the call.
     """
+    context, chunk = chunk_sizes(model.sizes.window)
 
     def run(
         history: Any, history_mask: Any, actions: Any, variates: Variates, uniforms: Any = None

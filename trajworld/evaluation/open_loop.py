@@ -1,0 +1,236 @@
+"""How far a model sees ahead: errors of open-loop rollouts along the real actions, by the number of steps."""
+
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trajworld.data.dataset import Dataset
+from trajworld.data.windows import gather_windows
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.prediction import Progress, variates_of, varying
+from trajworld.evaluation.ranges import Ranges
+from trajworld.models.support import Support
+from trajworld.models.transformer import TrajWorld
+
+HORIZON = 100
+STARTS = 64
+BATCH_SIZE = 32
+_LEAST_SHARE = 0.1
+
+
+class Foreseen(NamedTuple):
+    """N open-loop rollouts beside what really happened; P = observation_size + 1.
+
+    Attributes:
+        mean: ``[N, h, P]``: the predictions, each fed back as the next step's past.
+        std: ``[N, h, P]``: standard deviation of each predicted distribution.
+        real: ``[N, h, P]``: the dataset's own rows.
+        present: ``[N, h]`` bool: false beyond an episode's end, where the others mean nothing.
+    """
+
+    mean: NDArray[np.float32]
+    std: NDArray[np.float32]
+    real: NDArray[np.float32]
+    present: NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class OpenLoopErrors:
+    """Errors of rollouts along real actions, at each step of them.
+
+    Every error is absolute, divided by the variate's standard deviation over the dataset, and averaged over
+    the predicted variates that vary (over all, undivided, where none does).
+
+    Attributes:
+        dataset: Its name.
+        environment: Its environment.
+        ranges: Which ranges the model binned over.
+        horizon: h; less than was asked for where the episodes are too short.
+        starts: How many rollouts; each has all of its h steps inside one episode.
+        mae: ``[h]``: mean over the rollouts.
+        lower_quartile: ``[h]``: a quarter of the rollouts err less.
+        upper_quartile: ``[h]``: a quarter of them err more.
+        held_row: ``[h]``: mean error of predicting that the starting row stays as it is.
+    """
+
+    dataset: str
+    environment: str
+    ranges: str
+    horizon: int
+    starts: int
+    mae: tuple[float, ...]
+    lower_quartile: tuple[float, ...]
+    upper_quartile: tuple[float, ...]
+    held_row: tuple[float, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+
+class Foresight:
+    """Open-loop rollouts of one model along the real actions of one dataset, compiled for one batch shape."""
+
+    def __init__(
+        self,
+        model: TrajWorld,
+        dataset: Dataset,
+        support: Support,
+        horizon: int = HORIZON,
+        batch_size: int = BATCH_SIZE,
+    ) -> None:
+        """Set up; the compilation happens at the first call.
+
+        Args:
+            model: The model.
+            dataset: Where the rows are.
+            support: The range the model bins over, arrays ``[M]``.
+            horizon: h, steps of a rollout.
+            batch_size: Rollouts at once; the last batch is filled up.
+
+        Raises:
+            UsageError: A number is less than 1.
+            TrajWorldError: The support does not fit the dataset.
+        """
+        from trajworld.models.rollout import chunk_sizes, compile_open_loop
+
+        if horizon < 1 or batch_size < 1:
+            raise UsageError(f"horizon {horizon} and batch size {batch_size} must be at least 1")
+        self.dataset, self.horizon, self.batch_size = dataset, horizon, batch_size
+        self._variates = variates_of(dataset, support)
+        self._context = chunk_sizes(model.sizes.window)[0]
+        self._run = compile_open_loop(model, dataset.observation_size)
+
+    def __call__(self, starts: ArrayLike, progress: Progress | None = None) -> Foreseen:
+        """Roll out from the rows ``starts [N]``, with the rows before them in their episodes as history.
+
+        Raises:
+            UsageError: A start is no row of the dataset.
+            TrajWorldError: The predictions are not finite.
+        """
+        starts = np.asarray(starts, np.int64)
+        if starts.ndim != 1 or not len(starts) or starts.min() < 0 or starts.max() >= len(self.dataset.rows):
+            raise UsageError(f"{self.dataset.name} has rows 0 to {len(self.dataset.rows) - 1} to start from")
+        parts = []
+        for begin in range(0, len(starts), self.batch_size):
+            chosen = starts[begin : begin + self.batch_size]
+            filled = np.concatenate([chosen, np.full(self.batch_size - len(chosen), chosen[0])])
+            parts.append([array[: len(chosen)] for array in self._batch(filled)])
+            if progress is not None:
+                progress(begin + len(chosen), len(starts), f"{self.dataset.name}, {self.horizon} steps ahead")
+        found = Foreseen(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
+        if not (np.all(np.isfinite(found.mean)) and np.all(np.isfinite(found.std))):
+            name = self.dataset.name
+            raise TrajWorldError(
+                f"the model predicts NaN or infinite values on {name}: its weights are damaged"
+            )
+        return found
+
+    def _batch(self, starts: NDArray[np.int64]) -> Foreseen:
+        import keras
+
+        dataset, predicted = self.dataset, self.dataset.observation_size + 1
+        episode = np.searchsorted(dataset.episode_offsets, starts, side="right") - 1
+        history, mask = gather_windows(dataset, starts, dataset.episode_offsets[episode], self._context)
+        places = starts[:, None] + np.arange(self.horizon + 1)
+        present = places < dataset.episode_offsets[episode + 1][:, None]
+        rows = np.asarray(dataset.rows)[np.minimum(places, len(dataset.rows) - 1)]
+        answer = self._run(history, mask, rows[:, :-1, predicted:], self._variates, None)
+        observations, rewards, std, reward_std = (keras.ops.convert_to_numpy(array) for array in answer)
+        return Foreseen(
+            mean=np.concatenate([observations, rewards[..., None]], axis=-1),
+            std=np.concatenate([std, reward_std[..., None]], axis=-1),
+            real=rows[:, 1:, :predicted],
+            present=present[:, 1:],
+        )
+
+
+def open_loop_errors(
+    model: TrajWorld,
+    dataset: Dataset,
+    *,
+    support: Support | Ranges,
+    horizon: int = HORIZON,
+    starts: int = STARTS,
+    seed: int = 0,
+    batch_size: int = BATCH_SIZE,
+    foresight: Foresight | None = None,
+    progress: Progress | None = None,
+) -> OpenLoopErrors:
+    """How the error of open-loop rollouts grows with the number of steps.
+
+    Rollouts start at random rows, drawn without replacement from those with the whole horizon before them in
+    their episode, so that every step's mean is over the same rollouts.
+
+    Args:
+        model: The model.
+        dataset: Where the real rows and actions are.
+        support: The range the model bins over; see :func:`trajworld.evaluation.ranges.support_for`.
+        horizon: Steps; fewer where less than a tenth of the rows have that many before them.
+        starts: At most so many rollouts.
+        seed: Of the draw.
+        batch_size: Rollouts at once.
+        foresight: Of this model, dataset and :func:`fitting_horizon`, where it is used more than once.
+        progress: Called after each batch.
+
+    Raises:
+        UsageError: A number is less than 1.
+        TrajWorldError: The support does not fit, or predictions are not finite.
+    """
+    if starts < 1:
+        raise UsageError(f"at least 1 rollout is needed, not {starts}")
+    ranges = support if isinstance(support, Ranges) else Ranges(support, "given")
+    steps = fitting_horizon(dataset, horizon)
+    run = foresight or Foresight(model, dataset, ranges.support, steps, batch_size)
+    candidates = _starting_rows(dataset, steps)
+    count = min(starts, len(candidates))
+    drawn = np.sort(np.random.default_rng(seed).choice(candidates, count, replace=False))
+    found = run(drawn, progress)
+    first = dataset.rows[drawn][:, None, : found.real.shape[-1]]
+    model_error, held_error = (_scaled(dataset, values - found.real) for values in (found.mean, first))
+    lower, upper = np.quantile(model_error, [0.25, 0.75], axis=0)
+    return OpenLoopErrors(
+        dataset.name,
+        dataset.environment,
+        ranges.origin,
+        steps,
+        count,
+        *(
+            tuple(array.tolist())
+            for array in (model_error.mean(axis=0), lower, upper, held_error.mean(axis=0))
+        ),
+    )
+
+
+def fitting_horizon(dataset: Dataset, horizon: int) -> int:
+    """The longest horizon up to ``horizon`` that at least a tenth of the dataset's transitions start.
+
+    Raises:
+        UsageError: ``horizon`` is less than 1.
+    """
+    if horizon < 1:
+        raise UsageError(f"the horizon must be at least 1 step, not {horizon}")
+    lengths = dataset.transitions_per_episode
+    low, high = 1, min(horizon, int(lengths.max()))
+    # The number of starts falls with the horizon: bisect.
+    while low < high:
+        middle = (low + high + 1) // 2
+        enough = np.maximum(lengths - middle + 1, 0).sum() >= _LEAST_SHARE * lengths.sum()
+        low, high = (middle, high) if enough else (low, middle - 1)
+    return low
+
+
+def _starting_rows(dataset: Dataset, horizon: int) -> NDArray[np.int64]:
+    """Every row that has ``horizon`` rows after it in its episode."""
+    counts = np.maximum(dataset.transitions_per_episode - horizon + 1, 0)
+    before = np.cumsum(counts) - counts
+    return np.arange(counts.sum()) + np.repeat(dataset.episode_offsets[:-1] - before, counts)
+
+
+def _scaled(dataset: Dataset, difference: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Absolute errors of ``[N, h, P]`` in standard deviations, over the variates that vary: ``[N, h]``."""
+    std, varies = varying(dataset)
+    counted = varies if varies.any() else np.ones_like(varies)
+    return (np.abs(difference.astype(np.float64)) / np.where(varies, std, 1.0))[..., counted].mean(axis=-1)
