@@ -28,7 +28,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--clip-norm", type=float, help="Global norm of gradients.  [default: 0.25]"),
     click.option("--targets", type=click.Choice(["onehot", "gauss"]), help="[default: onehot]"),
     click.option("--dtype", type=click.Choice(["float32", "mixed_bfloat16"]), help="[default: float32]"),
-    click.option("--transitions", type=int, help="Train on at most so many transitions of each dataset."),
+    click.option("--transitions", type=int, help="Use at most so many transitions of each dataset, holdout included."),
     click.option("--holdout-fraction", type=float, help="Share of the episodes held out.  [default: 0.1]"),
     click.option("--holdout-windows", type=int, help="Windows evaluated of each holdout set.  [default: 1024]"),
     click.option("--evaluate-every", type=int, help="Steps between holdout evaluations.  [default: a tenth]"),

@@ -42,7 +42,7 @@ class TrainingConfig:
         model: Sizes; ignored where ``init`` gives a model.
         dtype: Keras dtype policy: ``float32`` or ``mixed_bfloat16``.
         init: A model file to start from; empty to start from random weights.
-        transitions: At most so many transitions of each dataset are trained on, in whole episodes; None for all.
+        transitions: At most so many transitions of each dataset are used, holdout included, in whole episodes; None for all.
         holdout_fraction: Share of each dataset's episodes that is held out; 0 for none.
         holdout_windows: At most so many windows of each holdout set are evaluated.
         batch_size: Windows in a batch.

@@ -108,11 +108,12 @@ def _part(
     config: TrainingConfig, dataset: Dataset, weight: float, unitraj: UniTrajEnvironment | None
 ) -> Part:
     try:
-        training, holdout = split_episodes(dataset.num_episodes, config.holdout_fraction, config.seed)
+        # Limited first: a run on little data must not choose its best by a holdout set that is larger than its data.
+        used = np.sort(limit_transitions(dataset, np.arange(dataset.num_episodes), config.transitions, config.seed))
+        chosen, held = split_episodes(len(used), config.holdout_fraction, config.seed)
     except UsageError as error:
         raise TrajWorldError(f"{dataset.name}: {error}") from None
-    if config.transitions is not None:
-        training = np.sort(limit_transitions(dataset, training, config.transitions, config.seed))
+    training, holdout = used[chosen], used[held]
     published = unitraj_range(unitraj.folder) if unitraj is not None else None
     if config.kind == "pretrain":
         support = pretraining_support(*(published or value_range(dataset, training)))
