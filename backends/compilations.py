@@ -17,5 +17,7 @@ def compilations_folder(framework: str) -> Path:
     processors = Path("/proc/cpuinfo")
     if processors.is_file():
         lines = processors.read_text(errors="replace").splitlines()
-        description += "".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))}))
+        description += "".join(
+            sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})
+        )
     return home() / "compiled" / f"{framework}-{hashlib.sha256(description.encode()).hexdigest()[:12]}"

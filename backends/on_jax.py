@@ -30,7 +30,9 @@ class _JaxTrainingStep:
         self._weights = [jax.numpy.array(variable.value) for variable in self._variables]
         self._state = [jax.numpy.array(variable.value) for variable in optimizer.variables]
 
-        rate = next(index for index, variable in enumerate(optimizer.variables) if variable is optimizer.learning_rate)
+        rate = next(
+            index for index, variable in enumerate(optimizer.variables) if variable is optimizer.learning_rate
+        )
 
         def step(
             weights: list[Any], state: list[Any], learning_rate: Any, *arrays: Any
@@ -52,7 +54,9 @@ class _JaxTrainingStep:
         return value
 
     def write_back(self) -> None:
-        pairs = zip([*self._variables, *self._optimizer.variables], [*self._weights, *self._state], strict=True)
+        pairs = zip(
+            [*self._variables, *self._optimizer.variables], [*self._weights, *self._state], strict=True
+        )
         for variable, value in pairs:
             variable.assign(jax.numpy.array(value))
 

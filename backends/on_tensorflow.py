@@ -42,7 +42,9 @@ class TensorFlowBackend:
         compiled = tf.function(function, jit_compile=True, autograph=False)
         return lambda *arrays: compiled(*_tensors(arrays))
 
-    def training_step(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> _TensorFlowTrainingStep:
+    def training_step(
+        self, model: Any, optimizer: Any, loss: Callable[..., Tensor]
+    ) -> _TensorFlowTrainingStep:
         return _TensorFlowTrainingStep(model, optimizer, loss)
 
     def wait(self, value: Any) -> None:
@@ -59,7 +61,9 @@ class TensorFlowBackend:
 
 def _tensors(arrays: Any) -> Any:
     """NumPy arrays as tensors, so that a call is traced for its shapes and not for its values; None stays."""
-    return tf.nest.map_structure(lambda array: array if array is None else tf.convert_to_tensor(array), arrays)
+    return tf.nest.map_structure(
+        lambda array: array if array is None else tf.convert_to_tensor(array), arrays
+    )
 
 
 BACKEND = TensorFlowBackend()

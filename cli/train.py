@@ -14,10 +14,20 @@ from .training_progress import training_progress
 
 _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("-o", "--output", type=click.Path(path_type=Path), help="The run directory to make."),
-    click.option("--resume", type=click.Path(path_type=Path), metavar="RUN", help="Continue a run from its last checkpoint."),
+    click.option(
+        "--resume",
+        type=click.Path(path_type=Path),
+        metavar="RUN",
+        help="Continue a run from its last checkpoint.",
+    ),
     click.option("--overwrite", is_flag=True, help="Remove a run that is at the output first."),
     click.option("--preset", type=click.Choice(["tiny", "small", "paper"]), help="[default: small]"),
-    click.option("--config", "file", type=click.Path(path_type=Path), help="TOML with any settings; options override it."),
+    click.option(
+        "--config",
+        "file",
+        type=click.Path(path_type=Path),
+        help="TOML with any settings; options override it.",
+    ),
     click.option("--init", type=str, metavar="MODEL", help="Start from this model's weights."),
     click.option("--steps", type=int, help="Optimiser steps."),
     click.option("--batch-size", type=int, help="Windows in a batch."),
@@ -28,11 +38,17 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--clip-norm", type=float, help="Global norm of gradients.  [default: 0.25]"),
     click.option("--targets", type=click.Choice(["onehot", "gauss"]), help="[default: onehot]"),
     click.option("--dtype", type=click.Choice(["float32", "mixed_bfloat16"]), help="[default: float32]"),
-    click.option("--transitions", type=int, help="Use at most so many transitions of each dataset, holdout included."),
+    click.option(
+        "--transitions", type=int, help="Use at most so many transitions of each dataset, holdout included."
+    ),
     click.option("--holdout-fraction", type=float, help="Share of the episodes held out.  [default: 0.1]"),
-    click.option("--holdout-windows", type=int, help="Windows evaluated of each holdout set.  [default: 1024]"),
+    click.option(
+        "--holdout-windows", type=int, help="Windows evaluated of each holdout set.  [default: 1024]"
+    ),
     click.option("--evaluate-every", type=int, help="Steps between holdout evaluations.  [default: a tenth]"),
-    click.option("--checkpoint-every", type=int, help="Steps between checkpoints.  [default: as evaluations]"),
+    click.option(
+        "--checkpoint-every", type=int, help="Steps between checkpoints.  [default: as evaluations]"
+    ),
     click.option("--log-every", type=int, help="Steps between rows of the log.  [default: at most 50]"),
     click.option("--seed", type=int, help="Of weights, split, batches and dropout.  [default: 0]"),
     click.option("--blocks", type=int, help="Model size: blocks."),
@@ -116,10 +132,15 @@ def _run(kind: Any, datasets: list[dict[str, Any]], options: dict[str, Any]) -> 
     state = outcome.state
     if as_json:
         best = {"best_step": state.best_step, "best_holdout_loss": state.best_loss}
-        click.echo(json.dumps({"run": str(run.path), "step": state.step, "finished": outcome.finished, **best}))
+        click.echo(
+            json.dumps({"run": str(run.path), "step": state.step, "finished": outcome.finished, **best})
+        )
     if not outcome.finished:
-        console.print(f"Stopped at step {state.step}; continue with: trajworld {run.config.kind} --resume {run.path}",
-                      highlight=False, soft_wrap=True)
+        console.print(
+            f"Stopped at step {state.step}; continue with: trajworld {run.config.kind} --resume {run.path}",
+            highlight=False,
+            soft_wrap=True,
+        )
         raise click.exceptions.Exit(130)
     if not as_json:
         console.print(_summary(run.path, state), highlight=False, soft_wrap=True)

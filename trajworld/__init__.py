@@ -10,6 +10,6 @@ import os
 # in the package can import Keras, and nowhere else.
 os.environ.setdefault("KERAS_BACKEND", "jax")
 
-from trajworld.version import __version__  # noqa: E402
+from trajworld.version import __version__
 
 __all__ = ["__version__"]

@@ -31,7 +31,7 @@ class TrainingStep(Protocol):
     """One compiled optimisation step; holds the model's and optimiser's state between calls."""
 
     def __call__(self, learning_rate: float, *arrays: Any) -> Tensor:
-        """Update the weights by the gradient of the loss of ``arrays``; returns the loss, perhaps still being computed."""
+        """Update the weights by the gradient of the loss of ``arrays``; returns the loss, perhaps not computed yet."""
         ...
 
     def write_back(self) -> None:

@@ -36,7 +36,9 @@ def import_published(path: str | os.PathLike[str], heads: int = 4, environment: 
     """
     published = read_published(path, heads)
     if published.kind != "trajworld":
-        raise TrajWorldError(f"{path} holds a {published.kind.upper()} baseline; only TrajWorld checkpoints are imported")
+        raise TrajWorldError(
+            f"{path} holds a {published.kind.upper()} baseline; only TrajWorld checkpoints are imported"
+        )
     sizes = ModelSizes(
         blocks=published.layers,
         width=published.width,

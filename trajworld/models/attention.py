@@ -42,7 +42,9 @@ class AttentionFeedForward(keras.layers.Layer):
         site: The first of this layer's three dropout sites.
     """
 
-    def __init__(self, width: int, heads: int, axis: str, rate: float = 0.0, site: int = 0, **kwargs: Any) -> None:
+    def __init__(
+        self, width: int, heads: int, axis: str, rate: float = 0.0, site: int = 0, **kwargs: Any
+    ) -> None:
         super().__init__(autocast=False, **kwargs)
         if width % heads:
             raise ValueError(f"width {width} is not a multiple of {heads} heads")
@@ -50,7 +52,11 @@ class AttentionFeedForward(keras.layers.Layer):
 
         def dense(units: int, name: str, activation: Any = None) -> keras.layers.Dense:
             return keras.layers.Dense(
-                units, activation=activation, kernel_initializer="lecun_normal", name=name, dtype=self.dtype_policy
+                units,
+                activation=activation,
+                kernel_initializer="lecun_normal",
+                name=name,
+                dtype=self.dtype_policy,
             )
 
         def norm(name: str) -> keras.layers.LayerNormalization:
@@ -69,7 +75,13 @@ class AttentionFeedForward(keras.layers.Layer):
         """Make the weights; their shapes depend on the sizes alone."""
         if self.built:  # type: ignore[has-type]
             return
-        for layer in (self.query_key_value, self.attention_norm, self.expansion, self.projection, self.feed_forward_norm):
+        for layer in (
+            self.query_key_value,
+            self.attention_norm,
+            self.expansion,
+            self.projection,
+            self.feed_forward_norm,
+        ):
             layer.build((None, self.width))
         self.contraction.build((None, 4 * self.width))
         self.built = True
@@ -101,11 +113,15 @@ class AttentionFeedForward(keras.layers.Layer):
             ``[B * rows * M, d]``, and keys and values: the updated cache where one was given.
         """
         batch, time, variates = grid
-        triple = ops.reshape(self.query_key_value(x), (batch, time, variates, 3, self.heads, self.width // self.heads))
+        triple = ops.reshape(
+            self.query_key_value(x), (batch, time, variates, 3, self.heads, self.width // self.heads)
+        )
         query, key, value = triple[:, :, :, 0], triple[:, :, :, 1], triple[:, :, :, 2]
         if rows is not None and rows != time:
             query = query[:, time - rows :]
-            x = ops.reshape(ops.reshape(x, (batch, time, variates, self.width))[:, time - rows :], (-1, self.width))
+            x = ops.reshape(
+                ops.reshape(x, (batch, time, variates, self.width))[:, time - rows :], (-1, self.width)
+            )
             if attendable is not None and self.axis == "time":
                 attendable = attendable[..., time - rows :, :]
         if cache is not None:
@@ -122,7 +138,9 @@ class AttentionFeedForward(keras.layers.Layer):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, attendable: Tensor | None) -> Tensor:
         """Softmax attention, ``[B, T, M, heads, d / heads]`` three times to ``[N, d]``; the softmax in float32."""
         scores, mixture = _EQUATIONS[self.axis]
-        logits = ops.cast(ops.einsum(scores, query, key), "float32") * (1.0 / math.sqrt(self.width // self.heads))
+        logits = ops.cast(ops.einsum(scores, query, key), "float32") * (
+            1.0 / math.sqrt(self.width // self.heads)
+        )
         if attendable is not None:
             logits = ops.where(attendable, logits, MASKED_LOGIT)
         weights = ops.cast(ops.softmax(logits, axis=-1), value.dtype)

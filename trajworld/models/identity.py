@@ -16,8 +16,8 @@ class Identity:
     """Support, environment and history of a model.
 
     Attributes:
-        support: The range its variates are binned over: arrays ``[M]`` for a model of one dataset, the scalars [0, 1] for
-            a pre-trained one, whose data are scaled by their own range first.
+        support: The range its variates are binned over: arrays ``[M]`` for a model of one dataset, the scalars
+            [0, 1] for a pre-trained one, whose data are scaled by their own range first.
         environment: The one environment it was trained on, such as ``gymnasium/Hopper-v5``; empty for several.
         observation_size: That environment's; None for several.
         action_size: That environment's; None for several.
@@ -65,8 +65,8 @@ class Identity:
         if support is not None and support.lower.shape != (variates,):
             whose = f" of {self.environment}" if self.environment else ""
             raise TrajWorldError(
-                f"the model{whose} predicts {support.lower.size} variates, but the data of {environment or 'this dataset'} "
-                f"have {variates}: use a model of that environment, or a pre-trained one"
+                f"the model{whose} predicts {support.lower.size} variates, but the data of "
+                f"{environment or 'this dataset'} have {variates}: use a model of that environment, or a pre-trained one"
             )
         return support
 

@@ -26,7 +26,9 @@ class Support:
     def __post_init__(self) -> None:
         lower, upper = np.asarray(self.lower, np.float32), np.asarray(self.upper, np.float32)
         if lower.shape != upper.shape or lower.ndim > 1:
-            raise TrajWorldError(f"a support's ends have shapes {lower.shape} and {upper.shape}: [M] or () are wanted")
+            raise TrajWorldError(
+                f"a support's ends have shapes {lower.shape} and {upper.shape}: [M] or () are wanted"
+            )
         if not (np.all(np.isfinite(lower)) and np.all(np.isfinite(upper)) and np.all(lower < upper)):
             raise TrajWorldError("a support's ends must be finite, each lower end below its upper end")
         object.__setattr__(self, "lower", lower)

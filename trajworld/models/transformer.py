@@ -75,9 +75,13 @@ class TrajWorld(keras.Model):
                 site = (2 * block + (axis == "variate")) * DROPOUT_SITES
                 name = f"block_{block}_{axis}"
                 halves.append(
-                    AttentionFeedForward(sizes.width, sizes.heads, axis, sizes.dropout, site, name=name, dtype=policy)
+                    AttentionFeedForward(
+                        sizes.width, sizes.heads, axis, sizes.dropout, site, name=name, dtype=policy
+                    )
                 )
-        self.head = keras.layers.Dense(sizes.bins, kernel_initializer="lecun_normal", name="head", dtype=policy)
+        self.head = keras.layers.Dense(
+            sizes.bins, kernel_initializer="lecun_normal", name="head", dtype=policy
+        )
         self.build()
 
     def _embedding(self, entries: int, name: str) -> keras.layers.Embedding:
@@ -102,7 +106,12 @@ class TrajWorld(keras.Model):
         return super().__call__(values, *arguments, **named)
 
     def call(
-        self, values: Tensor, time_mask: Tensor, variates: Variates, seed: Tensor | None = None, rows: int | None = None
+        self,
+        values: Tensor,
+        time_mask: Tensor,
+        variates: Variates,
+        seed: Tensor | None = None,
+        rows: int | None = None,
     ) -> Tensor:
         """Predict every next row of a window.
 
@@ -168,7 +177,9 @@ class TrajWorld(keras.Model):
         keys, past = [], []
         for index in range(self.sizes.blocks):
             held = (cache.keys[index], cache.values[index])
-            x, (key, value) = self.temporal[index](x, grid=grid, attendable=reachable, cache=held, cache_index=position)
+            x, (key, value) = self.temporal[index](
+                x, grid=grid, attendable=reachable, cache=held, cache_index=position
+            )
             x, _ = self.across[index](x, grid=grid, attendable=_variate_mask(variates))
             keys.append(key)
             past.append(value)
@@ -212,7 +223,9 @@ class TrajWorld(keras.Model):
         if len(shape) != 3:
             raise TrajWorldError(f"values must be [windows, rows, variates], not of shape {tuple(shape)}")
         if shape[1] is not None and shape[1] > self.sizes.window:
-            raise TrajWorldError(f"a window of {shape[1]} rows is longer than the model's {self.sizes.window}")
+            raise TrajWorldError(
+                f"a window of {shape[1]} rows is longer than the model's {self.sizes.window}"
+            )
         if shape[2] is not None and shape[2] > self.sizes.variates:
             raise TrajWorldError(
                 f"{shape[2]} variates are more than the {self.sizes.variates} this model has embeddings for: "

@@ -80,10 +80,14 @@ def load_optimizer(path: Path, optimizer: Any) -> None:
     try:
         with h5py.File(path / "optimizer.h5", "r") as file:
             if len(file) != len(optimizer.variables):
-                raise TrajWorldError(f"{path / 'optimizer.h5'} belongs to another model: remove {path} to go further back")
+                raise TrajWorldError(
+                    f"{path / 'optimizer.h5'} belongs to another model: remove {path} to go further back"
+                )
             optimizer.load_own_variables(file)
     except (OSError, KeyError, ValueError) as error:
-        raise TrajWorldError(f"{path / 'optimizer.h5'} is damaged ({error}): remove {path} to go further back") from None
+        raise TrajWorldError(
+            f"{path / 'optimizer.h5'} is damaged ({error}): remove {path} to go further back"
+        ) from None
 
 
 def _checkpoints(run: Path) -> list[Path]:

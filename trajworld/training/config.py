@@ -42,7 +42,8 @@ class TrainingConfig:
         model: Sizes; ignored where ``init`` gives a model.
         dtype: Keras dtype policy: ``float32`` or ``mixed_bfloat16``.
         init: A model file to start from; empty to start from random weights.
-        transitions: At most so many transitions of each dataset are used, holdout included, in whole episodes; None for all.
+        transitions: At most so many transitions of each dataset are used, in whole episodes, holdout included;
+            None for all.
         holdout_fraction: Share of each dataset's episodes that is held out; 0 for none.
         holdout_windows: At most so many windows of each holdout set are evaluated.
         batch_size: Windows in a batch.
@@ -96,7 +97,9 @@ class TrainingConfig:
         if self.transitions is not None and self.transitions < 1:
             raise UsageError(f"transitions must be at least 1, not {self.transitions}")
         if not 0 <= self.warmup_steps <= self.decay_steps:
-            raise UsageError(f"warmup_steps ({self.warmup_steps}) must lie between 0 and decay_steps ({self.decay_steps})")
+            raise UsageError(
+                f"warmup_steps ({self.warmup_steps}) must lie between 0 and decay_steps ({self.decay_steps})"
+            )
         if not 0 <= self.holdout_fraction < 1:
             raise UsageError(f"holdout_fraction must lie in [0, 1), not {self.holdout_fraction}")
         if self.weight_decay < 0 or self.seed < 0:
@@ -107,8 +110,8 @@ class TrainingConfig:
             raise UsageError(f"dtype is float32 or mixed_bfloat16, not {self.dtype!r}")
 
 
-# What a preset says beside the model's sizes, by kind of run. Short runs need higher rates than the published ones: each
-# preset has its own peak and a warm-up of at most 5 % of its steps (DESIGN §4).
+# What a preset says beside the model's sizes, by kind of run. Short runs need higher rates than the published
+# ones: each preset has its own peak and a warm-up of at most 5 % of its steps (DESIGN §4).
 _RUNS: dict[tuple[str, Kind], dict[str, Any]] = {
     ("tiny", "pretrain"): {"steps": 300, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 15},
     ("tiny", "train"): {"steps": 200, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 10},
@@ -132,15 +135,19 @@ _RUNS: dict[tuple[str, Kind], dict[str, Any]] = {
 
 
 def resolve_config(
-    kind: Kind, *, preset: str | None = None, file: str | Path | None = None, options: Mapping[str, Any] | None = None
+    kind: Kind,
+    *,
+    preset: str | None = None,
+    file: str | Path | None = None,
+    options: Mapping[str, Any] | None = None,
 ) -> TrainingConfig:
     """The configuration that a preset, a TOML file and options make, each overriding the one before.
 
     Args:
         kind: ``pretrain`` or ``train``.
         preset: ``tiny``, ``small`` (the default) or ``paper``; overrides the file's.
-        file: TOML with any of :class:`TrainingConfig`'s fields, a ``[model]`` table of sizes and ``[[datasets]]`` tables
-            of ``spec`` and ``weight``. A run's own ``config.toml`` is such a file.
+        file: TOML with any of :class:`TrainingConfig`'s fields, a ``[model]`` table of sizes and ``[[datasets]]``
+            tables of ``spec`` and ``weight``. A run's own ``config.toml`` is such a file.
         options: Fields by name, None where not given; ``model`` is a mapping of sizes.
 
     Raises:
@@ -173,7 +180,9 @@ def write_config(config: TrainingConfig, path: str | Path) -> None:
     values = dataclasses.asdict(config)
     values["datasets"] = list(values["datasets"])
     with atomic_file(path) as temporary:
-        temporary.write_text(tomli_w.dumps({name: value for name, value in values.items() if value is not None}))
+        temporary.write_text(
+            tomli_w.dumps({name: value for name, value in values.items() if value is not None})
+        )
 
 
 def _dataset_choice(choice: Any) -> DatasetChoice:
@@ -209,12 +218,21 @@ def _check_names(values: Mapping[str, Any], known: list[str], what: str) -> None
 
 def _checked(make: Any, *arguments: Any, **values: Any) -> Any:
     """Call ``make`` with values whose types are first held against its fields' annotations."""
-    fields = {field.name: field.type for field in dataclasses.fields(ModelSizes if make is model_sizes else make)}
+    fields = {
+        field.name: field.type for field in dataclasses.fields(ModelSizes if make is model_sizes else make)
+    }
     for name, value in values.items():
-        wanted: dict[Any, tuple[type, ...]] = {int: (int,), float: (int, float), str: (str,), int | None: (int, type(None))}
+        wanted: dict[Any, tuple[type, ...]] = {
+            int: (int,),
+            float: (int, float),
+            str: (str,),
+            int | None: (int, type(None)),
+        }
         types = wanted.get(fields[name])
         if types and (not isinstance(value, types) or isinstance(value, bool)):
-            raise UsageError(f"{name} must be a {getattr(fields[name], '__name__', fields[name])}, not {value!r}")
+            raise UsageError(
+                f"{name} must be a {getattr(fields[name], '__name__', fields[name])}, not {value!r}"
+            )
     return make(*arguments, **values)
 
 

@@ -21,7 +21,8 @@ class HoldoutLoss:
         self._names = _distinct([part.dataset.name for part in run.parts])
         model, targets = run.model, run.config.targets
         self._sums = active_backend().compile(
-            lambda values, mask, variates: window_loss_sums(model, values, mask, variates, targets=targets), model
+            lambda values, mask, variates: window_loss_sums(model, values, mask, variates, targets=targets),
+            model,
         )
 
     def __bool__(self) -> bool:

@@ -24,7 +24,10 @@ class MetricsLog:
         kept = [row for row in read_metrics(run) if row["step"] <= step]
         with atomic_file(self._json_path) as temporary:
             temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        with atomic_file(self._csv_path) as temporary, open(temporary, "w", newline="", encoding="utf-8") as file:
+        with (
+            atomic_file(self._csv_path) as temporary,
+            open(temporary, "w", newline="", encoding="utf-8") as file,
+        ):
             writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
             writer.writeheader()
             writer.writerows(kept)

@@ -73,7 +73,9 @@ def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> 
     """
     config, model, state = run.config, run.model, run.state
     step_function = active_backend().training_step(
-        model, run.optimizer, lambda *batch: window_loss(model, *batch, targets=config.targets)
+        model,
+        run.optimizer,
+        lambda values, mask, variates, seed: window_loss(model, values, mask, variates, seed, config.targets),
     )
     holdout = HoldoutLoss(run)
     with MetricsLog(run.path, state.step) as log, deferred_interrupt() as interrupted:
@@ -129,7 +131,11 @@ def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> 
 
 def model_inputs(batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32], Variates]:
     """A batch as the model's arguments."""
-    return batch.values, batch.time_mask, Variates(batch.is_action, batch.lower, batch.upper, batch.variate_mask)
+    return (
+        batch.values,
+        batch.time_mask,
+        Variates(batch.is_action, batch.lower, batch.upper, batch.variate_mask),
+    )
 
 
 def step_seed(seed: int, step: int) -> NDArray[np.int32]:

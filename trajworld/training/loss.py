@@ -45,7 +45,7 @@ def window_loss_sums(
     seed: Tensor | None = None,
     targets: str = "onehot",
 ) -> tuple[Tensor, Tensor]:
-    """Sum over real rows of their mean cross-entropy, and the number of rows: what averages over batches are made of."""
+    """Sum over real rows of their mean cross-entropy, and the number of rows, for averages over batches."""
     logits = model(values[:, :-1], time_mask[:, :-1], variates, seed=seed)
     entropies = CROSS_ENTROPIES[targets](logits, values[:, 1:], variates.lower, variates.upper)
     counted = predicted_mask(variates)

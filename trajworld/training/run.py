@@ -94,7 +94,9 @@ def resume_run(path: str | Path, *, progress: Progress | None = None) -> tuple[R
     _check_unchanged(path, record, parts)
     checkpoint = newest_checkpoint(path)
     if checkpoint is None:
-        return _assembled(path, written, parts, _initial_model(written, parts), TrainingState()), _warnings(record)
+        return _assembled(path, written, parts, _initial_model(written, parts), TrainingState()), _warnings(
+            record
+        )
     model, state = load_checkpoint(checkpoint)
     run = _assembled(path, written, parts, model, state)
     load_optimizer(checkpoint, run.optimizer)
@@ -113,7 +115,9 @@ def _kind(path: Path) -> Kind:
     return kind
 
 
-def _assembled(path: Path, config: TrainingConfig, parts: list[Part], model: TrajWorld, state: TrainingState) -> Run:
+def _assembled(
+    path: Path, config: TrainingConfig, parts: list[Part], model: TrajWorld, state: TrainingState
+) -> Run:
     optimizer = make_optimizer(config)
     optimizer.build(model.trainable_variables)
     return Run(path, config, parts, make_mixture(config, parts), model, optimizer, state)
@@ -174,8 +178,10 @@ def _check_unchanged(path: Path, record: dict[str, Any], parts: list[Part]) -> N
 def _warnings(record: dict[str, Any]) -> list[str]:
     found = []
     if record.get("backend") != active_backend().name:
-        found.append(f"the run began on {record.get('backend')} and goes on on {active_backend().name}: the numbers will "
-                     "agree closely, not exactly")
+        found.append(
+            f"the run began on {record.get('backend')} and goes on on {active_backend().name}: the numbers will "
+            "agree closely, not exactly"
+        )
     old, new = record.get("versions", {}), versions()
     changed = [f"{name} {old[name]} -> {new.get(name, 'none')}" for name in old if old[name] != new.get(name)]
     if changed:

@@ -78,7 +78,9 @@ def open_parts(config: TrainingConfig, progress: Progress | None = None) -> list
 def make_mixture(config: TrainingConfig, parts: list[Part]) -> Mixture:
     """The batches of a run; M is padded only where there are several datasets."""
     sources = [
-        Source(part.dataset, part.support.lower, part.support.upper, part.weight, part.sampling, part.training)
+        Source(
+            part.dataset, part.support.lower, part.support.upper, part.weight, part.sampling, part.training
+        )
         for part in parts
     ]
     variates, weights = [part.dataset.num_variates for part in parts], [part.weight for part in parts]
@@ -95,7 +97,9 @@ def identity_of(config: TrainingConfig, parts: list[Part], history: dict[str, An
             name, support = part.dataset.environment or part.dataset.name, part.support
             if name in sources and sources[name].lower.shape == support.lower.shape:
                 held = sources[name]
-                support = Support(np.minimum(held.lower, support.lower), np.maximum(held.upper, support.upper))
+                support = Support(
+                    np.minimum(held.lower, support.lower), np.maximum(held.upper, support.upper)
+                )
             sources[name] = support
         return Identity(sources=sources, history=history)
     dataset = parts[0].dataset
@@ -109,7 +113,9 @@ def _part(
 ) -> Part:
     try:
         # Limited first: a run on little data must not choose its best by a holdout set that is larger than its data.
-        used = np.sort(limit_transitions(dataset, np.arange(dataset.num_episodes), config.transitions, config.seed))
+        used = np.sort(
+            limit_transitions(dataset, np.arange(dataset.num_episodes), config.transitions, config.seed)
+        )
         chosen, held = split_episodes(len(used), config.holdout_fraction, config.seed)
     except UsageError as error:
         raise TrajWorldError(f"{dataset.name}: {error}") from None
