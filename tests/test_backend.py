@@ -1,0 +1,235 @@
+"""The active backend: compiled functions, training steps against NumPy, the loss they train on."""
+
+import functools
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+import scipy.special
+from keras import ops
+from numpy.typing import NDArray
+
+from trajworld.backend import active_backend
+from trajworld.models import tokenizer
+from trajworld.models.identity import action_mask
+from trajworld.models.presets import ModelSizes
+from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.training.loss import predicted_mask, window_loss
+
+SIZES = ModelSizes(blocks=1, width=8, heads=2, window=6, bins=16, variates=12, dropout=0.1)
+
+Array = NDArray[Any]
+
+
+def numpy(tensor: object) -> Array:
+    return np.asarray(ops.convert_to_numpy(tensor))
+
+
+def linear_model() -> tuple[keras.Model, list[Array]]:
+    """A dense layer of known weights; and those weights."""
+    rng = np.random.default_rng(0)
+    model = keras.Sequential([keras.layers.Input((3,)), keras.layers.Dense(2)])
+    weights = [rng.normal(size=shape).astype(np.float32) for shape in ((3, 2), (2,))]
+    model.set_weights(weights)
+    return model, weights
+
+
+def adamw(decay: float = 1e-5, clip: float | None = 0.25) -> keras.optimizers.Optimizer:
+    return keras.optimizers.AdamW(
+        learning_rate=1e-3, weight_decay=decay, beta_1=0.9, beta_2=0.999, epsilon=1e-8, global_clipnorm=clip
+    )
+
+
+def gradients_of(weights: list[Array], x: Array, y: Array) -> tuple[float, list[Array]]:
+    """Value and analytic gradients of the mean squared error of ``x @ kernel + bias``."""
+    error = x @ weights[0] + weights[1] - y
+    return float(np.mean(error**2)), [2 * x.T @ error / error.size, 2 * error.sum(axis=0) / error.size]
+
+
+@pytest.mark.parametrize("clip", [0.25, None])
+@pytest.mark.parametrize("decay", [0.0, 0.3])
+def test_training_steps_are_adamw_after_clipping_the_global_norm(decay: float, clip: float | None) -> None:
+    model, start = linear_model()
+    rng = np.random.default_rng(1)
+    batches = [
+        (rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(5, 2)).astype(np.float32))
+        for _ in range(3)
+    ]
+    step = active_backend().training_step(
+        model, adamw(decay, clip), lambda x, y: ops.mean(ops.square(model(x) - y))
+    )
+    rates = [0.02, 0.05, 0.01]
+
+    weights = [array.astype(np.float64) for array in start]
+    first = [np.zeros_like(array) for array in weights]
+    second = [np.zeros_like(array) for array in weights]
+    for index, ((x, y), rate) in enumerate(zip(batches, rates, strict=True), start=1):
+        value, gradients = gradients_of(weights, x.astype(np.float64), y.astype(np.float64))
+        norm = np.sqrt(sum(np.sum(gradient**2) for gradient in gradients))
+        assert norm > 0.5  # Or else clipping would not be tried.
+        for place, gradient in enumerate(gradients):
+            if clip is not None:
+                gradient = gradient * clip / norm
+            first[place] = 0.9 * first[place] + 0.1 * gradient
+            second[place] = 0.999 * second[place] + 0.001 * gradient**2
+            ahead = first[place] / (1 - 0.9**index)
+            spread = np.sqrt(second[place] / (1 - 0.999**index))
+            weights[place] = weights[place] - rate * (ahead / (spread + 1e-8) + decay * weights[place])
+        np.testing.assert_allclose(numpy(step(rate, x, y)), value, rtol=1e-5)
+    step.write_back()
+    for variable, expected in zip(model.weights, weights, strict=True):
+        np.testing.assert_allclose(numpy(variable.value), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_write_back_writes_weights_and_the_optimisers_state() -> None:
+    """A run that goes on from what was written back does what it would have done without a stop."""
+    rng = np.random.default_rng(2)
+    x, y = rng.normal(size=(5, 3)).astype(np.float32), rng.normal(size=(5, 2)).astype(np.float32)
+
+    def run(interruptions: int) -> list[Array]:
+        model, _ = linear_model()
+        optimizer = adamw()
+
+        def new_step() -> Any:
+            return active_backend().training_step(
+                model, optimizer, lambda x, y: ops.mean(ops.square(model(x) - y))
+            )
+
+        step = new_step()
+        for _ in range(4):
+            step(0.05, x, y)
+            if interruptions:
+                step.write_back()
+                step = new_step()
+        step.write_back()
+        assert int(numpy(optimizer.iterations.value)) == 4
+        return [numpy(variable.value).copy() for variable in [*model.weights, *optimizer.variables]]
+
+    _, start = linear_model()
+    steady, interrupted = run(0), run(1)
+    for one, other in zip(steady, interrupted, strict=True):
+        np.testing.assert_array_equal(one, other)
+    assert np.abs(steady[0] - start[0]).min() > 0.01
+
+
+def test_compiled_functions_see_updated_weights() -> None:
+    model, weights = linear_model()
+    compiled = active_backend().compile(model, model)
+    x = np.random.default_rng(3).normal(size=(4, 3)).astype(np.float32)
+    np.testing.assert_allclose(numpy(compiled(x)), x @ weights[0] + weights[1], atol=1e-5)
+    model.set_weights([2 * weights[0], weights[1] + 1])
+    np.testing.assert_allclose(numpy(compiled(x)), x @ (2 * weights[0]) + weights[1] + 1, atol=1e-5)
+    step = active_backend().training_step(model, adamw(), lambda x: ops.mean(model(x)))
+    step(1.0, x)
+    step.write_back()
+    kernel, bias = (numpy(variable.value) for variable in model.weights)
+    assert np.abs(bias - weights[1] - 1).min() > 0.5
+    np.testing.assert_allclose(numpy(compiled(x)), x @ kernel + bias, atol=1e-4)
+
+
+def test_a_compiled_function_takes_several_shapes_and_nested_arrays() -> None:
+    model, weights = linear_model()
+    compiled = active_backend().compile(lambda pair: {"sum": model(pair[0]) + pair[1]}, model)
+    for rows in (1, 4):
+        x = np.ones((rows, 3), np.float32)
+        found = numpy(compiled((x, np.float32(2)))["sum"])
+        np.testing.assert_allclose(found, x @ weights[0] + weights[1] + 2, atol=1e-5)
+
+
+def test_a_compiled_function_is_traced_for_its_shapes_not_its_values() -> None:
+    model, _ = linear_model()
+    traced = []
+
+    def counted(x: Any, position: Any) -> Any:
+        traced.append(None)
+        return model(x) + ops.cast(position, "float32")
+
+    compiled = active_backend().compile(counted, model)
+    x = np.ones((2, 3), np.float32)
+    results = [numpy(compiled(x * scale, np.int32(scale))) for scale in range(5)]
+    assert not np.allclose(results[1], results[2])
+    eager = keras.backend.backend() == "torch"
+    assert len(traced) == (5 if eager else 1)
+
+
+def test_the_device_is_described_and_can_be_waited_for() -> None:
+    device = active_backend().device()
+    assert device.kind in {"cpu", "gpu", "tpu"}
+    assert device.count >= 1
+    assert device.name
+    model, _ = linear_model()
+    result = active_backend().compile(model, model)(np.ones((1, 3), np.float32))
+    active_backend().wait({"a": [result]})
+    assert active_backend().name == keras.backend.backend()
+    assert active_backend() is active_backend()
+
+
+def batch(padded: int = 0) -> tuple[Array, Array, Variates]:
+    rng = np.random.default_rng(4)
+    count = 6 + padded
+    lower = np.full(count, -1, np.float32)
+    mask = (np.arange(count) < 6).astype(np.float32) if padded else None
+    variates = Variates(action_mask(3, 2, count), lower, -lower, mask)
+    # Smooth motion, so that the next row can be learnt.
+    phases = rng.uniform(0, 6, (8, 1, count))
+    values = np.sin(phases + np.arange(7)[None, :, None] * 0.4).astype(np.float32)
+    time_mask = np.ones((8, 7), np.float32)
+    time_mask[3, :4] = 0
+    time_mask[5, :2] = 0
+    return values, time_mask, variates
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("padded", [0, 3])
+@pytest.mark.parametrize("targets", ["onehot", "gauss"])
+def test_the_loss_averages_over_variates_then_real_rows(targets: str, padded: int) -> None:
+    model = TrajWorld(SIZES)
+    values, time_mask, variates = batch(padded)
+    loss = active_backend().compile(lambda *arrays: window_loss(model, *arrays, targets=targets), model)
+    logits = numpy(active_backend().compile(model, model)(values[:, :-1], time_mask[:, :-1], variates))
+    log_probabilities = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
+    encoded = numpy(tokenizer.encode(values, variates.lower, variates.upper, SIZES.bins))
+    bins = np.clip(np.floor((values.astype(np.float64) + 1) / 2 * SIZES.bins), 0, SIZES.bins - 1).astype(int)
+    rows = []
+    for b in range(8):
+        for t in range(6):
+            if not time_mask[b, t]:
+                continue
+            entropies = []
+            for m in range(4):  # Three observations and the reward.
+                if targets == "onehot":
+                    entropies.append(-log_probabilities[b, t, m, bins[b, t + 1, m]])
+                else:
+                    entropies.append(-np.sum(encoded[b, t + 1, m] * log_probabilities[b, t, m]))
+            rows.append(np.mean(entropies))
+    assert len(rows) == 8 * 6 - 6
+    np.testing.assert_allclose(numpy(loss(values, time_mask, variates)), np.mean(rows), rtol=1e-4)
+
+
+def test_predicted_variates_are_observations_and_the_reward() -> None:
+    _, _, variates = batch(3)
+    assert numpy(predicted_mask(variates)).tolist() == [1, 1, 1, 1, 0, 0, 0, 0, 0]
+    assert numpy(predicted_mask(variates._replace(mask=None))).tolist() == [1, 1, 1, 1, 0, 0, 1, 1, 1]
+
+
+@pytest.mark.slow
+def test_training_steps_reduce_the_models_loss() -> None:
+    keras.utils.set_random_seed(0)
+    model = TrajWorld(SIZES)
+    arrays = batch()
+    before = [numpy(variable.value).copy() for variable in model.weights]
+    loss = functools.partial(window_loss, model)
+    step = active_backend().training_step(model, adamw(), loss)
+    losses = [float(numpy(step(1e-2, *arrays, np.int32(index)))) for index in range(25)]
+    assert losses[0] == pytest.approx(np.log(SIZES.bins), abs=1.0)
+    assert losses[-1] < losses[0] - 0.4
+    step.write_back()
+    evaluated = float(numpy(active_backend().compile(loss, model)(*arrays)))
+    assert evaluated < losses[0] - 0.4
+    unchanged = [
+        variable.path
+        for variable, old in zip(model.weights, before, strict=True)
+        if np.array_equal(numpy(variable.value), old)
+    ]
+    assert unchanged == []
