@@ -100,7 +100,7 @@ class Foresight:
             raise UsageError(f"horizon {horizon} and batch size {batch_size} must be at least 1")
         self.dataset, self.horizon, self.batch_size = dataset, horizon, batch_size
         self._variates = variates_of(dataset, support)
-        self._context = chunk_sizes(model.sizes.window)[0]
+        self.context = chunk_sizes(model.sizes.window)[0]
         self._run = compile_open_loop(model, dataset.observation_size)
 
     def __call__(self, starts: ArrayLike, progress: Progress | None = None) -> Foreseen:
@@ -119,7 +119,8 @@ class Foresight:
             filled = np.concatenate([chosen, np.full(self.batch_size - len(chosen), chosen[0])])
             parts.append([array[: len(chosen)] for array in self._batch(filled)])
             if progress is not None:
-                progress(begin + len(chosen), len(starts), f"{self.dataset.name}, {self.horizon} steps ahead")
+                done, total = ((begin + len(chosen)) * self.horizon, len(starts) * self.horizon)
+                progress(done, total, f"{self.dataset.name}, open loop")
         found = Foreseen(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
         if not (np.all(np.isfinite(found.mean)) and np.all(np.isfinite(found.std))):
             name = self.dataset.name
@@ -133,7 +134,7 @@ class Foresight:
 
         dataset, predicted = self.dataset, self.dataset.observation_size + 1
         episode = np.searchsorted(dataset.episode_offsets, starts, side="right") - 1
-        history, mask = gather_windows(dataset, starts, dataset.episode_offsets[episode], self._context)
+        history, mask = gather_windows(dataset, starts, dataset.episode_offsets[episode], self.context)
         places = starts[:, None] + np.arange(self.horizon + 1)
         present = places < dataset.episode_offsets[episode + 1][:, None]
         rows = np.asarray(dataset.rows)[np.minimum(places, len(dataset.rows) - 1)]

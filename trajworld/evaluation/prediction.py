@@ -25,7 +25,7 @@ BATCH_SIZE = 64
 _STILL = 1e-6
 
 Progress = Callable[[int, int | None, str], None]
-"""What a long evaluation tells of itself: windows done, of how many, and of what."""
+"""What a long evaluation tells of itself: transitions predicted, of how many, and of what."""
 
 
 class Prediction(NamedTuple):

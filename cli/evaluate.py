@@ -1,0 +1,230 @@
+"""``trajworld evaluate``: how well a model predicts the transitions of datasets."""
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from trajworld.errors import TrajWorldError, UsageError
+
+from .progress import conversion_progress
+
+if TYPE_CHECKING:
+    from trajworld.evaluation.open_loop import OpenLoopErrors
+    from trajworld.evaluation.report import Evaluation
+
+_WINDOWS = 5000
+_STEPS_SHOWN = (1, 10, 25, 50, 100)
+_METRICS = (
+    ("mae", "mean absolute error"),
+    ("mse", "mean squared error"),
+    ("normalised_mae", "absolute error / std"),
+    ("normalised_mse", "squared error / variance"),
+    ("nll", "negative log-likelihood, nats"),
+)
+
+
+@click.command(short_help="Measure a model's predictions on datasets.")
+@click.argument("model_path", metavar="MODEL", type=click.Path(path_type=Path))
+@click.argument("specs", metavar="DATASET...", nargs=-1, required=True)
+@click.option(
+    "--ranges",
+    metavar="DATASET",
+    help="Where a pre-trained model takes the range of an environment that it never saw.  [default: the "
+    "dataset itself]",
+)
+@click.option(
+    "--windows",
+    type=click.IntRange(min=0),
+    default=_WINDOWS,
+    show_default=True,
+    help="Predict at most so many transitions of each dataset, drawn at random; 0 for all.",
+)
+@click.option(
+    "--horizon",
+    type=click.IntRange(min=0),
+    default=100,
+    show_default=True,
+    help="Steps of the open-loop rollouts, fewer in short episodes; 0 for none.",
+)
+@click.option(
+    "--pictures",
+    type=click.IntRange(min=0),
+    default=2,
+    show_default=True,
+    help="Episodes of each dataset to draw, with -o.",
+)
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Windows at once."
+)
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random draws.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
+@click.option(
+    "-o", "--output", type=click.Path(path_type=Path), help="Make this folder: results.json and pictures."
+)
+@click.option("--overwrite", is_flag=True, help="Replace the output folder if it is there.")
+def evaluate(
+    model_path: Path,
+    specs: tuple[str, ...],
+    ranges: str | None,
+    windows: int,
+    horizon: int,
+    pictures: int,
+    batch_size: int,
+    seed: int,
+    as_json: bool,
+    output: Path | None,
+    overwrite: bool,
+) -> None:
+    r"""Measure how MODEL predicts the transitions of each DATASET.
+
+    One step ahead: the last row of each window of at most 20 rows, from the rows before it; beside it the
+    baseline that copies the row before. Open loop: rollouts that are given the real actions only. A DATASET is
+    what `trajworld data inspect` takes. A model reads data over its own range wherever it has one.
+
+    \b
+    Examples:
+      trajworld evaluate runs/hopper/best.keras trajworld/gymnasium-hopper-v5/ou-v0 -o evaluation
+      trajworld evaluate runs/hopper/best.keras hopper_medium-v2.hdf5 hopper_expert-v2.hdf5 --windows 0
+      trajworld evaluate runs/pre/best.keras test-v0 --ranges train-v0 --json
+    """
+    if overwrite and output is None:
+        raise UsageError("--overwrite needs -o")
+    from trajworld.data.resolve import open_dataset
+    from trajworld.models.files import load_model
+
+    with conversion_progress("Converting") as progress:
+        datasets = [open_dataset(spec, progress=progress) for spec in specs]
+        ranges_from = None if ranges is None else open_dataset(ranges, progress=progress)
+    model = load_model(model_path)
+
+    from trajworld.evaluation.prediction import compile_one_step
+    from trajworld.evaluation.ranges import support_for
+    from trajworld.evaluation.report import evaluate as evaluate_dataset
+
+    # All of them before anything is computed: the last may be the one that does not fit.
+    supports = [support_for(model, dataset, ranges_from) for dataset in datasets]
+    one_step, name = compile_one_step(model), _model_name(model_path)
+    found: list[Evaluation] = []
+    with _results_folder(output, overwrite) as folder:
+        with conversion_progress("Predicting") as progress:
+            for dataset, support, place in zip(datasets, supports, _places(folder, datasets), strict=True):
+                found.append(
+                    evaluate_dataset(
+                        model,
+                        dataset,
+                        support,
+                        windows=windows or None,
+                        horizon=horizon,
+                        batch_size=batch_size,
+                        seed=seed,
+                        one_step=one_step,
+                        pictures=place,
+                        drawn_episodes=pictures,
+                        name=name,
+                        progress=progress,
+                    )
+                )
+        results = {
+            "model": str(model_path),
+            "environment": model.identity.environment,
+            "settings": {"windows": windows or None, "horizon": horizon, "seed": seed, "ranges": ranges},
+            "datasets": [each.as_json() for each in found],
+        }
+        if folder is not None:
+            from trajworld.files import write_json
+
+            write_json(folder / "results.json", results)
+    if as_json:
+        click.echo(json.dumps(results, indent=2, allow_nan=False))
+        return
+    console = Console()
+    for each in found:
+        _print(console, each)
+    if ranges is not None and all(support.origin == "the model's own" for support in supports):
+        console.print("--ranges was not needed: the model has its own.", highlight=False)
+    if output is not None:
+        console.print(f"Results and pictures: {escape(str(output))}", highlight=False, soft_wrap=True)
+
+
+def _print(console: Console, found: "Evaluation") -> None:
+    """A table of one dataset's errors, and the open-loop error at a few horizons."""
+    ours, copy, growth = found.prediction, found.copy_last_row, found.open_loop
+    title = f"{ours.dataset}: {ours.windows:,} transitions, one step ahead"
+    table = Table(title=escape(title), title_justify="left")
+    table.add_column("")
+    table.add_column("of", no_wrap=True)
+    table.add_column("model", justify="right")
+    table.add_column("copy last row", justify="right")
+    for field, label in _METRICS:
+        pair = (getattr(ours, field), getattr(copy, field))
+        for group, of in (("observation", "observations"), ("predicted", "and reward")):
+            cells = ["–" if side is None else _number(getattr(side, group)) for side in pair]
+            table.add_row(
+                label if group == "observation" else "", of, *cells, end_section=group == "predicted"
+            )
+    console.print(table)
+    lines = [f"Binned over {'the range ' if ours.ranges.startswith('of') else ''}{ours.ranges}"]
+    lines[0] += " range." if ours.ranges.endswith("own") else "."
+    if ours.still:
+        lines.append(f"Left out of what is divided, since they do not vary: {', '.join(ours.still)}.")
+    for line in lines:
+        console.print(escape(line), highlight=False)
+    if growth is not None:
+        console.print(_growth_table(growth))
+    console.print()
+
+
+def _growth_table(growth: "OpenLoopErrors") -> Table:
+    title = f"open loop, {growth.starts} rollouts: absolute error / std by steps ahead"
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    steps = sorted({step for step in (*_STEPS_SHOWN, growth.horizon) if step <= growth.horizon})
+    for step in steps:
+        table.add_column(str(step), justify="right")
+    for label, errors in (("model", growth.mae), ("starting row held", growth.held_row)):
+        table.add_row(label, *(_number(errors[step - 1]) for step in steps))
+    return table
+
+
+def _number(value: float | None) -> str:
+    """Four significant digits."""
+    if value is None:
+        return "–"
+    return f"{value:,.4g}" if value == 0 or 1e-4 <= abs(value) < 1e6 else f"{value:.3e}"
+
+
+def _model_name(path: Path) -> str:
+    """The file with its folder, which for a run's ``best.keras`` is what tells it from others."""
+    path = path.absolute()
+    return f"{path.parent.name}/{path.name}"
+
+
+def _places(folder: Path | None, datasets: list[Any]) -> list[Path | None]:
+    """Where each dataset's pictures go: the folder itself for one, else a folder of each one's name."""
+    if folder is None or len(datasets) == 1:
+        return [folder] * len(datasets)
+    slugs = [re.sub(r"[^A-Za-z0-9.]+", "-", dataset.name).strip("-.") for dataset in datasets]
+    return [folder / f"{number}-{slug}" for number, slug in enumerate(slugs, start=1)]
+
+
+@contextlib.contextmanager
+def _results_folder(output: Path | None, overwrite: bool) -> Iterator[Path | None]:
+    """The folder that becomes ``output`` when everything is in it; None where none was asked for."""
+    if output is None:
+        yield None
+        return
+    from trajworld.files import atomic_folder
+
+    # Only a folder that this command made gives way: the option must not remove something else by a slip.
+    if overwrite and output.exists() and not (output / "results.json").is_file():
+        raise TrajWorldError(f"{output} is no folder of results: name another place")
+    with atomic_folder(output, replace=overwrite) as folder:
+        yield folder

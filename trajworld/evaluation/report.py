@@ -1,0 +1,126 @@
+"""Everything that is measured and drawn of one model on one dataset."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from trajworld.data.dataset import Dataset
+from trajworld.evaluation.open_loop import (
+    BATCH_SIZE,
+    STARTS,
+    Foresight,
+    OpenLoopErrors,
+    fitting_horizon,
+    open_loop_errors,
+)
+from trajworld.evaluation.pictures import (
+    draw_growth,
+    draw_trajectories,
+    draw_variate_errors,
+    typical_episodes,
+    view_episode,
+)
+from trajworld.evaluation.prediction import (
+    OneStep,
+    PredictionErrors,
+    Progress,
+    compile_one_step,
+    copy_last_row_errors,
+    prediction_errors,
+)
+from trajworld.evaluation.ranges import Ranges
+from trajworld.models.transformer import TrajWorld
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What was measured of a model on a dataset.
+
+    Attributes:
+        prediction: Its one-step errors.
+        copy_last_row: Those of copying the last row, on the same windows.
+        open_loop: How open-loop errors grow; None where no horizon was asked for.
+    """
+
+    prediction: PredictionErrors
+    copy_last_row: PredictionErrors
+    open_loop: OpenLoopErrors | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "prediction": self.prediction.as_json(),
+            "copy_last_row": self.copy_last_row.as_json(),
+            "open_loop": None if self.open_loop is None else self.open_loop.as_json(),
+        }
+
+
+def evaluate(
+    model: TrajWorld,
+    dataset: Dataset,
+    ranges: Ranges,
+    *,
+    windows: int | None,
+    horizon: int,
+    batch_size: int,
+    seed: int = 0,
+    one_step: OneStep | None = None,
+    pictures: Path | None = None,
+    drawn_episodes: int = 2,
+    name: str = "The model",
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a model on a dataset, and draw it.
+
+    Args:
+        model: The model.
+        dataset: What it predicts.
+        ranges: Of :func:`trajworld.evaluation.ranges.support_for`.
+        windows: At most so many windows, drawn at random; None for all.
+        horizon: Steps of the open loop; 0 for none, and then no trajectory is drawn.
+        batch_size: Windows at once.
+        seed: Of what is drawn at random.
+        one_step: Of :func:`trajworld.evaluation.prediction.compile_one_step`, where there is one already.
+        pictures: The folder to draw into; None for no picture.
+        drawn_episodes: How many episodes to draw.
+        name: The model's, in the pictures' titles.
+        progress: Called after each batch.
+
+    Raises:
+        TrajWorldError: The model does not fit the dataset, its predictions are not finite, or a picture cannot be
+            written.
+    """
+    one_step = one_step or compile_one_step(model)
+    prediction = prediction_errors(
+        model,
+        dataset,
+        support=ranges,
+        limit=windows,
+        batch_size=batch_size,
+        seed=seed,
+        one_step=one_step,
+        progress=progress,
+    )
+    copy = copy_last_row_errors(dataset, limit=windows, window=model.sizes.window, seed=seed)
+    if pictures is not None:
+        draw_variate_errors(pictures / "variates.png", prediction, copy, name)
+    if not horizon:
+        return Evaluation(prediction, copy, None)
+    steps = fitting_horizon(dataset, horizon)
+    foresight = Foresight(model, dataset, ranges.support, steps, min(batch_size, BATCH_SIZE))
+    growth = open_loop_errors(
+        model,
+        dataset,
+        support=ranges,
+        horizon=steps,
+        starts=STARTS,
+        seed=seed,
+        foresight=foresight,
+        progress=progress,
+    )
+    if pictures is not None:
+        draw_growth(pictures / "open-loop.png", growth, name)
+        for episode in typical_episodes(dataset, drawn_episodes):
+            view = view_episode(dataset, episode, ranges.support, one_step, model.sizes.window, foresight)
+            draw_trajectories(pictures / f"episode-{episode}.png", view, dataset, name)
+    return Evaluation(prediction, copy, growth)
