@@ -1,0 +1,223 @@
+"""``trajworld checkpoint``: the published pickle becomes a model file; mistakes end in one line."""
+
+import json
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from keras import ops
+
+from trajworld.backend import active_backend
+from trajworld.cli.main import main
+from trajworld.interop.restricted_pickle import read_pickle
+from trajworld.models.files import load_model, save_model
+from trajworld.models.identity import Identity
+from trajworld.models.presets import ModelSizes
+from trajworld.models.support import training_support
+from trajworld.models.transformer import TrajWorld, Variates
+
+
+@pytest.fixture(scope="module")
+def goldens(shared: Path) -> Path:
+    folder = shared / "goldens" / "small"
+    if not folder.is_dir():
+        pytest.skip("the recorded outputs are not beside the repository")
+    return folder
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that runs the command: exit code, standard output, standard error."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        try:
+            code = main(["checkpoint", *map(str, arguments)])
+        except SystemExit as end:
+            code = end.code
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+def test_a_published_checkpoint_becomes_a_model_with_its_logits(
+    goldens: Path, tmp_path: Path, run: Any
+) -> None:
+    with np.load(goldens / "golden.npz") as arrays:
+        golden = dict(arrays)
+    output = tmp_path / "models" / "model.keras"
+    code, out, err = run(
+        "import",
+        goldens / "trm_dynamics.pkl",
+        "-o",
+        output,
+        "--heads",
+        int(golden["heads"]),
+        "--environment",
+        "gymnasium/Toy-v0",
+        "--json",
+    )
+    assert code == 0, err
+    described = json.loads(out)
+    assert described["environment"] == "gymnasium/Toy-v0"
+    assert described["sizes"]["blocks"] == int(golden["layers"])
+    assert described["sizes"]["width"] == int(golden["width"])
+    np.testing.assert_array_equal(np.float32(described["support"]["lower"]), golden["min_values"])
+    np.testing.assert_array_equal(np.float32(described["support"]["upper"]), golden["max_values"])
+    assert described["history"]["imported"] == "trm_dynamics.pkl"
+    assert "keras" in described["history"]["versions"]
+
+    model = load_model(output)
+    support = model.identity.support
+    variates = Variates(golden["is_action"], support.lower, support.upper)
+    compiled = active_backend().compile(model, model)
+    logits = np.asarray(ops.convert_to_numpy(compiled(golden["values"], golden["time_mask"], variates)))
+    real = golden["time_mask"] > 0
+    np.testing.assert_allclose(logits[real], golden["logits"][real], atol=1e-4)
+    assert os.listdir(output.parent) == ["model.keras"]
+
+
+def test_a_pre_trained_checkpoint_shares_the_unit_range(goldens: Path, tmp_path: Path, run: Any) -> None:
+    content = read_pickle(goldens / "trm_dynamics.pkl")
+    content |= {"min_values": np.float32(-1e-5), "max_values": np.float32(1 + 1e-5)}
+    (tmp_path / "scalars.pkl").write_bytes(pickle.dumps(content))
+    code, out, err = run("import", tmp_path / "scalars.pkl", "-o", tmp_path / "model.keras")
+    assert code == 0, err
+    assert "0 to 1" in out
+    assert load_model(tmp_path / "model.keras").identity.support.shared
+
+
+@pytest.fixture(scope="module")
+def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    identity = Identity(
+        training_support([0.0, -1.0, 0.25, 0.5], [1.0, 2.0, 0.5, 0.75]),
+        environment="gymnasium/[red]Toy\x1b[2J",
+        observation_size=2,
+        action_size=1,
+        history={"steps": 700, "versions": {"keras": "3.99"}},
+    )
+    path = tmp_path_factory.mktemp("models") / "model.keras"
+    save_model(TrajWorld(ModelSizes(blocks=1, width=8, heads=2, bins=16), identity), path)
+    return path
+
+
+def test_show_prints_what_a_person_asks_for(model_file: Path, run: Any) -> None:
+    code, out, err = run("show", model_file)
+    assert (code, err) == (0, "")
+    for part in ("parameters", "observation 1", "reward", "action 0", "steps", "700", "keras 3.99"):
+        assert part in out
+    # What a file says is neither markup nor a command to the terminal.
+    assert "gymnasium/[red]Toy\\x1b[2J" in out
+    assert "\x1b[2J" not in out
+
+
+def test_show_prints_json(model_file: Path, run: Any) -> None:
+    code, out, _ = run("show", model_file, "--json")
+    assert code == 0
+    described = json.loads(out)
+    assert described["observation_size"] == 2
+    assert described["parameters"] == load_model(model_file).count_params()
+
+
+def test_show_of_a_pre_trained_model_lists_its_environments(tmp_path: Path, run: Any) -> None:
+    sources = {"gymnasium/Swimmer-v5": training_support([0.0] * 11, [1.0] * 11)}
+    model = TrajWorld(ModelSizes(blocks=1, width=8, heads=2, bins=16), Identity(sources=sources))
+    save_model(model, tmp_path / "model.keras")
+    code, out, _ = run("show", tmp_path / "model.keras")
+    assert code == 0
+    assert any("gymnasium/Swimmer-v5" in line and "11" in line for line in out.splitlines())
+
+
+def test_show_imports_no_framework(model_file: Path) -> None:
+    code = (
+        "import sys; from trajworld.cli.main import main; main(sys.argv[1:])\n"
+        "print(sorted({'keras', 'jax', 'tensorflow', 'torch'} & sys.modules.keys()))"
+    )
+    for arguments in (["show", str(model_file)], ["--help"], ["import", "--help"]):
+        wrapped = code.replace(
+            "main(sys.argv[1:])", "\ntry:\n    main(sys.argv[1:])\nexcept SystemExit: pass"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", wrapped, "checkpoint", *arguments],
+            capture_output=True,
+            text=True,
+            timeout=120,
+        )
+        assert done.returncode == 0, done.stderr
+        assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_help_shows_examples_line_by_line(run: Any) -> None:
+    for command in ("import", "show"):
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        assert any(line.strip().startswith(f"trajworld checkpoint {command} ") for line in out.splitlines())
+
+
+class Hostile:
+    def __reduce__(self) -> Any:
+        return os.system, ("touch owned",)
+
+
+def test_mistakes_end_in_one_line_and_leave_nothing(
+    tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch, model_file: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    inputs = {
+        "empty.pkl": b"",
+        "text.pkl": b"not a pickle",
+        "hostile.pkl": pickle.dumps({"params": Hostile(), "min_values": 0.0, "max_values": 1.0}),
+        "other.pkl": pickle.dumps({"a": 1}),
+        "nothing.pkl": pickle.dumps({"params": {}, "min_values": 0.0, "max_values": 1.0}),
+        "cut.keras": model_file.read_bytes()[:500],
+    }
+    for name, content in inputs.items():
+        Path(name).write_bytes(content)
+    Path("folder.keras").mkdir()
+    present = sorted(os.listdir())
+    commands = [
+        *(("import", name, "-o", "out.keras") for name in inputs if name.endswith(".pkl")),
+        ("import", "missing.pkl", "-o", "out.keras"),
+        ("import", "folder.keras", "-o", "out.keras"),
+        ("import", "other.pkl", "-o", "out.h5"),
+        ("show", "missing.keras"),
+        ("show", "folder.keras"),
+        ("show", "cut.keras"),
+        ("show", "text.pkl"),
+    ]
+    for command in commands:
+        code, out, err = run(*command)
+        assert code == 1, (command, err)
+        assert out == ""
+        assert err.startswith("Error: ")
+        assert err.count("\n") == 1, err
+    assert sorted(os.listdir()) == present
+
+
+def test_wrong_usage_ends_in_exit_code_2(goldens: Path, tmp_path: Path, run: Any) -> None:
+    source = goldens / "trm_dynamics.pkl"
+    for arguments, said in (
+        (["import", source], "--output"),
+        (["import", source, "-o", tmp_path / "x.keras", "--heads", "0"], "--heads"),
+        (["import", source, "-o", tmp_path / "x.keras", "--heads", "5"], "give the right --heads"),
+        (["show"], "MODEL.keras"),
+    ):
+        code, out, err = run(*arguments)
+        assert code == 2, err
+        assert said in err
+        assert out == ""
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_baselines_checkpoint_is_named(goldens: Path, tmp_path: Path, run: Any) -> None:
+    code, _, err = run("import", goldens / "tdm_dynamics.pkl", "-o", tmp_path / "x.keras")
+    assert code == 1
+    assert "TDM" in err
+    assert os.listdir(tmp_path) == []
