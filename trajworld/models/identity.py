@@ -66,7 +66,8 @@ class Identity:
             whose = f" of {self.environment}" if self.environment else ""
             raise TrajWorldError(
                 f"the model{whose} predicts {support.lower.size} variates, but the data of "
-                f"{environment or 'this dataset'} have {variates}: use a model of that environment, or a pre-trained one"
+                f"{environment or 'this dataset'} have {variates}: use a model of that environment, or a "
+                "pre-trained one"
             )
         return support
 

@@ -103,7 +103,9 @@ class Results:
 
     def chosen(self, side: str) -> list[TrialRow]:
         """The chosen run of a side at each size, smallest size first."""
-        return sorted((row for row in self.trials if row.side == side and row.chosen), key=lambda row: row.transitions)
+        return sorted(
+            (row for row in self.trials if row.side == side and row.chosen), key=lambda row: row.transitions
+        )
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""

@@ -26,7 +26,11 @@ from trajworld.training.loop import Report, train
 from trajworld.training.run import Run, start_run
 
 _BEHAVIOUR = "mixed"
-_PRETRAINING_ID, _POOL_ID, _TEST_ID = "seen/{environment}-v0", "unseen/{environment}-v0", "unseen/{environment}-v1"
+_PRETRAINING_ID, _POOL_ID, _TEST_ID = (
+    "seen/{environment}-v0",
+    "unseen/{environment}-v0",
+    "unseen/{environment}-v1",
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ def collect_all(stage: Stage) -> Collections:
     rows: list[DatasetRow] = []
     commands: list[Command] = []
 
-    def gather(purpose: str, names: tuple[str, ...], template: str, transitions: int, seed: int) -> tuple[str, ...]:
+    def gather(
+        purpose: str, names: tuple[str, ...], template: str, transitions: int, seed: int
+    ) -> tuple[str, ...]:
         targets = dataset_targets(list(names), _BEHAVIOUR, template)
         options = {"behaviour": _BEHAVIOUR, "transitions": transitions, "seed": seed, "id": template}
         commands.append(Command(f"Collect: {purpose}", command_line("data collect", *names, **options)))
@@ -101,7 +107,9 @@ def collect_all(stage: Stage) -> Collections:
                     dataset.num_transitions,
                 )
             )
-            stage.say(f"{collected.environment}: {dataset.num_transitions:,} transitions, {dataset.num_episodes} episodes")
+            stage.say(
+                f"{collected.environment}: {dataset.num_transitions:,} transitions, {dataset.num_episodes} episodes"
+            )
         return tuple(target.dataset_id for target in targets)
 
     seen = gather("pre-training", plan.environments, _PRETRAINING_ID, plan.pretraining_transitions, plan.seed)
@@ -146,14 +154,16 @@ def run_trials(stage: Stage, pool: str, test: Dataset, init: Path) -> tuple[list
                 if side == FINE_TUNED:
                     options["init"] = os.fspath(init)
                 folder = trial_folder(stage.folder, side, size, rate)
-                run, command = _train(stage, "train", (pool,), folder, options, f"{side}, {size:,} transitions, rate {rate:g}")
+                run, command = _train(
+                    stage, "train", (pool,), folder, options, f"{side}, {size:,} transitions, rate {rate:g}"
+                )
                 errors = test_errors(run.model, test, support_for(run.model, test), plan)
                 if run.state.best_loss is None:
                     raise AssertionError("every trial holds episodes out")
                 tried.append(TrialRow(side, size, rate, run.state.best_loss, errors))
                 commands.append(command)
                 stage.say(
-                    f"{side} on {size:,} transitions, rate {rate:g}: error {errors.normalised_mae:.3f} standard deviations"
+                    f"{side} on {size:,} transitions, rate {rate:g}: error {errors.normalised_mae:.3f} std"
                 )
             best = min(tried, key=lambda row: row.holdout_loss)
             trials += [replace(row, chosen=row is best) for row in tried]
@@ -166,7 +176,7 @@ def trial_folder(folder: Path, side: str, size: int, rate: float) -> Path:
 
 
 def zero_shot_errors(stage: Stage, init: Path, smallest: Path, test: Dataset) -> Errors:
-    """The pre-trained model on the unseen environment as it is, scaled by what the smallest trial knew of its ranges."""
+    """The pre-trained model on the unseen environment as it is, scaled by the range that the smallest trial knew."""
     model, trial = load_model(init), load_model(smallest)
     support = trial.identity.support
     ranges = Ranges(pretraining_support(support.lower, support.upper), "the smallest fine-tuning dataset")
@@ -205,7 +215,9 @@ def _train(
     command = Command(title, command_line(kind, *datasets, **options, o=os.fspath(folder)))
     values = dict(options)
     preset = values.pop("preset")
-    config = resolve_config(kind, preset=preset, options={**values, "datasets": [{"spec": spec} for spec in datasets]})
+    config = resolve_config(
+        kind, preset=preset, options={**values, "datasets": [{"spec": spec} for spec in datasets]}
+    )
     run = start_run(folder, config)
     outcome = train(run, stage.observe(run))
     if not outcome.finished:

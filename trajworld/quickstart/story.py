@@ -7,9 +7,15 @@ from pathlib import Path
 from typing import Any
 
 from trajworld.backend import active_backend
+from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import UsageError
+from trajworld.evaluation.open_loop import Foresight, fitting_horizon
+from trajworld.evaluation.pictures import draw_trajectories, typical_episodes, view_episode
+from trajworld.evaluation.prediction import compile_one_step
+from trajworld.evaluation.ranges import support_for
 from trajworld.models.files import load_model
+from trajworld.models.transformer import TrajWorld
 from trajworld.quickstart.findings import findings
 from trajworld.quickstart.plan import Plan
 from trajworld.quickstart.report import write_report
@@ -66,7 +72,13 @@ def run_quickstart(
         )
         smallest = _chosen(trials, FINE_TUNED)[0]
         zero_shot = timed(
-            seconds, "test zero-shot", zero_shot_errors, stage, init, _folder(stage, smallest) / "last.keras", test
+            seconds,
+            "test zero-shot",
+            zero_shot_errors,
+            stage,
+            init,
+            _folder(stage, smallest) / "last.keras",
+            test,
         )
         pictures = timed(seconds, "draw predictions", _draw_predictions, stage, trials, collections.test)
         evaluate = [_evaluate_command(stage, row, collections.test) for row in trials if row.chosen]
@@ -81,7 +93,10 @@ def run_quickstart(
             copy_last_row=copying_errors(test, plan),
             zero_shot=zero_shot,
             commands=[
-                Command("First, in a shell: where the datasets are", f"export MINARI_DATASETS_PATH={folder / 'datasets'}"),
+                Command(
+                    "First, in a shell: where the datasets are",
+                    f"export MINARI_DATASETS_PATH={folder / 'datasets'}",
+                ),
                 *collections.commands,
                 pretrain_command,
                 *trial_commands,
@@ -117,16 +132,20 @@ def _draw_predictions(stage: Stage, trials: list[TrialRow], test: str) -> dict[s
         row = _chosen(trials, side)[0]
         name = f"{side.replace(' ', '-')}.png"
         model = load_model(_folder(stage, row) / "last.keras")
-        draw_model_predictions(model, open_dataset(test), stage.folder / name, stage.plan)
+        title = f"{side.capitalize()}, {row.transitions:,} transitions"
+        draw_model_predictions(model, open_dataset(test), stage.folder / name, stage.plan, title)
         pictures[f"{side.capitalize()} on {row.transitions:,} transitions: predicted and real"] = name
     return pictures
 
 
-def draw_model_predictions(model: Any, test: Any, path: Path, plan: Plan) -> None:
-    """One-step and open-loop predictions of the test set's longest episode."""
-    from trajworld.evaluation.pictures import draw_predictions
-
-    draw_predictions(model, test, path, horizon=plan.horizon)
+def draw_model_predictions(model: TrajWorld, test: Dataset, path: Path, plan: Plan, name: str) -> None:
+    """One-step and open-loop predictions of a typical episode of the test set, beside what happened."""
+    support = support_for(model, test).support
+    steps = fitting_horizon(test, plan.horizon)
+    foresight = Foresight(model, test, support, steps, batch_size=1)
+    episode = typical_episodes(test, 1)[0]
+    view = view_episode(test, episode, support, compile_one_step(model), model.sizes.window, foresight)
+    draw_trajectories(path, view, test, name)
 
 
 def _machine() -> dict[str, Any]:
