@@ -1,0 +1,168 @@
+"""``trajworld evaluate`` on real collected data, end to end, and with all that can be wrong."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+from trajworld.cli.main import main
+from trajworld.data.dataset import Dataset
+from trajworld.data.resolve import open_dataset
+from trajworld.data.statistics import value_range
+from trajworld.evaluation.prediction import prediction_errors
+from trajworld.models.files import save_model
+from trajworld.models.identity import Identity
+from trajworld.models.presets import ModelSizes
+from trajworld.models.support import Support, training_support
+from trajworld.models.transformer import TrajWorld
+
+PENDULUM = "trajworld/gymnasium-pendulum-v1/ou-v0"
+SIZES = ModelSizes(blocks=1, width=16, heads=2, variates=12)
+
+
+def save(path: Path, identity: Identity | None = None) -> TrajWorld:
+    keras.utils.set_random_seed(0)
+    model = TrajWorld(SIZES, identity)
+    save_model(model, path)
+    return model
+
+
+def run(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
+    """Exit code, output and errors of the command."""
+    capsys.readouterr()
+    try:
+        code = main(["evaluate", *map(str, arguments)])
+    except SystemExit as end:
+        code = end.code
+    out, err = capsys.readouterr()
+    return code or 0, out, err
+
+
+@pytest.mark.slow
+def test_a_collected_dataset_is_evaluated_and_drawn(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main(["data", "collect", "Pendulum-v1", "--transitions", "500", "--workers", "1"])
+    dataset = open_dataset(PENDULUM)
+    support = training_support(*value_range(dataset))
+    model = save(tmp_path / "model.keras", Identity(support, "gymnasium/Pendulum-v1", 3, 1))
+    folder = tmp_path / "out"
+
+    arguments = (tmp_path / "model.keras", PENDULUM, "--windows", 200, "--horizon", 12)
+    code, out, _ = run(capsys, *arguments, "--json", "-o", folder)
+    assert code == 0
+    results = json.loads(out)
+    assert results == json.loads((folder / "results.json").read_text())
+    found = results["datasets"][0]
+    direct = prediction_errors(model, dataset, support=support, limit=200)
+    assert found["prediction"]["mae"]["predicted"] == pytest.approx(direct.mae.predicted, rel=1e-5)
+    assert direct.nll is not None
+    assert found["prediction"]["nll"]["observation"] == pytest.approx(direct.nll.observation, rel=1e-5)
+    assert found["prediction"]["ranges"] == "the model's own"
+    assert found["prediction"]["windows"] == found["copy_last_row"]["windows"] == 200
+    assert found["copy_last_row"]["nll"] is None
+    assert len(found["open_loop"]["mae"]) == found["open_loop"]["horizon"] == 12
+    pictures = sorted(path.name for path in folder.glob("*.png"))
+    assert len(pictures) == 4
+    assert {"open-loop.png", "variates.png"} < set(pictures)
+
+    code, out, _ = run(capsys, *arguments)
+    assert code == 0
+    assert "mean absolute error" in out
+    assert f"{direct.mae.predicted:,.4g}" in out
+    assert "the model's own range" in out
+
+    code, _, err = run(capsys, *arguments, "-o", folder)
+    assert code == 1
+    assert "exists already" in err
+    code, _, _ = run(capsys, *arguments, "-o", folder, "--overwrite", "--pictures", 0)
+    assert code == 0
+    assert sorted(path.name for path in folder.iterdir()) == ["open-loop.png", "results.json", "variates.png"]
+
+
+def test_several_datasets_and_the_ranges_of_an_unseen_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make_store: Callable[..., Dataset]
+) -> None:
+    first, second = make_store([8, 5]), make_store([9], seed=1)
+    save(tmp_path / "model.keras")
+    arguments = (tmp_path / "model.keras", first.path, second.path, "--horizon", 0, "--json")
+    code, out, _ = run(capsys, *arguments, "-o", tmp_path / "out")
+    assert code == 0
+    results = json.loads(out)
+    assert [each["prediction"]["ranges"] for each in results["datasets"]] == [
+        f"of {first.name}",
+        f"of {second.name}",
+    ]
+    assert [each["open_loop"] for each in results["datasets"]] == [None, None]
+    made = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
+    assert made == [f"1-{first.name}/variates.png", f"2-{second.name}/variates.png"]
+    code, out, _ = run(capsys, *arguments, "--ranges", second.path)
+    assert [each["prediction"]["ranges"] for each in json.loads(out)["datasets"]] == [f"of {second.name}"] * 2
+
+
+def test_mistakes_end_in_one_line_and_leave_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make_store: Callable[..., Dataset]
+) -> None:
+    dataset, other = make_store([8, 5]), make_store([8], observations=5)
+    wide = make_store([8], observations=20)
+    model, pretrained, broken = (tmp_path / f"{name}.keras" for name in ("model", "pretrained", "broken"))
+    save(model, Identity(Support(np.full(6, -9, np.float32), np.full(6, 9, np.float32)), "test/x", 3, 2))
+    save(pretrained)
+    broken.write_bytes(model.read_bytes()[:2000])
+    (tmp_path / "text.keras").write_text("no model")
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "precious").write_text("kept")
+    before = sorted(tmp_path.iterdir())
+    output = tmp_path / "out"
+
+    for arguments, wanted, reason in (
+        ((tmp_path / "missing.keras", dataset.path), 1, "missing.keras"),
+        ((broken, dataset.path), 1, "broken.keras"),
+        ((tmp_path / "text.keras", dataset.path), 1, "text.keras"),
+        ((model, dataset.path, "no-such-dataset-v0"), 1, "no-such-dataset-v0"),
+        ((model, dataset.path, other.path), 1, "3 observation and 2 action"),
+        ((pretrained, wide.path), 1, "more than the 12"),
+        ((pretrained, dataset.path, "--ranges", other.path), 1, "do not fit"),
+        ((model, dataset.path, "--windows", -1), 2, "--windows"),
+        ((model,), 2, "DATASET"),
+    ):
+        code, out, err = run(capsys, *arguments, "-o", output)
+        assert (code, out) == (wanted, "")
+        assert reason in err
+        assert "Traceback" not in err
+        assert sorted(tmp_path.iterdir()) == before
+    code, _, err = run(capsys, model, dataset.path, "--overwrite")
+    assert (code, err.count("\n")) == (2, 1)
+    code, _, err = run(capsys, model, dataset.path, "-o", tmp_path / "mine", "--overwrite")
+    assert code == 1
+    assert "no folder of results" in err
+    assert (tmp_path / "mine" / "precious").read_text() == "kept"
+
+
+def test_what_stops_half_way_leaves_nothing(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    make_store: Callable[..., Dataset],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    dataset = make_store([8, 5])
+    save(tmp_path / "model.keras")
+
+    def stopped(*arguments: object, **options: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trajworld.evaluation.report.open_loop_errors", stopped)
+    before = sorted(tmp_path.iterdir())
+    code, out, err = run(capsys, tmp_path / "model.keras", dataset.path, "-o", tmp_path / "out")
+    assert (code, out) == (130, "")
+    assert "Interrupted" in err
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
+    code, out, _ = run(capsys, "--help")
+    assert code == 0
+    assert "trajworld evaluate runs/hopper/best.keras" in out

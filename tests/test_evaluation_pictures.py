@@ -1,0 +1,136 @@
+"""What the pictures show: the rows, tracks and variates that are drawn, and that a whole file comes of it."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trajworld.data.dataset import Dataset
+from trajworld.data.statistics import value_range
+from trajworld.data.windows import cut_windows
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.open_loop import Foresight, OpenLoopErrors
+from trajworld.evaluation.pictures import (
+    draw_growth,
+    draw_trajectories,
+    draw_variate_errors,
+    shown_variates,
+    typical_episodes,
+    view_episode,
+)
+from trajworld.evaluation.prediction import compile_one_step, copy_last_row_errors, variates_of
+from trajworld.models.presets import ModelSizes
+from trajworld.models.support import training_support
+from trajworld.models.transformer import TrajWorld
+
+
+def pixels(path: Path) -> np.ndarray:
+    from matplotlib.image import imread
+
+    return imread(path)
+
+
+def test_a_view_holds_both_kinds_of_prediction_of_the_same_rows(
+    tmp_path: Path, memory_dataset: Callable[..., Dataset]
+) -> None:
+    keras.utils.set_random_seed(0)
+    model = TrajWorld(ModelSizes(blocks=1, width=16, heads=2, variates=10))
+    dataset = memory_dataset([3, 60, 1])
+    support = training_support(*value_range(dataset))
+    one_step, foresight = (
+        compile_one_step(model),
+        Foresight(model, dataset, support, horizon=12, batch_size=4),
+    )
+
+    view = view_episode(dataset, 1, support, one_step, 20, foresight)
+    # Ten rows of history, then twelve steps: rows 4 to 25 of the dataset.
+    np.testing.assert_array_equal(view.real, dataset.rows[4:26, :4])
+    assert view.one_step.steps.tolist() == list(range(1, 22))
+    assert view.open_loop.steps.tolist() == list(range(10, 22))
+    values, mask = cut_windows(dataset, [4 + 15])
+    mean, std, _ = one_step(np.repeat(values, 64, 0), np.repeat(mask, 64, 0), variates_of(dataset, support))
+    np.testing.assert_allclose(view.one_step.mean[14], keras.ops.convert_to_numpy(mean)[0, :4], atol=1e-5)
+    np.testing.assert_allclose(view.one_step.std[14], keras.ops.convert_to_numpy(std)[0, :4], atol=1e-5)
+    np.testing.assert_array_equal(view.open_loop.mean, foresight([4 + 9]).mean[0])
+
+    # An episode that ends before the horizon is drawn to its end; one of a single transition too.
+    for episode, rows in ((0, 4), (2, 2)):
+        short = view_episode(dataset, episode, support, one_step, 20, foresight)
+        assert len(short.real) == rows
+        assert short.open_loop.steps.tolist() == list(range(1, rows))
+        draw_trajectories(tmp_path / f"{episode}.png", short, dataset, "a model")
+    with pytest.raises(UsageError, match="episodes 0 to 2"):
+        view_episode(dataset, 3, support, one_step, 20, foresight)
+
+    draw_trajectories(tmp_path / "whole.png", view, dataset, "a model")
+    before = pixels(tmp_path / "whole.png")
+    moved = dataclasses.replace(view, real=view.real + 1)
+    draw_trajectories(tmp_path / "whole.png", moved, dataset, "a model")
+    after = pixels(tmp_path / "whole.png")
+    assert min(before.shape[:2]) > 400
+    assert before.shape == after.shape
+    assert not np.array_equal(before, after)
+
+
+@settings(max_examples=20, deadline=None)
+@given(observations=st.integers(1, 40), most=st.integers(2, 9))
+def test_the_reward_and_a_few_varying_observations_are_shown(
+    memory_dataset: Callable[..., Dataset], observations: int, most: int
+) -> None:
+    dataset = memory_dataset([9], observations=observations)
+    chosen = shown_variates(dataset, most)
+    assert chosen[-1] == observations
+    assert len(chosen) == len(set(chosen)) == min(most, observations + 1)
+    assert chosen == sorted(chosen)
+
+
+def test_a_variate_that_stands_still_is_not_shown(memory_dataset: Callable[..., Dataset]) -> None:
+    dataset = memory_dataset([9], observations=4)
+    dataset.rows[:, 2] = 1.5
+    assert shown_variates(dataset) == [0, 1, 3, 4]
+    dataset.rows[:, :4] = 1.5
+    assert shown_variates(dataset) == [0, 1, 2, 3, 4]
+
+
+def test_episodes_that_are_drawn_are_long_ones(memory_dataset: Callable[..., Dataset]) -> None:
+    dataset = memory_dataset([2, 30, 4, 28, 31, 3, 29])
+    assert typical_episodes(dataset, 2) == [1, 6]
+    assert typical_episodes(dataset, 50) == [1, 3, 4, 6]
+    assert typical_episodes(dataset, 0) == []
+
+
+def test_bars_and_growth_are_drawn_for_odd_data_too(
+    tmp_path: Path, memory_dataset: Callable[..., Dataset]
+) -> None:
+    for name, observations in (("many", 80), ("one", 1)):
+        dataset = memory_dataset([12], observations=observations)
+        errors = copy_last_row_errors(dataset)
+        draw_variate_errors(tmp_path / f"{name}.png", errors, errors, "a model")
+    dataset.rows[:] = 3.0
+    errors = copy_last_row_errors(dataset)
+    assert errors.still == ("observation 0", "reward")
+    draw_variate_errors(tmp_path / "still.png", errors, errors, "a model")
+    growth = OpenLoopErrors("d", "e", "given", 1, 1, (0.1,), (0.1,), (0.1,), (0.2,))
+    draw_growth(tmp_path / "growth.png", growth, "a model")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        "growth.png",
+        "many.png",
+        "one.png",
+        "still.png",
+    ]
+    # However many variates, a picture that fits on a screen.
+    assert pixels(tmp_path / "many.png").shape[0] < 1400
+
+
+def test_a_picture_that_cannot_be_written_ends_in_one_line(
+    tmp_path: Path, memory_dataset: Callable[..., Dataset]
+) -> None:
+    errors = copy_last_row_errors(memory_dataset([12]))
+    (tmp_path / "file").write_text("")
+    with pytest.raises(TrajWorldError, match="cannot write"):
+        draw_variate_errors(tmp_path / "file" / "x.png", errors, errors, "a model")
