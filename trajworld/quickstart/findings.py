@@ -28,7 +28,8 @@ class ComparisonRow:
         """The error from scratch over the fine-tuned error: above 1 where pre-training helped; None if undefined."""
         if not (_known(self.from_scratch) and _known(self.fine_tuned)) or self.fine_tuned == 0:
             return None
-        return self.from_scratch / self.fine_tuned
+        ratio = self.from_scratch / self.fine_tuned
+        return ratio if math.isfinite(ratio) else None
 
     @property
     def sign(self) -> int | None:
@@ -68,7 +69,7 @@ def number(value: float | None) -> str:
         return "not finite"
     if value == 0:
         return "0"
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:#.3g}".rstrip(".")
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")
 
 
 def findings(results: Results) -> list[str]:
@@ -269,6 +270,8 @@ def _more(error: float, other: float) -> str:
 
 
 def _times(factor: float) -> str:
+    if factor > 1e6:
+        return "over a million times"
     return f"{factor:.1f} times" if factor < 10 else f"{factor:,.0f} times"
 
 
