@@ -276,7 +276,7 @@ def test_the_page_holds_the_numbers(page: Path) -> None:
     assert "All 12 runs" in text
     assert text.count("✓") == 5  # four chosen runs and the note that explains the mark
     assert "Time: 3 min 20 s" in text
-    assert "memory gib 15.6" in text
+    assert "memory, GiB 15.6" in text
     assert "trajworld pretrain data/* --preset small -o runs/pretrain" in text
     assert "2048" not in text
 
