@@ -142,7 +142,10 @@ def _view(results: Results) -> dict[str, Any]:
         ],
         "datasets_note": _datasets_note(results),
         "steps": _steps(plan),
-        "machine": [(name.replace("_gib", ", GiB").replace("_", " "), _fact(value)) for name, value in results.machine.items()],
+        "machine": [
+            (name.replace("_gib", ", GiB").replace("_", " "), _fact(value))
+            for name, value in results.machine.items()
+        ],
         "seconds": _stage_times(results.seconds),
         "total_time": _total(results.seconds),
     }
