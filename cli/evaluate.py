@@ -158,7 +158,7 @@ def _print(console: Console, found: "Evaluation") -> None:
     """A table of one dataset's errors, and the open-loop error at a few horizons."""
     ours, copy, growth = found.prediction, found.copy_last_row, found.open_loop
     title = f"{ours.dataset}: {ours.windows:,} transitions, one step ahead"
-    table = Table(title=escape(title), title_justify="left")
+    table = Table()
     table.add_column("")
     table.add_column("of", no_wrap=True)
     table.add_column("model", justify="right")
@@ -170,7 +170,7 @@ def _print(console: Console, found: "Evaluation") -> None:
             table.add_row(
                 label if group == "observation" else "", of, *cells, end_section=group == "predicted"
             )
-    console.print(table)
+    console.print(escape(title), table, sep="\n", highlight=False)
     lines = [f"Binned over {'the range ' if ours.ranges.startswith('of') else ''}{ours.ranges}"]
     lines[0] += " range." if ours.ranges.endswith("own") else "."
     if ours.still:
@@ -178,15 +178,15 @@ def _print(console: Console, found: "Evaluation") -> None:
     for line in lines:
         console.print(escape(line), highlight=False)
     if growth is not None:
-        console.print(_growth_table(growth))
+        title = f"Open loop, {growth.starts} rollouts: absolute error / std by steps ahead"
+        console.print(title, _growth_table(growth), sep="\n", highlight=False)
     console.print()
 
 
 def _growth_table(growth: "OpenLoopErrors") -> Table:
-    title = f"open loop, {growth.starts} rollouts: absolute error / std by steps ahead"
-    table = Table(title=title, title_justify="left")
+    table = Table()
     table.add_column("")
-    steps = sorted({step for step in (*_STEPS_SHOWN, growth.horizon) if step <= growth.horizon})
+    steps = sorted({*(step for step in _STEPS_SHOWN if step < growth.horizon), growth.horizon})
     for step in steps:
         table.add_column(str(step), justify="right")
     for label, errors in (("model", growth.mae), ("starting row held", growth.held_row)):

@@ -45,12 +45,10 @@ def test_rollouts_follow_the_real_actions_and_histories(
 ) -> None:
     dataset = memory_dataset([20, 6, 15])
     support = own_support(dataset)
-    starts = [0, 12, 21, 24, 33]
+    starts = [0, 12, 24, 33]
     found = Foresight(model, dataset, support, horizon=5, batch_size=3)(starts)
     variates = Variates(dataset.is_action, support.lower, support.upper)
-    for number, (start, first, stop) in enumerate(
-        [(0, 0, 21), (12, 0, 21), (21, 21, 28), (24, 21, 28), (33, 28, 44)]
-    ):
+    for number, (start, first, stop) in enumerate([(0, 0, 21), (12, 0, 21), (24, 21, 28), (33, 28, 44)]):
         history = dataset.rows[max(first, start - 9) : start + 1][None]
         count = min(5, stop - 1 - start)
         actions = dataset.rows[start : start + count, 4:][None]

@@ -137,11 +137,14 @@ def draw_trajectories(
     figure = _figure(10, 1.1 + 1.35 * len(chosen))
     panels = figure.subplots(len(chosen), 2, sharex=True, sharey="row", squeeze=False)
     tracks = (view.one_step, view.open_loop)
+    real = view.real.astype(np.float64)
+    # The 0 in an episode's first row stands for a reward that nobody received.
+    real[0, dataset.observation_size] = np.nan
     for line, variate in zip(panels, chosen, strict=True):
         for axes, track in zip(line, tracks, strict=True):
-            _draw_track(axes, view.real[:, variate], track, variate)
+            _draw_track(axes, real[:, variate], track, variate)
         line[0].set_ylabel(names[variate], fontsize=9)
-        _limit(line[0], view.real[:, variate], tracks, variate)
+        _limit(line[0], real[:, variate], tracks, variate)
     start = int(view.open_loop.steps[0])
     panels[0, 0].set_title("one step ahead, from the real rows before", fontsize=10)
     panels[0, 1].set_title(f"open loop from step {start - 1}, from the actions alone", fontsize=10)
@@ -149,6 +152,7 @@ def draw_trajectories(
         axes.axvspan(0, start - 1, color="0.92", zorder=0, label="real history")
     for axes in panels[-1]:
         axes.set_xlabel("step of the episode", fontsize=9)
+    figure.align_ylabels(panels[:, 0])
     figure.suptitle(
         f"{model} predicts {_environment(dataset)}\nepisode {view.episode} of {dataset.name}", fontsize=11
     )
@@ -264,7 +268,7 @@ def _limit(axes: "Axes", real: NDArray[np.floating], tracks: Sequence[Track], va
     for track in tracks:
         ends += [track.mean[:, variate] + sign * track.std[:, variate] for sign in (-1, 1)]
     values = np.concatenate(ends)
-    low, high = float(values.min()), float(values.max())
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
     room = 0.08 * (high - low) or max(abs(low), 1.0) * 0.1
     axes.set_ylim(low - room, high + room)
 
