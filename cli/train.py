@@ -1,6 +1,7 @@
 """``trajworld pretrain`` and ``trajworld train``."""
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -120,15 +121,21 @@ def _run(kind: Any, datasets: list[dict[str, Any]], options: dict[str, Any]) -> 
         if resume is not None:
             run, warnings = resume_run(resume, progress=progress)
             for warning in warnings:
-                console.print(f"Warning: {warning}", highlight=False)
+                console.print(f"Warning: {warning}", highlight=False, markup=False, soft_wrap=True)
         else:
             sizes = {name: value for name in _SIZES if (value := options.pop(name)) is not None}
             preset, file = options.pop("preset"), options.pop("file")
             given = {**options, "datasets": datasets or None, "model": sizes or None}
             config = resolve_config(kind, preset=preset, file=file, options=given)
             run = start_run(output, config, overwrite=overwrite, progress=progress)
-    with training_progress(run, console) as observe:
-        outcome = train_loop(run, observe)
+    again = f"trajworld {run.config.kind} --resume {shlex.quote(str(run.path))}"
+    try:
+        with training_progress(run, console) as observe:
+            outcome = train_loop(run, observe)
+    except KeyboardInterrupt:
+        # Before the first step, or a second Ctrl-C: nothing was saved, and the last checkpoint stands.
+        click.echo(f"Interrupted; continue from the last checkpoint with: {again}", err=True)
+        raise click.exceptions.Exit(130) from None
     state = outcome.state
     if as_json:
         best = {"best_step": state.best_step, "best_holdout_loss": state.best_loss}
@@ -136,14 +143,10 @@ def _run(kind: Any, datasets: list[dict[str, Any]], options: dict[str, Any]) -> 
             json.dumps({"run": str(run.path), "step": state.step, "finished": outcome.finished, **best})
         )
     if not outcome.finished:
-        console.print(
-            f"Stopped at step {state.step}; continue with: trajworld {run.config.kind} --resume {run.path}",
-            highlight=False,
-            soft_wrap=True,
-        )
+        click.echo(f"Stopped at step {state.step}; continue with: {again}", err=True)
         raise click.exceptions.Exit(130)
     if not as_json:
-        console.print(_summary(run.path, state), highlight=False, soft_wrap=True)
+        console.print(_summary(run.path, state), highlight=False, markup=False, soft_wrap=True)
 
 
 def _summary(path: Path, state: Any) -> str:

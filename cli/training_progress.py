@@ -28,6 +28,7 @@ def training_progress(run: "Run", console: Console) -> "Iterator[Callable[[Repor
         f"{run.config.kind}: {run.model.count_params():,} parameters on {transitions:,} transitions of "
         f"{len(run.parts)} dataset{'s' * (len(run.parts) > 1)} ({parts}), M padded to {list(run.mixture.sizes)}",
         highlight=False,
+        markup=False,
         soft_wrap=True,
     )
     if not console.is_terminal:
@@ -69,4 +70,4 @@ def _line(report: "Report", console: Console) -> None:
     text = f"step {report.step:,} of {report.steps:,}  loss {report.loss:.4f}  {rate:.1f} steps/s  {left:,.0f} s left"
     if report.holdout_loss is not None:
         text += f"  holdout {report.holdout_loss:.4f}" + ("  best" if report.best else "")
-    console.print(text, highlight=False, soft_wrap=True)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)

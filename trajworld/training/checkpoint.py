@@ -1,5 +1,7 @@
 """Checkpoints that a run resumes from: a folder each, that is there whole or not at all."""
 
+import io
+import math
 import re
 import shutil
 from dataclasses import asdict, dataclass
@@ -26,12 +28,15 @@ class TrainingState:
         best_step: The evaluation that was best so far; 0 before the first.
         best_loss: Its holdout loss; None before the first.
         seconds: Time trained so far.
+        unlogged: The losses of the last steps, which no row of the log holds yet: a run that is stopped between two
+            rows goes on to write the row that it would have written.
     """
 
     step: int = 0
     best_step: int = 0
     best_loss: float | None = None
     seconds: float = 0.0
+    unlogged: tuple[float, ...] = ()
 
 
 def save_checkpoint(run: Path, model: Any, optimizer: Any, state: TrainingState) -> Path:
@@ -43,8 +48,11 @@ def save_checkpoint(run: Path, model: Any, optimizer: Any, state: TrainingState)
     path = run / _FOLDER / f"step-{state.step:09d}"
     with atomic_folder(path, replace=True) as temporary:
         save_model(model, temporary / "model.keras")
-        with h5py.File(temporary / "optimizer.h5", "w") as file:
+        # Made in memory: on a full disk HDF5 fails again when its file is closed, in ways that cannot be caught.
+        image = io.BytesIO()
+        with h5py.File(image, "w") as file:
             optimizer.save_own_variables(file)
+        (temporary / "optimizer.h5").write_bytes(image.getbuffer())
         write_json(temporary / "state.json", asdict(state))
     for old in _checkpoints(run)[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
@@ -63,12 +71,14 @@ def load_checkpoint(path: Path) -> tuple[Any, TrainingState]:
     Raises:
         TrajWorldError: The checkpoint is damaged.
     """
-    values = read_json(path / "state.json")
     try:
-        state = TrainingState(**values)
-    except TypeError as error:
-        raise TrajWorldError(f"{path / 'state.json'} is not a training state ({error})") from None
-    return load_model(path / "model.keras"), state
+        state = _state(read_json(path / "state.json"))
+        return load_model(path / "model.keras"), state
+    except (TypeError, ValueError, OverflowError) as error:
+        problem = f"{path / 'state.json'} is not a training state ({error})"
+    except TrajWorldError as error:
+        problem = str(error)
+    raise TrajWorldError(f"{problem}: remove {path} to go further back") from None
 
 
 def load_optimizer(path: Path, optimizer: Any) -> None:
@@ -80,14 +90,34 @@ def load_optimizer(path: Path, optimizer: Any) -> None:
     try:
         with h5py.File(path / "optimizer.h5", "r") as file:
             if len(file) != len(optimizer.variables):
-                raise TrajWorldError(
-                    f"{path / 'optimizer.h5'} belongs to another model: remove {path} to go further back"
-                )
+                raise ValueError("it belongs to another model")
             optimizer.load_own_variables(file)
-    except (OSError, KeyError, ValueError) as error:
+    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
         raise TrajWorldError(
-            f"{path / 'optimizer.h5'} is damaged ({error}): remove {path} to go further back"
+            f"{path / 'optimizer.h5'} is damaged ({' '.join(str(error).split())[:160]}): remove {path} to go further "
+            "back"
         ) from None
+
+
+def remove_leftovers(run: Path) -> None:
+    """Remove what a process that was killed had half written, temporary files and folders, and nothing else."""
+    for folder in (run, run / _FOLDER):
+        for path in folder.glob(".*.tmp*") if folder.is_dir() else ():
+            if path.is_dir():
+                shutil.rmtree(path, ignore_errors=True)
+            else:
+                path.unlink(missing_ok=True)
+
+
+def _state(values: Any) -> TrainingState:
+    """The state that JSON values stand for; ``TypeError`` or ``ValueError`` where they do not."""
+    state = TrainingState(**{**values, "unlogged": tuple(values.get("unlogged", ()))})
+    if not all(type(step) is int and step >= 0 for step in (state.step, state.best_step)):
+        raise ValueError("its steps are not whole numbers")
+    numbers = [*state.unlogged, state.seconds] + ([] if state.best_loss is None else [state.best_loss])
+    if not all(math.isfinite(number) for number in numbers):
+        raise ValueError("a loss or time in it is not finite")
+    return state
 
 
 def _checkpoints(run: Path) -> list[Path]:

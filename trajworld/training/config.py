@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +16,11 @@ from trajworld.files import atomic_file
 from trajworld.models.presets import PRESETS, ModelSizes, model_sizes
 
 Kind = Literal["pretrain", "train"]
+
+PRESET_NAMES = tuple(PRESETS)
+
+# The optimisers count their steps in 32 bits.
+_MOST_STEPS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,12 @@ class DatasetChoice:
     spec: str
     weight: float = 1.0
 
+    def __post_init__(self) -> None:
+        if not self.spec:
+            raise UsageError("each of the datasets needs a spec, the text that names it")
+        if not (self.weight > 0 and math.isfinite(self.weight)):
+            raise UsageError(f"the weight of {self.spec} must be above 0, not {self.weight}")
+
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -39,7 +50,7 @@ class TrainingConfig:
         kind: ``pretrain`` (several datasets, each scaled to [0, 1]) or ``train`` (one, over its own range).
         datasets: What to train on.
         preset: Which preset the other values came from.
-        model: Sizes; ignored where ``init`` gives a model.
+        model: Sizes; where ``init`` gives a model, a run replaces them by that model's.
         dtype: Keras dtype policy: ``float32`` or ``mixed_bfloat16``.
         init: A model file to start from; empty to start from random weights.
         transitions: At most so many transitions of each dataset are used, in whole episodes, holdout included;
@@ -87,6 +98,10 @@ class TrainingConfig:
     def __post_init__(self) -> None:
         if not self.datasets:
             raise UsageError("name at least one dataset to train on")
+        if self.model.window < 2:
+            raise UsageError(
+                "a model's window must be at least 2 to train it: a row and the one that is predicted"
+            )
         if self.kind == "train" and len(self.datasets) > 1:
             raise UsageError(f"train takes one dataset, not {len(self.datasets)}: pretrain takes several")
         positive = ("steps", "batch_size", "log_every", "evaluate_every", "checkpoint_every", "decay_steps")
@@ -102,11 +117,16 @@ class TrainingConfig:
             )
         if not 0 <= self.holdout_fraction < 1:
             raise UsageError(f"holdout_fraction must lie in [0, 1), not {self.holdout_fraction}")
-        if self.weight_decay < 0 or self.seed < 0:
-            raise UsageError("weight_decay and seed cannot be negative")
+        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
+            raise UsageError(f"weight_decay must be at least 0, not {self.weight_decay}")
+        if not 0 <= self.seed < 2**32:
+            raise UsageError(f"seed must lie between 0 and {2**32 - 1}, not {self.seed}")
+        if self.steps > _MOST_STEPS:
+            raise UsageError(f"steps must be at most {_MOST_STEPS}, not {self.steps}")
         if self.targets not in ("onehot", "gauss"):
             raise UsageError(f"targets are onehot or gauss, not {self.targets!r}")
-        if self.dtype not in ("float32", "mixed_bfloat16", "mixed_float16", "bfloat16"):
+        # Without loss scaling float16 loses small gradients, and weights are always kept in float32.
+        if self.dtype not in ("float32", "mixed_bfloat16"):
             raise UsageError(f"dtype is float32 or mixed_bfloat16, not {self.dtype!r}")
 
 
@@ -157,22 +177,41 @@ def resolve_config(
     written = {} if file is None else _read_toml(Path(file))
     given = {name: value for name, value in (options or {}).items() if value is not None}
     preset = preset or written.get("preset") or "small"
-    sizes = {**written.pop("model", {}), **given.pop("model", {})}
+    if preset not in PRESET_NAMES:
+        raise UsageError(f"no preset is called {preset!r}: there are {', '.join(PRESET_NAMES)}")
+    table, own = written.pop("model", {}), given.pop("model", {})
+    if not isinstance(table, Mapping):
+        raise UsageError(f"model in {file} must be a table of sizes, [model], not {table!r}")
+    if own and (given.get("init") or written.get("init")):
+        raise UsageError(f"init brings its model's own sizes: leave out {', '.join(own)}, or init")
+    sizes = {**table, **own}
     _check_names(sizes, [field.name for field in dataclasses.fields(ModelSizes)], "model size")
-    model = _checked(model_sizes, preset, **sizes)
+    _check_types(ModelSizes, sizes)
+    model = model_sizes(preset, **sizes)
     known = [field.name for field in dataclasses.fields(TrainingConfig)]
     _check_names(written, known, f"setting of {file}")
     _check_names(given, known, "setting")
     values = {**_RUNS[preset, kind], **written, **given, "kind": kind, "preset": preset, "model": model}
-    values["datasets"] = tuple(_dataset_choice(choice) for choice in values.get("datasets", ()))
+    choices = values.get("datasets", ())
+    if isinstance(choices, str) or not isinstance(choices, Sequence):
+        raise UsageError(
+            f"datasets must be a list of tables with spec and weight, [[datasets]], not {choices!r}"
+        )
+    values["datasets"] = tuple(_dataset_choice(choice) for choice in choices)
+    _check_types(TrainingConfig, values)
     steps = values["steps"]
+    if "steps" in given and written.get("decay_steps") == written.get("steps", steps):
+        # The file is of a run whose schedule ended with its steps: another number of steps moves the end with it.
+        values["decay_steps"] = given.get("decay_steps", steps)
+        if preset != "paper" and "warmup_steps" not in given:
+            values["warmup_steps"] = min(values["warmup_steps"], steps // 20)
     if "steps" in {**written, **given} and "warmup_steps" not in {**written, **given} and preset != "paper":
-        values["warmup_steps"] = max(1, round(0.05 * steps)) if isinstance(steps, int) else 0
+        values["warmup_steps"] = steps // 20
     values.setdefault("decay_steps", steps)
     values.setdefault("log_every", min(50, max(1, steps // 20)))
     values.setdefault("evaluate_every", min(5000, max(1, steps // 10)))
     values.setdefault("checkpoint_every", values["evaluate_every"])
-    return _checked(TrainingConfig, **values)
+    return TrainingConfig(**values)
 
 
 def write_config(config: TrainingConfig, path: str | Path) -> None:
@@ -195,7 +234,10 @@ def _dataset_choice(choice: Any) -> DatasetChoice:
     _check_names(choice, ["spec", "weight"], "setting of a dataset")
     if not isinstance(choice.get("spec"), str):
         raise UsageError("each of the datasets needs a spec, the text that names it")
-    return DatasetChoice(choice["spec"], float(choice.get("weight", 1.0)))
+    weight = choice.get("weight", 1.0)
+    if not isinstance(weight, int | float) or isinstance(weight, bool):
+        raise UsageError(f"the weight of {choice['spec']} must be a number, not {weight!r}")
+    return DatasetChoice(choice["spec"], float(weight))
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -216,24 +258,19 @@ def _check_names(values: Mapping[str, Any], known: list[str], what: str) -> None
             raise UsageError(f"no {what} is called {name!r}: {hint}")
 
 
-def _checked(make: Any, *arguments: Any, **values: Any) -> Any:
-    """Call ``make`` with values whose types are first held against its fields' annotations."""
-    fields = {
-        field.name: field.type for field in dataclasses.fields(ModelSizes if make is model_sizes else make)
-    }
+def _check_types(record: type, values: Mapping[str, Any]) -> None:
+    """Hold values against the annotations of a dataclass's fields."""
+    annotations = {field.name: field.type for field in dataclasses.fields(record)}
     for name, value in values.items():
-        wanted: dict[Any, tuple[type, ...]] = {
-            int: (int,),
-            float: (int, float),
-            str: (str,),
-            int | None: (int, type(None)),
-        }
-        types = wanted.get(fields[name])
-        if types and (not isinstance(value, types) or isinstance(value, bool)):
-            raise UsageError(
-                f"{name} must be a {getattr(fields[name], '__name__', fields[name])}, not {value!r}"
-            )
-    return make(*arguments, **values)
+        types, words = _TYPES.get(annotations[name], ((object,), ""))
+        # To Python True is a whole number.
+        if words and (not isinstance(value, types) or isinstance(value, bool)):
+            raise UsageError(f"{name} must be {words}, not {value!r}")
 
 
-PRESET_NAMES = tuple(PRESETS)
+_TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a text"),
+    int | None: ((int, type(None)), "a whole number"),
+}

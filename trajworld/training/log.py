@@ -1,52 +1,95 @@
 """A run's metrics as JSON lines, CSV and TensorBoard, cut back on resumption to what the checkpoint knows."""
 
+import contextlib
 import csv
 import json
 import os
+import shutil
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TextIO
 
-from tensorboardX import SummaryWriter
+from tensorboardX.event_file_writer import EventsWriter
+from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.summary import scalar
 
+from trajworld.errors import TrajWorldError
 from trajworld.files import atomic_file
 
 COLUMNS = ("step", "loss", "holdout_loss", "learning_rate", "steps_per_second", "seconds")
 """The columns of ``metrics.csv``; JSON lines and TensorBoard have each dataset's holdout loss beside."""
 
 
+_BOARD = "tensorboard"
+_SECONDS_BETWEEN_FLUSHES = 10.0
+
+
 class MetricsLog:
     """Appends rows of metrics; use as a context manager."""
 
     def __init__(self, run: Path, step: int = 0) -> None:
-        """Open the logs of a run, forgetting rows after ``step``: they will be written again."""
-        self._json_path, self._csv_path = run / "metrics.jsonl", run / "metrics.csv"
+        """Open the logs of a run, forgetting rows after ``step``: they will be written again.
+
+        Raises:
+            TrajWorldError: The run directory cannot be written.
+        """
+        self._run = run
         kept = [row for row in read_metrics(run) if row["step"] <= step]
-        with atomic_file(self._json_path) as temporary:
-            temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        with (
-            atomic_file(self._csv_path) as temporary,
-            open(temporary, "w", newline="", encoding="utf-8") as file,
-        ):
-            writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-            writer.writeheader()
-            writer.writerows(kept)
-        self._json: TextIO = open(self._json_path, "a", encoding="utf-8")  # noqa: SIM115
-        self._csv: TextIO = open(self._csv_path, "a", newline="", encoding="utf-8")  # noqa: SIM115
-        self._board = SummaryWriter(os.fspath(run / "tensorboard"), purge_step=step + 1 if step else None)
+        with _file_errors(run):
+            json_path, csv_path = run / "metrics.jsonl", run / "metrics.csv"
+            with atomic_file(json_path) as temporary:
+                temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
+            with (
+                atomic_file(csv_path) as temporary,
+                open(temporary, "w", newline="", encoding="utf-8") as file,
+            ):
+                writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
+                writer.writeheader()
+                writer.writerows(kept)
+            # Written anew from the rows: what was killed had events that it had not written yet.
+            shutil.rmtree(run / _BOARD, ignore_errors=True)
+            (run / _BOARD).mkdir()
+            self._json: TextIO = open(json_path, "a", encoding="utf-8")  # noqa: SIM115
+            self._csv: TextIO = open(csv_path, "a", newline="", encoding="utf-8")  # noqa: SIM115
+            # Not a SummaryWriter: it hands events to a thread, and waits for ever once a full disk has ended that.
+            self._board = EventsWriter(os.fspath(run / _BOARD / "events"))
+            now = time.time()
+            for row in kept:
+                self._write_events(row, now - (_seconds(kept[-1]) - _seconds(row)))
+            self._flush_board()
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one row: ``step`` and any numbers; a nested mapping becomes one TensorBoard group."""
-        self._json.write(json.dumps(row) + "\n")
-        self._json.flush()
-        csv.DictWriter(self._csv, COLUMNS, extrasaction="ignore").writerow(row)
-        self._csv.flush()
+        """Append one row: ``step`` and any numbers; a nested mapping becomes one TensorBoard group.
+
+        Raises:
+            TrajWorldError: The disk is full.
+        """
+        with _file_errors(self._run):
+            self._json.write(json.dumps(row, allow_nan=False) + "\n")
+            self._json.flush()
+            csv.DictWriter(self._csv, COLUMNS, extrasaction="ignore").writerow(row)
+            self._csv.flush()
+            self._write_events(row, time.time())
+            if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
+                self._flush_board()
+
+    def _write_events(self, row: dict[str, Any], when: float) -> None:
         for name, value in row.items():
-            if isinstance(value, dict):
-                for part, number in value.items():
-                    self._board.add_scalar(f"{name}/{part}", number, row["step"])
-            elif name != "step":
-                self._board.add_scalar(name, value, row["step"])
+            if name == "step":
+                continue
+            parts = (
+                {f"{name}/{part}": number for part, number in value.items()}
+                if isinstance(value, dict)
+                else None
+            )
+            for tag, number in ({name: value} if parts is None else parts).items():
+                self._board.write_event(Event(wall_time=when, step=row["step"], summary=scalar(tag, number)))
+
+    def _flush_board(self) -> None:
+        self._board.flush()
+        self._flushed = time.monotonic()
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -54,9 +97,13 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._json.close()
-        self._csv.close()
-        self._board.close()
+        with contextlib.ExitStack() as closing:
+            if error is not None:
+                # On a full disk closing fails too; the first error says why.
+                closing.enter_context(contextlib.suppress(TrajWorldError))
+            closing.enter_context(_file_errors(self._run))
+            for file in (self._json, self._csv, self._board):
+                closing.callback(file.close)
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
@@ -70,5 +117,20 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
             row = json.loads(line)
         except json.JSONDecodeError:
             break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            break
         rows.append(row)
     return rows
+
+
+def _seconds(row: dict[str, Any]) -> float:
+    seconds = row.get("seconds")
+    return float(seconds) if isinstance(seconds, int | float) else 0.0
+
+
+@contextlib.contextmanager
+def _file_errors(run: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise TrajWorldError(f"cannot write the log in {run}: {error.strerror or error}") from error

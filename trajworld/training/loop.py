@@ -13,7 +13,7 @@ from trajworld.data.mixture import Batch
 from trajworld.errors import TrajWorldError
 from trajworld.models.files import save_model
 from trajworld.models.transformer import Variates
-from trajworld.training.checkpoint import TrainingState, save_checkpoint
+from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint
 from trajworld.training.holdout import HoldoutLoss
 from trajworld.training.interrupt import deferred_interrupt
 from trajworld.training.log import MetricsLog
@@ -51,7 +51,7 @@ class Outcome:
 
     Attributes:
         state: Where it stands.
-        finished: False after Ctrl-C: the run can be resumed.
+        finished: False after Ctrl-C or SIGTERM: the run can be resumed.
     """
 
     state: TrainingState
@@ -79,35 +79,39 @@ def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> 
     )
     holdout = HoldoutLoss(run)
     with MetricsLog(run.path, state.step) as log, deferred_interrupt() as interrupted:
-        losses: list[Any] = []
+        losses: list[Any] = list(state.unlogged)
+        counted = 0
         began = logged = time.perf_counter()
         before = state.seconds
         for batch in run.mixture.iterate(state.step, config.steps):
             rate = learning_rate(config, state.step)
             losses.append(step_function(rate, *model_inputs(batch), step_seed(config.seed, state.step)))
+            counted += 1
             step = state.step + 1
             evaluating = bool(holdout) and (step % config.evaluate_every == 0 or step == config.steps)
+            due = step % config.checkpoint_every == 0 or step == config.steps or evaluating
             stopping = interrupted()
-            saving = step % config.checkpoint_every == 0 or step == config.steps or stopping or evaluating
+            saving = due or stopping
             report = Report(step, config.steps)
             row: dict[str, Any] = {"step": step}
-            if step % config.log_every == 0 or saving:
+            # Which steps end a row is a function of the step, not of when Ctrl-C came.
+            logging = step % config.log_every == 0 or due
+            if logging or stopping:
                 # Reading the losses waits for the device; every step would cost what a queue of steps saves.
-                loss = float(np.mean([float(value) for value in losses]))
+                losses = [float(value) for value in losses]
+                _check_finite(float(np.mean(losses)), "loss", step, run)
+            if logging:
                 now = time.perf_counter()
-                report = replace(report, loss=loss, rate=len(losses) / (now - logged))
-                if not np.isfinite(loss):
-                    raise TrajWorldError(
-                        f"the loss is not finite at step {step}: lower the learning rate; {run.path} holds the last "
-                        "checkpoint"
-                    )
-                row |= {"loss": loss, "learning_rate": rate, "steps_per_second": report.rate}
-                losses, logged = [], now
-            state = replace(state, step=step, seconds=before + time.perf_counter() - began)
+                report = replace(report, loss=float(np.mean(losses)), rate=counted / (now - logged))
+                row |= {"loss": report.loss, "learning_rate": rate, "steps_per_second": report.rate}
+                losses, counted, logged = [], 0, now
+            seconds = before + time.perf_counter() - began
+            state = replace(state, step=step, seconds=seconds, unlogged=tuple(losses) if saving else ())
             if saving:
                 step_function.write_back()
             if evaluating:
                 loss, by_dataset = holdout()
+                _check_finite(loss, "holdout loss", step, run)
                 best = state.best_loss is None or loss < state.best_loss
                 if best:
                     state = replace(state, best_step=step, best_loss=loss)
@@ -127,6 +131,15 @@ def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> 
     save_model(model, run.path / "last.keras")
     run.state = state
     return Outcome(state, finished=True)
+
+
+def _check_finite(loss: float, name: str, step: int, run: Run) -> None:
+    if not np.isfinite(loss):
+        checkpoint = newest_checkpoint(run.path)
+        kept = f"; {checkpoint} is the last checkpoint" if checkpoint else ""
+        raise TrajWorldError(
+            f"the {name} is not finite at step {step}: start again with a lower learning rate{kept}"
+        )
 
 
 def model_inputs(batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32], Variates]:

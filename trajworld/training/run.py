@@ -1,7 +1,9 @@
 """A run directory: made or resumed, with all that it takes to understand and repeat the run (DESIGN §7)."""
 
+import hashlib
+import random
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,8 +16,14 @@ from trajworld.files import read_json, write_json
 from trajworld.models.files import load_model
 from trajworld.models.identity import Identity
 from trajworld.models.transformer import TrajWorld
-from trajworld.training.checkpoint import TrainingState, load_checkpoint, load_optimizer, newest_checkpoint
-from trajworld.training.config import Kind, TrainingConfig, resolve_config, write_config
+from trajworld.training.checkpoint import (
+    TrainingState,
+    load_checkpoint,
+    load_optimizer,
+    newest_checkpoint,
+    remove_leftovers,
+)
+from trajworld.training.config import TrainingConfig, resolve_config, write_config
 from trajworld.training.optimizer import make_optimizer
 from trajworld.training.sources import Part, Progress, identity_of, make_mixture, open_parts
 from trajworld.versions import versions
@@ -62,17 +70,21 @@ def start_run(
         TrajWorldError: A dataset or the initial model is missing or damaged, or does not fit.
     """
     path = Path(path)
-    if path.exists() and not (overwrite and is_run(path)) and (not path.is_dir() or any(path.iterdir())):
+    if path.exists() and not (overwrite and is_run(path)) and not _is_free(path):
         hint = "--resume continues it, --overwrite starts afresh" if is_run(path) else "name another place"
         raise UsageError(f"{path} exists already: {hint}")
     parts = open_parts(config, progress)
     model = _initial_model(config, parts)
+    # A model that was given brings its own sizes.
+    config = replace(config, model=model.sizes)
+    run = _assembled(path, config, parts, model, TrainingState())
+    record = _record(config, parts, model)
     if overwrite and is_run(path):
         shutil.rmtree(path)
-    write_json(path / _RECORD, _record(parts, model))
+    write_json(path / _RECORD, record)
     # Last: the configuration is what makes the directory a run.
     write_config(config, path / _CONFIG)
-    return _assembled(path, config, parts, model, TrainingState())
+    return run
 
 
 def resume_run(path: str | Path, *, progress: Progress | None = None) -> tuple[Run, list[str]]:
@@ -88,16 +100,24 @@ def resume_run(path: str | Path, *, progress: Progress | None = None) -> tuple[R
     path = Path(path)
     if not is_run(path):
         raise UsageError(f"{path} is not a run directory: it has no {_CONFIG}")
-    written = resolve_config(_kind(path), file=path / _CONFIG)
+    record = _read_record(path)
+    written = resolve_config(record["kind"], file=path / _CONFIG)
     parts = open_parts(written, progress)
-    record = read_json(path / _RECORD)
     _check_unchanged(path, record, parts)
+    remove_leftovers(path)
     checkpoint = newest_checkpoint(path)
     if checkpoint is None:
-        return _assembled(path, written, parts, _initial_model(written, parts), TrainingState()), _warnings(
-            record
-        )
+        if written.init and record.get("init") != _digest(written.init):
+            raise TrajWorldError(
+                f"{written.init} is not the model that {path} began with, and the run has no checkpoint: start another"
+            )
+        run = _assembled(path, written, parts, _initial_model(written, parts), TrainingState())
+        return run, _warnings(record)
     model, state = load_checkpoint(checkpoint)
+    if model.sizes != written.model or state.step > written.steps:
+        raise TrajWorldError(
+            f"{checkpoint} is not of the run that {path / _CONFIG} describes: restore one of them"
+        )
     run = _assembled(path, written, parts, model, state)
     load_optimizer(checkpoint, run.optimizer)
     return run, _warnings(record)
@@ -108,11 +128,30 @@ def is_run(path: Path) -> bool:
     return (path / _CONFIG).is_file()
 
 
-def _kind(path: Path) -> Kind:
-    kind = read_json(path / _RECORD).get("kind")
-    if kind not in ("pretrain", "train"):
+def _is_free(path: Path) -> bool:
+    """Whether a folder is empty, but for what a process left that was killed before the folder was a run."""
+    if not path.is_dir() or is_run(path):
+        return False
+    return all(
+        item.name == _RECORD or (item.name[0] == "." and ".tmp" in item.name) for item in path.iterdir()
+    )
+
+
+def _read_record(path: Path) -> dict[str, Any]:
+    record = read_json(path / _RECORD)
+    if not isinstance(record, dict) or record.get("kind") not in ("pretrain", "train"):
         raise TrajWorldError(f"{path / _RECORD} does not say whether the run is pretrain or train")
-    return kind
+    datasets, found = record.get("datasets"), record.get("versions")
+    if not isinstance(datasets, list) or not isinstance(found, dict):
+        raise TrajWorldError(f"{path / _RECORD} does not say what the run was trained on: restore it")
+    return record
+
+
+def _digest(file: str) -> str:
+    try:
+        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+    except OSError as error:
+        raise TrajWorldError(f"cannot read {file}: {error.strerror}") from None
 
 
 def _assembled(
@@ -145,34 +184,50 @@ def _initial_model(config: TrainingConfig, parts: list[Part]) -> TrajWorld:
             f"from scratch with --variates {wanted}"
         )
     identity: Identity = identity_of(config, parts, history)
-    keras.utils.set_random_seed(config.seed)
-    model = TrajWorld(sizes, identity, dtype=config.dtype)
+    # Keras draws its initialisers' seeds from Python's generator. Its own set_random_seed would import TensorFlow
+    # wherever that is installed, whatever the backend.
+    held = random.getstate()
+    random.seed(config.seed)
+    try:
+        model = TrajWorld(sizes, identity, dtype=config.dtype)
+    finally:
+        random.setstate(held)
     if config.init:
         model.set_weights(source.get_weights())
     return model
 
 
-def _record(parts: list[Part], model: TrajWorld) -> dict[str, Any]:
+def _record(config: TrainingConfig, parts: list[Part], model: TrajWorld) -> dict[str, Any]:
     device = active_backend().device()
     return {
-        "kind": model.identity.history["kind"],
+        "kind": config.kind,
         "versions": versions(),
         "backend": active_backend().name,
         "device": {"kind": device.kind, "name": device.name, "count": device.count},
         "parameters": model.count_params(),
+        "init": _digest(config.init) if config.init else None,
         "datasets": [part.describe() for part in parts],
     }
 
 
 def _check_unchanged(path: Path, record: dict[str, Any], parts: list[Part]) -> None:
     now = [part.describe() for part in parts]
-    for old, new in zip(record.get("datasets", []), now, strict=False):
-        for key in ("fingerprint", "variates", "transitions", "training_episodes"):
-            if old.get(key) != new[key]:
+    if len(now) != len(record["datasets"]):
+        raise TrajWorldError(
+            f"{path} was trained on {len(record['datasets'])} datasets, but its configuration now names {len(now)}: "
+            "restore them or start another run"
+        )
+    for old, new in zip(record["datasets"], now, strict=True):
+        for key in ("fingerprint", "variates", "transitions", "training_episodes", "holdout_episodes"):
+            if not isinstance(old, dict) or old.get(key) != new[key]:
                 raise TrajWorldError(
-                    f"{new['name']} is not what {path} was trained on ({key} was {old.get(key)}, is {new[key]}): "
+                    f"{new['name']} is not what {path} was trained on ({key} was {_shown(old, key)}, is {new[key]}): "
                     "restore it or start another run"
                 )
+
+
+def _shown(old: Any, key: str) -> Any:
+    return old.get(key) if isinstance(old, dict) else old
 
 
 def _warnings(record: dict[str, Any]) -> list[str]:
@@ -182,7 +237,7 @@ def _warnings(record: dict[str, Any]) -> list[str]:
             f"the run began on {record.get('backend')} and goes on on {active_backend().name}: the numbers will "
             "agree closely, not exactly"
         )
-    old, new = record.get("versions", {}), versions()
+    old, new = record["versions"], versions()
     changed = [f"{name} {old[name]} -> {new.get(name, 'none')}" for name in old if old[name] != new.get(name)]
     if changed:
         found.append(f"versions have changed since the run began: {', '.join(changed)}")

@@ -1,0 +1,102 @@
+"""What the tests of training share: tiny runs, and a training step that no framework has to compile."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trajworld.data.episode import Episode
+from trajworld.data.store import write_store
+from trajworld.training.config import TrainingConfig, resolve_config
+
+SIZES = {"blocks": 1, "width": 8, "heads": 2, "window": 4, "bins": 16}
+
+
+def store(
+    folder: Path, lengths: Sequence[int] = (9, 7, 8, 9, 6, 9), observations: int = 2, seed: int = 0
+) -> str:
+    """Write a store of random episodes of one action variate; its path is a dataset's spec."""
+    rng = np.random.default_rng(seed)
+    episodes = [
+        Episode(
+            observations=rng.normal(size=(length + 1, observations)).cumsum(axis=0),
+            actions=rng.uniform(-1, 1, size=(length, 1)),
+            rewards=rng.normal(1, 1, size=length),
+        )
+        for length in lengths
+    ]
+    write_store(
+        folder, episodes, name=folder.name, source="", environment=f"test/{folder.name}", fingerprint=""
+    )
+    return str(folder)
+
+
+def config_for(kind: Any, datasets: Sequence[str], **options: Any) -> TrainingConfig:
+    """A configuration of a model so small that its steps take milliseconds."""
+    sizes = {} if "init" in options else {"model": SIZES}
+    small = {"steps": 12, "batch_size": 4, "evaluate_every": 4, "checkpoint_every": 4, "holdout_windows": 16}
+    return resolve_config(
+        kind, preset="tiny", options={"datasets": list(datasets), **small, **sizes, **options}
+    )
+
+
+class PlainStep:
+    """Weights that follow from the batch, the rate and the seed in NumPy; written back only when asked, as on JAX."""
+
+    def __init__(self, model: Any, optimizer: Any, loss: Any) -> None:
+        from keras import ops
+
+        self._weight, self._moment = model.trainable_variables[0], optimizer.variables[-1]
+        self._iterations = optimizer.iterations
+        self._held = np.array(ops.convert_to_numpy(self._weight.value))
+        self._total = np.array(ops.convert_to_numpy(self._moment.value))
+        self._steps = int(ops.convert_to_numpy(self._iterations.value))
+
+    def __call__(self, rate: float, values: Any, mask: Any, variates: Any, seed: Any) -> float:
+        noise = np.random.default_rng(int(seed) & 0xFFFFFFFF).normal(size=self._held.shape)
+        self._total = (0.9 * self._total + values.mean()).astype(np.float32)
+        self._held = (self._held * (1 - rate) + rate * noise + 1e-3 * self._total.mean()).astype(np.float32)
+        self._steps += 1
+        return float(np.abs(self._held).mean())
+
+    def write_back(self) -> None:
+        self._weight.assign(self._held)
+        self._moment.assign(self._total)
+        self._iterations.assign(self._steps)
+
+
+@pytest.fixture
+def plain_steps(monkeypatch: pytest.MonkeyPatch) -> type[PlainStep]:
+    """Train with :class:`PlainStep`, and evaluate by the size of its weight: what the loop does, without a compiler."""
+    import trajworld.training.holdout
+    import trajworld.training.loop
+    from trajworld.backend import active_backend
+
+    class PlainBackend:
+        name = active_backend().name
+
+        def compile(self, function: Callable[..., Any], model: Any) -> Callable[..., Any]:
+            from keras import ops
+
+            def sums(values: Any, mask: Any, variates: Any) -> tuple[float, float]:
+                weight = ops.convert_to_numpy(model.trainable_variables[0].value)
+                rows = float(mask[:, :-1].sum())
+                return rows * float(np.abs(weight).mean()), rows
+
+            return sums
+
+        def training_step(self, model: Any, optimizer: Any, loss: Any) -> PlainStep:
+            return PlainStep(model, optimizer, loss)
+
+    for module in (trajworld.training.loop, trajworld.training.holdout):
+        monkeypatch.setattr(module, "active_backend", PlainBackend)
+    return PlainStep
+
+
+def weights_of(path: Path) -> list[np.ndarray]:
+    """The weights in a model file."""
+    from trajworld.models.files import load_model
+
+    return load_model(path).get_weights()
