@@ -181,8 +181,7 @@ def batch(padded: int = 0) -> tuple[Array, Array, Variates]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("padded", [0, 3])
-@pytest.mark.parametrize("targets", ["onehot", "gauss"])
+@pytest.mark.parametrize(("targets", "padded"), [("onehot", 0), ("gauss", 3)])
 def test_the_loss_averages_over_variates_then_real_rows(targets: str, padded: int) -> None:
     model = TrajWorld(SIZES)
     values, time_mask, variates = batch(padded)

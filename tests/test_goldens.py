@@ -41,6 +41,11 @@ def variates(golden: dict[str, NDArray[Any]]) -> Variates:
     return Variates(golden["is_action"], golden["min_values"], golden["max_values"])
 
 
+@pytest.fixture(scope="module")
+def decode(model: TrajWorld) -> Callable[..., Any]:
+    return compiled(model, model.decode)
+
+
 def compiled(model: TrajWorld, function: Callable[..., Any]) -> Callable[..., Any]:
     return active_backend().compile(function, model)
 
@@ -70,8 +75,8 @@ def test_whole_window(model: TrajWorld, golden: dict[str, NDArray[Any]]) -> None
     assert_real_rows_close(mean, golden, "mean")
 
 
-@pytest.mark.parametrize("rows", [1, 4])
-def test_last_rows_only(model: TrajWorld, golden: dict[str, NDArray[Any]], rows: int) -> None:
+def test_last_rows_only(model: TrajWorld, golden: dict[str, NDArray[Any]]) -> None:
+    rows = 4
     last = compiled(model, functools.partial(model, rows=rows))
     logits = numpy(last(golden["values"], golden["time_mask"], variates(golden)))
     assert logits.shape[1] == rows
@@ -80,11 +85,12 @@ def test_last_rows_only(model: TrajWorld, golden: dict[str, NDArray[Any]], rows:
 
 
 @pytest.mark.parametrize("rows", [None, 1])
-def test_cached_decoding(model: TrajWorld, golden: dict[str, NDArray[Any]], rows: int | None) -> None:
+def test_cached_decoding(
+    model: TrajWorld, decode: Callable[..., Any], golden: dict[str, NDArray[Any]], rows: int | None
+) -> None:
     values, steps, window = golden["values"], int(golden["prefill_steps"]), golden["values"].shape[1]
     known = variates(golden)
     prefill = compiled(model, functools.partial(model.prefill, length=window, rows=rows))
-    decode = compiled(model, model.decode)
     logits, cache = prefill(values[:, :steps], golden["time_mask"][:, :steps], known)
     answers = [numpy(logits)]
     assert answers[0].shape[1] == (rows or steps)
