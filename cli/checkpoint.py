@@ -39,7 +39,7 @@ def import_(source: Path, output: Path, heads: int, environment: str, as_json: b
     Examples:
       trajworld checkpoint import trm_dynamics.pkl -o model.keras
       trajworld checkpoint import hopper/trm_dynamics.pkl -o hopper.keras --environment gymnasium/Hopper-v5
-    """  # noqa: D301
+    """
     from trajworld.models.files import describe_model, model_path, save_model
 
     model_path(output)
@@ -60,7 +60,7 @@ def show(model: Path, as_json: bool) -> None:
     Examples:
       trajworld checkpoint show model.keras
       trajworld checkpoint show model.keras --json | jq .sizes
-    """  # noqa: D301
+    """
     from trajworld.models.files import describe_model
 
     _print(describe_model(model), as_json)

@@ -77,7 +77,7 @@ def collect(
     skip_existing: bool,
     as_json: bool,
 ) -> None:
-    r"""Collect transitions of each ENV into a Minari dataset of its own.
+    """Collect transitions of each ENV into a Minari dataset of its own.
 
     ENV is a Gymnasium id with continuous actions (Hopper-v5, Pendulum-v1), or dm_control/DOMAIN-TASK
     (dm_control/cheetah-run). Changed physics follow a question mark, in quotes for the shell: Pendulum-v1

@@ -25,7 +25,7 @@ def data() -> None:
 @data.command("list", short_help="List the local Minari datasets and converted stores.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_datasets(as_json: bool) -> None:
-    r"""List the local Minari datasets and the stores converted on this machine.
+    """List the local Minari datasets and the stores converted on this machine.
 
     \b
     Examples:
@@ -70,7 +70,7 @@ def list_datasets(as_json: bool) -> None:
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect(spec: str, output: Path | None, as_json: bool) -> None:
-    r"""Show a dataset's episodes, transitions and the values of each variate.
+    """Show a dataset's episodes, transitions and the values of each variate.
 
     SPEC is `minari:ID` (downloaded if need be), the ID of a local Minari dataset, a store's folder, a D4RL
     .hdf5 file, or a folder of UniTraj episodes. What is not a store is converted to one first, once.
@@ -147,7 +147,7 @@ def import_(
     description: str,
     replace: bool,
 ) -> None:
-    r"""Make Minari datasets of a D4RL .hdf5 file or a UniTraj folder.
+    """Make Minari datasets of a D4RL .hdf5 file or a UniTraj folder.
 
     A folder of one environment's episodes makes one dataset. UniTraj's root makes one an environment that
     pre-training uses, name/SOURCE/ENVIRONMENT-v0 of an id name-v0; an import that was stopped goes on where

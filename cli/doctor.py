@@ -20,7 +20,7 @@ from rich.table import Table
 )
 @click.pass_context
 def doctor(context: click.Context, as_json: bool, timeout: float) -> None:
-    r"""Print versions, the backends found and their devices, room on the disk, and what is missing.
+    """Print versions, the backends found and their devices, room on the disk, and what is missing.
 
     Each backend is imported and computes something in a process of its own. The exit code is 0 when the
     active backend (KERAS_BACKEND, jax where it is not set) works, else 1.

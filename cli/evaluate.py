@@ -83,7 +83,7 @@ def evaluate(
     output: Path | None,
     overwrite: bool,
 ) -> None:
-    r"""Measure how MODEL predicts the transitions of each DATASET.
+    """Measure how MODEL predicts the transitions of each DATASET.
 
     One step ahead: the last row of each window of at most 20 rows, from the rows before it; beside it the
     baseline that copies the row before. Open loop: rollouts that are given the real actions only. A DATASET is

@@ -18,7 +18,9 @@ _COMMANDS = {
     "train": LazyCommand(".train", "train", "Train on one dataset, from scratch or from a model (--init)."),
     "evaluate": LazyCommand(".evaluate", "evaluate", "Measure a model's predictions on datasets."),
     "checkpoint": LazyCommand(".checkpoint", "checkpoint", "Import published checkpoints, show model files."),
-    "quickstart": LazyCommand(".quickstart", "quickstart", "Collect, pre-train, fine-tune on an unseen robot, report."),
+    "quickstart": LazyCommand(
+        ".quickstart", "quickstart", "Collect, pre-train, fine-tune on an unseen robot, report."
+    ),
     "doctor": LazyCommand(".doctor", "doctor", "Print versions, backends, devices, and what is missing."),
 }
 

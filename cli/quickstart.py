@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 @click.option("--seed", type=int, default=0, show_default=True, help="Of everything that is random.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON.")
 def quickstart(output: Path, scale: str, seed: int, as_json: bool) -> None:
-    r"""Show what pre-training buys on a robot that the model has never seen.
+    """Show what pre-training buys on a robot that the model has never seen.
 
     Collects trajectories of several environments, pre-trains a model on them, then fine-tunes it on
     Gymnasium's hopper at several sizes of data, against training from scratch with equal steps and learning

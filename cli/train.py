@@ -73,7 +73,7 @@ def _with_options(command: Any) -> Any:
 @click.option("--padded-sizes", type=int, help="Pad M to at most so many sizes.  [default: 3]")
 @_with_options
 def pretrain(datasets: tuple[str, ...], **options: Any) -> None:
-    r"""Pre-train one model on several DATASETs, each scaled to [0, 1] by its own range.
+    """Pre-train one model on several DATASETs, each scaled to [0, 1] by its own range.
 
     A DATASET is a Minari id, a store's folder, a D4RL .hdf5 file, or a UniTraj folder (a root stands for all of its
     environments, with the published weights); =WEIGHT sets its share of the batches.
@@ -91,7 +91,7 @@ def pretrain(datasets: tuple[str, ...], **options: Any) -> None:
 @click.argument("dataset", required=False)
 @_with_options
 def train(dataset: str | None, **options: Any) -> None:
-    r"""Train on one DATASET over its own range; --init fine-tunes a pre-trained model.
+    """Train on one DATASET over its own range; --init fine-tunes a pre-trained model.
 
     \b
     Examples:

@@ -2,6 +2,7 @@
 
 import io
 import math
+import os
 import re
 import shutil
 from dataclasses import asdict, dataclass
@@ -17,6 +18,9 @@ from trajworld.models.files import load_model, save_model
 _FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{9})")
 _KEPT = 2
+# Of a model file and the weights it is packed from, or of it and the optimiser's moments.
+_BYTES_A_WEIGHT = 12
+_BLOCK = bytes(1 << 20)
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ def save_checkpoint(run: Path, model: Any, optimizer: Any, state: TrainingState)
     """
     path = run / _FOLDER / f"step-{state.step:09d}"
     with atomic_folder(path, replace=True) as temporary:
-        save_model(model, temporary / "model.keras")
+        save_whole_model(model, temporary / "model.keras")
         # Made in memory: on a full disk HDF5 fails again when its file is closed, in ways that cannot be caught.
         image = io.BytesIO()
         with h5py.File(image, "w") as file:
@@ -57,6 +61,27 @@ def save_checkpoint(run: Path, model: Any, optimizer: Any, state: TrainingState)
     for old in _checkpoints(run)[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
     return path
+
+
+def save_whole_model(model: Any, path: Path) -> None:
+    """Write a model file where there is room for it.
+
+    Where a disk fills up under HDF5, it cannot close its files any more and may take the process down with it. So the
+    room is taken first, by means that fail in an orderly way.
+
+    Raises:
+        TrajWorldError: The disk is full or the folder cannot be written; a file that was there stays.
+    """
+    room = path.with_name(f".{path.stem}.{os.getpid()}.tmp.room")
+    try:
+        with open(room, "wb") as file:
+            for _ in range(1 + _BYTES_A_WEIGHT * model.count_params() // len(_BLOCK)):
+                file.write(_BLOCK)
+    except OSError as error:
+        raise TrajWorldError(f"cannot write {path}: {error.strerror or error}") from error
+    finally:
+        room.unlink(missing_ok=True)
+    save_model(model, path)
 
 
 def newest_checkpoint(run: Path) -> Path | None:

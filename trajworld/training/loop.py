@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from trajworld.backend import active_backend
 from trajworld.data.mixture import Batch
 from trajworld.errors import TrajWorldError
-from trajworld.models.files import save_model
 from trajworld.models.transformer import Variates
-from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint
+from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint, save_whole_model
 from trajworld.training.holdout import HoldoutLoss
 from trajworld.training.interrupt import deferred_interrupt
 from trajworld.training.log import MetricsLog
@@ -115,7 +114,7 @@ def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> 
                 best = state.best_loss is None or loss < state.best_loss
                 if best:
                     state = replace(state, best_step=step, best_loss=loss)
-                    save_model(model, run.path / "best.keras")
+                    save_whole_model(model, run.path / "best.keras")
                 row |= {"holdout_loss": loss, "holdout": by_dataset}
                 report = replace(report, holdout_loss=loss, best=best)
                 logged = time.perf_counter()
@@ -128,7 +127,7 @@ def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> 
             if stopping and step < config.steps:
                 run.state = state
                 return Outcome(state, finished=False)
-    save_model(model, run.path / "last.keras")
+    save_whole_model(model, run.path / "last.keras")
     run.state = state
     return Outcome(state, finished=True)
 
