@@ -33,7 +33,7 @@ def store(
     return str(folder)
 
 
-def config_for(kind: Any, datasets: Sequence[str], **options: Any) -> TrainingConfig:
+def config_for(kind: Any, datasets: Sequence[Any], **options: Any) -> TrainingConfig:
     """A configuration of a model so small that its steps take milliseconds."""
     sizes = {} if "init" in options else {"model": SIZES}
     small = {"steps": 12, "batch_size": 4, "evaluate_every": 4, "checkpoint_every": 4, "holdout_windows": 16}

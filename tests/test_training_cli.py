@@ -1,0 +1,321 @@
+"""``trajworld train`` and ``pretrain`` as a person runs them: processes, signals, exit codes, messages."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+from training_fixtures import plain_steps, store, weights_of
+
+from trajworld.cli.main import main
+from trajworld.cli.train import pretrain, train
+from trajworld.training.log import read_metrics
+
+__all__ = ["plain_steps"]
+
+FRAMEWORKS = {"jax", "tensorflow", "torch", "keras"}
+TINY = "preset = 'tiny'\nbatch_size = 4\nholdout_windows = 16\n[model]\nblocks = 1\nwidth = 8\nwindow = 4\nbins = 16\n"
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    return store(tmp_path / "data")
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> str:
+    path = tmp_path / "tiny.toml"
+    path.write_text(TINY)
+    return str(path)
+
+
+def call(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
+    """The command line in this process: its exit code, standard output and standard error."""
+    try:
+        code = main(arguments)
+    except SystemExit as end:
+        code = end.code  # type: ignore[assignment]
+    out, err = capsys.readouterr()
+    return code or 0, out, err
+
+
+@pytest.mark.parametrize("command", ["train", "pretrain"])
+def test_help_imports_no_framework(command: str, tmp_path: Path) -> None:
+    code = (
+        "import json, sys\nfrom trajworld.cli.main import main\n"
+        f"try:\n    main([{command!r}, '--help'])\nexcept SystemExit:\n    pass\n"
+        "print()\nprint(json.dumps(sorted(sys.modules)))\n"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert "Examples:" in done.stdout
+    assert "--resume" in done.stdout
+    modules = {name.split(".")[0] for name in json.loads(done.stdout.splitlines()[-1])}
+    assert not FRAMEWORKS & modules
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["DATA"], "name the run directory with -o, or continue one with --resume"),
+        (["DATA", "-o", "a", "--resume", "b"], "(one of them)"),
+        (["DATA", "--resume", "b"], "--resume takes a run as it is"),
+        (["--resume", "b", "--steps", "3"], "--resume takes a run as it is"),
+        (["--resume", "b", "--overwrite"], "--resume takes a run as it is"),
+        (["--resume", "DATA"], "is not a run directory"),
+        (["--resume", "nowhere"], "is not a run directory"),
+        (["-o", "run"], "name at least one dataset to train on"),
+        (["DATA", "-o", "run", "--steps", "0"], "steps must be above 0"),
+        (["DATA", "-o", "run", "--steps", "many"], "'many' is not a valid integer"),
+        (["DATA", "-o", "run", "--learning-rate", "nan"], "learning_rate must be above 0, not nan"),
+        (["DATA", "-o", "run", "--width", "9", "--heads", "2"], "must be a multiple of its heads"),
+        (["DATA", "-o", "run", "--preset", "huge"], "'huge' is not one of"),
+        (["DATA", "-o", "run", "--init", "m.keras", "--blocks", "2"], "leave out blocks"),
+        (["DATA", "-o", "DATA"], "exists already: name another place"),
+        (["DATA", "DATA", "-o", "run"], "unexpected extra argument"),
+        (["nowhere", "-o", "run"], "nowhere names no dataset"),
+    ],
+)
+def test_wrong_calls_are_one_line_and_exit_code_2(
+    tmp_path: Path,
+    data: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    code, out, err = call(["train", *[data if word == "DATA" else word for word in arguments]], capsys)
+    assert (code, out) == (2, "")
+    assert message in err
+    assert "Traceback" not in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["DATA", "-o", "run", "--config", "none.toml"], "cannot read none.toml"),
+        (["DATA", "-o", "run", "--config", "bad.toml"], "bad.toml is not TOML"),
+        (["DATA", "-o", "run", "--init", "none.keras"], "none.keras does not exist"),
+        (["DATA", "-o", "run", "--init", "bad.keras"], "bad.keras is not a model file"),
+        (["DATA", "-o", "bad.toml/run"], "cannot write"),
+        (["ONE", "-o", "run"], "one episode cannot be split"),
+    ],
+)
+def test_what_is_wrong_outside_is_one_line_and_exit_code_1(
+    tmp_path: Path,
+    data: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bad.toml").write_text("steps = = 3")
+    (tmp_path / "bad.keras").write_text("not a model")
+    one = store(tmp_path / "one", [9])
+    words = {"DATA": data, "ONE": one}
+    code, out, err = call(["train", *[words.get(word, word) for word in arguments]], capsys)
+    assert (code, out) == (1, "")
+    assert err.startswith("Error: ")
+    assert message in err
+    assert len(err.splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.usefixtures("plain_steps")
+class TestInOneProcess:
+    """With a step that needs no compiler."""
+
+    def invoke(self, command: Any, arguments: list[str]) -> Result:
+        return CliRunner().invoke(command, arguments, catch_exceptions=False)
+
+    def test_a_run_ends_in_a_summary_and_its_models(self, tmp_path: Path, data: str, settings: str) -> None:
+        run = tmp_path / "run [a] b"
+        done = self.invoke(train, [data, "-o", str(run), "--config", settings, "--steps", "20"])
+        assert done.exit_code == 0
+        assert "train: " in done.stderr
+        assert "20 steps in" in done.stderr
+        assert str(run / "last.keras") in done.stderr
+        assert str(run / "best.keras") in done.stderr
+        assert "step 2 of 20  loss" in done.stderr
+        assert len(read_metrics(run)) == 20
+        assert (run / "last.keras").is_file()
+
+    def test_json(self, tmp_path: Path, data: str, settings: str) -> None:
+        run = tmp_path / "run"
+        done = self.invoke(train, [data, "-o", str(run), "--config", settings, "--steps", "20", "--json"])
+        outcome = json.loads(done.stdout)
+        assert outcome["run"] == str(run)
+        assert (outcome["step"], outcome["finished"]) == (20, True)
+        losses = {row["step"]: row["holdout_loss"] for row in read_metrics(run) if "holdout_loss" in row}
+        assert outcome["best_holdout_loss"] == min(losses.values()) == losses[outcome["best_step"]]
+
+    def test_options_reach_the_configuration(self, tmp_path: Path, data: str, settings: str) -> None:
+        options = {
+            "steps": 6,
+            "batch_size": 3,
+            "learning_rate": 0.25,
+            "warmup_steps": 2,
+            "decay_steps": 9,
+            "weight_decay": 0.5,
+            "clip_norm": 2.0,
+            "targets": "gauss",
+            "dtype": "mixed_bfloat16",
+            "transitions": 40,
+            "holdout_fraction": 0.4,
+            "holdout_windows": 5,
+            "evaluate_every": 2,
+            "checkpoint_every": 3,
+            "log_every": 4,
+            "seed": 11,
+        }
+        sizes = {"blocks": 2, "width": 6, "heads": 3, "variates": 9, "dropout": 0.125}
+        words = [
+            word
+            for name, value in {**options, **sizes}.items()
+            for word in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        run = tmp_path / "run"
+        self.invoke(train, [data, "-o", str(run), "--config", settings, *words])
+        from trajworld.training.config import resolve_config
+
+        config = resolve_config("train", file=run / "config.toml")
+        assert {name: getattr(config, name) for name in options} == options
+        assert {name: getattr(config.model, name) for name in sizes} == sizes
+        assert (config.model.window, config.model.bins) == (4, 16)
+
+    def test_pretraining_takes_weights_after_an_equals_sign(self, tmp_path: Path, settings: str) -> None:
+        plain, odd = store(tmp_path / "plain"), store(tmp_path / "a=b", observations=3)
+        run = tmp_path / "run"
+        done = self.invoke(
+            pretrain,
+            [
+                f"{plain}=2.5",
+                odd,
+                "-o",
+                str(run),
+                "--config",
+                settings,
+                "--steps",
+                "4",
+                "--padded-sizes",
+                "1",
+            ],
+        )
+        assert done.exit_code == 0
+        assert "2 datasets (plain, a=b), M padded to [5]" in done.stderr
+        record = json.loads((run / "run.json").read_text())
+        assert [(part["name"], part["weight"]) for part in record["datasets"]] == [
+            ("plain", 2.5),
+            ("a=b", 1.0),
+        ]
+
+    @pytest.mark.parametrize("weight", ["0", "-1", "nan", "inf"])
+    def test_weights_that_are_none(
+        self, tmp_path: Path, data: str, capsys: pytest.CaptureFixture[str], weight: str
+    ) -> None:
+        code, _, err = call(["pretrain", f"{data}={weight}", "-o", str(tmp_path / "run")], capsys)
+        assert code == 2
+        assert f"the weight of {data} must be above 0" in err
+        assert not (tmp_path / "run").exists()
+
+    def test_an_interrupt_before_the_first_step_says_how_to_go_on(
+        self, tmp_path: Path, data: str, settings: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        import trajworld.training.loop as loop
+
+        def interrupt(run: Any, observe: Any) -> None:
+            raise KeyboardInterrupt
+
+        with monkeypatch.context() as patch:
+            patch.setattr(loop, "train", interrupt)
+            run = tmp_path / "my run"
+            done = self.invoke(train, [data, "-o", str(run), "--config", settings, "--steps", "4"])
+        assert done.exit_code == 130
+        assert f"continue from the last checkpoint with: trajworld train --resume '{run}'" in done.stderr
+        assert self.invoke(train, ["--resume", str(run)]).exit_code == 0
+
+
+def start(arguments: list[str]) -> subprocess.Popen[str]:
+    code = f"import sys; from trajworld.cli.main import main; sys.exit(main({arguments!r}))"
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
+    """Wait until a running process has done something; what it says is shown where it ends instead."""
+    until = time.monotonic() + 240
+    while not condition():
+        if process.poll() is not None:
+            raise AssertionError(f"it ended with {process.returncode}: {process.communicate()}")
+        assert time.monotonic() < until, "the process does not get on"
+        time.sleep(0.005)
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path, data: str) -> None:
+    """SIGKILL before the first checkpoint, SIGKILL at random moments and Ctrl-C, each followed by ``--resume``."""
+    settings = tmp_path / "settings.toml"
+    settings.write_text("steps = 120\nlog_every = 3\nevaluate_every = 40\ncheckpoint_every = 10\n" + TINY)
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    rng = random.Random(time.time_ns())
+    first = [data, "-o", str(cut), "--config", str(settings)]
+    kills: list[tuple[int, signal.Signals]] = [(0, signal.SIGKILL), (1, signal.SIGKILL), (1, signal.SIGINT)]
+    for number, (checkpoints, kind) in enumerate(kills):
+        process = start(["train", *(first if number == 0 else ["--resume", str(cut)])])
+        before = newest(cut)
+        if checkpoints:
+            wait_for(process, lambda before=before: newest(cut) > before)  # type: ignore[misc]
+            time.sleep(rng.uniform(0, 0.1))
+        else:
+            wait_for(process, (cut / "config.toml").is_file)
+            time.sleep(rng.uniform(0, 0.5))
+        process.send_signal(kind)
+        out, err = process.communicate(timeout=120)
+        assert newest(cut) < 120, "it was over before it was killed"
+        if kind == signal.SIGINT:
+            assert process.returncode == 130, err
+            assert f"Stopped at step {newest(cut)}; continue with: trajworld train --resume {cut}" in err
+            assert "Traceback" not in err
+        else:
+            assert process.returncode == -signal.SIGKILL
+    process = start(["train", "--resume", str(cut), "--json"])
+    out, err = process.communicate(timeout=240)
+    assert process.returncode == 0, err
+    assert json.loads(out)["step"] == 120
+
+    done = CliRunner().invoke(
+        train, [data, "-o", str(whole), "--config", str(settings)], catch_exceptions=False
+    )
+    assert done.exit_code == 0
+    exact = keras.backend.backend() == "jax"
+    rows, others = read_metrics(whole), read_metrics(cut)
+    assert [row["step"] for row in rows] == [row["step"] for row in others]
+    for row, other in zip(rows, others, strict=True):
+        for name in ("loss", "holdout_loss", "learning_rate"):
+            assert (name in row) == (name in other)
+            if name in row:
+                assert row[name] == (other[name] if exact else pytest.approx(other[name], abs=1e-4))
+    for name in ("last.keras", "best.keras"):
+        for one, two in zip(weights_of(whole / name), weights_of(cut / name), strict=True):
+            np.testing.assert_allclose(one, two, rtol=0, atol=0 if exact else 1e-4)
+    assert not list(cut.rglob(".*"))
+    assert os.listdir(cut / "tensorboard")
+
+
+def newest(run: Path) -> int:
+    folder = run / "checkpoints"
+    steps = [int(item.name[5:]) for item in folder.glob("step-*")] if folder.is_dir() else []
+    return max(steps, default=0)

@@ -1,0 +1,335 @@
+"""Run directories: what is in them, where a run begins, and what is refused before anything is written."""
+
+import json
+import os
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from training_fixtures import SIZES, config_for, plain_steps, store, weights_of
+
+from trajworld.backend import active_backend
+from trajworld.data.store import open_store
+from trajworld.data.windows import WindowIndex
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.models.files import load_model, save_model
+from trajworld.models.presets import ModelSizes
+from trajworld.models.support import training_support
+from trajworld.models.transformer import TrajWorld
+from trajworld.training.config import resolve_config
+from trajworld.training.loop import train
+from trajworld.training.run import resume_run, start_run
+from trajworld.versions import versions
+
+__all__ = ["plain_steps"]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    return store(tmp_path / "data")
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A model file of other sizes than the presets'."""
+    path = tmp_path / "source.keras"
+    save_model(TrajWorld(ModelSizes(**{**SIZES, "window": 3}, variates=5, dropout=0.25)), path)
+    return path
+
+
+def test_a_run_directory_says_what_the_run_is(tmp_path: Path, data: str) -> None:
+    config = config_for("train", [data], seed=5)
+    run = start_run(tmp_path / "new" / "run", config)
+    assert sorted(item.name for item in run.path.iterdir()) == ["config.toml", "run.json"]
+    assert resolve_config("train", file=run.path / "config.toml") == config == run.config
+    record = json.loads((run.path / "run.json").read_text())
+    assert record["kind"] == "train"
+    assert record["backend"] == active_backend().name
+    assert record["versions"] == versions()
+    assert record["parameters"] == run.model.count_params() == config.model.parameters
+    assert record["datasets"][0]["name"] == "data"
+    assert record["datasets"][0]["transitions"] == run.parts[0].transitions
+    # Its configuration is a file that another run can be made of.
+    again = start_run(tmp_path / "again", resolve_config("train", file=run.path / "config.toml"))
+    for one, other in zip(run.model.get_weights(), again.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_the_seed_decides_the_weights_and_python_s_generator_is_left_alone(tmp_path: Path, data: str) -> None:
+    random.seed(1)
+    expected = random.Random(1).random()
+    runs = [
+        start_run(tmp_path / str(number), config_for("train", [data], seed=seed))
+        for number, seed in enumerate((7, 7, 8))
+    ]
+    assert random.random() == expected
+    first, same, other = (run.model.get_weights() for run in runs)
+    assert all(np.array_equal(one, two) for one, two in zip(first, same, strict=True))
+    assert not all(np.array_equal(one, two) for one, two in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["pretrain", "train"])
+def test_held_out_episodes_are_in_no_batch(tmp_path: Path, data: str, kind: Any) -> None:
+    run = start_run(tmp_path / "run", config_for(kind, [data], holdout_fraction=0.34))
+    (part,) = run.parts
+    assert len(part.holdout) == 2
+    assert sorted([*part.training, *part.holdout]) == list(range(6))
+    rows = np.asarray(part.dataset.rows)
+
+    def rows_of(episodes: Any) -> set[bytes]:
+        offsets = part.dataset.episode_offsets
+        return {row.tobytes() for e in episodes for row in rows[offsets[e] : offsets[e + 1]]}
+
+    seen = set()
+    for step in range(200):
+        batch = run.mixture.batch(step)
+        seen |= {row.tobytes() for row in batch.values[batch.time_mask > 0]}
+    assert seen == rows_of(part.training)
+    assert not seen & rows_of(part.holdout)
+    # Neither has a held-out episode a part in the ranges.
+    training = np.concatenate(
+        [rows[part.dataset.episode_offsets[e] : part.dataset.episode_offsets[e + 1]] for e in part.training]
+    )
+    if kind == "train":
+        expected = training_support(training.min(axis=0), training.max(axis=0))
+        np.testing.assert_array_equal(run.model.identity.support.lower, expected.lower)
+        np.testing.assert_array_equal(run.model.identity.support.upper, expected.upper)
+    else:
+        assert run.model.identity.support.shared
+        np.testing.assert_array_equal(part.support.lower, training.min(axis=0))
+
+
+def test_a_limit_of_transitions_includes_the_holdout_set(tmp_path: Path) -> None:
+    data = store(tmp_path / "data", [10] * 20)
+    (part,) = start_run(tmp_path / "run", config_for("train", [data], transitions=55)).parts
+    assert (len(part.training), len(part.holdout)) == (4, 1)
+    assert part.transitions == 40
+    (more,) = start_run(tmp_path / "more", config_for("train", [data], transitions=105)).parts
+    assert {*part.training, *part.holdout} < {*more.training, *more.holdout}
+    assert len(WindowIndex.of(part.dataset, part.training)) == part.transitions
+
+
+def test_fine_tuning_starts_from_the_source_with_the_new_ranges(
+    tmp_path: Path, data: str, source: Path
+) -> None:
+    run = start_run(tmp_path / "run", config_for("train", [data], init=str(source)))
+    for one, other in zip(weights_of(source), run.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    rows = np.asarray(open_store(data).rows)
+    support = run.model.identity.support
+    assert support.lower.shape == (4,)
+    assert np.all(support.lower >= rows.min(axis=0) - 2e-5)
+    assert np.all(support.upper <= rows.max(axis=0) + 2e-5)
+    assert run.model.identity.environment == "test/data"
+    assert run.model.identity.history["init"]["file"] == "source.keras"
+    # The sizes are the source's, and the windows, the record and what is resumed follow them.
+    assert run.config.model == load_model(source).sizes
+    assert run.mixture.batch(0).values.shape == (4, 3, 4)
+    assert resolve_config("train", file=run.path / "config.toml").model == run.config.model
+
+
+@pytest.mark.usefixtures("plain_steps")
+def test_a_fine_tuned_run_goes_on_without_its_source_once_it_has_a_checkpoint(
+    tmp_path: Path, data: str, source: Path
+) -> None:
+    config = config_for("train", [data], init=str(source))
+    start_run(tmp_path / "begun", config)
+    train(start_run(tmp_path / "run", config))
+    resumed, _ = resume_run(tmp_path / "begun")
+    np.testing.assert_array_equal(resumed.model.get_weights()[0], weights_of(source)[0])
+    save_model(TrajWorld(load_model(source).sizes), source)
+    with pytest.raises(TrajWorldError, match=r"is not the model that .*begun began with"):
+        resume_run(tmp_path / "begun")
+    source.unlink()
+    with pytest.raises(TrajWorldError, match=r"cannot read .*source\.keras"):
+        resume_run(tmp_path / "begun")
+    assert resume_run(tmp_path / "run")[0].state.step == 12
+
+
+def test_initial_models_that_do_not_fit(tmp_path: Path, data: str, source: Path) -> None:
+    wide = store(tmp_path / "wide", observations=7)
+    with pytest.raises(
+        TrajWorldError, match=r"9 variates are more than the model's table of 5: .*--variates 9"
+    ):
+        start_run(tmp_path / "run", config_for("train", [wide], init=str(source)))
+    corrupt = tmp_path / "corrupt.keras"
+    corrupt.write_bytes(source.read_bytes()[:5000])
+    for path, message in [
+        (tmp_path / "none.keras", "does not exist"),
+        (corrupt, "is not a model file, or is damaged"),
+        (tmp_path / "model.pkl", r"does not end in \.keras"),
+        (tmp_path, r"does not end in \.keras"),
+    ]:
+        with pytest.raises(TrajWorldError, match=message) as caught:
+            start_run(tmp_path / "run", config_for("train", [data], init=str(path)))
+        assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("lengths", "options", "message"),
+    [
+        ([9], {}, "one episode cannot be split into training and holdout"),
+        ([9, 9], {"transitions": 9}, "one episode cannot be split"),
+        (None, {}, "names no dataset"),
+    ],
+)
+def test_data_that_cannot_be_trained_on(
+    tmp_path: Path, lengths: list[int] | None, options: dict[str, Any], message: str
+) -> None:
+    spec = str(tmp_path / "none") if lengths is None else store(tmp_path / "data", lengths)
+    with pytest.raises(TrajWorldError, match=message) as caught:
+        start_run(tmp_path / "run", config_for("train", [spec], **options))
+    assert "\n" not in str(caught.value)
+    assert not (tmp_path / "run").exists()
+
+
+def test_one_episode_is_enough_without_a_holdout_set(tmp_path: Path) -> None:
+    data = store(tmp_path / "data", [9])
+    (part,) = start_run(tmp_path / "run", config_for("train", [data], holdout_fraction=0.0)).parts
+    assert (len(part.training), len(part.holdout)) == (1, 0)
+
+
+def test_a_damaged_store_is_refused_before_anything_is_written(tmp_path: Path, data: str) -> None:
+    rows = Path(data) / "rows.npy"
+    rows.write_bytes(rows.read_bytes()[:-40])
+    with pytest.raises(TrajWorldError, match=r"rows\.npy"):
+        start_run(tmp_path / "run", config_for("train", [data]))
+    assert not (tmp_path / "run").exists()
+
+
+def test_outputs_that_are_taken(tmp_path: Path, data: str) -> None:
+    config = config_for("train", [data])
+    run = start_run(tmp_path / "run", config)
+    with pytest.raises(UsageError, match="exists already: --resume continues it, --overwrite starts afresh"):
+        start_run(run.path, config)
+    (run.path / "best.keras").write_text("an earlier result")
+    assert start_run(run.path, config, overwrite=True).state.step == 0
+    assert not (run.path / "best.keras").exists()
+
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    (folder / "thesis.txt").write_text("years of work")
+    file = tmp_path / "file"
+    file.write_text("more of it")
+    for overwrite in (False, True):
+        for path in (folder, file):
+            with pytest.raises(UsageError, match="exists already: name another place"):
+                start_run(path, config, overwrite=overwrite)
+        with pytest.raises(TrajWorldError, match="cannot write"):
+            start_run(file / "run", config, overwrite=overwrite)
+    assert (folder / "thesis.txt").read_text() == "years of work"
+    assert file.read_text() == "more of it"
+
+
+def test_an_empty_folder_and_what_a_killed_start_left_are_free(tmp_path: Path, data: str) -> None:
+    config = config_for("train", [data])
+    path = tmp_path / "run"
+    path.mkdir()
+    start_run(path, config)
+    (path / "config.toml").rename(path / ".config.1.tmp.toml")
+    with pytest.raises(UsageError, match="is not a run directory"):
+        resume_run(path)
+    assert start_run(path, config).state.step == 0
+
+
+def test_a_run_that_cannot_start_does_not_remove_the_one_that_is_there(tmp_path: Path, data: str) -> None:
+    run = start_run(tmp_path / "run", config_for("train", [data]))
+    (run.path / "best.keras").write_text("an earlier result")
+    for bad in (
+        config_for("train", [str(tmp_path / "none")]),
+        config_for("train", [data], init="none.keras"),
+    ):
+        with pytest.raises(TrajWorldError):
+            start_run(run.path, bad, overwrite=True)
+    assert (run.path / "best.keras").read_text() == "an earlier result"
+
+
+def test_what_is_not_a_run_cannot_be_resumed(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    for path in (tmp_path, tmp_path / "none", tmp_path / "file"):
+        with pytest.raises(UsageError, match="is not a run directory"):
+            resume_run(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        "{}",
+        '{"kind": "fly"}',
+        '{"kind": "train"}',
+        '{"kind": "train", "datasets": 3, "versions": {}}',
+        "nul\x00",
+    ],
+)
+def test_a_damaged_record_is_one_line(tmp_path: Path, data: str, text: str) -> None:
+    run = start_run(tmp_path / "run", config_for("train", [data]))
+    (run.path / "run.json").write_text(text)
+    with pytest.raises(TrajWorldError, match=r"run\.json") as caught:
+        resume_run(run.path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_dataset_that_changed_is_refused(tmp_path: Path, data: str) -> None:
+    run = start_run(tmp_path / "run", config_for("train", [data]))
+    shutil.rmtree(data)
+    with pytest.raises(TrajWorldError, match="names no dataset"):
+        resume_run(run.path)
+    store(Path(data), [9, 7, 8])
+    with pytest.raises(
+        TrajWorldError, match=r"data is not what .* was trained on \(transitions was 39, is 1\d\)"
+    ):
+        resume_run(run.path)
+    shutil.rmtree(data)
+    store(Path(data), observations=3)
+    with pytest.raises(TrajWorldError, match=r"variates was 4, is 5"):
+        resume_run(run.path)
+
+
+def test_a_dataset_that_was_added_to_or_taken_from_the_configuration_is_noticed(
+    tmp_path: Path, data: str
+) -> None:
+    run = start_run(tmp_path / "run", config_for("pretrain", [data, data]))
+    written = (run.path / "config.toml").read_text()
+    entry = f'    {{ spec = "{data}", weight = 1.0 }},\n'
+    assert written.count(entry) == 2
+    for count in (1, 3):
+        (run.path / "config.toml").write_text(written.replace(entry * 2, entry * count))
+        with pytest.raises(
+            TrajWorldError, match=f"was trained on 2 datasets, but its configuration now names {count}"
+        ):
+            resume_run(run.path)
+
+
+def test_another_backend_and_other_versions_are_warned_of(tmp_path: Path, data: str) -> None:
+    run = start_run(tmp_path / "run", config_for("train", [data]))
+    assert resume_run(run.path)[1] == []
+    record = json.loads((run.path / "run.json").read_text())
+    record["backend"] = "theano"
+    record["versions"]["keras"] = "0.1"
+    (run.path / "run.json").write_text(json.dumps(record))
+    backend, changed = resume_run(run.path)[1]
+    assert "began on theano and goes on on" in backend
+    assert "keras 0.1 -> " in changed
+
+
+def test_weights_of_the_datasets_share_the_batches(tmp_path: Path, data: str) -> None:
+    other = store(tmp_path / "other", seed=3)
+    config = config_for("pretrain", [{"spec": data, "weight": 3}, other])
+    run = start_run(tmp_path / "run", config)
+    drawn = [run.mixture.source_of(step) for step in range(400)]
+    assert drawn.count(0) == pytest.approx(300, abs=2)
+    assert set(run.model.identity.sources) == {"test/data", "test/other"}
+
+
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, data: str) -> None:
+    if os.geteuid() == 0:
+        pytest.skip("the superuser may write everywhere")
+    (tmp_path / "locked").mkdir(mode=0o500)
+    with pytest.raises(TrajWorldError, match="cannot write"):
+        start_run(tmp_path / "locked" / "run", config_for("train", [data]))
