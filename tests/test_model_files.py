@@ -509,7 +509,7 @@ def poisoned(value: float) -> Callable[[h5py.File], None]:
         (renamed, "not those of a model of its sizes"),
         (reshaped, "not those of a model of its sizes"),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else value.__qualname__.split(".")[0],
 )
 def test_wrong_weights(
     with_weights: Callable[..., Path], change: Callable[[h5py.File], Any], said: str

@@ -14,7 +14,13 @@ from trajworld.collect.collector import default_workers
 from trajworld.collect.datasets import collect_datasets, dataset_targets
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
-from trajworld.evaluation.prediction import PredictionErrors, copy_last_row_errors, prediction_errors
+from trajworld.evaluation.prediction import (
+    OneStep,
+    PredictionErrors,
+    compile_one_step,
+    copy_last_row_errors,
+    prediction_errors,
+)
 from trajworld.evaluation.ranges import Ranges, support_for
 from trajworld.models.files import load_model
 from trajworld.models.support import pretraining_support
@@ -137,6 +143,9 @@ def run_trials(stage: Stage, pool: str, test: Dataset, init: Path) -> tuple[list
     plan = stage.plan
     trials: list[TrialRow] = []
     commands: list[Command] = []
+    # One model is lent every trial's weights in turn, so that its prediction is compiled once.
+    tester = load_model(init)
+    one_step = compile_one_step(tester)
     for size in plan.sizes:
         for side in (FINE_TUNED, FROM_SCRATCH):
             tried: list[TrialRow] = []
@@ -157,7 +166,8 @@ def run_trials(stage: Stage, pool: str, test: Dataset, init: Path) -> tuple[list
                 run, command = _train(
                     stage, "train", (pool,), folder, options, f"{side}, {size:,} transitions, rate {rate:g}"
                 )
-                errors = test_errors(run.model, test, support_for(run.model, test), plan)
+                tester.set_weights(run.model.get_weights())
+                errors = model_errors(tester, test, support_for(run.model, test), plan, one_step)
                 if run.state.best_loss is None:
                     raise AssertionError("every trial holds episodes out")
                 tried.append(TrialRow(side, size, rate, run.state.best_loss, errors))
@@ -180,7 +190,7 @@ def zero_shot_errors(stage: Stage, init: Path, smallest: Path, test: Dataset) ->
     model, trial = load_model(init), load_model(smallest)
     support = trial.identity.support
     ranges = Ranges(pretraining_support(support.lower, support.upper), "the smallest fine-tuning dataset")
-    return test_errors(model, test, ranges, stage.plan)
+    return model_errors(model, test, ranges, stage.plan)
 
 
 def copying_errors(test: Dataset, plan: Plan) -> Errors:
@@ -188,9 +198,14 @@ def copying_errors(test: Dataset, plan: Plan) -> Errors:
     return _errors(copy_last_row_errors(test, limit=plan.test_windows, seed=plan.seed))
 
 
-def test_errors(model: TrajWorld, test: Dataset, support: Ranges, plan: Plan) -> Errors:
+def model_errors(
+    model: TrajWorld, test: Dataset, support: Ranges, plan: Plan, one_step: OneStep | None = None
+) -> Errors:
     """A model's one-step errors on the test windows."""
-    return _errors(prediction_errors(model, test, support=support, limit=plan.test_windows, seed=plan.seed))
+    windows = plan.test_windows
+    return _errors(
+        prediction_errors(model, test, support=support, limit=windows, seed=plan.seed, one_step=one_step)
+    )
 
 
 def command_line(command: str, *arguments: str, **options: Any) -> str:
