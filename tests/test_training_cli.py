@@ -249,8 +249,11 @@ class TestInOneProcess:
 
 def start(arguments: list[str]) -> subprocess.Popen[str]:
     code = f"import sys; from trajworld.cli.main import main; sys.exit(main({arguments!r}))"
+    # PyTorch's threads starve each other where tests run side by side.
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-P", "-c", code]
     return subprocess.Popen(
-        [sys.executable, "-P", "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
 
 
