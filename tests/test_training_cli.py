@@ -273,6 +273,8 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_pat
     settings = tmp_path / "settings.toml"
     settings.write_text("steps = 120\nlog_every = 3\nevaluate_every = 40\ncheckpoint_every = 10\n" + TINY)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
+    # A process like the others: another number of threads would round otherwise.
+    undisturbed = start(["train", data, "-o", str(whole), "--config", str(settings)])
     rng = random.Random(time.time_ns())
     first = [data, "-o", str(cut), "--config", str(settings)]
     exact = keras.backend.backend() == "jax"
@@ -302,20 +304,18 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_pat
     assert process.returncode == 0, err
     assert json.loads(out)["step"] == 120
 
-    done = CliRunner().invoke(
-        train, [data, "-o", str(whole), "--config", str(settings)], catch_exceptions=False
-    )
-    assert done.exit_code == 0
+    out, err = undisturbed.communicate(timeout=240)
+    assert undisturbed.returncode == 0, err
     rows, others = read_metrics(whole), read_metrics(cut)
     assert [row["step"] for row in rows] == [row["step"] for row in others]
     for row, other in zip(rows, others, strict=True):
         for name in ("loss", "holdout_loss", "learning_rate"):
             assert (name in row) == (name in other)
             if name in row:
-                assert row[name] == (other[name] if exact else pytest.approx(other[name], abs=1e-4))
+                assert row[name] == (other[name] if exact else pytest.approx(other[name], abs=1e-5))
     for name in ("last.keras", "best.keras"):
         for one, two in zip(weights_of(whole / name), weights_of(cut / name), strict=True):
-            np.testing.assert_allclose(one, two, rtol=0, atol=0 if exact else 1e-4)
+            np.testing.assert_allclose(one, two, rtol=0, atol=0 if exact else 1e-5)
     assert not list(cut.rglob(".*"))
     assert os.listdir(cut / "tensorboard")
 
