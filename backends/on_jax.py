@@ -13,6 +13,8 @@ from .compilations import compilations_folder
 from .host_memory import keep_freed_memory
 
 keep_freed_memory()
+# On the CPU a queue of steps gains nothing: the steps compete for the cores, and each holds memory of its own.
+jax.config.update("jax_cpu_enable_async_dispatch", False)
 # A training step takes ten seconds and more to compile: what was compiled before is read back, by later processes too.
 if jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", str(compilations_folder("jax")))
