@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -218,6 +218,8 @@ anything = st.one_of(st.none(), st.floats(min_value=0), st.just(math.nan))
 
 
 @given(st.lists(st.tuples(anything, anything), max_size=4), anything, anything)
+@example([], 0.0, 0.0)
+@example([(0.0, 0.0)], 0.0, 0.0)
 @settings(max_examples=60, deadline=None)
 def test_findings_of_anything(
     pairs: list[tuple[float | None, float | None]], copying: float | None, zero: float | None

@@ -188,11 +188,12 @@ def _zero_shot(results: Results, rows: list[ComparisonRow]) -> Iterable[str]:
         return
     if _known(copying):
         sign = verdict(zero, copying)
-        than = (
-            f"{_less(zero, copying)} than copying the last row",
-            "no different from copying the last row",
-            f"where copying the last row errs by {number(copying)}: {_more(zero, copying)}",
-        )[sign + 1]
+        if sign < 0:
+            than = f"{_less(zero, copying)} than copying the last row"
+        elif sign == 0:
+            than = "no different from copying the last row"
+        else:
+            than = f"where copying the last row errs by {number(copying)}: {_more(zero, copying)}"
         useless = ", so without an update it is worse than predicting no change" if sign > 0 else ""
         yield f"Zero-shot, the pre-trained model errs by {number(zero)}, {than}{useless}."
     sizes = [row.transitions for row in rows if _known(row.fine_tuned) and verdict(row.fine_tuned, zero) >= 0]
