@@ -15,6 +15,7 @@ class Plan:
         pretraining_transitions: Of each of them.
         pretraining_steps: Steps of pre-training.
         pretraining_batch: Windows in a batch of pre-training.
+        holdout_windows: At most so many windows of each environment are evaluated in pre-training.
         padded_sizes: M is padded to so many sizes in pre-training: each is compiled once.
         target: The unseen embodiment.
         sizes: Fine-tuning datasets: so many transitions each.
@@ -33,6 +34,7 @@ class Plan:
     pretraining_transitions: int
     pretraining_steps: int
     pretraining_batch: int
+    holdout_windows: int
     padded_sizes: int
     target: str
     sizes: tuple[int, ...]
@@ -62,12 +64,14 @@ _SMALL = Plan(
     pretraining_transitions=10_000,
     pretraining_steps=1200,
     pretraining_batch=32,
+    # Ten evaluations of nine holdout sets: with 1024 windows each they would cost as much as the training.
+    holdout_windows=256,
     padded_sizes=2,
     target="gymnasium/Hopper-v5",
     sizes=(1000, 4000, 16_000),
     pool_transitions=20_000,
     test_transitions=5000,
-    test_windows=2048,
+    test_windows=1024,
     learning_rates=(1e-3, 3e-3, 6e-3),
     steps=100,
     batch=16,

@@ -131,6 +131,7 @@ def pretrain(stage: Stage, seen: tuple[str, ...]) -> tuple[Path, Command]:
         "preset": plan.preset,
         "steps": plan.pretraining_steps,
         "batch_size": plan.pretraining_batch,
+        "holdout_windows": plan.holdout_windows,
         "padded_sizes": plan.padded_sizes,
         "seed": plan.seed,
     }
