@@ -116,7 +116,8 @@ class AttentionFeedForward(keras.layers.Layer):
         triple = ops.reshape(
             self.query_key_value(x), (batch, time, variates, 3, self.heads, self.width // self.heads)
         )
-        query, key, value = triple[:, :, :, 0], triple[:, :, :, 1], triple[:, :, :, 2]
+        # Unstacked, not sliced: the gradient of three slices is three arrays of zeros, filled and added.
+        query, key, value = ops.unstack(triple, 3, axis=3)
         if rows is not None and rows != time:
             query = query[:, time - rows :]
             x = ops.reshape(
