@@ -66,6 +66,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self.data.qpos[:] += self.np_random.uniform(-self._noise, self._noise, self.model.nq)
         self.data.qvel[:] = self._noise * self.np_random.standard_normal(self.model.nv)
         mujoco.mj_forward(self.model, self.data)
+        self._lift()
         return self._observation(), {}
 
     def step(
@@ -93,6 +94,14 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
             return True
         height, pitch = self.data.qpos[1], self.data.qpos[2]
         return bool(height > self.robot.lowest and abs(pitch) < self.robot.steepest)
+
+    def _lift(self) -> None:
+        """Raise a legged robot until nothing of it is in the floor, which would throw it into the air."""
+        if not self.robot.name.startswith("legged") or not self.data.ncon:
+            return
+        deepest = min(0.0, float(self.data.contact.dist.min()))
+        self.data.qpos[1] -= deepest
+        mujoco.mj_forward(self.model, self.data)
 
     def _observation(self) -> NDArray[np.float64]:
         limit = self.robot.velocity_limit
