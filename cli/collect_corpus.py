@@ -21,7 +21,9 @@ from trajworld.errors import UsageError
 @click.option("--name", default=DEFAULT_NAME, show_default=True, help="What its datasets' ids begin with.")
 @click.option("--list", "list_only", is_flag=True, help="Show the table of environments and do nothing.")
 @click.option(
-    "--table", type=click.Path(dir_okay=False, path_type=Path), help="A table (CSV) in place of the built-in one."
+    "--table",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A table (CSV) in place of the built-in one.",
 )
 @click.option(
     "--only",
@@ -47,7 +49,9 @@ from trajworld.errors import UsageError
     "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other episodes."
 )
 @click.option(
-    "--workers", type=click.IntRange(min=1), help="Processes; any number gives the same files.  [default: one a core]"
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes; any number gives the same files.  [default: one a core]",
 )
 @click.option(
     "-o",
@@ -153,7 +157,8 @@ class _Report:
             self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f} transitions/s, {left}")
         else:
             self._console.print(
-                f"{self._done} of {self._datasets}: {environment}, {transitions:,} transitions in {seconds:.1f} s; {left}",
+                f"{self._done} of {self._datasets}: {environment}, {transitions:,} transitions in {seconds:.1f} s; "
+                + left,
                 highlight=False,
                 markup=False,
                 soft_wrap=True,

@@ -202,15 +202,15 @@ class Varied:
     def draw(self, generator: np.random.Generator) -> Behaviour:
         """The behaviour of one stream."""
         kind = generator.integers(20)
-        scale = _log_uniform(generator, 0.1, 1.0)
+        scale = log_uniform(generator, 0.1, 1.0)
         if kind < 3:
             return Uniform(scale)
         if kind < 10:
-            theta = _log_uniform(generator, 0.02, 1.0)
+            theta = log_uniform(generator, 0.02, 1.0)
             return OrnsteinUhlenbeck(theta, scale * math.sqrt(2 * theta))
         if kind < 14:
-            return Constant(_log_uniform(generator, 2.0, 80.0), scale)
-        return Gait(_log_uniform(generator, 8.0, 80.0), scale, generator.uniform(0.0, 0.2))
+            return Constant(log_uniform(generator, 2.0, 80.0), scale)
+        return Gait(log_uniform(generator, 8.0, 80.0), scale, generator.uniform(0.0, 0.2))
 
     def actions(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
@@ -263,7 +263,8 @@ def make_behaviour(name: str, scale: float | None = None, correlation: float | N
     return Constant(1 / (1 - (0.95 if correlation is None else correlation)), 1.0 if scale is None else scale)
 
 
-def _log_uniform(generator: np.random.Generator, low: float, high: float) -> float:
+def log_uniform(generator: np.random.Generator, low: float, high: float) -> float:
+    """A number whose logarithm is uniform."""
     return math.exp(generator.uniform(math.log(low), math.log(high)))
 
 

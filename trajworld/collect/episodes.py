@@ -60,7 +60,7 @@ def run_episode(
     index: int,
     limit: int | None = None,
 ) -> Rollout:
-    """Run episode ``index`` to its end, or to ``limit`` steps; one that breaks is cut before its first bad transition."""
+    """Run episode ``index`` to its end, or to ``limit`` steps; one that breaks ends before its first bad step."""
     description = environment.description
     environment_seed, generator = episode_seeds(seed, description.name, index)
     box = description.action_space

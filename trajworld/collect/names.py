@@ -22,7 +22,8 @@ class EnvironmentName:
 
     Attributes:
         family: ``gymnasium``, ``dm_control`` or ``robot`` (procedural).
-        identifier: The registered id (``Hopper-v5``), domain and task (``cheetah-run``), or kind and number (``legged-17``).
+        identifier: The registered id (``Hopper-v5``), domain and task (``cheetah-run``), or kind and number
+            (``legged-17``).
         changes: What differs from the registered environment, sorted by key.
     """
 

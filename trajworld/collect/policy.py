@@ -103,7 +103,8 @@ def search_policies(environment: Environment, transitions: int, seed: int) -> li
 
     observations, actions = description.observation_size, description.action_size
     mean, scale = np.zeros(observations), np.ones(observations)
-    starts, seen = [], []
+    starts: list[tuple[float, int, ClockedPolicy]] = []
+    seen: list[NDArray[np.floating]] = []
     for _ in range(_STARTS):
         weights = np.zeros((actions, 3 + observations))
         weights[:, :3] = generator.normal(0, 0.5, (actions, 3))
@@ -122,7 +123,7 @@ def search_policies(environment: Environment, transitions: int, seed: int) -> li
     stages: list[ClockedPolicy] = []
     while len(stages) < len(marks):
         directions = generator.standard_normal((_DIRECTIONS, *best.weights.shape))
-        results = []
+        results: list[tuple[float, int, float, NDArray[np.float64], float, float]] = []
         for direction in directions:
             index = next(trial)
             change = _EXPLORATION * direction

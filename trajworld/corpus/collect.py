@@ -49,8 +49,11 @@ def plan_corpus(name: str, rows: Sequence[Row], transitions: int, seed: int) -> 
         TrajWorldError: A dataset of the corpus is there, but of another recipe.
     """
     if transitions < 1 or seed < 0:
-        raise UsageError(f"{transitions} transitions and seed {seed}: at least 1, and none below 0, can be used")
-    new, there = [], []
+        raise UsageError(
+            f"{transitions} transitions and seed {seed}: at least 1, and none below 0, can be used"
+        )
+    new: list[Job] = []
+    there: list[Job] = []
     for row in rows:
         job = Job(row, recipe_of(row, transitions, seed), member_id(name, row))
         (there if dataset_path(job.dataset_id).exists() else new).append(job)
@@ -120,7 +123,9 @@ def make_datasets(jobs: Sequence[Job], workers: int = 1) -> Iterator[Made]:
                 yield _write(running.pop(done), *done.result())
     except BrokenProcessPool as error:
         names = ", ".join(job.row.environment for job in running.values())
-        raise TrajWorldError(f"a worker process died (memory, or a crash) while it ran one of {names}") from error
+        raise TrajWorldError(
+            f"a worker process died (memory, or a crash) while it ran one of {names}"
+        ) from error
     finally:
         # They only compute; what they would still give is not wanted any more, and a search takes long.
         for process in list((pool._processes or {}).values()):
@@ -197,7 +202,9 @@ def _held(folder: Path, name: str) -> Iterator[None]:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise TrajWorldError(f"another process is collecting the corpus {name}: wait until it ends") from None
+            raise TrajWorldError(
+                f"another process is collecting the corpus {name}: wait until it ends"
+            ) from None
         yield
     finally:
         os.close(descriptor)

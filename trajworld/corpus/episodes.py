@@ -18,6 +18,7 @@ from trajworld.collect.behaviour import (
     OrnsteinUhlenbeck,
     Uniform,
     Varied,
+    log_uniform,
     make_behaviour,
 )
 from trajworld.collect.collector import Tally, take_episodes
@@ -114,7 +115,7 @@ def gather(row: Row, recipe: Recipe) -> Gathered:
             while True:
                 _, generator = episode_seeds(recipe.seed, f"{recipe.environment} corpus", index)
                 environment = environments[int(generator.integers(len(environments)))]
-                limit = round(math.exp(generator.uniform(*(math.log(length) for length in _LENGTHS))))
+                limit = round(log_uniform(generator, *_LENGTHS))
                 kind, behaviour = _drawn(recipe.behaviour, policies, generator)
                 rollout = run_episode(environment, behaviour, recipe.seed, index, limit)
                 if rollout.episode is not None:
@@ -123,9 +124,7 @@ def gather(row: Row, recipe: Recipe) -> Gathered:
                 index += 1
 
         tally = Tally()
-        episodes = list(
-            take_episodes(rollouts(), recipe.environment, tally, transitions=recipe.transitions)
-        )
+        episodes = list(take_episodes(rollouts(), recipe.environment, tally, transitions=recipe.transitions))
         behaviours: dict[str, int] = {}
         for kind, episode in zip(kinds, episodes, strict=True):
             behaviours[kind] = behaviours.get(kind, 0) + len(episode)
@@ -159,7 +158,7 @@ def _drawn(
 ) -> tuple[str, Behaviour | Controlled]:
     """The kind and the behaviour of one episode."""
     if policies and generator.random() < _POLICY_SHARE:
-        noise = math.exp(generator.uniform(*(math.log(scale) for scale in _POLICY_NOISE)))
+        noise = log_uniform(generator, *_POLICY_NOISE)
         return "policy", replace(policies[int(generator.integers(len(policies)))], noise=noise)
     behaviour = make_behaviour(name)
     drawn = behaviour.draw(generator) if isinstance(behaviour, Mixed | Varied) else behaviour

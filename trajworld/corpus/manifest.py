@@ -102,7 +102,9 @@ def training_members(name: str) -> list[Member]:
     missing = [member for member in members if not dataset_path(member.dataset_id).exists()]
     if missing or not members:
         lack = f"{len(missing)} of its {len(members)} pre-training datasets" if members else "any to train on"
-        raise TrajWorldError(f"the corpus {name} lacks {lack}: `trajworld data collect-corpus` makes the rest")
+        raise TrajWorldError(
+            f"the corpus {name} lacks {lack}: `trajworld data collect-corpus` makes the rest"
+        )
     return members
 
 

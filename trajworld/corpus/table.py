@@ -63,7 +63,10 @@ def read_table(path: str | Path | None = None) -> list[Row]:
         TrajWorldError: The file is missing, or a line of it is wrong; the message names both.
     """
     if path is None:
-        where, text = "the built-in table", (resources.files("trajworld.corpus") / "corpus.csv").read_text("utf-8")
+        where, text = (
+            "the built-in table",
+            (resources.files("trajworld.corpus") / "corpus.csv").read_text("utf-8"),
+        )
     else:
         where = str(path)
         try:

@@ -46,7 +46,8 @@ def draw_legged(name: str, dice: Dice) -> Robot:
         else [(torso_length * (place - 0.5), 0.0) for place in _places(num_legs)]
     )
     height = max(
-        -(hip_z + sum(link.z for link in leg)) + leg[-1].radius for (_, hip_z), leg in zip(hips, legs, strict=True)
+        -(hip_z + sum(link.z for link in leg)) + leg[-1].radius
+        for (_, hip_z), leg in zip(hips, legs, strict=True)
     )
     density = dice.log_uniform(400, 1500)
     gravity = 9.81 if dice.chance(0.5) else dice.uniform(5.0, 14.0)

@@ -70,7 +70,9 @@ def draw_robot_on(axes: "Axes", robot: Robot) -> None:
         colours.append(0.0 if model.body_parentid[model.geom_bodyid[geom]] == 0 else 1.0 + geom % 2)
         corners.extend([ends - radius, ends + radius])
     axes.add_collection(
-        PatchCollection(patches, array=np.array(colours), cmap=_colours(), clim=(0, 2), edgecolor="white", lw=0.6)
+        PatchCollection(
+            patches, array=np.array(colours), cmap=_colours(), clim=(0, 2), edgecolor="white", lw=0.6
+        )
     )
     low, high = np.min(np.concatenate(corners), 0), np.max(np.concatenate(corners), 0)
     if side:
@@ -86,8 +88,8 @@ def draw_robot_on(axes: "Axes", robot: Robot) -> None:
     for spine in axes.spines.values():
         spine.set_color("0.8")
     mass = float(model.body_mass.sum())
-    axes.set_title(f"{robot.name}\n{high[1] - low[1]:.1f} m, {mass:.1f} kg" if side else
-                   f"{robot.name}\n{high[0] - low[0]:.1f} m, {mass:.1f} kg", fontsize=8)  # fmt: skip
+    extent = high[1] - low[1] if side else high[0] - low[0]
+    axes.set_title(f"{robot.name}\n{extent:.1f} m, {mass:.1f} kg", fontsize=8)
 
 
 def _capsule(ends: Any, radius: float) -> Any:

@@ -134,7 +134,9 @@ def _expanded(spec: str, kind: str) -> list[tuple[str, float, UniTrajEnvironment
     if spec.startswith(PREFIX):
         if kind != "pretrain":
             raise UsageError(f"{spec} is a whole corpus, for pretrain; train takes one of its datasets")
-        return [(member.dataset_id, member.weight, None) for member in training_members(spec.removeprefix(PREFIX))]
+        return [
+            (member.dataset_id, member.weight, None) for member in training_members(spec.removeprefix(PREFIX))
+        ]
     path = Path(spec)
     if not path.is_dir():
         return [(spec, 1.0, None)]
