@@ -18,6 +18,7 @@ _COMMANDS = {
         ".collect_corpus", "collect_corpus", "Make the corpus that models are pre-trained on."
     ),
     "corpus": LazyCommand(".corpus", "corpus", "Show what a corpus holds."),
+    "draw-robots": LazyCommand(".robots", "draw_robots", "Draw procedural robots."),
 }
 
 

@@ -13,6 +13,7 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trajworld.cli.main import main
 from trajworld.collect.behaviour import Gait, Varied
 from trajworld.collect.collector import collect
 from trajworld.collect.environments import open_environment
@@ -242,10 +243,17 @@ def test_dice_give_the_numbers_that_they_always_gave():
 GOLDEN_DICE = [0.591288, 0.22199, 0.969496]
 
 
-def test_pictures_are_drawn_without_a_display(tmp_path):
+def test_pictures_are_drawn_without_a_display(tmp_path, capsys):
     path = tmp_path / "robots.png"
-    draw_robots([("legged", 3), ("snake", 2)], path)
+    assert main(["data", "draw-robots", "robot/legged-3", "robot/snake-2", "-o", str(path)]) == 0
     assert path.read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out == f"Picture: {path}\n"
+    for wrong in ("Hopper-v5", "robot/legged", "robot/legged-3?gravity=1", "robot/horse-1"):
+        with pytest.raises(SystemExit) as exit_:
+            main(["data", "draw-robots", wrong, "-o", str(tmp_path / "wrong.png")])
+        assert exit_.value.code == 2
+        assert "robot" in capsys.readouterr().err
+    assert not (tmp_path / "wrong.png").exists()
     with pytest.raises(UsageError, match="a picture's name"):
         draw_robots([("legged", 3)], tmp_path / "robots.txt")
     with pytest.raises(UsageError, match="at least one"):
