@@ -32,7 +32,8 @@ _TRANSITIONS = 20_000
     default="ou",
     show_default=True,
     help="uniform: independent random actions; ou: Ornstein-Uhlenbeck (coloured) noise; constant: random "
-    "pushes that are held; mixed: each episode one of them, of a random scale and correlation.",
+    "pushes that are held; gait: sine waves; mixed: each episode one of the first three, of a random scale and "
+    "correlation; varied: of the first four.",
 )
 @click.option(
     "--noise-scale",
@@ -79,10 +80,11 @@ def collect(
 ) -> None:
     """Collect transitions of each ENV into a Minari dataset of its own.
 
-    ENV is a Gymnasium id with continuous actions (Hopper-v5, Pendulum-v1), or dm_control/DOMAIN-TASK
-    (dm_control/cheetah-run). Changed physics follow a question mark, in quotes for the shell: Pendulum-v1
-    takes g, m and l; every MuJoCo environment takes gravity (m/s²), friction and mass (factors) and timestep
-    (s), and Gymnasium's take their own arguments too (include_cfrc_ext_in_observation=false).
+    ENV is a Gymnasium id with continuous actions (Hopper-v5, Pendulum-v1), dm_control/DOMAIN-TASK
+    (dm_control/cheetah-run), or a procedural robot (robot/legged-17, robot/snake-3: each number is another).
+    Changed physics follow a question mark, in quotes for the shell: Pendulum-v1 takes g, m and l; every MuJoCo
+    environment takes gravity (m/s²), friction and mass (factors) and timestep (s), and Gymnasium's take their own
+    arguments too (include_cfrc_ext_in_observation=false).
 
     An episode depends on the seed, the environment's name and its number alone. Where a simulator breaks
     (NaN, an exception) the episode is cut before the bad step. What is finished stays when a later one fails.
@@ -90,7 +92,7 @@ def collect(
     \b
     Examples:
       trajworld data collect Hopper-v5
-      trajworld data collect Swimmer-v5 dm_control/fish-swim --transitions 50000 --behaviour mixed
+      trajworld data collect Swimmer-v5 dm_control/fish-swim robot/legged-17 --transitions 50000 --behaviour mixed
       trajworld data collect "Pendulum-v1?g=5.0&l=1.5" --episodes 100 --behaviour uniform
       trajworld data collect "Hopper-v5?gravity=5&mass=1.2" --id "moon/{environment}/{behaviour}-v1"
     """

@@ -14,6 +14,11 @@ from .progress import conversion_progress
 
 _COMMANDS = {
     "collect": LazyCommand(".collect", "collect", "Run environments into Minari datasets."),
+    "collect-corpus": LazyCommand(
+        ".collect_corpus", "collect_corpus", "Make the corpus that models are pre-trained on."
+    ),
+    "corpus": LazyCommand(".corpus", "corpus", "Show what a corpus holds."),
+    "draw-robots": LazyCommand(".robots", "draw_robots", "Draw procedural robots."),
 }
 
 

@@ -75,12 +75,14 @@ def _with_options(command: Any) -> Any:
 def pretrain(datasets: tuple[str, ...], **options: Any) -> None:
     """Pre-train one model on several DATASETs, each scaled to [0, 1] by its own range.
 
-    A DATASET is a Minari id, a store's folder, a D4RL .hdf5 file, or a UniTraj folder (a root stands for all of its
+    A DATASET is a Minari id, a store's folder, a D4RL .hdf5 file, corpus:NAME (the pre-training datasets that
+    `trajworld data collect-corpus` made, with their weights), or a UniTraj folder (a root stands for all of its
     environments, with the published weights); =WEIGHT sets its share of the batches.
 
     \b
     Examples:
       trajworld pretrain trajworld/gymnasium-swimmer-v5/ou-v0 trajworld/gymnasium-reacher-v5/ou-v0=2 -o runs/pre
+      trajworld pretrain corpus:corpus -o runs/corpus
       trajworld pretrain UniTraj/ --preset paper -o runs/unitraj
       trajworld pretrain --resume runs/pre
     """

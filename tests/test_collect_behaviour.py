@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from trajworld.collect.behaviour import (
     BEHAVIOURS,
     Constant,
+    Gait,
     Mixed,
     OrnsteinUhlenbeck,
     Uniform,
+    Varied,
     make_behaviour,
 )
 from trajworld.errors import UsageError
@@ -120,6 +122,35 @@ def test_mixed_draws_every_kind_and_many_scales():
     assert np.median(scales) == pytest.approx(math.sqrt(0.1), rel=0.2)
 
 
+def test_gaits_are_sine_waves_of_one_period():
+    gait = Gait(period=20.0, scale=0.8, noise=0.0)
+    middle, half = (LOW + HIGH) / 2, (HIGH - LOW) / 2
+    travelling = 0
+    for seed in range(40):
+        unit = (take(gait, 200, seed) - middle) / half
+        np.testing.assert_allclose(unit[20:], unit[:-20], atol=1e-5)
+        # Fitted by a wave of that period: nothing is left, and swing and middle stay in the box.
+        angle = 2 * math.pi / 20 * np.arange(200)
+        waves = np.stack([np.ones(200), np.sin(angle), np.cos(angle)], 1)
+        fitted = np.linalg.lstsq(waves, unit, rcond=None)[0]
+        np.testing.assert_allclose(waves @ fitted, unit, atol=1e-5)
+        swing = np.hypot(fitted[1], fitted[2])
+        assert np.all((swing > 0.24 - 1e-5) & (swing < 0.8 + 1e-5) & (np.abs(fitted[0]) + swing <= 1))
+        phase = np.unwrap(np.arctan2(fitted[2], fitted[1]))
+        travelling += bool(abs(np.remainder(phase[2] - 2 * phase[1] + phase[0], 2 * math.pi)) < 1e-3)
+    assert 5 < travelling < 35, "waves that travel along the body, and others, are both drawn"
+
+
+def test_varied_draws_every_kind_as_often_as_it_says():
+    drawn = [Varied().draw(np.random.default_rng(seed)) for seed in range(2000)]
+    for kind, share in ((Uniform, 0.15), (OrnsteinUhlenbeck, 0.35), (Constant, 0.2), (Gait, 0.3)):
+        found = [one for one in drawn if isinstance(one, kind)]
+        assert len(found) / len(drawn) == pytest.approx(share, abs=0.04)
+        scales = np.array([one.scale for one in found])
+        assert 0.1 <= scales.min() < 0.15
+        assert 0.85 < scales.max() <= 1
+
+
 def test_scale_and_correlation_mean_what_they_say():
     behaviour = make_behaviour("ou", 0.3, 0.8)
     assert isinstance(behaviour, OrnsteinUhlenbeck)
@@ -133,6 +164,8 @@ def test_scale_and_correlation_mean_what_they_say():
     [
         (("gaussian",), "there is no behaviour 'gaussian'"),
         (("mixed", 0.3), "draws its own scale"),
+        (("varied", None, 0.3), "draws its own scale"),
+        (("gait", None, 0.5), "has no correlation"),
         (("uniform", None, 0.5), "has no correlation"),
         (("uniform", 1.5), r"must be in \(0, 1\]"),
         (("ou", 0.0), "must be above 0"),

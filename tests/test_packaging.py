@@ -14,7 +14,7 @@ import pytest
 CHECKOUT = Path(__file__).parents[1]
 # Folder of the checkout -> where its files are installed.
 FOLDERS = {"trajworld": "trajworld", "backends": "trajworld/backends", "cli": "trajworld/cli"}
-DATA_SUFFIXES = {".typed", ".html", ".toml"}
+DATA_SUFFIXES = {".typed", ".html", ".toml", ".csv"}
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """Behaviours: what actions an episode tries, as endless streams that a seeded generator alone decides."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,12 +15,38 @@ _BLOCK = 64
 
 
 class Behaviour(Protocol):
-    """A rule that draws actions without looking at observations."""
+    """A rule that draws actions without looking at observations; ``Controlled`` is one that looks."""
 
     def actions(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
     ) -> Iterator[NDArray[np.float32]]:
         """An endless stream of actions ``[action_size]`` within ``low`` and ``high [action_size]``."""
+
+
+# From an observation [observation_size] to an action [action_size] within the box.
+Controller = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+class Controlled(Protocol):
+    """A rule that looks at observations."""
+
+    def controller(
+        self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
+    ) -> Controller:
+        """A function that is called with each observation of one episode, in order."""
+
+
+def controller(
+    behaviour: Behaviour | Controlled,
+    low: NDArray[np.float32],
+    high: NDArray[np.float32],
+    generator: np.random.Generator,
+) -> Controller:
+    """What acts in one episode, whether it looks at observations or not."""
+    if hasattr(behaviour, "controller"):
+        return behaviour.controller(low, high, generator)
+    stream = behaviour.actions(low, high, generator)
+    return lambda _: next(stream)
 
 
 @dataclass(frozen=True)
@@ -34,7 +60,7 @@ class Uniform:
     ) -> Iterator[NDArray[np.float32]]:
         """See ``Behaviour``."""
         while True:
-            yield from _in_box(generator.uniform(-self.scale, self.scale, (_BLOCK, len(low))), low, high)
+            yield from in_box(generator.uniform(-self.scale, self.scale, (_BLOCK, len(low))), low, high)
 
 
 @dataclass(frozen=True)
@@ -63,7 +89,7 @@ class OrnsteinUhlenbeck:
     ) -> Iterator[NDArray[np.float32]]:
         """See ``Behaviour``."""
         for noise in self.noise(len(low), generator):
-            yield from _in_box(noise, low, high)
+            yield from in_box(noise, low, high)
 
     def noise(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
         """Blocks ``[64, size]`` of the process before it is clipped."""
@@ -99,7 +125,7 @@ class Constant:
     ) -> Iterator[NDArray[np.float32]]:
         """See ``Behaviour``."""
         while True:
-            push = _in_box(generator.uniform(-self.scale, self.scale, (1, len(low))), low, high)[0]
+            push = in_box(generator.uniform(-self.scale, self.scale, (1, len(low))), low, high)[0]
             for _ in range(generator.geometric(1 / self.mean_span)):
                 yield push
 
@@ -130,7 +156,70 @@ class Mixed:
         yield from self.draw(generator).actions(low, high, generator)
 
 
-BEHAVIOURS = ("uniform", "ou", "constant", "mixed")
+@dataclass(frozen=True)
+class Gait:
+    """Sine waves, one an actuator, of one period and of random phases, strengths and middles.
+
+    In half of the streams the phase grows evenly from actuator to actuator, as in a wave that travels along a body;
+    in the others each is drawn by itself.
+
+    Attributes:
+        period: Steps.
+        scale: The most that a wave swings, in half boxes.
+        noise: Standard deviation of independent noise on top, in half boxes.
+    """
+
+    period: float = 25.0
+    scale: float = 1.0
+    noise: float = 0.05
+
+    def actions(
+        self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
+    ) -> Iterator[NDArray[np.float32]]:
+        """See ``Behaviour``."""
+        size = len(low)
+        phase = generator.uniform(0, 2 * math.pi, size)
+        if generator.random() < 0.5:
+            phase = phase[0] + generator.uniform(-math.pi, math.pi) * np.arange(size)
+        swing = self.scale * generator.uniform(0.3, 1.0, size)
+        middle = (1 - swing) * generator.uniform(-0.5, 0.5, size)
+        step = 0
+        while True:
+            angle = 2 * math.pi / self.period * np.arange(step, step + _BLOCK)[:, None] + phase
+            block = middle + swing * np.sin(angle) + self.noise * generator.standard_normal((_BLOCK, size))
+            yield from in_box(block, low, high)
+            step += _BLOCK
+
+
+@dataclass(frozen=True)
+class Varied:
+    """Each stream is one of the other behaviours, of a random scale and correlation: what a corpus is collected with.
+
+    Three in twenty streams are uniform, seven coloured noise, four pushes and six gaits. Scales are log-uniform in
+    [0.1, 1]; the noise's ``theta`` is in [0.02, 1], the pushes' mean span in [2, 80] and gaits' period in [8, 80].
+    """
+
+    def draw(self, generator: np.random.Generator) -> Behaviour:
+        """The behaviour of one stream."""
+        kind = generator.integers(20)
+        scale = log_uniform(generator, 0.1, 1.0)
+        if kind < 3:
+            return Uniform(scale)
+        if kind < 10:
+            theta = log_uniform(generator, 0.02, 1.0)
+            return OrnsteinUhlenbeck(theta, scale * math.sqrt(2 * theta))
+        if kind < 14:
+            return Constant(log_uniform(generator, 2.0, 80.0), scale)
+        return Gait(log_uniform(generator, 8.0, 80.0), scale, generator.uniform(0.0, 0.2))
+
+    def actions(
+        self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
+    ) -> Iterator[NDArray[np.float32]]:
+        """See ``Behaviour``."""
+        yield from self.draw(generator).actions(low, high, generator)
+
+
+BEHAVIOURS = ("uniform", "ou", "constant", "gait", "mixed", "varied")
 
 
 def make_behaviour(name: str, scale: float | None = None, correlation: float | None = None) -> Behaviour:
@@ -138,8 +227,8 @@ def make_behaviour(name: str, scale: float | None = None, correlation: float | N
 
     Args:
         name: One of ``BEHAVIOURS``.
-        scale: ``ou``: the noise's standard deviation (default 0.5); ``uniform`` and ``constant``: the part of
-            the box that actions are drawn from (default 1). In units of half the action box.
+        scale: ``ou``: the noise's standard deviation (default 0.5); ``uniform``, ``constant`` and ``gait``: the
+            part of the box that actions are drawn from (default 1). In units of half the action box.
         correlation: ``ou``: of a step's noise with the next's (default 0.9); ``constant``: the chance that a
             push is held for another step (default 0.95).
 
@@ -148,12 +237,12 @@ def make_behaviour(name: str, scale: float | None = None, correlation: float | N
     """
     if name not in BEHAVIOURS:
         raise UsageError(f"there is no behaviour {name!r}: choose among {', '.join(BEHAVIOURS)}")
-    if name == "mixed" and (scale is not None or correlation is not None):
+    if name in ("mixed", "varied") and (scale is not None or correlation is not None):
         raise UsageError(
-            "behaviour mixed draws its own scale and correlation: leave them out or choose another"
+            f"behaviour {name} draws its own scale and correlation: leave them out or choose another"
         )
-    if name == "uniform" and correlation is not None:
-        raise UsageError("behaviour uniform has no correlation: choose ou or constant")
+    if name in ("uniform", "gait") and correlation is not None:
+        raise UsageError(f"behaviour {name} has no correlation: choose ou or constant")
     if scale is not None and not (0 < scale < math.inf and (name == "ou" or scale <= 1)):
         raise UsageError(
             f"the noise scale of {name} must be {'above 0' if name == 'ou' else 'in (0, 1]'}, not {scale:g}"
@@ -162,6 +251,10 @@ def make_behaviour(name: str, scale: float | None = None, correlation: float | N
         raise UsageError(f"the noise correlation must lie in (0, 1), not {correlation:g}")
     if name == "mixed":
         return Mixed()
+    if name == "varied":
+        return Varied()
+    if name == "gait":
+        return Gait(scale=1.0 if scale is None else scale)
     if name == "uniform":
         return Uniform(1.0 if scale is None else scale)
     if name == "ou":
@@ -170,7 +263,12 @@ def make_behaviour(name: str, scale: float | None = None, correlation: float | N
     return Constant(1 / (1 - (0.95 if correlation is None else correlation)), 1.0 if scale is None else scale)
 
 
-def _in_box(
+def log_uniform(generator: np.random.Generator, low: float, high: float) -> float:
+    """A number whose logarithm is uniform."""
+    return math.exp(generator.uniform(math.log(low), math.log(high)))
+
+
+def in_box(
     unit: NDArray[np.float64], low: NDArray[np.float32], high: NDArray[np.float32]
 ) -> NDArray[np.float32]:
     """Map ``[..., action_size]`` from [-1, 1] to the box, clipping what lies outside."""

@@ -4,7 +4,7 @@ import contextlib
 import multiprocessing
 import os
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -165,29 +165,46 @@ def _collect(
             else:
                 stack.callback(opened.close)
                 rollouts = _from_environment(opened, behaviour, seed)
-        hopeless = 0
+        where = environment if isinstance(environment, str) else environment.description.name
         # Closed on the way out, so that its tasks are cancelled even if the consumer stops early.
-        for rollout in stack.enter_context(contextlib.closing(rollouts)):
-            if rollout.unstable:
-                tally.unstable += 1
-                tally.reason = tally.reason or rollout.unstable
-            if rollout.episode is None:
-                tally.dropped += 1
-                hopeless += 1
-                if hopeless >= _HOPELESS:
-                    where = environment if isinstance(environment, str) else environment.description.name
-                    raise TrajWorldError(
-                        f"{where}: {hopeless} episodes in a row broke in their first step ({tally.reason})"
-                    )
-                continue
-            hopeless = 0
-            episode = rollout.episode
-            if transitions is not None:
-                episode = cut_episode(episode, transitions - tally.transitions)
-            tally.add(episode)
-            yield episode
-            if tally.episodes == episodes or tally.transitions == transitions:
-                return
+        rollouts = stack.enter_context(contextlib.closing(rollouts))
+        yield from take_episodes(rollouts, where, tally, transitions=transitions, episodes=episodes)
+
+
+def take_episodes(
+    rollouts: Iterable[Rollout],
+    where: str,
+    tally: Tally,
+    *,
+    transitions: int | None = None,
+    episodes: int | None = None,
+) -> Iterator[Episode]:
+    """The good episodes of ``rollouts`` until there are so many transitions (the last is cut) or episodes.
+
+    Raises:
+        TrajWorldError: A hundred in a row broke in their first step; ``where`` begins the message.
+    """
+    hopeless = 0
+    for rollout in rollouts:
+        if rollout.unstable:
+            tally.unstable += 1
+            tally.reason = tally.reason or rollout.unstable
+        if rollout.episode is None:
+            tally.dropped += 1
+            hopeless += 1
+            if hopeless >= _HOPELESS:
+                raise TrajWorldError(
+                    f"{where}: {hopeless} episodes in a row broke in their first step ({tally.reason})"
+                )
+            continue
+        hopeless = 0
+        episode = rollout.episode
+        if transitions is not None:
+            episode = cut_episode(episode, transitions - tally.transitions)
+        tally.add(episode)
+        yield episode
+        if tally.episodes == episodes or tally.transitions == transitions:
+            return
 
 
 def cut_episode(episode: Episode, length: int) -> Episode:

@@ -20,7 +20,7 @@ from trajworld.versions import versions
 DEFAULT_ID = "trajworld/{environment}/{behaviour}-v0"
 
 # The packages whose versions decide what a collection gives.
-_DECIDING = ("trajworld", "python", "numpy", "gymnasium", "mujoco", "dm_control", "minari")
+DECIDING = ("trajworld", "python", "numpy", "gymnasium", "mujoco", "dm_control", "minari")
 
 # Called with an environment's name and what has been collected of it, after each of its episodes.
 Progress = Callable[[str, Tally], None]
@@ -205,5 +205,5 @@ def _provenance(
         "behaviour": {"name": behaviour_name, **numbers},
         "seed": seed,
         "time_limit": description.time_limit,
-        "versions": {name: text for name, text in versions().items() if name in _DECIDING},
+        "versions": {name: text for name, text in versions().items() if name in DECIDING},
     }

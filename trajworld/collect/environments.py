@@ -36,7 +36,7 @@ class Description:
     """What is known of an environment before it runs.
 
     Attributes:
-        name: The canonical name, e.g. ``gymnasium/Hopper-v5`` or ``dm_control/cheetah-run``.
+        name: The canonical name, e.g. ``gymnasium/Hopper-v5``, ``dm_control/cheetah-run``, ``robot/legged-17``.
         observation_space: A one-dimensional float32 ``gymnasium.spaces.Box``.
         action_space: A one-dimensional float32 ``gymnasium.spaces.Box`` with finite bounds.
         time_limit: Steps after which an episode is truncated.

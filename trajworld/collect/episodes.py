@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trajworld.collect.behaviour import Behaviour
+from trajworld.collect.behaviour import Behaviour, Controlled, controller
 from trajworld.collect.environments import Environment, open_environment
 from trajworld.data.episode import Episode
 
@@ -53,13 +53,19 @@ def episode_seeds(seed: int, environment: str, index: int) -> tuple[int, np.rand
     return int(sequence.generate_state(1)[0]), np.random.default_rng(sequence.spawn(1)[0])
 
 
-def run_episode(environment: Environment, behaviour: Behaviour, seed: int, index: int) -> Rollout:
-    """Run episode ``index`` to its end; one that breaks is cut before its first bad transition."""
+def run_episode(
+    environment: Environment,
+    behaviour: Behaviour | Controlled,
+    seed: int,
+    index: int,
+    limit: int | None = None,
+) -> Rollout:
+    """Run episode ``index`` to its end, or to ``limit`` steps; one that breaks ends before its first bad step."""
     description = environment.description
     environment_seed, generator = episode_seeds(seed, description.name, index)
     box = description.action_space
-    stream = behaviour.actions(box.low, box.high, generator)
-    limit = description.time_limit
+    act = controller(behaviour, box.low, box.high, generator)
+    limit = min(limit or description.time_limit, description.time_limit)
     observations = np.empty((limit + 1, description.observation_size), np.float32)
     actions = np.empty((limit, description.action_size), np.float32)
     rewards = np.empty(limit, np.float32)
@@ -70,7 +76,7 @@ def run_episode(environment: Environment, behaviour: Behaviour, seed: int, index
             return Rollout(None, "the first observation holds NaN or infinite values")
         with np.errstate(over="ignore", invalid="ignore"):
             for length in range(limit):
-                actions[length] = action = next(stream)
+                actions[length] = action = act(observations[length])
                 step = environment.step(action)
                 observations[length + 1], rewards[length] = step.observation, step.reward
                 if not (np.isfinite(rewards[length]) and np.all(np.isfinite(observations[length + 1]))):

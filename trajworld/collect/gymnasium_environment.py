@@ -1,7 +1,8 @@
-"""Gymnasium's environments, with plain or changed physics."""
+"""Gymnasium's environments and the procedural robots, with plain or changed physics."""
 
 import contextlib
 import inspect
+import re
 import warnings
 from typing import Any
 
@@ -19,7 +20,7 @@ from trajworld.collect.environments import (
     unknown_change,
     unknown_environment,
 )
-from trajworld.collect.names import EnvironmentName, Value
+from trajworld.collect.names import ROBOT, EnvironmentName, Value
 from trajworld.collect.physics import MUJOCO_CHANGES, change_mujoco, checked_number, silent_mujoco
 from trajworld.errors import TrajWorldError, UsageError
 
@@ -38,8 +39,11 @@ _CONTINUOUS = {
 _PICTURES = ("render_mode", "width", "height", "camera_id", "camera_name", "max_geom", "screen_size")
 
 
+_ROBOT_NUMBER = re.compile(r"(\w+)-(0|[1-9]\d{0,8})", re.ASCII)
+
+
 class GymnasiumEnvironment:
-    """A registered Gymnasium environment with Box actions.
+    """A registered Gymnasium environment with Box actions, or a procedural robot.
 
     Raises (when it is made):
         UsageError: The id is unknown, a change is not possible, or the spaces are not plain boxes.
@@ -47,11 +51,13 @@ class GymnasiumEnvironment:
     """
 
     def __init__(self, name: EnvironmentName) -> None:
-        spec = registry.get(name.identifier)
+        identifier, fixed = _robot(name) if name.family == ROBOT else (name.identifier, {})
+        spec = registry.get(identifier)
         if spec is None:
             raise unknown_environment(name, registry, "gymnasium.pprint_registry() in Python lists them")
         changes = dict(name.changes)
         creator, arguments = _constructor(spec, name)
+        arguments = {key: default for key, default in arguments.items() if key not in fixed}
         options = {
             key: _typed(changes[key], arguments[key], f"{name}: {key}") for key in changes if key in arguments
         }
@@ -65,7 +71,7 @@ class GymnasiumEnvironment:
         try:
             with self._silent(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._env = gymnasium.make(name.identifier, disable_env_checker=True, **options)
+                self._env = gymnasium.make(identifier, disable_env_checker=True, **fixed, **options)
         except Exception as error:
             raise TrajWorldError(f"{name} cannot start: {_first_line(error)}") from error
         simulator = self._env.unwrapped
@@ -116,6 +122,19 @@ class GymnasiumEnvironment:
         if self._flatten:
             return spaces.flatten(self._env.observation_space, observation)
         return np.asarray(observation)
+
+
+def _robot(name: EnvironmentName) -> tuple[str, dict[str, Any]]:
+    """The Gymnasium id of a robot and the arguments that its name fixes."""
+    from trajworld.robots.environment import ROBOT_ID, register_robots
+    from trajworld.robots.kinds import KINDS
+
+    parts = _ROBOT_NUMBER.fullmatch(name.identifier)
+    if parts is None or parts[1] not in KINDS:
+        offered = " or ".join(f"robot/{kind}-17" for kind in KINDS)
+        raise UsageError(f"there is no robot {name.identifier!r}: write a kind and a number, {offered}")
+    register_robots()
+    return ROBOT_ID, {"kind": parts[1], "number": int(parts[2])}
 
 
 def _constructor(spec: EnvSpec, name: EnvironmentName) -> tuple[Any, dict[str, Value]]:

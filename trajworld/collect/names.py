@@ -1,4 +1,4 @@
-"""Environment names, ``[gymnasium/|dm_control/]ID[?key=value&key=value]``, in one canonical form."""
+"""Environment names, ``[gymnasium/|dm_control/|robot/]ID[?key=value&key=value]``, in one canonical form."""
 
 import math
 import re
@@ -8,6 +8,7 @@ from trajworld.errors import UsageError
 
 GYMNASIUM = "gymnasium"
 DM_CONTROL = "dm_control"
+ROBOT = "robot"
 
 # What a change of physics or a constructor option may be set to.
 Value = bool | int | float
@@ -20,8 +21,9 @@ class EnvironmentName:
     """A parsed environment name; ``str()`` is its canonical form, which datasets record.
 
     Attributes:
-        family: ``gymnasium`` or ``dm_control``.
-        identifier: The registered id (``Hopper-v5``), or domain and task (``cheetah-run``).
+        family: ``gymnasium``, ``dm_control`` or ``robot`` (procedural).
+        identifier: The registered id (``Hopper-v5``), domain and task (``cheetah-run``), or kind and number
+            (``legged-17``).
         changes: What differs from the registered environment, sorted by key.
     """
 
@@ -48,7 +50,7 @@ def parse_name(text: str) -> EnvironmentName:
     """
     stem, _, query = text.strip().partition("?")
     family, slash, rest = stem.partition("/")
-    if family not in (GYMNASIUM, DM_CONTROL) or not slash:
+    if family not in (GYMNASIUM, DM_CONTROL, ROBOT) or not slash:
         # Gymnasium has namespaces of its own, so that an unknown first part belongs to the id.
         family, rest = GYMNASIUM, stem
     if not rest:

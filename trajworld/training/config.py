@@ -28,7 +28,8 @@ class DatasetChoice:
     """A dataset to train on.
 
     Attributes:
-        spec: As ``trajworld.data.resolve.open_dataset`` takes it; for pre-training a UniTraj root too.
+        spec: As ``trajworld.data.resolve.open_dataset`` takes it; for pre-training a corpus (``corpus:NAME``) or a
+            UniTraj root too.
         weight: Its share of the batches, relative to the others'.
     """
 

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from trajworld.corpus.manifest import PREFIX, training_members
 from trajworld.data.dataset import Dataset
 from trajworld.data.mixture import Mixture, Source, padded_sizes
 from trajworld.data.resolve import open_dataset
@@ -129,7 +130,13 @@ def _part(
 
 
 def _expanded(spec: str, kind: str) -> list[tuple[str, float, UniTrajEnvironment | None]]:
-    """A dataset, or for pre-training all environments of a UniTraj root: (spec, share, its UniTraj folder)."""
+    """A dataset, or for pre-training all of a corpus or of a UniTraj root: (spec, share, its UniTraj folder)."""
+    if spec.startswith(PREFIX):
+        if kind != "pretrain":
+            raise UsageError(f"{spec} is a whole corpus, for pretrain; train takes one of its datasets")
+        return [
+            (member.dataset_id, member.weight, None) for member in training_members(spec.removeprefix(PREFIX))
+        ]
     path = Path(spec)
     if not path.is_dir():
         return [(spec, 1.0, None)]

@@ -1,0 +1,126 @@
+"""Clocked policies against their definition, and the search: what it improves, and that it repeats."""
+
+import math
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from trajworld.collect.environments import Description, Step, open_environment
+from trajworld.collect.episodes import run_episode
+from trajworld.collect.policy import ClockedPolicy, search_policies
+
+
+def policy(noise=0.0):
+    generator = np.random.default_rng(3)
+    return ClockedPolicy(
+        generator.normal(size=(2, 3 + 4)), generator.normal(size=4), np.array([0.5, 1, 2, 1e-3]), 12.0, noise
+    )
+
+
+LOW, HIGH = np.array([-1.0, 0.0], np.float32), np.array([1.0, 4.0], np.float32)
+
+
+def test_actions_are_the_tanh_of_clock_and_standardised_observation():
+    one = policy()
+    generator = np.random.default_rng(5)
+    start = np.random.default_rng(5).uniform(0, 12.0)
+    act = one.controller(LOW, HIGH, generator)
+    observations = np.random.default_rng(1).normal(size=(30, 4)).astype(np.float32)
+    for step, observation in enumerate(observations):
+        angle = 2 * math.pi * (start + step) / 12.0
+        seen = [
+            max(-5.0, min(5.0, (o - m) / s)) for o, m, s in zip(observation, one.mean, one.scale, strict=True)
+        ]
+        unit = np.tanh(one.weights @ np.array([1.0, math.sin(angle), math.cos(angle), *seen]))
+        expected = [unit[0], 2 + 2 * unit[1]]
+        action = act(observation)
+        assert action.dtype == np.float32
+        np.testing.assert_allclose(action, expected, atol=1e-5)
+
+
+def test_noise_is_added_within_the_box_and_repeats_with_the_seed():
+    observation = np.zeros(4, np.float32)
+
+    def actions(noise, seed):
+        act = policy(noise).controller(LOW, HIGH, np.random.default_rng(seed))
+        return np.array([act(observation) for _ in range(200)])
+
+    noisy = actions(0.5, 1)
+    assert np.all((noisy >= LOW) & (noisy <= HIGH))
+    np.testing.assert_array_equal(noisy, actions(0.5, 1))
+    assert not np.array_equal(noisy, actions(0.5, 2))
+    assert np.abs(noisy - actions(0.0, 1)).max() > 0.2
+
+
+class Follows:
+    """Its reward is high where the action is the observation's sign; the best policy is linear."""
+
+    def __init__(self):
+        box = spaces.Box(-1, 1, (2,), np.float32)
+        self.description = Description("test/Follows", box, spaces.Box(-1, 1, (1,), np.float32), 100)
+        self.steps = 0
+
+    def reset(self, seed):
+        self.random, self.count = np.random.default_rng(seed), 0
+        return self._observe()
+
+    def _observe(self):
+        self.now = self.random.choice([-1.0, 1.0], 2)
+        return self.now
+
+    def step(self, action):
+        self.steps += 1
+        self.count += 1
+        reward = -abs(float(action[0]) - self.now[1])
+        return Step(self._observe(), reward, False, self.count == 100)
+
+    def close(self):
+        pass
+
+
+def mean_return(environment, one):
+    episodes = [run_episode(environment, one, 99, index, 100).episode for index in range(5)]
+    return np.mean([episode.rewards.sum() for episode in episodes])
+
+
+def test_the_search_finds_what_is_to_be_found_and_keeps_to_its_budget():
+    environment = Follows()
+    stages = search_policies(environment, 60_000, seed=0)
+    # 16 first tries, then whole generations of 16 episodes.
+    assert 60_000 <= environment.steps < 60_000 + 16 * 100
+    assert len(stages) == 3
+    returns = [mean_return(environment, stage) for stage in stages]
+    assert returns[0] < returns[2]
+    assert returns[2] > -40, "acting at random gives -100"
+
+
+def test_the_search_is_a_function_of_seed_and_environment():
+    def weights(seed):
+        return np.stack([stage.weights for stage in search_policies(Follows(), 8000, seed)])
+
+    np.testing.assert_array_equal(weights(1), weights(1))
+    assert not np.array_equal(weights(1), weights(2))
+
+
+def test_no_budget_finds_nothing_and_a_broken_environment_does_not_stop_it():
+    assert search_policies(Follows(), 0, seed=0) == []
+
+    class Breaks(Follows):
+        def step(self, action):
+            raise RuntimeError("out of order")
+
+    assert search_policies(Breaks(), 1000, seed=0) == []
+
+
+@pytest.mark.slow
+def test_a_robot_stays_up_longer_than_under_its_first_policy():
+    environment = open_environment("robot/legged-3")
+    stages = search_policies(environment, 60_000, seed=0)
+
+    def length(one):
+        return np.mean([len(run_episode(environment, one, 7, index, 300).episode) for index in range(10)])
+
+    still = ClockedPolicy(np.zeros_like(stages[0].weights), stages[0].mean, stages[0].scale, 20.0, noise=0.3)
+    assert length(stages[-1]) > 2 * length(still)
+    environment.close()

@@ -1,0 +1,156 @@
+"""The table of a corpus: what ships is true of the real environments, and mistakes in another are named."""
+
+import importlib.util
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from trajworld.cli.main import main
+from trajworld.collect.environments import open_environment
+from trajworld.corpus.table import PRETRAIN, UNSEEN, read_table, select
+from trajworld.errors import TrajWorldError, UsageError
+
+HEAD = "environment, source, M, role, weight, size, behaviour, search, variants\n"
+LINE = "gymnasium/Pendulum-v1?g=4.0, classic, 5, pre-train, 1, 1, varied, 30,\n"
+
+# Everything in the suites that is a hopper, a walker or a cheetah, and what the library calls by these names.
+EMBODIMENTS = re.compile(r"hopper|walker|cheetah|bipedal", re.IGNORECASE)
+
+
+def test_the_three_embodiments_are_trained_on_in_no_suite():
+    rows = read_table()
+    assert not [row for row in rows if row.role == PRETRAIN and EMBODIMENTS.search(row.environment)]
+    unseen = {row.environment for row in rows if row.role == UNSEEN}
+    assert {"gymnasium/Hopper-v5", "gymnasium/Walker2d-v5", "gymnasium/HalfCheetah-v5"} <= unseen
+
+
+def test_what_is_held_out_is_not_trained_on_under_another_name():
+    rows = read_table()
+    trained = {row.environment for row in rows if row.role == PRETRAIN}
+    # Nothing of the cart with three poles, whatever its physics.
+    assert not any("three_poles" in name for name in trained)
+    assert "dm_control/cartpole-three_poles" in {row.environment for row in rows if row.role == UNSEEN}
+    gravity = re.compile(r"gymnasium/Pendulum-v1\?g=([\d.]+)$")
+    seen = {float(found[1]) for name in trained if (found := gravity.match(name))}
+    held = {
+        float(found[1]) for row in rows if row.role == UNSEEN and (found := gravity.match(row.environment))
+    }
+    assert len(seen) >= 3
+    assert held
+    assert not seen & held
+    assert min(held) < min(seen)
+    assert max(held) > max(seen)
+    assert len([row for row in rows if row.role == UNSEEN and row.environment.startswith("robot/")]) >= 8
+
+
+def test_it_is_as_wide_as_it_should_be():
+    rows = [row for row in read_table() if row.role == PRETRAIN]
+    assert len(rows) >= 40
+    assert len({row.num_variates for row in rows}) >= 15
+    assert max(row.num_variates for row in rows) <= 100, "a default model embeds 100 variates"
+    assert set(Counter(row.source for row in rows)) == {
+        "classic",
+        "gymnasium",
+        "dm_control",
+        "legged",
+        "snake",
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(importlib.util.find_spec("dm_control") is None, reason="dm_control is not installed")
+def test_every_line_is_true_of_its_environment():
+    for row in read_table():
+        sizes = set()
+        for name in row.environments:
+            environment = open_environment(name)
+            description = environment.description
+            sizes.add(description.observation_size + 1 + description.action_size)
+            environment.close()
+        assert sizes == {row.num_variates}, row.environment
+        assert description.name in row.environments
+
+
+def write(tmp_path, text):
+    path = tmp_path / "table.csv"
+    path.write_text(text)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "holds no line"),
+        ("# nothing\n\n", "holds no line"),
+        (HEAD, "names no environment"),
+        ("name, source\n", "line 1: its columns must be environment, source, M"),
+        (HEAD + "Pendulum-v1, classic, 5\n", "line 2: 3 values for the 9 columns"),
+        ("# a comment\n" + HEAD + "\n" + LINE.replace(" 5,", " x,"), "line 4: M must be a whole number"),
+        (HEAD + LINE.replace(" 5,", " 5.5,"), "M must be a whole number"),
+        (HEAD + LINE.replace("pre-train", "test"), "the role is pre-train or unseen, not 'test'"),
+        (HEAD + LINE.replace("1, 1", "0, 1"), "weight must be a number above 0"),
+        (HEAD + LINE.replace("1, 1", "1, nan"), "size must be a number above 0"),
+        (HEAD + LINE.replace("30,", "-1,"), "search must be a number of at least 0"),
+        (HEAD + LINE.replace("varied", "brownian"), "the behaviour is one of uniform"),
+        (HEAD + LINE.replace("g=4.0", "g"), "is not key=value"),
+        (HEAD + LINE.replace("30,", "30, g=1"), "sets g twice"),
+        (HEAD + LINE.replace("classic", ""), "needs a source"),
+        (HEAD + LINE + LINE.replace("gymnasium/", ""), "line 3: gymnasium/Pendulum-v1?g=4.0 is there twice"),
+    ],
+)
+def test_mistakes_are_named_with_their_line(tmp_path, text, message):
+    with pytest.raises(TrajWorldError, match=re.escape(message)):
+        read_table(write(tmp_path, text))
+
+
+def test_a_missing_or_unreadable_table_is_one_line(tmp_path):
+    with pytest.raises(TrajWorldError, match="cannot read the table"):
+        read_table(tmp_path / "none.csv")
+    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(TrajWorldError, match="cannot read the table"):
+        read_table(tmp_path / "bytes.csv")
+
+
+def test_variants_are_changes_of_the_environment_itself(tmp_path):
+    text = (
+        HEAD + LINE + "robot/legged-3, legged, 15, pre-train, 1, 1, varied, 0, gravity=5 gravity=7&mass=2\n"
+    )
+    pendulum, robot = read_table(write(tmp_path, text))
+    assert pendulum.environments == ("gymnasium/Pendulum-v1?g=4.0",)
+    assert robot.environments == (
+        "robot/legged-3",
+        "robot/legged-3?gravity=5.0",
+        "robot/legged-3?gravity=7.0&mass=2.0",
+    )
+
+
+def test_rows_are_selected_by_pattern_and_role():
+    rows = read_table()
+    robots = select(rows, ["robot/*"], UNSEEN)
+    assert robots
+    assert all(row.role == UNSEEN and row.environment.startswith("robot/") for row in robots)
+    both = select(rows, ["snake", "dm_control/finger*"])
+    assert {row.source for row in both} == {"snake", "dm_control"}
+    assert [row for row in rows if row in both] == both, "in the table's order"
+    assert select(rows) == rows
+    with pytest.raises(UsageError, match="'robot/legged-0' fits no unseen environment"):
+        select(rows, ["snake", "robot/legged-0"], UNSEEN)
+
+
+def test_the_command_lists_the_table(capsys):
+    assert main(["data", "collect-corpus", "--list"]) == 0
+    printed = capsys.readouterr().out
+    rows = read_table()
+    # Names are folded where they are longer than a column, never cut.
+    flat = "".join(line.split(" ")[0] for line in printed.splitlines())
+    for row in rows:
+        assert row.environment in flat
+    assert f"{len(rows)} environments" in printed
+    assert main(["data", "collect-corpus", "--list", "--json", "--role", "unseen", "--name", "mine"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert [entry["environment"] for entry in listed] == [
+        row.environment for row in select(rows, role=UNSEEN)
+    ]
+    assert listed[0]["dataset"].startswith("mine/unseen/")

@@ -1,0 +1,260 @@
+"""Procedural robots: pure functions of kind and number, sound physics, and Gymnasium's own rules."""
+
+import importlib
+import subprocess
+import sys
+from dataclasses import replace
+
+import gymnasium
+import mujoco
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trajworld.cli.main import main
+from trajworld.collect.behaviour import Gait, Varied
+from trajworld.collect.collector import collect
+from trajworld.collect.environments import open_environment
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.robots.environment import ROBOT_ID, RobotEnv, register_robots
+from trajworld.robots.kinds import KINDS, draw_robot
+from trajworld.robots.picture import draw_robots
+from trajworld.robots.robot import Dice
+
+numbers = st.integers(0, 10**6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@given(number=numbers, seed=st.integers(0, 2**31))
+@settings(max_examples=40, deadline=None)
+def test_any_robot_moves_and_stays_finite(kind, number, seed):
+    env = RobotEnv(kind, number, terminate_when_unhealthy=False)
+    assert env.robot == draw_robot(kind, number)
+    joints = env.model.nu
+    # Positions without the place in the world, then velocities: 2 + n and 3 + n, or 1 + n and 3 + n.
+    assert env.observation_space.shape == ((5 if kind == "legged" else 4) + 2 * joints,)
+    first, _ = env.reset(seed=seed)
+    again, _ = env.reset(seed=seed)
+    np.testing.assert_array_equal(first, again)
+    stream = Varied().actions(env.action_space.low, env.action_space.high, np.random.default_rng(seed))
+    seen = [first]
+    for _ in range(100):
+        observation, reward, terminated, truncated, _ = env.step(next(stream))
+        assert np.all(np.isfinite(observation))
+        assert np.isfinite(reward)
+        assert not terminated
+        assert not truncated
+        seen.append(observation)
+    assert not env.data.warning.number.any()
+    assert np.abs(env.data.qvel).max() < 200
+    assert np.all(np.ptp(seen, axis=0)[: len(first) // 2] > 0), "a joint never moved"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", KINDS)
+def test_hundreds_of_robots_survive_full_torque_for_long(kind):
+    sizes = set()
+    for number in range(150):
+        env = RobotEnv(kind, number, terminate_when_unhealthy=False, reset_noise_scale=0.3)
+        generator = np.random.default_rng(number)
+        env.reset(seed=number)
+        for step in range(300):
+            if step % 10 == 0:
+                action = generator.choice([-1.0, 1.0], env.model.nu).astype(np.float32)
+            observation, *_ = env.step(action)
+        assert np.all(np.isfinite(observation)), f"{kind}-{number}"
+        assert not env.data.warning.number.any(), f"{kind}-{number}"
+        sizes.add(env.observation_space.shape[0] + 1 + env.model.nu)
+    assert len(sizes) >= 6
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_numbers_give_different_robots(kind):
+    assert len({draw_robot(kind, number).xml.split("\n", 1)[1] for number in range(30)}) == 30
+
+
+def test_a_robot_is_the_same_in_another_process_and_of_another_hash_seed():
+    code = "from trajworld.robots.kinds import draw_robot; import sys; sys.stdout.write(draw_robot('legged', 7).xml)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == draw_robot("legged", 7).xml
+
+
+def test_draws_are_thrown_away_until_one_is_sane(monkeypatch):
+    kinds = importlib.import_module("trajworld.robots.kinds")
+    seen = []
+
+    def second_only(robot):
+        seen.append(robot)
+        return len(seen) == 2
+
+    monkeypatch.setattr(kinds, "is_sane", second_only)
+    assert draw_robot("legged", 3) is seen[1]
+    assert seen[0].xml != seen[1].xml
+    monkeypatch.setattr(kinds, "is_sane", lambda robot: False)
+    with pytest.raises(TrajWorldError, match="no sane robot"):
+        draw_robot("legged", 3)
+
+
+def test_a_model_that_explodes_is_not_sane():
+    kinds = importlib.import_module("trajworld.robots.kinds")
+    robot = draw_robot("legged", 4)
+    assert kinds.is_sane(robot)
+    strong = robot.xml.replace('gear="', 'gear="9999')
+    assert not kinds.is_sane(replace(robot, xml=strong))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_gymnasium_accepts_them(kind):
+    register_robots()
+    register_robots()
+    env = gymnasium.make(ROBOT_ID, kind=kind, number=5)
+    check_env(env.unwrapped, skip_render_check=True)
+    assert env.spec.max_episode_steps == 1000
+    env.close()
+
+
+def test_the_reward_is_velocity_and_health_less_control():
+    env = RobotEnv("legged", 0)
+    robot = env.robot
+    assert robot.healthy_bonus == 1.0
+    env.reset(seed=0)
+    action = np.array([0.5, -1.0], np.float32)
+    before = env.data.qpos[0]
+    observation, reward, terminated, _, info = env.step(action)
+    velocity = (env.data.qpos[0] - before) / (env.model.opt.timestep * robot.frame_skip)
+    assert info["x_velocity"] == pytest.approx(velocity)
+    assert reward == pytest.approx(velocity + 1.0 - robot.control_cost * 1.25)
+    assert not terminated
+    np.testing.assert_allclose(observation[:4], env.data.qpos[1:])
+    np.testing.assert_allclose(observation[4:], np.clip(env.data.qvel, -10, 10))
+
+
+def test_a_robot_that_fell_ends_its_episode_only_where_it_should():
+    ends = RobotEnv("legged", 0)
+    goes_on = RobotEnv("legged", 0, terminate_when_unhealthy=False)
+    for env in (ends, goes_on):
+        env.reset(seed=0)
+        env.data.qpos[2] = env.robot.steepest + 0.3
+        _, reward, terminated, *_ = env.step(np.zeros(2, np.float32))
+        assert terminated == (env is ends)
+        assert reward < 0.9, "no bonus where it is not healthy"
+    # A robot without such a rule may lie as it likes.
+    lying = next(number for number in range(50) if draw_robot("legged", number).lowest is None)
+    env = RobotEnv("legged", lying)
+    env.reset(seed=0)
+    env.data.qpos[2] = 3.0
+    assert not env.step(np.zeros(env.model.nu, np.float32))[2]
+
+
+@given(number=st.integers(0, 200), noise=st.floats(0.0, 0.5), seed=st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_no_start_is_in_the_floor(number, noise, seed):
+    env = RobotEnv("legged", number, reset_noise_scale=noise)
+    env.reset(seed=seed)
+    # What is left is the stiffness of a contact, not a body thrown out of the ground.
+    assert env.data.ncon == 0 or env.data.contact.dist.min() > -1e-3
+
+
+def crawler():
+    """A snake on the ground."""
+    for number in range(40):
+        robot = draw_robot("snake", number)
+        if "<pair" in robot.xml:
+            return RobotEnv("snake", number)
+    raise AssertionError("no snake crawls")
+
+
+def test_the_ground_resists_a_crawler_across_more_than_along():
+    env = crawler()
+    slid = []
+    for direction in (0, 1):
+        env.reset(seed=0)
+        env.data.qpos[2] = 0.0
+        env.data.qpos[4:] = 0.0
+        for _ in range(30):
+            mujoco.mj_step(env.model, env.data)
+        place = env.data.qpos[:2].copy()
+        env.data.qvel[direction] = 0.5
+        for _ in range(1000):
+            mujoco.mj_step(env.model, env.data)
+        slid.append(abs(env.data.qpos[direction] - place[direction]))
+    assert slid[0] > 2 * slid[1]
+
+
+def test_the_medium_resists_a_swimmer_across_more_than_along():
+    number = next(number for number in range(40) if "viscosity" in draw_robot("snake", number).xml)
+    env = RobotEnv("snake", number, reset_noise_scale=0.0)
+    left = []
+    for direction in (0, 1):
+        env.reset(seed=0)
+        env.data.qvel[direction] = 1.0
+        for _ in range(100):
+            mujoco.mj_step(env.model, env.data)
+        left.append(abs(env.data.qvel[direction]))
+    assert left[0] > 1.2 * left[1]
+
+
+def test_names_reach_the_collector_with_changed_physics():
+    environment = open_environment("robot/legged-3?gravity=5&mass=2&terminate_when_unhealthy=false")
+    model = environment._env.unwrapped.model
+    plain = RobotEnv("legged", 3).model
+    assert model.opt.gravity[2] == -5.0
+    np.testing.assert_allclose(model.body_mass, 2 * plain.body_mass)
+    assert environment.description.name.startswith("robot/legged-3?gravity=5.0&mass=2.0")
+    assert environment.description.time_limit == 1000
+    environment.close()
+    (episode,) = collect("robot/legged-3?terminate_when_unhealthy=false", behaviour=Gait(), transitions=60)
+    assert not episode.terminated
+    assert episode.observations.shape == (61, 11)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("robot/legged", "write a kind and a number"),
+        ("robot/legged-x", "write a kind and a number"),
+        ("robot/legged-07", "write a kind and a number"),
+        ("robot/legged--1", "write a kind and a number"),
+        ("robot/horse-1", "write a kind and a number"),
+        ("robot/legged-1?number=2", "unknown number"),
+        ("robot/legged-1?wings=2", "unknown wings"),
+    ],
+)
+def test_names_of_no_robot_are_refused(name, message):
+    with pytest.raises(UsageError, match=message):
+        open_environment(name)
+
+
+def test_wrong_kinds_and_numbers_are_refused():
+    with pytest.raises(UsageError, match="no kind of robot"):
+        draw_robot("horse", 1)
+    with pytest.raises(UsageError, match="must not be negative"):
+        draw_robot("legged", -1)
+
+
+def test_dice_give_the_numbers_that_they_always_gave():
+    # Robots are functions of these: a change would give all of them other bodies under the same names.
+    dice = Dice("trajworld legged 0 0")
+    assert [round(dice.uniform(0, 1), 6) for _ in range(3)] == GOLDEN_DICE
+
+
+GOLDEN_DICE = [0.591288, 0.22199, 0.969496]
+
+
+def test_pictures_are_drawn_without_a_display(tmp_path, capsys):
+    path = tmp_path / "robots.png"
+    assert main(["data", "draw-robots", "robot/legged-3", "robot/snake-2", "-o", str(path)]) == 0
+    assert path.read_bytes().startswith(b"\x89PNG")
+    assert capsys.readouterr().out == f"Picture: {path}\n"
+    for wrong in ("Hopper-v5", "robot/legged", "robot/legged-3?gravity=1", "robot/horse-1"):
+        with pytest.raises(SystemExit) as exit_:
+            main(["data", "draw-robots", wrong, "-o", str(tmp_path / "wrong.png")])
+        assert exit_.value.code == 2
+        assert "robot" in capsys.readouterr().err
+    assert not (tmp_path / "wrong.png").exists()
+    with pytest.raises(UsageError, match="a picture's name"):
+        draw_robots([("legged", 3)], tmp_path / "robots.txt")
+    with pytest.raises(UsageError, match="at least one"):
+        draw_robots([], path)

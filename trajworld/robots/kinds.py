@@ -1,0 +1,64 @@
+"""The kinds of procedural robots: the same kind and number always give the same robot."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from trajworld.collect.physics import silent_mujoco
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.robots.legged import draw_legged
+from trajworld.robots.robot import Dice, Robot
+from trajworld.robots.snake import draw_snake
+
+_KINDS: dict[str, Callable[[str, Dice], Robot]] = {"legged": draw_legged, "snake": draw_snake}
+KINDS = tuple(_KINDS)
+
+# The simulation that a drawn model must survive: steps, how long an action is held, and its limits.
+_TRIAL_STEPS = 300
+_HELD = 15
+_FASTEST = 60.0
+_ATTEMPTS = 100
+
+
+def draw_robot(kind: str, number: int) -> Robot:
+    """The robot of a kind and number.
+
+    A draw whose model does not compile, or whose simulation under strong random actions breaks, is thrown away and
+    the next is tried: what comes out is a function of ``kind`` and ``number`` alone.
+
+    Raises:
+        UsageError: There is no such kind, or the number is negative.
+    """
+    if kind not in KINDS:
+        raise UsageError(f"there is no kind of robot {kind!r}: choose among {', '.join(KINDS)}")
+    if number < 0:
+        raise UsageError(f"a robot's number must not be negative, and {number} is")
+    for attempt in range(_ATTEMPTS):
+        robot = _KINDS[kind](f"{kind}-{number}", Dice(f"trajworld {kind} {number} {attempt}"))
+        if is_sane(robot):
+            return robot
+    raise TrajWorldError(f"no sane robot of {_ATTEMPTS} draws for {kind}-{number}")
+
+
+def is_sane(robot: Robot) -> bool:
+    """Whether the model stays finite, slow enough, on the ground and near it under strong random actions."""
+    import mujoco
+
+    with silent_mujoco():
+        model = mujoco.MjModel.from_xml_string(robot.xml)
+        data = mujoco.MjData(model)
+        generator = np.random.default_rng(0)
+        stands = robot.name.startswith("legged")
+        start = float(data.qpos[1])
+        for step in range(_TRIAL_STEPS):
+            if step % _HELD == 0:
+                data.ctrl[:] = generator.choice([-1.0, 0.0, 1.0], model.nu)
+            before = data.qpos[:2].copy()
+            mujoco.mj_step(model, data, nstep=robot.frame_skip)
+            if data.warning.number.any() or not np.all(np.isfinite(data.qacc)):
+                return False
+            if np.abs(data.qvel).max() > _FASTEST or np.abs(data.qpos[:2] - before).max() > robot.size:
+                return False
+            if stands and not start - 2 * robot.size < data.qpos[1] < start + 4 * robot.size:
+                return False
+    return True
