@@ -145,6 +145,30 @@ def test_compiled_and_sampled_with_a_seed(model: TrajWorld) -> None:
     np.testing.assert_allclose(expectation[0], expected[0], atol=2e-4)
 
 
+def test_every_horizon_uses_one_compilation(model: TrajWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[Any] = []
+
+    class Recorder:
+        def compile(self, function: Callable[..., Any], model: TrajWorld) -> Callable[..., Any]:
+            inner = active_backend().compile(function, model)
+
+            def run(*arrays: Any) -> Any:
+                leaves = [leaf for leaf in keras.tree.flatten(arrays) if leaf is not None]
+                dtype = keras.backend.standardize_dtype
+                shapes.append([(tuple(leaf.shape), dtype(leaf.dtype)) for leaf in leaves])
+                return inner(*arrays)
+
+            return run
+
+    monkeypatch.setattr("trajworld.models.rollout.active_backend", Recorder)
+    run = compile_open_loop(model, OBSERVATIONS)
+    for horizon, rows in ((1, 1), (10, 14), (23, 4), (40, 14)):
+        history, mask, actions = trajectory(horizon, rows)
+        assert run(history, mask, actions, variates()).rewards.shape == (BATCH, horizon)
+    assert len(shapes) == 1 + 1 + 3 + 4
+    assert all(found == shapes[0] for found in shapes)
+
+
 def test_every_action_matters_from_its_own_step_on_and_the_history_has_none(model: TrajWorld) -> None:
     history, mask, actions = trajectory(14)
     run = compile_open_loop(model, OBSERVATIONS)

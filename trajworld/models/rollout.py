@@ -2,7 +2,7 @@
 
 Decoding goes in chunks of K predictions with a key/value cache. Encoding the last W rows, at positions 0 to
 W - 1, gives a chunk's first prediction; K - 1 single rows, at positions W to W + K - 2, give the others; then
-it starts again from the last W rows. Two nested loops: each one's body is compiled once, for any horizon.
+it starts again from the last W rows. A chunk is what is compiled: its shapes are the same for any horizon.
 """
 
 from collections.abc import Callable
@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from keras import ops
+from numpy.typing import NDArray
 
 from trajworld.backend import active_backend
 from trajworld.errors import UsageError
@@ -26,7 +27,7 @@ CHUNK = 10
 
 
 class OpenLoop(NamedTuple):
-    """What is foreseen of B trajectories over h steps.
+    """What is foreseen of B trajectories over h steps, as NumPy float32.
 
     Attributes:
         observations: ``[B, h, O]``: expected, or sampled where that was asked for; these were fed back.
@@ -35,10 +36,10 @@ class OpenLoop(NamedTuple):
         reward_std: ``[B, h]``, the same.
     """
 
-    observations: Tensor
-    rewards: Tensor
-    observation_std: Tensor
-    reward_std: Tensor
+    observations: NDArray[np.float32]
+    rewards: NDArray[np.float32]
+    observation_std: NDArray[np.float32]
+    reward_std: NDArray[np.float32]
 
 
 def chunk_sizes(window: int) -> tuple[int, int]:
@@ -88,65 +89,95 @@ def open_loop(
         UsageError: ``context`` and ``chunk`` do not fit the model, or the shapes do not fit each other.
     """
     _check(model, history.shape, actions.shape, observation_size, context, chunk)
-    horizon, predicted = actions.shape[1], observation_size + 1
-    chunks = -(-horizon // chunk)
-    rows, mask = _laid_out(history, history_mask, actions, observation_size, context, chunks * chunk)
-    batch, length, count = rows.shape
-    deviations = ops.zeros((batch, length, predicted), "float32")
-    if uniforms is not None:
-        uniforms = ops.pad(uniforms, [[0, chunks * chunk - horizon], [0, 0], [0, 0], [0, 0]])
 
-    def written(logits: Tensor, step: Tensor, rows: Tensor, deviations: Tensor) -> tuple[Tensor, Tensor]:
-        """The rows and deviations with a step's prediction, ``[B, M, bins]`` logits, in its place."""
+    def predict(
+        rows: Tensor, mask: Tensor, actions: Tensor, variates: Variates, uniforms: Tensor | None
+    ) -> tuple[Tensor, ...]:
+        return predict_chunk(model, rows, mask, actions, variates, observation_size, uniforms)
+
+    return _in_chunks(
+        predict, history, history_mask, actions, variates, observation_size, uniforms, context, chunk
+    )
+
+
+def predict_chunk(
+    model: TrajWorld,
+    rows: Tensor,
+    mask: Tensor,
+    actions: Tensor,
+    variates: Variates,
+    observation_size: int,
+    uniforms: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Predict K rows after W rows, decoding with a cache.
+
+    Args:
+        model: The model.
+        rows: ``[B, W, M]``; the action of the last one is ignored.
+        mask: ``[B, W]``, 1 for real rows.
+        actions: ``[B, K, A]``: the first is taken in the last of ``rows``, each other in the prediction before it.
+        variates: What is known of the M variates.
+        observation_size: O.
+        uniforms: ``[K, 2, B, M]`` draws to sample the predictions; None for expectations.
+
+    Returns:
+        Predictions ``[B, K, O + 1]``, their standard deviations, and the last W rows and their mask, for the next
+        chunk.
+    """
+    (batch, context, count), chunk, predicted = rows.shape, actions.shape[1], observation_size + 1
+    rows = ops.pad(rows, [[0, 0], [0, chunk], [0, 0]])
+    # The last real row takes the first action, so that the last prediction has none.
+    rows = ops.slice_update(rows, (0, context - 1, predicted), ops.cast(actions, "float32"))
+    deviations = ops.zeros((batch, chunk, predicted), "float32")
+
+    def written(logits: Tensor, k: Tensor, rows: Tensor, deviations: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows and deviations with the k-th prediction, ``[B, M, bins]`` logits, in its place."""
         value, deviation = moments(logits, variates.lower, variates.upper)
         if uniforms is not None:
-            draws = ops.slice(uniforms, (step, 0, 0, 0), (1, 2, batch, count))[0]
+            draws = ops.slice(uniforms, (k, 0, 0, 0), (1, 2, batch, count))[0]
             value = sample(logits, variates.lower, variates.upper, draws)
         value = ops.clip(value, variates.lower, variates.upper)
-        place = (0, context + step, 0)
         return (
-            ops.slice_update(rows, place, value[:, None, :predicted]),
-            ops.slice_update(deviations, place, deviation[:, None, :predicted]),
+            ops.slice_update(rows, (0, context + k, 0), value[:, None, :predicted]),
+            ops.slice_update(deviations, (0, k, 0), deviation[:, None, :predicted]),
         )
 
-    def one_chunk(number: Tensor, carry: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:
-        begin = number * chunk
-        seen = ops.slice(carry[0], (0, begin, 0), (batch, context, count))
-        seen_mask = ops.slice(mask, (0, begin), (batch, context))
-        logits, cache = model.prefill(seen, seen_mask, variates, length=context + chunk - 1, rows=1)
+    def one_row(k: Tensor, carry: tuple[Tensor, Tensor, Cache]) -> tuple[Tensor, Tensor, Cache]:
+        rows, deviations, cache = carry
+        row = ops.slice(rows, (0, context + k - 1, 0), (batch, 1, count))[:, 0]
+        logits, cache = model.decode(row, context + k - 1, cache, variates)
+        return (*written(logits, k, rows, deviations), cache)
 
-        def one_row(k: Tensor, carry: tuple[Tensor, Tensor, Cache]) -> tuple[Tensor, Tensor, Cache]:
-            rows, deviations, cache = carry
-            row = ops.slice(rows, (0, begin + context + k - 1, 0), (batch, 1, count))[:, 0]
-            logits, cache = model.decode(row, context + k - 1, cache, variates)
-            return (*written(logits, begin + k, rows, deviations), cache)
-
-        carry = written(logits[:, 0], begin, *carry)
-        return ops.fori_loop(1, chunk, one_row, (*carry, cache))[:2]
-
-    rows, deviations = ops.fori_loop(0, chunks, one_chunk, (rows, deviations))
-    values, stds = (array[:, context : context + horizon] for array in (rows, deviations))
-    reward = observation_size
-    return OpenLoop(values[..., :reward], values[..., reward], stds[..., :reward], stds[..., reward])
+    logits, cache = model.prefill(rows[:, :context], mask, variates, length=context + chunk - 1, rows=1)
+    carry = (*written(logits[:, 0], 0, rows, deviations), cache)
+    rows, deviations, _ = ops.fori_loop(1, chunk, one_row, carry)
+    mask = ops.concatenate([mask, ops.ones((batch, chunk), "float32")], axis=1)
+    return rows[:, context:, :predicted], deviations, rows[:, chunk:], mask[:, chunk:]
 
 
 def compile_open_loop(model: TrajWorld, observation_size: int) -> Callable[..., OpenLoop]:
     """Compile :func:`open_loop`, in chunks that fit the model's window, for data of one observation size.
 
     Returns:
-        A function of history, its mask, actions, variates and (perhaps None) uniforms; compiled once for each
-        set of their shapes. It reads the model's weights as they are at the call.
+        A function of history, its mask, actions, variates and (perhaps None) uniforms, compiled once for each number
+        of trajectories and variates, whatever the horizon. It reads the model's weights as they are at the call.
     """
     context, chunk = chunk_sizes(model.sizes.window)
+
+    def one_chunk(rows: Any, mask: Any, actions: Any, variates: Variates, uniforms: Any) -> tuple[Any, ...]:
+        return predict_chunk(model, rows, mask, actions, variates, observation_size, uniforms)
+
+    compiled = active_backend().compile(one_chunk, model)
 
     def run(
         history: Any, history_mask: Any, actions: Any, variates: Variates, uniforms: Any = None
     ) -> OpenLoop:
-        return open_loop(
-            model, history, history_mask, actions, variates, observation_size, uniforms, context, chunk
+        _check(model, np.shape(history), np.shape(actions), observation_size, context, chunk)
+        return _in_chunks(
+            compiled, history, history_mask, actions, variates, observation_size, uniforms, context, chunk
         )
 
-    return active_backend().compile(run, model)
+    return run
 
 
 def draw_uniforms(horizon: int, batch: int, variates: int, seed: int) -> np.ndarray:
@@ -157,17 +188,42 @@ def draw_uniforms(horizon: int, batch: int, variates: int, seed: int) -> np.ndar
     return np.random.default_rng(seed).random((horizon, 2, batch, variates), np.float32)
 
 
-def _laid_out(
-    history: Tensor, mask: Tensor, actions: Tensor, observation_size: int, context: int, steps: int
-) -> tuple[Tensor, Tensor]:
-    """The rows ``[B, W + steps, M]`` and mask of a rollout: history and actions, predictions still 0."""
-    history, mask = ops.cast(history, "float32")[:, -context:], ops.cast(mask, "float32")[:, -context:]
-    batch, held = mask.shape
-    rows = ops.pad(history, [[0, 0], [context - held, steps], [0, 0]])
-    # The last real row takes the first action, so that the last prediction has none.
-    rows = ops.slice_update(rows, (0, context - 1, observation_size + 1), ops.cast(actions, "float32"))
-    mask = ops.pad(mask, [[0, 0], [context - held, 0]])
-    return rows, ops.concatenate([mask, ops.ones((batch, steps), "float32")], axis=1)
+def _in_chunks(
+    predict: Callable[..., tuple[Tensor, ...]],
+    history: Any,
+    history_mask: Any,
+    actions: Any,
+    variates: Variates,
+    observation_size: int,
+    uniforms: Any,
+    context: int,
+    chunk: int,
+) -> OpenLoop:
+    """Roll out by one call of ``predict`` (:func:`predict_chunk`) a chunk; all of them have the same shapes."""
+    held, horizon = min(history.shape[1], context), actions.shape[1]
+    missing = -horizon % chunk
+    rows = np.pad(_host(history)[:, -held:], [(0, 0), (context - held, 0), (0, 0)])
+    mask = np.pad(_host(history_mask)[:, -held:], [(0, 0), (context - held, 0)])
+    actions = np.pad(_host(actions), [(0, 0), (0, missing), (0, 0)])
+    if uniforms is not None:
+        uniforms = np.pad(_host(uniforms), [(0, missing), (0, 0), (0, 0), (0, 0)])
+    predictions = []
+    for begin in range(0, horizon, chunk):
+        steps = slice(begin, begin + chunk)
+        draws = None if uniforms is None else uniforms[steps]
+        *predicted, rows, mask = predict(rows, mask, actions[:, steps], variates, draws)
+        predictions.append(predicted)
+    # Read at the end alone: until then the device has always the next chunk to work on.
+    values, stds = (
+        np.concatenate([_host(part) for part in parts], axis=1)[:, :horizon]
+        for parts in zip(*predictions, strict=True)
+    )
+    reward = observation_size
+    return OpenLoop(values[..., :reward], values[..., reward], stds[..., :reward], stds[..., reward])
+
+
+def _host(array: Any) -> NDArray[np.float32]:
+    return np.asarray(ops.convert_to_numpy(array), np.float32)
 
 
 def _check(
