@@ -23,10 +23,9 @@ class JaxDevices(JaxProcesses):
             keras.distribution.set_distribution(None)
         else:
             names = keras.distribution.list_devices()[: layout.devices]
+            kind = keras.distribution.DataParallel if layout.processes == 1 else _AcrossProcesses
             # Not by Keras: each process makes the whole batch and hands over its own part.
-            keras.distribution.set_distribution(
-                keras.distribution.DataParallel(devices=names, auto_shard_dataset=False)
-            )
+            keras.distribution.set_distribution(kind(devices=names, auto_shard_dataset=False))
         return layout
 
     def any_process(self, flag: bool) -> bool:
@@ -40,6 +39,17 @@ class JaxDevices(JaxProcesses):
         flags = jax.make_array_from_callback((mesh.size,), one, lambda index: mine)
         with lost_process():
             return bool(jax.jit(jax.numpy.any, out_shardings=every)(flags))
+
+
+class _AcrossProcesses(keras.distribution.DataParallel):
+    """Variables stay in their process until they are computed with.
+
+    Keras would compare each value over all processes whenever one is assigned, though it be about to be replaced by a
+    file's. Here they are equal because all processes make or read the same.
+    """
+
+    def get_variable_layout(self, variable: Any) -> None:
+        """None of its own."""
 
 
 def jit_over_devices(
@@ -83,8 +93,10 @@ def _placed(array: Any, sharding: Any) -> Any:
     """The array on the devices, each process bringing what its own devices need."""
     if isinstance(array, jax.Array):
         # What spans processes was placed before.
-        placed = array.sharding == sharding or not array.is_fully_addressable
-        return array if placed else jax.device_put(array, sharding)
+        if array.sharding == sharding or not array.is_fully_addressable:
+            return array
+        if jax.process_count() == 1:
+            return jax.device_put(array, sharding)
     host = np.asarray(array)
     host = host.astype(jax.dtypes.canonicalize_dtype(host.dtype), copy=False)
     return jax.make_array_from_callback(host.shape, sharding, lambda index: host[index])

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import UsageError
 
 from .ending import exit_code_of
 

@@ -118,14 +118,14 @@ def _run(kind: Any, datasets: list[dict[str, Any]], options: dict[str, Any]) -> 
     sizes = {name: value for name in _SIZES if (value := options.pop(name)) is not None}
     given = {**options, "datasets": datasets or None, "model": sizes or None}
     with cluster.joined(*processes):
-        _train(kind, given, output, resume, overwrite, devices, as_json)
+        _train(kind, given, resume or output, resume is not None, overwrite, devices, as_json)
 
 
 def _train(
     kind: Any,
     given: dict[str, Any],
-    output: Path | None,
-    resume: Path | None,
+    path: Path,
+    resuming: bool,
     overwrite: bool,
     devices: int | None,
     as_json: bool,
@@ -139,14 +139,14 @@ def _train(
 
     console = Console(stderr=True)
     with conversion_progress("converting") as progress:
-        if resume is not None:
-            run, warnings = resume_run(resume, devices=devices, progress=progress)
+        if resuming:
+            run, warnings = resume_run(path, devices=devices, progress=progress)
             for warning in warnings if run.layout.leads else ():
                 console.print(f"Warning: {warning}", highlight=False, markup=False, soft_wrap=True)
         else:
             preset, file = given.pop("preset"), given.pop("file")
             config = resolve_config(kind, preset=preset, file=file, options=given)
-            run = start_run(output, config, devices=devices, overwrite=overwrite, progress=progress)
+            run = start_run(path, config, devices=devices, overwrite=overwrite, progress=progress)
     again = f"trajworld {run.config.kind} --resume {shlex.quote(str(run.path))}"
     try:
         with training_progress(run, console) as observe:
