@@ -17,6 +17,7 @@ from trajworld.errors import TrajWorldError, UsageError
 _T = TypeVar("_T")
 
 _FAILED = "trajworld/failed"
+_SIGNS_OF_LOSS = ("Gloo", "NCCL", "UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED")
 _LEAVING = threading.Event()
 _SECONDS_BETWEEN_LOOKS = 0.5
 # What made one process fail may be about to make this one fail, which then says so itself.
@@ -94,8 +95,8 @@ def lost_process() -> Iterator[None]:
     """Say in one line where another process went away during a computation."""
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        if jax.process_count() == 1:
+    except (jax.errors.JaxRuntimeError, ValueError) as error:
+        if jax.process_count() == 1 or not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
             raise
         # Another process that failed says why itself, and its word ends this one.
         time.sleep(_SECONDS_TO_END)
