@@ -69,7 +69,8 @@ def start_run(
     Args:
         path: The directory; must not be there yet.
         config: Resolved.
-        devices: How many to train on; None for all GPUs or TPUs that divide the batch size, and for one CPU.
+        devices: How many to train on; None for all GPUs or TPUs that divide the batch size, and for one CPU. Keras
+            makes and this library compiles whatever comes next in this process for them, too.
         overwrite: Whether a run that is there is removed first.
         progress: Told of the conversion of datasets.
 
