@@ -11,6 +11,7 @@ from trajworld.backend import Device, Tensor
 
 from .compilations import compilations_folder
 from .host_memory import keep_freed_memory
+from .jax_devices import JaxDevices, jit_over_devices
 
 keep_freed_memory()
 # On the CPU a queue of steps gains nothing: the steps compete for the cores, and each holds memory of its own.
@@ -48,7 +49,7 @@ class _JaxTrainingStep:
             weights, state = optimizer.stateless_apply(state, gradients, weights)
             return value, weights, state
 
-        self._step = jax.jit(step, donate_argnums=(0, 1))
+        self._step = jit_over_devices(step, replicated=3, donate_argnums=(0, 1))
 
     def __call__(self, learning_rate: float, *arrays: Any) -> Tensor:
         rate = np.float32(learning_rate)
@@ -63,18 +64,18 @@ class _JaxTrainingStep:
             variable.assign(jax.numpy.array(value))
 
 
-class JaxBackend:
+class JaxBackend(JaxDevices):
     """See :class:`trajworld.backend.Backend`."""
 
     name = "jax"
 
     def compile(self, function: Callable[..., Any], model: Any) -> Callable[..., Any]:
-        @jax.jit
         def pure(values: list[Any], *arrays: Any) -> Any:
             with keras.StatelessScope(state_mapping=list(zip(model.variables, values, strict=True))):
                 return function(*arrays)
 
-        return lambda *arrays: pure([variable.value for variable in model.variables], *arrays)
+        compiled = jit_over_devices(pure, replicated=1)
+        return lambda *arrays: compiled([variable.value for variable in model.variables], *arrays)
 
     def training_step(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> _JaxTrainingStep:
         return _JaxTrainingStep(model, optimizer, loss)
@@ -84,7 +85,10 @@ class JaxBackend:
 
     def device(self) -> Device:
         devices = jax.devices()
-        return Device(devices[0].platform, devices[0].device_kind, len(devices))
+        kind = devices[0].platform
+        # Parts of one processor are slower than the whole.
+        training = 1 if kind == "cpu" else jax.local_device_count()
+        return Device(kind, devices[0].device_kind, len(devices), training)
 
 
 BACKEND = JaxBackend()

@@ -7,6 +7,8 @@ import tensorflow as tf
 
 from trajworld.backend import Device, Tensor
 
+from .one_device import OneDevice
+
 
 class _TensorFlowTrainingStep:
     def __init__(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> None:
@@ -33,7 +35,7 @@ class _TensorFlowTrainingStep:
         """Nothing to do: the step updates the variables in place."""
 
 
-class TensorFlowBackend:
+class TensorFlowBackend(OneDevice):
     """See :class:`trajworld.backend.Backend`."""
 
     name = "tensorflow"

@@ -9,6 +9,7 @@ import torch
 from trajworld.backend import Device, Tensor
 
 from .host_memory import keep_freed_memory
+from .one_device import OneDevice
 
 keep_freed_memory()
 
@@ -33,7 +34,7 @@ class _TorchTrainingStep:
         """Nothing to do: the step updates the variables in place."""
 
 
-class TorchBackend:
+class TorchBackend(OneDevice):
     """See :class:`trajworld.backend.Backend`."""
 
     name = "torch"

@@ -49,7 +49,8 @@ def doctor(context: click.Context, as_json: bool, timeout: float) -> None:
     )
     backends = _table("Backends", ("", "version", "works", "device", ""), ())
     for one in report.frameworks:
-        device = one.device if one.devices <= 1 else f"{one.devices} x {one.device}"
+        trains = f" (a run trains on {one.training})"
+        device = one.device if one.devices <= 1 else f"{one.devices} x {one.device}{trains}"
         note = f"active: {report.reason}" if one.name == report.active else ""
         backends.add_row(
             one.name, one.version or "-", "yes" if one.works else "no", device or one.problem, note

@@ -9,6 +9,7 @@ import click
 from trajworld.errors import TrajWorldError
 from trajworld.version import __version__
 
+from .ending import exit_code_of
 from .lazy import LazyCommand, LazyGroup
 
 # Loaded lazily: `trajworld --help` imports no framework.
@@ -42,18 +43,15 @@ def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a user's mistake ends in one line and exit code 1 or 2, never a traceback."""
     try:
         return cli.main(args=arguments, prog_name="trajworld", standalone_mode=False) or 0
-    except TrajWorldError as error:
-        click.echo(f"Error: {error}", err=True)
-        sys.exit(error.exit_code)
-    except click.exceptions.Exit as error:
-        sys.exit(error.exit_code)
-    except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("Interrupted.", err=True)
-        sys.exit(130)
     except BrokenPipeError:
         # The reader of our output went away (`trajworld data list | head`): nothing is wrong.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except (
+        TrajWorldError,
+        click.exceptions.Exit,
+        click.ClickException,
+        click.Abort,
+        KeyboardInterrupt,
+    ) as error:
+        sys.exit(exit_code_of(error))

@@ -11,6 +11,7 @@ from rich.console import Console
 
 from trajworld.errors import UsageError
 
+from . import cluster
 from .training_progress import training_progress
 
 _OPTIONS: list[Callable[[Any], Any]] = [
@@ -57,6 +58,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--heads", type=int, help="Model size: attention heads."),
     click.option("--variates", type=int, help="Model size: the most variates.  [default: 100]"),
     click.option("--dropout", type=float, help="Rate.  [default: 0.05]"),
+    *cluster.OPTIONS,
     click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON."),
 ]
 _SIZES = ("blocks", "width", "heads", "variates", "dropout")
@@ -107,10 +109,29 @@ def train(dataset: str | None, **options: Any) -> None:
 def _run(kind: Any, datasets: list[dict[str, Any]], options: dict[str, Any]) -> None:
     output, resume = options.pop("output"), options.pop("resume")
     overwrite, as_json = options.pop("overwrite"), options.pop("as_json")
+    devices = options.pop("devices")
+    processes = [options.pop(name) for name in ("coordinator", "processes", "process")]
     if (output is None) == (resume is None):
         raise UsageError("name the run directory with -o, or continue one with --resume (one of them)")
     if resume is not None and (datasets or overwrite or any(value is not None for value in options.values())):
-        raise UsageError("--resume takes a run as it is: no datasets and no other settings")
+        raise UsageError(
+            "--resume takes a run as it is: no datasets and no other settings but where it computes"
+        )
+    sizes = {name: value for name in _SIZES if (value := options.pop(name)) is not None}
+    given = {**options, "datasets": datasets or None, "model": sizes or None}
+    with cluster.joined(*processes):
+        _train(kind, given, resume or output, resume is not None, overwrite, devices, as_json)
+
+
+def _train(
+    kind: Any,
+    given: dict[str, Any],
+    path: Path,
+    resuming: bool,
+    overwrite: bool,
+    devices: int | None,
+    as_json: bool,
+) -> None:
     # Imported here: `trajworld train --help` should not wait for a framework.
     from trajworld.training.config import resolve_config
     from trajworld.training.loop import train as train_loop
@@ -120,16 +141,14 @@ def _run(kind: Any, datasets: list[dict[str, Any]], options: dict[str, Any]) -> 
 
     console = Console(stderr=True)
     with conversion_progress("converting") as progress:
-        if resume is not None:
-            run, warnings = resume_run(resume, progress=progress)
-            for warning in warnings:
+        if resuming:
+            run, warnings = resume_run(path, devices=devices, progress=progress)
+            for warning in warnings if run.layout.leads else ():
                 console.print(f"Warning: {warning}", highlight=False, markup=False, soft_wrap=True)
         else:
-            sizes = {name: value for name in _SIZES if (value := options.pop(name)) is not None}
-            preset, file = options.pop("preset"), options.pop("file")
-            given = {**options, "datasets": datasets or None, "model": sizes or None}
+            preset, file = given.pop("preset"), given.pop("file")
             config = resolve_config(kind, preset=preset, file=file, options=given)
-            run = start_run(output, config, overwrite=overwrite, progress=progress)
+            run = start_run(path, config, devices=devices, overwrite=overwrite, progress=progress)
     again = f"trajworld {run.config.kind} --resume {shlex.quote(str(run.path))}"
     try:
         with training_progress(run, console) as observe:
@@ -137,8 +156,10 @@ def _run(kind: Any, datasets: list[dict[str, Any]], options: dict[str, Any]) -> 
     except KeyboardInterrupt:
         # Before the first step, or a second Ctrl-C: nothing was saved, and the last checkpoint stands.
         click.echo(f"Interrupted; continue from the last checkpoint with: {again}", err=True)
-        raise click.exceptions.Exit(130) from None
+        raise cluster.EndedAlone(130) from None
     state = outcome.state
+    if not run.layout.leads:
+        raise click.exceptions.Exit(0 if outcome.finished else 130)
     if as_json:
         best = {"best_step": state.best_step, "best_holdout_loss": state.best_loss}
         click.echo(

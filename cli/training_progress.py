@@ -21,12 +21,18 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def training_progress(run: "Run", console: Console) -> "Iterator[Callable[[Report], None]]":
-    """Yield an observer of :func:`trajworld.training.loop.train`."""
+    """Yield an observer of :func:`trajworld.training.loop.train`; of several processes one shows itself."""
+    layout = run.layout
+    if not layout.leads:
+        yield lambda report: None
+        return
     parts = ", ".join(part.dataset.name for part in run.parts[:3]) + (", …" if len(run.parts) > 3 else "")
     transitions = sum(part.transitions for part in run.parts)
     console.print(
         f"{run.config.kind}: {run.model.count_params():,} parameters on {transitions:,} transitions of "
-        f"{len(run.parts)} dataset{'s' * (len(run.parts) > 1)} ({parts}), M padded to {list(run.mixture.sizes)}",
+        f"{len(run.parts)} dataset{'s' * (len(run.parts) > 1)} ({parts}), M padded to {list(run.mixture.sizes)}"
+        + (f", on {layout.devices} devices" if layout.devices > 1 else "")
+        + (f" of {layout.processes} processes" if layout.processes > 1 else ""),
         highlight=False,
         markup=False,
         soft_wrap=True,

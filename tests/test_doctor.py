@@ -50,11 +50,13 @@ def works(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.slow
-def test_active_backend_computes() -> None:
+def test_active_backend_computes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")
     found = try_framework(ACTIVE, 300)
     assert found.works, found.problem
     assert found.version == __import__(ACTIVE).__version__
-    assert found.devices >= 1
+    if found.device == "cpu":
+        assert (found.devices, found.training) == (2 if ACTIVE == "jax" else 1, 1)
     assert found.device.split(":")[0] in ("cpu", "gpu", "tpu")
 
 
@@ -153,7 +155,7 @@ def test_table_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     text = CliRunner().invoke(cli, ["doctor"], env={"COLUMNS": "200"})
     assert text.exit_code == 0
-    assert "2 x gpu: Tesla" in text.output
+    assert "2 x gpu: Tesla (a run trains on 1)" in text.output
     assert "active: KERAS_BACKEND names it" in text.output
     assert "The active backend, tensorflow, works." in text.output
     machine = CliRunner().invoke(cli, ["doctor", "--json"])

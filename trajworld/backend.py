@@ -7,9 +7,11 @@ import functools
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 Tensor = Any
+
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -20,11 +22,33 @@ class Device:
         kind: ``cpu``, ``gpu`` or ``tpu``.
         name: What the framework or the machine calls it.
         count: How many of them there are.
+        training: On how many of them a run trains where no number is asked for.
     """
 
     kind: str
     name: str
     count: int
+    training: int = 1
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How computations are spread: data parallel, the weights on every device, a share of each batch on each.
+
+    Attributes:
+        devices: How many devices compute, in all processes together.
+        processes: How many processes compute together.
+        process: Which of them this is; process 0 leads: it alone writes.
+    """
+
+    devices: int = 1
+    processes: int = 1
+    process: int = 0
+
+    @property
+    def leads(self) -> bool:
+        """Whether this process is the one that writes files."""
+        return self.process == 0
 
 
 class TrainingStep(Protocol):
@@ -62,6 +86,58 @@ class Backend(Protocol):
 
     def device(self) -> Device:
         """Describe the device that computes."""
+        ...
+
+    def join(self, coordinator: str, processes: int | None = None, process: int | None = None) -> None:
+        """Make this process one of several that compute together; before anything is computed.
+
+        Args:
+            coordinator: ``HOST:PORT`` of process 0, or ``auto`` for what the cluster (Slurm, a TPU pod, Open MPI) says.
+            processes: How many there are; None with ``auto``.
+            process: Which of them this is; None with ``auto``.
+
+        Raises:
+            UsageError: The framework cannot.
+            TrajWorldError: The processes do not find each other.
+        """
+        ...
+
+    def leave(self, problem: str | None = None) -> None:
+        """Leave the processes that were joined, if any: with all others, or because of a problem.
+
+        Args:
+            problem: None to wait until all leave; else what the others are told before they end, too: they would wait
+                for this process for ever. The caller must then end this process by ``os._exit``.
+        """
+        ...
+
+    def distribute(self, devices: int | None, batch_size: int, usual: int | None = None) -> Layout:
+        """Spread what is made and compiled from now on over several devices.
+
+        In several processes, over all devices of all of them. A training step then gives the loss and weights that one
+        device would, within rounding. Compiled functions take NumPy arrays as before, the same in every process: those
+        whose first axis is that of the first of them, and divides by the number of devices, are shared out.
+
+        Args:
+            devices: How many of this process's devices; None for ``usual``, or else ``device().training``.
+            batch_size: What must be shared out evenly. Where ``devices`` is None, as many are taken as divide it.
+            usual: How many to take if there are so many.
+
+        Raises:
+            UsageError: There are not so many, or ``batch_size`` cannot be shared out.
+        """
+        ...
+
+    def lead_first(self, action: Callable[[], _T]) -> _T:
+        """Do something in process 0, then in the others; return when all have done it.
+
+        Raises:
+            TrajWorldError: As ``action`` does, in any process.
+        """
+        ...
+
+    def any_process(self, flag: bool) -> bool:
+        """Whether ``flag`` is true in any process; each must ask at the same point of its computations."""
         ...
 
 

@@ -40,6 +40,7 @@ class Framework:
         works: Whether it computed a small product rightly through Keras.
         device: What it computes on, such as ``cpu`` or ``gpu: NVIDIA …``; empty where it does not work.
         devices: How many such devices it sees.
+        training: On how many of them a run trains where ``--devices`` does not say.
         problem: Why it does not work; empty where it does.
     """
 
@@ -49,6 +50,7 @@ class Framework:
     device: str = ""
     devices: int = 0
     problem: str = ""
+    training: int = 1
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,9 @@ def try_framework(name: str, timeout: float) -> Framework:
     if done.returncode != 0 or not lines:
         return Framework(name, _version(name), False, problem=_last_line(done.stderr, done.returncode))
     answer = json.loads(lines[-1])
-    return Framework(name, answer["version"], True, answer["device"], answer["devices"])
+    return Framework(
+        name, answer["version"], True, answer["device"], answer["devices"], training=answer["training"]
+    )
 
 
 def trial() -> dict[str, str | int]:
@@ -156,6 +160,7 @@ def trial() -> dict[str, str | int]:
         "version": importlib.import_module(name).__version__,
         "device": described,
         "devices": device.count,
+        "training": device.training,
     }
 
 

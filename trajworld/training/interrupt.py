@@ -6,6 +6,11 @@ import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
 
+from trajworld.backend import Layout, active_backend
+
+# Agreeing waits for the device, as a step alone need not.
+_STEPS_BETWEEN_AGREEMENTS = 10
+
 
 @contextlib.contextmanager
 def deferred_interrupt() -> Iterator[Callable[[], bool]]:
@@ -27,3 +32,17 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def stop_agreed(layout: Layout, step: int, due: bool, interrupted: Callable[[], bool]) -> bool:
+    """Whether to stop after a step, as all processes of a run must do alike.
+
+    Args:
+        layout: Of the run.
+        step: Steps done.
+        due: Whether the step is one after which the run waits for the device anyway.
+        interrupted: As :func:`deferred_interrupt` yields it; in any process will do.
+    """
+    if layout.processes == 1:
+        return interrupted()
+    return (due or step % _STEPS_BETWEEN_AGREEMENTS == 0) and active_backend().any_process(interrupted())

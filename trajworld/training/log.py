@@ -106,6 +106,19 @@ class MetricsLog:
                 closing.callback(file.close)
 
 
+class NoLog:
+    """The log of a process that does not write one."""
+
+    def write(self, row: dict[str, Any]) -> None:
+        """Forget a row."""
+
+    def __enter__(self) -> "NoLog":
+        return self
+
+    def __exit__(self, *problem: object) -> None:
+        pass
+
+
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The rows of a run's ``metrics.jsonl``; a last line that a crash cut short is left out."""
     path = run / "metrics.jsonl"

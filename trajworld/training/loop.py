@@ -14,8 +14,8 @@ from trajworld.errors import TrajWorldError
 from trajworld.models.transformer import Variates
 from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint, save_whole_model
 from trajworld.training.holdout import HoldoutLoss
-from trajworld.training.interrupt import deferred_interrupt
-from trajworld.training.log import MetricsLog
+from trajworld.training.interrupt import deferred_interrupt, stop_agreed
+from trajworld.training.log import MetricsLog, NoLog
 from trajworld.training.loss import window_loss
 from trajworld.training.optimizer import learning_rate
 from trajworld.training.run import Run
@@ -71,13 +71,15 @@ def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> 
         TrajWorldError: The loss is no longer finite, or a file cannot be written.
     """
     config, model, state = run.config, run.model, run.state
+    # Every process of several computes all of this; one writes it.
+    leads = run.layout.leads
     step_function = active_backend().training_step(
         model,
         run.optimizer,
         lambda values, mask, variates, seed: window_loss(model, values, mask, variates, seed, config.targets),
     )
     holdout = HoldoutLoss(run)
-    with MetricsLog(run.path, state.step) as log, deferred_interrupt() as interrupted:
+    with MetricsLog(run.path, state.step) if leads else NoLog() as log, deferred_interrupt() as interrupted:
         losses: list[Any] = list(state.unlogged)
         counted = 0
         began = logged = time.perf_counter()
@@ -89,7 +91,7 @@ def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> 
             step = state.step + 1
             evaluating = bool(holdout) and (step % config.evaluate_every == 0 or step == config.steps)
             due = step % config.checkpoint_every == 0 or step == config.steps or evaluating
-            stopping = interrupted()
+            stopping = stop_agreed(run.layout, step, due, interrupted)
             saving = due or stopping
             report = Report(step, config.steps)
             row: dict[str, Any] = {"step": step}
@@ -114,20 +116,23 @@ def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> 
                 best = state.best_loss is None or loss < state.best_loss
                 if best:
                     state = replace(state, best_step=step, best_loss=loss)
-                    save_whole_model(model, run.path / "best.keras")
+                    if leads:
+                        save_whole_model(model, run.path / "best.keras")
                 row |= {"holdout_loss": loss, "holdout": by_dataset}
                 report = replace(report, holdout_loss=loss, best=best)
                 logged = time.perf_counter()
             if len(row) > 1:
                 log.write(row | {"seconds": state.seconds})
-            if saving:
+            if saving and leads:
                 save_checkpoint(run.path, model, run.optimizer, state)
+            if saving:
                 logged = time.perf_counter()
             observe(report)
             if stopping and step < config.steps:
                 run.state = state
                 return Outcome(state, finished=False)
-    save_whole_model(model, run.path / "last.keras")
+    if leads:
+        save_whole_model(model, run.path / "last.keras")
     run.state = state
     return Outcome(state, finished=True)
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import keras
 
-from trajworld.backend import active_backend
+from trajworld.backend import Layout, active_backend
 from trajworld.data.mixture import Mixture
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import read_json, write_json
@@ -43,6 +43,7 @@ class Run:
         model: The model, at ``state.step``.
         optimizer: Built, at the same step.
         state: Where the run stands.
+        layout: The devices it is trained on.
     """
 
     path: Path
@@ -52,43 +53,74 @@ class Run:
     model: TrajWorld
     optimizer: keras.optimizers.Optimizer
     state: TrainingState
+    layout: Layout
 
 
 def start_run(
-    path: str | Path, config: TrainingConfig, *, overwrite: bool = False, progress: Progress | None = None
+    path: str | Path,
+    config: TrainingConfig,
+    *,
+    devices: int | None = None,
+    overwrite: bool = False,
+    progress: Progress | None = None,
 ) -> Run:
     """Make a run directory and the model at step 0.
 
     Args:
         path: The directory; must not be there yet.
         config: Resolved.
+        devices: How many to train on; None for all GPUs or TPUs that divide the batch size, and for one CPU. Keras
+            makes and this library compiles whatever comes next in this process for them, too.
         overwrite: Whether a run that is there is removed first.
         progress: Told of the conversion of datasets.
 
     Raises:
-        UsageError: The directory is there already.
+        UsageError: The directory is there already, or there are not so many devices.
         TrajWorldError: A dataset or the initial model is missing or damaged, or does not fit.
     """
-    path = Path(path)
-    if path.exists() and not (overwrite and is_run(path)) and not _is_free(path):
-        hint = "--resume continues it, --overwrite starts afresh" if is_run(path) else "name another place"
-        raise UsageError(f"{path} exists already: {hint}")
-    parts = open_parts(config, progress)
+    path, backend = Path(path), active_backend()
+    layout = backend.distribute(devices, config.batch_size)
+
+    def prepared() -> list[Part]:
+        if layout.leads and path.exists() and not (overwrite and is_run(path)) and not _is_free(path):
+            hint = (
+                "--resume continues it, --overwrite starts afresh" if is_run(path) else "name another place"
+            )
+            raise UsageError(f"{path} exists already: {hint}")
+        return open_parts(config, progress)
+
+    # The first converts; the others find what it converted, where they see the same disk.
+    parts = backend.lead_first(prepared)
     model = _initial_model(config, parts)
     # A model that was given brings its own sizes.
     config = replace(config, model=model.sizes)
-    run = _assembled(path, config, parts, model, TrainingState())
-    record = _record(config, parts, model)
-    if overwrite and is_run(path):
-        shutil.rmtree(path)
-    write_json(path / _RECORD, record)
-    # Last: the configuration is what makes the directory a run.
-    write_config(config, path / _CONFIG)
+    run = _assembled(path, config, parts, model, TrainingState(), layout)
+    record = _record(run)
+
+    def write() -> None:
+        if not layout.leads:
+            return
+        if overwrite and is_run(path):
+            shutil.rmtree(path)
+        write_json(path / _RECORD, record)
+        # Last: the configuration is what makes the directory a run.
+        write_config(config, path / _CONFIG)
+
+    # Whoever starts from a model in the run that is overwritten has read it by now.
+    backend.lead_first(lambda: None)
+    backend.lead_first(write)
     return run
 
 
-def resume_run(path: str | Path, *, progress: Progress | None = None) -> tuple[Run, list[str]]:
+def resume_run(
+    path: str | Path, *, devices: int | None = None, progress: Progress | None = None
+) -> tuple[Run, list[str]]:
     """Continue from the newest checkpoint of a run, or from its start where it has none yet.
+
+    Args:
+        path: The run directory.
+        devices: How many to train on; None for as many as it began on, where there are so many.
+        progress: Told of the conversion of datasets.
 
     Returns:
         The run, and warnings: what is not as it was and may change the numbers.
@@ -97,30 +129,38 @@ def resume_run(path: str | Path, *, progress: Progress | None = None) -> tuple[R
         UsageError: ``path`` is no run.
         TrajWorldError: A dataset has changed or a file is damaged.
     """
-    path = Path(path)
+    path, backend = Path(path), active_backend()
     if not is_run(path):
         raise UsageError(f"{path} is not a run directory: it has no {_CONFIG}")
     record = _read_record(path)
     written = resolve_config(record["kind"], file=path / _CONFIG)
-    parts = open_parts(written, progress)
-    _check_unchanged(path, record, parts)
-    remove_leftovers(path)
+    began_on = record.get("layout", {}).get("devices")
+    layout = backend.distribute(devices, written.batch_size, began_on)
+
+    def prepared() -> list[Part]:
+        parts = open_parts(written, progress)
+        _check_unchanged(path, record, parts)
+        if layout.leads:
+            remove_leftovers(path)
+        return parts
+
+    parts = backend.lead_first(prepared)
     checkpoint = newest_checkpoint(path)
     if checkpoint is None:
         if written.init and record.get("init") != _digest(written.init):
             raise TrajWorldError(
                 f"{written.init} is not the model that {path} began with, and the run has no checkpoint: start another"
             )
-        run = _assembled(path, written, parts, _initial_model(written, parts), TrainingState())
-        return run, _warnings(record)
+        run = _assembled(path, written, parts, _initial_model(written, parts), TrainingState(), layout)
+        return run, _warnings(record, layout)
     model, state = load_checkpoint(checkpoint)
     if model.sizes != written.model or state.step > written.steps:
         raise TrajWorldError(
             f"{checkpoint} is not of the run that {path / _CONFIG} describes: restore one of them"
         )
-    run = _assembled(path, written, parts, model, state)
+    run = _assembled(path, written, parts, model, state, layout)
     load_optimizer(checkpoint, run.optimizer)
-    return run, _warnings(record)
+    return run, _warnings(record, layout)
 
 
 def is_run(path: Path) -> bool:
@@ -141,8 +181,8 @@ def _read_record(path: Path) -> dict[str, Any]:
     record = read_json(path / _RECORD)
     if not isinstance(record, dict) or record.get("kind") not in ("pretrain", "train"):
         raise TrajWorldError(f"{path / _RECORD} does not say whether the run is pretrain or train")
-    datasets, found = record.get("datasets"), record.get("versions")
-    if not isinstance(datasets, list) or not isinstance(found, dict):
+    datasets, found, layout = record.get("datasets"), record.get("versions"), record.get("layout", {})
+    if not isinstance(datasets, list) or not isinstance(found, dict) or not isinstance(layout, dict):
         raise TrajWorldError(f"{path / _RECORD} does not say what the run was trained on: restore it")
     return record
 
@@ -155,11 +195,16 @@ def _digest(file: str) -> str:
 
 
 def _assembled(
-    path: Path, config: TrainingConfig, parts: list[Part], model: TrajWorld, state: TrainingState
+    path: Path,
+    config: TrainingConfig,
+    parts: list[Part],
+    model: TrajWorld,
+    state: TrainingState,
+    layout: Layout,
 ) -> Run:
     optimizer = make_optimizer(config)
     optimizer.build(model.trainable_variables)
-    return Run(path, config, parts, make_mixture(config, parts), model, optimizer, state)
+    return Run(path, config, parts, make_mixture(config, parts), model, optimizer, state, layout)
 
 
 def _initial_model(config: TrainingConfig, parts: list[Part]) -> TrajWorld:
@@ -197,16 +242,17 @@ def _initial_model(config: TrainingConfig, parts: list[Part]) -> TrajWorld:
     return model
 
 
-def _record(config: TrainingConfig, parts: list[Part], model: TrajWorld) -> dict[str, Any]:
+def _record(run: Run) -> dict[str, Any]:
     device = active_backend().device()
     return {
-        "kind": config.kind,
+        "kind": run.config.kind,
         "versions": versions(),
         "backend": active_backend().name,
         "device": {"kind": device.kind, "name": device.name, "count": device.count},
-        "parameters": model.count_params(),
-        "init": _digest(config.init) if config.init else None,
-        "datasets": [part.describe() for part in parts],
+        "layout": {"devices": run.layout.devices, "processes": run.layout.processes},
+        "parameters": run.model.count_params(),
+        "init": _digest(run.config.init) if run.config.init else None,
+        "datasets": [part.describe() for part in run.parts],
     }
 
 
@@ -230,8 +276,14 @@ def _shown(old: Any, key: str) -> Any:
     return old.get(key) if isinstance(old, dict) else old
 
 
-def _warnings(record: dict[str, Any]) -> list[str]:
+def _warnings(record: dict[str, Any], layout: Layout) -> list[str]:
     found = []
+    began_on = record.get("layout", {}).get("devices", layout.devices)
+    if began_on != layout.devices:
+        found.append(
+            f"the run began on {began_on} device{'s' * (began_on != 1)} and goes on on {layout.devices}: the numbers "
+            "will agree within rounding, not exactly"
+        )
     if record.get("backend") != active_backend().name:
         found.append(
             f"the run began on {record.get('backend')} and goes on on {active_backend().name}: the numbers will "

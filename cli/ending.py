@@ -1,0 +1,21 @@
+"""How an error ends a command: one line, and an exit code."""
+
+import click
+
+from trajworld.errors import TrajWorldError
+
+
+def exit_code_of(error: BaseException) -> int | None:
+    """Print what a person needs to know of an error; the exit code, or None where it is a fault of the program."""
+    if isinstance(error, TrajWorldError):
+        click.echo(f"Error: {error}", err=True)
+        return error.exit_code
+    if isinstance(error, click.exceptions.Exit):
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        error.show()
+        return error.exit_code
+    if isinstance(error, click.Abort | KeyboardInterrupt):
+        click.echo("Interrupted.", err=True)
+        return 130
+    return None

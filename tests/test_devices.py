@@ -1,0 +1,394 @@
+"""Several devices and processes: refusals on every backend, and JAX on two CPU devices against one."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+import pytest
+from training_fixtures import plain_steps, store, weights_of
+
+from trajworld.backend import Layout, active_backend
+from trajworld.cli.main import main
+from trajworld.errors import UsageError
+from trajworld.training.interrupt import stop_agreed
+from trajworld.training.log import read_metrics
+
+__all__ = ["plain_steps"]
+
+jax_only = pytest.mark.skipif(keras.backend.backend() != "jax", reason="several devices need JAX")
+
+SETTINGS = """preset = 'tiny'
+steps = 24
+log_every = 1
+evaluate_every = 12
+checkpoint_every = 6
+batch_size = 8
+holdout_windows = 30
+[model]
+blocks = 1
+width = 16
+window = 6
+bins = 16
+dropout = 0.1
+"""
+
+
+@pytest.fixture
+def work(tmp_path: Path) -> Path:
+    """A folder with a dataset and settings, to run commands in."""
+    store(tmp_path / "data", (40, 30, 35, 45, 32, 40, 50, 33))
+    (tmp_path / "settings.toml").write_text(SETTINGS)
+    return tmp_path
+
+
+@pytest.fixture
+def port() -> Iterator[int]:
+    """A port that nothing else gets: held here, and shared with the coordinator alone, which asks to share it."""
+    with socket.socket(socket.AF_INET6 if socket.has_ipv6 else socket.AF_INET) as held:
+        held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        held.bind(("::" if socket.has_ipv6 else "", 0))
+        yield held.getsockname()[1]
+
+
+def ended(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    """A command in this process: its exit code and standard error."""
+    with pytest.raises(SystemExit) as end:
+        main(arguments)
+    return end.value.code, capsys.readouterr().err  # type: ignore[return-value]
+
+
+def test_one_device_and_process_need_nothing() -> None:
+    backend = active_backend()
+    for devices, usual in ((1, None), (1, 2)):
+        assert backend.distribute(devices, 7, usual) == Layout(1, 1, 0)
+    assert backend.distribute(None, 1) == Layout()
+    assert keras.distribution.distribution() is None
+    assert backend.lead_first(lambda: "done") == "done"
+    assert [backend.any_process(flag) for flag in (True, False)] == [True, False]
+    backend.leave()
+
+
+def test_more_devices_than_there_are(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    name, found = active_backend().name, active_backend().device().count
+    with pytest.raises(UsageError, match="KERAS_BACKEND=jax" if name != "jax" else "JAX finds"):
+        active_backend().distribute(found + 1, 8 * (found + 1))
+    run = work / "run"
+    code, err = ended(["train", str(work / "data"), "-o", str(run), "--devices", "4096"], capsys)
+    assert code == 2
+    assert len(err.splitlines()) == 1
+    expected = (
+        "JAX finds"
+        if name == "jax"
+        else f"{name} trains on one device, not 4096: several need KERAS_BACKEND=jax"
+    )
+    assert expected in err
+    assert not run.exists()
+
+
+@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX can")
+def test_other_frameworks_refuse_several_processes(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["--coordinator", "localhost:1234", "--processes", "2", "--process", "1"]
+    code, err = ended(["train", str(work / "data"), "-o", str(work / "run"), *words], capsys)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert "trains in one process: several need KERAS_BACKEND=jax" in err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--devices", "0"], "not 0"),
+        (["--processes", "2"], "need --coordinator"),
+        (["--coordinator", "here"], "HOST:PORT or auto, not 'here'"),
+        (["--coordinator", "here:1"], "needs --processes and --process"),
+        (["--coordinator", "here:1", "--processes", "2", "--process", "2"], "2 of 2 cannot be"),
+    ],
+)
+def test_wrong_options(
+    work: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
+) -> None:
+    code, err = ended(["train", str(work / "data"), "-o", str(work / "run"), *words], capsys)
+    assert (code, len(err.splitlines())) == (2, 1)
+    assert message in err
+    assert not (work / "run").exists()
+
+
+@pytest.mark.usefixtures("plain_steps")
+def test_a_run_says_what_it_was_trained_on(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run = work / "run"
+    main(
+        [
+            "train",
+            str(work / "data"),
+            "-o",
+            str(run),
+            "--config",
+            str(work / "settings.toml"),
+            "--devices",
+            "1",
+        ]
+    )
+    record = json.loads((run / "run.json").read_text())
+    assert record["layout"] == {"devices": 1, "processes": 1}
+    (run / "run.json").write_text(json.dumps({**record, "layout": {"devices": 4096, "processes": 2}}))
+    capsys.readouterr()
+    main(["train", "--resume", str(run)])
+    assert "the run began on 4096 devices and goes on on 1: the numbers will agree" in capsys.readouterr().err
+
+
+def test_processes_agree_to_stop_after_the_same_steps() -> None:
+    alone, together = Layout(), Layout(2, 2, 1)
+    came = lambda: True  # noqa: E731
+    assert stop_agreed(alone, 3, False, came)
+    assert [step for step in range(1, 25) if stop_agreed(together, step, step == 7, came)] == [7, 10, 20]
+
+
+ON_TWO_DEVICES = """
+import functools, random
+import jax, keras, numpy as np
+from keras import ops
+from trajworld.backend import Layout, active_backend
+from trajworld.errors import UsageError
+from trajworld.evaluation.prediction import compile_one_step
+from trajworld.models.identity import action_mask
+from trajworld.models.presets import ModelSizes
+from trajworld.models.rollout import compile_open_loop, draw_uniforms
+from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.training.loss import window_loss, window_loss_sums
+
+backend = active_backend()
+assert backend.device().count == 2 and backend.device().training == 1
+sizes = ModelSizes(blocks=1, width=16, heads=2, window=6, bins=16, variates=12, dropout=0.2)
+# As many variates as windows: which of the two an axis is must not be guessed from its length.
+count = batch = 6
+variates = Variates(action_mask(3, 2, count), np.full(count, -1, np.float32), np.full(count, 1, np.float32))
+rng = np.random.default_rng(0)
+def windows(number, seed):
+    rng = np.random.default_rng(seed)
+    mask = np.ones((number, 6), np.float32)
+    mask[0, :3] = 0  # Unequal shares: the mean over rows is not the mean of the devices' means.
+    return rng.uniform(-1, 1, (number, 6, count)).astype(np.float32), mask
+actions = rng.uniform(-1, 1, (batch, 13, 2)).astype(np.float32)
+
+def everything(devices):
+    assert backend.distribute(devices, batch) == Layout(devices)
+    random.seed(3)
+    model = TrajWorld(sizes)
+    optimizer = keras.optimizers.AdamW(1e-3, global_clipnorm=0.25)
+    shares = []
+    def loss(values, mask, known, seed):
+        for array in (values, known.lower):
+            jax.debug.inspect_array_sharding(array, callback=lambda s, n=array.shape: shares.append(s.shard_shape(n)))
+        return window_loss(model, values, mask, known, seed)
+    step = backend.training_step(model, optimizer, loss)
+    losses = [float(step(3e-3, *windows(batch, n), variates, np.int32(n))) for n in range(20)]
+    assert {shape for shape in shares} == {(batch // devices, 6, count), (count,)}, shares
+    step.write_back()
+    sums = backend.compile(lambda *arrays: window_loss_sums(model, *arrays), model)
+    rollout, one_step = compile_open_loop(model, 3), compile_one_step(model)
+    found = {"losses": losses, "iterations": int(optimizer.iterations.value)}
+    for number in (batch, 5):  # Five do not divide: whole on each device.
+        found[f"sums {number}"] = [float(value) for value in sums(*windows(number, 99), variates)]
+        found[f"one step {number}"] = np.stack(one_step(*windows(number, 97), variates))[..., :4]
+        history = [array[:, :4] for array in windows(number, 98)]
+        uniforms = draw_uniforms(13, number, count, 5)
+        for draws in (None, uniforms) if number == batch else (None,):
+            seen = rollout(*history, actions[:number], variates, draws)
+            found[f"rollout {number} {draws is None}"] = np.concatenate([np.ravel(a) for a in seen])
+    found["weights"] = np.concatenate([np.ravel(weight) for weight in model.get_weights()])
+    return found
+
+one, two, again = everything(1), everything(2), everything(1)
+for name in one:
+    assert np.array_equal(one[name], again[name]), name
+    tolerance = {"losses": {"rtol": 1e-5}, "weights": {"atol": 1e-4}}.get(name, {"rtol": 1e-5, "atol": 1e-5})
+    np.testing.assert_allclose(one[name], two[name], err_msg=name, **tolerance)
+    print(name, "differ by", np.max(np.abs(np.subtract(one[name], two[name]))))
+assert one["losses"][-1] < one["losses"][0] - 0.05, one["losses"]
+
+def refused(*arguments):
+    try:
+        return backend.distribute(*arguments)
+    except UsageError as error:
+        return str(error)
+assert "JAX finds 2 cpu devices here, not 3: JAX_NUM_CPU_DEVICES=3" in refused(3, 9), refused(3, 9)
+assert "a multiple of 2, such as 8" in refused(2, 7), refused(2, 7)
+assert refused(None, 8) == Layout(1)
+assert refused(None, 8, 2) == Layout(2)
+assert refused(None, 7, 2) == Layout(1)
+assert refused(None, 8, 3) == Layout(1)
+print("all well")
+"""
+
+
+def environment(devices: int = 1) -> dict[str, str]:
+    flags = os.environ.get("XLA_FLAGS", "")
+    assert "device_count" not in flags
+    return {**os.environ, "KERAS_BACKEND": "jax", "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+
+
+@jax_only
+@pytest.mark.slow
+def test_two_devices_compute_what_one_does() -> None:
+    command = [sys.executable, "-P", "-c", ON_TWO_DEVICES]
+    done = subprocess.run(command, env=environment(2), capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "all well"
+
+
+def start(work: Path, arguments: list[str], devices: int = 1) -> subprocess.Popen[str]:
+    code = f"import sys; from trajworld.cli.main import main; sys.exit(main({arguments!r}))"
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(devices),
+        cwd=work,
+    )
+
+
+def start_two(work: Path, port: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
+    """The same command in two processes over loopback."""
+    cluster = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process"]
+    return [start(work, [*arguments, *cluster, str(process)]) for process in range(2)]
+
+
+def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
+    try:
+        out, err = process.communicate(timeout=240)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        raise
+    assert process.returncode == code, err
+    assert "Traceback" not in err
+    return out, err
+
+
+def wait_for(condition: Callable[[], Any], *processes: subprocess.Popen[str]) -> None:
+    until = time.monotonic() + 240
+    while not condition():
+        for process in processes:
+            assert process.poll() is None, process.communicate()
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
+def train(run: str, *words: str) -> list[str]:
+    return ["train", "data", "--config", "settings.toml", "-o", run, *words]
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    rows, others = read_metrics(one), read_metrics(other)
+    assert [row["step"] for row in rows] == [row["step"] for row in others]
+    for row, like in zip(rows, others, strict=True):
+        for name in ("loss", "holdout_loss"):
+            assert (name in row) == (name in like)
+            if name in row:
+                assert row[name] == pytest.approx(like[name], rel=1e-5)
+    for name in ("last.keras", "best.keras"):
+        for weight, like in zip(weights_of(one / name), weights_of(other / name), strict=True):
+            np.testing.assert_allclose(weight, like, rtol=0, atol=2e-4)
+
+
+@jax_only
+@pytest.mark.slow
+def test_runs_on_two_devices_and_in_two_processes_end_like_a_run_on_one(work: Path, port: int) -> None:
+    """The command line; and a run that goes from two processes to two devices to one, stopped and killed between."""
+    alone = start(work, train("one"))
+    finish(alone)
+    finish(start(work, train("two", "--devices", "2"), devices=2))
+    assert json.loads((work / "two" / "run.json").read_text())["layout"] == {"devices": 2, "processes": 1}
+    assert_alike(work / "one", work / "two")
+
+    leader, other = start_two(work, port, train("both", "--json"))
+    out, err = finish(leader)
+    assert json.loads(out)["finished"] is True
+    assert "on 2 devices of 2 processes" in err
+    assert finish(other) == ("", "")
+    assert json.loads((work / "both" / "run.json").read_text())["layout"] == {"devices": 2, "processes": 2}
+    assert_alike(work / "one", work / "both")
+    assert not list((work / "both").rglob(".*"))
+
+
+@jax_only
+@pytest.mark.slow
+def test_a_run_goes_on_on_another_number_of_devices(work: Path, port: int) -> None:
+    """Ctrl-C in one of two processes, then SIGKILL on two devices, then to the end on one."""
+    whole = start(work, train("whole", "--steps", "120"))
+    cut = work / "cut"
+    leader, other = start_two(work, port, train("cut", "--steps", "120"))
+    wait_for(lambda: read_metrics(cut), leader, other)
+    other.send_signal(signal.SIGINT)
+    _, err = finish(leader, 130)
+    assert finish(other, 130) == ("", "")
+    step = newest(cut)
+    assert f"Stopped at step {step}; continue with: trajworld train --resume cut" in err
+    assert 0 < step < 120
+
+    # As many as it began on, without being told.
+    middle = start(work, ["train", "--resume", "cut"], devices=2)
+    wait_for(lambda: newest(cut) > step, middle)
+    middle.kill()
+    _, err = middle.communicate()
+    assert "on 2 devices" in err
+    assert newest(cut) < 120
+
+    _, err = finish(start(work, ["train", "--resume", "cut"]))
+    assert (
+        "Warning: the run began on 2 devices and goes on on 1: the numbers will agree within rounding" in err
+    )
+    finish(whole)
+    assert_alike(work / "whole", cut)
+
+
+def newest(run: Path) -> int:
+    return max((int(item.name[5:]) for item in run.glob("checkpoints/step-*")), default=0)
+
+
+@jax_only
+@pytest.mark.slow
+def test_processes_that_fail_end_together_in_one_line_each(work: Path, port: int) -> None:
+    (work / "run").mkdir()
+    (work / "run" / "mine").touch()
+    leader, other = start_two(work, port, train("run"))
+    assert finish(leader, 2)[1] == "Error: run exists already: name another place\n"
+    assert finish(other, 2)[1] == "Error: process 0: run exists already: name another place\n"
+
+    # A full disk, as it were, at the leader's first checkpoint: the other waits for it inside a computation.
+    leader, other = start_two(work, port, train("late", "--steps", "3000"))
+    wait_for((work / "late" / "config.toml").is_file, leader, other)
+    (work / "late" / "checkpoints").touch()
+    _, err = finish(leader, 1)
+    assert err.splitlines()[-1].startswith("Error: cannot write late/checkpoints")
+    _, err = finish(other, 1)
+    assert err.splitlines()[-1].startswith("Error: process 0 has ended: cannot write late/checkpoints")
+
+
+@jax_only
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_run_which_can_be_resumed(work: Path, port: int) -> None:
+    run = work / "run"
+    leader, other = start_two(work, port, train("run", "--steps", "3000"))
+    wait_for(lambda: newest(run), leader, other)
+    other.kill()
+    _, err = finish(leader, 1)
+    assert (
+        "Error: another process has ended or cannot be reached; --resume in all of them"
+        in err.splitlines()[-1]
+    )
+    other.communicate()
+    step = newest(run)
+    resumed = start_two(work, port, ["train", "--resume", "run"])
+    wait_for(lambda: newest(run) > step, *resumed)
+    resumed[0].send_signal(signal.SIGTERM)
+    for process in resumed:
+        finish(process, 130)
