@@ -51,7 +51,7 @@ from trajworld.errors import UsageError
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
-    help="Processes; any number gives the same files.  [default: one a core]",
+    help="Processes; any number gives the same files.  [default: one a core, fewer for little to do]",
 )
 @click.option(
     "-o",
@@ -97,15 +97,18 @@ def collect_corpus(
         # Where Minari and the worker processes look.
         os.environ["MINARI_DATASETS_PATH"] = str(output.absolute())
     # Imported here: the simulators are slow to import.
-    from trajworld.corpus.collect import make_datasets, open_corpus, plan_corpus
+    from trajworld.collect.collector import default_workers
+    from trajworld.corpus.collect import check_families, make_datasets, open_corpus, plan_corpus
 
     console = Console(stderr=True)
     began, made = time.monotonic(), []
     jobs, there = plan_corpus(name, chosen, transitions, seed)
+    check_families(jobs)
+    total = sum(job.recipe.transitions for job in jobs)
     with open_corpus(name, rows, factors):
         try:
-            with _Report(console, len(jobs), sum(job.recipe.transitions for job in jobs)) as report:
-                for dataset in make_datasets(jobs, workers or os.cpu_count() or 1):
+            with _Report(console, len(jobs), total) as report:
+                for dataset in make_datasets(jobs, workers or default_workers(total)):
                     made.append(dataset)
                     report.add(dataset.job.row.environment, dataset.tally.transitions, dataset.seconds)
         finally:
@@ -113,9 +116,9 @@ def collect_corpus(
             if as_json:
                 click.echo(json.dumps([_made(dataset) for dataset in made], indent=2))
     if not as_json:
-        total = sum(dataset.tally.transitions for dataset in made)
+        kept = sum(dataset.tally.transitions for dataset in made)
         click.echo(
-            f"Made {len(made)} datasets ({total:,} transitions) in {time.monotonic() - began:.0f} s; "
+            f"Made {len(made)} datasets ({kept:,} transitions) in {time.monotonic() - began:.0f} s; "
             f"{len(there)} were there already. `trajworld data corpus {name}` describes the corpus."
         )
 

@@ -2,6 +2,7 @@
 
 import filecmp
 import hashlib
+import importlib.util
 import json
 import os
 import shutil
@@ -335,6 +336,19 @@ def test_a_table_that_is_wrong_of_an_environment_stops_there(run, table, tmp_pat
     code, _, err = run("-o", str(tmp_path / "wrong"), "--only", "legged", "--only", "snake", "--workers", "2")
     assert code == 2
     assert "unknown wings" in err
+
+
+def test_a_simulator_that_is_missing_shows_before_anything_is_made(run, table, tmp_path, monkeypatch):
+    table.write_text(TABLE + "dm_control/cartpole-swingup, dm_control, 7, pre-train, 1, 1, varied, 0,\n")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "dm_control" else find(name)
+    )
+    folder = tmp_path / "without"
+    code, _, err = run("-o", str(folder))
+    assert code == 1
+    assert "pip install 'trajworld[dm-control]'" in err
+    assert not folder.exists()
 
 
 @pytest.mark.slow

@@ -5,12 +5,16 @@ import json
 import re
 from collections import Counter
 
+import gymnasium
+import mujoco
+import numpy as np
 import pytest
 
 from trajworld.cli.main import main
 from trajworld.collect.environments import open_environment
 from trajworld.corpus.table import PRETRAIN, UNSEEN, read_table, select
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.robots.kinds import draw_robot
 
 HEAD = "environment, source, M, role, weight, size, behaviour, search, variants\n"
 LINE = "gymnasium/Pendulum-v1?g=4.0, classic, 5, pre-train, 1, 1, varied, 30,\n"
@@ -154,3 +158,29 @@ def test_the_command_lists_the_table(capsys):
         row.environment for row in select(rows, role=UNSEEN)
     ]
     assert listed[0]["dataset"].startswith("mine/unseen/")
+
+
+def proportions(model):
+    """Lengths and radii of a model's capsules, largest length 1, in order of size."""
+    capsules = model.geom_size[model.geom_type == mujoco.mjtGeom.mjGEOM_CAPSULE][:, :2]
+    return np.sort((capsules / capsules[:, 1].max()).ravel())
+
+
+def test_no_robot_has_the_proportions_of_a_test_embodiment():
+    bodies = {}
+    for name in ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5"):
+        environment = gymnasium.make(name)
+        bodies[name] = proportions(environment.unwrapped.model)
+        environment.close()
+    compared = 0
+    for row in read_table():
+        if row.source != "legged":
+            continue
+        _, number = row.environment.split("-")
+        model = mujoco.MjModel.from_xml_string(draw_robot("legged", int(number)).xml)
+        own = proportions(model)
+        for name, body in bodies.items():
+            if len(own) == len(body):
+                compared += 1
+                assert np.abs(own - body).max() > 0.05, f"{row.environment} is {name} at another scale"
+    assert compared > 20

@@ -13,6 +13,8 @@ from pathlib import Path
 
 from trajworld.collect.collector import Tally
 from trajworld.collect.datasets import DECIDING
+from trajworld.collect.environments import open_environment
+from trajworld.collect.names import parse_name
 from trajworld.collect.process import start_worker
 from trajworld.corpus.episodes import Gathered, Recipe, gather, recipe_of
 from trajworld.corpus.manifest import corpus_folder, member_id, write_manifest
@@ -60,6 +62,17 @@ def plan_corpus(name: str, rows: Sequence[Row], transitions: int, seed: int) -> 
     for job in there:
         _check_recipe(name, job)
     return new, there
+
+
+def check_families(jobs: Sequence[Job]) -> None:
+    """Start one environment of each simulator, so that a package that is missing shows before hours of work.
+
+    Raises:
+        TrajWorldError: One cannot start.
+    """
+    for family in dict.fromkeys(parse_name(job.row.environment).family for job in jobs):
+        first = next(job.row for job in jobs if parse_name(job.row.environment).family == family)
+        open_environment(first.environment).close()
 
 
 @contextlib.contextmanager
