@@ -10,7 +10,7 @@ import numpy as np
 from trajworld.backend import Device, Tensor
 
 from .compilations import compilations_folder
-from .host_memory import keep_freed_memory
+from .host_memory import keep_freed_memory, peak_resident_memory, release_freed_memory
 
 keep_freed_memory()
 # On the CPU a queue of steps gains nothing: the steps compete for the cores, and each holds memory of its own.
@@ -85,6 +85,16 @@ class JaxBackend:
     def device(self) -> Device:
         devices = jax.devices()
         return Device(devices[0].platform, devices[0].device_kind, len(devices))
+
+    def peak_memory(self) -> int | None:
+        statistics = jax.local_devices()[0].memory_stats()
+        if statistics is None:
+            return peak_resident_memory()
+        return statistics.get("peak_bytes_in_use")
+
+    def free_memory(self) -> None:
+        jax.clear_caches()
+        release_freed_memory()
 
 
 BACKEND = JaxBackend()

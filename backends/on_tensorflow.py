@@ -4,8 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from trajworld.backend import Device, Tensor
+
+from .host_memory import peak_resident_memory, release_freed_memory
 
 
 class _TensorFlowTrainingStep:
@@ -57,6 +60,15 @@ class TensorFlowBackend:
             details = tf.config.experimental.get_device_details(accelerators[0])
             return Device("gpu", details.get("device_name", "gpu"), len(accelerators))
         return Device("cpu", "cpu", 1)
+
+    def peak_memory(self) -> int | None:
+        if tf.config.list_physical_devices("GPU"):
+            return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+        return peak_resident_memory()
+
+    def free_memory(self) -> None:
+        context.context().clear_kernel_cache()
+        release_freed_memory()
 
 
 def _tensors(arrays: Any) -> Any:
