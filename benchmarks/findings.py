@@ -45,12 +45,12 @@ def _fastest(what: str, rows: Sequence[Row]) -> str:
         (best, name), *others = times
         close = [display_name(other) for seconds, other in others if seconds < _SAME * best]
         slower = [
-            f"{seconds / best:.1f} × {display_name(other)}"
+            f"{seconds / best:.1f} × faster than {display_name(other)}"
             for seconds, other in others
             if seconds >= _SAME * best
         ]
         leader = " and ".join([display_name(name), *close])
-        parts.append(f"{size}: {leader}" + (f" ({', '.join(slower)}'s speed)" if slower else ""))
+        parts.append(f"{size}: {leader}" + (f" ({', '.join(slower)})" if slower else ""))
     return f"{what}, fastest in float32: {'; '.join(parts)}." if parts else ""
 
 

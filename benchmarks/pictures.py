@@ -109,11 +109,11 @@ def _speed(axes: Axes, report: Report, suite: str, title: str) -> None:
     if not series:
         return _nothing(axes, title)
     width = 0.84 / len(series)
-    for place, (row, narrow) in enumerate(pairs):
+    for place, (row, half) in enumerate(pairs):
         # Bars that are not there leave no gap: a case without bfloat16 has half of them.
         present = []
         for name, hatched in series:
-            measured = narrow if hatched else row
+            measured = half if hatched else row
             if measured is not None and name in measured.results:
                 present.append((name, hatched, measured.results[name]))
         for number, (name, hatched, result) in enumerate(present):

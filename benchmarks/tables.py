@@ -20,7 +20,8 @@ NOTES = (
     "work: 48 d² for each block and row's variate forward, three times that for a training step; for tokenizing, the "
     "projection alone. Of peak: of a 2048³ float32 matrix product by the same framework in the same process, "
     "also where the model computes in bfloat16. Compile: what the first call took beyond a usual one, nothing kept "
-    "from earlier runs. Memory: the most above libraries, weights and batch, compiling included. Rows are predicted rows."
+    "from earlier runs. Memory: the most above libraries, weights and batch, compiling included. Rows are predicted "
+    "rows."
 )
 
 
