@@ -46,9 +46,12 @@ def peak() -> Any:
 
 @pytest.fixture(autouse=True)
 def fresh_memory(request: pytest.FixtureRequest) -> Any:
-    """Free what a case leaves behind, so that the next one meets the memory that it would meet alone."""
+    """Free what a case leaves behind, so that the next one meets the memory that it would meet alone.
+
+    Not in a quick run: making the next model would compile again what all models share.
+    """
     yield
-    if "peak" in request.fixturenames:
+    if "peak" in request.fixturenames and not request.config.getoption("--quick"):
         from trajworld.backend import active_backend
 
         active_backend().free_memory()

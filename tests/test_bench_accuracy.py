@@ -76,5 +76,5 @@ def test_damaged_archives_are_refused_by_name(tmp_path: Path, damage: str) -> No
         np.savez(path, losses=np.array([{"a": 1}], dtype=object))
     else:
         write_arrays(path, {"losses": np.array([1.0, np.nan])})
-    with pytest.raises(TrajWorldError, match="accuracy-jax.npz"):
+    with pytest.raises(TrajWorldError, match=r"accuracy-jax\.npz"):
         read_arrays(tmp_path)
