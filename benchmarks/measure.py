@@ -71,14 +71,14 @@ def timed(benchmark: Any, run: Callable[[], Any], quick: bool) -> Timing:
     """Time ``run``, which waits for its own result, by pytest-benchmark's clock.
 
     The first call compiles and is kept apart. Calls that are not counted follow until the caches are warm; then as many
-    rounds as fit into a second (five in a full run), at least two (five), each of one call: their median stands for a
+    rounds as fit into a second and a half (five in a full run), at least two (five), each of one call: their median stands for a
     usual call, their minimum for an undisturbed one.
     """
     first = seconds_of(run)
     warm = [seconds_of(run)]
     while sum(warm) < _WARM_SECONDS and len(warm) < _MOST_ROUNDS:
         warm.append(seconds_of(run))
-    limit, least = (1.0, 2) if quick else (5.0, 5)
+    limit, least = (1.5, 2) if quick else (5.0, 5)
     rounds = min(max(int(limit / statistics.median(warm)), least), _MOST_ROUNDS)
     benchmark.pedantic(run, rounds=rounds, iterations=1)
     stats = benchmark.stats.stats

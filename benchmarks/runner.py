@@ -170,6 +170,8 @@ def _environment(backend: str, home: Path) -> dict[str, str]:
         "TRAJWORLD_HOME": str(home / "home"),
         "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
         "PYTHONUNBUFFERED": "1",
+        # pytest's summary cuts a failure's message to the width of the terminal.
+        "COLUMNS": "250",
         "TF_CPP_MIN_LOG_LEVEL": kept.get("TF_CPP_MIN_LOG_LEVEL", "3"),
     }
 

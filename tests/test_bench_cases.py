@@ -47,7 +47,7 @@ def test_every_suite_has_its_file_and_its_cases() -> None:
     for quick in (True, False):
         for suite in ("training", "forward", "rollout", "tokenizing", "memory"):
             found = cases(suite, quick)
-            assert len(set(found)) == len(found) > 1
+            assert len(set(found)) == len(found) > 0
             assert {case.size for case in found} <= set(SIZES)
 
 
