@@ -4,7 +4,12 @@ from dataclasses import dataclass
 
 from trajworld.models.presets import PRESETS, ModelSizes
 
-SIZES: dict[str, ModelSizes] = {**PRESETS, "d64x2": ModelSizes(blocks=2, width=64, heads=4)}
+SIZES: dict[str, ModelSizes] = {
+    "tiny": PRESETS["tiny"],
+    "small": PRESETS["small"],
+    "d64x2": ModelSizes(blocks=2, width=64, heads=4),
+    "paper": PRESETS["paper"],
+}
 """The presets, and the width of 64 in 2 blocks that earlier measurements were made at."""
 
 DTYPES = ("float32", "mixed_bfloat16")

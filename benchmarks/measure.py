@@ -71,8 +71,8 @@ def timed(benchmark: Any, run: Callable[[], Any], quick: bool) -> Timing:
     """Time ``run``, which waits for its own result, by pytest-benchmark's clock.
 
     The first call compiles and is kept apart. Calls that are not counted follow until the caches are warm; then as many
-    rounds as fit into a second and a half (five in a full run), at least two (five), each of one call: their median stands for a
-    usual call, their minimum for an undisturbed one.
+    rounds as fit into a second and a half (five in a full run), at least two (five), each of one call: their median
+    stands for a usual call, their minimum for an undisturbed one.
     """
     first = seconds_of(run)
     warm = [seconds_of(run)]

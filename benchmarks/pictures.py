@@ -8,6 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import FuncFormatter, NullLocator
 
 from trajworld.files import atomic_file
@@ -27,11 +28,11 @@ _MOST_CASES = 4
 
 def draw_report(path: Path, report: Report) -> None:
     """Draw the picture; panels without results say so."""
-    figure = Figure(figsize=(13, 8.2), layout="constrained")
+    figure = Figure(figsize=(14.5, 8.2), layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 3)
-    _speed(axes[0, 0], report, "training", "Training: rows per second, and share of the float32 peak")
-    _speed(axes[0, 1], report, "rollout", "Rollouts: rows per second, and share of the float32 peak")
+    axes = figure.subplots(2, 3, width_ratios=(1.45, 1, 1))
+    _speed(axes[0, 0], report, "training", "Training: rows per second (in %: share of the float32 peak)")
+    _speed(axes[0, 1], report, "rollout", "Rollouts: rows per second (in %: share of peak)")
     _losses(axes[0, 2], report)
     chosen = _cases(report, "training")
     _bars(
@@ -70,7 +71,7 @@ def draw_report(path: Path, report: Report) -> None:
         figure.savefig(temporary, dpi=110)
 
 
-_START_NAMES = {"trajworld --help": "--help", "first prediction": "load and\nfirst prediction"}
+_START_NAMES = {"--help": "trajworld\n--help", "first prediction": "load and\nfirst prediction"}
 _MEMORY_NAMES = {"training": "training", "rollout": "rollout"}
 
 
@@ -176,6 +177,9 @@ def _bar(axes: Axes, x: float, width: float, value: float, name: str, hatched: b
         va="bottom",
         fontsize=7.5,
         color="0.2",
+        # A neighbour's bar may stand behind the text.
+        path_effects=[withStroke(linewidth=2, foreground="white")],
+        zorder=5,
     )
 
 

@@ -16,6 +16,8 @@ from .runner import RUN_FILE
 from .suites import SUITES
 
 _BACKENDS = ("jax", "tensorflow", "torch")
+# What the suite "memory" measured: the suite whose rows it joins.
+_MEMORY_OF = {"training step": "training", "rollout": "rollout"}
 
 
 @dataclass(frozen=True)
@@ -134,7 +136,7 @@ def join(results: Iterable[Result]) -> list[Row]:
         held = {}
         for other, found in memory.items():
             # A rollout's memory does not depend on its length.
-            if measure.startswith(other[1]) and suite in ("training", "rollout") and what[2:] == other[2:]:
+            if _MEMORY_OF.get(other[1]) == suite and what[2:] == other[2:]:
                 held = found
                 joined.add(other)
         float32 = (

@@ -45,11 +45,19 @@ class Table:
 
     def without_empty_columns(self) -> "Table":
         """The same without columns in which no row says anything."""
-        keep = [
-            place
-            for place, name in enumerate(self.header)
-            if place < 2 or any(row[place] not in ("", "–") for row in self.rows)
-        ]
+        return self._with_columns(
+            [
+                place
+                for place, _ in enumerate(self.header)
+                if place < 2 or any(row[place] not in ("", "–") for row in self.rows)
+            ]
+        )
+
+    def without_column(self, name: str) -> "Table":
+        """The same without one column."""
+        return self._with_columns([place for place, heading in enumerate(self.header) if heading != name])
+
+    def _with_columns(self, keep: list[int]) -> "Table":
         return Table(
             self.title,
             tuple(self.header[place] for place in keep),
@@ -57,6 +65,10 @@ class Table:
             frozenset((row, keep.index(place)) for row, place in self.strong if place in keep),
             self.ends,
         )
+
+
+DISPENSABLE = ("best", "GFLOP/s", "memory", "compile", "of peak")
+"""Columns that a narrow terminal does without, the first of them first."""
 
 
 def tables(report: Report) -> list[Table]:
@@ -165,28 +177,31 @@ def _row_json(row: Row) -> dict[str, Any]:
 def _suite_table(suite: str, rows: Sequence[Row]) -> Table:
     cells: list[tuple[str, ...]] = []
     strong, ends = set(), set()
+    units = {result.unit for row in rows for result in row.results.values() if result.rows_per_second}
+    unit = units.pop() if len(units) == 1 else ""
+    same = len({row.first.measure for row in rows}) == 1
     for row in rows:
         for number, (backend, result) in enumerate(row.results.items()):
             if backend == row.fastest:
                 strong.add((len(cells), 2))
+            rate = _number(result.rows_per_second)
             cells.append(
                 (
-                    "" if number else case_name(result),
+                    "" if number else case_name(result, with_measure=not same),
                     display_name(backend),
                     duration(result.seconds),
                     duration(result.minimum),
                     _number(result.flops_per_second, 1e-9),
                     "–" if result.share_of_peak is None else f"{result.share_of_peak:.0%}",
-                    "–"
-                    if result.rows_per_second is None
-                    else f"{_number(result.rows_per_second)} {result.unit}",
+                    rate if unit or rate == "–" else f"{rate} {result.unit}",
                     duration(result.compile_seconds),
                     memory_size(row.memory.get(backend)),
                     "–" if (gain := row.bfloat16_gain(backend)) is None else f"{gain:.2f} ×",
                 )
             )
         ends.add(len(cells) - 1)
-    table = Table(SUITES[suite].question, _HEADER, tuple(cells), frozenset(strong), frozenset(ends))
+    header = tuple(f"{unit}/s" if unit and name == "per second" else name for name in _HEADER)
+    table = Table(SUITES[suite].question, header, tuple(cells), frozenset(strong), frozenset(ends))
     return table.without_empty_columns()
 
 
@@ -203,9 +218,9 @@ def _accuracy_table(report: Report) -> Table:
     header = (
         *("", "backend"),
         *(f"logits, {size}" for size in sizes),
-        "losses (relative)",
-        "holdout error (relative)",
-        "same model?",
+        "losses, rel.",
+        "holdout error, rel.",
+        "same?",
     )
     rows = [
         (
@@ -220,15 +235,17 @@ def _accuracy_table(report: Report) -> Table:
     ]
     if rows:
         targets = [f"{LOGITS_TARGET:g}"] * len(sizes)
-        rows.append(("target: at most", "", *targets, f"{LOSSES_TARGET:g}", "–", ""))
+        rows.append(("target", "", *targets, f"{LOSSES_TARGET:g}", "–", ""))
     return Table(SUITES["accuracy"].question, header, tuple(rows))
 
 
-def case_name(result: Result) -> str:
-    """What a row is of, such as ``training step, small, M = 15, bfloat16``."""
+def case_name(result: Result, with_measure: bool = True) -> str:
+    """What a row is of, such as ``100 steps, small M=15 float32``."""
     dtype = {DTYPES[0]: "float32", DTYPES[1]: "bfloat16"}.get(result.dtype, result.dtype)
-    words = [result.measure, result.size, f"M = {result.variates}" if result.variates else "", dtype]
-    return ", ".join(word for word in words if word)
+    case = " ".join(
+        word for word in (result.size, f"M={result.variates}" if result.size else "", dtype) if word
+    )
+    return ", ".join(word for word in (result.measure if with_measure or not case else "", case) if word)
 
 
 def duration(seconds: float | None) -> str:

@@ -44,7 +44,7 @@ def test_rollout(benchmark: Any, case: Case, peak: Peak, quick: bool) -> None:
     }
     result = model_result(
         SUITE,
-        f"rollout of {horizon} steps",
+        f"{horizon} steps",
         case,
         # The first call of the timed length was made above.
         type(timing)(first + timing.median, timing.median, timing.minimum, timing.rounds),

@@ -44,7 +44,7 @@ def test_help(benchmark: Any, quick: bool) -> None:
     """``trajworld --help``, which imports no framework."""
     arguments = ["-c", "from trajworld.cli.main import main; main(['--help'])"]
     benchmark.pedantic(run_fresh, args=(arguments,), rounds=3 if quick else 10, warmup_rounds=1)
-    _keep(benchmark, "trajworld --help")
+    _keep(benchmark, "--help")
 
 
 def test_import(benchmark: Any, quick: bool) -> None:

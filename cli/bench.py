@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.measure import Measurement
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from trajworld.benchmarks.tables import Table as Cells
 
 _FOLDER = Path("trajworld-bench")
+_WIDTH = 120
 _SUITES = ("accuracy", "training", "rollout", "forward", "tokenizing", "windows", "startup", "memory")
 
 
@@ -125,11 +128,14 @@ def report(folder: Path, output: Path | None, as_json: bool) -> None:
         click.echo(json.dumps(tables.as_json(found), indent=2, allow_nan=False))
         return
     console = Console()
+    if not console.is_terminal:
+        # A file or another program has no width that the tables must fit into.
+        console = Console(width=_WIDTH)
     console.print(escape(tables.machine_line(found)), highlight=False)
     for table in tables.tables(found):
         console.print()
         console.print(f"[bold]{escape(table.title)}[/bold]", highlight=False)
-        console.print(_rich(table))
+        console.print(_fitted(table, console))
     console.print(escape(tables.NOTES), style="dim", highlight=False)
     console.print()
     for line in findings(found):
@@ -140,10 +146,24 @@ def report(folder: Path, output: Path | None, as_json: bool) -> None:
         )
 
 
+def _fitted(cells: "Cells", console: Console) -> Table:
+    """The table, without as many of the dispensable columns as make it fit; report.md and --json have them all."""
+    from trajworld.benchmarks.tables import DISPENSABLE
+
+    for name in DISPENSABLE:
+        if (
+            Measurement.get(console, console.options.update(width=1000), _rich(cells)).maximum
+            <= console.width
+        ):
+            break
+        cells = cells.without_column(name)
+    return _rich(cells)
+
+
 def _rich(cells: "Cells") -> Table:
-    table = Table()
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for place, name in enumerate(cells.header):
-        table.add_column(name, justify="left" if place < 2 else "right", no_wrap=place > 0)
+        table.add_column(name, justify="left" if place < 2 else "right", overflow="fold", no_wrap=place == 1)
     for number, row in enumerate(cells.rows):
         table.add_row(
             *(
