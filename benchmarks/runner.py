@@ -96,7 +96,7 @@ def run_suites(
         TrajWorldError: pytest-benchmark or every framework is missing, or the folder cannot be written.
         KeyboardInterrupt: Ctrl-C or SIGTERM: what was finished is kept, the suite that ran is ended.
     """
-    chosen, names = _chosen_backends(backends), list(suites) or list(SUITES)
+    chosen, names = _chosen_backends(backends), list(dict.fromkeys(suites)) or list(SUITES)
     if unknown := [name for name in names if name not in SUITES]:
         raise UsageError(f"no suite is called {unknown[0]!r}: there are {', '.join(SUITES)}")
     if importlib.util.find_spec("pytest_benchmark") is None:
@@ -107,7 +107,10 @@ def run_suites(
         _remember(folder, quick, [])
         for number, (backend, suite) in enumerate(jobs, start=1):
             observer.begins(number, len(jobs), backend, suite)
-            outcome = _run_one(folder, backend, suite, quick)
+            try:
+                outcome = _run_one(folder, backend, suite, quick)
+            except OSError as error:
+                raise TrajWorldError(f"cannot write into {folder}: {error.strerror or error}") from error
             outcomes.append(outcome)
             _remember(folder, quick, outcomes)
             observer.ended(outcome)

@@ -43,14 +43,18 @@ def _keep(benchmark: Any, measure: str, first: float | None = None, case: Case |
 def test_help(benchmark: Any, quick: bool) -> None:
     """``trajworld --help``, which imports no framework."""
     arguments = ["-c", "from trajworld.cli.main import main; main(['--help'])"]
-    benchmark.pedantic(run_fresh, args=(arguments,), rounds=3 if quick else 10, warmup_rounds=1)
+    benchmark.pedantic(
+        run_fresh, args=(arguments,), rounds=2 if quick else 10, warmup_rounds=0 if quick else 1
+    )
     _keep(benchmark, "--help")
 
 
 def test_import(benchmark: Any, quick: bool) -> None:
     """Importing the model under the backend."""
     arguments = ["-c", "import trajworld.models.transformer"]
-    benchmark.pedantic(run_fresh, args=(arguments,), rounds=2 if quick else 5, warmup_rounds=1)
+    benchmark.pedantic(
+        run_fresh, args=(arguments,), rounds=2 if quick else 5, warmup_rounds=0 if quick else 1
+    )
     _keep(benchmark, "import")
 
 
@@ -67,5 +71,5 @@ def test_first_prediction(
         str(CASE.variates),
     ]
     first = seconds_of(lambda: run_fresh(arguments))
-    benchmark.pedantic(run_fresh, args=(arguments,), rounds=2 if quick else 5)
+    benchmark.pedantic(run_fresh, args=(arguments,), rounds=1 if quick else 5)
     _keep(benchmark, "first prediction", first, CASE)
