@@ -18,9 +18,8 @@ def findings(report: Report) -> list[str]:
     """Sentences that answer the questions people ask of the tables, the most asked first."""
     said = [f"FAILED: {line}" for line in report.failures]
     said += [line for suite, what in _QUESTIONS if (line := _fastest(what, report.of(suite)))]
-    said += [
-        line for line in (_bfloat16(report.of("training")), _compiling(report), _recompiling(report)) if line
-    ]
+    others = (_bfloat16(report.of("training")), _peaks(report), _compiling(report), _recompiling(report))
+    said += [line for line in others if line]
     return [*said, *_sameness(report.accuracy, report.references)]
 
 
@@ -66,6 +65,16 @@ def _bfloat16(rows: Sequence[Row]) -> str:
         if (gain := row.bfloat16_gain(name)) is not None
     ]
     return f"bfloat16 trains {row.first.size} at {', '.join(gains)} the speed of float32." if gains else ""
+
+
+def _peaks(report: Report) -> str:
+    """The matrix products that shares of the peak refer to: they differ by framework."""
+    parts = [
+        f"{display_name(name)} {float32 / 1e9:,.0f} in float32, {bfloat16 / 1e9:,.0f} in bfloat16"
+        for name, (float32, bfloat16) in report.peaks.items()
+    ]
+    reach = f"Matrix products reach, in GFLOP/s: {'; '.join(parts)}"
+    return f"{reach}. Shares of the peak are of the same framework's." if parts else ""
 
 
 def _compiling(report: Report) -> str:

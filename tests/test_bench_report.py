@@ -153,6 +153,7 @@ def test_findings_answer_in_sentences(folder: Path) -> None:
     assert "Training, fastest in float32: small: JAX and TensorFlow (2.0 × faster than PyTorch)" in text
     assert "Rollouts, fastest in float32: small: PyTorch (3.0 × faster than JAX)" in text
     assert "2.00 × on JAX" in text
+    assert "PyTorch 200 in float32, 300 in bfloat16" in text
     assert "JAX 3 for 3 lengths, PyTorch none" in text
     assert "PyTorch against JAX: the same model" in text
     assert "1.0e-05" in text
