@@ -18,10 +18,10 @@ _HEADER = (
 NOTES = (
     "Median and best of the rounds after warming up; the fastest backend's median is in bold. GFLOP/s counts nominal "
     "work: 48 d² for each block and row's variate forward, three times that for a training step; for tokenizing, the "
-    "projection alone. Of peak: of a 2048³ float32 matrix product by the same framework in the same process just before, "
-    "also where the model computes in bfloat16. Compile: what the first call took beyond a usual one, nothing kept "
-    "from earlier runs. Memory: the most above libraries, weights and batch, compiling included. Rows are predicted "
-    "rows."
+    "projection alone. Of peak: of a 2048³ float32 matrix product by the same framework in the same process just "
+    "before, also where the model computes in bfloat16. Compile: what the first call took beyond a usual one, nothing "
+    "kept from earlier runs. Memory: the most above libraries, weights and batch, compiling included. Rows are "
+    "predicted rows."
 )
 
 
