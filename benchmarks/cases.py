@@ -19,7 +19,7 @@ HORIZONS = (10, 25, 100)
 """Steps of a rollout, the first of them compiled first."""
 
 _QUICK_VARIATES = 15
-_QUICK_HORIZONS = (10, 50)
+_QUICK_HORIZONS = (10, 30)
 
 
 @dataclass(frozen=True)

@@ -78,14 +78,20 @@ def _product(dtype: str) -> Callable[[], None]:
     return run
 
 
-def timed(benchmark: Any, run: Callable[[], Any], quick: bool) -> Timing:
+def timed(benchmark: Any, run: Callable[[], Any], quick: bool, first: float | None = None) -> Timing:
     """Time ``run``, which waits for its own result, by pytest-benchmark's clock.
 
     The first call compiles and is kept apart. Calls that are not counted follow until the caches are warm; then as many
     rounds as fit into a second and a half (five in a full run), at least two (five), each of one call: their median
     stands for a usual call, their minimum for an undisturbed one.
+
+    Args:
+        benchmark: pytest-benchmark's fixture.
+        run: What to time.
+        quick: Whether this is a quick run.
+        first: Seconds of the first call, where it was made already.
     """
-    first = seconds_of(run)
+    first = seconds_of(run) if first is None else first
     warm = [seconds_of(run)]
     while sum(warm) < _WARM_SECONDS and len(warm) < _MOST_ROUNDS:
         warm.append(seconds_of(run))
