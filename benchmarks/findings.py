@@ -64,7 +64,7 @@ def _bfloat16(rows: Sequence[Row]) -> str:
         for name in row.results
         if (gain := row.bfloat16_gain(name)) is not None
     ]
-    return f"bfloat16 trains {row.first.size} at {', '.join(gains)} the speed of float32." if gains else ""
+    return f"In bfloat16 {row.first.size} trains at {', '.join(gains)} the speed of float32." if gains else ""
 
 
 def _peaks(report: Report) -> str:

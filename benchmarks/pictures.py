@@ -54,7 +54,10 @@ def draw_report(path: Path, report: Report) -> None:
     ]
     _bars(axes[1, 1], report, starts, "Start-up: seconds in a fresh process", _plain)
     memory: list[tuple[str, dict[str, float | None]]] = [
-        (f"{_MEMORY_NAMES[row.first.suite]}\n{_name(row)}", {n: held / 1e6 for n, held in row.memory.items()})
+        (
+            f"{_MEMORY_NAMES[row.first.suite]}\n{row.first.size}\nM = {row.first.variates}",
+            {n: held / 1e6 for n, held in row.memory.items()},
+        )
         for suite in _MEMORY_NAMES
         for row in report.of(suite)
         if row.memory and row.first.dtype == DTYPES[0]
@@ -238,7 +241,8 @@ def _nothing(axes: Axes, title: str) -> None:
 
 
 def _name(row: Row) -> str:
-    return f"{row.first.size}\nM = {row.first.variates}"
+    steps = f"\n{row.first.measure}" if row.first.suite == "rollout" else ""
+    return f"{row.first.size}\nM = {row.first.variates}{steps}"
 
 
 def _colour(backend: str) -> str:
