@@ -87,10 +87,10 @@ class JaxBackend:
         return Device(devices[0].platform, devices[0].device_kind, len(devices))
 
     def peak_memory(self) -> int | None:
-        statistics = jax.local_devices()[0].memory_stats()
-        if statistics is None:
+        device = jax.local_devices()[0]
+        if device.platform == "cpu":
             return peak_resident_memory()
-        return statistics.get("peak_bytes_in_use")
+        return (device.memory_stats() or {}).get("peak_bytes_in_use")
 
     def free_memory(self) -> None:
         jax.clear_caches()
