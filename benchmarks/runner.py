@@ -102,7 +102,11 @@ def run_suites(
     if importlib.util.find_spec("pytest_benchmark") is None:
         raise TrajWorldError("the benchmarks need pytest-benchmark: install the extra, trajworld[bench]")
     observer, outcomes = observer or Observer(), list[Outcome]()
-    jobs = [(backend, suite) for suite in names for backend in chosen]
+    jobs = [
+        (backend, suite)
+        for suite in names
+        for backend in (chosen if SUITES[suite].every_backend or not quick else chosen[:1])
+    ]
     with _terminated_like_interrupted():
         _remember(folder, quick, [])
         for number, (backend, suite) in enumerate(jobs, start=1):
