@@ -12,15 +12,32 @@ NAMES = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 _QUESTIONS = (("training", "Training"), ("rollout", "Rollouts"), ("forward", "Forward passes"))
 # Medians closer than this are the same: timings on shared cores vary by more.
 _SAME = 1.05
+_QUIET = 0.7
 
 
 def findings(report: Report) -> list[str]:
     """Sentences that answer the questions people ask of the tables, the most asked first."""
     said = [f"FAILED: {line}" for line in report.failures]
+    said += _busy(report)
     said += [line for suite, what in _QUESTIONS if (line := _fastest(what, report.of(suite)))]
     others = (_bfloat16(report.of("training")), _peaks(report), _compiling(report), _recompiling(report))
     said += [line for line in others if line]
     return [*said, *_sameness(report.accuracy, report.references)]
+
+
+def _busy(report: Report) -> list[str]:
+    """What was timed while something else used the machine: matrix products just before were far below their best."""
+    timed = [result for row in report.rows for result in row.results.values() if result.peak_float32]
+    busy = [
+        result for result in timed if (result.peak_float32 or 0) < _QUIET * report.peaks[result.backend][0]
+    ]
+    if not busy:
+        return []
+    where = ", ".join(dict.fromkeys(f"{result.backend} {result.suite}" for result in busy))
+    return [
+        f"The machine was busy during {len(busy)} of {len(timed)} timings (matrix products at less than {_QUIET:.0%} "
+        f"of their best just before): repeat {where}."
+    ]
 
 
 def display_name(backend: str) -> str:

@@ -164,7 +164,7 @@ def _row_order(row: Row) -> tuple[Any, ...]:
     return (
         suites.index(first.suite) if first.suite in suites else len(suites),
         sizes.index(first.size) if first.size in sizes else -1,
-        first.measure if not first.size else "",
+        first.measure if not first.size or first.suite == "tokenizing" else "",
         first.variates,
         first.dtype != DTYPES[0],
         first.measure,

@@ -159,6 +159,15 @@ def test_findings_answer_in_sentences(folder: Path) -> None:
     assert "1.0e-05" in text
 
 
+def test_timings_on_a_busy_machine_are_named(folder: Path) -> None:
+    assert not any("busy" in line for line in findings(read_report(folder)))
+    slow = training("torch", 0.4, "d64x2").to_extra() | {"peak_float32": 1.3e11}
+    write(folder, "torch", "forward", [slow | {"suite": "forward"}])
+    said = findings(read_report(folder))
+    assert "busy during 1 of 9 timings" in said[1]
+    assert said[1].endswith("repeat torch forward.")
+
+
 def test_a_model_that_is_not_the_same_is_named(folder: Path) -> None:
     write_arrays(arrays_path(folder, "torch"), {"logits/tiny": np.full((2, 3), 1.0)})
     report = read_report(folder)
