@@ -56,6 +56,7 @@ def suites(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+@pytest.mark.slow
 def test_a_failing_suite_is_named_and_the_others_still_run(suites: Path, tmp_path: Path) -> None:
     found = tmp_path / "found"
     arguments = ["--backend", ACTIVE, "--suite", "forward", "--suite", "rollout", "--suite", "training"]
@@ -84,6 +85,7 @@ def test_a_failing_suite_is_named_and_the_others_still_run(suites: Path, tmp_pat
     assert json.loads(invoke("report", found, "--json").stdout)["failures"] == report["failures"][:1]
 
 
+@pytest.mark.slow
 def test_ctrl_c_ends_cleanly_and_keeps_what_is_finished(suites: Path, tmp_path: Path) -> None:
     found = tmp_path / "found"
     program = (
