@@ -10,7 +10,7 @@ import numpy as np
 from trajworld.backend import Device, Tensor
 
 from .compilations import compilations_folder
-from .host_memory import keep_freed_memory
+from .host_memory import keep_freed_memory, peak_resident_memory, release_freed_memory
 from .jax_devices import JaxDevices, jit_over_devices
 
 keep_freed_memory()
@@ -89,6 +89,16 @@ class JaxBackend(JaxDevices):
         # Parts of one processor are slower than the whole.
         training = 1 if kind == "cpu" else jax.local_device_count()
         return Device(kind, devices[0].device_kind, len(devices), training)
+
+    def peak_memory(self) -> int | None:
+        device = jax.local_devices()[0]
+        if device.platform == "cpu":
+            return peak_resident_memory()
+        return (device.memory_stats() or {}).get("peak_bytes_in_use")
+
+    def free_memory(self) -> None:
+        jax.clear_caches()
+        release_freed_memory()
 
 
 BACKEND = JaxBackend()

@@ -4,9 +4,11 @@ from collections.abc import Callable
 from typing import Any
 
 import tensorflow as tf
+from tensorflow.python.eager import context
 
 from trajworld.backend import Device, Tensor
 
+from .host_memory import peak_resident_memory, release_freed_memory
 from .one_device import OneDevice
 
 
@@ -22,6 +24,8 @@ class _TensorFlowTrainingStep:
                 tape.watch([variable.value for variable in variables])
                 value = loss(*arrays)
             gradients = tape.gradient(value, [variable.value for variable in variables])
+            # An embedding's gradient comes as its lookups, and the norm that clips would count repeated ones apart.
+            gradients = [tf.convert_to_tensor(gradient) for gradient in gradients]
             optimizer.apply(gradients, variables)
             return value
 
@@ -59,6 +63,15 @@ class TensorFlowBackend(OneDevice):
             details = tf.config.experimental.get_device_details(accelerators[0])
             return Device("gpu", details.get("device_name", "gpu"), len(accelerators))
         return Device("cpu", "cpu", 1)
+
+    def peak_memory(self) -> int | None:
+        if tf.config.list_physical_devices("GPU"):
+            return tf.config.experimental.get_memory_info("GPU:0")["peak"]
+        return peak_resident_memory()
+
+    def free_memory(self) -> None:
+        context.context().clear_kernel_cache()
+        release_freed_memory()
 
 
 def _tensors(arrays: Any) -> Any:

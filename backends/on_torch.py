@@ -8,7 +8,7 @@ import torch
 
 from trajworld.backend import Device, Tensor
 
-from .host_memory import keep_freed_memory
+from .host_memory import keep_freed_memory, peak_resident_memory, release_freed_memory
 from .one_device import OneDevice
 
 keep_freed_memory()
@@ -58,6 +58,17 @@ class TorchBackend(OneDevice):
         if torch.cuda.is_available():
             return Device("gpu", torch.cuda.get_device_name(), torch.cuda.device_count())
         return Device("cpu", "cpu", 1)
+
+    def peak_memory(self) -> int | None:
+        if torch.cuda.is_available():
+            return torch.cuda.max_memory_allocated()
+        return peak_resident_memory()
+
+    def free_memory(self) -> None:
+        torch.compiler.reset()
+        release_freed_memory()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
 
 
 def _tensors(arrays: Any) -> Any:

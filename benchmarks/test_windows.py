@@ -1,36 +1,41 @@
 """Windows over one million transitions: opening a store, making batches, and what they cost in memory.
 
 The yardstick is the usual Python loop: walk the transitions, keep a list of the last 20 rows, stack a
-copy for each. The ratio to it is printed (``pytest -s``) and kept in each benchmark's ``extra_info``.
+copy for each. The ratio to it is printed (``pytest -s``) and kept in each benchmark's facts.
 """
 
 import gc
 import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
+from trajworld.backend import active_backend
+from trajworld.benchmarks.measure import keep
+from trajworld.benchmarks.results import Result
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.mixture import Batch, Mixture, Source, windows_in_order
 from trajworld.data.store import open_store, value_range, write_store
 from trajworld.data.windows import WindowIndex
 
-TRANSITIONS, EPISODE, OBSERVATIONS, ACTIONS = 1_000_000, 1000, 11, 3
+SUITE = "windows"
+TRANSITIONS, QUICK_TRANSITIONS, EPISODE, OBSERVATIONS, ACTIONS = 1_000_000, 200_000, 1000, 11, 3
 BATCH, WINDOW = 64, 20
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A store of a million transitions of random numbers, in the sizes of a hopper."""
+def store(tmp_path_factory: pytest.TempPathFactory, quick: bool) -> Path:
+    """A store of a million transitions (fewer in a quick run) of random numbers, in the sizes of a hopper."""
     rng = np.random.default_rng(0)
 
     def episodes() -> Iterator[Episode]:
-        for _ in range(TRANSITIONS // EPISODE):
+        for _ in range((QUICK_TRANSITIONS if quick else TRANSITIONS) // EPISODE):
             yield Episode(
                 rng.standard_normal((EPISODE + 1, OBSERVATIONS), np.float32),
                 rng.standard_normal((EPISODE, ACTIONS), np.float32),
@@ -82,31 +87,49 @@ def loop_seconds_per_window(dataset: Dataset, batches: int = 300) -> float:
     return best / (batches * BATCH)
 
 
-def record(benchmark: Callable[..., object], windows: int, loop: float) -> None:
-    """Keep and print the rate, and how many times faster than the loop it is."""
-    seconds = benchmark.stats.stats.median / windows  # type: ignore[attr-defined]
-    facts = {
-        "windows_per_second": round(1 / seconds),
-        "loop_windows_per_second": round(1 / loop),
-        "times_faster_than_the_loop": round(loop / seconds, 1),
-    }
-    benchmark.extra_info.update(facts)  # type: ignore[attr-defined]
-    print(f"\n{facts}")
+def record(
+    benchmark: Any,
+    measure: str,
+    windows: int | None = None,
+    loop: float | None = None,
+    facts: dict[str, Any] | None = None,
+) -> None:
+    """Keep and print the time, the rate, and how many times faster than the loop it is."""
+    stats = benchmark.stats.stats
+    if windows is not None and loop is not None:
+        facts = {
+            "loop_windows_per_second": round(1 / loop),
+            "times_faster_than_the_loop": round(loop / (stats.median / windows), 1),
+        }
+    keep(
+        benchmark,
+        Result(
+            active_backend().name,
+            SUITE,
+            measure,
+            batch=BATCH if windows is not None else 0,
+            seconds=stats.median,
+            minimum=stats.min,
+            rounds=stats.rounds,
+            rows=windows,
+            unit="windows",
+            facts=facts or {},
+        ),
+    )
 
 
-def test_opening(benchmark: Callable[..., object], store: Path) -> None:
+def test_opening(benchmark: Any, store: Path) -> None:
     """From a folder's name to the first batch's dataset: description, offsets, memory map, window index."""
 
     def opened() -> int:
         return len(WindowIndex.of(open_store(store)))
 
-    assert benchmark(opened) == TRANSITIONS
+    assert benchmark(opened) in (TRANSITIONS, QUICK_TRANSITIONS)
+    record(benchmark, "opening a store")
 
 
 @pytest.mark.parametrize(("batch_size", "views"), [(64, True), (64, False), (1024, False)])
-def test_batches_in_order(
-    benchmark: Callable[..., object], store: Path, batch_size: int, views: bool
-) -> None:
+def test_batches_in_order(benchmark: Any, store: Path, batch_size: int, views: bool) -> None:
     """A pass over the windows in their order, as the loop makes them: as views, and as copies."""
     dataset = open_store(store)
     batches, first = 16384 // batch_size, np.arange(20)
@@ -120,17 +143,18 @@ def test_batches_in_order(
     for found, wanted in zip(made, expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
     benchmark(some)
-    record(benchmark, batches * batch_size, loop_seconds_per_window(dataset))
+    measure = f"batches of {batch_size} in order, {'views' if views else 'copies'}"
+    record(benchmark, measure, batches * batch_size, loop_seconds_per_window(dataset))
 
 
-def test_random_batches(benchmark: Callable[..., object], mixture: Mixture) -> None:
+def test_random_batches(benchmark: Any, mixture: Mixture) -> None:
     """Training batches, drawn at random all over the file, in one thread."""
     steps = iter(range(10**9))
-    benchmark.pedantic(lambda: mixture.batch(next(steps)), rounds=2000, warmup_rounds=50)  # type: ignore[attr-defined]
-    record(benchmark, BATCH, loop_seconds_per_window(mixture.sources[0].dataset))
+    benchmark.pedantic(lambda: mixture.batch(next(steps)), rounds=2000, warmup_rounds=50)
+    record(benchmark, "random batch", BATCH, loop_seconds_per_window(mixture.sources[0].dataset))
 
 
-def test_prefetched_batches(benchmark: Callable[..., object], mixture: Mixture) -> None:
+def test_prefetched_batches(benchmark: Any, mixture: Mixture) -> None:
     """Training batches as a run reads them, through Grain's reading threads."""
     batches = mixture.iterate(0, 10**9)
 
@@ -139,9 +163,11 @@ def test_prefetched_batches(benchmark: Callable[..., object], mixture: Mixture) 
         for _ in range(200):
             next(batches)
 
-    benchmark.pedantic(some, rounds=20, warmup_rounds=1)  # type: ignore[attr-defined]
+    benchmark.pedantic(some, rounds=20, warmup_rounds=1)
     batches.close()  # type: ignore[attr-defined]
-    record(benchmark, 200 * BATCH, loop_seconds_per_window(mixture.sources[0].dataset))
+    record(
+        benchmark, "200 prefetched batches", 200 * BATCH, loop_seconds_per_window(mixture.sources[0].dataset)
+    )
 
 
 def anonymous_bytes() -> int:
@@ -153,7 +179,7 @@ def anonymous_bytes() -> int:
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
-def test_memory(benchmark: Callable[..., object], store: Path) -> None:
+def test_memory(benchmark: Any, store: Path) -> None:
     """How much anonymous resident memory grows while batches are read from all over the file."""
     dataset = open_store(store)
     minimum, maximum = value_range(dataset)
@@ -170,12 +196,11 @@ def test_memory(benchmark: Callable[..., object], store: Path) -> None:
             next(batches)
         most = max(most, anonymous_bytes())
 
-    benchmark.pedantic(read, rounds=3)  # type: ignore[attr-defined]
+    benchmark.pedantic(read, rounds=3)
     batches.close()  # type: ignore[attr-defined]
     facts = {
         "dataset_megabytes": round(dataset.rows.nbytes / 1e6, 1),
         "batch_megabytes": round(batch.values.nbytes / 1e6, 2),
         "anonymous_growth_megabytes": round((most - before) / 1e6, 2),
     }
-    benchmark.extra_info.update(facts)  # type: ignore[attr-defined]
-    print(f"\n{facts}")
+    record(benchmark, "memory of 2000 batches", facts=facts)

@@ -22,6 +22,7 @@ _COMMANDS = {
     "quickstart": LazyCommand(
         ".quickstart", "quickstart", "Collect, pre-train, fine-tune on an unseen robot, report."
     ),
+    "bench": LazyCommand(".bench", "bench", "Compare the backends: are they equal, which is faster here?"),
     "doctor": LazyCommand(".doctor", "doctor", "Print versions, backends, devices, and what is missing."),
 }
 

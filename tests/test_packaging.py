@@ -13,8 +13,13 @@ import pytest
 
 CHECKOUT = Path(__file__).parents[1]
 # Folder of the checkout -> where its files are installed.
-FOLDERS = {"trajworld": "trajworld", "backends": "trajworld/backends", "cli": "trajworld/cli"}
-DATA_SUFFIXES = {".typed", ".html", ".toml", ".csv"}
+FOLDERS = {
+    "trajworld": "trajworld",
+    "backends": "trajworld/backends",
+    "benchmarks": "trajworld/benchmarks",
+    "cli": "trajworld/cli",
+}
+DATA_SUFFIXES = {".typed", ".html", ".toml", ".csv", ".ini"}
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +60,7 @@ def test_holds_every_module_and_data_file(wheel: Path) -> None:
         if path.suffix in {".py", *DATA_SUFFIXES}
     }
     assert expected >= {"trajworld/py.typed", "trajworld/cli/main.py", "trajworld/backends/__init__.py"}
+    assert expected >= {"trajworld/benchmarks/pytest.ini", "trajworld/benchmarks/test_training_step.py"}
     assert files_of(wheel) == expected
 
 
@@ -67,7 +73,7 @@ def test_metadata(wheel: Path) -> None:
         entry_points.read_string(archive.read(f"{folder}/entry_points.txt").decode())
         assert f"{folder}/licenses/LICENSE" in archive.namelist()
     assert metadata["Name"] == "trajworld"
-    assert {"jax", "tensorflow", "torch", "dm-control", "test", "dev", "lint"} <= set(
+    assert {"jax", "tensorflow", "torch", "dm-control", "bench", "test", "dev", "lint"} <= set(
         metadata.get_all("Provides-Extra")
     )
     assert entry_points["console_scripts"]["trajworld"] == "trajworld.cli.main:main"
@@ -87,3 +93,21 @@ def test_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
     where, *help_text = done.stdout.splitlines()
     assert Path(where).is_relative_to(tmp_path)
     assert any("doctor" in line for line in help_text)
+
+
+@pytest.mark.slow
+def test_benchmarks_run_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
+    shutil.unpack_archive(wheel, tmp_path / "site", "zip")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
+    code = "import sys; from trajworld.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    backend = os.environ.get("KERAS_BACKEND", "jax")
+    arguments = ["bench", "run", "--quick", "--backend", backend, "--suite", "tokenizing", "-o", "found"]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (tmp_path / "found" / f"{backend}-tokenizing.json").is_file()

@@ -1,0 +1,127 @@
+"""Weights and batches that are the same under each backend: drawn by NumPy from a seed."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajworld.models.identity import action_mask
+from trajworld.models.support import training_support
+from trajworld.models.transformer import TrajWorld, Variates
+
+from .cases import Case
+
+Floats = NDArray[np.float32]
+
+_WEIGHTS_SEED, _BATCH_SEED, _ROLLOUT_SEED, _MOTION_SEED = 1, 2, 3, 4
+
+
+class Rollout(NamedTuple):
+    """What :func:`trajworld.models.rollout.open_loop` is given, beside the model."""
+
+    history: Floats
+    history_mask: Floats
+    actions: Floats
+    variates: Variates
+
+
+class Motion(NamedTuple):
+    """Windows of made-up motion that a model can learn.
+
+    Attributes:
+        training: ``[steps, B, T, M]``.
+        holdout: ``[n, T, M]``, of other episodes.
+        variates: Their variates; the support is the training windows' range.
+        observations: O.
+    """
+
+    training: Floats
+    holdout: Floats
+    variates: Variates
+    observations: int
+
+
+def make_model(case: Case) -> TrajWorld:
+    """A model of a case's size and dtype with the drawn weights."""
+    model = TrajWorld(case.sizes, dtype=case.dtype)
+    set_drawn_weights(model)
+    return model
+
+
+def set_drawn_weights(model: Any, seed: int = _WEIGHTS_SEED) -> None:
+    """Give a model weights that depend on their place and shape alone, of the sizes that training starts with."""
+    values = []
+    for index, variable in enumerate(model.weights):
+        generator, shape = np.random.default_rng([seed, index]), tuple(variable.shape)
+        noise = generator.standard_normal(shape).astype(np.float32)
+        if len(shape) > 1:
+            # A kernel's rows are its inputs; an embedding's deviation is 1 / sqrt(d).
+            inputs = shape[-1] if "embedding" in variable.path else shape[0]
+            values.append(noise / np.float32(np.sqrt(inputs)))
+        else:
+            # Norms' scales near 1, biases near 0, none of them exactly: a missing one would show.
+            values.append(np.float32(0.02) * noise + np.float32(variable.name == "gamma"))
+    model.set_weights(values)
+
+
+def draw_batch(case: Case) -> tuple[Floats, Floats, Variates]:
+    """Values ``[B, T, M]`` in [0, 1], a time mask of ones ``[B, T]``, and the variates."""
+    generator = np.random.default_rng([_BATCH_SEED, case.variates, case.batch])
+    shape = (case.batch, case.sizes.window, case.variates)
+    values = generator.uniform(size=shape).astype(np.float32)
+    return values, np.ones(shape[:2], np.float32), _unit_variates(case)
+
+
+def draw_uneven_batch(case: Case) -> tuple[Floats, Floats, Variates]:
+    """The same with values that leave the support and windows that are padded, each by another number of rows."""
+    values, mask, variates = draw_batch(case)
+    values = values * np.float32(1.2) - np.float32(0.1)
+    for window in range(case.batch):
+        mask[window, : window % (case.sizes.window - 1)] = 0
+    return values * mask[:, :, None], mask, variates
+
+
+def draw_rollout(case: Case, horizon: int, context: int) -> Rollout:
+    """A real history of W rows and actions for ``horizon`` steps."""
+    generator = np.random.default_rng([_ROLLOUT_SEED, case.variates, case.batch])
+    history = generator.uniform(size=(case.batch, context, case.variates)).astype(np.float32)
+    # Drawn step by step, so that a longer rollout begins like a shorter one.
+    actions = generator.uniform(size=(horizon, case.batch, case.actions)).astype(np.float32).swapaxes(0, 1)
+    return Rollout(
+        history,
+        np.ones(history.shape[:2], np.float32),
+        np.ascontiguousarray(actions),
+        _unit_variates(case),
+    )
+
+
+def draw_motion(steps: int, batch: int, window: int, holdout: int) -> Motion:
+    """Windows of a damped, driven pair of oscillators: four observations, a reward and one action."""
+    generator = np.random.default_rng(_MOTION_SEED)
+    length, episodes, held = 3 * window, 48, 12
+    rows = np.zeros((episodes, length, 6), np.float32)
+    state = generator.normal(size=(episodes, 4))
+    reward = np.zeros(episodes)
+    change = np.array([[0, 1, 0, 0], [-1, -0.1, 0.3, 0], [0, 0, 0, 1], [0.3, 0, -2, -0.1]])
+    action = np.zeros(episodes)
+    for row in range(length):
+        action = 0.8 * action + 0.4 * generator.normal(size=episodes)
+        rows[:, row] = np.column_stack([state, reward, action])
+        state = state + 0.15 * (state @ change.T) + 0.15 * np.outer(action, [0, 1, 0, 0.5])
+        reward = -np.square(state).sum(axis=1) / 4
+    training = rows[held:]
+
+    def windows(source: Floats, count: int) -> Floats:
+        episode = generator.integers(len(source), size=count)
+        first = generator.integers(length - window + 1, size=count)
+        return source[episode[:, None], first[:, None] + np.arange(window)]
+
+    support = training_support(training.min(axis=(0, 1)), training.max(axis=(0, 1)))
+    drawn = windows(training, steps * batch).reshape(steps, batch, window, 6)
+    variates = Variates(action_mask(4, 1), support.lower, support.upper)
+    return Motion(drawn, windows(rows[:held], holdout), variates, 4)
+
+
+def _unit_variates(case: Case) -> Variates:
+    zeros = np.zeros(case.variates, np.float32)
+    return Variates(action_mask(case.observations, case.actions), zeros, zeros + 1)

@@ -1,0 +1,66 @@
+"""How fast is a cached open-loop rollout, and how often is it compiled for rollouts of several lengths?"""
+
+from typing import Any
+
+from trajworld.backend import active_backend
+from trajworld.benchmarks.cases import Case, horizons, rollout_flops
+from trajworld.benchmarks.draws import draw_rollout, make_model
+from trajworld.benchmarks.measure import Peak, keep, model_result, seconds_of, timed
+from trajworld.models.rollout import chunk_sizes, compile_open_loop
+
+SUITE = "rollout"
+
+
+def test_rollout(benchmark: Any, case: Case, peak: Peak, quick: bool) -> None:
+    """The shortest rollout compiles; the others tell whether a new length compiles again; the longest is timed."""
+    backend, model = active_backend(), make_model(case)
+    context, chunk = chunk_sizes(model.sizes.window)
+    compiled = compile_open_loop(model, case.observations)
+    python_calls = _count_calls(model)
+    compile_seconds, compilations = list[float](), 0
+    for horizon in horizons(case, quick):
+        arguments = draw_rollout(case, horizon, context)
+
+        def run(arguments: Any = arguments) -> None:
+            backend.wait(compiled(*arguments))
+
+        before = len(python_calls)
+        new = seconds_of(run)
+        traced = len(python_calls) - before
+        again = seconds_of(run)
+        # Compiled code calls no Python; where a repeated call does, nothing was compiled at all.
+        eager = len(python_calls) - before - traced > 0
+        compilations += bool(traced) and not eager
+        compile_seconds.append(max(new - again, 0.0))
+    # What a user's first rollout takes: the longest one's own first call may find what the others compiled.
+    timing = timed(benchmark, run, quick, first=again + compile_seconds[0])
+    facts = {
+        "horizon": horizon,
+        "horizons": list(horizons(case, quick)),
+        "compilations": compilations,
+        "compile_seconds_of_each_length": [round(seconds, 3) for seconds in compile_seconds],
+    }
+    result = model_result(
+        SUITE,
+        f"{horizon} steps",
+        case,
+        timing,
+        peak,
+        rollout_flops(case, horizon, context, chunk),
+        case.batch * horizon,
+        facts=facts,
+    )
+    keep(benchmark, result)
+
+
+def _count_calls(model: Any) -> list[None]:
+    """A list that grows whenever Python runs the model's encoding of a chunk's first rows."""
+    calls: list[None] = []
+    prefill = model.prefill
+
+    def counted(*arguments: Any, **named: Any) -> Any:
+        calls.append(None)
+        return prefill(*arguments, **named)
+
+    object.__setattr__(model, "prefill", counted)
+    return calls
