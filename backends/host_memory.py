@@ -14,9 +14,10 @@ def keep_freed_memory() -> bool:
 
     A training step on the CPU takes and frees hundreds of megabytes of temporary arrays in one piece. The allocator
     maps such a piece afresh each time, so that the kernel clears and faults in each of its pages again: two fifths of a
-    step's processor time at width 64, measured. Two arenas: what other threads allocate must not come to lie between
-    such pieces, or the next larger one would need room of its own (8.1 GB instead of 4.5 GB for six sizes of M, measured). Must be called before the framework starts its threads, since a
-    thread keeps the arena it first allocated from.
+    step's processor time at width 64, measured. Must be called before the framework starts its threads, since a
+    thread keeps the arena it first allocated from. There are two arenas, for what other threads allocate must not come
+    to lie between such pieces: the next larger one would need room of its own (8.1 GB instead of 4.5 GB in a run with
+    six sizes of M, measured).
     """
     if not sys.platform.startswith("linux"):
         return False
