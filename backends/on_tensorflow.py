@@ -48,6 +48,9 @@ class TensorFlowBackend(OneDevice):
         compiled = tf.function(function, jit_compile=True, autograph=False)
         return lambda *arrays: compiled(*_tensors(arrays))
 
+    def product(self, x: Tensor, kernel: Tensor) -> Tensor:
+        return tf.matmul(x, kernel)
+
     def training_step(
         self, model: Any, optimizer: Any, loss: Callable[..., Tensor]
     ) -> _TensorFlowTrainingStep:

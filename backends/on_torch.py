@@ -10,6 +10,7 @@ from trajworld.backend import Device, Tensor
 
 from .host_memory import keep_freed_memory, peak_resident_memory, release_freed_memory
 from .one_device import OneDevice
+from .torch_product import product
 
 keep_freed_memory()
 
@@ -46,6 +47,9 @@ class TorchBackend(OneDevice):
                 return function(*_tensors(arrays))
 
         return run
+
+    def product(self, x: Tensor, kernel: Tensor) -> Tensor:
+        return product(x, kernel)
 
     def training_step(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> _TorchTrainingStep:
         return _TorchTrainingStep(model, optimizer, loss)

@@ -271,3 +271,39 @@ def test_the_norm_that_clips_sums_repeated_lookups_of_an_embedding() -> None:
     step.write_back()
     (found,) = model.get_weights()
     np.testing.assert_allclose(found, start - gradient * 0.25 / np.linalg.norm(gradient), atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("features", "units"), [(64, 256), (256, 64), (16, 48), (256, 1024), (300, 300), (5, 3)]
+)
+def test_the_product_and_its_gradient_are_those_of_matrices(features: int, units: int) -> None:
+    rng = np.random.default_rng(features)
+    x, kernel, weights = (
+        rng.standard_normal(shape).astype(np.float32)
+        for shape in ((37, features), (features, units), (37, units))
+    )
+
+    class Product(keras.layers.Layer):  # Both factors are weights, so that a step shows both gradients.
+        def __init__(self) -> None:
+            super().__init__()
+            self.x = self.add_weight(shape=x.shape)
+            self.k = self.add_weight(shape=kernel.shape)
+
+        def call(self, scale: Any) -> Any:
+            factors = ops.convert_to_tensor(self.x), ops.convert_to_tensor(self.k)
+            return active_backend().product(*factors) * scale
+
+    layer = Product()
+    layer.set_weights([x, kernel])
+    expected = x.astype(float) @ kernel
+    np.testing.assert_allclose(
+        numpy(active_backend().compile(layer, layer)(weights)), expected * weights, atol=2e-3
+    )
+    step = active_backend().training_step(
+        layer, keras.optimizers.SGD(1.0), lambda scale: ops.sum(layer(scale))
+    )
+    step(1.0, weights)
+    step.write_back()
+    found_x, found_kernel = layer.get_weights()
+    np.testing.assert_allclose(found_x, x - weights.astype(float) @ kernel.T, atol=2e-3)
+    np.testing.assert_allclose(found_kernel, kernel - x.T.astype(float) @ weights, atol=2e-3)

@@ -76,6 +76,10 @@ class Backend(Protocol):
         """
         ...
 
+    def product(self, x: Tensor, kernel: Tensor) -> Tensor:
+        """``x @ kernel``, ``[N, k]`` by ``[k, m]`` of one dtype, by the fastest way to it and to its gradient."""
+        ...
+
     def training_step(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> TrainingStep:
         """Compile a step of ``optimizer`` on ``loss(*arrays)``, a scalar that reads ``model``'s trainable weights."""
         ...

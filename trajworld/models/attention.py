@@ -10,6 +10,7 @@ from typing import Any
 import keras
 from keras import ops
 
+from trajworld.backend import active_backend
 from trajworld.models.dropout import dropout
 
 Tensor = Any
@@ -27,6 +28,16 @@ _EQUATIONS = {
 
 DROPOUT_SITES = 3
 """How many dropouts one :class:`AttentionFeedForward` has."""
+
+
+@keras.saving.register_keras_serializable("trajworld")
+class RowDense(keras.layers.Dense):
+    """A dense layer of ``[N, features]`` whose product the backend chooses."""
+
+    def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
+        """``[N, features]`` to ``[N, units]``."""
+        outputs = active_backend().product(inputs, ops.convert_to_tensor(self.kernel)) + self.bias
+        return outputs if self.activation is None else self.activation(outputs)
 
 
 @keras.saving.register_keras_serializable("trajworld")
@@ -50,8 +61,8 @@ class AttentionFeedForward(keras.layers.Layer):
             raise ValueError(f"width {width} is not a multiple of {heads} heads")
         self.width, self.heads, self.axis, self.rate, self.site = width, heads, axis, rate, site
 
-        def dense(units: int, name: str, activation: Any = None) -> keras.layers.Dense:
-            return keras.layers.Dense(
+        def dense(units: int, name: str, activation: Any = None) -> RowDense:
+            return RowDense(
                 units,
                 activation=activation,
                 kernel_initializer="lecun_normal",

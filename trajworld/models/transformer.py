@@ -7,7 +7,7 @@ import keras
 from keras import ops
 
 from trajworld.errors import TrajWorldError
-from trajworld.models.attention import DROPOUT_SITES, AttentionFeedForward, Grid
+from trajworld.models.attention import DROPOUT_SITES, AttentionFeedForward, Grid, RowDense
 from trajworld.models.identity import Identity
 from trajworld.models.presets import ModelSizes
 from trajworld.models.tokenizer import encode
@@ -62,7 +62,7 @@ class TrajWorld(keras.Model):
         self.sizes = sizes
         self.identity = identity or Identity()
         policy = self.dtype_policy
-        self.input_projection = keras.layers.Dense(
+        self.input_projection = RowDense(
             sizes.width, kernel_initializer="lecun_normal", name="input_projection", dtype=policy
         )
         self.kind_embedding = self._embedding(2, "kind_embedding")
@@ -79,9 +79,7 @@ class TrajWorld(keras.Model):
                         sizes.width, sizes.heads, axis, sizes.dropout, site, name=name, dtype=policy
                     )
                 )
-        self.head = keras.layers.Dense(
-            sizes.bins, kernel_initializer="lecun_normal", name="head", dtype=policy
-        )
+        self.head = RowDense(sizes.bins, kernel_initializer="lecun_normal", name="head", dtype=policy)
         self.build()
 
     def _embedding(self, entries: int, name: str) -> keras.layers.Embedding:
