@@ -169,7 +169,8 @@ def _environment(backend: str, home: Path) -> dict[str, str]:
     kept = {
         name: value
         for name, value in os.environ.items()
-        if name not in (*_KEPT_COMPILATIONS, "PYTEST_ADDOPTS")
+        # What a pytest around this one says of itself is not for the suites: a parallel worker's times nothing.
+        if name not in _KEPT_COMPILATIONS and not name.startswith("PYTEST_")
     }
     return {
         **kept,

@@ -296,7 +296,8 @@ def assert_alike(one: Path, other: Path) -> None:
                 assert row[name] == pytest.approx(like[name], rel=1e-5)
     for name in ("last.keras", "best.keras"):
         for weight, like in zip(weights_of(one / name), weights_of(other / name), strict=True):
-            np.testing.assert_allclose(weight, like, rtol=0, atol=2e-4)
+            # A weight whose gradient is all but zero moves by AdamW's whole step, whichever way rounding points.
+            np.testing.assert_allclose(weight, like, rtol=0, atol=1e-3)
 
 
 @jax_only
