@@ -2,8 +2,7 @@
 
 A training step must replay bit for bit after a crash (so masks are a function of seed and step, not of a generator's
 hidden state), and on a CPU a cryptographic generator costs more than the layers it serves. A few integer operations
-of a counter give bits that are good enough to drop units by, and a compiler fuses them into the multiplication. Each
-32-bit hash decides two units, 16 bits each: eager execution pays for every pass over the bits.
+of a counter give bits that are good enough to drop units by, and a compiler fuses them into the multiplication.
 """
 
 from typing import Any
@@ -37,7 +36,7 @@ def scramble(bits: Tensor) -> Tensor:
 
 
 def dropout(inputs: Tensor, rate: float, seed: Tensor | None, site: int) -> Tensor:
-    """Zero each entry with probability ``rate`` (to the nearest 2⁻¹⁶) and scale the rest by ``1 / (1 - rate)``.
+    """Zero each entry with probability ``rate`` and scale the rest by ``1 / (1 - rate)``.
 
     Args:
         inputs: ``[N, d]``.
@@ -51,10 +50,8 @@ def dropout(inputs: Tensor, rate: float, seed: Tensor | None, site: int) -> Tens
     if seed is None or rate == 0.0:
         return inputs
     rows, width = ops.shape(inputs)
-    half = (width + 1) // 2
     key = scramble(ops.cast(seed, "int32") + _signed((site + 1) * 0x3C6EF35 % 2**32))
-    counter = ops.reshape(ops.arange(rows * half, dtype="int32"), (rows, half))
-    pairs = scramble(counter * _GOLDEN + key)
-    bits = ops.concatenate([ops.bitwise_and(pairs, 0xFFFF), _shifted(pairs, 16)], axis=1)[:, :width]
-    kept = ops.cast(bits >= round(rate * 2**16), inputs.dtype)
+    counter = ops.reshape(ops.arange(rows * width, dtype="int32"), (rows, width))
+    bits = ops.bitwise_and(scramble(counter * _GOLDEN + key), 0xFFFFFF)
+    kept = ops.cast(bits >= round(rate * 2**24), inputs.dtype)
     return inputs * (kept * ops.cast(1.0 / (1.0 - rate), inputs.dtype))
