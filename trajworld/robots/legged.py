@@ -155,8 +155,8 @@ def _leg(
 def _joint_options(dice: Dice, mass: float, leg_length: float, torque: float) -> str:
     """Armature, damping and stiffness of the driven joints, in proportion to the body's inertia and strength."""
     armature = mass * leg_length**2 * dice.log_uniform(0.004, 0.3)
-    damping = torque * dice.log_uniform(0.002, 0.04)
-    stiffness = torque * dice.log_uniform(0.1, 1.0) if dice.chance(0.3) else 0.0
+    damping = torque * dice.log_uniform(0.002, 0.06)
+    stiffness = torque * dice.log_uniform(0.1, 3.0) if dice.chance(0.4) else 0.0
     return f'armature="{armature:.5f}" damping="{damping:.5f}" stiffness="{stiffness:.5f}"'
 
 
