@@ -20,10 +20,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from trajworld.charts import Look, apart, svg
 from trajworld.errors import TrajWorldError
 from trajworld.evaluation.brief import Errors
 from trajworld.quickstart import charts
-from trajworld.quickstart.charts import Look, draw_comparison, draw_pretraining
+from trajworld.quickstart.charts import draw_comparison, draw_pretraining
 from trajworld.quickstart.findings import comparison_rows, findings, verdict
 from trajworld.quickstart.plan import quickstart_plan
 from trajworld.quickstart.report import main_table, write_report
@@ -471,16 +472,14 @@ def test_the_pretraining_chart_skips_what_was_not_measured() -> None:
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6).map(sorted))
 def test_labels_are_moved_apart(wanted: list[float]) -> None:
-    placed = charts._apart(wanted, 0.1)
+    placed = apart(wanted, 0.1)
     assert all(b - a >= 0.1 - 1e-9 for a, b in pairwise(placed))
     if all(b - a >= 0.1 for a, b in pairwise(wanted)):
         assert placed == pytest.approx(wanted)
 
 
 def test_the_same_numbers_draw_the_same_bytes() -> None:
-    assert charts.svg(charts.comparison_figure(GOOD, Look())) == charts.svg(
-        charts.comparison_figure(GOOD, Look())
-    )
+    assert svg(charts.comparison_figure(GOOD, Look())) == svg(charts.comparison_figure(GOOD, Look()))
 
 
 def test_the_terminal_table_has_the_rows() -> None:

@@ -15,15 +15,14 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
+from trajworld.charts import Look, svg
 from trajworld.errors import TrajWorldError
 from trajworld.files import atomic_file, write_json
 from trajworld.quickstart.charts import (
-    Look,
     comparison_figure,
     draw_comparison,
     draw_pretraining,
     pretraining_figure,
-    svg,
 )
 from trajworld.quickstart.findings import (
     ComparisonRow,
