@@ -105,7 +105,7 @@ class _Numbers(click.ParamType):
     type=click.IntRange(min=1),
     help="Processes, each with cores of its own.  [default: one a core; one on a GPU]",
 )
-@click.option("--resume", is_flag=True, help="Go on with what is in the folder.")
+@click.option("--resume", is_flag=True, help="Go on with the trials that are in the folder.")
 @click.option("--overwrite", is_flag=True, help="Remove the trials that are in the folder first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
 def evaluate_transfer(

@@ -8,6 +8,9 @@ from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, SIDES
 from trajworld.transfer.results import EnvironmentResults, Results
 from trajworld.wording import listed, number, short_name
 
+_SAME = 0.05
+"""An error that is less by no more than this part is not called a gain."""
+
 
 def findings(results: Results) -> list[str]:
     """What was found, the most important first and the doubts last; computed from ``results`` alone."""
@@ -63,6 +66,7 @@ def _of_environment(results: Results, one: EnvironmentResults) -> Iterable[str]:
             f"{_data_sentence(best, size, steps)[0].lower()}{_data_sentence(best, size, steps)[1:]} "
             f"{_step_sentence(best, size)}"
         )
+    yield from _little_gain(one, steps)
     yield from _overlap(results, one)
     yield from _against_copying(results, one)
 
@@ -100,6 +104,18 @@ def _after(need: Need) -> str:
         return "without a step"
     about = "" if math.isclose(need.about, need.amount) else f", by interpolation about {need.about:,.0f}"
     return f"after {need.amount:,} steps (step factor {number(need.factor)}{about})"
+
+
+def _little_gain(one: EnvironmentResults, steps: int) -> Iterable[str]:
+    """Say so where data is not what training from scratch lacks: "a quarter of the data" would promise too much."""
+    curves = one.of_side(FROM_SCRATCH)
+    first, last = curves[0], curves[-1]
+    if first is not last and last.mean[-1] > (1 - _SAME) * first.mean[-1]:
+        yield (
+            f"{short_name(one.environment)}: in {steps:,} steps, training from scratch gains little from more data "
+            f"({number(first.mean[-1])} with {first.transitions:,} transitions, {number(last.mean[-1])} with "
+            f"{last.transitions:,}), so that the data factor says little."
+        )
 
 
 def _overlap(results: Results, one: EnvironmentResults) -> Iterable[str]:

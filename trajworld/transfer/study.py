@@ -75,10 +75,8 @@ class Study:
             for side in known
         ]
         for group in self.groups:
-            for trial in self._first(group):
-                self._look_up(trial)
-            for trial in self._others(group):
-                self._look_up(trial)
+            self._look_up(self._first(group))
+            self._look_up(self._others(group))
 
     def results(self, group: Group) -> dict[Trial, TrialResult]:
         """The finished trials of a group."""
@@ -121,6 +119,8 @@ class Study:
             key = self._key(task.trial)
             write_trial(trial_path(self.folder / RECORDS, key), key, result)
             self._found[task.trial] = result
+            # Which rate the others have, and so which records are theirs, may be known only now.
+            self._look_up(self._others(_group(task.trial)))
             seconds.setdefault(task.trial.environment, []).append(result.seconds)
             tell(Progress(task.trial, result, *self.counts(), self._seconds_left(seconds) / workers))
 
@@ -170,11 +170,12 @@ class Study:
         model = self.model.digest if self.model is not None else ""
         return trial_key(trial, self.plan.settings, self.data[trial.environment].digest, model)
 
-    def _look_up(self, trial: Trial) -> None:
-        key = self._key(trial)
-        found = read_trial(trial_path(self.folder / RECORDS, key), key)
-        if found is not None:
-            self._found[trial] = found
+    def _look_up(self, trials: Sequence[Trial]) -> None:
+        for trial in trials:
+            key = self._key(trial)
+            found = None if trial in self._found else read_trial(trial_path(self.folder / RECORDS, key), key)
+            if found is not None:
+                self._found[trial] = found
 
 
 def _group(trial: Trial) -> Group:

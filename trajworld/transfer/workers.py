@@ -36,7 +36,9 @@ class Task:
 
 
 def run_tasks(
-    next_task: Callable[[], Task | None], finish: Callable[[Task, "TrialResult"], None], workers: int
+    next_task: Callable[[], Task | None],
+    finish: Callable[[Task, "TrialResult"], None],
+    workers: int,
 ) -> None:
     """Run tasks until there is none and none is running.
 

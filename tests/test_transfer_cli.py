@@ -1,0 +1,150 @@
+"""``trajworld evaluate-transfer``: a small study for real, resumed, and what it refuses."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from training_fixtures import SIZES, config_for, store
+
+from trajworld.cli.main import cli
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.training.loop import train
+from trajworld.training.run import start_run
+
+SMALL = (
+    *("--environment", "InvertedPendulum-v5", "--sizes", "60,120", "--steps", "0,2,4", "--pool", "300"),
+    *("--learning-rates", "1e-3,1e-2", "--seeds", "2", "--batch-size", "4", "--windows", "16"),
+)
+
+
+def invoke(*arguments: str) -> tuple[int, str, str]:
+    outcome = CliRunner().invoke(cli, ["evaluate-transfer", *arguments], catch_exceptions=True)
+    if outcome.exception is not None and not isinstance(outcome.exception, SystemExit):
+        raise outcome.exception
+    return outcome.exit_code, outcome.stdout, outcome.stderr
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> str:
+    """A model file of a run of no consequence."""
+    config = config_for("pretrain", [store(tmp_path / "data")], steps=2, model=SIZES)
+    train(start_run(tmp_path / "run", config))
+    return str(tmp_path / "run" / "last.keras")
+
+
+@pytest.mark.slow
+def test_a_study_of_both_sides(tmp_path: Path, model: str) -> None:
+    out = tmp_path / "out"
+    # Both sides apart, the second in two processes, and the results are those of both at once.
+    _, text, log = invoke(model, "-o", str(out), *SMALL, "--side", "scratch", "--workers", "1")
+    assert "6 trials, 0 of them finished" in log
+    assert "6 of 6: gymnasium/InvertedPendulum-v5, from scratch" in log
+    assert "Nothing can be said yet" in " ".join(text.split())
+    with pytest.raises(UsageError, match="holds trials: --resume"):
+        invoke(model, "-o", str(out), *SMALL)
+    _, text, log = invoke(model, "-o", str(out), *SMALL, "--resume", "--workers", "2", "--json")
+    assert "12 trials, 6 of them finished; 2 processes" in log
+    results = json.loads(text)
+    assert results == json.loads((out / "results.json").read_text())
+    (environment,) = results["environments"]
+    assert len(environment["curves"]) == 4
+    assert all(len(seeds) == 2 for curve in environment["curves"] for seeds in curve["errors"])
+    assert environment["factors"]["last"]["target"] > 0
+    assert not environment["seen"]
+    assert results["findings"]
+    assert {path.name for path in out.iterdir()} == {
+        *("trials", "results.json", "results.md", "transfer-data.png", "transfer-steps.png")
+    }
+    # Nothing is left of the runs but small records.
+    records = sorted((out / "trials").rglob("*"))
+    assert sum(path.is_file() for path in records) == 12
+    assert sum(path.stat().st_size for path in records if path.is_file()) < 12 * 5000
+
+    before = {path: path.read_bytes() for path in records if path.is_file()}
+    # A record that is lost is made again: the same numbers.
+    lost = next(path for path in before if path.name.startswith("fine-tuned-60-0.001-seed0"))
+    lost.unlink()
+    _, text, log = invoke(model, "-o", str(out), *SMALL, "--resume", "--workers", "1", "--json")
+    again = json.loads(text)
+    for one, other in zip(environment["curves"], again["environments"][0]["curves"], strict=True):
+        assert one["errors"] == [pytest.approx(seeds, rel=1e-4) for seeds in other["errors"]]
+    assert json.loads(lost.read_text())["key"] == json.loads(before[lost])["key"]
+    _, _, log = invoke(model, "-o", str(out), *SMALL, "--resume")
+    assert "12 trials, 12 of them finished" in log
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs Unix signals")
+def test_interrupted_and_killed(tmp_path: Path) -> None:
+    """Ctrl-C and kill -9 leave whole records and no process; the study goes on."""
+    out = tmp_path / "out"
+    program = "import sys; from trajworld.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    arguments = [
+        "evaluate-transfer",
+        "-o",
+        str(out),
+        *SMALL,
+        "--side",
+        "scratch",
+        "--preset",
+        "tiny",
+        "--workers",
+        "2",
+    ]
+    for attempt, number in enumerate((signal.SIGINT, signal.SIGKILL)):
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-c", program, *arguments, *(["--resume"] * (attempt > 0))],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        deadline = time.monotonic() + 240
+        while len(list(out.glob("trials/*/*.json"))) <= attempt and time.monotonic() < deadline:
+            assert process.poll() is None, process.stdout.read() if process.stdout else ""
+            time.sleep(0.05)
+        process.send_signal(number)
+        text, _ = process.communicate(timeout=60)
+        assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
+        assert "Traceback" not in text
+        if number == signal.SIGINT:
+            assert "--resume goes on" in text
+            assert text.rstrip().endswith("Interrupted.")
+        for path in out.glob("trials/*/*.json"):
+            json.loads(path.read_text())
+    assert os.path.isdir(out)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((), "name the MODEL"),
+        (("--side", "fine-tuned"), "name the MODEL"),
+        (("--side", "scratch", "--resume", "--overwrite"), "choose one"),
+        (("model.keras", "--preset", "tiny"), "leave out --preset"),
+        (("--side", "scratch", "--sizes", "4,2"), "sizes must ascend"),
+        (("--side", "scratch", "--steps", "0"), "the last of the steps"),
+        (("--side", "scratch", "--learning-rates", "0"), "must be above 0"),
+        (("--side", "scratch", "--pool", "10"), "10 transitions collected cannot give 64000"),
+    ],
+)
+def test_mistakes(tmp_path: Path, arguments: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        invoke(*arguments, "-o", str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_numbers_that_are_none(tmp_path: Path) -> None:
+    code, _, log = invoke("--side", "scratch", "-o", str(tmp_path), "--sizes", "1k,2k")
+    assert code == 2
+    assert "'1k,2k' is not whole numbers with commas between them" in " ".join(log.split())
+
+
+def test_a_model_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(TrajWorldError, match="is no model file"):
+        invoke(str(tmp_path / "nothing.keras"), "-o", str(tmp_path / "out"))

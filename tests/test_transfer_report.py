@@ -1,0 +1,122 @@
+"""What a study of transfer shows: sentences, tables and pictures of made-up results."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+from transfer_fixtures import made_up_results
+
+from trajworld.transfer.findings import findings
+from trajworld.transfer.pictures import draw_data, draw_steps
+from trajworld.transfer.report import error_cells, factor_cells, markdown, print_tables, write_results
+from trajworld.transfer.results import Results
+
+SCRATCH = {4000: [2.0, 1.0, 0.5, 0.3, 0.25], 16000: [2.0, 1.0, 0.5, 0.15, 0.2]}
+GOOD = made_up_results(SCRATCH, {4000: [0.6, 0.4, 0.2, 0.18, 0.14], 16000: [0.6, 0.3, 0.12, 0.11, 0.10]})
+BAD = made_up_results(SCRATCH, {4000: [3.0, 0.9, 0.6, 0.5, 0.4], 16000: [3.0, 0.9, 0.5, 0.4, 0.3]}, seen=True)
+HALF = made_up_results(SCRATCH, {4000: [0.6, 0.4, 0.2, 0.18, 0.14]})
+NAMES = ("gymnasium/Hopper-v5", "gymnasium/HalfCheetah-v5", "gymnasium/Walker2d-v5")
+
+
+def test_good_news() -> None:
+    text = findings(GOOD)
+    assert "needs at most a quarter of the data" in text[0]
+    assert "needs at most a tenth of the steps" in text[1]
+    assert "the model errs by 0.200 after 2,000 steps" in text[2]
+    assert "with 4,000 transitions (the least that was tried, data factor 4.00)" in text[2]
+    assert "after 200 steps (step factor 10" in text[2]
+    assert not any("Beware" in line or "does not hold" in line for line in text)
+
+
+def test_bad_news_is_said() -> None:
+    text = findings(BAD)
+    assert "does not hold" in text[0]
+    assert "does not hold" in text[1]
+    assert "no such error after 2,000 steps with any amount" in text[2]
+    assert "does not come down to that at any step" in text[2]
+    assert any("worst fine-tuned seed is no better" in line for line in text)
+    assert any("no better than copying the last row (0.250) on 4,000 and 16,000" in line for line in text)
+    assert any("Beware: pre-training saw Hopper-v5" in line for line in text)
+
+
+def test_the_harder_target_is_mentioned_where_it_changes_the_verdict() -> None:
+    tuned = {4000: [0.6, 0.4, 0.2, 0.18, 0.19], 16000: [0.6, 0.3, 0.12, 0.11, 0.10]}
+    text = findings(made_up_results(SCRATCH, tuned))
+    assert any("against the least error from scratch, 0.150 after 1,000 steps" in line for line in text)
+    assert not any("against the least" in line for line in findings(BAD))
+
+
+def test_what_is_not_finished_is_not_judged() -> None:
+    assert findings(HALF)[0].startswith("Nothing can be said yet")
+    nothing = findings(replace(GOOD, environments=(replace(GOOD.environments[0], curves=(), factors=None),)))
+    assert nothing[0].startswith("Nothing can be said yet")
+
+
+def test_scratch_that_gains_nothing_from_data_is_mentioned() -> None:
+    flat = {4000: [2.0, 1.0, 0.5, 0.3, 0.2], 16000: [2.0, 1.0, 0.5, 0.3, 0.2]}
+    tuned = {4000: [0.6, 0.4, 0.2, 0.18, 0.14], 16000: [0.6, 0.3, 0.12, 0.11, 0.10]}
+    assert any("gains little from more data" in line for line in findings(made_up_results(flat, tuned)))
+    assert not any("gains little from more data" in line for line in findings(GOOD))
+
+
+def test_tables() -> None:
+    head, first, second = error_cells(GOOD)
+    assert first == [
+        "Hopper-v5",
+        "4,000",
+        "0.25",
+        "0.6",
+        "0.25 [0.225 – 0.275]",
+        "0.14 [0.126 – 0.154]",
+        "1.79 ×",
+    ]
+    assert second[1] == "16,000"
+    assert len(head) == len(first)
+    _, last, best = factor_cells(GOOD)
+    assert last[1:6] == ["0.200 after 2,000 steps", "4,000", "4.00", "200 (≈ 92)", "10.0"]
+    assert best[1] == "0.150 after 1,000 (least)"
+    assert error_cells(HALF)[2][5:] == ["–", "–"]
+    assert factor_cells(HALF) == []
+    text = markdown(replace(GOOD, findings=("A sentence.",)))
+    assert "| Hopper-v5 | 4,000 | 0.250 |" in text
+    assert text.endswith("- A sentence.\n")
+    console = Console(width=160, record=True, file=open("/dev/null", "w"))  # noqa: SIM115
+    print_tables(GOOD, console)
+    assert "Hopper-v5" in console.export_text()
+
+
+def test_one_seed_has_no_interval() -> None:
+    one = replace(GOOD.environments[0].curves[0], errors=((0.5,), (0.25,)), steps=(0, 10))
+    results = replace(GOOD, environments=(replace(GOOD.environments[0], curves=(one,), factors=None),))
+    assert error_cells(results)[1][4] == "0.250"
+
+
+@pytest.mark.parametrize(
+    "results",
+    [
+        GOOD,
+        BAD,
+        HALF,
+        replace(GOOD, environments=(replace(GOOD.environments[0], curves=(), factors=None),)),
+        made_up_results({100: [1.0, 0.5]}, {100: [0.4, 0.3]}, steps=(0, 10), names=NAMES),
+        made_up_results({100: [1.0]}, {100: [0.4]}, steps=(7,)),
+    ],
+)
+def test_pictures_of_anything(tmp_path: Path, results: Results) -> None:
+    for draw in (draw_data, draw_steps):
+        draw(results, tmp_path / "picture.png")
+        assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_folder(tmp_path: Path) -> None:
+    results = write_results(GOOD, tmp_path)
+    assert results.findings == tuple(findings(GOOD))
+    saved = json.loads((tmp_path / "results.json").read_text())
+    assert saved["environments"][0]["factors"]["last"]["data"]["amount"] == 4000
+    assert saved["findings"] == list(results.findings)
+    assert (tmp_path / "results.md").read_text() == markdown(results)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        *("results.json", "results.md", "transfer-data.png", "transfer-steps.png")
+    }

@@ -1,0 +1,309 @@
+"""A study's records and its order: what is run, what is skipped, which rate is chosen, and how it ends."""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transfer_fixtures import SETTINGS, SIZES, errors, study_data_in, study_plan
+
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.models.files import load_model, save_model
+from trajworld.models.identity import Identity
+from trajworld.models.transformer import TrajWorld
+from trajworld.transfer import workers as workers_module
+from trajworld.transfer.plan import (
+    ENVIRONMENTS,
+    FINE_TUNED,
+    FROM_SCRATCH,
+    Trial,
+    TrialSettings,
+    default_pool,
+    environment_names,
+)
+from trajworld.transfer.records import (
+    PretrainedModel,
+    pretrained_model,
+    read_trial,
+    trial_key,
+    trial_path,
+    write_trial,
+)
+from trajworld.transfer.results import results_of
+from trajworld.transfer.study import RECORDS, Group, Progress, Study
+from trajworld.transfer.trials import Point, TrialResult
+from trajworld.transfer.workers import Task, available_cores, core_shares, run_tasks
+
+TRIAL = Trial(FROM_SCRATCH, "gymnasium/Hopper-v5", 1000, 1e-3, 0)
+
+
+def result(value: float, loss: float = 1.0, settings: TrialSettings = SETTINGS) -> TrialResult:
+    points = [Point(step, errors(value / (1 + step)), None if step == 0 else loss) for step in settings.steps]
+    return TrialResult(tuple(points), 900, 100, 1.5)
+
+
+@pytest.fixture
+def ran(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
+    """Replace training by a formula; the tasks that were run."""
+    tasks: list[Task] = []
+
+    def run(task: Task, folder: Path) -> TrialResult:
+        tasks.append(task)
+        trial = task.trial
+        value = 1 / trial.transitions + trial.seed / 1000 + (0 if task.init else 1)
+        # The lower rate is better from scratch, the higher one from a model.
+        return result(value, loss=trial.learning_rate * (-1 if task.init else 1))
+
+    monkeypatch.setattr(workers_module, "run_task", run)
+    return tasks
+
+
+def model_in(folder: Path, digest: str = "a" * 16) -> PretrainedModel:
+    return PretrainedModel(folder / "model.keras", digest, SIZES, ("test/pool",))
+
+
+class TestPlans:
+    @pytest.mark.parametrize(
+        ("changes", "message"),
+        [
+            ({"environments": ()}, "at least one environment"),
+            ({"environments": ("a", "a")}, "named twice"),
+            ({"sizes": (40, 20)}, "sizes must ascend"),
+            ({"sizes": ()}, "sizes must ascend"),
+            ({"sizes": (0,)}, "sizes must ascend"),
+            ({"pool": 30}, "30 transitions collected cannot give 40"),
+            ({"learning_rates": ()}, "at least one learning rate"),
+            ({"learning_rates": (1e-3, 1e-3)}, "each once"),
+            ({"learning_rates": (-1.0,)}, "must be above 0"),
+            ({"seeds": 0}, "at least 1 seed"),
+        ],
+    )
+    def test_bad_plans(self, changes: dict[str, Any], message: str) -> None:
+        with pytest.raises(UsageError, match=message):
+            study_plan(**changes)
+
+    @pytest.mark.parametrize(
+        "changes",
+        [
+            {"steps": ()},
+            {"steps": (5, 2)},
+            {"steps": (0,)},
+            {"steps": (-1, 2)},
+            {"batch_size": 0},
+            {"warmup_steps": -1},
+        ],
+    )
+    def test_bad_settings(self, changes: dict[str, Any]) -> None:
+        with pytest.raises(UsageError):
+            replace(SETTINGS, **changes)
+
+    def test_names_and_pool(self) -> None:
+        assert environment_names(()) == ENVIRONMENTS
+        assert environment_names(("Hopper-v5",)) == ("gymnasium/Hopper-v5",)
+        assert default_pool((1000, 64_000)) == 80_000
+        assert default_pool((100_000,)) == 125_000
+
+
+class TestRecords:
+    def test_a_record_is_found_again(self, tmp_path: Path) -> None:
+        key = trial_key(TRIAL, SETTINGS, "data", "model")
+        path = trial_path(tmp_path, key)
+        assert path.parent.name == "gymnasium-hopper-v5"
+        assert path.name.startswith("from-scratch-1000-0.001-seed0-")
+        assert read_trial(path, key) is None
+        write_trial(path, key, result(0.1))
+        assert read_trial(path, key) == result(0.1)
+
+    def test_only_the_fine_tuned_side_depends_on_the_model(self) -> None:
+        tuned = replace(TRIAL, side=FINE_TUNED)
+        assert trial_key(TRIAL, SETTINGS, "data", "one") == trial_key(TRIAL, SETTINGS, "data", "other")
+        assert trial_key(tuned, SETTINGS, "data", "one") != trial_key(tuned, SETTINGS, "data", "other")
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"side": FINE_TUNED},
+            {"environment": "gymnasium/Walker2d-v5"},
+            {"transitions": 2000},
+            {"learning_rate": 2e-3},
+            {"seed": 1},
+        ],
+    )
+    def test_a_trial_has_a_record_of_its_own(self, tmp_path: Path, change: dict[str, Any]) -> None:
+        paths = {
+            trial_path(tmp_path, trial_key(trial, SETTINGS, "data", "model"))
+            for trial in (TRIAL, replace(TRIAL, **change))
+        }
+        assert len(paths) == 2
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            {"model": replace(SIZES, width=16)},
+            {"steps": (0, 2, 6)},
+            {"batch_size": 5},
+            {"warmup_steps": 1},
+            {"holdout_windows": 17},
+            {"test_windows": 21},
+        ],
+    )
+    def test_settings_are_part_of_the_key(self, change: dict[str, Any]) -> None:
+        assert trial_key(TRIAL, SETTINGS, "data", "") != trial_key(
+            TRIAL, replace(SETTINGS, **change), "data", ""
+        )
+        assert trial_key(TRIAL, SETTINGS, "data", "") != trial_key(TRIAL, SETTINGS, "other", "")
+
+    def test_damaged_and_misplaced_records(self, tmp_path: Path) -> None:
+        key, other = (trial_key(trial, SETTINGS, "d", "") for trial in (TRIAL, replace(TRIAL, seed=1)))
+        path = trial_path(tmp_path, key)
+        write_trial(path, key, result(0.1))
+        with pytest.raises(TrajWorldError, match="not the record of the trial"):
+            read_trial(path, other)
+        record = json.loads(path.read_text())
+        for change in ({"points": []}, {"points": [{"step": 0}]}, {"seconds": "long"}):
+            path.write_text(json.dumps({**record, "result": {**record["result"], **change}}))
+            with pytest.raises(TrajWorldError, match="is damaged"):
+                read_trial(path, key)
+        path.write_text("{")
+        with pytest.raises(TrajWorldError, match="not a readable JSON"):
+            read_trial(path, key)
+        with pytest.raises(TrajWorldError, match="no variate"):
+            write_trial(tmp_path / "nan.json", key, result(float("nan")))
+        assert not (tmp_path / "nan.json").exists()
+
+    def test_a_models_digest_is_of_its_weights(self, tmp_path: Path) -> None:
+        model = TrajWorld(SIZES, Identity(environment="test/pool", history={"steps": 3}))
+        for name in ("one.keras", "two.keras"):
+            save_model(model, tmp_path / name)
+        one, two = (pretrained_model(tmp_path / name) for name in ("one.keras", "two.keras"))
+        assert one.digest == two.digest
+        assert (one.sizes, one.environments, one.history) == (SIZES, ("test/pool",), {"steps": 3})
+        changed = load_model(tmp_path / "one.keras")
+        changed.set_weights([weights + 1e-3 for weights in changed.get_weights()])
+        save_model(changed, tmp_path / "three.keras")
+        assert pretrained_model(tmp_path / "three.keras").digest != one.digest
+
+
+class TestOrder:
+    def test_every_rate_once_and_then_the_best(self, tmp_path: Path, ran: list[Task]) -> None:
+        told: list[Progress] = []
+        study = Study(study_plan(), [study_data_in(tmp_path)], tmp_path, model_in(tmp_path))
+        assert study.counts() == (0, 12)
+        study.run(1, told.append)
+        assert study.counts() == (12, 12)
+        assert len(ran) == len({task.trial for task in ran}) == 12
+        for size in (20, 40):
+            assert study.chosen_rate(Group("test/pool", size, FROM_SCRATCH)) == 1e-3
+            assert study.chosen_rate(Group("test/pool", size, FINE_TUNED)) == 1e-2
+        # First seeds first; the other seeds have the chosen rate only.
+        assert [task.trial.seed for task in ran] == [0] * 8 + [1] * 4
+        rates = {(task.trial.side, task.trial.learning_rate) for task in ran[8:]}
+        assert rates == {(FROM_SCRATCH, 1e-3), (FINE_TUNED, 1e-2)}
+        assert all((task.init is not None) == (task.trial.side == FINE_TUNED) for task in ran)
+        assert [(one.done, one.total) for one in told] == [(n, 12) for n in range(1, 13)]
+        assert [one.seconds_left for one in told] == [pytest.approx(1.5 * (12 - n)) for n in range(1, 13)]
+
+    def test_what_is_there_is_skipped(self, tmp_path: Path, ran: list[Task]) -> None:
+        plan, data = study_plan(), [study_data_in(tmp_path)]
+        study = Study(plan, data, tmp_path, model_in(tmp_path))
+        study.run(1)
+        whole = results_of(study)
+        records = sorted((tmp_path / RECORDS).glob("*/*.json"))
+        assert len(records) == 12
+        for path in records[::3]:
+            path.unlink()
+        ran.clear()
+        again = Study(plan, data, tmp_path, model_in(tmp_path))
+        again.run(1)
+        assert len(ran) == 4
+        assert results_of(again) == whole
+
+    def test_scratch_serves_another_model(self, tmp_path: Path, ran: list[Task]) -> None:
+        plan, data = study_plan(), [study_data_in(tmp_path)]
+        alone = Study(plan, data, tmp_path, None, (FROM_SCRATCH,))
+        assert alone.counts() == (0, 6)
+        alone.run(1)
+        partial = results_of(alone)
+        assert partial.model is None
+        assert partial.environments[0].factors is None
+        assert len(partial.environments[0].curves) == 2
+        for digest in ("a", "b"):
+            ran.clear()
+            study = Study(plan, data, tmp_path, model_in(tmp_path, digest), (FINE_TUNED,))
+            assert study.counts() == (0, 6)
+            study.run(1)
+            assert {task.trial.side for task in ran} == {FINE_TUNED}
+            found = results_of(study).environments[0]
+            assert found.factors is not None
+            assert found.factors.last.data_holds is False
+            assert found.factors.last.target == pytest.approx((1 / 40 + 1 + 1 / 40 + 1.001) / 2 / 6)
+            assert found.seen
+        assert len(list((tmp_path / RECORDS).glob("*/*.json"))) == 18
+
+    def test_a_curve_by_hand(self, tmp_path: Path, ran: list[Task]) -> None:
+        study = Study(study_plan(), [study_data_in(tmp_path)], tmp_path, None, (FROM_SCRATCH,))
+        study.run(1)
+        found = results_of(study).environments[0].curve(FROM_SCRATCH, 20)
+        assert found is not None
+        assert found.learning_rate == 1e-3
+        assert found.holdout_losses == {"0.001": 1e-3, "0.01": 1e-2}
+        low, high = 1 + 1 / 20, 1 + 1 / 20 + 1 / 1000
+        assert found.errors[1] == pytest.approx((low / 3, high / 3))
+        assert found.mean == pytest.approx([(low + high) / 2 / (1 + step) for step in (0, 2, 5)])
+        assert (found.low[0], found.high[0]) == pytest.approx((low, high))
+
+    def test_a_failure_keeps_what_was_finished(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        done = 0
+
+        def run(task: Task, folder: Path) -> TrialResult:
+            nonlocal done
+            if done == 3:
+                raise KeyboardInterrupt
+            done += 1
+            return result(0.5)
+
+        monkeypatch.setattr(workers_module, "run_task", run)
+        study = Study(study_plan(), [study_data_in(tmp_path)], tmp_path, None, (FROM_SCRATCH,))
+        with pytest.raises(KeyboardInterrupt):
+            study.run(1)
+        assert study.counts() == (3, 6)
+        again = Study(study_plan(), [study_data_in(tmp_path / "again")], tmp_path, None, (FROM_SCRATCH,))
+        assert again.counts() == (3, 6)
+
+
+@given(st.integers(1, 64), st.integers(1, 64))
+def test_cores_are_shared_out_evenly(count: int, workers: int) -> None:
+    cores = list(range(100, 100 + count))
+    shares = core_shares(cores, workers)
+    assert len(shares) == workers
+    assert all(share for share in shares)
+    sizes = [len(share) for share in shares]
+    assert max(sizes) - min(sizes) <= 1
+    if workers <= count:
+        assert sorted(core for share in shares for core in share) == cores
+
+
+class Bomb:
+    """Ends the process that unpickles it."""
+
+    def __reduce__(self) -> tuple[Callable[[int], Any], tuple[int]]:
+        return os._exit, (9,)
+
+
+@pytest.mark.slow
+def test_a_worker_that_dies_is_one_line(tmp_path: Path) -> None:
+    bomb: Any = Bomb()
+    tasks = iter([Task(TRIAL, SETTINGS, bomb, "test", None)])
+    with pytest.raises(
+        TrajWorldError, match=r"a worker process died .*Hopper-v5, from scratch, 1,000 transitions"
+    ):
+        run_tasks(lambda: next(tasks, None), lambda task, found: None, 2)
+
+
+def test_some_core_is_available() -> None:
+    assert available_cores()
