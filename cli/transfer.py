@@ -80,6 +80,13 @@ class _Numbers(click.ParamType):
     "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Windows in a batch."
 )
 @click.option(
+    "--targets",
+    type=click.Choice(["onehot", "gauss"]),
+    default="onehot",
+    show_default=True,
+    help="Of the loss.",
+)
+@click.option(
     "--windows",
     type=click.IntRange(min=1),
     default=1024,
@@ -117,6 +124,7 @@ def evaluate_transfer(
     learning_rates: tuple[float, ...],
     seeds: int,
     batch_size: int,
+    targets: str,
     windows: int,
     pool: int | None,
     preset: str | None,
@@ -152,7 +160,7 @@ def evaluate_transfer(
     from trajworld.transfer.plan import SIDES, TransferPlan, TrialSettings, default_pool, environment_names
 
     def plan_for(sizes_of_model: Any) -> TransferPlan:
-        settings = TrialSettings(sizes_of_model, steps, batch_size, test_windows=windows)
+        settings = TrialSettings(sizes_of_model, steps, batch_size, targets, test_windows=windows)
         names = environment_names(environments)
         return TransferPlan(names, sizes, learning_rates, seeds, settings, pool or default_pool(sizes))
 

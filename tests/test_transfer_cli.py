@@ -18,7 +18,7 @@ from trajworld.training.loop import train
 from trajworld.training.run import start_run
 
 SMALL = (
-    *("--environment", "InvertedPendulum-v5", "--sizes", "60,120", "--steps", "0,2,4", "--pool", "300"),
+    *("--environment", "InvertedPendulum-v5", "--sizes", "400,800", "--steps", "0,2,4", "--pool", "1500"),
     *("--learning-rates", "1e-3,1e-2", "--seeds", "2", "--batch-size", "4", "--windows", "16"),
 )
 
@@ -68,7 +68,7 @@ def test_a_study_of_both_sides(tmp_path: Path, model: str) -> None:
 
     before = {path: path.read_bytes() for path in records if path.is_file()}
     # A record that is lost is made again: the same numbers.
-    lost = next(path for path in before if path.name.startswith("fine-tuned-60-0.001-seed0"))
+    lost = next(path for path in before if path.name.startswith("fine-tuned-400-0.001-seed0"))
     lost.unlink()
     _, text, log = invoke(model, "-o", str(out), *SMALL, "--resume", "--workers", "1", "--json")
     again = json.loads(text)

@@ -147,6 +147,7 @@ class TestRecords:
             {"model": replace(SIZES, width=16)},
             {"steps": (0, 2, 6)},
             {"batch_size": 5},
+            {"targets": "gauss"},
             {"warmup_steps": 1},
             {"holdout_windows": 17},
             {"test_windows": 21},
@@ -157,6 +158,11 @@ class TestRecords:
             TRIAL, replace(SETTINGS, **change), "data", ""
         )
         assert trial_key(TRIAL, SETTINGS, "data", "") != trial_key(TRIAL, SETTINGS, "other", "")
+
+    def test_a_key_stays_what_it_was(self) -> None:
+        """Finished trials must be known to later versions: a change here needs another version of the key."""
+        key = trial_key(TRIAL, SETTINGS, "data", "")
+        assert trial_path(Path(), key).name == "from-scratch-1000-0.001-seed0-d7dd1ba9c64b.json"
 
     def test_damaged_and_misplaced_records(self, tmp_path: Path) -> None:
         key, other = (trial_key(trial, SETTINGS, "d", "") for trial in (TRIAL, replace(TRIAL, seed=1)))

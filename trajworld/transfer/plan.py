@@ -26,6 +26,7 @@ class TrialSettings:
         steps: Steps after which the error is measured, ascending; a run ends with the last. 0 is the model that the
             run begins with.
         batch_size: Windows in a batch.
+        targets: Of the loss, ``onehot`` or ``gauss``.
         warmup_steps: Of the learning rate, from 0; then it stays constant, so that the errors of one run at its steps
             are those that shorter runs would have had at their ends.
         holdout_windows: At most so many windows of the held-out episodes are evaluated.
@@ -35,6 +36,7 @@ class TrialSettings:
     model: ModelSizes
     steps: tuple[int, ...]
     batch_size: int
+    targets: str = "onehot"
     warmup_steps: int = 20
     holdout_windows: int = 512
     test_windows: int = 1024

@@ -22,8 +22,12 @@ from trajworld.versions import versions
 # Raised whenever the same trial gives other numbers, so that no study mixes both.
 _VERSION = 1
 
-# What a run's configuration says of where it runs, how it is watched and what it is called: no number depends on it.
-_INDIFFERENT = ("datasets", "init", "preset", "model", "log_every", "evaluate_every", "checkpoint_every")
+# What a trial's numbers depend on in its run's configuration. Named one by one: a setting that is added to the
+# configuration must not make finished trials unknown, as long as its default is what they were run with.
+_DECIDING = (
+    *("kind", "steps", "batch_size", "learning_rate", "warmup_steps", "decay_steps", "dtype", "transitions"),
+    *("holdout_fraction", "holdout_windows", "weight_decay", "clip_norm", "targets", "padded_sizes", "seed"),
+)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,7 @@ def trial_key(trial: Trial, settings: TrialSettings, data: str, model: str) -> d
         "environment": trial.environment,
         "data": data,
         "sizes": asdict(settings.model),
-        "training": {name: value for name, value in training.items() if name not in _INDIFFERENT},
+        "training": {name: training[name] for name in _DECIDING},
         "steps": list(settings.steps),
         "test_windows": settings.test_windows,
     }

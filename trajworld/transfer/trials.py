@@ -66,6 +66,7 @@ def trial_config(
         "transitions": trial.transitions,
         "steps": steps,
         "batch_size": settings.batch_size,
+        "targets": settings.targets,
         "learning_rate": trial.learning_rate,
         "warmup_steps": settings.warmup_steps,
         "decay_steps": _NEVER,
