@@ -103,7 +103,7 @@ def _after(need: Need) -> str:
     if need.factor is None:
         return "without a step"
     about = "" if math.isclose(need.about, need.amount) else f", by interpolation about {need.about:,.0f}"
-    return f"after {need.amount:,} steps (step factor {number(need.factor)}{about})"
+    return f"after {need.amount:,} steps (step factor {need.factor:.3g}{about})"
 
 
 def _little_gain(one: EnvironmentResults, steps: int) -> Iterable[str]:
@@ -150,16 +150,12 @@ def _doubts(results: Results) -> Iterable[str]:
         yield f"Beware: pre-training saw {_names(seen)}, so this is no transfer to something new."
     for side in SIDES:
         for rate, name in ((max(plan.learning_rates), "largest"), (min(plan.learning_rates), "smallest")):
-            where = [
-                f"{short_name(one.environment)} {curve.transitions:,}"
-                for one in results.environments
-                for curve in one.of_side(side)
-                if math.isclose(curve.learning_rate, rate)
-            ]
+            curves = [curve for one in results.environments for curve in one.of_side(side)]
+            where = [curve for curve in curves if math.isclose(curve.learning_rate, rate)]
             if where and len(plan.learning_rates) > 1:
                 yield (
-                    f"{side.capitalize()}, the best learning rate was the {name} that was tried ({rate:g}) on "
-                    f"{listed(where)} transitions."
+                    f"{side.capitalize()}, the best learning rate was the {name} that was tried ({rate:g}) in "
+                    f"{len(where)} of {len(curves)} cases (environments and amounts of data)."
                 )
     yield (
         f"Errors are mean absolute one-step errors in standard deviations of each variate, over "

@@ -13,12 +13,14 @@ from trajworld.charts import MARKERS, Look, amounts_axis, error_axis, save_figur
 from trajworld.transfer.factors import Need, Savings
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, SIDES
 from trajworld.transfer.results import Curve, EnvironmentResults, Results
-from trajworld.wording import number, short_name
+from trajworld.wording import short_name
 
 _LOOK = Look()
-# Inches: a panel, and what is above and below the panels.
-_WIDTH, _HEIGHT, _TOP, _BOTTOM = 3.55, 2.9, 0.85, 0.55
+# Inches: a panel, and what is above and below the panels. Three panels fill a page's width, letters still readable.
+_WIDTH, _HEIGHT, _TOP, _BOTTOM = 2.6, 2.5, 1.0, 0.55
 _LEFT, _GAP = 0.5, 0.55
+# Above each panel: points of a line of text, and how many lines.
+_LINE = 13
 _SMALL = 9.5
 
 
@@ -31,6 +33,7 @@ def draw_data(results: Results, path: str | os.PathLike[str]) -> None:
         f"mean absolute one-step error after {steps:,} steps, standard deviations (log scale)",
         "transitions of data (log scale)",
         [("copy last row", "copy", (1.5, 2)), ("zero-shot", "zero-shot", (6, 3))],
+        lines=1,
     )
     save_figure(figure, path)
 
@@ -44,20 +47,23 @@ def draw_steps(results: Results, path: str | os.PathLike[str]) -> None:
         f"mean absolute one-step error on {size:,} transitions, standard deviations (log scale)",
         "steps of training (log scale)",
         [("copy last row", "copy", (1.5, 2))],
+        lines=2,
     )
     save_figure(figure, path)
 
 
 def _panels(
     results: Results,
-    draw: Callable[[Axes, Results, EnvironmentResults], list[float]],
+    draw: Callable[[Axes, Results, EnvironmentResults], tuple[list[float], list[str]]],
     title: str,
     below: str,
     others: Sequence[tuple[str, str, tuple[float, float]]],
+    lines: int,
 ) -> Figure:
+    """A panel for each environment, with so many lines of news above each."""
     count = len(results.environments)
-    width = _LEFT + count * _WIDTH + (count - 1) * _GAP + 0.2
-    height = _TOP + _HEIGHT + _BOTTOM
+    width = _LEFT + count * _WIDTH + (count - 1) * _GAP + 0.25
+    height = _TOP + lines * _LINE / 72 + _HEIGHT + _BOTTOM
     # A figure of its own, not pyplot's: nothing global is changed.
     figure = Figure(figsize=(max(width, 6.5), height), facecolor=_LOOK.colour("paper"))
     width = figure.get_figwidth()
@@ -65,16 +71,13 @@ def _panels(
         left = _LEFT + place * (_WIDTH + _GAP)
         axes = figure.add_axes((left / width, _BOTTOM / height, _WIDTH / width, _HEIGHT / height))
         style_axes(axes, _LOOK)
-        errors = [error for error in draw(axes, results, one) if error > 0 and math.isfinite(error)]
-        if errors:
-            error_axis(axes, errors)
-        axes.set_title(
-            short_name(one.environment),
-            fontsize=11,
-            color=_LOOK.colour("text"),
-            fontweight="bold",
-            loc="left",
-        )
+        shown, news = draw(axes, results, one)
+        positive = [error for error in shown if error > 0 and math.isfinite(error)]
+        if positive:
+            error_axis(axes, positive)
+        _heading(axes, 8 + lines * _LINE, short_name(one.environment), "text", 11)
+        for number, line in enumerate(news, start=1):
+            _heading(axes, 7 + (lines - number) * _LINE, line, FINE_TUNED, _SMALL - 0.5)
         if place == 0:
             axes.set_xlabel(below, loc="left")
     figure.text(
@@ -82,6 +85,20 @@ def _panels(
     )
     _legend(figure, others)
     return figure
+
+
+def _heading(axes: Axes, above: float, text: str, colour: str, size: float) -> None:
+    """A line of text, so many points above a panel."""
+    axes.annotate(
+        text,
+        (0, 1),
+        xycoords="axes fraction",
+        xytext=(0, above),
+        textcoords="offset points",
+        color=_LOOK.colour(colour),
+        fontsize=size,
+        fontweight="bold",
+    )
 
 
 def _legend(figure: Figure, others: Sequence[tuple[str, str, tuple[float, float]]]) -> None:
@@ -107,8 +124,8 @@ def _legend(figure: Figure, others: Sequence[tuple[str, str, tuple[float, float]
         text.set_fontweight("bold")
 
 
-def _data_panel(axes: Axes, results: Results, one: EnvironmentResults) -> list[float]:
-    """Draw one environment; the errors that are in it."""
+def _data_panel(axes: Axes, results: Results, one: EnvironmentResults) -> tuple[list[float], list[str]]:
+    """Draw one environment; the errors that are in it, and the news."""
     shown = [one.copy_last_row.normalised_mae]
     axes.axhline(shown[0], color=_LOOK.colour("copy"), linewidth=1.6, dashes=(1.5, 2))
     zero = [(curve.transitions, curve.mean[0]) for curve in one.of_side(FINE_TUNED) if curve.steps[0] == 0]
@@ -123,16 +140,19 @@ def _data_panel(axes: Axes, results: Results, one: EnvironmentResults) -> list[f
             _line(axes, side, places, bounds)
             shown += [error for bound in bounds for error in bound]
     amounts_axis(axes, results.plan.sizes)
-    if one.factors is not None:
-        savings = one.factors.last
-        _target(axes, savings.target, results.plan.sizes[-1])
-        if savings.data is not None:
-            _mark(axes, savings.data, savings.target, "of the data")
-    return shown
+    if one.factors is None:
+        return shown, []
+    savings = one.factors.last
+    _target(axes, savings.target, results.plan.sizes[-1])
+    if savings.data is None:
+        return shown, ["no amount of data gets there"]
+    reached = one.curve(FINE_TUNED, savings.data.amount)
+    _mark(axes, savings.data.amount, reached.mean[-1] if reached is not None else savings.target)
+    return shown, [f"needs {_part(savings.data)} of the data"]
 
 
-def _steps_panel(axes: Axes, results: Results, one: EnvironmentResults) -> list[float]:
-    """Draw one environment; the errors that are in it."""
+def _steps_panel(axes: Axes, results: Results, one: EnvironmentResults) -> tuple[list[float], list[str]]:
+    """Draw one environment; the errors that are in it, and the news."""
     steps, size = results.plan.settings.steps, results.plan.sizes[-1]
     shown = [one.copy_last_row.normalised_mae]
     axes.axhline(shown[0], color=_LOOK.colour("copy"), linewidth=1.6, dashes=(1.5, 2))
@@ -154,15 +174,6 @@ def _steps_panel(axes: Axes, results: Results, one: EnvironmentResults) -> list[
             dashes=(4, 2),
             zorder=3,
         )
-        axes.annotate(
-            f"on {least.transitions:,}",
-            (least.steps[-1], least.mean[-1]),
-            xytext=(0, 4),
-            textcoords="offset points",
-            ha="right",
-            fontsize=_SMALL - 0.5,
-            color=_LOOK.colour(FINE_TUNED),
-        )
         shown += least.mean
     axes.set_xscale("log")
     axes.set_xlim((zero if steps[0] == 0 else steps[0]) / 1.25, steps[-1] * 1.25)
@@ -170,12 +181,20 @@ def _steps_panel(axes: Axes, results: Results, one: EnvironmentResults) -> list[
     axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(ticks, value)))
-    if one.factors is not None:
-        savings = one.factors.last
-        _target(axes, savings.target, savings.step)
-        if savings.largest is not None:
-            _mark(axes, savings.largest, savings.target, "of the steps", zero)
-    return shown
+    if one.factors is None:
+        return shown, []
+    savings = one.factors.last
+    _target(axes, savings.target, savings.step)
+    reached = one.curve(FINE_TUNED, size)
+    if savings.largest is None or reached is None:
+        return shown, ["does not get there"]
+    amount = savings.largest.amount
+    _mark(axes, amount or zero, reached.mean[steps.index(amount)])
+    news = [f"needs {_part(savings.largest)} of the steps"]
+    need = None if least is None else savings.steps[least.transitions]
+    if least is not None and least.transitions < size and need is not None:
+        news.append(f"dashed: {_part(need)} on {least.transitions:,}")
+    return shown, news
 
 
 def _tick(ticks: dict[float, int], value: float) -> str:
@@ -224,27 +243,20 @@ def _target(axes: Axes, target: float, place: float) -> None:
     )
 
 
-def _mark(axes: Axes, need: Need, target: float, of: str, zero: float = 1.0) -> None:
-    """Where the fine-tuned line comes down to the target, and what part of scratch's data or steps that is."""
-    place = need.about or zero
-    colour = _LOOK.colour(FINE_TUNED)
+def _mark(axes: Axes, place: float, error: float) -> None:
+    """A ring around the first point of the fine-tuned line that is at the target or below."""
     axes.plot(
         [place],
-        [target],
-        marker="v",
-        markersize=8,
-        color=colour,
-        markeredgecolor=_LOOK.colour("paper"),
+        [error],
+        marker="o",
+        markersize=13,
+        markerfacecolor="none",
+        markeredgecolor=_LOOK.colour(FINE_TUNED),
+        markeredgewidth=1.6,
         zorder=5,
     )
-    part = "no step" if need.factor is None else f"1/{number(need.factor)} {of}"
-    axes.annotate(
-        part,
-        (place, target),
-        xytext=(5, 7),
-        textcoords="offset points",
-        fontsize=_SMALL,
-        fontweight="bold",
-        color=colour,
-        zorder=6,
-    )
+
+
+def _part(need: Need) -> str:
+    """What part of scratch's data or steps is needed: ``1/16``, or ``none``."""
+    return "none" if need.factor is None else f"1/{need.factor:.3g}"

@@ -1,11 +1,13 @@
 """The tables of a study of transfer, for a terminal and as Markdown, and the folder that it leaves."""
 
 import math
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from trajworld.files import atomic_file, write_json
@@ -46,30 +48,32 @@ def print_tables(results: Results, console: Console) -> None:
     """Both tables."""
     steps = results.plan.settings.steps[-1]
     for title, cells in (
-        (f"One-step error after {steps:,} steps [seeds from – to]", error_cells(results)),
-        ("What fine-tuning needs to reach the error from scratch", factor_cells(results)),
+        (f"One-step error after {steps:,} steps, mean [least–greatest seed]", error_cells(results)),
+        ("Data and steps that fine-tuning needs to reach the error from scratch", factor_cells(results)),
     ):
         if len(cells) > 1:
-            table = Table(title=title, title_justify="left")
-            for number_, header in enumerate(cells[0]):
-                table.add_column(header, justify="left" if number_ == 0 else "right")
+            table = Table(
+                title=escape(title), title_justify="left", box=None, pad_edge=False, header_style="bold"
+            )
+            # Broken by hand: eighty columns hold the table, and no number is cut.
+            for place, header in enumerate(cells[0]):
+                broken = header.replace(" ", "\n") if len(header) > 9 else header
+                table.add_column(broken, justify="left" if place == 0 else "right", no_wrap=True)
             for row in cells[1:]:
-                table.add_row(*row)
-            console.print(table)
+                table.add_row(*(escape(re.sub(r" (?=[\[(]|on )", "\n", cell)) for cell in row))
+            console.print(table, "")
 
 
 def error_cells(results: Results) -> Cells:
     """The errors by environment and amount of data, under their headers."""
-    rows = [
-        ["environment", "transitions", "copy last row", "zero-shot", "from scratch", "fine-tuned", "ratio"]
-    ]
+    rows = [["environment", "data", "copy last row", "zero-shot", "from scratch", "fine-tuned", "ratio"]]
     for one in results.environments:
         for size in results.plan.sizes:
             scratch, tuned = one.curve(FROM_SCRATCH, size), one.curve(FINE_TUNED, size)
             zero = tuned is not None and tuned.steps[0] == 0
             rows.append(
                 [
-                    short_name(one.environment),
+                    _name(one),
                     f"{size:,}",
                     number(one.copy_last_row.normalised_mae),
                     number(tuned.mean[0]) if zero and tuned is not None else "–",
@@ -77,7 +81,7 @@ def error_cells(results: Results) -> Cells:
                     _last(tuned),
                     "–"
                     if scratch is None or tuned is None or not tuned.mean[-1]
-                    else f"{number(scratch.mean[-1] / tuned.mean[-1])} ×",
+                    else f"{scratch.mean[-1] / tuned.mean[-1]:.2f}",
                 ]
             )
     return rows
@@ -89,8 +93,8 @@ def factor_cells(results: Results) -> Cells:
     rows = [
         [
             "environment",
-            f"from scratch, {size:,}",
-            "transitions needed",
+            f"from scratch on {size:,}",
+            "data needed",
             "data factor",
             f"steps needed on {size:,}",
             "step factor",
@@ -101,19 +105,19 @@ def factor_cells(results: Results) -> Cells:
         if one.factors is None:
             continue
         rows.append(
-            _factor_row(one, one.factors.last, f"{number(one.factors.last.target)} after {steps:,} steps")
+            _factor_row(one, one.factors.last, f"{number(one.factors.last.target)} (after {steps:,})")
         )
         best = one.factors.best
         if best.target < one.factors.last.target:
-            rows.append(_factor_row(one, best, f"{number(best.target)} after {best.step:,} (least)"))
+            rows.append(_factor_row(one, best, f"{number(best.target)} (least, after {best.step:,})"))
     return rows if len(rows) > 1 else []
 
 
 def _factor_row(one: EnvironmentResults, savings: Savings, target: str) -> list[str]:
     smallest = savings.smallest
-    least = "none" if smallest is None else f"{smallest:,}: {_amount(savings.steps[smallest])} steps"
+    least = "none" if smallest is None else f"{_amount(savings.steps[smallest])} on {smallest:,}"
     return [
-        short_name(one.environment),
+        _name(one),
         target,
         _amount(savings.data),
         _factor(savings.data),
@@ -121,6 +125,11 @@ def _factor_row(one: EnvironmentResults, savings: Savings, target: str) -> list[
         _factor(savings.largest),
         least,
     ]
+
+
+def _name(one: EnvironmentResults) -> str:
+    """``Hopper`` of ``gymnasium/Hopper-v5``: the narrower the better."""
+    return re.sub(r"-v\d+$", "", short_name(one.environment))
 
 
 def _amount(need: Need | None) -> str:
@@ -133,7 +142,7 @@ def _amount(need: Need | None) -> str:
 def _factor(need: Need | None) -> str:
     if need is None:
         return "–"
-    return "no step" if need.factor is None else number(need.factor)
+    return "no step" if need.factor is None else f"{need.factor:.3g}"
 
 
 def _last(curve: Curve | None) -> str:
@@ -141,7 +150,7 @@ def _last(curve: Curve | None) -> str:
         return "–"
     if len(curve.errors[-1]) == 1:
         return number(curve.mean[-1])
-    return f"{number(curve.mean[-1])} [{number(curve.low[-1])} – {number(curve.high[-1])}]"
+    return f"{number(curve.mean[-1])} [{number(curve.low[-1])}–{number(curve.high[-1])}]"
 
 
 def _markdown_table(cells: Sequence[Sequence[str]]) -> str:
