@@ -82,7 +82,7 @@ def _data_sentence(savings: Savings, size: int, steps: int) -> str:
     fewest = "the least that was tried, " if need.amount == min(savings.steps) else ""
     return (
         f"Fine-tuned it has at most that error with {need.amount:,} transitions ({fewest}data factor "
-        f"{number(need.factor)})."
+        f"{need.factor or math.inf:.3g})."
     )
 
 
