@@ -51,19 +51,23 @@ def import_(source: Path, output: Path, heads: int, environment: str, as_json: b
 
 
 @checkpoint.command(short_help="Show what a model file holds.")
-@click.argument("model", metavar="MODEL.keras", type=click.Path(path_type=Path))
+@click.argument("model", metavar="MODEL")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(model: Path, as_json: bool) -> None:
+def show(model: str, as_json: bool) -> None:
     """Show a model's sizes, environment, ranges, versions and history.
+
+    MODEL is one that ships, one on the Hugging Face hub (hf://USER/REPO[@REVISION][/FILE.keras]) or a file.
 
     \b
     Examples:
+      trajworld checkpoint show trajworld-small
       trajworld checkpoint show model.keras
       trajworld checkpoint show model.keras --json | jq .sizes
     """
     from trajworld.models.files import describe_model
+    from trajworld.models.names import find_model
 
-    _print(describe_model(model), as_json)
+    _print(describe_model(find_model(model)), as_json)
 
 
 def _print(description: dict[str, Any], as_json: bool) -> None:

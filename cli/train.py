@@ -30,7 +30,12 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         type=click.Path(path_type=Path),
         help="TOML with any settings; options override it.",
     ),
-    click.option("--init", type=str, metavar="MODEL", help="Start from this model's weights."),
+    click.option(
+        "--init",
+        type=str,
+        metavar="MODEL",
+        help="Start from this model's weights: trajworld-small, hf://USER/REPO or a file.",
+    ),
     click.option("--steps", type=int, help="Optimiser steps."),
     click.option("--batch-size", type=int, help="Windows in a batch."),
     click.option("--learning-rate", type=float, help="Peak of the schedule."),
@@ -100,7 +105,8 @@ def train(dataset: str | None, **options: Any) -> None:
     \b
     Examples:
       trajworld train trajworld/gymnasium-hopper-v5/ou-v0 -o runs/hopper
-      trajworld train trajworld/gymnasium-hopper-v5/ou-v0 --init runs/pre/best.keras --transitions 4000 -o runs/tuned
+      trajworld train trajworld/gymnasium-hopper-v5/ou-v0 --init trajworld-small -o runs/tuned
+      trajworld train trajworld/gymnasium-hopper-v5/ou-v0 --init runs/pre/best.keras --transitions 4000 -o runs/little
       trajworld train --resume runs/hopper
     """
     _run("train", [] if dataset is None else [{"spec": dataset}], options)

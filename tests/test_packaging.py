@@ -19,7 +19,7 @@ FOLDERS = {
     "benchmarks": "trajworld/benchmarks",
     "cli": "trajworld/cli",
 }
-DATA_SUFFIXES = {".typed", ".html", ".toml", ".csv", ".ini"}
+DATA_SUFFIXES = {".typed", ".html", ".toml", ".csv", ".ini", ".keras", ".md"}
 
 
 @pytest.fixture(scope="module")

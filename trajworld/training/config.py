@@ -53,7 +53,8 @@ class TrainingConfig:
         preset: Which preset the other values came from.
         model: Sizes; where ``init`` gives a model, a run replaces them by that model's.
         dtype: Keras dtype policy: ``float32`` or ``mixed_bfloat16``.
-        init: A model file to start from; empty to start from random weights.
+        init: The model to start from, as :func:`trajworld.models.names.find_model` takes it; empty to start from random
+            weights.
         transitions: At most so many transitions of each dataset are used, in whole episodes, holdout included;
             None for all.
         holdout_fraction: Share of each dataset's episodes that is held out; 0 for none.

@@ -15,6 +15,7 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import read_json, write_json
 from trajworld.models.files import load_model
 from trajworld.models.identity import Identity
+from trajworld.models.names import find_model, said_briefly
 from trajworld.models.transformer import TrajWorld
 from trajworld.training.checkpoint import (
     TrainingState,
@@ -79,6 +80,8 @@ def start_run(
         TrajWorldError: A dataset or the initial model is missing or damaged, or does not fit.
     """
     path, backend = Path(path), active_backend()
+    # Before datasets are converted, which may take long: a name that is wrong is told at once.
+    init = _init_file(config)
     layout = backend.distribute(devices, config.batch_size)
 
     def prepared() -> list[Part]:
@@ -91,11 +94,11 @@ def start_run(
 
     # The first converts; the others find what it converted, where they see the same disk.
     parts = backend.lead_first(prepared)
-    model = _initial_model(config, parts)
+    model = _initial_model(config, parts, init)
     # A model that was given brings its own sizes.
     config = replace(config, model=model.sizes)
     run = _assembled(path, config, parts, model, TrainingState(), layout)
-    record = _record(run)
+    record = _record(run, init)
 
     def write() -> None:
         if not layout.leads:
@@ -147,11 +150,13 @@ def resume_run(
     parts = backend.lead_first(prepared)
     checkpoint = newest_checkpoint(path)
     if checkpoint is None:
-        if written.init and record.get("init") != _digest(written.init):
+        init = _init_file(written)
+        if init is not None and record.get("init") != _digest(init):
             raise TrajWorldError(
                 f"{written.init} is not the model that {path} began with, and the run has no checkpoint: start another"
             )
-        run = _assembled(path, written, parts, _initial_model(written, parts), TrainingState(), layout)
+        model = _initial_model(written, parts, init)
+        run = _assembled(path, written, parts, model, TrainingState(), layout)
         return run, _warnings(record, layout)
     model, state = load_checkpoint(checkpoint)
     if model.sizes != written.model or state.step > written.steps:
@@ -187,9 +192,14 @@ def _read_record(path: Path) -> dict[str, Any]:
     return record
 
 
-def _digest(file: str) -> str:
+def _init_file(config: TrainingConfig) -> Path | None:
+    """The file of the model to start from, found once: what a name on the hub stands for may change meanwhile."""
+    return find_model(config.init) if config.init else None
+
+
+def _digest(file: Path) -> str:
     try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
         raise TrajWorldError(f"cannot read {file}: {error.strerror}") from None
 
@@ -207,8 +217,8 @@ def _assembled(
     return Run(path, config, parts, make_mixture(config, parts), model, optimizer, state, layout)
 
 
-def _initial_model(config: TrainingConfig, parts: list[Part]) -> TrajWorld:
-    """Random weights from the seed, or those of ``config.init`` with this run's ranges and environment."""
+def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None) -> TrajWorld:
+    """Random weights from the seed, or those of ``init`` with this run's ranges and environment."""
     wanted = max(part.dataset.num_variates for part in parts)
     history: dict[str, Any] = {
         "kind": config.kind,
@@ -219,10 +229,10 @@ def _initial_model(config: TrainingConfig, parts: list[Part]) -> TrajWorld:
         "versions": versions(),
     }
     sizes = config.model
-    if config.init:
-        source = load_model(config.init)
+    if init is not None:
+        source = load_model(init)
         sizes = source.sizes
-        history["init"] = {"file": Path(config.init).name, "history": dict(source.identity.history)}
+        history["init"] = {"file": said_briefly(config.init), "history": dict(source.identity.history)}
     if wanted > sizes.variates:
         raise TrajWorldError(
             f"{wanted} variates are more than the model's table of {sizes.variates}: leave that dataset out, or train "
@@ -237,12 +247,12 @@ def _initial_model(config: TrainingConfig, parts: list[Part]) -> TrajWorld:
         model = TrajWorld(sizes, identity, dtype=config.dtype)
     finally:
         random.setstate(held)
-    if config.init:
+    if init is not None:
         model.set_weights(source.get_weights())
     return model
 
 
-def _record(run: Run) -> dict[str, Any]:
+def _record(run: Run, init: Path | None) -> dict[str, Any]:
     device = active_backend().device()
     return {
         "kind": run.config.kind,
@@ -251,7 +261,7 @@ def _record(run: Run) -> dict[str, Any]:
         "device": {"kind": device.kind, "name": device.name, "count": device.count},
         "layout": {"devices": run.layout.devices, "processes": run.layout.processes},
         "parameters": run.model.count_params(),
-        "init": _digest(run.config.init) if run.config.init else None,
+        "init": None if init is None else _digest(init),
         "datasets": [part.describe() for part in run.parts],
     }
 
