@@ -20,7 +20,7 @@ _COMMANDS = {
     "evaluate": LazyCommand(".evaluate", "evaluate", "Measure a model's predictions on datasets."),
     "checkpoint": LazyCommand(".checkpoint", "checkpoint", "Import published checkpoints, show model files."),
     "quickstart": LazyCommand(
-        ".quickstart", "quickstart", "Collect, pre-train, fine-tune on an unseen robot, report."
+        ".quickstart", "quickstart", "Fine-tune a pre-trained model on an unseen robot, compare, report."
     ),
     "bench": LazyCommand(".bench", "bench", "Compare the backends: are they equal, which is faster here?"),
     "doctor": LazyCommand(".doctor", "doctor", "Print versions, backends, devices, and what is missing."),
