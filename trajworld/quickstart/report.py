@@ -15,14 +15,10 @@ from matplotlib.figure import Figure
 from rich.table import Table
 from rich.text import Text
 
+from trajworld.charts import Look, svg
 from trajworld.errors import TrajWorldError
 from trajworld.files import atomic_file, write_json
-from trajworld.quickstart.charts import (
-    Look,
-    comparison_figure,
-    draw_comparison,
-    svg,
-)
+from trajworld.quickstart.charts import comparison_figure, draw_comparison
 from trajworld.quickstart.findings import (
     ComparisonRow,
     comparison_rows,
@@ -194,7 +190,8 @@ def _datasets_note(results: Results) -> str:
     word, seen = _embodiment(results.plan.target), _seen(results)
     if seen:
         return f"Beware: pre-training saw {', '.join(seen)}, named “{word}” like the target, which was not unseen."
-    return f"No {word}, of this suite or another, is among the {len(results.model.environments)} environments of pre-training."
+    count = len(results.model.environments)
+    return f"No {word}, of this suite or another, is among the {count} environments of pre-training."
 
 
 def _embodiment(environment: str) -> str:
@@ -210,9 +207,9 @@ def _steps(plan: Plan) -> list[str]:
     return [
         f"Collect {plan.pool_transitions:,} transitions of {plan.target} to fine-tune on, and "
         f"{plan.test_transitions:,} for the test alone.",
-        f"Fine-tune {plan.model}, which ships pre-trained, and train the same model from scratch, for {plan.steps:,} steps of "
-        f"{plan.batch} windows: on nested subsets of {sizes} transitions, with the learning rates {rates} "
-        f"({runs} runs).",
+        f"Fine-tune {plan.model}, which ships pre-trained, and train the same model from scratch, for "
+        f"{plan.steps:,} steps of {plan.batch} windows: on nested subsets of {sizes} transitions, with the "
+        f"learning rates {rates} ({runs} runs).",
         "For each side and size keep the run with the lowest loss on its own holdout episodes.",
         f"Measure one-step errors on {plan.test_windows:,} test windows, beside copy-the-last-row and the pre-trained "
         "model without an update (zero-shot).",

@@ -85,9 +85,7 @@ def collect_all(stage: Stage) -> Collections:
     def gather(purpose: str, template: str, transitions: int, seed: int) -> str:
         targets = dataset_targets([plan.target], _BEHAVIOUR, template)
         options = {"behaviour": _BEHAVIOUR, "transitions": transitions, "seed": seed, "id": template}
-        commands.append(
-            Command(f"Collect: {purpose}", command_line("data collect", plan.target, **options))
-        )
+        commands.append(Command(f"Collect: {purpose}", command_line("data collect", plan.target, **options)))
         workers = default_workers(transitions)
         for collected in collect_datasets(
             targets,
@@ -129,7 +127,9 @@ def model_facts(model: TrajWorld, plan: Plan) -> ModelFacts:
     )
 
 
-def run_trials(stage: Stage, pool: str, test: Dataset, tester: TrajWorld) -> tuple[list[TrialRow], list[Command]]:
+def run_trials(
+    stage: Stage, pool: str, test: Dataset, tester: TrajWorld
+) -> tuple[list[TrialRow], list[Command]]:
     """Fine-tune and train from scratch, at every size and rate, and test each model after its last step.
 
     ``tester`` is lent every trial's weights in turn, so that its prediction is compiled once.

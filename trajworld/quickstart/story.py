@@ -67,7 +67,13 @@ def run_quickstart(
         collections = timed(seconds, "collect", collect_all, stage)
         test = open_dataset(collections.test)
         trials, trial_commands = timed(
-            seconds, "fine-tune and train from scratch", run_trials, stage, collections.pool, test, load(plan.model)
+            seconds,
+            "fine-tune and train from scratch",
+            run_trials,
+            stage,
+            collections.pool,
+            test,
+            load(plan.model),
         )
         # Another one: the first was lent to the trials.
         pretrained = load(plan.model)
