@@ -78,6 +78,12 @@ def _with_options(command: Any) -> Any:
 @click.command(short_help="Pre-train one model on many datasets.")
 @click.argument("datasets", metavar="DATASET[=WEIGHT]...", nargs=-1)
 @click.option("--padded-sizes", type=int, help="Pad M to at most so many sizes.  [default: 3]")
+@click.option(
+    "--augment",
+    type=float,
+    metavar="SHARE",
+    help="Share of the batches whose variates are mirrored and moved within [0, 1] at random.  [default: 0]",
+)
 @_with_options
 def pretrain(datasets: tuple[str, ...], **options: Any) -> None:
     """Pre-train one model on several DATASETs, each scaled to [0, 1] by its own range.
@@ -89,7 +95,7 @@ def pretrain(datasets: tuple[str, ...], **options: Any) -> None:
     \b
     Examples:
       trajworld pretrain trajworld/gymnasium-swimmer-v5/ou-v0 trajworld/gymnasium-reacher-v5/ou-v0=2 -o runs/pre
-      trajworld pretrain corpus:corpus -o runs/corpus
+      trajworld pretrain corpus:corpus --augment 0.8 --targets gauss -o runs/corpus
       trajworld pretrain UniTraj/ --preset paper -o runs/unitraj
       trajworld pretrain --resume runs/pre
     """

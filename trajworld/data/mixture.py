@@ -12,6 +12,7 @@ import grain
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trajworld.data.augmentation import draw_change
 from trajworld.data.dataset import Dataset
 from trajworld.data.windows import WindowIndex, gather_windows, whole_batches, window_views
 from trajworld.errors import UsageError
@@ -30,7 +31,8 @@ class Batch:
         time_mask: ``[B, T]`` float32: 1 for real rows.
         variate_mask: ``[M_pad]`` float32: 1 for real variates.
         is_action: ``[M_pad]`` int32: 1 for action variates; 0 where padded.
-        lower: ``[M_pad]`` float32: lower end of each variate's support; 0 where padded.
+        lower: ``[M_pad]`` float32: lower end of each variate's support, in this batch where it is augmented; 0 where
+            padded.
         upper: ``[M_pad]`` float32: upper end of each variate's support; 1 where padded.
         dataset: The number of the source in the mixture.
     """
@@ -108,6 +110,7 @@ class Mixture:
         window: int = 20,
         seed: int = 0,
         sizes: Sequence[int] | None = None,
+        augment: float = 0.0,
     ) -> None:
         """Check the sources and set up the mixture.
 
@@ -118,6 +121,7 @@ class Mixture:
             seed: Of every draw.
             sizes: The values of M_pad that may occur; a source takes the smallest that holds its M. Where not
                 given, ``padded_sizes`` chooses at most three.
+            augment: Share of the batches that are changed, see :mod:`trajworld.data.augmentation`.
 
         Raises:
             UsageError: There is no source, a weight, support or size does not fit, or a number is out of
@@ -133,7 +137,9 @@ class Mixture:
             )
         for source in self.sources:
             _check_source(source)
-        self.batch_size, self.window, self.seed = batch_size, window, seed
+        if not 0 <= augment <= 1:
+            raise UsageError(f"the share of batches to augment must lie in [0, 1], not {augment}")
+        self.batch_size, self.window, self.seed, self.augment = batch_size, window, seed, augment
         variates = [source.dataset.num_variates for source in self.sources]
         weights = [source.weight for source in self.sources]
         self.sizes = tuple(sorted(set(padded_sizes(variates, weights=weights) if sizes is None else sizes)))
@@ -186,9 +192,14 @@ class Mixture:
         missing = len(frame.variate_mask) - values.shape[2]
         if missing:
             values = np.pad(values, ((0, 0), (0, 0), (0, missing)))
-        return Batch(
-            values, time_mask, frame.variate_mask, frame.is_action, frame.lower, frame.upper, dataset=number
-        )
+        lower, upper = frame.lower, frame.upper
+        if self.augment:
+            change = draw_change(lower, upper, frame.variate_mask, self.augment, self.seed, step)
+            if change is not None:
+                # What lies outside the dataset's own range is clipped to that, not to the wider one.
+                values = np.clip(values, lower, upper) * change.sign
+                lower, upper = change.lower, change.upper
+        return Batch(values, time_mask, frame.variate_mask, frame.is_action, lower, upper, dataset=number)
 
 
 def _random_numbers(seed: int, block: int, batch_size: int) -> NDArray[np.uint64]:

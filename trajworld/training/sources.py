@@ -86,7 +86,7 @@ def make_mixture(config: TrainingConfig, parts: list[Part]) -> Mixture:
     ]
     variates, weights = [part.dataset.num_variates for part in parts], [part.weight for part in parts]
     sizes = padded_sizes(variates, config.padded_sizes, weights)
-    return Mixture(sources, config.batch_size, config.model.window, config.seed, sizes)
+    return Mixture(sources, config.batch_size, config.model.window, config.seed, sizes, config.augment)
 
 
 def identity_of(config: TrainingConfig, parts: list[Part], history: dict[str, Any]) -> Identity:
