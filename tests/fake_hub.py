@@ -176,7 +176,7 @@ class _Handler(BaseHTTPRequestHandler):
         if repository.number(revision) is None:
             return self._fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if self.command == "GET":
-            return self._json({"id": name, "sha": repository.hash(repository.branches[revision])})
+            return self._json(self._info(name, repository, revision))
         if not self._known:
             return self._fail(401, "", "Invalid username or password.")
         if verb == "preupload":
@@ -194,6 +194,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(
             {"success": True, "commitUrl": f"{self.hub.url}/{name}/commit/{commit}", "commitOid": commit}
         )
+
+    @staticmethod
+    def _info(name: str, repository: Repository, revision: str) -> dict[str, Any]:
+        commit = repository.hash(repository.branches[revision])
+        return {"id": name, "sha": commit, "private": repository.private, "tags": [], "siblings": []}
 
     @staticmethod
     def _mode(file: dict[str, Any]) -> dict[str, Any]:

@@ -111,7 +111,8 @@ def upload(
         address: Where to; its revision is a branch that is there already.
         file: The model file, whatever it is called here.
         card: Markdown; None leaves the repository's README.md alone.
-        private: Whether a repository that is made is private; None for the account's default.
+        private: Whether a repository that is made is private; None for the account's default. True does not upload to
+            one that is there and public.
         message: Of the commit.
 
     Returns:
@@ -127,6 +128,10 @@ def upload(
     with _hub_errors(address):
         api = hub.HfApi()
         page = api.create_repo(address.repo, private=private, exist_ok=True)
+        if private and not api.model_info(address.repo).private:
+            raise TrajWorldError(
+                f"{page} is there already and public: make it private there, or leave out --private"
+            )
         api.create_commit(
             address.repo,
             [hub.CommitOperationAdd(name, content) for name, content in files.items()],
@@ -203,9 +208,9 @@ def _hub_errors(address: HubAddress) -> Iterator[None]:
     except (errors.HTTPError, ConnectionError) as error:
         problem = _unreachable(error, constants)
     except (errors.FileMetadataError, errors.HFValidationError, OSError, ValueError) as error:
-        problem = _first_line(error)
+        problem = _on_one_line(error)
     except (KeyError, TypeError) as error:
-        problem = f"{constants.ENDPOINT} does not answer as a hub does ({_first_line(error)})"
+        problem = f"{constants.ENDPOINT} does not answer as a hub does ({_on_one_line(error)})"
     else:
         return
     raise TrajWorldError(f"{address}: {problem}") from None
@@ -217,16 +222,15 @@ def _answered(error: Any, constants: ModuleType) -> str:
     if code == 401:
         return f"{constants.ENDPOINT} wants to know who you are: {_LOGIN}"
     if code == 403:
-        return f"your token may not do that at {constants.ENDPOINT}: {_first_line(error.server_message or error)}"
-    return f"{constants.ENDPOINT} answered {code}: {_first_line(error.server_message or error)}"
+        return f"your token may not do that at {constants.ENDPOINT}: {_on_one_line(error.server_message or error)}"
+    return f"{constants.ENDPOINT} answered {code}: {_on_one_line(error.server_message or error)}"
 
 
 def _unreachable(error: Any, constants: ModuleType) -> str:
     if constants.HF_HUB_OFFLINE:
         return "it is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
-    return f"{constants.ENDPOINT} cannot be reached ({_first_line(error)}), and the cache does not hold it"
+    return f"{constants.ENDPOINT} cannot be reached ({_on_one_line(error)}), and the cache does not hold it"
 
 
-def _first_line(error: Any) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+def _on_one_line(error: Any) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]
