@@ -13,8 +13,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
+
+import pytest
+
+from trajworld.weights import shipped_models
 
 TOKEN = "hf_of_the_tests"
 _REGULAR_LIMIT = 10_000_000  # The hub takes larger files by LFS alone.
@@ -86,6 +91,30 @@ def serve() -> Iterator[FakeHub]:
         server.shutdown()
         server.server_close()
         thread.join()
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    """The only folder that a download may write to; nothing else is in its parent."""
+    (tmp_path / "home").mkdir()
+    return tmp_path / "home" / "hub"
+
+
+@pytest.fixture
+def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
+    """A hub that holds user/robots with the shipped model, and a user who is logged in."""
+    constants = pytest.importorskip("huggingface_hub.constants")
+    # huggingface_hub reads these from the environment once, when it is imported.
+    with serve() as server:
+        monkeypatch.setattr(constants, "ENDPOINT", server.url)
+        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no-token"))
+        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+        monkeypatch.setenv("HF_TOKEN", TOKEN)
+        server.add("user/robots", {"model.keras": shipped_models()["trajworld-small"].read_bytes()})
+        yield server
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -5,13 +5,12 @@ import os
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_hub import TOKEN, FakeHub, serve
+from fake_hub import TOKEN, FakeHub, cache, hub
 from training_fixtures import config_for, plain_steps, store
 
 import trajworld
@@ -23,34 +22,11 @@ from trajworld.training.loop import train
 from trajworld.training.run import resume_run, start_run
 from trajworld.weights import shipped_models
 
-__all__ = ["plain_steps"]
+__all__ = ["cache", "hub", "plain_steps"]
 
 constants = pytest.importorskip("huggingface_hub.constants")
 SMALL = "trajworld-small"
 ADDRESS = "hf://user/robots"
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Path:
-    """The only folder that a download may write to; nothing else is in its parent."""
-    (tmp_path / "home").mkdir()
-    return tmp_path / "home" / "hub"
-
-
-@pytest.fixture
-def hub(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeHub]:
-    """A hub that holds user/robots with the shipped model, and a user who is logged in."""
-    # huggingface_hub reads these from the environment once, when it is imported.
-    with serve() as server:
-        monkeypatch.setattr(constants, "ENDPOINT", server.url)
-        template = server.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
-        monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(cache / "no-token"))
-        monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
-        monkeypatch.setenv("HF_TOKEN", TOKEN)
-        server.add("user/robots", {"model.keras": shipped_models()[SMALL].read_bytes()})
-        yield server
 
 
 def changed_model(factor: float) -> Any:
@@ -182,9 +158,13 @@ def test_without_huggingface_hub_the_command_that_installs_it_is_told(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
-    with pytest.raises(TrajWorldError, match=r"-m pip install huggingface_hub$"):
+    with pytest.raises(TrajWorldError, match=r"-m pip install -U huggingface_hub$"):
         find_model(ADDRESS)
     assert find_model(SMALL).is_file()
+    monkeypatch.undo()
+    monkeypatch.setattr("huggingface_hub.__version__", "0.36.2")
+    with pytest.raises(TrajWorldError, match=r"need a newer huggingface_hub"):
+        find_model(ADDRESS)
 
 
 @pytest.mark.parametrize(

@@ -105,13 +105,13 @@ def _total(record: RunRecord) -> str:
 
 
 def _use(record: RunRecord, name: str) -> str:
-    hub = ",hub" if name.startswith("hf://") else ""
+    extra = " and huggingface_hub" if name.startswith("hf://") else ""
     word = plain(name)
     return f"""## Use
 
+With TrajWorld{extra} installed, on JAX, TensorFlow or PyTorch (`KERAS_BACKEND`; the numbers are the same):
+
 ```sh
-# on JAX; or [tensorflow{hub}], or [torch{hub}]: the numbers are the same
-pip install "trajworld[jax{hub}]"
 # its errors on a Minari, D4RL or UniTraj dataset, without an update
 trajworld evaluate {word} DATASET
 # fine-tune it
@@ -121,7 +121,7 @@ trajworld train DATASET --init {word} -o tuned
 ```python
 import trajworld
 
-model = trajworld.load("{word}")  # on JAX, TensorFlow or PyTorch, as KERAS_BACKEND says
+model = trajworld.load("{word}")
 ```"""
 
 

@@ -8,8 +8,7 @@ from typing import Any
 from trajworld.corpus.sources import source_of
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.training.config import TrainingConfig, resolve_config
-from trajworld.training.log import read_metrics
-from trajworld.training.record import CONFIG, distinct, is_run, read_record
+from trajworld.training.record import CONFIG, distinct, is_run, read_metrics, read_record
 
 
 @dataclass(frozen=True)

@@ -145,9 +145,14 @@ def _client() -> Any:
     try:
         import huggingface_hub
     except ImportError:
+        found = None
+    else:
+        found = huggingface_hub.__version__
+    if found is None or int(found.partition(".")[0]) < 1:
+        which = "huggingface_hub" if found is None else "a newer huggingface_hub"
         raise TrajWorldError(
-            f"models on the Hugging Face hub need huggingface_hub: {sys.executable} -m pip install huggingface_hub"
-        ) from None
+            f"models on the Hugging Face hub need {which}: {sys.executable} -m pip install -U huggingface_hub"
+        )
     return huggingface_hub
 
 

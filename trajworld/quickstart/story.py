@@ -32,8 +32,8 @@ from trajworld.quickstart.stages import (
     trial_folder,
     zero_shot_errors,
 )
-from trajworld.training.log import read_metrics
 from trajworld.training.loop import Report
+from trajworld.training.record import read_metrics
 from trajworld.training.run import Run
 from trajworld.versions import versions
 

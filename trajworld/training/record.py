@@ -1,5 +1,6 @@
 """What a run directory says of itself, read without a framework."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -7,7 +8,7 @@ from typing import Any
 from trajworld.errors import TrajWorldError
 from trajworld.files import read_json
 
-CONFIG, RECORD = "config.toml", "run.json"
+CONFIG, RECORD, METRICS = "config.toml", "run.json", "metrics.jsonl"
 
 
 def is_run(path: Path) -> bool:
@@ -28,6 +29,23 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(datasets, list) or not isinstance(found, dict) or not isinstance(layout, dict):
         raise TrajWorldError(f"{path / RECORD} does not say what the run was trained on: restore it")
     return record
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's ``metrics.jsonl``; a last line that a crash cut short is left out."""
+    path = run / METRICS
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            break
+        rows.append(row)
+    return rows
 
 
 def distinct(names: Sequence[str]) -> list[str]:
