@@ -18,9 +18,12 @@ _COMMANDS = {
     "pretrain": LazyCommand(".train", "pretrain", "Pre-train one model on many datasets."),
     "train": LazyCommand(".train", "train", "Train on one dataset, from scratch or from a model (--init)."),
     "evaluate": LazyCommand(".evaluate", "evaluate", "Measure a model's predictions on datasets."),
+    "evaluate-transfer": LazyCommand(
+        ".transfer", "evaluate_transfer", "Measure what a pre-trained model saves on unseen robots."
+    ),
     "checkpoint": LazyCommand(".checkpoint", "checkpoint", "Import published checkpoints, show model files."),
     "quickstart": LazyCommand(
-        ".quickstart", "quickstart", "Collect, pre-train, fine-tune on an unseen robot, report."
+        ".quickstart", "quickstart", "Fine-tune a pre-trained model on an unseen robot, compare, report."
     ),
     "bench": LazyCommand(".bench", "bench", "Compare the backends: are they equal, which is faster here?"),
     "doctor": LazyCommand(".doctor", "doctor", "Print versions, backends, devices, and what is missing."),

@@ -166,6 +166,10 @@ def _train(
     state = outcome.state
     if not run.layout.leads:
         raise click.exceptions.Exit(0 if outcome.finished else 130)
+    from trajworld.training.log import read_metrics
+    from trajworld.training.picture import NAME, draw_losses
+
+    draw_losses(read_metrics(run.path), run.path / NAME)
     if as_json:
         best = {"best_step": state.best_step, "best_holdout_loss": state.best_loss}
         click.echo(

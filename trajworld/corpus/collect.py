@@ -5,7 +5,7 @@ import multiprocessing
 import os
 import shutil
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -115,11 +115,24 @@ def make_datasets(jobs: Sequence[Job], workers: int = 1) -> Iterator[Made]:
         UsageError: An environment or a variant of it is not possible.
         TrajWorldError: One cannot start or breaks at once, a worker died, or the disk is full.
     """
+    # Closed at once when a dataset cannot be written: its processes must not go on.
+    with contextlib.closing(gather_jobs(jobs, workers)) as stream:
+        for job, gathered, seconds in stream:
+            yield _write(job, gathered, seconds)
+
+
+def gather_jobs(jobs: Sequence[Job], workers: int = 1) -> Generator[tuple[Job, Gathered, float], None, None]:
+    """The episodes of each job and how long they took (seconds of one process), several jobs at a time.
+
+    Raises:
+        UsageError: An environment or a variant of it is not possible.
+        TrajWorldError: One cannot start or breaks at once, or a worker died.
+    """
     if workers < 1:
         raise UsageError(f"the number of workers must be at least 1, not {workers}")
     if workers == 1 or len(jobs) < 2:
         for job in jobs:
-            yield _write(job, *_run(job.row, job.recipe))
+            yield job, *_run(job.row, job.recipe)
         return
     # spawn: a fork would copy the threads of a framework that the caller may have imported.
     context = multiprocessing.get_context("spawn")
@@ -133,7 +146,7 @@ def make_datasets(jobs: Sequence[Job], workers: int = 1) -> Iterator[Made]:
                 job = left.pop()
                 running[pool.submit(_run, job.row, job.recipe)] = job
             for done in wait(running, return_when=FIRST_COMPLETED).done:
-                yield _write(running.pop(done), *done.result())
+                yield running.pop(done), *done.result()
     except BrokenProcessPool as error:
         names = ", ".join(job.row.environment for job in running.values())
         raise TrajWorldError(

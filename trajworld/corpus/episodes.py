@@ -76,6 +76,7 @@ class Gathered:
     Attributes:
         description: What the environment says of itself.
         episodes: In order.
+        kinds: The kind of behaviour of each.
         tally: What is in them and what broke.
         behaviours: Transitions by kind of behaviour.
         coverage: See ``coverage``.
@@ -83,6 +84,7 @@ class Gathered:
 
     description: Description
     episodes: list[Episode]
+    kinds: list[str]
     tally: Tally
     behaviours: dict[str, int]
     coverage: float
@@ -131,6 +133,7 @@ def gather(row: Row, recipe: Recipe) -> Gathered:
         return Gathered(
             environments[0].description,
             episodes,
+            kinds,
             tally,
             dict(sorted(behaviours.items())),
             coverage(np.concatenate([episode.observations for episode in episodes])),

@@ -1,0 +1,218 @@
+"""``trajworld evaluate-transfer``: what a pre-trained model saves on embodiments that it never saw."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+
+from trajworld.errors import TrajWorldError, UsageError
+
+if TYPE_CHECKING:
+    from trajworld.transfer.records import PretrainedModel
+    from trajworld.transfer.study import Progress
+
+_SIDES = {"both": (), "scratch": ("from scratch",), "fine-tuned": ("fine-tuned",)}
+
+
+class _Numbers(click.ParamType):
+    """Numbers with commas between them."""
+
+    name = "numbers"
+
+    def __init__(self, kind: type) -> None:
+        self._kind = kind
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """The numbers."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self._kind(part) for part in str(value).split(","))
+        except ValueError:
+            whole = "whole numbers" if self._kind is int else "numbers"
+            self.fail(f"{value!r} is not {whole} with commas between them", param, ctx)
+
+
+@click.command("evaluate-transfer", short_help="Measure what a pre-trained model saves on unseen robots.")
+@click.argument("model_path", metavar="[MODEL]", required=False, type=click.Path(path_type=Path))
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path, file_okay=False),
+    required=True,
+    help="Folder for the trials' records, the results and the pictures.",
+)
+@click.option(
+    "--environment",
+    "environments",
+    multiple=True,
+    metavar="NAME",
+    help="Test on this one; may be repeated.  [default: Hopper-v5, HalfCheetah-v5, Walker2d-v5]",
+)
+@click.option(
+    "--sizes",
+    type=_Numbers(int),
+    default="1000,4000,16000,64000",
+    show_default=True,
+    help="Transitions of data.",
+)
+@click.option(
+    "--steps",
+    type=_Numbers(int),
+    default="0,25,50,100,200,500,1000,2000",
+    show_default=True,
+    help="Where the error is measured; the last is where training ends.",
+)
+@click.option(
+    "--learning-rates",
+    type=_Numbers(float),
+    default="1e-3,3e-3",
+    show_default=True,
+    help="Tried by both sides, with the first seed.",
+)
+@click.option("--seeds", type=click.IntRange(min=1), default=3, show_default=True, help="How many.")
+@click.option(
+    "--batch-size", type=click.IntRange(min=1), default=16, show_default=True, help="Windows in a batch."
+)
+@click.option(
+    "--windows",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    help="Of the test set that are predicted.",
+)
+@click.option(
+    "--pool",
+    type=click.IntRange(min=1),
+    metavar="TRANSITIONS",
+    help="Collect so many of each environment.  [default: 80000, or 1.25 times the largest size]",
+)
+@click.option("--preset", type=click.Choice(["tiny", "small", "paper"]), help="Of the model from scratch.")
+@click.option(
+    "--side",
+    type=click.Choice(list(_SIDES)),
+    default="both",
+    show_default=True,
+    help="Run only one side's trials; the results show what is finished of the other.",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes, each with cores of its own.  [default: one a core; one on a GPU]",
+)
+@click.option("--resume", is_flag=True, help="Go on with what is in the folder.")
+@click.option("--overwrite", is_flag=True, help="Remove the trials that are in the folder first.")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
+def evaluate_transfer(
+    model_path: Path | None,
+    output: Path,
+    environments: tuple[str, ...],
+    sizes: tuple[int, ...],
+    steps: tuple[int, ...],
+    learning_rates: tuple[float, ...],
+    seeds: int,
+    batch_size: int,
+    windows: int,
+    pool: int | None,
+    preset: str | None,
+    side: str,
+    workers: int | None,
+    resume: bool,
+    overwrite: bool,
+    as_json: bool,
+) -> None:
+    """Measure how much less data, and how many steps fewer, MODEL needs than a model from scratch.
+
+    On each environment the pre-trained MODEL is fine-tuned, and a model of its sizes trained from scratch, on several
+    amounts of data, with the same data, steps, seeds and learning rates; the one-step error on other episodes is
+    measured as they train. The data are collected first and kept with Minari's datasets, as transfer/….
+
+    Every finished trial is kept in the folder. Trials from scratch do not depend on MODEL: those in the folder serve
+    another one, too.
+
+    \b
+    Examples:
+      trajworld evaluate-transfer runs/pre/best.keras -o transfer
+      trajworld evaluate-transfer runs/pre/best.keras -o transfer --resume        # after Ctrl-C
+      trajworld evaluate-transfer --side scratch -o transfer                      # before there is a model
+      trajworld evaluate-transfer MODEL -o try --environment Hopper-v5 --sizes 1000 --steps 0,100 --seeds 1
+    """
+    if resume and overwrite:
+        raise UsageError("--resume goes on with what --overwrite removes: choose one")
+    if model_path is None and side != "scratch":
+        raise UsageError("name the MODEL to fine-tune, or choose --side scratch")
+    if model_path is not None and preset is not None:
+        raise UsageError("the model from scratch has MODEL's sizes: leave out --preset")
+    from trajworld.models.presets import PRESETS
+    from trajworld.transfer.plan import SIDES, TransferPlan, TrialSettings, default_pool, environment_names
+
+    def plan_for(sizes_of_model: Any) -> TransferPlan:
+        settings = TrialSettings(sizes_of_model, steps, batch_size, test_windows=windows)
+        names = environment_names(environments)
+        return TransferPlan(names, sizes, learning_rates, seeds, settings, pool or default_pool(sizes))
+
+    # Mistakes show before a framework is imported.
+    plan = plan_for(PRESETS[preset or "small"])
+    from trajworld.transfer.study import RECORDS, Study
+
+    if any((output / RECORDS).glob("**/*.json")):
+        if not (resume or overwrite):
+            raise UsageError(f"{output} holds trials: --resume goes on with them, --overwrite removes them")
+        if overwrite:
+            shutil.rmtree(output / RECORDS)
+    console = Console(stderr=True)
+    model = None if model_path is None else _model(model_path)
+    if model is not None:
+        plan = plan_for(model.sizes)
+    from trajworld.transfer.data import study_data
+    from trajworld.transfer.report import print_tables, write_results
+    from trajworld.transfer.results import results_of
+    from trajworld.transfer.workers import available_cores, default_workers
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    workers = workers or default_workers()
+    data = study_data(plan, min(workers, len(available_cores())), say)
+    study = Study(plan, data, output, model, _SIDES[side] or SIDES)
+    done, total = study.counts()
+    say(f"{total} trials, {done} of them finished; {workers} process{'es' * (workers > 1)}")
+    try:
+        study.run(workers, lambda progress: say(_line(progress)))
+    except KeyboardInterrupt:
+        say(f"{study.counts()[0]} of {total} trials are finished and kept: --resume goes on")
+        raise
+    results = write_results(results_of(study), output)
+    if as_json:
+        click.echo(json.dumps(results.to_json(), indent=2, allow_nan=False))
+        return
+    out = Console()
+    print_tables(results, out)
+    for finding in results.findings:
+        out.print(f"- {finding}", highlight=False, markup=False)
+    out.print(f"Results, tables and pictures: {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+def _model(path: Path) -> "PretrainedModel":
+    from trajworld.transfer.records import pretrained_model
+
+    if not path.is_file():
+        raise TrajWorldError(f"{path} is no model file")
+    return pretrained_model(path)
+
+
+def _line(progress: "Progress") -> str:
+    from trajworld.transfer.workers import describe
+    from trajworld.wording import duration, number
+
+    last, left = progress.result.points[-1], progress.total - progress.done
+    text = (
+        f"{progress.done} of {progress.total}: {describe(progress.trial)}: error {number(last.errors.normalised_mae)} "
+        f"after {last.step:,} steps ({duration(progress.result.seconds)})"
+    )
+    return f"{text}; about {duration(progress.seconds_left)} left" if left else text

@@ -1,0 +1,215 @@
+"""The data of a study of transfer: of each environment a pool to train on and a set to test on, collected once.
+
+Both come from one gathering (``trajworld.corpus.episodes``): behaviours of many kinds, and policies that a search found
+before, 40 % of the episodes. Each episode has a seed of its own; the first of them are the pool, the others the test.
+"""
+
+import contextlib
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from trajworld.collect.datasets import DECIDING
+from trajworld.collect.names import parse_name
+from trajworld.corpus.collect import Job, check_families, gather_jobs
+from trajworld.corpus.episodes import Gathered, Recipe
+from trajworld.corpus.table import UNSEEN, Row, read_table
+from trajworld.data.dataset import Dataset
+from trajworld.data.episode import Episode
+from trajworld.data.minari_datasets import dataset_path, write_minari
+from trajworld.data.resolve import open_dataset
+from trajworld.errors import TrajWorldError
+from trajworld.files import read_json
+from trajworld.transfer.plan import TransferPlan
+from trajworld.versions import versions
+
+_NAMESPACE = "transfer"
+_KEY = "transfer"
+_SEED = 0
+
+# A search of a minute or two finds gaits; the corpus's, of a few seconds, finds little more than falling forwards.
+_SEARCH = 1_000_000
+# A small pool has a short search too.
+_SEARCH_PER_TRANSITION = 12.5
+
+
+@dataclass(frozen=True)
+class BehaviourReturns:
+    """What the episodes of one kind of behaviour are like.
+
+    Attributes:
+        kind: ``policy``, ``uniform``, ``ou``, ``constant`` or ``gait``.
+        episodes: Their number.
+        transitions: Of all of them.
+        mean_length: Transitions of an episode.
+        mean_return: The sum of an episode's rewards.
+        reward: Per transition.
+    """
+
+    kind: str
+    episodes: int
+    transitions: int
+    mean_length: float
+    mean_return: float
+    reward: float
+
+
+@dataclass(frozen=True, eq=False)
+class EnvironmentData:
+    """What a study has of one environment.
+
+    Attributes:
+        environment: Canonical name.
+        pool: The episodes that training data are drawn from.
+        test: Other episodes, of the same behaviours.
+        digest: Of the contents of both, on which every trial depends.
+        behaviours: What the episodes of the pool are like, by kind.
+    """
+
+    environment: str
+    pool: Dataset
+    test: Dataset
+    digest: str
+    behaviours: tuple[BehaviourReturns, ...]
+
+
+def study_data(
+    plan: TransferPlan, workers: int, say: Callable[[str], None] = lambda line: None
+) -> list[EnvironmentData]:
+    """Open what the plan needs, collecting what is not there yet.
+
+    Args:
+        plan: Which environments and how much.
+        workers: Processes that collect; any number gives the same data.
+        say: Told of each environment that was collected.
+
+    Raises:
+        UsageError: There is no such environment.
+        TrajWorldError: It cannot start, a dataset is there but was made otherwise, or the disk is full.
+    """
+    jobs = [_job(name, plan.pool, plan.test) for name in plan.environments]
+    missing = [job for job in jobs if not _is_there(job)]
+    check_families(missing)
+    with contextlib.closing(gather_jobs(missing, max(1, min(workers, len(missing))))) as stream:
+        for job, gathered, seconds in stream:
+            _write(job, gathered, plan.pool)
+            say(
+                f"{job.row.environment}: {gathered.tally.transitions:,} transitions collected in {seconds:.0f} s of "
+                "one process"
+            )
+    return [_open(job) for job in jobs]
+
+
+def content_digest(datasets: Sequence[Dataset]) -> str:
+    """A digest of the rows and episodes of datasets: equal for equal data, wherever they lie."""
+    digest = hashlib.sha256()
+    for dataset in datasets:
+        digest.update(np.ascontiguousarray(dataset.episode_offsets).tobytes())
+        digest.update(np.ascontiguousarray(dataset.rows).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def returns_by_behaviour(episodes: Sequence[Episode], kinds: Sequence[str]) -> list[BehaviourReturns]:
+    """What the episodes of each kind are like; as many kinds as episodes."""
+    found = []
+    for kind in sorted(set(kinds)):
+        mine = [episode for episode, other in zip(episodes, kinds, strict=True) if other == kind]
+        returns = [float(episode.rewards.sum(dtype=np.float64)) for episode in mine]
+        transitions = sum(len(episode) for episode in mine)
+        found.append(
+            BehaviourReturns(
+                kind,
+                len(mine),
+                transitions,
+                transitions / len(mine),
+                sum(returns) / len(mine),
+                sum(returns) / transitions,
+            )
+        )
+    return found
+
+
+def _job(environment: str, pool: int, test: int) -> Job:
+    row = next((row for row in read_table() if row.environment == environment), None)
+    # Not of the table: no variants are known of it.
+    row = row or Row(environment, "", 0, UNSEEN, 1.0, 1.0, "varied", 0.0)
+    search = round(min(_SEARCH, _SEARCH_PER_TRANSITION * pool))
+    recipe = Recipe(environment, row.variants, row.behaviour, search, pool + test, _SEED)
+    return Job(row, recipe, f"{_NAMESPACE}/{parse_name(environment).slug}/pool-{pool}-v0")
+
+
+def _test_id(job: Job) -> str:
+    return job.dataset_id.replace("/pool-", "/test-")
+
+
+def _is_there(job: Job) -> bool:
+    for dataset_id in (_test_id(job), job.dataset_id):
+        path = dataset_path(dataset_id)
+        if not path.exists():
+            return False
+        if _metadata(dataset_id).get("recipe") != job.recipe.as_json():
+            raise TrajWorldError(f"{dataset_id} was made otherwise: remove {path}")
+    return True
+
+
+def _metadata(dataset_id: str) -> dict[str, Any]:
+    described = read_json(dataset_path(dataset_id) / "data" / "metadata.json")
+    found = described.get(_KEY) if isinstance(described, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _write(job: Job, gathered: Gathered, pool: int) -> None:
+    lengths = np.cumsum([len(episode) for episode in gathered.episodes])
+    first = int(np.searchsorted(lengths, pool, side="right"))
+    if not 0 < first < len(lengths):
+        raise TrajWorldError(
+            f"{job.row.environment}: {len(lengths)} episodes are too few to train and test on: collect more"
+        )
+    # The pool last: where it is, the other is.
+    for dataset_id, chosen in (
+        (_test_id(job), slice(first, None)),
+        (job.dataset_id, slice(0, first)),
+    ):
+        if dataset_path(dataset_id).exists():
+            continue
+        episodes, kinds = gathered.episodes[chosen], gathered.kinds[chosen]
+        write_minari(
+            dataset_id,
+            episodes,
+            environment=gathered.description.name,
+            observation_space=gathered.description.observation_space,
+            action_space=gathered.description.action_space,
+            description=f"{gathered.description.name} of a study of transfer",
+            metadata={
+                _KEY: {
+                    "recipe": job.recipe.as_json(),
+                    "behaviours": [asdict(one) for one in returns_by_behaviour(episodes, kinds)],
+                    "versions": {name: text for name, text in versions().items() if name in DECIDING},
+                }
+            },
+        )
+
+
+def _open(job: Job) -> EnvironmentData:
+    pool, test = open_dataset(job.dataset_id), open_dataset(_test_id(job))
+    return EnvironmentData(
+        job.row.environment,
+        pool,
+        test,
+        content_digest([pool, test]),
+        tuple(_behaviours(job.dataset_id)),
+    )
+
+
+def _behaviours(dataset_id: str) -> Iterator[BehaviourReturns]:
+    try:
+        for values in _metadata(dataset_id)["behaviours"]:
+            yield BehaviourReturns(**values)
+    except (KeyError, TypeError):
+        path = dataset_path(dataset_id)
+        raise TrajWorldError(
+            f"{path}/data/metadata.json does not describe its behaviours: remove {path}"
+        ) from None

@@ -1,0 +1,116 @@
+"""How much less data, and how many steps fewer, fine-tuning needs to reach the error of training from scratch."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from trajworld.transfer.crossing import first_reaching, interpolated
+
+DATA_FACTOR, STEP_FACTOR = 4.0, 10.0
+"""What this project wants of a pre-trained model: a quarter of the data, and a tenth of the steps."""
+
+
+@dataclass(frozen=True)
+class Need:
+    """What it takes to reach a target.
+
+    Attributes:
+        amount: The least of the measured amounts (steps or transitions) at which the mean error is at most the target.
+        about: Where between it and the one before the error is there, by interpolation.
+        factor: How many times ``amount`` fits into what training from scratch took; None where no amount is needed (a
+            target that is reached before the first step).
+    """
+
+    amount: int
+    about: float
+    factor: float | None
+
+
+@dataclass(frozen=True)
+class Savings:
+    """What fine-tuning needs to reach one target.
+
+    Attributes:
+        target: A mean error of training from scratch on the largest amount of data.
+        step: The step at which scratch has it.
+        data: Transitions with which the fine-tuned model has at most this error after its last step; None if with none.
+        steps: Steps after which it has at most this error, by amount of data; None where it never has.
+    """
+
+    target: float
+    step: int
+    data: Need | None
+    steps: dict[int, Need | None]
+
+    @property
+    def largest(self) -> Need | None:
+        """Steps on the largest amount of data, which is what scratch had."""
+        return self.steps[max(self.steps)]
+
+    @property
+    def smallest(self) -> int | None:
+        """The smallest amount of data with which the target is reached at any step."""
+        return min((size for size, need in self.steps.items() if need is not None), default=None)
+
+    @property
+    def data_holds(self) -> bool:
+        """Whether at most a quarter of the data is needed."""
+        return _holds(self.data, DATA_FACTOR)
+
+    @property
+    def steps_hold(self) -> bool:
+        """Whether at most a tenth of the steps is needed, on as much data."""
+        return _holds(self.largest, STEP_FACTOR)
+
+
+@dataclass(frozen=True)
+class Factors:
+    """Savings against both targets.
+
+    Attributes:
+        last: Against scratch's error after its last step.
+        best: Against its least error at any of the steps.
+    """
+
+    last: Savings
+    best: Savings
+
+
+def factors(
+    steps: Sequence[int], scratch: Mapping[int, Sequence[float]], tuned: Mapping[int, Sequence[float]]
+) -> Factors:
+    """What fine-tuning saves.
+
+    Args:
+        steps: Where errors were measured, ascending.
+        scratch: Mean errors from scratch at the steps, by amount of data.
+        tuned: Mean errors of the fine-tuned model, likewise.
+    """
+    errors = scratch[max(scratch)]
+    best = min(range(len(errors)), key=lambda index: errors[index])
+    return Factors(
+        _savings(steps, errors[-1], steps[-1], max(scratch), tuned),
+        _savings(steps, errors[best], steps[best], max(scratch), tuned),
+    )
+
+
+def _savings(
+    steps: Sequence[int], target: float, step: int, size: int, tuned: Mapping[int, Sequence[float]]
+) -> Savings:
+    sizes = sorted(tuned)
+    return Savings(
+        target,
+        step,
+        _need(sizes, [tuned[one][-1] for one in sizes], target, size),
+        {one: _need(steps, tuned[one], target, step) for one in sizes},
+    )
+
+
+def _need(amounts: Sequence[int], errors: Sequence[float], target: float, other: int) -> Need | None:
+    index, about = first_reaching(errors, target), interpolated(amounts, errors, target)
+    if index is None or about is None:
+        return None
+    return Need(amounts[index], about, other / amounts[index] if amounts[index] else None)
+
+
+def _holds(need: Need | None, factor: float) -> bool:
+    return need is not None and (need.factor is None or need.factor >= factor)

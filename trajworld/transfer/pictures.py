@@ -1,0 +1,250 @@
+"""The two pictures of a study of transfer: error against data, and error against steps."""
+
+import math
+import os
+from collections.abc import Callable, Sequence
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from trajworld.charts import MARKERS, Look, amounts_axis, error_axis, save_figure, style_axes
+from trajworld.transfer.factors import Need, Savings
+from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, SIDES
+from trajworld.transfer.results import Curve, EnvironmentResults, Results
+from trajworld.wording import number, short_name
+
+_LOOK = Look()
+# Inches: a panel, and what is above and below the panels.
+_WIDTH, _HEIGHT, _TOP, _BOTTOM = 3.55, 2.9, 0.85, 0.55
+_LEFT, _GAP = 0.5, 0.55
+_SMALL = 9.5
+
+
+def draw_data(results: Results, path: str | os.PathLike[str]) -> None:
+    """Draw the error after the last step against the amount of data, a panel for each environment."""
+    steps = results.plan.settings.steps[-1]
+    figure = _panels(
+        results,
+        _data_panel,
+        f"mean absolute one-step error after {steps:,} steps, standard deviations (log scale)",
+        "transitions of data (log scale)",
+        [("copy last row", "copy", (1.5, 2)), ("zero-shot", "zero-shot", (6, 3))],
+    )
+    save_figure(figure, path)
+
+
+def draw_steps(results: Results, path: str | os.PathLike[str]) -> None:
+    """Draw the error against the steps of training on the most data, a panel for each environment."""
+    size = results.plan.sizes[-1]
+    figure = _panels(
+        results,
+        _steps_panel,
+        f"mean absolute one-step error on {size:,} transitions, standard deviations (log scale)",
+        "steps of training (log scale)",
+        [("copy last row", "copy", (1.5, 2))],
+    )
+    save_figure(figure, path)
+
+
+def _panels(
+    results: Results,
+    draw: Callable[[Axes, Results, EnvironmentResults], list[float]],
+    title: str,
+    below: str,
+    others: Sequence[tuple[str, str, tuple[float, float]]],
+) -> Figure:
+    count = len(results.environments)
+    width = _LEFT + count * _WIDTH + (count - 1) * _GAP + 0.2
+    height = _TOP + _HEIGHT + _BOTTOM
+    # A figure of its own, not pyplot's: nothing global is changed.
+    figure = Figure(figsize=(max(width, 6.5), height), facecolor=_LOOK.colour("paper"))
+    width = figure.get_figwidth()
+    for place, one in enumerate(results.environments):
+        left = _LEFT + place * (_WIDTH + _GAP)
+        axes = figure.add_axes((left / width, _BOTTOM / height, _WIDTH / width, _HEIGHT / height))
+        style_axes(axes, _LOOK)
+        errors = [error for error in draw(axes, results, one) if error > 0 and math.isfinite(error)]
+        if errors:
+            error_axis(axes, errors)
+        axes.set_title(
+            short_name(one.environment),
+            fontsize=11,
+            color=_LOOK.colour("text"),
+            fontweight="bold",
+            loc="left",
+        )
+        if place == 0:
+            axes.set_xlabel(below, loc="left")
+    figure.text(
+        0.1 / width, 1 - 0.12 / height, title, fontsize=_SMALL + 1, color=_LOOK.colour("faint text"), va="top"
+    )
+    _legend(figure, others)
+    return figure
+
+
+def _legend(figure: Figure, others: Sequence[tuple[str, str, tuple[float, float]]]) -> None:
+    lines = [
+        Line2D([], [], color=_LOOK.colour(side), marker=MARKERS[side], linewidth=2.2, label=side)
+        for side in (FINE_TUNED, FROM_SCRATCH)
+    ]
+    lines += [
+        Line2D([], [], color=_LOOK.colour(colour), dashes=dashes, linewidth=1.6, label=name)
+        for name, colour, dashes in others
+    ]
+    legend = figure.legend(
+        handles=lines,
+        loc="upper left",
+        bbox_to_anchor=(0.0, 1 - 0.3 / figure.get_figheight()),
+        ncols=len(lines),
+        frameon=False,
+        fontsize=_SMALL + 0.5,
+        handlelength=2.2,
+    )
+    for text, line in zip(legend.get_texts(), lines, strict=True):
+        text.set_color(line.get_color())
+        text.set_fontweight("bold")
+
+
+def _data_panel(axes: Axes, results: Results, one: EnvironmentResults) -> list[float]:
+    """Draw one environment; the errors that are in it."""
+    shown = [one.copy_last_row.normalised_mae]
+    axes.axhline(shown[0], color=_LOOK.colour("copy"), linewidth=1.6, dashes=(1.5, 2))
+    zero = [(curve.transitions, curve.mean[0]) for curve in one.of_side(FINE_TUNED) if curve.steps[0] == 0]
+    if zero:
+        axes.plot(*zip(*zero, strict=True), color=_LOOK.colour("zero-shot"), linewidth=1.6, dashes=(6, 3))
+        shown += [error for _, error in zero]
+    for side in SIDES:
+        curves = one.of_side(side)
+        if curves:
+            places = [curve.transitions for curve in curves]
+            bounds = [(curve.low[-1], curve.mean[-1], curve.high[-1]) for curve in curves]
+            _line(axes, side, places, bounds)
+            shown += [error for bound in bounds for error in bound]
+    amounts_axis(axes, results.plan.sizes)
+    if one.factors is not None:
+        savings = one.factors.last
+        _target(axes, savings.target, results.plan.sizes[-1])
+        if savings.data is not None:
+            _mark(axes, savings.data, savings.target, "of the data")
+    return shown
+
+
+def _steps_panel(axes: Axes, results: Results, one: EnvironmentResults) -> list[float]:
+    """Draw one environment; the errors that are in it."""
+    steps, size = results.plan.settings.steps, results.plan.sizes[-1]
+    shown = [one.copy_last_row.normalised_mae]
+    axes.axhline(shown[0], color=_LOOK.colour("copy"), linewidth=1.6, dashes=(1.5, 2))
+    # On a logarithmic axis 0 has no place: it is put before the first step, and its tick says 0.
+    zero = next((step for step in steps if step > 0), 1) / 2.5
+    for side in SIDES:
+        curve = one.curve(side, size)
+        if curve is not None:
+            bounds = list(zip(curve.low, curve.mean, curve.high, strict=True))
+            _line(axes, side, [step or zero for step in steps], bounds)
+            shown += [error for bound in bounds for error in bound]
+    least = _least_data(one)
+    if least is not None and least.transitions < size:
+        axes.plot(
+            [step or zero for step in least.steps],
+            least.mean,
+            color=_LOOK.colour(FINE_TUNED),
+            linewidth=1.4,
+            dashes=(4, 2),
+            zorder=3,
+        )
+        axes.annotate(
+            f"on {least.transitions:,}",
+            (least.steps[-1], least.mean[-1]),
+            xytext=(0, 4),
+            textcoords="offset points",
+            ha="right",
+            fontsize=_SMALL - 0.5,
+            color=_LOOK.colour(FINE_TUNED),
+        )
+        shown += least.mean
+    axes.set_xscale("log")
+    axes.set_xlim((zero if steps[0] == 0 else steps[0]) / 1.25, steps[-1] * 1.25)
+    ticks = {step or zero: step for step in steps}
+    axes.xaxis.set_major_locator(FixedLocator(list(ticks)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick(ticks, value)))
+    if one.factors is not None:
+        savings = one.factors.last
+        _target(axes, savings.target, savings.step)
+        if savings.largest is not None:
+            _mark(axes, savings.largest, savings.target, "of the steps", zero)
+    return shown
+
+
+def _tick(ticks: dict[float, int], value: float) -> str:
+    step = next((step for place, step in ticks.items() if math.isclose(place, value)), None)
+    if step is None:
+        return ""
+    return f"{step // 1000}k" if step >= 1000 and step % 1000 == 0 else str(step)
+
+
+def _least_data(one: EnvironmentResults) -> Curve | None:
+    """The fine-tuned curve of the least data that reaches the target."""
+    savings: Savings | None = None if one.factors is None else one.factors.last
+    if savings is None or savings.smallest is None:
+        return None
+    return one.curve(FINE_TUNED, savings.smallest)
+
+
+def _line(
+    axes: Axes, side: str, places: Sequence[float], bounds: Sequence[tuple[float, float, float]]
+) -> None:
+    """A side's means as a line with marks, from the least to the greatest seed as a band."""
+    colour = _LOOK.colour(side)
+    low, mean, high = zip(*bounds, strict=True)
+    axes.fill_between(places, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.plot(
+        places,
+        mean,
+        marker=MARKERS[side],
+        color=colour,
+        linewidth=2.2,
+        markersize=6.5,
+        markeredgecolor=_LOOK.colour("paper"),
+        markeredgewidth=1.0,
+        zorder=4,
+    )
+
+
+def _target(axes: Axes, target: float, place: float) -> None:
+    """Scratch's error as a thin line to the left of where it has it."""
+    axes.plot(
+        [axes.get_xlim()[0], place],
+        [target, target],
+        color=_LOOK.colour(FROM_SCRATCH),
+        linewidth=1.0,
+        zorder=2,
+    )
+
+
+def _mark(axes: Axes, need: Need, target: float, of: str, zero: float = 1.0) -> None:
+    """Where the fine-tuned line comes down to the target, and what part of scratch's data or steps that is."""
+    place = need.about or zero
+    colour = _LOOK.colour(FINE_TUNED)
+    axes.plot(
+        [place],
+        [target],
+        marker="v",
+        markersize=8,
+        color=colour,
+        markeredgecolor=_LOOK.colour("paper"),
+        zorder=5,
+    )
+    part = "no step" if need.factor is None else f"1/{number(need.factor)} {of}"
+    axes.annotate(
+        part,
+        (place, target),
+        xytext=(5, 7),
+        textcoords="offset points",
+        fontsize=_SMALL,
+        fontweight="bold",
+        color=colour,
+        zorder=6,
+    )

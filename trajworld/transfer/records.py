@@ -1,0 +1,145 @@
+"""Trials that are finished: a small JSON file each, found again by all that its numbers are a function of."""
+
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trajworld.backend import active_backend
+from trajworld.collect.names import parse_name
+from trajworld.errors import TrajWorldError
+from trajworld.evaluation.brief import Errors
+from trajworld.files import read_json, write_json
+from trajworld.models.files import load_model
+from trajworld.models.presets import ModelSizes
+from trajworld.transfer.plan import FINE_TUNED, Trial, TrialSettings
+from trajworld.transfer.trials import Point, TrialResult, trial_config
+from trajworld.versions import versions
+
+# Raised whenever the same trial gives other numbers, so that no study mixes both.
+_VERSION = 1
+
+# What a run's configuration says of where it runs, how it is watched and what it is called: no number depends on it.
+_INDIFFERENT = ("datasets", "init", "preset", "model", "log_every", "evaluate_every", "checkpoint_every")
+
+
+@dataclass(frozen=True)
+class PretrainedModel:
+    """The model that is fine-tuned.
+
+    Attributes:
+        path: Its file.
+        digest: Of its sizes and weights: equal for equal weights, whatever the file is called.
+        sizes: Its sizes.
+        environments: Those that its training had.
+        history: What it says of its training.
+    """
+
+    path: Path
+    digest: str
+    sizes: ModelSizes
+    environments: tuple[str, ...] = ()
+    history: Mapping[str, Any] = field(default_factory=dict)
+
+
+def pretrained_model(path: Path) -> PretrainedModel:
+    """Read what a study needs to know of a model.
+
+    Raises:
+        TrajWorldError: The file is missing or damaged.
+    """
+    model = load_model(path)
+    digest = hashlib.sha256(json.dumps(asdict(model.sizes), sort_keys=True).encode())
+    for weights in model.get_weights():
+        digest.update(weights.astype("<f4").tobytes())
+    identity = model.identity
+    environments = tuple(identity.sources) or ((identity.environment,) if identity.environment else ())
+    return PretrainedModel(path, digest.hexdigest()[:16], model.sizes, environments, dict(identity.history))
+
+
+def trial_key(trial: Trial, settings: TrialSettings, data: str, model: str) -> dict[str, Any]:
+    """All that a trial's numbers are a function of, but for rounding that differs by backend.
+
+    Args:
+        trial: Which trial.
+        settings: Of all trials.
+        data: The digest of the environment's pool and test set.
+        model: The digest of the pre-trained model; of no consequence from scratch.
+    """
+    training = asdict(trial_config(trial, settings))
+    return {
+        "version": _VERSION,
+        "side": trial.side,
+        "model": model if trial.side == FINE_TUNED else None,
+        "environment": trial.environment,
+        "data": data,
+        "sizes": asdict(settings.model),
+        "training": {name: value for name, value in training.items() if name not in _INDIFFERENT},
+        "steps": list(settings.steps),
+        "test_windows": settings.test_windows,
+    }
+
+
+def trial_path(folder: Path, key: Mapping[str, Any]) -> Path:
+    """Where a trial's record is kept: names for people, and a digest of the whole key."""
+    digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:12]
+    training = key["training"]
+    name = (
+        f"{key['side'].replace(' ', '-')}-{training['transitions']}-{training['learning_rate']:g}"
+        f"-seed{training['seed']}-{digest}.json"
+    )
+    return folder / parse_name(key["environment"]).slug / name
+
+
+def write_trial(path: Path, key: Mapping[str, Any], result: TrialResult) -> None:
+    """Write a finished trial's record, atomically.
+
+    Raises:
+        TrajWorldError: An error is not finite, or the file cannot be written.
+    """
+    for point in result.points:
+        if not math.isfinite(point.errors.normalised_mae):
+            raise TrajWorldError(f"{key['environment']}: no variate of the test set varies")
+    found = {
+        name: text
+        for name, text in versions().items()
+        if name in ("trajworld", "keras", active_backend().name)
+    }
+    write_json(
+        path,
+        {"key": dict(key), "result": asdict(result), "backend": active_backend().name, "versions": found},
+    )
+
+
+def read_trial(path: Path, key: Mapping[str, Any]) -> TrialResult | None:
+    """The finished trial of a key; None where there is none yet.
+
+    Raises:
+        TrajWorldError: The file is damaged, or of another trial.
+    """
+    if not path.is_file():
+        return None
+    record = read_json(path)
+    if not isinstance(record, dict) or record.get("key") != json.loads(json.dumps(key)):
+        raise TrajWorldError(f"{path} is not the record of the trial that it is named after: remove it")
+    try:
+        values = record["result"]
+        points = tuple(
+            Point(int(point["step"]), Errors(**point["errors"]), point["holdout_loss"])
+            for point in values["points"]
+        )
+        result = TrialResult(
+            points,
+            int(values["training_transitions"]),
+            int(values["holdout_transitions"]),
+            float(values["seconds"]),
+        )
+        numbers = [point.errors.normalised_mae for point in points]
+        if [point.step for point in points] != key["steps"] or not all(map(math.isfinite, numbers)):
+            raise ValueError("its steps or errors are wrong")
+        return result
+    except (KeyError, TypeError, ValueError) as error:
+        raise TrajWorldError(f"{path} is damaged ({error!r}): remove it") from None

@@ -1,0 +1,152 @@
+"""The tables of a study of transfer, for a terminal and as Markdown, and the folder that it leaves."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from trajworld.files import atomic_file, write_json
+from trajworld.transfer.factors import Need, Savings
+from trajworld.transfer.findings import findings
+from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH
+from trajworld.transfer.results import Curve, EnvironmentResults, Results
+from trajworld.wording import number, short_name
+
+Cells = list[list[str]]
+
+
+def write_results(results: Results, folder: Path) -> Results:
+    """Write ``results.json``, ``results.md`` and the two pictures; the results with their findings.
+
+    Raises:
+        TrajWorldError: The folder cannot be written.
+    """
+    from trajworld.transfer.pictures import draw_data, draw_steps
+
+    results = replace(results, findings=tuple(findings(results)))
+    write_json(folder / "results.json", results.to_json())
+    with atomic_file(folder / "results.md") as temporary:
+        temporary.write_text(markdown(results), encoding="utf-8")
+    draw_data(results, folder / "transfer-data.png")
+    draw_steps(results, folder / "transfer-steps.png")
+    return results
+
+
+def markdown(results: Results) -> str:
+    """Both tables and the findings."""
+    parts = [_markdown_table(error_cells(results)), _markdown_table(factor_cells(results))]
+    text = "\n".join(f"- {line}" for line in results.findings)
+    return "\n\n".join(part for part in [*parts, text] if part) + "\n"
+
+
+def print_tables(results: Results, console: Console) -> None:
+    """Both tables."""
+    steps = results.plan.settings.steps[-1]
+    for title, cells in (
+        (f"One-step error after {steps:,} steps [seeds from – to]", error_cells(results)),
+        ("What fine-tuning needs to reach the error from scratch", factor_cells(results)),
+    ):
+        if len(cells) > 1:
+            table = Table(title=title, title_justify="left")
+            for number_, header in enumerate(cells[0]):
+                table.add_column(header, justify="left" if number_ == 0 else "right")
+            for row in cells[1:]:
+                table.add_row(*row)
+            console.print(table)
+
+
+def error_cells(results: Results) -> Cells:
+    """The errors by environment and amount of data, under their headers."""
+    rows = [
+        ["environment", "transitions", "copy last row", "zero-shot", "from scratch", "fine-tuned", "ratio"]
+    ]
+    for one in results.environments:
+        for size in results.plan.sizes:
+            scratch, tuned = one.curve(FROM_SCRATCH, size), one.curve(FINE_TUNED, size)
+            zero = tuned is not None and tuned.steps[0] == 0
+            rows.append(
+                [
+                    short_name(one.environment),
+                    f"{size:,}",
+                    number(one.copy_last_row.normalised_mae),
+                    number(tuned.mean[0]) if zero and tuned is not None else "–",
+                    _last(scratch),
+                    _last(tuned),
+                    "–"
+                    if scratch is None or tuned is None or not tuned.mean[-1]
+                    else f"{number(scratch.mean[-1] / tuned.mean[-1])} ×",
+                ]
+            )
+    return rows
+
+
+def factor_cells(results: Results) -> Cells:
+    """What each environment's fine-tuning needs, under its headers."""
+    size, steps = results.plan.sizes[-1], results.plan.settings.steps[-1]
+    rows = [
+        [
+            "environment",
+            f"from scratch, {size:,}",
+            "transitions needed",
+            "data factor",
+            f"steps needed on {size:,}",
+            "step factor",
+            "on the least data",
+        ]
+    ]
+    for one in results.environments:
+        if one.factors is None:
+            continue
+        rows.append(
+            _factor_row(one, one.factors.last, f"{number(one.factors.last.target)} after {steps:,} steps")
+        )
+        best = one.factors.best
+        if best.target < one.factors.last.target:
+            rows.append(_factor_row(one, best, f"{number(best.target)} after {best.step:,} (least)"))
+    return rows if len(rows) > 1 else []
+
+
+def _factor_row(one: EnvironmentResults, savings: Savings, target: str) -> list[str]:
+    smallest = savings.smallest
+    least = "none" if smallest is None else f"{smallest:,}: {_amount(savings.steps[smallest])} steps"
+    return [
+        short_name(one.environment),
+        target,
+        _amount(savings.data),
+        _factor(savings.data),
+        _amount(savings.largest),
+        _factor(savings.largest),
+        least,
+    ]
+
+
+def _amount(need: Need | None) -> str:
+    if need is None:
+        return "not reached"
+    about = "" if math.isclose(need.about, need.amount) else f" (≈ {need.about:,.0f})"
+    return f"{need.amount:,}{about}"
+
+
+def _factor(need: Need | None) -> str:
+    if need is None:
+        return "–"
+    return "no step" if need.factor is None else number(need.factor)
+
+
+def _last(curve: Curve | None) -> str:
+    if curve is None:
+        return "–"
+    if len(curve.errors[-1]) == 1:
+        return number(curve.mean[-1])
+    return f"{number(curve.mean[-1])} [{number(curve.low[-1])} – {number(curve.high[-1])}]"
+
+
+def _markdown_table(cells: Sequence[Sequence[str]]) -> str:
+    if len(cells) < 2:
+        return ""
+    head, *rows = cells
+    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
