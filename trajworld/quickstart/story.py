@@ -34,7 +34,6 @@ from trajworld.quickstart.stages import (
     zero_shot_errors,
 )
 from trajworld.training.loop import Report
-from trajworld.training.record import read_metrics
 from trajworld.training.run import Run
 from trajworld.versions import versions
 
