@@ -21,7 +21,9 @@ _COMMANDS = {
     "evaluate-transfer": LazyCommand(
         ".transfer", "evaluate_transfer", "Measure what a pre-trained model saves on unseen robots."
     ),
-    "checkpoint": LazyCommand(".checkpoint", "checkpoint", "Import published checkpoints, show model files."),
+    "checkpoint": LazyCommand(
+        ".checkpoint", "checkpoint", "Import published checkpoints; show, describe and publish models."
+    ),
     "quickstart": LazyCommand(
         ".quickstart", "quickstart", "Fine-tune a pre-trained model on an unseen robot, compare, report."
     ),

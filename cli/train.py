@@ -172,8 +172,8 @@ def _train(
     state = outcome.state
     if not run.layout.leads:
         raise click.exceptions.Exit(0 if outcome.finished else 130)
-    from trajworld.training.log import read_metrics
     from trajworld.training.picture import NAME, draw_losses
+    from trajworld.training.record import read_metrics
 
     draw_losses(read_metrics(run.path), run.path / NAME)
     if as_json:

@@ -19,7 +19,7 @@ from training_fixtures import plain_steps, store, weights_of
 
 from trajworld.cli.main import main
 from trajworld.cli.train import pretrain, train
-from trajworld.training.log import read_metrics
+from trajworld.training.record import read_metrics
 
 __all__ = ["plain_steps"]
 

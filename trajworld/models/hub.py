@@ -7,8 +7,7 @@ documents. It is imported when an address is used, since it is an extra.
 import contextlib
 import re
 import sys
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -80,6 +79,8 @@ def download(address: HubAddress) -> Path:
             there is no such repository, revision or file, or none that this user may read.
     """
     hub = _client()
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
     with _hub_errors(address):
         _guard_cache()
         asked = {"repo_id": address.repo, "filename": address.file, "revision": address.revision}
@@ -91,14 +92,14 @@ def download(address: HubAddress) -> Path:
                 raise
             try:
                 return Path(hub.hf_hub_download(**asked, local_files_only=True))
-            except hub.errors.LocalEntryNotFoundError:
+            except LocalEntryNotFoundError:
                 raise error from None
         return Path(hub.hf_hub_download(**asked))
 
 
 def upload(
     address: HubAddress,
-    write: Callable[[Path], None],
+    file: Path,
     *,
     card: str | None = None,
     private: bool | None = None,
@@ -108,9 +109,10 @@ def upload(
 
     Args:
         address: Where to; its revision is a branch that is there already.
-        write: Writes the model file to the path that it is given.
+        file: The model file, whatever it is called here.
         card: Markdown; None leaves the repository's README.md alone.
-        private: Whether a repository that is made is private; None for the account's default.
+        private: Whether a repository that is made is private; None for the account's default. True does not upload to
+            one that is there and public.
         message: Of the commit.
 
     Returns:
@@ -120,18 +122,20 @@ def upload(
         TrajWorldError: huggingface_hub is not installed, the hub cannot be reached, or it does not take the files.
     """
     hub = _client()
-    with tempfile.TemporaryDirectory() as folder, _hub_errors(address):
-        path = Path(folder) / Path(address.file).name
-        write(path)
-        files: dict[str, Any] = {address.file: path}
-        if card is not None:
-            files["README.md"] = card.encode()
+    files: dict[str, Path | bytes] = {address.file: file}
+    if card is not None:
+        files["README.md"] = card.encode()
+    with _hub_errors(address):
         api = hub.HfApi()
         page = api.create_repo(address.repo, private=private, exist_ok=True)
+        if private and not api.model_info(address.repo).private:
+            raise TrajWorldError(
+                f"{page} is there already and public: make it private there, or leave out --private"
+            )
         api.create_commit(
             address.repo,
             [hub.CommitOperationAdd(name, content) for name, content in files.items()],
-            commit_message=message or f"Upload {address.file} by TrajWorld",
+            commit_message=message or f"Upload {address.file}",
             revision=address.revision,
         )
     return str(page)
@@ -141,9 +145,14 @@ def _client() -> Any:
     try:
         import huggingface_hub
     except ImportError:
+        found = None
+    else:
+        found = huggingface_hub.__version__
+    if found is None or int(found.partition(".")[0]) < 1:
+        which = "huggingface_hub" if found is None else "a newer huggingface_hub"
         raise TrajWorldError(
-            f"models on the Hugging Face hub need huggingface_hub: {sys.executable} -m pip install huggingface_hub"
-        ) from None
+            f"models on the Hugging Face hub need {which}: {sys.executable} -m pip install -U huggingface_hub"
+        )
     return huggingface_hub
 
 
@@ -204,7 +213,9 @@ def _hub_errors(address: HubAddress) -> Iterator[None]:
     except (errors.HTTPError, ConnectionError) as error:
         problem = _unreachable(error, constants)
     except (errors.FileMetadataError, errors.HFValidationError, OSError, ValueError) as error:
-        problem = _first_line(error)
+        problem = _on_one_line(error)
+    except (KeyError, TypeError) as error:
+        problem = f"{constants.ENDPOINT} does not answer as a hub does ({_on_one_line(error)})"
     else:
         return
     raise TrajWorldError(f"{address}: {problem}") from None
@@ -216,16 +227,15 @@ def _answered(error: Any, constants: ModuleType) -> str:
     if code == 401:
         return f"{constants.ENDPOINT} wants to know who you are: {_LOGIN}"
     if code == 403:
-        return f"your token may not do that at {constants.ENDPOINT}: {_first_line(error.server_message or error)}"
-    return f"{constants.ENDPOINT} answered {code}: {_first_line(error.server_message or error)}"
+        return f"your token may not do that at {constants.ENDPOINT}: {_on_one_line(error.server_message or error)}"
+    return f"{constants.ENDPOINT} answered {code}: {_on_one_line(error.server_message or error)}"
 
 
 def _unreachable(error: Any, constants: ModuleType) -> str:
-    if constants.is_offline_mode():
+    if constants.HF_HUB_OFFLINE:
         return "it is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
-    return f"{constants.ENDPOINT} cannot be reached ({_first_line(error)}), and the cache does not hold it"
+    return f"{constants.ENDPOINT} cannot be reached ({_on_one_line(error)}), and the cache does not hold it"
 
 
-def _first_line(error: Any) -> str:
-    text = str(error).strip() or type(error).__name__
-    return text.splitlines()[0][:200]
+def _on_one_line(error: Any) -> str:
+    return (" ".join(str(error).split()) or type(error).__name__)[:200]

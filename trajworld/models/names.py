@@ -5,12 +5,13 @@ before weights are read.
 """
 
 import os
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from trajworld.errors import UsageError
 from trajworld.models.files import SUFFIX, load_model, model_path, save_model
-from trajworld.models.hub import PREFIX, download, hub_address, upload
+from trajworld.models.hub import DEFAULT_FILE, PREFIX, download, hub_address, upload
 from trajworld.weights import shipped_models
 
 if TYPE_CHECKING:
@@ -66,7 +67,10 @@ def save(model: "TrajWorld", name: ModelName) -> None:
         raise UsageError(f"{text} is a model that ships: name a file ({SUFFIX}) to write")
     if text.startswith(PREFIX):
         address = hub_address(text)
-        upload(address, lambda path: save_model(model, path))
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / DEFAULT_FILE
+            save_model(model, file)
+            upload(address, file)
     else:
         save_model(model, text)
 

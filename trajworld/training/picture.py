@@ -24,7 +24,7 @@ def draw_losses(
     """Draw the training and holdout loss of a run; values that are missing or not finite are left out.
 
     Args:
-        rows: Of :func:`trajworld.training.log.read_metrics`.
+        rows: Of :func:`trajworld.training.record.read_metrics`.
         path: The picture's file.
         look: Of the chart.
 

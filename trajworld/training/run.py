@@ -12,7 +12,7 @@ import keras
 from trajworld.backend import Layout, active_backend
 from trajworld.data.mixture import Mixture
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import read_json, write_json
+from trajworld.files import write_json
 from trajworld.models.files import load_model
 from trajworld.models.identity import Identity
 from trajworld.models.names import find_model, said_briefly
@@ -26,10 +26,9 @@ from trajworld.training.checkpoint import (
 )
 from trajworld.training.config import TrainingConfig, resolve_config, write_config
 from trajworld.training.optimizer import make_optimizer
+from trajworld.training.record import CONFIG, RECORD, is_run, read_record
 from trajworld.training.sources import Part, Progress, identity_of, make_mixture, open_parts
 from trajworld.versions import versions
-
-_CONFIG, _RECORD = "config.toml", "run.json"
 
 
 @dataclass(eq=False)
@@ -105,9 +104,9 @@ def start_run(
             return
         if overwrite and is_run(path):
             shutil.rmtree(path)
-        write_json(path / _RECORD, record)
+        write_json(path / RECORD, record)
         # Last: the configuration is what makes the directory a run.
-        write_config(config, path / _CONFIG)
+        write_config(config, path / CONFIG)
 
     # Whoever starts from a model in the run that is overwritten has read it by now.
     backend.lead_first(lambda: None)
@@ -134,9 +133,9 @@ def resume_run(
     """
     path, backend = Path(path), active_backend()
     if not is_run(path):
-        raise UsageError(f"{path} is not a run directory: it has no {_CONFIG}")
-    record = _read_record(path)
-    written = resolve_config(record["kind"], file=path / _CONFIG)
+        raise UsageError(f"{path} is not a run directory: it has no {CONFIG}")
+    record = read_record(path)
+    written = resolve_config(record["kind"], file=path / CONFIG)
     began_on = record.get("layout", {}).get("devices")
     layout = backend.distribute(devices, written.batch_size, began_on)
 
@@ -161,16 +160,11 @@ def resume_run(
     model, state = load_checkpoint(checkpoint)
     if model.sizes != written.model or state.step > written.steps:
         raise TrajWorldError(
-            f"{checkpoint} is not of the run that {path / _CONFIG} describes: restore one of them"
+            f"{checkpoint} is not of the run that {path / CONFIG} describes: restore one of them"
         )
     run = _assembled(path, written, parts, model, state, layout)
     load_optimizer(checkpoint, run.optimizer)
     return run, _warnings(record, layout)
-
-
-def is_run(path: Path) -> bool:
-    """Whether a directory is a run."""
-    return (path / _CONFIG).is_file()
 
 
 def _is_free(path: Path) -> bool:
@@ -178,18 +172,8 @@ def _is_free(path: Path) -> bool:
     if not path.is_dir() or is_run(path):
         return False
     return all(
-        item.name == _RECORD or (item.name[0] == "." and ".tmp" in item.name) for item in path.iterdir()
+        item.name == RECORD or (item.name[0] == "." and ".tmp" in item.name) for item in path.iterdir()
     )
-
-
-def _read_record(path: Path) -> dict[str, Any]:
-    record = read_json(path / _RECORD)
-    if not isinstance(record, dict) or record.get("kind") not in ("pretrain", "train"):
-        raise TrajWorldError(f"{path / _RECORD} does not say whether the run is pretrain or train")
-    datasets, found, layout = record.get("datasets"), record.get("versions"), record.get("layout", {})
-    if not isinstance(datasets, list) or not isinstance(found, dict) or not isinstance(layout, dict):
-        raise TrajWorldError(f"{path / _RECORD} does not say what the run was trained on: restore it")
-    return record
 
 
 def _init_file(config: TrainingConfig) -> Path | None:
