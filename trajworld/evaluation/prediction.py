@@ -196,12 +196,14 @@ def compile_one_step(model: TrajWorld) -> OneStep:
     Returns:
         A function of values ``[B, T, M]``, time mask ``[B, T]`` and variates, to expectation, standard
         deviation and cross-entropy of the true bin, each ``[B, M]`` float32 tensors; what it says of action
-        variates is unspecified. It reads the model's weights as they are at the call.
+        variates is unspecified. It reads the model's weights as they are at the call. Windows of fewer rows are
+        those that lack as many of their first ones, which would be padding.
     """
     from trajworld.models.tokenizer import moments, onehot_cross_entropy
 
     def one_step(values: Any, time_mask: Any, variates: Variates) -> tuple[Any, Any, Any]:
-        logits = model(values[:, :-1], time_mask[:, :-1], variates, rows=1)[:, 0]
+        offset = max(model.sizes.window - values.shape[1], 0)
+        logits = model(values[:, :-1], time_mask[:, :-1], variates, rows=1, offset=offset)[:, 0]
         mean, std = moments(logits, variates.lower, variates.upper)
         return mean, std, onehot_cross_entropy(logits, values[:, -1], variates.lower, variates.upper)
 
