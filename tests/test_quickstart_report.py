@@ -21,20 +21,21 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from trajworld.errors import TrajWorldError
+from trajworld.evaluation.brief import Errors
 from trajworld.quickstart import charts
 from trajworld.quickstart.charts import Look, draw_comparison, draw_pretraining
-from trajworld.quickstart.findings import comparison_rows, findings, number, verdict
+from trajworld.quickstart.findings import comparison_rows, findings, verdict
 from trajworld.quickstart.plan import quickstart_plan
-from trajworld.quickstart.report import duration, main_table, write_report
+from trajworld.quickstart.report import main_table, write_report
 from trajworld.quickstart.results import (
     FINE_TUNED,
     FROM_SCRATCH,
     Command,
     DatasetRow,
-    Errors,
     Results,
     TrialRow,
 )
+from trajworld.wording import duration, number
 
 PNG = b"\x89PNG\r\n\x1a\n"
 RATES = (1e-3, 2e-3, 4e-3)

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from trajworld.files import atomic_file
-from trajworld.quickstart.findings import number, short_name
 from trajworld.quickstart.results import FINE_TUNED, FROM_SCRATCH, Results
+from trajworld.wording import number, short_name
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from trajworld.quickstart.results import FINE_TUNED, FROM_SCRATCH, Results, TrialRow
+from trajworld.wording import listed, number, short_name
 
 SAME = 0.05
 """Two errors that differ by less than this part of the larger one are called the same."""
@@ -61,17 +62,6 @@ def verdict(error: float, other: float) -> int:
     return -1 if error < other else 1
 
 
-def number(value: float | None) -> str:
-    """An error or loss to three digits, as tables and sentences print it."""
-    if value is None:
-        return "–"
-    if not math.isfinite(value):
-        return "not finite"
-    if value == 0:
-        return "0"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")
-
-
 def findings(results: Results) -> list[str]:
     """What was found, in sentences, the most important first and the doubts last.
 
@@ -109,7 +99,7 @@ def _headline(results: Results, rows: list[ComparisonRow]) -> str:
     if len(compared) > 1 and helped:
         best = max(helped, key=lambda row: row.ratio or math.inf)
         most = f" It helped most with {_count(best.transitions)}: {_difference(best)} error."
-    return f"On {target}, pre-training {_list(parts)}.{most}"
+    return f"On {target}, pre-training {listed(parts)}.{most}"
 
 
 def _at_size(results: Results, row: ComparisonRow) -> str:
@@ -121,7 +111,7 @@ def _at_size(results: Results, row: ComparisonRow) -> str:
             for side, value in ((FINE_TUNED, tuned), (FROM_SCRATCH, scratch))
             if not _known(value)
         ]
-        return f"{where} there is no comparison: {_list(lost)}."
+        return f"{where} there is no comparison: {listed(lost)}."
     return (
         f"{where} the fine-tuned model errs by {number(tuned)} standard deviations, "
         f"from scratch by {number(scratch)}: {_difference(row)}."
@@ -178,7 +168,7 @@ def _against_copying(results: Results, rows: list[ComparisonRow]) -> Iterable[st
                 every = len(sizes) == len(values) > 1
                 parts.append(f"{what} at every size" if every else f"{what} at {_counts(sizes)}")
         if parts:
-            yield f"{name} {_list(parts)}."
+            yield f"{name} {listed(parts)}."
 
 
 def _zero_shot(results: Results, rows: list[ComparisonRow]) -> Iterable[str]:
@@ -241,11 +231,6 @@ def _caveats(results: Results) -> Iterable[str]:
     )
 
 
-def short_name(environment: str) -> str:
-    """An environment's name without its suite."""
-    return environment.rsplit("/", 1)[-1]
-
-
 def _errors(trials: Sequence[TrialRow]) -> dict[int, float]:
     return {row.transitions: row.errors.normalised_mae for row in trials}
 
@@ -281,8 +266,4 @@ def _count(transitions: int) -> str:
 
 
 def _counts(sizes: Sequence[int]) -> str:
-    return f"{_list([f'{size:,}' for size in sizes])} transitions"
-
-
-def _list(parts: Sequence[str]) -> str:
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
+    return f"{listed([f'{size:,}' for size in sizes])} transitions"

@@ -29,11 +29,10 @@ from trajworld.quickstart.findings import (
     ComparisonRow,
     comparison_rows,
     findings,
-    number,
-    short_name,
 )
 from trajworld.quickstart.plan import Plan
 from trajworld.quickstart.results import FINE_TUNED, FROM_SCRATCH, Results
+from trajworld.wording import duration, number, short_name
 
 _HEADERS = ("transitions", "copy last row", "zero-shot", "from scratch", "fine-tuned", "ratio")
 _IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}
@@ -248,20 +247,6 @@ def _stage_times(seconds: Mapping[str, float]) -> list[dict[str, Any]]:
 
 def _total(seconds: Mapping[str, float]) -> str:
     return duration(sum(value for value in seconds.values() if math.isfinite(value)))
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them: ``0.4 s``, ``42 s``, ``3 min 20 s``, ``2 h 5 min``."""
-    if not math.isfinite(seconds):
-        return "unknown"
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def _fact(value: Any) -> str:

@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any
 
+from trajworld.evaluation.brief import Errors
 from trajworld.quickstart.plan import Plan
 
 
@@ -17,25 +18,6 @@ class DatasetRow:
     variates: int
     episodes: int
     transitions: int
-
-
-@dataclass(frozen=True)
-class Errors:
-    """One-step errors on the test set.
-
-    Attributes:
-        mae: Mean absolute error over observation and reward, raw units.
-        mse: Mean squared error, raw units.
-        normalised_mae: Mean absolute error in standard deviations of each variate.
-        normalised_mae_observation: The same over observation variates alone.
-        nll: Mean negative log-likelihood of the true bins, nats; None for copy-the-last-row.
-    """
-
-    mae: float
-    mse: float
-    normalised_mae: float
-    normalised_mae_observation: float
-    nll: float | None
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,9 @@ from trajworld.collect.collector import default_workers
 from trajworld.collect.datasets import collect_datasets, dataset_targets
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
+from trajworld.evaluation.brief import Errors, brief_errors
 from trajworld.evaluation.prediction import (
     OneStep,
-    PredictionErrors,
     compile_one_step,
     copy_last_row_errors,
     prediction_errors,
@@ -26,7 +26,7 @@ from trajworld.models.files import load_model
 from trajworld.models.support import pretraining_support
 from trajworld.models.transformer import TrajWorld
 from trajworld.quickstart.plan import Plan
-from trajworld.quickstart.results import FINE_TUNED, FROM_SCRATCH, Command, DatasetRow, Errors, TrialRow
+from trajworld.quickstart.results import FINE_TUNED, FROM_SCRATCH, Command, DatasetRow, TrialRow
 from trajworld.training.config import Kind, resolve_config
 from trajworld.training.loop import Report, train
 from trajworld.training.run import Run, start_run
@@ -196,7 +196,7 @@ def zero_shot_errors(stage: Stage, init: Path, smallest: Path, test: Dataset) ->
 
 def copying_errors(test: Dataset, plan: Plan) -> Errors:
     """What predicting no change errs by on the test set."""
-    return _errors(copy_last_row_errors(test, limit=plan.test_windows, seed=plan.seed))
+    return brief_errors(copy_last_row_errors(test, limit=plan.test_windows, seed=plan.seed))
 
 
 def model_errors(
@@ -204,7 +204,7 @@ def model_errors(
 ) -> Errors:
     """A model's one-step errors on the test windows."""
     windows = plan.test_windows
-    return _errors(
+    return brief_errors(
         prediction_errors(model, test, support=support, limit=windows, seed=plan.seed, one_step=one_step)
     )
 
@@ -239,16 +239,3 @@ def _train(
     if not outcome.finished:
         raise KeyboardInterrupt
     return run, command
-
-
-def _errors(errors: PredictionErrors) -> Errors:
-    def number(value: float | None) -> float:
-        return float("nan") if value is None else value
-
-    return Errors(
-        mae=number(errors.mae.predicted),
-        mse=number(errors.mse.predicted),
-        normalised_mae=number(errors.normalised_mae.predicted),
-        normalised_mae_observation=number(errors.normalised_mae.observation),
-        nll=None if errors.nll is None else errors.nll.predicted,
-    )

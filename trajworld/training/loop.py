@@ -1,7 +1,7 @@
 """The training loop: the same for pre-training, fine-tuning and training from scratch."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -57,7 +57,9 @@ class Outcome:
     finished: bool
 
 
-def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> Outcome:
+def train(
+    run: Run, observe: Callable[[Report], None] = lambda report: None, *, at: Collection[int] = ()
+) -> Outcome:
     """Train until ``config.steps``, or until Ctrl-C, from wherever the run stands.
 
     Batches and dropout are functions of (seed, step) alone, so a resumed run does what an uninterrupted one would have
@@ -66,6 +68,8 @@ def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> 
     Args:
         run: As made by :func:`trajworld.training.run.start_run` or ``resume_run``; its model is trained in place.
         observe: Told of every step.
+        at: Steps that end in an evaluation and a checkpoint, beside every ``evaluate_every``. When ``observe`` is told
+            of one of them, or of any other evaluation, ``run.model`` holds the weights of that step.
 
     Raises:
         TrajWorldError: The loss is no longer finite, or a file cannot be written.
@@ -89,8 +93,9 @@ def train(run: Run, observe: Callable[[Report], None] = lambda report: None) -> 
             losses.append(step_function(rate, *model_inputs(batch), step_seed(config.seed, state.step)))
             counted += 1
             step = state.step + 1
-            evaluating = bool(holdout) and (step % config.evaluate_every == 0 or step == config.steps)
-            due = step % config.checkpoint_every == 0 or step == config.steps or evaluating
+            asked = step in at or step == config.steps
+            evaluating = bool(holdout) and (step % config.evaluate_every == 0 or asked)
+            due = step % config.checkpoint_every == 0 or asked or evaluating
             stopping = stop_agreed(run.layout, step, due, interrupted)
             saving = due or stopping
             report = Report(step, config.steps)
