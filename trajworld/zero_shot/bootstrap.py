@@ -12,7 +12,7 @@ _LEVEL = 0.95
 
 @dataclass(frozen=True)
 class Ratio:
-    """One error over another, with its interval."""
+    """One error over another, with its interval; infinite or NaN where the other is 0."""
 
     value: float
     low: float
@@ -55,9 +55,10 @@ class Errors:
     def ratio(self, one: tuple[str, int], other: tuple[str, int]) -> Ratio:
         """The error of one (predictor, context) over that of another."""
         first, second = self._place(*one), self._place(*other)
-        replicates = self.replicates[:, *first] / self.replicates[:, *second]
-        low, high = _interval(replicates)
-        return Ratio(float(self.mean[first] / self.mean[second]), float(low), float(high))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            value = self.mean[first] / self.mean[second]
+            low, high = _interval(self.replicates[:, *first] / self.replicates[:, *second])
+        return Ratio(float(value), float(low), float(high))
 
     def _place(self, predictor: str, context: int) -> tuple[int, int]:
         return self.predictors.index(predictor), self.contexts.index(context)

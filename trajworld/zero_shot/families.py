@@ -6,7 +6,10 @@ _FAMILIES = (
     ("pendulum, unseen gravity", ("gymnasium/Pendulum-*",)),
     ("cart with three poles", ("dm_control/cartpole-three_poles*",)),
     ("unseen robots", ("robot/*",)),
-    ("hopper, walker2d, half-cheetah", ("gymnasium/Hopper-*", "gymnasium/Walker2d-*", "gymnasium/HalfCheetah-*")),
+    (
+        "hopper, walker2d, half-cheetah",
+        ("gymnasium/Hopper-*", "gymnasium/Walker2d-*", "gymnasium/HalfCheetah-*"),
+    ),
 )
 
 

@@ -2,16 +2,16 @@
 
 For each window separately, the change of each observation and reward variate from one row to the next is fitted as a
 linear function of [the row: observation, reward, action; 1] on the c - 1 transitions inside the context, and the last
-row's change is read off. So zero coefficients are copying. All is done in the coordinates in which the model reads: each
-variate scaled to [0, 1] by its range and clipped; the predicted row is clipped to [0, 1] too. With c = 1 there is nothing
-to fit, and the prediction is the last row itself.
+row's change is read off. So zero coefficients are copying. All is done in the coordinates in which the model reads,
+each variate scaled to [0, 1] by its range and clipped; the predicted row is clipped to [0, 1] too. With c = 1 there is
+nothing to fit, and the prediction is the last row itself.
 
 Two such fits are needed to be fair:
 
 - **Minimum norm** (:func:`minimum_norm`): the least-squares solution of least norm, as ``numpy.linalg.lstsq`` gives it.
   It has no setting. But a context of 18 transitions is about as many equations as there are unknowns (M + 1 is 6 to 27
-  here), where it fits every detail, rounding included: its error peaks where c - 1 is near M + 1, and is often worse than
-  copying.
+  here), where it fits every detail, rounding included: its error peaks where c - 1 is near M + 1, and is often worse
+  than copying.
 - **Ridge** (:func:`ridge`): rows are taken relative to the last one, so that the constant is the expected change in the
   last row's state; coefficients are shrunk by a penalty. The penalty is chosen for each environment, length of context
   and variate, by the error on windows of the episodes for ranges (never on tested ones). That is knowledge of the
@@ -104,7 +104,9 @@ def ridge_predictor(trial: Trial, context: int, penalties: NDArray[np.int64]) ->
     return predict
 
 
-def choose_penalties(values: NDArray[np.float32], support: Support, context: int, predicted: int) -> NDArray[np.int64]:
+def choose_penalties(
+    values: NDArray[np.float32], support: Support, context: int, predicted: int
+) -> NDArray[np.int64]:
     """For each predicted variate, which of ``PENALTIES`` errs least.
 
     Args:

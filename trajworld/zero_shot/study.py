@@ -63,27 +63,23 @@ class Measured:
         return variate_names(dataset)[: dataset.observation_size + 1]
 
 
-def check_unseen(model: TrajWorld, trials: Sequence[Trial]) -> None:
+def check_unseen(model: TrajWorld, environments: Sequence[str]) -> None:
     """Refuse a model that cannot be zero-shot in these environments.
 
     Raises:
-        TrajWorldError: It was trained on one environment alone, has seen one of these, or has too small a table.
+        TrajWorldError: It was trained on one environment alone, or has seen one of these.
     """
     identity = model.identity
     if not identity.support.shared:
-        whose = f" on {identity.environment}" if identity.environment else " on one environment"
-        raise TrajWorldError(f"the model was trained{whose}: zero-shot needs a model that was pre-trained on many")
-    for trial in trials:
-        dataset = trial.dataset
-        if dataset.environment in identity.sources:
-            raise TrajWorldError(
-                f"the model saw {dataset.environment} in pre-training, so it is not unseen: leave it out with --only"
-            )
-        if dataset.num_variates > model.sizes.variates:
-            raise TrajWorldError(
-                f"{dataset.name} has {dataset.num_variates} variates, more than the {model.sizes.variates} this model "
-                "has embeddings for: leave it out with --only"
-            )
+        whose = identity.environment or "one environment"
+        raise TrajWorldError(
+            f"the model was trained on {whose} alone: zero-shot needs one that was pre-trained on many"
+        )
+    seen = [environment for environment in environments if environment in identity.sources]
+    if seen:
+        raise TrajWorldError(
+            f"the model saw {seen[0]} in pre-training, so it is not unseen: leave it out by --only"
+        )
 
 
 def measure_all(
@@ -100,21 +96,22 @@ def measure_all(
         trials: The environments, of :func:`trajworld.zero_shot.protocol.set_up` with the model's window.
         contexts: Ascending lengths of context, of :func:`trajworld.zero_shot.protocol.check_contexts`.
         seed: Of the bootstrap.
-        progress: Called after each batch of the model's predictions, with all environments' as the total.
+        progress: Called after each batch of the model's predictions, of those in all environments.
 
     Raises:
         TrajWorldError: The model is not zero-shot in one of them, or its predictions are not finite.
     """
-    check_unseen(model, trials)
+    check_unseen(model, [trial.dataset.environment for trial in trials])
     one_step = compile_one_step(model)
     sizes = padded_sizes([trial.dataset.num_variates for trial in trials], most=_SIZES)
     total = sum(len(trial.test) for trial in trials) * len(contexts)
+    everything = f"{len(trials)} unseen environment{'s' * (len(trials) > 1)}"
     found, before = [], 0
     for trial in trials:
 
         def report(done: int, _: int | None, what: str, begun: int = before) -> None:
             if progress is not None:
-                progress(begun + done, total, what)
+                progress(begun + done, total, everything)
 
         size = min(size for size in sizes if size >= trial.dataset.num_variates)
         found.append(measure(model, trial, contexts, one_step, size, seed, report))
