@@ -11,11 +11,12 @@ from rich.table import Table
 
 from trajworld.errors import UsageError
 
+from .collection_progress import CollectionProgress
 from .progress import conversion_progress
 from .results_folder import check_overwrite, results_folder
 
 if TYPE_CHECKING:
-    from trajworld.corpus.manifest import Member
+    from trajworld.corpus.table import Row
     from trajworld.zero_shot.results import Group, Results
 
 _CONTEXTS = "1,2,3,5,7,10,13,16,19"
@@ -94,14 +95,14 @@ def evaluate_zero_shot(
     check_overwrite(output, overwrite)
     if corpus is not None and (transitions is not None or workers is not None):
         raise UsageError("--transitions and --workers are for collecting, and --corpus was collected already")
-    lengths = _lengths(contexts)
+    asked = _lengths(contexts)
 
     from trajworld.data.resolve import open_dataset
     from trajworld.models.files import load_model
 
     model = load_model(model_path)
 
-    from trajworld.zero_shot.environments import TRANSITIONS, corpus_members
+    from trajworld.zero_shot.environments import TRANSITIONS, corpus_members, own_members, unseen_rows
     from trajworld.zero_shot.families import family_of
     from trajworld.zero_shot.findings import findings
     from trajworld.zero_shot.protocol import check_contexts, set_up
@@ -109,13 +110,13 @@ def evaluate_zero_shot(
     from trajworld.zero_shot.study import check_unseen, measure_all
 
     window = model.sizes.window
-    lengths = check_contexts(lengths, window)
+    lengths = check_contexts(asked, window)
     with results_folder(output, overwrite) as folder:
-        if corpus is None:
-            members = _collected(transitions or TRANSITIONS, only, workers)
-        else:
-            members = corpus_members(corpus, only)
+        rows = unseen_rows(only) if corpus is None else []
+        members = corpus_members(corpus, only) if corpus else own_members(rows, transitions or TRANSITIONS)
         check_unseen(model, [member.environment for member in members])
+        if corpus is None:
+            _collect(rows, transitions or TRANSITIONS, workers)
         with conversion_progress("Converting") as progress:
             datasets = [open_dataset(member.dataset_id, progress=progress) for member in members]
         trials = [set_up(dataset, window, windows, seed) for dataset in datasets]
@@ -158,27 +159,23 @@ def _lengths(text: str) -> list[int]:
         raise UsageError(f"--contexts takes numbers of rows, as in 1,5,19, not {text!r}") from None
 
 
-def _collected(transitions: int, only: tuple[str, ...], workers: int | None) -> "list[Member]":
-    """The comparison's own datasets, those that are lacking made first."""
+def _collect(rows: "list[Row]", transitions: int, workers: int | None) -> None:
+    """Make those of the comparison's own datasets that are not there yet."""
     # Imported here: the simulators are slow to import.
     from trajworld.collect.collector import default_workers
     from trajworld.corpus.collect import check_families, make_datasets, open_corpus, plan_corpus
-    from trajworld.corpus.table import select
-    from trajworld.zero_shot.environments import SEED, own_corpus, own_members, unseen_rows
+    from trajworld.zero_shot.environments import SEED, own_corpus, unseen_rows
 
-    from .collection_progress import CollectionProgress
-
-    name, rows = own_corpus(transitions), unseen_rows()
-    chosen = select(rows, only)
-    jobs, _ = plan_corpus(name, chosen, transitions, SEED)
-    if jobs:
-        check_families(jobs)
-        total = sum(job.recipe.transitions for job in jobs)
-        console = Console(stderr=True)
-        with open_corpus(name, rows, {}), CollectionProgress(console, len(jobs), total) as progress:
-            for made in make_datasets(jobs, workers or default_workers(total)):
-                progress.add(made.job.row.environment, made.tally.transitions, made.seconds)
-    return own_members(transitions, chosen)
+    name = own_corpus(transitions)
+    jobs, _ = plan_corpus(name, rows, transitions, SEED)
+    if not jobs:
+        return
+    check_families(jobs)
+    total = sum(job.recipe.transitions for job in jobs)
+    console = Console(stderr=True)
+    with open_corpus(name, unseen_rows(), {}), CollectionProgress(console, len(jobs), total) as progress:
+        for made in make_datasets(jobs, workers or default_workers(total)):
+            progress.add(made.job.row.environment, made.tally.transitions, made.seconds)
 
 
 def _table(results: "Results") -> Table:

@@ -16,9 +16,13 @@ SEED = 0
 _NAME = "zero-shot"
 
 
-def unseen_rows() -> list[Row]:
-    """The rows of the built-in table that pre-training never uses."""
-    return select(read_table(), role=UNSEEN)
+def unseen_rows(only: Sequence[str] = ()) -> list[Row]:
+    """The rows of the built-in table that pre-training never uses, those that fit ``only`` where it is given.
+
+    Raises:
+        UsageError: A pattern fits none.
+    """
+    return select(read_table(), only, UNSEEN)
 
 
 def own_corpus(transitions: int) -> str:
@@ -26,7 +30,7 @@ def own_corpus(transitions: int) -> str:
     return _NAME if transitions == TRANSITIONS else f"{_NAME}-{transitions}"
 
 
-def own_members(transitions: int, rows: Sequence[Row]) -> list[Member]:
+def own_members(rows: Sequence[Row], transitions: int) -> list[Member]:
     """The datasets that ``rows`` become in the comparison's own corpus."""
     name = own_corpus(transitions)
     return [Member(member_id(name, row), row.environment, row.source, row.role, row.weight) for row in rows]

@@ -120,7 +120,15 @@ def _panel(axes: Axes, group: Group, bin_error: float) -> None:
     if bottom < bin_error < top:
         axes.axhline(bin_error, color=_FAINT, linewidth=0.9, zorder=1)
         axes.text(
-            contexts[-1], bin_error, "a quarter of a bin", fontsize=7.5, color=_FAINT, ha="right", va="bottom"
+            contexts[-1],
+            bin_error,
+            "a quarter of a bin",
+            fontsize=7.5,
+            color=_FAINT,
+            ha="right",
+            va="center",
+            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
+            zorder=1.5,
         )
     count = f" ({group.environments})" if group.environments > 1 else ""
     axes.set_title(f"{group.name}{count}", loc="left", fontsize=10, color=_TEXT, fontweight="bold", pad=7)
