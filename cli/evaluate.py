@@ -1,9 +1,7 @@
 """``trajworld evaluate``: how well a model predicts the transitions of datasets."""
 
-import contextlib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from trajworld.errors import TrajWorldError, UsageError
-
 from .progress import conversion_progress
+from .results_folder import check_overwrite, results_folder
 
 if TYPE_CHECKING:
     from trajworld.evaluation.open_loop import OpenLoopErrors
@@ -97,8 +94,7 @@ def evaluate(
       trajworld evaluate runs/hopper/best.keras hopper_medium-v2.hdf5 hopper_expert-v2.hdf5 --windows 0
       trajworld evaluate runs/pre/best.keras test-v0 --ranges train-v0 --json
     """
-    if overwrite and output is None:
-        raise UsageError("--overwrite needs -o")
+    check_overwrite(output, overwrite)
     from trajworld.data.resolve import open_dataset
     from trajworld.models.files import load_model
     from trajworld.models.names import find_model
@@ -117,7 +113,7 @@ def evaluate(
     supports = [support_for(model, dataset, ranges_from) for dataset in datasets]
     one_step, name = compile_one_step(model), _title(model_name, model_path)
     found: list[Evaluation] = []
-    with _results_folder(output, overwrite) as folder:
+    with results_folder(output, overwrite) as folder:
         with conversion_progress("Predicting") as progress:
             for dataset, support, place in zip(datasets, supports, _places(folder, datasets), strict=True):
                 found.append(
@@ -219,18 +215,3 @@ def _places(folder: Path | None, datasets: list[Any]) -> list[Path | None]:
         return [folder] * len(datasets)
     slugs = [re.sub(r"[^A-Za-z0-9.]+", "-", dataset.name).strip("-.") for dataset in datasets]
     return [folder / f"{number}-{slug}" for number, slug in enumerate(slugs, start=1)]
-
-
-@contextlib.contextmanager
-def _results_folder(output: Path | None, overwrite: bool) -> Iterator[Path | None]:
-    """The folder that becomes ``output`` when everything is in it; None where none was asked for."""
-    if output is None:
-        yield None
-        return
-    from trajworld.files import atomic_folder
-
-    # Only a folder that this command made gives way: the option must not remove something else by a slip.
-    if overwrite and output.exists() and not (output / "results.json").is_file():
-        raise TrajWorldError(f"{output} is no folder of results: name another place")
-    with atomic_folder(output, replace=overwrite) as folder:
-        yield folder

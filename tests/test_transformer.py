@@ -254,3 +254,22 @@ def test_wrong_sizes_are_refused() -> None:
     with pytest.raises(UsageError, match="no model preset is called 'huge'"):
         model_sizes("huge")
     assert model_sizes("tiny", variates=None, bins=32) == ModelSizes(blocks=2, width=32, heads=2, bins=32)
+
+
+def test_a_window_may_lack_its_first_padded_rows() -> None:
+    keras.utils.set_random_seed(0)
+    model = TrajWorld(SIZES)
+    length = SIZES.window
+    values = np.random.default_rng(0).uniform(size=(3, length, 5)).astype(np.float32)
+    mask = np.ones((3, length), np.float32)
+    values[:, : length - 4], mask[:, : length - 4] = 0, 0
+    variates = Variates(np.array([0, 0, 0, 0, 1], np.int32), np.zeros(5, np.float32), np.ones(5, np.float32))
+    whole = model(values, mask, variates, rows=2)
+    cut = model(values[:, -5:], mask[:, -5:], variates, rows=2, offset=length - 5)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(cut), keras.ops.convert_to_numpy(whole), rtol=1e-4, atol=1e-5
+    )
+    elsewhere = keras.ops.convert_to_numpy(model(values[:, -5:], mask[:, -5:], variates, rows=2))
+    assert np.abs(elsewhere - keras.ops.convert_to_numpy(whole)).max() > 1e-3, "positions matter"
+    with pytest.raises(TrajWorldError, match=f"longer than the model's {length}"):
+        model(values[:, -5:], mask[:, -5:], variates, offset=length - 4)

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from trajworld.data.augmentation import draw_change
 from trajworld.data.dataset import Dataset
+from trajworld.data.padding import Frame, padded_frame, padded_sizes
 from trajworld.data.windows import WindowIndex, gather_windows, whole_batches, window_views
 from trajworld.errors import UsageError
 
@@ -44,16 +45,6 @@ class Batch:
     lower: NDArray[np.float32]
     upper: NDArray[np.float32]
     dataset: int
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """What all batches of a source share; see :class:`Batch`."""
-
-    variate_mask: NDArray[np.float32]
-    is_action: NDArray[np.int32]
-    lower: NDArray[np.float32]
-    upper: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +137,7 @@ class Mixture:
         if max(variates) > max(self.sizes, default=0):
             raise UsageError(f"no size of {list(self.sizes)} holds a dataset of {max(variates)} variates")
         self._frames = [
-            _frame(source, min(n for n in self.sizes if n >= m))
+            padded_frame(source.dataset, source.lower, source.upper, min(n for n in self.sizes if n >= m))
             for source, m in zip(self.sources, variates, strict=True)
         ]
         self._numbers = lru_cache(maxsize=8)(partial(_random_numbers, seed, batch_size=batch_size))
@@ -208,46 +199,6 @@ def _random_numbers(seed: int, block: int, batch_size: int) -> NDArray[np.uint64
     return generator.integers(0, 2**64, size=(_STEPS_DRAWN, 2, batch_size), dtype=np.uint64)
 
 
-def padded_sizes(sizes: Sequence[int], most: int = 3, weights: Sequence[float] | None = None) -> list[int]:
-    """The values of M_pad, at most ``most`` of them, that cost the least padding; ascending.
-
-    The cost is the sum over ``sizes`` of weight times the variates added to reach the next chosen size. The
-    largest size is always chosen.
-
-    Args:
-        sizes: M of each dataset.
-        most: How many sizes may be chosen.
-        weights: The share of each dataset; equal where not given.
-
-    Raises:
-        UsageError: There is no size, or ``most`` is less than 1.
-    """
-    if not sizes or most < 1:
-        raise UsageError("padded_sizes needs at least one size, and at least one may be chosen")
-    shares: dict[int, float] = {}
-    for size, weight in zip(sizes, weights or [1.0] * len(sizes), strict=True):
-        shares[size] = shares.get(size, 0.0) + weight
-    distinct = sorted(shares)
-
-    def cost(first: int, last: int) -> float:
-        return sum(shares[size] * (distinct[last] - size) for size in distinct[first : last + 1])
-
-    # best[last]: the least cost of all sizes up to distinct[last], which is chosen, and the choice.
-    best = [(cost(0, last), [distinct[last]]) for last in range(len(distinct))]
-    for _ in range(min(most, len(distinct)) - 1):
-        best = [
-            min(
-                [best[last]]
-                + [
-                    (best[cut][0] + cost(cut + 1, last), [*best[cut][1], distinct[last]])
-                    for cut in range(last)
-                ]
-            )
-            for last in range(len(distinct))
-        ]
-    return best[-1][1]
-
-
 def windows_in_order(
     dataset: Dataset,
     episodes: ArrayLike | None,
@@ -294,24 +245,6 @@ def windows_in_order(
             yield whole[begin : begin + stop - start], ones[: stop - start]
         else:
             yield gather_windows(dataset, *index.locate(np.arange(start, stop)), window)
-
-
-def _frame(source: Source, size: int) -> Frame:
-    variates = source.dataset.num_variates
-    frame = Frame(
-        np.zeros(size, np.float32),
-        np.zeros(size, np.int32),
-        np.zeros(size, np.float32),
-        np.ones(size, np.float32),
-    )
-    frame.variate_mask[:variates] = 1
-    frame.is_action[:variates] = source.dataset.is_action
-    frame.lower[:variates] = source.lower
-    frame.upper[:variates] = source.upper
-    for array in vars(frame).values():
-        # Every batch of the source holds these very arrays.
-        array.setflags(write=False)
-    return frame
 
 
 @dataclass(frozen=True)

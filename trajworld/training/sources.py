@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from trajworld.corpus.manifest import PREFIX, training_members
 from trajworld.data.dataset import Dataset
-from trajworld.data.mixture import Mixture, Source, padded_sizes
+from trajworld.data.mixture import Mixture, Source
+from trajworld.data.padding import padded_sizes
 from trajworld.data.resolve import open_dataset
 from trajworld.data.split import limit_transitions, split_episodes
 from trajworld.data.statistics import value_range
