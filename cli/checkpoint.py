@@ -1,18 +1,19 @@
-"""``trajworld checkpoint``: import published checkpoints, show model files."""
+"""``trajworld checkpoint``: import published checkpoints, show, describe and publish models."""
 
 import json
 from pathlib import Path
-from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+
+from trajworld.errors import UsageError
+
+from .model_tables import print_model, print_models
 
 
 @click.group()
 def checkpoint() -> None:
-    """Import published checkpoints, show model files."""
+    """Import published checkpoints; show, describe and publish models."""
 
 
 @checkpoint.command("import", short_help="Make a model file of a checkpoint of the published code.")
@@ -47,86 +48,126 @@ def import_(source: Path, output: Path, heads: int, environment: str, as_json: b
         from trajworld.interop.convert import import_published
 
         save_model(import_published(source, heads=heads, environment=environment), output)
-    _print(describe_model(output), as_json)
+    print_model(describe_model(output), as_json)
 
 
 @checkpoint.command(short_help="Show what a model file holds.")
-@click.argument("model", metavar="MODEL.keras", type=click.Path(path_type=Path))
+@click.argument("model", metavar="MODEL")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def show(model: Path, as_json: bool) -> None:
+def show(model: str, as_json: bool) -> None:
     """Show a model's sizes, environment, ranges, versions and history.
+
+    MODEL is one that ships, one on the Hugging Face hub (hf://USER/REPO[@REVISION][/FILE.keras]) or a file.
 
     \b
     Examples:
+      trajworld checkpoint show trajworld-small
       trajworld checkpoint show model.keras
       trajworld checkpoint show model.keras --json | jq .sizes
     """
     from trajworld.models.files import describe_model
+    from trajworld.models.names import find_model
 
-    _print(describe_model(model), as_json)
+    print_model(describe_model(find_model(model)), as_json)
 
 
-def _print(description: dict[str, Any], as_json: bool) -> None:
+@checkpoint.command("list", short_help="List the models that ship.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(as_json: bool) -> None:
+    """List the pre-trained models that ship with the package; their names can be used wherever a model is asked for.
+
+    \b
+    Examples:
+      trajworld checkpoint list
+      trajworld evaluate trajworld-small DATASET
+    """
+    from trajworld.models.files import describe_model
+    from trajworld.weights import shipped_card, shipped_models
+
+    found = {name: describe_model(file) for name, file in shipped_models().items()}
+    print_models(found, {name: str(shipped_card(name) or "") for name in found}, as_json)
+
+
+@checkpoint.command(short_help="Write a model card from a run's records.")
+@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
+@click.option(
+    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The card (.md)."
+)
+@click.option(
+    "--name", default="", help="What the model is loaded by: trajworld-small, hf://USER/REPO, a file."
+)
+@click.option(
+    "--transfer",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Add what `trajworld evaluate-transfer` found: its folder.",
+)
+@click.option(
+    "--zero-shot",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Add what `trajworld evaluate-zero-shot` found: its folder.",
+)
+def card(run: Path, output: Path, name: str, transfer: Path | None, zero_shot: Path | None) -> None:
+    """Write the card of the model that RUN trained, Markdown for people and for the Hugging Face hub.
+
+    Its numbers come from the run's config.toml, run.json and metrics.jsonl, and from the results of studies.
+
+    \b
+    Examples:
+      trajworld checkpoint card runs/pre -o CARD.md
+      trajworld checkpoint card runs/pre --name hf://USER/REPO --transfer transfer --zero-shot zero-shot -o CARD.md
+    """
+    if output.suffix.lower() != ".md":
+        raise UsageError(f"a card is Markdown: {output} does not end in .md")
+    from trajworld.card.card import write_card
+
+    write_card(run, output, name=name, transfer=transfer, zero_shot=zero_shot)
+    Console(stderr=True).print(f"Card: {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+@checkpoint.command(short_help="Upload a model and its card to the Hugging Face hub.")
+@click.argument("model", metavar="MODEL")
+@click.argument("address", metavar="hf://USER/REPO")
+@click.option(
+    "--card",
+    "card_file",
+    metavar="FILE",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Markdown to upload as README.md.  [default: the card that ships with MODEL, or of the run it is in]",
+)
+@click.option("--private", is_flag=True, help="Make the repository a private one.")
+@click.option("--message", help="Of the commit.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def push(
+    model: str, address: str, card_file: Path | None, private: bool, message: str | None, as_json: bool
+) -> None:
+    """Upload MODEL as model.keras, with its card as README.md, to a repository, which is made if need be.
+
+    The address may name a branch that is there and another file: hf://USER/REPO[@BRANCH][/FILE.keras]. The token is
+    huggingface_hub's: log in with `hf auth login`, or set HF_TOKEN. HF_ENDPOINT names another hub.
+
+    \b
+    Examples:
+      trajworld checkpoint push trajworld-small hf://USER/trajworld-small
+      trajworld checkpoint push runs/pre/best.keras hf://USER/robots --private --message "32 000 steps"
+      trajworld checkpoint push tuned.keras hf://USER/hopper --card CARD.md
+    """
+    from trajworld.card.card import card_for, read_card
+    from trajworld.models.files import check_model
+    from trajworld.models.hub import hub_address, upload
+    from trajworld.models.names import find_model
+
+    place, path = hub_address(address), find_model(model)
+    text = card_for(model, address) if card_file is None else read_card(card_file)
+    check_model(path)
+    with Console(stderr=True).status("Uploading ..."):
+        page = upload(place, path, card=text, private=private or None, message=message)
+    files = [place.file, *(["README.md"] if text is not None else [])]
     if as_json:
-        click.echo(json.dumps(description, indent=2))
+        click.echo(json.dumps({"address": str(place), "page": page, "files": files}, indent=2))
         return
+    without = "" if text is not None else " (without a card: --card takes one)"
     console = Console()
-    sizes, saved, history = description["sizes"], description["saved"], dict(description["history"])
-    versions = history.pop("versions", None)
-    facts = Table(show_header=False, box=None)
-    facts.add_column()
-    facts.add_column(overflow="fold")
-    environments = description["environment"] or ", ".join(description["sources"]) or "(not known)"
-    for name, value in (
-        ("model", description["path"]),
-        ("size", f"{description['bytes'] / 1e6:,.1f} MB, {description['parameters']:,} parameters"),
-        ("blocks, width, heads", f"{sizes['blocks']}, {sizes['width']}, {sizes['heads']}"),
-        ("window, bins", f"{sizes['window']} rows, {sizes['bins']} bins"),
-        ("most variates", str(sizes["variates"])),
-        ("dropout, dtype", f"{sizes['dropout']}, {description['dtype']}"),
-        ("environment", environments),
-        ("saved", f"{saved['date_saved']}, Keras {saved['keras_version']}"),
-        *((name, value if isinstance(value, str) else json.dumps(value)) for name, value in history.items()),
-    ):
-        facts.add_row(_plain(name), _plain(value))
-    if isinstance(versions, dict):
-        facts.add_row(
-            "versions", _plain(", ".join(f"{name} {version}" for name, version in versions.items()))
-        )
-    console.print(facts)
-    console.print(_ranges(description))
-
-
-def _ranges(description: dict[str, Any]) -> Table:
-    """The support of each variate; of a pre-trained model, how many variates each environment has."""
-    table = Table(title="Ranges", title_justify="left")
-    lower, upper = description["support"]["lower"], description["support"]["upper"]
-    if isinstance(lower, list):
-        observations = description["observation_size"]
-        table.add_column("variate")
-        table.add_column("lower", justify="right")
-        table.add_column("upper", justify="right")
-        for index, ends in enumerate(zip(lower, upper, strict=True)):
-            table.add_row(_variate(index, observations), *(f"{end:.6g}" for end in ends))
-        return table
-    table.add_column("environment", overflow="fold")
-    table.add_column("variates", justify="right")
-    table.add_column("shared range", justify="right")
-    for name, support in description["sources"].items():
-        table.add_row(_plain(name), str(len(support["lower"])), f"{lower:g} to {upper:g}")
-    if not description["sources"]:
-        table.add_row("(data are scaled by their own range)", "", f"{lower:g} to {upper:g}")
-    return table
-
-
-def _variate(index: int, observations: int | None) -> str:
-    if observations is None:
-        return str(index)
-    if index == observations:
-        return "reward"
-    return f"observation {index}" if index < observations else f"action {index - observations - 1}"
-
-
-def _plain(text: str) -> str:
-    """Text from a file for the terminal: no markup, and what would move the cursor spelled out."""
-    return escape("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+    console.print(f"{page}: {', '.join(files)}{without}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Load it by its address, {place}", highlight=False, markup=False, soft_wrap=True)

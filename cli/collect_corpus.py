@@ -9,12 +9,13 @@ from typing import Any
 import click
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from trajworld.corpus.manifest import DEFAULT_NAME, checked_name, member_id
 from trajworld.corpus.table import ROLES, Row, read_table, select
 from trajworld.errors import UsageError
+
+from .collection_progress import CollectionProgress
 
 
 @click.command("collect-corpus", short_help="Make the corpus that models are pre-trained on.")
@@ -107,7 +108,7 @@ def collect_corpus(
     total = sum(job.recipe.transitions for job in jobs)
     with open_corpus(name, rows, factors):
         try:
-            with _Report(console, len(jobs), total) as report:
+            with CollectionProgress(console, len(jobs), total) as report:
                 for dataset in make_datasets(jobs, workers or default_workers(total)):
                     made.append(dataset)
                     report.add(dataset.job.row.environment, dataset.tally.transitions, dataset.seconds)
@@ -121,51 +122,6 @@ def collect_corpus(
             f"Made {len(made)} datasets ({kept:,} transitions) in {time.monotonic() - began:.0f} s; "
             f"{len(there)} were there already. `trajworld data corpus {name}` describes the corpus."
         )
-
-
-class _Report:
-    """A bar over the datasets on a terminal, a line for each elsewhere."""
-
-    def __init__(self, console: Console, datasets: int, transitions: int) -> None:
-        self._console, self._datasets, self._transitions = console, datasets, transitions
-        self._done = self._collected = 0
-        self._began = time.monotonic()
-        self._bar = Progress(
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("{task.fields[rate]}"),
-            TimeElapsedColumn(),
-            console=console,
-            transient=True,
-            disable=not console.is_terminal,
-        )
-        self._task = self._bar.add_task("datasets", total=datasets, rate="")
-
-    def __enter__(self) -> "_Report":
-        self._bar.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.stop()
-
-    def add(self, environment: str, transitions: int, seconds: float) -> None:
-        """A dataset is on disk."""
-        self._done += 1
-        self._collected += transitions
-        elapsed = max(time.monotonic() - self._began, 1e-9)
-        rate = self._collected / elapsed
-        left = f"{(self._transitions - self._collected) / rate:,.0f} s left"
-        if self._console.is_terminal:
-            self._bar.update(self._task, completed=self._done, rate=f"{rate:,.0f} transitions/s, {left}")
-        else:
-            self._console.print(
-                f"{self._done} of {self._datasets}: {environment}, {transitions:,} transitions in {seconds:.1f} s; "
-                + left,
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
-            )
 
 
 def _factor(text: str) -> tuple[str, float]:

@@ -1,9 +1,7 @@
 """``trajworld evaluate``: how well a model predicts the transitions of datasets."""
 
-import contextlib
 import json
 import re
-from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,9 +10,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from trajworld.errors import TrajWorldError, UsageError
-
 from .progress import conversion_progress
+from .results_folder import check_overwrite, results_folder
 
 if TYPE_CHECKING:
     from trajworld.evaluation.open_loop import OpenLoopErrors
@@ -32,7 +29,7 @@ _METRICS = (
 
 
 @click.command(short_help="Measure a model's predictions on datasets.")
-@click.argument("model_path", metavar="MODEL", type=click.Path(path_type=Path))
+@click.argument("model_name", metavar="MODEL")
 @click.argument("specs", metavar="DATASET...", nargs=-1, required=True)
 @click.option(
     "--ranges",
@@ -71,7 +68,7 @@ _METRICS = (
 )
 @click.option("--overwrite", is_flag=True, help="Replace the output folder if it is there.")
 def evaluate(
-    model_path: Path,
+    model_name: str,
     specs: tuple[str, ...],
     ranges: str | None,
     windows: int,
@@ -87,19 +84,22 @@ def evaluate(
 
     One step ahead: the last row of each window of at most 20 rows, from the rows before it; beside it the
     baseline that copies the row before. Open loop: rollouts that are given the real actions only. A DATASET is
-    what `trajworld data inspect` takes. A model reads data over its own range wherever it has one.
+    what `trajworld data inspect` takes. A MODEL is one that ships (`trajworld-small`), one on the Hugging Face hub
+    (`hf://USER/REPO`) or a file. A model reads data over its own range wherever it has one.
 
     \b
     Examples:
+      trajworld evaluate trajworld-small trajworld/gymnasium-hopper-v5/ou-v0
       trajworld evaluate runs/hopper/best.keras trajworld/gymnasium-hopper-v5/ou-v0 -o evaluation
       trajworld evaluate runs/hopper/best.keras hopper_medium-v2.hdf5 hopper_expert-v2.hdf5 --windows 0
       trajworld evaluate runs/pre/best.keras test-v0 --ranges train-v0 --json
     """
-    if overwrite and output is None:
-        raise UsageError("--overwrite needs -o")
+    check_overwrite(output, overwrite)
     from trajworld.data.resolve import open_dataset
     from trajworld.models.files import load_model
+    from trajworld.models.names import find_model
 
+    model_path = find_model(model_name)
     with conversion_progress("Converting") as progress:
         datasets = [open_dataset(spec, progress=progress) for spec in specs]
         ranges_from = None if ranges is None else open_dataset(ranges, progress=progress)
@@ -111,9 +111,9 @@ def evaluate(
 
     # All of them before anything is computed: the last may be the one that does not fit.
     supports = [support_for(model, dataset, ranges_from) for dataset in datasets]
-    one_step, name = compile_one_step(model), _model_name(model_path)
+    one_step, name = compile_one_step(model), _title(model_name, model_path)
     found: list[Evaluation] = []
-    with _results_folder(output, overwrite) as folder:
+    with results_folder(output, overwrite) as folder:
         with conversion_progress("Predicting") as progress:
             for dataset, support, place in zip(datasets, supports, _places(folder, datasets), strict=True):
                 found.append(
@@ -133,7 +133,7 @@ def evaluate(
                     )
                 )
         results = {
-            "model": str(model_path),
+            "model": model_name,
             "environment": model.identity.environment,
             "settings": {"windows": windows or None, "horizon": horizon, "seed": seed, "ranges": ranges},
             "datasets": [each.as_json() for each in found],
@@ -201,8 +201,10 @@ def _number(value: float | None) -> str:
     return f"{value:,.4g}" if value == 0 or 1e-4 <= abs(value) < 1e6 else f"{value:.3e}"
 
 
-def _model_name(path: Path) -> str:
-    """The file with its folder, which for a run's ``best.keras`` is what tells it from others."""
+def _title(name: str, path: Path) -> str:
+    """A name as it was given, but a file with its folder, which for a run's ``best.keras`` tells it from others."""
+    if Path(name) != path:
+        return name
     path = path.absolute()
     return f"{path.parent.name}/{path.name}"
 
@@ -213,18 +215,3 @@ def _places(folder: Path | None, datasets: list[Any]) -> list[Path | None]:
         return [folder] * len(datasets)
     slugs = [re.sub(r"[^A-Za-z0-9.]+", "-", dataset.name).strip("-.") for dataset in datasets]
     return [folder / f"{number}-{slug}" for number, slug in enumerate(slugs, start=1)]
-
-
-@contextlib.contextmanager
-def _results_folder(output: Path | None, overwrite: bool) -> Iterator[Path | None]:
-    """The folder that becomes ``output`` when everything is in it; None where none was asked for."""
-    if output is None:
-        yield None
-        return
-    from trajworld.files import atomic_folder
-
-    # Only a folder that this command made gives way: the option must not remove something else by a slip.
-    if overwrite and output.exists() and not (output / "results.json").is_file():
-        raise TrajWorldError(f"{output} is no folder of results: name another place")
-    with atomic_folder(output, replace=overwrite) as folder:
-        yield folder

@@ -21,9 +21,14 @@ _COMMANDS = {
     "evaluate-transfer": LazyCommand(
         ".transfer", "evaluate_transfer", "Measure what a pre-trained model saves on unseen robots."
     ),
-    "checkpoint": LazyCommand(".checkpoint", "checkpoint", "Import published checkpoints, show model files."),
+    "evaluate-zero-shot": LazyCommand(
+        ".zero_shot", "evaluate_zero_shot", "Apply a model to environments that it never saw."
+    ),
+    "checkpoint": LazyCommand(
+        ".checkpoint", "checkpoint", "Import published checkpoints; show, describe and publish models."
+    ),
     "quickstart": LazyCommand(
-        ".quickstart", "quickstart", "Collect, pre-train, fine-tune on an unseen robot, report."
+        ".quickstart", "quickstart", "Fine-tune a pre-trained model on an unseen robot, compare, report."
     ),
     "bench": LazyCommand(".bench", "bench", "Compare the backends: are they equal, which is faster here?"),
     "doctor": LazyCommand(".doctor", "doctor", "Print versions, backends, devices, and what is missing."),

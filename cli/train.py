@@ -30,7 +30,12 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         type=click.Path(path_type=Path),
         help="TOML with any settings; options override it.",
     ),
-    click.option("--init", type=str, metavar="MODEL", help="Start from this model's weights."),
+    click.option(
+        "--init",
+        type=str,
+        metavar="MODEL",
+        help="Start from this model's weights: trajworld-small, hf://USER/REPO or a file.",
+    ),
     click.option("--steps", type=int, help="Optimiser steps."),
     click.option("--batch-size", type=int, help="Windows in a batch."),
     click.option("--learning-rate", type=float, help="Peak of the schedule."),
@@ -73,6 +78,12 @@ def _with_options(command: Any) -> Any:
 @click.command(short_help="Pre-train one model on many datasets.")
 @click.argument("datasets", metavar="DATASET[=WEIGHT]...", nargs=-1)
 @click.option("--padded-sizes", type=int, help="Pad M to at most so many sizes.  [default: 3]")
+@click.option(
+    "--augment",
+    type=float,
+    metavar="SHARE",
+    help="Share of the batches whose variates are mirrored and moved within [0, 1] at random.  [default: 0]",
+)
 @_with_options
 def pretrain(datasets: tuple[str, ...], **options: Any) -> None:
     """Pre-train one model on several DATASETs, each scaled to [0, 1] by its own range.
@@ -84,7 +95,7 @@ def pretrain(datasets: tuple[str, ...], **options: Any) -> None:
     \b
     Examples:
       trajworld pretrain trajworld/gymnasium-swimmer-v5/ou-v0 trajworld/gymnasium-reacher-v5/ou-v0=2 -o runs/pre
-      trajworld pretrain corpus:corpus -o runs/corpus
+      trajworld pretrain corpus:corpus --augment 0.8 --targets gauss -o runs/corpus
       trajworld pretrain UniTraj/ --preset paper -o runs/unitraj
       trajworld pretrain --resume runs/pre
     """
@@ -100,7 +111,8 @@ def train(dataset: str | None, **options: Any) -> None:
     \b
     Examples:
       trajworld train trajworld/gymnasium-hopper-v5/ou-v0 -o runs/hopper
-      trajworld train trajworld/gymnasium-hopper-v5/ou-v0 --init runs/pre/best.keras --transitions 4000 -o runs/tuned
+      trajworld train trajworld/gymnasium-hopper-v5/ou-v0 --init trajworld-small -o runs/tuned
+      trajworld train trajworld/gymnasium-hopper-v5/ou-v0 --init runs/pre/best.keras --transitions 4000 -o runs/little
       trajworld train --resume runs/hopper
     """
     _run("train", [] if dataset is None else [{"spec": dataset}], options)
@@ -160,6 +172,10 @@ def _train(
     state = outcome.state
     if not run.layout.leads:
         raise click.exceptions.Exit(0 if outcome.finished else 130)
+    from trajworld.training.picture import NAME, draw_losses
+    from trajworld.training.record import read_metrics
+
+    draw_losses(read_metrics(run.path), run.path / NAME)
     if as_json:
         best = {"best_step": state.best_step, "best_holdout_loss": state.best_loss}
         click.echo(

@@ -207,7 +207,7 @@ def test_wrong_usage_ends_in_exit_code_2(goldens: Path, tmp_path: Path, run: Any
         (["import", source], "--output"),
         (["import", source, "-o", tmp_path / "x.keras", "--heads", "0"], "--heads"),
         (["import", source, "-o", tmp_path / "x.keras", "--heads", "5"], "give the right --heads"),
-        (["show"], "MODEL.keras"),
+        (["show"], "MODEL"),
     ):
         code, out, err = run(*arguments)
         assert code == 2, err

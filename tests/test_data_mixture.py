@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trajworld.data.dataset import Dataset
-from trajworld.data.mixture import Batch, Mixture, Source, padded_sizes, windows_in_order
+from trajworld.data.mixture import Batch, Mixture, Source, windows_in_order
+from trajworld.data.padding import padded_sizes
 from trajworld.data.store import open_store, value_range
 from trajworld.data.windows import cut_windows, window_ends
 from trajworld.errors import UsageError

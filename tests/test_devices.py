@@ -20,7 +20,7 @@ from trajworld.backend import Layout, active_backend
 from trajworld.cli.main import main
 from trajworld.errors import UsageError
 from trajworld.training.interrupt import stop_agreed
-from trajworld.training.log import read_metrics
+from trajworld.training.record import read_metrics
 
 __all__ = ["plain_steps"]
 

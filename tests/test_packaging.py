@@ -19,7 +19,7 @@ FOLDERS = {
     "benchmarks": "trajworld/benchmarks",
     "cli": "trajworld/cli",
 }
-DATA_SUFFIXES = {".typed", ".html", ".toml", ".csv", ".ini"}
+DATA_SUFFIXES = {".typed", ".html", ".toml", ".csv", ".ini", ".keras", ".md"}
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_metadata(wheel: Path) -> None:
         entry_points.read_string(archive.read(f"{folder}/entry_points.txt").decode())
         assert f"{folder}/licenses/LICENSE" in archive.namelist()
     assert metadata["Name"] == "trajworld"
-    assert {"jax", "tensorflow", "torch", "dm-control", "bench", "test", "dev", "lint"} <= set(
+    assert {"jax", "tensorflow", "torch", "dm-control", "hub", "bench", "test", "dev", "lint"} <= set(
         metadata.get_all("Provides-Extra")
     )
     assert entry_points["console_scripts"]["trajworld"] == "trajworld.cli.main:main"

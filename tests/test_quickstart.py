@@ -5,6 +5,7 @@ import os
 import shlex
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,9 @@ from click.testing import CliRunner
 
 from trajworld.cli.main import cli
 from trajworld.errors import UsageError
-from trajworld.models.files import load_model
+from trajworld.models.files import describe_model, load_model
+from trajworld.models.names import find_model
+from trajworld.models.presets import model_sizes
 from trajworld.quickstart.plan import PLANS, quickstart_plan
 from trajworld.quickstart.stages import command_line, datasets_in
 
@@ -31,8 +34,9 @@ def test_tiny_story_end_to_end(tmp_path: Path) -> None:
     assert {row["transitions"] for row in results["trials"]} == set(plan.sizes)
     assert all(np.isfinite(row["errors"]["normalised_mae"]) for row in results["trials"])
     assert results["copy_last_row"]["normalised_mae"] > 0
-    seen = {row["environment"] for row in results["datasets"] if row["purpose"] == "pre-training"}
-    assert not any("hopper" in name.lower() for name in seen)
+    assert results["model"]["name"] == plan.model
+    assert results["model"]["environments"]
+    assert not any("hopper" in name.lower() for name in results["model"]["environments"])
     page = (folder / "index.html").read_text(encoding="utf-8")
     assert f"{results['copy_last_row']['normalised_mae']:.3f}" in page
     for name in results["pictures"].values():
@@ -61,9 +65,9 @@ def test_folder_in_use_is_refused(tmp_path: Path) -> None:
     assert (tmp_path / "something").read_text() == "kept"
 
 
-def test_plans_have_no_hopper_in_pretraining() -> None:
+def test_both_sides_of_a_plan_are_models_of_one_size() -> None:
     for plan in PLANS.values():
-        assert not any("hopper" in name.lower() for name in plan.environments)
+        assert describe_model(find_model(plan.model))["sizes"] == asdict(model_sizes(plan.preset))
         assert max(plan.sizes) <= plan.pool_transitions
 
 

@@ -24,7 +24,7 @@ from trajworld.charts import Look, apart, svg
 from trajworld.errors import TrajWorldError
 from trajworld.evaluation.brief import Errors
 from trajworld.quickstart import charts
-from trajworld.quickstart.charts import draw_comparison, draw_pretraining
+from trajworld.quickstart.charts import draw_comparison
 from trajworld.quickstart.findings import comparison_rows, findings, verdict
 from trajworld.quickstart.plan import quickstart_plan
 from trajworld.quickstart.report import main_table, write_report
@@ -33,6 +33,7 @@ from trajworld.quickstart.results import (
     FROM_SCRATCH,
     Command,
     DatasetRow,
+    ModelFacts,
     Results,
     TrialRow,
 )
@@ -76,19 +77,15 @@ def make(
         machine={"backend": "jax", "device": "cpu", "cores": 2, "memory_gib": 15.61},
         versions={"keras": "3.15.0"},
         datasets=[
-            DatasetRow("pre-training", "trajworld/swimmer/v0", "gymnasium/Swimmer-v5", 11, 40, 12_345),
+            DatasetRow("fine-tuning", "trajworld/pool/v0", "gymnasium/Hopper-v5", 15, 40, 12_345),
             DatasetRow("test", "trajworld/test/v0", "gymnasium/Hopper-v5", 15, 220, 5000),
         ],
-        parameters=301_568,
-        pretraining_metrics=[
-            {"step": step, "loss": 5 - step / 50, "holdout_loss": 5.1 - step / 50 if step % 40 == 0 else None}
-            for step in range(10, 101, 10)
-        ],
+        model=ModelFacts("trajworld-small", 301_568, 23_456, ("gymnasium/Swimmer-v5", "robot/snake-3")),
         trials=trials,
         copy_last_row=errors(copying, None),
         zero_shot=errors(zero_shot),
-        commands=[Command("Pre-train", "trajworld pretrain data/* --preset small -o runs/pretrain")],
-        seconds={"collect": 58.0, "pre-train": 142.4},
+        commands=[Command("Fine-tuned", "trajworld train data --init trajworld-small -o 'runs/*'")],
+        seconds={"collect": 58.0, "fine-tune": 142.4},
     )
     return replace(results, **changes)
 
@@ -276,12 +273,13 @@ def test_the_page_holds_the_numbers(page: Path) -> None:
     assert "0.30 million parameters" in text
     assert "100 steps on Hopper-v5, which it had never seen" in text
     assert "12,345" in text
-    assert "No hopper, of this suite or another" in text
+    assert "pre-trained for 23,456 steps on 2 environments" in text
+    assert "No hopper, of this suite or another, is among the 2 environments" in text
     assert "All 12 runs" in text
     assert text.count("✓") == 5  # four chosen runs and the note that explains the mark
     assert "Time: 3 min 20 s" in text
     assert "memory, GiB 15.6" in text
-    assert "trajworld pretrain data/* --preset small -o runs/pretrain" in text
+    assert "trajworld train data --init trajworld-small -o 'runs/*'" in text
     assert "2048" not in text
 
 
@@ -293,7 +291,7 @@ def test_the_page_is_self_contained(page: Path) -> None:
         assert address.startswith(("data:image/png;base64,", "data:image/svg+xml;base64,"))
     embedded = [base64.b64decode(data) for data in re.findall(r'data:image/[\w+]+;base64,([^"]+)', source)]
     assert sum(content == PNG + b"body" for content in embedded) == 1
-    assert sum(content.startswith(b"<?xml") for content in embedded) == 8
+    assert sum(content.startswith(b"<?xml") for content in embedded) == 4
     assert not any(b"<script" in content or b"<image" in content for content in embedded)
 
 
@@ -303,9 +301,8 @@ def test_a_lost_picture_does_not_cost_the_report(page: Path) -> None:
 
 def test_what_is_written(page: Path) -> None:
     names = {path.name for path in page.parent.iterdir()}
-    assert names == {"index.html", "results.json", "comparison.png", "pretraining.png", "open loop.png"}
-    for name in ("comparison.png", "pretraining.png"):
-        assert (page.parent / name).read_bytes().startswith(PNG)
+    assert names == {"index.html", "results.json", "comparison.png", "open loop.png"}
+    assert (page.parent / "comparison.png").read_bytes().startswith(PNG)
     values = json.loads((page.parent / "results.json").read_text())
     assert values["findings"] == findings(GOOD)
     assert values["trials"][0]["errors"]["normalised_mae"] == GOOD.trials[0].errors.normalised_mae
@@ -313,19 +310,21 @@ def test_what_is_written(page: Path) -> None:
 
 
 def test_json_of_numpy_numbers_and_what_is_not_finite(tmp_path: Path) -> None:
-    metrics = [{"step": np.int64(1), "loss": np.float32(math.nan), "holdout_loss": np.float32(0.5)}]
-    results = replace(
-        make({1: math.nan}, {1: math.inf}), pretraining_metrics=metrics, machine={"device": tmp_path}
-    )
+    machine = {
+        "device": tmp_path,
+        "cores": np.int64(2),
+        "memory_gib": np.float32(math.nan),
+        "load": np.float32(0.5),
+    }
+    results = replace(make({1: math.nan}, {1: math.inf}), machine=machine)
     write_report(results, tmp_path)
 
     def refuse(word: str) -> None:
         raise AssertionError(word)
 
     values = json.loads((tmp_path / "results.json").read_text(), parse_constant=refuse)
-    assert values["pretraining_metrics"] == [{"step": 1, "loss": None, "holdout_loss": 0.5}]
     assert [row["errors"]["normalised_mae"] for row in values["trials"] if row["chosen"]] == [None, None]
-    assert values["machine"] == {"device": str(tmp_path)}
+    assert values["machine"] == {"device": str(tmp_path), "cores": 2, "memory_gib": None, "load": 0.5}
 
 
 def test_hostile_names_are_escaped(tmp_path: Path) -> None:
@@ -374,8 +373,8 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
 
 
 def test_a_target_that_pretraining_saw_is_not_called_unseen(tmp_path: Path) -> None:
-    datasets = [*GOOD.datasets, DatasetRow("pre-training", "x", "dm_control/hopper-hop", 20, 1, 100)]
-    text = text_of(write_report(replace(GOOD, datasets=datasets), tmp_path))
+    model = replace(GOOD.model, environments=(*GOOD.model.environments, "dm_control/hopper-hop"))
+    text = text_of(write_report(replace(GOOD, model=model), tmp_path))
     assert "Beware: pre-training saw dm_control/hopper-hop" in text
     assert "never seen" not in text
     assert "No hopper" not in text
@@ -384,7 +383,6 @@ def test_a_target_that_pretraining_saw_is_not_called_unseen(tmp_path: Path) -> N
 def test_nothing_to_show(tmp_path: Path) -> None:
     empty = replace(
         make({}, {}, math.nan, math.inf),
-        pretraining_metrics=[],
         datasets=[],
         commands=[],
         seconds={},
@@ -450,24 +448,9 @@ def test_a_zero_error_is_drawn_on_a_linear_axis() -> None:
     ],
 )
 def test_charts_of_anything_are_written(tmp_path: Path, results: Results, look: Look) -> None:
-    for draw in (draw_comparison, draw_pretraining):
-        draw(results, tmp_path / "chart.png", look)
-        assert (tmp_path / "chart.png").read_bytes().startswith(PNG)
+    draw_comparison(results, tmp_path / "chart.png", look)
+    assert (tmp_path / "chart.png").read_bytes().startswith(PNG)
     assert [path.name for path in tmp_path.iterdir()] == ["chart.png"]
-
-
-def test_the_pretraining_chart_skips_what_was_not_measured() -> None:
-    metrics: list[dict[str, Any]] = [
-        {"step": 1, "loss": 5.0},
-        {"step": 2, "loss": math.nan, "holdout_loss": None},
-        {"step": 3, "holdout_loss": 4.0},
-        {"step": 4, "loss": 3.0, "holdout_loss": 3.5},
-        {"note": "resumed"},
-    ]
-    (axes,) = charts.pretraining_figure(replace(GOOD, pretraining_metrics=metrics), Look()).axes
-    points = [list(zip(*line.get_data(), strict=True)) for line in axes.lines]
-    assert [(1, 5), (4, 3)] in points
-    assert [(3, 4), (4, 3.5)] in points
 
 
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=6).map(sorted))

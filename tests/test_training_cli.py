@@ -19,7 +19,7 @@ from training_fixtures import plain_steps, store, weights_of
 
 from trajworld.cli.main import main
 from trajworld.cli.train import pretrain, train
-from trajworld.training.log import read_metrics
+from trajworld.training.record import read_metrics
 
 __all__ = ["plain_steps"]
 
@@ -151,6 +151,7 @@ class TestInOneProcess:
         assert "step 2 of 20  loss" in done.stderr
         assert len(read_metrics(run)) == 20
         assert (run / "last.keras").is_file()
+        assert (run / "losses.png").read_bytes().startswith(b"\x89PNG")
 
     def test_json(self, tmp_path: Path, data: str, settings: str) -> None:
         run = tmp_path / "run"

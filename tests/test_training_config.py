@@ -102,7 +102,7 @@ def test_the_file_overrides_the_preset_and_options_override_both(tmp_path: Path)
         ("model = {window = 1}", "window must be at least 2"),
         ("model = {block = 1}", "no model size is called 'block': did you mean blocks?"),
         ("batchsize = 3", "is called 'batchsize': did you mean batch_size?"),
-        ("zzz = 3", "is called 'zzz': there are batch_size, "),
+        ("zzz = 3", "is called 'zzz': there are augment, batch_size, "),
     ],
 )
 def test_what_a_file_cannot_say(tmp_path: Path, text: str, message: str) -> None:

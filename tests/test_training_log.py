@@ -10,7 +10,8 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from trajworld.errors import TrajWorldError
-from trajworld.training.log import COLUMNS, MetricsLog, read_metrics
+from trajworld.training.log import COLUMNS, MetricsLog
+from trajworld.training.record import read_metrics
 
 
 def row(step: int, **more: Any) -> dict[str, Any]:

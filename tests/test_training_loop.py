@@ -18,8 +18,8 @@ from training_fixtures import PlainStep, config_for, plain_steps, store, weights
 from trajworld.errors import TrajWorldError
 from trajworld.training import loop
 from trajworld.training.checkpoint import newest_checkpoint
-from trajworld.training.log import read_metrics
 from trajworld.training.loop import Report, step_seed, train
+from trajworld.training.record import read_metrics
 from trajworld.training.run import Run, resume_run, start_run
 
 __all__ = ["plain_steps"]

@@ -8,10 +8,9 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-import scipy.special
-import scipy.stats
 from keras import ops
 from numpy.typing import NDArray
+from numpy_reference import Reference, weights_of_model
 
 from trajworld.backend import active_backend
 from trajworld.errors import TrajWorldError, UsageError
@@ -20,7 +19,6 @@ from trajworld.models.presets import PRESETS, ModelSizes, model_sizes
 from trajworld.models.transformer import TrajWorld, Variates
 
 SIZES = ModelSizes(blocks=2, width=8, heads=2, window=6, bins=16, variates=12, dropout=0.2)
-ABOVE = -1e4
 
 Array = NDArray[Any]
 
@@ -75,78 +73,6 @@ def windows(variates: Variates, batch: int = 3, rows: int = 6, seed: int = 1) ->
     return (values * time_mask[:, :, None]).astype(np.float32), time_mask
 
 
-class Reference:
-    """The model in float64, one window at a time, written from the definition."""
-
-    def __init__(self, model: TrajWorld) -> None:
-        self.sizes = model.sizes
-        self.weights = {
-            variable.path.removeprefix(f"{model.name}/"): numpy(variable.value).astype(np.float64)
-            for variable in model.weights
-        }
-
-    def dense(self, name: str, x: Array) -> Array:
-        return x @ self.weights[f"{name}/kernel"] + self.weights[f"{name}/bias"]
-
-    def norm(self, name: str, x: Array) -> Array:
-        centred = x - x.mean(-1, keepdims=True)
-        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
-        return scaled * self.weights[f"{name}/gamma"] + self.weights[f"{name}/beta"]
-
-    def encode(self, value: float, lower: float, upper: float) -> Array:
-        bins, width = self.sizes.bins, (upper - lower) / self.sizes.bins
-        edges = lower + width * np.arange(bins + 1)
-        cdf = scipy.stats.norm.cdf(edges, np.clip(value, lower, upper), 0.75 * width)
-        return np.diff(cdf) / (cdf[-1] - cdf[0] + 5e-7)
-
-    def attention(self, name: str, sequence: Array, seen: Array) -> Array:
-        """``[S, d]`` to ``[S, d]``; ``seen[i, j]`` says whether i attends to j."""
-        width, size = self.sizes.width, self.sizes.width // self.sizes.heads
-        packed = self.dense(f"{name}/query_key_value", sequence)
-        query, key, value = packed[:, :width], packed[:, width : 2 * width], packed[:, 2 * width :]
-        heads = []
-        for head in range(self.sizes.heads):
-            part = slice(head * size, (head + 1) * size)
-            scores = np.where(seen, query[:, part] @ key[:, part].T / np.sqrt(size), ABOVE)
-            heads.append(scipy.special.softmax(scores, axis=-1) @ value[:, part])
-        return self.dense(f"{name}/projection", np.concatenate(heads, axis=-1))
-
-    def half(self, name: str, x: Array, attended: Array) -> Array:
-        x = self.norm(f"{name}/attention_norm", x + attended)
-        hidden = self.dense(f"{name}/expansion", x)
-        hidden = 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
-        return self.norm(f"{name}/feed_forward_norm", x + self.dense(f"{name}/contraction", hidden))
-
-    def __call__(self, values: Array, time_mask: Array, variates: Variates) -> Array:
-        return np.stack(
-            [self.window(one, mask, variates) for one, mask in zip(values, time_mask, strict=True)]
-        )
-
-    def window(self, values: Array, time_mask: Array, variates: Variates) -> Array:
-        rows, count = values.shape
-        weights = self.weights
-        x = np.zeros((rows, count, self.sizes.width))
-        for t in range(rows):
-            for m in range(count):
-                encoded = self.encode(float(values[t, m]), float(variates.lower[m]), float(variates.upper[m]))
-                x[t, m] = (
-                    self.dense("input_projection", encoded)
-                    + weights["kind_embedding/embeddings"][variates.is_action[m]]
-                    + weights["position_embedding/embeddings"][t]
-                    + weights["variate_embedding/embeddings"][m]
-                )
-        earlier = np.tril(np.ones((rows, rows), bool)) & (time_mask[None, :] > 0)
-        real = np.ones(count, bool) if variates.mask is None else variates.mask > 0
-        for block in range(self.sizes.blocks):
-            name = f"block_{block}_time"
-            attended = [self.attention(name, x[:, m], earlier) for m in range(count)]
-            x = self.half(name, x, np.stack(attended, axis=1))
-            name = f"block_{block}_variate"
-            everything = np.broadcast_to(real[None, :], (count, count))
-            x = self.half(name, x, np.stack([self.attention(name, row, everything) for row in x]))
-        return self.dense("head", x)
-
-
 @pytest.mark.parametrize(
     ("observations", "actions", "padded"), [(3, 2, None), (1, 1, None), (4, 3, 12), (2, 0, 5)]
 )
@@ -156,7 +82,8 @@ def test_the_forward_pass_is_the_definition(
     """The same model, not rebuilt, for several numbers of variates."""
     variates = known_variates(observations, actions, padded)
     values, time_mask = windows(variates)
-    found, expected = predict(values, time_mask, variates), Reference(model)(values, time_mask, variates)
+    found = predict(values, time_mask, variates)
+    expected = Reference(model.sizes, weights_of_model(model))(values, time_mask, variates)
     assert found.shape == expected.shape == (*values.shape, SIZES.bins)
     real = time_mask > 0
     np.testing.assert_allclose(found[real], expected[real], atol=2e-4)
@@ -327,3 +254,22 @@ def test_wrong_sizes_are_refused() -> None:
     with pytest.raises(UsageError, match="no model preset is called 'huge'"):
         model_sizes("huge")
     assert model_sizes("tiny", variates=None, bins=32) == ModelSizes(blocks=2, width=32, heads=2, bins=32)
+
+
+def test_a_window_may_lack_its_first_padded_rows() -> None:
+    keras.utils.set_random_seed(0)
+    model = TrajWorld(SIZES)
+    length = SIZES.window
+    values = np.random.default_rng(0).uniform(size=(3, length, 5)).astype(np.float32)
+    mask = np.ones((3, length), np.float32)
+    values[:, : length - 4], mask[:, : length - 4] = 0, 0
+    variates = Variates(np.array([0, 0, 0, 0, 1], np.int32), np.zeros(5, np.float32), np.ones(5, np.float32))
+    whole = model(values, mask, variates, rows=2)
+    cut = model(values[:, -5:], mask[:, -5:], variates, rows=2, offset=length - 5)
+    np.testing.assert_allclose(
+        keras.ops.convert_to_numpy(cut), keras.ops.convert_to_numpy(whole), rtol=1e-4, atol=1e-5
+    )
+    elsewhere = keras.ops.convert_to_numpy(model(values[:, -5:], mask[:, -5:], variates, rows=2))
+    assert np.abs(elsewhere - keras.ops.convert_to_numpy(whole)).max() > 1e-3, "positions matter"
+    with pytest.raises(TrajWorldError, match=f"longer than the model's {length}"):
+        model(values[:, -5:], mask[:, -5:], variates, offset=length - 4)

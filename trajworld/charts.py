@@ -77,6 +77,13 @@ def style_axes(axes: Axes, look: Look) -> None:
     axes.xaxis.label.set_fontsize(9.5)
 
 
+def nothing(figure: Figure, axes: Axes, look: Look, text: str) -> Figure:
+    """The figure of a chart that has nothing to show, saying so."""
+    axes.set_axis_off()
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=look.colour("faint text"))
+    return figure
+
+
 def axis_title(axes: Axes, look: Look, text: str) -> None:
     """What the vertical axis shows, read from left to right above it."""
     if look.narrow:

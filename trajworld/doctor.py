@@ -24,9 +24,9 @@ from trajworld.data.minari_datasets import datasets_folder
 from trajworld.version import __version__
 
 FRAMEWORKS = ("jax", "tensorflow", "torch")
-_LIBRARIES = ("keras", "numpy", "gymnasium", "mujoco", "minari", "grain", "dm_control")
+_LIBRARIES = ("keras", "numpy", "gymnasium", "mujoco", "minari", "grain", "dm_control", "huggingface_hub")
 # Libraries that only an extra of this package brings, and nothing breaks without.
-_EXTRA_OF = {"dm_control": "dm-control"}
+_EXTRA_OF = {"dm_control": "dm-control", "huggingface_hub": "hub"}
 _GPU_NODES = ("/dev/nvidia0", "/dev/kfd")
 
 

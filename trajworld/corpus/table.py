@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
+from typing import Protocol, TypeVar
 
 from trajworld.collect.behaviour import BEHAVIOURS
 from trajworld.collect.names import parse_name
@@ -100,7 +101,29 @@ def read_table(path: str | Path | None = None) -> list[Row]:
     return rows
 
 
-def select(rows: Sequence[Row], patterns: Sequence[str] = (), role: str | None = None) -> list[Row]:
+class Listed(Protocol):
+    """What stands for an environment of a corpus: a row of its table, or a dataset that was made of it."""
+
+    @property
+    def environment(self) -> str:
+        """Its name."""
+        ...
+
+    @property
+    def source(self) -> str:
+        """The group it belongs to."""
+        ...
+
+    @property
+    def role(self) -> str:
+        """``pre-train`` or ``unseen``."""
+        ...
+
+
+_L = TypeVar("_L", bound=Listed)
+
+
+def select(rows: Sequence[_L], patterns: Sequence[str] = (), role: str | None = None) -> list[_L]:
     """The rows of a role whose environment or source one of the patterns (``robot/*``) fits; all without patterns.
 
     Raises:
@@ -119,7 +142,9 @@ def select(rows: Sequence[Row], patterns: Sequence[str] = (), role: str | None =
     }
     if nothing := [pattern for pattern, found in fits.items() if not found]:
         kind = "environment or source" if role is None else f"{role} environment or source"
-        raise UsageError(f"{nothing[0]!r} fits no {kind} of the table; --list shows it")
+        raise UsageError(
+            f"{nothing[0]!r} fits no {kind} of the table: `trajworld data collect-corpus --list` shows it"
+        )
     chosen = set().union(*fits.values())
     return [row for row in of_role if row.environment in chosen]
 

@@ -12,7 +12,9 @@ import grain
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trajworld.data.augmentation import draw_change
 from trajworld.data.dataset import Dataset
+from trajworld.data.padding import Frame, padded_frame, padded_sizes
 from trajworld.data.windows import WindowIndex, gather_windows, whole_batches, window_views
 from trajworld.errors import UsageError
 
@@ -30,7 +32,8 @@ class Batch:
         time_mask: ``[B, T]`` float32: 1 for real rows.
         variate_mask: ``[M_pad]`` float32: 1 for real variates.
         is_action: ``[M_pad]`` int32: 1 for action variates; 0 where padded.
-        lower: ``[M_pad]`` float32: lower end of each variate's support; 0 where padded.
+        lower: ``[M_pad]`` float32: lower end of each variate's support, in this batch where it is augmented; 0 where
+            padded.
         upper: ``[M_pad]`` float32: upper end of each variate's support; 1 where padded.
         dataset: The number of the source in the mixture.
     """
@@ -42,16 +45,6 @@ class Batch:
     lower: NDArray[np.float32]
     upper: NDArray[np.float32]
     dataset: int
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """What all batches of a source share; see :class:`Batch`."""
-
-    variate_mask: NDArray[np.float32]
-    is_action: NDArray[np.int32]
-    lower: NDArray[np.float32]
-    upper: NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,6 +101,7 @@ class Mixture:
         window: int = 20,
         seed: int = 0,
         sizes: Sequence[int] | None = None,
+        augment: float = 0.0,
     ) -> None:
         """Check the sources and set up the mixture.
 
@@ -118,6 +112,7 @@ class Mixture:
             seed: Of every draw.
             sizes: The values of M_pad that may occur; a source takes the smallest that holds its M. Where not
                 given, ``padded_sizes`` chooses at most three.
+            augment: Share of the batches that are changed, see :mod:`trajworld.data.augmentation`.
 
         Raises:
             UsageError: There is no source, a weight, support or size does not fit, or a number is out of
@@ -133,14 +128,16 @@ class Mixture:
             )
         for source in self.sources:
             _check_source(source)
-        self.batch_size, self.window, self.seed = batch_size, window, seed
+        if not 0 <= augment <= 1:
+            raise UsageError(f"the share of batches to augment must lie in [0, 1], not {augment}")
+        self.batch_size, self.window, self.seed, self.augment = batch_size, window, seed, augment
         variates = [source.dataset.num_variates for source in self.sources]
         weights = [source.weight for source in self.sources]
         self.sizes = tuple(sorted(set(padded_sizes(variates, weights=weights) if sizes is None else sizes)))
         if max(variates) > max(self.sizes, default=0):
             raise UsageError(f"no size of {list(self.sizes)} holds a dataset of {max(variates)} variates")
         self._frames = [
-            _frame(source, min(n for n in self.sizes if n >= m))
+            padded_frame(source.dataset, source.lower, source.upper, min(n for n in self.sizes if n >= m))
             for source, m in zip(self.sources, variates, strict=True)
         ]
         self._numbers = lru_cache(maxsize=8)(partial(_random_numbers, seed, batch_size=batch_size))
@@ -186,55 +183,20 @@ class Mixture:
         missing = len(frame.variate_mask) - values.shape[2]
         if missing:
             values = np.pad(values, ((0, 0), (0, 0), (0, missing)))
-        return Batch(
-            values, time_mask, frame.variate_mask, frame.is_action, frame.lower, frame.upper, dataset=number
-        )
+        lower, upper = frame.lower, frame.upper
+        if self.augment:
+            change = draw_change(lower, upper, frame.variate_mask, self.augment, self.seed, step)
+            if change is not None:
+                # What lies outside the dataset's own range is clipped to that, not to the wider one.
+                values = np.clip(values, lower, upper) * change.sign
+                lower, upper = change.lower, change.upper
+        return Batch(values, time_mask, frame.variate_mask, frame.is_action, lower, upper, dataset=number)
 
 
 def _random_numbers(seed: int, block: int, batch_size: int) -> NDArray[np.uint64]:
     """The random numbers of a block of steps, ``[steps, 2, B]``; to seed a generator a step costs more."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, block])))
     return generator.integers(0, 2**64, size=(_STEPS_DRAWN, 2, batch_size), dtype=np.uint64)
-
-
-def padded_sizes(sizes: Sequence[int], most: int = 3, weights: Sequence[float] | None = None) -> list[int]:
-    """The values of M_pad, at most ``most`` of them, that cost the least padding; ascending.
-
-    The cost is the sum over ``sizes`` of weight times the variates added to reach the next chosen size. The
-    largest size is always chosen.
-
-    Args:
-        sizes: M of each dataset.
-        most: How many sizes may be chosen.
-        weights: The share of each dataset; equal where not given.
-
-    Raises:
-        UsageError: There is no size, or ``most`` is less than 1.
-    """
-    if not sizes or most < 1:
-        raise UsageError("padded_sizes needs at least one size, and at least one may be chosen")
-    shares: dict[int, float] = {}
-    for size, weight in zip(sizes, weights or [1.0] * len(sizes), strict=True):
-        shares[size] = shares.get(size, 0.0) + weight
-    distinct = sorted(shares)
-
-    def cost(first: int, last: int) -> float:
-        return sum(shares[size] * (distinct[last] - size) for size in distinct[first : last + 1])
-
-    # best[last]: the least cost of all sizes up to distinct[last], which is chosen, and the choice.
-    best = [(cost(0, last), [distinct[last]]) for last in range(len(distinct))]
-    for _ in range(min(most, len(distinct)) - 1):
-        best = [
-            min(
-                [best[last]]
-                + [
-                    (best[cut][0] + cost(cut + 1, last), [*best[cut][1], distinct[last]])
-                    for cut in range(last)
-                ]
-            )
-            for last in range(len(distinct))
-        ]
-    return best[-1][1]
 
 
 def windows_in_order(
@@ -283,24 +245,6 @@ def windows_in_order(
             yield whole[begin : begin + stop - start], ones[: stop - start]
         else:
             yield gather_windows(dataset, *index.locate(np.arange(start, stop)), window)
-
-
-def _frame(source: Source, size: int) -> Frame:
-    variates = source.dataset.num_variates
-    frame = Frame(
-        np.zeros(size, np.float32),
-        np.zeros(size, np.int32),
-        np.zeros(size, np.float32),
-        np.ones(size, np.float32),
-    )
-    frame.variate_mask[:variates] = 1
-    frame.is_action[:variates] = source.dataset.is_action
-    frame.lower[:variates] = source.lower
-    frame.upper[:variates] = source.upper
-    for array in vars(frame).values():
-        # Every batch of the source holds these very arrays.
-        array.setflags(write=False)
-    return frame
 
 
 @dataclass(frozen=True)

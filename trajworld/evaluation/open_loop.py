@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 from trajworld.data.dataset import Dataset
 from trajworld.data.windows import gather_windows
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.prediction import Progress, variates_of, varying
+from trajworld.evaluation.prediction import Progress, scaled_errors, variates_of
 from trajworld.evaluation.ranges import Ranges
 from trajworld.models.support import Support
 from trajworld.models.transformer import TrajWorld
@@ -190,7 +190,7 @@ def open_loop_errors(
     drawn = np.sort(np.random.default_rng(seed).choice(candidates, count, replace=False))
     found = run(drawn, progress)
     first = dataset.rows[drawn][:, None, : found.real.shape[-1]]
-    model_error, held_error = (_scaled(dataset, values - found.real) for values in (found.mean, first))
+    model_error, held_error = (scaled_errors(dataset, values - found.real) for values in (found.mean, first))
     lower, upper = np.quantile(model_error, [0.25, 0.75], axis=0)
     return OpenLoopErrors(
         dataset.name,
@@ -228,10 +228,3 @@ def _starting_rows(dataset: Dataset, horizon: int) -> NDArray[np.int64]:
     counts = np.maximum(dataset.transitions_per_episode - horizon + 1, 0)
     before = np.cumsum(counts) - counts
     return np.arange(counts.sum()) + np.repeat(dataset.episode_offsets[:-1] - before, counts)
-
-
-def _scaled(dataset: Dataset, difference: NDArray[np.floating]) -> NDArray[np.float64]:
-    """Absolute errors of ``[N, h, P]`` in standard deviations, over the variates that vary: ``[N, h]``."""
-    std, varies = varying(dataset)
-    counted = varies if varies.any() else np.ones_like(varies)
-    return (np.abs(difference.astype(np.float64)) / np.where(varies, std, 1.0))[..., counted].mean(axis=-1)

@@ -3,7 +3,7 @@
 The metric is written once, for whatever predicts: a model, or the baseline that copies the last row.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from trajworld.backend import active_backend
 from trajworld.data.dataset import Dataset
+from trajworld.data.padding import padded_frame
 from trajworld.data.statistics import statistics
 from trajworld.data.summary import variate_names
 from trajworld.data.windows import WindowIndex, gather_windows
@@ -195,20 +196,27 @@ def compile_one_step(model: TrajWorld) -> OneStep:
     Returns:
         A function of values ``[B, T, M]``, time mask ``[B, T]`` and variates, to expectation, standard
         deviation and cross-entropy of the true bin, each ``[B, M]`` float32 tensors; what it says of action
-        variates is unspecified. It reads the model's weights as they are at the call.
+        variates is unspecified. It reads the model's weights as they are at the call. Windows of fewer rows are
+        those that lack as many of their first ones, which would be padding.
     """
     from trajworld.models.tokenizer import moments, onehot_cross_entropy
 
     def one_step(values: Any, time_mask: Any, variates: Variates) -> tuple[Any, Any, Any]:
-        logits = model(values[:, :-1], time_mask[:, :-1], variates, rows=1)[:, 0]
+        offset = max(model.sizes.window - values.shape[1], 0)
+        logits = model(values[:, :-1], time_mask[:, :-1], variates, rows=1, offset=offset)[:, 0]
         mean, std = moments(logits, variates.lower, variates.upper)
         return mean, std, onehot_cross_entropy(logits, values[:, -1], variates.lower, variates.upper)
 
     return active_backend().compile(one_step, model)
 
 
-def variates_of(dataset: Dataset, support: Support) -> Variates:
+def variates_of(dataset: Dataset, support: Support, size: int | None = None) -> Variates:
     """What a model is told of a dataset's variates.
+
+    Args:
+        dataset: Whose variates.
+        support: The range it bins over, arrays ``[M]``.
+        size: M_pad, the variates of a padded batch; None for no padding.
 
     Raises:
         TrajWorldError: The support is not of the dataset's M.
@@ -218,20 +226,37 @@ def variates_of(dataset: Dataset, support: Support) -> Variates:
             f"a support of {support.lower.size} ranges does not fit the {dataset.num_variates} variates of "
             f"{dataset.name}"
         )
-    return Variates(dataset.is_action, support.lower, support.upper)
+    if size is None:
+        return Variates(dataset.is_action, support.lower, support.upper)
+    frame = padded_frame(dataset, support.lower, support.upper, size)
+    return Variates(frame.is_action, frame.lower, frame.upper, frame.variate_mask)
 
 
 def model_predictor(
-    model: TrajWorld, dataset: Dataset, support: Support, one_step: OneStep | None = None
+    model: TrajWorld,
+    dataset: Dataset,
+    support: Support,
+    one_step: OneStep | None = None,
+    size: int | None = None,
 ) -> Predictor:
-    """The model's expectation and cross-entropy as a predictor of a dataset's windows."""
+    """The model's expectation and cross-entropy as a predictor of a dataset's windows.
+
+    Args:
+        model: The model.
+        dataset: Whose windows.
+        support: The range the model bins over, arrays ``[M]``.
+        one_step: Of :func:`compile_one_step`, where there is one already.
+        size: M_pad: pad the variates to so many, so that datasets of several M share a compilation; None for none.
+    """
     import keras
 
-    variates, predicted = variates_of(dataset, support), dataset.observation_size + 1
+    variates, predicted = variates_of(dataset, support, size), dataset.observation_size + 1
+    missing = 0 if size is None else size - dataset.num_variates
     compiled = one_step or compile_one_step(model)
 
     def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
-        mean, _, entropy = compiled(values, time_mask, variates)
+        padded = np.pad(values, ((0, 0), (0, 0), (0, missing))) if missing else values
+        mean, _, entropy = compiled(padded, time_mask, variates)
         return Prediction(*(keras.ops.convert_to_numpy(array)[:, :predicted] for array in (mean, entropy)))
 
     return predict
@@ -251,35 +276,83 @@ def errors_of(
     progress: Progress | None = None,
 ) -> PredictionErrors:
     """The metric itself: errors of any predictor; see :func:`prediction_errors`."""
-    if batch_size < 1 or window < 2:
-        raise UsageError(f"batch size {batch_size} must be at least 1, and window {window} at least 2")
     index = WindowIndex.of(dataset, episodes)
     ranks = _drawn(len(index), limit, seed)
-    size, predicted = min(batch_size, len(ranks)), dataset.observation_size + 1
-    absolute, squared, entropies = (np.zeros(predicted) for _ in range(3))
+    absolute, squared, entropies = (np.zeros(dataset.observation_size + 1) for _ in range(3))
     has_entropy = True
-    for start in range(0, len(ranks), size):
-        chosen = ranks[start : start + size]
-        # A short last batch repeats its first window: another shape would be compiled anew.
-        filled = np.concatenate([chosen, np.full(size - len(chosen), chosen[0])])
-        values, time_mask = gather_windows(dataset, *index.locate(filled), window)
-        answer = predict(values, time_mask)
-        error = np.abs(answer.mean[: len(chosen)].astype(np.float64) - values[: len(chosen), -1, :predicted])
+    for error, entropy in each_error(
+        predict, dataset, *index.locate(ranks), predictor, batch_size, window, progress
+    ):
         absolute += error.sum(axis=0)
         squared += np.square(error).sum(axis=0)
-        has_entropy = has_entropy and answer.entropy is not None
-        if answer.entropy is not None:
-            entropies += answer.entropy[: len(chosen)].sum(axis=0, dtype=np.float64)
-        if progress is not None:
-            progress(start + len(chosen), len(ranks), dataset.name)
-    if not (np.all(np.isfinite(squared)) and np.all(np.isfinite(entropies))):
-        raise TrajWorldError(
-            f"the {predictor} predicts NaN or infinite values on {dataset.name}: its weights are damaged"
-        )
+        has_entropy = has_entropy and entropy is not None
+        if entropy is not None:
+            entropies += entropy.sum(axis=0, dtype=np.float64)
     means = [total / len(ranks) for total in (absolute, squared, entropies)]
     return _report(
         dataset, predictor, ranges, len(ranks), means[0], means[1], means[2] if has_entropy else None
     )
+
+
+def each_error(
+    predict: Predictor,
+    dataset: Dataset,
+    ends: NDArray[np.int64],
+    first: NDArray[np.int64],
+    predictor: str,
+    batch_size: int = BATCH_SIZE,
+    window: int = WINDOW,
+    progress: Progress | None = None,
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.floating] | None]]:
+    """The absolute errors of the last row of given windows, a batch at a time.
+
+    Args:
+        predict: The predictor.
+        dataset: Where the rows are.
+        ends: ``[N]``: the rows at which the windows end.
+        first: ``[N]``: the first row of each one's episode.
+        predictor: Its name, for errors.
+        batch_size: Windows at once.
+        window: T.
+        progress: Called after each batch.
+
+    Yields:
+        ``[<= batch_size, P]`` absolute errors in the data's own units, and the negative log-likelihoods of the
+        true bins, in nats, or None for a predictor without bins.
+
+    Raises:
+        UsageError: A number is out of range.
+        TrajWorldError: The predictions are not finite.
+    """
+    if batch_size < 1 or window < 2:
+        raise UsageError(f"batch size {batch_size} must be at least 1, and window {window} at least 2")
+    size, predicted = min(batch_size, len(ends)), dataset.observation_size + 1
+    for start in range(0, len(ends), size):
+        # A short last batch repeats its first window: another shape would be compiled anew.
+        places = np.arange(start, start + size)
+        places[places >= len(ends)] = start
+        count = min(size, len(ends) - start)
+        values, time_mask = gather_windows(dataset, ends[places], first[places], window)
+        answer = predict(values, time_mask)
+        error = np.abs(answer.mean[:count].astype(np.float64) - values[:count, -1, :predicted])
+        entropy = None if answer.entropy is None else answer.entropy[:count]
+        if not (np.all(np.isfinite(error)) and (entropy is None or np.all(np.isfinite(entropy)))):
+            raise TrajWorldError(
+                f"the {predictor} predicts NaN or infinite values on {dataset.name}: its weights are damaged"
+            )
+        yield error, entropy
+        if progress is not None:
+            progress(start + count, len(ends), dataset.name)
+
+
+def scaled_errors(dataset: Dataset, difference: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Absolute errors of ``[..., P]`` in standard deviations over the dataset, averaged over the variates: ``[...]``.
+
+    Over those that vary; over all, undivided, where none does.
+    """
+    std, varies = varying(dataset)
+    counted = varies if varies.any() else np.ones_like(varies)
+    return (np.abs(difference.astype(np.float64)) / np.where(varies, std, 1.0))[..., counted].mean(axis=-1)
 
 
 def varying(dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

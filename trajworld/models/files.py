@@ -108,10 +108,7 @@ def load_model(path: str | os.PathLike[str]) -> "TrajWorld":
         TrajWorldError: The file is missing, damaged, not a TrajWorld model, or hostile.
     """
     path = model_path(path)
-    with _opened(path) as archive:
-        config = _read_config(path, archive)
-        sizes, _ = _sizes_and_identity(path, config)
-        _check_weights(path, archive, sizes)
+    config = _checked(path)
 
     from trajworld.models.transformer import TrajWorld
 
@@ -123,6 +120,15 @@ def load_model(path: str | os.PathLike[str]) -> "TrajWorld":
             f"{path}: its weights are not those of a model of its sizes ({_first_line(error)})"
         ) from None
     return model
+
+
+def check_model(path: str | os.PathLike[str]) -> None:
+    """Look for everything that :func:`load_model` refuses, without importing Keras.
+
+    Raises:
+        TrajWorldError: The file is missing, damaged, not a TrajWorld model, or hostile.
+    """
+    _checked(model_path(path))
 
 
 def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -162,6 +168,15 @@ def model_path(path: str | os.PathLike[str]) -> Path:
     if path.suffix != SUFFIX:
         raise TrajWorldError(f"{path} does not end in {SUFFIX}, as a model file's name must")
     return path
+
+
+def _checked(path: Path) -> dict[str, Any]:
+    """The configuration of a file that holds a model and nothing else."""
+    with _opened(path) as archive:
+        config = _read_config(path, archive)
+        sizes, _ = _sizes_and_identity(path, config)
+        _check_weights(path, archive, sizes)
+    return config
 
 
 @contextlib.contextmanager

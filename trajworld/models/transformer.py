@@ -100,7 +100,7 @@ class TrajWorld(keras.Model):
 
     def __call__(self, values: Tensor, *arguments: Any, **named: Any) -> Any:
         """Check the sizes, then :meth:`call`: an error raised within that is one that Keras rewrites."""
-        self._check_sizes(values.shape)
+        self._check_sizes(values.shape, named.get("offset", 0))
         return super().__call__(values, *arguments, **named)
 
     def call(
@@ -110,6 +110,7 @@ class TrajWorld(keras.Model):
         variates: Variates,
         seed: Tensor | None = None,
         rows: int | None = None,
+        offset: int = 0,
     ) -> Tensor:
         """Predict every next row of a window.
 
@@ -119,14 +120,16 @@ class TrajWorld(keras.Model):
             variates: What is known of the M variates.
             seed: Scalar int32 that dropout is a function of; None for inference.
             rows: Answer for the last ``rows`` rows only; None for all.
+            offset: The first row's position in the window: a window without its first ``offset`` rows, all padding,
+                gives the same.
 
         Returns:
             ``[B, rows, M, bins]`` logits: those at row t predict the variates of row t + 1.
 
         Raises:
-            TrajWorldError: T or M is more than the model has embeddings for.
+            TrajWorldError: T (with ``offset``) or M is more than the model has embeddings for.
         """
-        return self._window(values, time_mask, variates, seed, rows)[0]
+        return self._window(values, time_mask, variates, seed, rows, offset)[0]
 
     def prefill(
         self, values: Tensor, time_mask: Tensor, variates: Variates, length: int, rows: int | None = None
@@ -184,13 +187,19 @@ class TrajWorld(keras.Model):
         return self._logits(x, grid)[:, 0], Cache(tuple(keys), tuple(past), time_mask)
 
     def _window(
-        self, values: Tensor, time_mask: Tensor, variates: Variates, seed: Tensor | None, rows: int | None
+        self,
+        values: Tensor,
+        time_mask: Tensor,
+        variates: Variates,
+        seed: Tensor | None,
+        rows: int | None,
+        offset: int = 0,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
         """Logits of the last ``rows`` rows, and each block's keys and values."""
         batch, time, count = ops.shape(values)
         grid = (batch, time, count)
-        x = self._embed(values, ops.arange(time), variates)
         steps = ops.arange(time)
+        x = self._embed(values, steps + offset, variates)
         causal = ops.expand_dims(steps, 1) >= ops.expand_dims(steps, 0)
         present = ops.reshape(time_mask, (batch, 1, 1, 1, time)) > 0
         temporal_mask = ops.logical_and(causal, present)
@@ -217,12 +226,12 @@ class TrajWorld(keras.Model):
     def _logits(self, x: Tensor, grid: Grid) -> Tensor:
         return ops.reshape(self.head(x), (*grid, self.sizes.bins))
 
-    def _check_sizes(self, shape: tuple[int | None, ...]) -> None:
+    def _check_sizes(self, shape: tuple[int | None, ...], offset: int = 0) -> None:
         if len(shape) != 3:
             raise TrajWorldError(f"values must be [windows, rows, variates], not of shape {tuple(shape)}")
-        if shape[1] is not None and shape[1] > self.sizes.window:
+        if shape[1] is not None and shape[1] + offset > self.sizes.window:
             raise TrajWorldError(
-                f"a window of {shape[1]} rows is longer than the model's {self.sizes.window}"
+                f"a window of {shape[1] + offset} rows is longer than the model's {self.sizes.window}"
             )
         if shape[2] is not None and shape[2] > self.sizes.variates:
             raise TrajWorldError(

@@ -1,13 +1,10 @@
-"""The quickstart's two charts: what pre-training bought, and how pre-training went."""
+"""The quickstart's chart: what pre-training bought."""
 
 import math
 import os
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from trajworld.charts import (
     MARKERS,
@@ -17,6 +14,7 @@ from trajworld.charts import (
     axis_title,
     error_axis,
     new_figure,
+    nothing,
     place_labels,
     save_figure,
 )
@@ -31,11 +29,6 @@ def draw_comparison(results: Results, path: str | os.PathLike[str], look: Look |
     model are horizontal lines. Values that are not finite are left out.
     """
     save_figure(comparison_figure(results, look or Look()), path)
-
-
-def draw_pretraining(results: Results, path: str | os.PathLike[str], look: Look | None = None) -> None:
-    """Draw the training and holdout loss of pre-training against its steps."""
-    save_figure(pretraining_figure(results, look or Look()), path)
 
 
 def comparison_figure(results: Results, look: Look) -> Figure:
@@ -77,7 +70,7 @@ def comparison_figure(results: Results, look: Look) -> Figure:
             axes.axhline(value, color=colour, linewidth=1.6, dashes=dashes)
             labels.append(Label(value, _named(name, value, look), colour))
     if not labels:
-        return _nothing(figure, axes, look, "No finite error to draw")
+        return nothing(figure, axes, look, "No finite error to draw")
     amounts_axis(axes, {row.transitions for row in results.trials})
     log = error_axis(axes, [value for _, value in seen] + [label.y for label in labels])
     of = "" if look.narrow else f" of {short_name(results.plan.target)}"
@@ -89,67 +82,9 @@ def comparison_figure(results: Results, look: Look) -> Figure:
     return figure
 
 
-def pretraining_figure(results: Results, look: Look) -> Figure:
-    """The figure of ``draw_pretraining``."""
-    figure, axes = new_figure(look)
-    labels = []
-    training = _points(results.pretraining_metrics, "loss")
-    if training:
-        colour = look.colour("copy")
-        steps, losses = _columns(training)
-        smooth = _running_mean(losses, max(1, len(losses) // 40))
-        axes.plot(steps, losses, color=colour, linewidth=1, alpha=0.3)
-        axes.plot(steps, smooth, color=colour, linewidth=2, marker="s" if len(steps) == 1 else None)
-        labels.append(Label(smooth[-1], f"training {number(smooth[-1])}", colour))
-    holdout = _points(results.pretraining_metrics, "holdout_loss")
-    if holdout:
-        colour = look.colour("zero-shot")
-        axes.plot(
-            *_columns(holdout),
-            marker="o",
-            color=colour,
-            linewidth=2,
-            markersize=6.5,
-            markeredgecolor=look.colour("paper"),
-            zorder=4,
-        )
-        labels.append(Label(holdout[-1][1], f"holdout {number(holdout[-1][1])}", colour))
-    if not labels:
-        return _nothing(figure, axes, look, "Pre-training logged no finite loss")
-    axes.margins(x=0.02, y=0.08)
-    axes.xaxis.set_major_locator(MaxNLocator(4 if look.narrow else 8, integer=True))
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
-    axes.set_xlabel("steps of pre-training")
-    axis_title(axes, look, "cross-entropy of the next row, nats a variate")
-    place_labels(figure, axes, labels)
-    return figure
-
-
 def _named(name: str, value: float, look: Look) -> str:
     return name if look.narrow else f"{name} {number(value)}"
 
 
-def _nothing(figure: Figure, axes: Axes, look: Look, text: str) -> Figure:
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=look.colour("faint text"))
-    return figure
-
-
 def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
     return [x for x, _ in points], [y for _, y in points]
-
-
-def _points(rows: Iterable[dict[str, Any]], name: str) -> list[tuple[float, float]]:
-    """(step, value) where a row of the log has a finite value of that name."""
-    return [
-        (float(row["step"]), float(row[name]))
-        for row in rows
-        if row.get("step") is not None and row.get(name) is not None and math.isfinite(float(row[name]))
-    ]
-
-
-def _running_mean(values: list[float], width: int) -> list[float]:
-    """The mean of at most ``width`` values up to each one."""
-    return [
-        sum(part) / len(part) for part in (values[max(0, i + 1 - width) : i + 1] for i in range(len(values)))
-    ]

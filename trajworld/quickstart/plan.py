@@ -1,4 +1,4 @@
-"""What the quickstart does: a fixed plan of environments, amounts and steps, shown before it starts."""
+"""What the quickstart does: a fixed plan of models, amounts and steps, shown before it starts."""
 
 from dataclasses import dataclass, replace
 
@@ -10,13 +10,8 @@ class Plan:
     """The plan.
 
     Attributes:
-        preset: Model preset of all runs.
-        environments: Environments of pre-training: no hopper of any suite.
-        pretraining_transitions: Of each of them.
-        pretraining_steps: Steps of pre-training.
-        pretraining_batch: Windows in a batch of pre-training.
-        holdout_windows: At most so many windows of each environment are evaluated in pre-training.
-        padded_sizes: M is padded to so many sizes in pre-training: each is compiled once.
+        model: The pre-trained model that is fine-tuned: one that ships, and that never saw the target.
+        preset: Its preset, which the model from scratch has too.
         target: The unseen embodiment.
         sizes: Fine-tuning datasets: so many transitions each.
         pool_transitions: What is collected of the target; the fine-tuning datasets are nested subsets of it.
@@ -29,13 +24,8 @@ class Plan:
         seed: Of everything.
     """
 
+    model: str
     preset: str
-    environments: tuple[str, ...]
-    pretraining_transitions: int
-    pretraining_steps: int
-    pretraining_batch: int
-    holdout_windows: int
-    padded_sizes: int
     target: str
     sizes: tuple[int, ...]
     pool_transitions: int
@@ -49,24 +39,8 @@ class Plan:
 
 
 _SMALL = Plan(
+    model="trajworld-small",
     preset="small",
-    environments=(
-        "dm_control/cartpole-swingup",
-        "dm_control/acrobot-swingup",
-        "dm_control/cartpole-two_poles",
-        "dm_control/reacher-easy",
-        "dm_control/ball_in_cup-catch",
-        "dm_control/finger-spin",
-        "gymnasium/Swimmer-v5",
-        "gymnasium/Reacher-v5",
-        "gymnasium/InvertedDoublePendulum-v5",
-    ),
-    pretraining_transitions=10_000,
-    pretraining_steps=1200,
-    pretraining_batch=32,
-    # Ten evaluations of nine holdout sets: with 1024 windows each they would cost as much as the training.
-    holdout_windows=256,
-    padded_sizes=2,
     target="gymnasium/Hopper-v5",
     sizes=(1000, 4000, 16_000),
     pool_transitions=20_000,
@@ -82,12 +56,6 @@ PLANS: dict[str, Plan] = {
     "small": _SMALL,
     "tiny": replace(
         _SMALL,
-        preset="tiny",
-        environments=("gymnasium/InvertedPendulum-v5", "gymnasium/Pendulum-v1"),
-        pretraining_transitions=600,
-        pretraining_steps=20,
-        pretraining_batch=8,
-        padded_sizes=1,
         sizes=(200, 400),
         pool_transitions=600,
         test_transitions=200,

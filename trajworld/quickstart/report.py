@@ -18,12 +18,7 @@ from rich.text import Text
 from trajworld.charts import Look, svg
 from trajworld.errors import TrajWorldError
 from trajworld.files import atomic_file, write_json
-from trajworld.quickstart.charts import (
-    comparison_figure,
-    draw_comparison,
-    draw_pretraining,
-    pretraining_figure,
-)
+from trajworld.quickstart.charts import comparison_figure, draw_comparison
 from trajworld.quickstart.findings import (
     ComparisonRow,
     comparison_rows,
@@ -46,7 +41,7 @@ class Cell:
 
 
 def write_report(results: Results, folder: str | os.PathLike[str]) -> Path:
-    """Write ``index.html``, ``results.json``, ``comparison.png`` and ``pretraining.png``; return the page's path.
+    """Write ``index.html``, ``results.json`` and ``comparison.png``; return the page's path.
 
     The page holds its pictures and its style and needs no other file. Findings are computed where ``results`` has none.
 
@@ -59,7 +54,6 @@ def write_report(results: Results, folder: str | os.PathLike[str]) -> Path:
     pictures = [(title, _picture(folder, name)) for title, name in results.pictures.items()]
     page = _template().render(_view(results), pictures=pictures)
     draw_comparison(results, folder / "comparison.png")
-    draw_pretraining(results, folder / "pretraining.png")
     write_json(folder / "results.json", _plain(results.to_json()))
     with atomic_file(folder / "index.html") as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -119,7 +113,6 @@ def _view(results: Results) -> dict[str, Any]:
         "rows": _main_cells(results),
         "table_note": _table_note(results),
         "comparison": _chart(comparison_figure, results),
-        "pretraining": _chart(pretraining_figure, results),
         "trials": [
             {
                 "side": row.side,
@@ -172,38 +165,33 @@ def _tiles(results: Results) -> list[dict[str, str]]:
 
 
 def _summary(results: Results) -> str:
-    plan, pretraining = results.plan, [row for row in results.datasets if row.purpose == "pre-training"]
-    transitions = sum(row.transitions for row in pretraining)
+    plan, model = results.plan, results.model
     unseen = "" if _seen(results) else ", which it had never seen"
     machine = [str(results.machine[name]) for name in ("backend", "device") if results.machine.get(name)]
     if results.machine.get("cores"):
         machine.append(f"{results.machine['cores']} cores")
     where = f" ({', '.join(machine)})" if machine else ""
     return (
-        f"A TrajWorld model of {results.parameters / 1e6:.2f} million parameters was pre-trained for "
-        f"{plan.pretraining_steps:,} steps on {transitions:,} transitions of {len(pretraining)} environments, then "
-        f"fine-tuned for {plan.steps:,} steps on {short_name(plan.target)}{unseen}. The same model from scratch had "
-        f"the same steps, the same data and the same choice of learning rates. All of it took "
-        f"{_total(results.seconds)}{where}."
+        f"{model.name}, a TrajWorld model of {model.parameters / 1e6:.2f} million parameters that was pre-trained for "
+        f"{model.steps:,} steps on {len(model.environments)} environments, was fine-tuned for {plan.steps:,} steps on "
+        f"{short_name(plan.target)}{unseen}. The same model from scratch had the same steps, the same data and the "
+        f"same choice of learning rates. All of it took {_total(results.seconds)}{where}."
     )
 
 
 def _seen(results: Results) -> list[str]:
     """Environments of pre-training that bear the target embodiment's name."""
     word = _embodiment(results.plan.target)
-    return [
-        row.environment
-        for row in results.datasets
-        if row.purpose == "pre-training" and word in f"{row.environment} {row.dataset}".lower()
-    ]
+    return [name for name in results.model.environments if word in name.lower()]
 
 
 def _datasets_note(results: Results) -> str:
-    """Whether pre-training saw the target's embodiment, judged by the datasets themselves and not by the plan."""
+    """Whether pre-training saw the target's embodiment, judged by what the model says of itself and not by the plan."""
     word, seen = _embodiment(results.plan.target), _seen(results)
     if seen:
         return f"Beware: pre-training saw {', '.join(seen)}, named “{word}” like the target, which was not unseen."
-    return f"No {word}, of this suite or another, is among the environments of pre-training."
+    count = len(results.model.environments)
+    return f"No {word}, of this suite or another, is among the {count} environments of pre-training."
 
 
 def _embodiment(environment: str) -> str:
@@ -217,14 +205,11 @@ def _steps(plan: Plan) -> list[str]:
     rates = ", ".join(f"{rate:g}" for rate in plan.learning_rates)
     runs = 2 * len(plan.sizes) * len(plan.learning_rates)
     return [
-        f"Collect {plan.pretraining_transitions:,} transitions of each of {len(plan.environments)} environments.",
         f"Collect {plan.pool_transitions:,} transitions of {plan.target} to fine-tune on, and "
         f"{plan.test_transitions:,} for the test alone.",
-        f"Pre-train the preset “{plan.preset}” for {plan.pretraining_steps:,} steps of {plan.pretraining_batch} "
-        "windows.",
-        f"Fine-tune the pre-trained model, and train the same model from scratch, for {plan.steps:,} steps of "
-        f"{plan.batch} windows: on nested subsets of {sizes} transitions, with the learning rates {rates} "
-        f"({runs} runs).",
+        f"Fine-tune {plan.model}, which ships pre-trained, and train the same model from scratch, for "
+        f"{plan.steps:,} steps of {plan.batch} windows: on nested subsets of {sizes} transitions, with the "
+        f"learning rates {rates} ({runs} runs).",
         "For each side and size keep the run with the lowest loss on its own holdout episodes.",
         f"Measure one-step errors on {plan.test_windows:,} test windows, beside copy-the-last-row and the pre-trained "
         "model without an update (zero-shot).",

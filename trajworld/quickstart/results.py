@@ -10,7 +10,7 @@ from trajworld.quickstart.plan import Plan
 
 @dataclass(frozen=True)
 class DatasetRow:
-    """A dataset that was collected: what for (``pre-training``, ``fine-tuning``, ``test``) and how much."""
+    """A dataset that was collected: what for (``fine-tuning``, ``test``) and how much."""
 
     purpose: str
     dataset: str
@@ -18,6 +18,16 @@ class DatasetRow:
     variates: int
     episodes: int
     transitions: int
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What the pre-trained model says of itself: its name, size, steps and the environments it was trained on."""
+
+    name: str
+    parameters: int
+    steps: int
+    environments: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -58,8 +68,7 @@ class Results:
         machine: ``backend``, ``device``, ``cores``, ``memory_gib``, as text or numbers.
         versions: Of the libraries.
         datasets: What was collected.
-        parameters: Of the model.
-        pretraining_metrics: Rows of the pre-training run's log: ``step``, ``loss``, ``holdout_loss`` where evaluated.
+        model: The pre-trained model.
         trials: Every fine-tuning run.
         copy_last_row: The baseline that predicts no change.
         zero_shot: The pre-trained model without an update, scaled by the smallest fine-tuning dataset's range.
@@ -73,8 +82,7 @@ class Results:
     machine: dict[str, Any]
     versions: dict[str, str]
     datasets: list[DatasetRow]
-    parameters: int
-    pretraining_metrics: list[dict[str, Any]]
+    model: ModelFacts
     trials: list[TrialRow]
     copy_last_row: Errors
     zero_shot: Errors

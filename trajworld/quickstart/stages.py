@@ -26,17 +26,13 @@ from trajworld.models.files import load_model
 from trajworld.models.support import pretraining_support
 from trajworld.models.transformer import TrajWorld
 from trajworld.quickstart.plan import Plan
-from trajworld.quickstart.results import FINE_TUNED, FROM_SCRATCH, Command, DatasetRow, TrialRow
+from trajworld.quickstart.results import FINE_TUNED, FROM_SCRATCH, Command, DatasetRow, ModelFacts, TrialRow
 from trajworld.training.config import Kind, resolve_config
 from trajworld.training.loop import Report, train
 from trajworld.training.run import Run, start_run
 
 _BEHAVIOUR = "mixed"
-_PRETRAINING_ID, _POOL_ID, _TEST_ID = (
-    "seen/{environment}-v0",
-    "unseen/{environment}-v0",
-    "unseen/{environment}-v1",
-)
+_POOL_ID, _TEST_ID = "unseen/{environment}-v0", "unseen/{environment}-v1"
 
 
 @dataclass(frozen=True)
@@ -58,9 +54,8 @@ class Stage:
 
 @dataclass(frozen=True)
 class Collections:
-    """What was collected: dataset ids of pre-training, and of the target's pool and test."""
+    """What was collected: dataset ids of the target's pool and test."""
 
-    seen: tuple[str, ...]
     pool: str
     test: str
     rows: tuple[DatasetRow, ...]
@@ -82,18 +77,16 @@ def datasets_in(folder: Path) -> Iterator[None]:
 
 
 def collect_all(stage: Stage) -> Collections:
-    """Collect the pre-training environments, and the target twice, under other seeds: to train on and to test on."""
+    """Collect the target twice, under other seeds: to train on and to test on."""
     plan = stage.plan
     rows: list[DatasetRow] = []
     commands: list[Command] = []
 
-    def gather(
-        purpose: str, names: tuple[str, ...], template: str, transitions: int, seed: int
-    ) -> tuple[str, ...]:
-        targets = dataset_targets(list(names), _BEHAVIOUR, template)
+    def gather(purpose: str, template: str, transitions: int, seed: int) -> str:
+        targets = dataset_targets([plan.target], _BEHAVIOUR, template)
         options = {"behaviour": _BEHAVIOUR, "transitions": transitions, "seed": seed, "id": template}
-        commands.append(Command(f"Collect: {purpose}", command_line("data collect", *names, **options)))
-        workers = default_workers(transitions * len(targets))
+        commands.append(Command(f"Collect: {purpose}", command_line("data collect", plan.target, **options)))
+        workers = default_workers(transitions)
         for collected in collect_datasets(
             targets,
             behaviour_name=_BEHAVIOUR,
@@ -116,36 +109,34 @@ def collect_all(stage: Stage) -> Collections:
             stage.say(
                 f"{collected.environment}: {dataset.num_transitions:,} transitions, {dataset.num_episodes} episodes"
             )
-        return tuple(target.dataset_id for target in targets)
+        return targets[0].dataset_id
 
-    seen = gather("pre-training", plan.environments, _PRETRAINING_ID, plan.pretraining_transitions, plan.seed)
-    pool = gather("fine-tuning", (plan.target,), _POOL_ID, plan.pool_transitions, plan.seed + 1)
-    test = gather("test", (plan.target,), _TEST_ID, plan.test_transitions, plan.seed + 2)
-    return Collections(seen, pool[0], test[0], tuple(rows), tuple(commands))
-
-
-def pretrain(stage: Stage, seen: tuple[str, ...]) -> tuple[Path, Command]:
-    """Pre-train on the collected environments; the run's folder and its command."""
-    plan = stage.plan
-    options = {
-        "preset": plan.preset,
-        "steps": plan.pretraining_steps,
-        "batch_size": plan.pretraining_batch,
-        "holdout_windows": plan.holdout_windows,
-        "padded_sizes": plan.padded_sizes,
-        "seed": plan.seed,
-    }
-    _, command = _train(stage, "pretrain", seen, stage.folder / "pretraining", options, "Pre-train")
-    return stage.folder / "pretraining", command
+    pool = gather("fine-tuning", _POOL_ID, plan.pool_transitions, plan.seed + 1)
+    test = gather("test", _TEST_ID, plan.test_transitions, plan.seed + 2)
+    return Collections(pool, test, tuple(rows), tuple(commands))
 
 
-def run_trials(stage: Stage, pool: str, test: Dataset, init: Path) -> tuple[list[TrialRow], list[Command]]:
-    """Fine-tune and train from scratch, at every size and rate, and test each model after its last step."""
+def model_facts(model: TrajWorld, plan: Plan) -> ModelFacts:
+    """What the pre-trained model says of itself."""
+    identity = model.identity
+    return ModelFacts(
+        name=plan.model,
+        parameters=model.count_params(),
+        steps=int(identity.history.get("steps", 0)),
+        environments=tuple(sorted(identity.sources)),
+    )
+
+
+def run_trials(
+    stage: Stage, pool: str, test: Dataset, tester: TrajWorld
+) -> tuple[list[TrialRow], list[Command]]:
+    """Fine-tune and train from scratch, at every size and rate, and test each model after its last step.
+
+    ``tester`` is lent every trial's weights in turn, so that its prediction is compiled once.
+    """
     plan = stage.plan
     trials: list[TrialRow] = []
     commands: list[Command] = []
-    # One model is lent every trial's weights in turn, so that its prediction is compiled once.
-    tester = load_model(init)
     one_step = compile_one_step(tester)
     for size in plan.sizes:
         for side in (FINE_TUNED, FROM_SCRATCH):
@@ -162,7 +153,7 @@ def run_trials(stage: Stage, pool: str, test: Dataset, init: Path) -> tuple[list
                     "seed": plan.seed,
                 }
                 if side == FINE_TUNED:
-                    options["init"] = os.fspath(init)
+                    options["init"] = plan.model
                 folder = trial_folder(stage.folder, side, size, rate)
                 run, command = _train(
                     stage, "train", (pool,), folder, options, f"{side}, {size:,} transitions, rate {rate:g}"
@@ -186,10 +177,9 @@ def trial_folder(folder: Path, side: str, size: int, rate: float) -> Path:
     return folder / "trials" / f"{side.replace(' ', '-')}-{size}-{rate:g}"
 
 
-def zero_shot_errors(stage: Stage, init: Path, smallest: Path, test: Dataset) -> Errors:
+def zero_shot_errors(stage: Stage, model: TrajWorld, smallest: Path, test: Dataset) -> Errors:
     """The pre-trained model on the unseen environment as it is, scaled by the range that the smallest trial knew."""
-    model, trial = load_model(init), load_model(smallest)
-    support = trial.identity.support
+    support = load_model(smallest).identity.support
     ranges = Ranges(pretraining_support(support.lower, support.upper), "the smallest fine-tuning dataset")
     return model_errors(model, test, ranges, stage.plan)
 

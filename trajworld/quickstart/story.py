@@ -15,6 +15,7 @@ from trajworld.evaluation.pictures import draw_trajectories, typical_episodes, v
 from trajworld.evaluation.prediction import compile_one_step
 from trajworld.evaluation.ranges import support_for
 from trajworld.models.files import load_model
+from trajworld.models.names import load
 from trajworld.models.transformer import TrajWorld
 from trajworld.quickstart.findings import findings
 from trajworld.quickstart.plan import Plan
@@ -26,13 +27,12 @@ from trajworld.quickstart.stages import (
     command_line,
     copying_errors,
     datasets_in,
-    pretrain,
+    model_facts,
     run_trials,
     timed,
     trial_folder,
     zero_shot_errors,
 )
-from trajworld.training.log import read_metrics
 from trajworld.training.loop import Report
 from trajworld.training.run import Run
 from trajworld.versions import versions
@@ -41,7 +41,7 @@ from trajworld.versions import versions
 def run_quickstart(
     plan: Plan, folder: Path, say: Callable[[str], None], observe: Callable[[Run], Callable[[Report], None]]
 ) -> tuple[Results, Path]:
-    """Collect, pre-train, fine-tune and train from scratch, test, and write the report.
+    """Collect, fine-tune the pre-trained model and train from scratch, test, and write the report.
 
     Everything is written into ``folder``; a stage that ended stays if a later one fails.
 
@@ -65,18 +65,25 @@ def run_quickstart(
     seconds: dict[str, float] = {}
     with datasets_in(folder / "datasets"):
         collections = timed(seconds, "collect", collect_all, stage)
-        pretraining, pretrain_command = timed(seconds, "pre-train", pretrain, stage, collections.seen)
-        init, test = pretraining / "best.keras", open_dataset(collections.test)
+        test = open_dataset(collections.test)
         trials, trial_commands = timed(
-            seconds, "fine-tune and train from scratch", run_trials, stage, collections.pool, test, init
+            seconds,
+            "fine-tune and train from scratch",
+            run_trials,
+            stage,
+            collections.pool,
+            test,
+            load(plan.model),
         )
+        # Another one: the first was lent to the trials.
+        pretrained = load(plan.model)
         smallest = _chosen(trials, FINE_TUNED)[0]
         zero_shot = timed(
             seconds,
             "test zero-shot",
             zero_shot_errors,
             stage,
-            init,
+            pretrained,
             _folder(stage, smallest) / "last.keras",
             test,
         )
@@ -87,8 +94,7 @@ def run_quickstart(
             machine=_machine(),
             versions=versions(),
             datasets=list(collections.rows),
-            parameters=load_model(init).count_params(),
-            pretraining_metrics=read_metrics(pretraining),
+            model=model_facts(pretrained, plan),
             trials=trials,
             copy_last_row=copying_errors(test, plan),
             zero_shot=zero_shot,
@@ -98,7 +104,6 @@ def run_quickstart(
                     f"export MINARI_DATASETS_PATH={folder / 'datasets'}",
                 ),
                 *collections.commands,
-                pretrain_command,
                 *trial_commands,
                 *evaluate,
             ],

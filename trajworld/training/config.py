@@ -53,7 +53,8 @@ class TrainingConfig:
         preset: Which preset the other values came from.
         model: Sizes; where ``init`` gives a model, a run replaces them by that model's.
         dtype: Keras dtype policy: ``float32`` or ``mixed_bfloat16``.
-        init: A model file to start from; empty to start from random weights.
+        init: The model to start from, as :func:`trajworld.models.names.find_model` takes it; empty to start from random
+            weights.
         transitions: At most so many transitions of each dataset are used, in whole episodes, holdout included;
             None for all.
         holdout_fraction: Share of each dataset's episodes that is held out; 0 for none.
@@ -66,6 +67,8 @@ class TrainingConfig:
         weight_decay: Decoupled.
         clip_norm: Largest global norm of the gradients.
         targets: ``onehot`` or ``gauss``.
+        augment: Pre-training: share of the batches whose variates are mirrored and moved within [0, 1] at random, see
+            :mod:`trajworld.data.augmentation`; 0 as published.
         padded_sizes: Pre-training: M is padded up to at most so many sizes, each compiled once.
         log_every: Steps between rows of the log.
         evaluate_every: Steps between holdout evaluations.
@@ -93,6 +96,7 @@ class TrainingConfig:
     weight_decay: float = 1e-5
     clip_norm: float = 0.25
     targets: str = "onehot"
+    augment: float = 0.0
     padded_sizes: int = 3
     seed: int = 0
 
@@ -118,6 +122,10 @@ class TrainingConfig:
             )
         if not 0 <= self.holdout_fraction < 1:
             raise UsageError(f"holdout_fraction must lie in [0, 1), not {self.holdout_fraction}")
+        if not 0 <= self.augment <= 1:
+            raise UsageError(f"augment must lie in [0, 1], not {self.augment}")
+        if self.augment and self.kind == "train":
+            raise UsageError("augment is for pretrain: a model of one dataset keeps to its ranges")
         if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
             raise UsageError(f"weight_decay must be at least 0, not {self.weight_decay}")
         if not 0 <= self.seed < 2**32:

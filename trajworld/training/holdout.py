@@ -9,6 +9,7 @@ from trajworld.backend import active_backend
 from trajworld.data.mixture import windows_in_order
 from trajworld.models.transformer import Variates
 from trajworld.training.loss import window_loss_sums
+from trajworld.training.record import distinct
 from trajworld.training.run import Run
 
 
@@ -18,7 +19,7 @@ class HoldoutLoss:
     def __init__(self, run: Run) -> None:
         self._run = run
         self._parts = [(number, part) for number, part in enumerate(run.parts) if len(part.holdout)]
-        self._names = _distinct([part.dataset.name for part in run.parts])
+        self._names = distinct([part.dataset.name for part in run.parts])
         model, targets = run.model, run.config.targets
         self._sums = active_backend().compile(
             lambda values, mask, variates: window_loss_sums(model, values, mask, variates, targets=targets),
@@ -53,8 +54,3 @@ class HoldoutLoss:
             # Windows added to fill the last batch have no real row, and so no part in the sums.
             values = np.pad(values, ((0, missing[0]), (0, 0), (0, missing[1])))
             yield values, np.pad(mask, ((0, missing[0]), (0, 0))), variates
-
-
-def _distinct(names: list[str]) -> list[str]:
-    """The names, numbered where one occurs twice."""
-    return [f"{name}#{number}" if names.count(name) > 1 else name for number, name in enumerate(names)]

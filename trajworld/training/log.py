@@ -17,6 +17,7 @@ from tensorboardX.summary import scalar
 
 from trajworld.errors import TrajWorldError
 from trajworld.files import atomic_file
+from trajworld.training.record import METRICS, read_metrics
 
 COLUMNS = ("step", "loss", "holdout_loss", "learning_rate", "steps_per_second", "seconds")
 """The columns of ``metrics.csv``; JSON lines and TensorBoard have each dataset's holdout loss beside."""
@@ -38,7 +39,7 @@ class MetricsLog:
         self._run = run
         kept = [row for row in read_metrics(run) if row["step"] <= step]
         with _file_errors(run):
-            json_path, csv_path = run / "metrics.jsonl", run / "metrics.csv"
+            json_path, csv_path = run / METRICS, run / "metrics.csv"
             with atomic_file(json_path) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
             with (
@@ -117,23 +118,6 @@ class NoLog:
 
     def __exit__(self, *problem: object) -> None:
         pass
-
-
-def read_metrics(run: Path) -> list[dict[str, Any]]:
-    """The rows of a run's ``metrics.jsonl``; a last line that a crash cut short is left out."""
-    path = run / "metrics.jsonl"
-    if not path.is_file():
-        return []
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            break
-        rows.append(row)
-    return rows
 
 
 def _seconds(row: dict[str, Any]) -> float:

@@ -12,9 +12,10 @@ import keras
 from trajworld.backend import Layout, active_backend
 from trajworld.data.mixture import Mixture
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import read_json, write_json
+from trajworld.files import write_json
 from trajworld.models.files import load_model
 from trajworld.models.identity import Identity
+from trajworld.models.names import find_model, said_briefly
 from trajworld.models.transformer import TrajWorld
 from trajworld.training.checkpoint import (
     TrainingState,
@@ -25,10 +26,9 @@ from trajworld.training.checkpoint import (
 )
 from trajworld.training.config import TrainingConfig, resolve_config, write_config
 from trajworld.training.optimizer import make_optimizer
+from trajworld.training.record import CONFIG, RECORD, is_run, read_record
 from trajworld.training.sources import Part, Progress, identity_of, make_mixture, open_parts
 from trajworld.versions import versions
-
-_CONFIG, _RECORD = "config.toml", "run.json"
 
 
 @dataclass(eq=False)
@@ -79,6 +79,8 @@ def start_run(
         TrajWorldError: A dataset or the initial model is missing or damaged, or does not fit.
     """
     path, backend = Path(path), active_backend()
+    # Before datasets are converted, which may take long: a name that is wrong is told at once.
+    init = _init_file(config)
     layout = backend.distribute(devices, config.batch_size)
 
     def prepared() -> list[Part]:
@@ -91,20 +93,20 @@ def start_run(
 
     # The first converts; the others find what it converted, where they see the same disk.
     parts = backend.lead_first(prepared)
-    model = _initial_model(config, parts)
+    model = _initial_model(config, parts, init)
     # A model that was given brings its own sizes.
     config = replace(config, model=model.sizes)
     run = _assembled(path, config, parts, model, TrainingState(), layout)
-    record = _record(run)
+    record = _record(run, init)
 
     def write() -> None:
         if not layout.leads:
             return
         if overwrite and is_run(path):
             shutil.rmtree(path)
-        write_json(path / _RECORD, record)
+        write_json(path / RECORD, record)
         # Last: the configuration is what makes the directory a run.
-        write_config(config, path / _CONFIG)
+        write_config(config, path / CONFIG)
 
     # Whoever starts from a model in the run that is overwritten has read it by now.
     backend.lead_first(lambda: None)
@@ -131,9 +133,9 @@ def resume_run(
     """
     path, backend = Path(path), active_backend()
     if not is_run(path):
-        raise UsageError(f"{path} is not a run directory: it has no {_CONFIG}")
-    record = _read_record(path)
-    written = resolve_config(record["kind"], file=path / _CONFIG)
+        raise UsageError(f"{path} is not a run directory: it has no {CONFIG}")
+    record = read_record(path)
+    written = resolve_config(record["kind"], file=path / CONFIG)
     began_on = record.get("layout", {}).get("devices")
     layout = backend.distribute(devices, written.batch_size, began_on)
 
@@ -147,25 +149,22 @@ def resume_run(
     parts = backend.lead_first(prepared)
     checkpoint = newest_checkpoint(path)
     if checkpoint is None:
-        if written.init and record.get("init") != _digest(written.init):
+        init = _init_file(written)
+        if init is not None and record.get("init") != _digest(init):
             raise TrajWorldError(
                 f"{written.init} is not the model that {path} began with, and the run has no checkpoint: start another"
             )
-        run = _assembled(path, written, parts, _initial_model(written, parts), TrainingState(), layout)
+        model = _initial_model(written, parts, init)
+        run = _assembled(path, written, parts, model, TrainingState(), layout)
         return run, _warnings(record, layout)
     model, state = load_checkpoint(checkpoint)
     if model.sizes != written.model or state.step > written.steps:
         raise TrajWorldError(
-            f"{checkpoint} is not of the run that {path / _CONFIG} describes: restore one of them"
+            f"{checkpoint} is not of the run that {path / CONFIG} describes: restore one of them"
         )
     run = _assembled(path, written, parts, model, state, layout)
     load_optimizer(checkpoint, run.optimizer)
     return run, _warnings(record, layout)
-
-
-def is_run(path: Path) -> bool:
-    """Whether a directory is a run."""
-    return (path / _CONFIG).is_file()
 
 
 def _is_free(path: Path) -> bool:
@@ -173,23 +172,18 @@ def _is_free(path: Path) -> bool:
     if not path.is_dir() or is_run(path):
         return False
     return all(
-        item.name == _RECORD or (item.name[0] == "." and ".tmp" in item.name) for item in path.iterdir()
+        item.name == RECORD or (item.name[0] == "." and ".tmp" in item.name) for item in path.iterdir()
     )
 
 
-def _read_record(path: Path) -> dict[str, Any]:
-    record = read_json(path / _RECORD)
-    if not isinstance(record, dict) or record.get("kind") not in ("pretrain", "train"):
-        raise TrajWorldError(f"{path / _RECORD} does not say whether the run is pretrain or train")
-    datasets, found, layout = record.get("datasets"), record.get("versions"), record.get("layout", {})
-    if not isinstance(datasets, list) or not isinstance(found, dict) or not isinstance(layout, dict):
-        raise TrajWorldError(f"{path / _RECORD} does not say what the run was trained on: restore it")
-    return record
+def _init_file(config: TrainingConfig) -> Path | None:
+    """The file of the model to start from, found once: what a name on the hub stands for may change meanwhile."""
+    return find_model(config.init) if config.init else None
 
 
-def _digest(file: str) -> str:
+def _digest(file: Path) -> str:
     try:
-        return hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        return hashlib.sha256(file.read_bytes()).hexdigest()
     except OSError as error:
         raise TrajWorldError(f"cannot read {file}: {error.strerror}") from None
 
@@ -207,8 +201,8 @@ def _assembled(
     return Run(path, config, parts, make_mixture(config, parts), model, optimizer, state, layout)
 
 
-def _initial_model(config: TrainingConfig, parts: list[Part]) -> TrajWorld:
-    """Random weights from the seed, or those of ``config.init`` with this run's ranges and environment."""
+def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None) -> TrajWorld:
+    """Random weights from the seed, or those of ``init`` with this run's ranges and environment."""
     wanted = max(part.dataset.num_variates for part in parts)
     history: dict[str, Any] = {
         "kind": config.kind,
@@ -219,10 +213,10 @@ def _initial_model(config: TrainingConfig, parts: list[Part]) -> TrajWorld:
         "versions": versions(),
     }
     sizes = config.model
-    if config.init:
-        source = load_model(config.init)
+    if init is not None:
+        source = load_model(init)
         sizes = source.sizes
-        history["init"] = {"file": Path(config.init).name, "history": dict(source.identity.history)}
+        history["init"] = {"file": said_briefly(config.init), "history": dict(source.identity.history)}
     if wanted > sizes.variates:
         raise TrajWorldError(
             f"{wanted} variates are more than the model's table of {sizes.variates}: leave that dataset out, or train "
@@ -237,12 +231,12 @@ def _initial_model(config: TrainingConfig, parts: list[Part]) -> TrajWorld:
         model = TrajWorld(sizes, identity, dtype=config.dtype)
     finally:
         random.setstate(held)
-    if config.init:
+    if init is not None:
         model.set_weights(source.get_weights())
     return model
 
 
-def _record(run: Run) -> dict[str, Any]:
+def _record(run: Run, init: Path | None) -> dict[str, Any]:
     device = active_backend().device()
     return {
         "kind": run.config.kind,
@@ -251,7 +245,7 @@ def _record(run: Run) -> dict[str, Any]:
         "device": {"kind": device.kind, "name": device.name, "count": device.count},
         "layout": {"devices": run.layout.devices, "processes": run.layout.processes},
         "parameters": run.model.count_params(),
-        "init": _digest(run.config.init) if run.config.init else None,
+        "init": None if init is None else _digest(init),
         "datasets": [part.describe() for part in run.parts],
     }
 

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from trajworld.corpus.manifest import PREFIX, training_members
 from trajworld.data.dataset import Dataset
-from trajworld.data.mixture import Mixture, Source, padded_sizes
+from trajworld.data.mixture import Mixture, Source
+from trajworld.data.padding import padded_sizes
 from trajworld.data.resolve import open_dataset
 from trajworld.data.split import limit_transitions, split_episodes
 from trajworld.data.statistics import value_range
@@ -86,7 +87,7 @@ def make_mixture(config: TrainingConfig, parts: list[Part]) -> Mixture:
     ]
     variates, weights = [part.dataset.num_variates for part in parts], [part.weight for part in parts]
     sizes = padded_sizes(variates, config.padded_sizes, weights)
-    return Mixture(sources, config.batch_size, config.model.window, config.seed, sizes)
+    return Mixture(sources, config.batch_size, config.model.window, config.seed, sizes, config.augment)
 
 
 def identity_of(config: TrainingConfig, parts: list[Part], history: dict[str, Any]) -> Identity:

@@ -1,0 +1,222 @@
+"""``trajworld evaluate-zero-shot``: a pre-trained model in environments that it never saw."""
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from trajworld.errors import UsageError
+
+from .collection_progress import CollectionProgress
+from .progress import conversion_progress
+from .results_folder import check_overwrite, results_folder
+
+if TYPE_CHECKING:
+    from trajworld.corpus.table import Row
+    from trajworld.zero_shot.results import Group, Results
+
+_CONTEXTS = "1,2,3,5,7,10,13,16,19"
+
+
+@click.command("evaluate-zero-shot", short_help="Apply a model to environments that it never saw.")
+@click.argument("model_path", metavar="MODEL", type=click.Path(path_type=Path))
+@click.option(
+    "--corpus",
+    metavar="NAME",
+    help="Take the unseen datasets of this corpus of `data collect-corpus`.  [default: collect what is needed]",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only environments or sources that fit, e.g. legged or 'gymnasium/Pendulum*'; may be repeated.",
+)
+@click.option(
+    "--contexts", default=_CONTEXTS, show_default=True, metavar="LIST", help="Rows of context, at most 19."
+)
+@click.option(
+    "--windows",
+    type=click.IntRange(min=1),
+    default=1024,
+    show_default=True,
+    help="Predict at most so many transitions of each environment, drawn at random.",
+)
+@click.option(
+    "--transitions",
+    type=click.IntRange(min=1),
+    help="Collect so many of each environment, without --corpus.  [default: 20000]",
+)
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    default=0,
+    show_default=True,
+    help="Of the episodes' split, the windows and the bootstrap.",
+)
+@click.option("--workers", type=click.IntRange(min=1), help="Processes that collect.  [default: one a core]")
+@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    help="Make this folder: results.json and zero-shot.png.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the output folder if it is there.")
+def evaluate_zero_shot(
+    model_path: Path,
+    corpus: str | None,
+    only: tuple[str, ...],
+    contexts: str,
+    windows: int,
+    transitions: int | None,
+    seed: int,
+    workers: int | None,
+    as_json: bool,
+    output: Path | None,
+    overwrite: bool,
+) -> None:
+    """Measure how the pre-trained MODEL predicts environments that pre-training never saw, without an update.
+
+    One step ahead, from a context of 1 to 19 rows, beside copying the last row and linear least squares fitted on
+    the same context: pendulums of unseen gravity, a cart with three poles, unseen robots, and Gymnasium's hopper,
+    walker2d and half-cheetah. What is not collected yet is collected first (with the default --transitions a minute
+    or two) and kept for the next time.
+
+    \b
+    Examples:
+      trajworld evaluate-zero-shot runs/pre/best.keras -o zero-shot
+      trajworld evaluate-zero-shot runs/pre/best.keras --corpus corpus --only legged --only snake
+      trajworld evaluate-zero-shot runs/pre/best.keras --only 'gymnasium/Pendulum*' --contexts 1,5,19 --json
+    """
+    check_overwrite(output, overwrite)
+    if corpus is not None and (transitions is not None or workers is not None):
+        raise UsageError("--transitions and --workers are for collecting, and --corpus was collected already")
+    asked = _lengths(contexts)
+
+    from trajworld.data.resolve import open_dataset
+    from trajworld.models.files import load_model
+
+    model = load_model(model_path)
+
+    from trajworld.zero_shot.environments import TRANSITIONS, corpus_members, own_members, unseen_rows
+    from trajworld.zero_shot.families import family_of
+    from trajworld.zero_shot.findings import findings
+    from trajworld.zero_shot.protocol import check_contexts, set_up
+    from trajworld.zero_shot.results import Results
+    from trajworld.zero_shot.study import check_unseen, measure_all
+
+    window = model.sizes.window
+    lengths = check_contexts(asked, window)
+    with results_folder(output, overwrite) as folder:
+        rows = unseen_rows(only) if corpus is None else []
+        members = corpus_members(corpus, only) if corpus else own_members(rows, transitions or TRANSITIONS)
+        check_unseen(model, [member.environment for member in members])
+        if corpus is None:
+            _collect(rows, transitions or TRANSITIONS, workers)
+        with conversion_progress("Converting") as progress:
+            datasets = [open_dataset(member.dataset_id, progress=progress) for member in members]
+        trials = [set_up(dataset, window, windows, seed) for dataset in datasets]
+        with conversion_progress("Predicting") as progress:
+            measured = measure_all(model, trials, lengths, seed, progress)
+        settings = {
+            "contexts": list(lengths),
+            "windows": windows,
+            "window": window,
+            "seed": seed,
+            "corpus": corpus,
+            "only": list(only),
+            "transitions": None if corpus else transitions or TRANSITIONS,
+        }
+        families = [family_of(member.environment, member.source) for member in members]
+        results = Results(str(model_path), settings, tuple(measured), tuple(families))
+        sentences = findings(results)
+        found = results.as_json(sentences)
+        if folder is not None:
+            from trajworld.files import write_json
+            from trajworld.zero_shot.pictures import draw
+
+            write_json(folder / "results.json", found)
+            draw(results, folder / "zero-shot.png")
+    if as_json:
+        click.echo(json.dumps(found, indent=2, allow_nan=False))
+        return
+    console = Console()
+    console.print(_table(results))
+    for sentence in sentences:
+        console.print(f"- {escape(sentence)}", highlight=False)
+    if output is not None:
+        console.print(f"Results and picture: {escape(str(output))}", highlight=False, soft_wrap=True)
+
+
+def _lengths(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"--contexts takes numbers of rows, as in 1,5,19, not {text!r}") from None
+
+
+def _collect(rows: "list[Row]", transitions: int, workers: int | None) -> None:
+    """Make those of the comparison's own datasets that are not there yet."""
+    # Imported here: the simulators are slow to import.
+    from trajworld.collect.collector import default_workers
+    from trajworld.corpus.collect import check_families, make_datasets, open_corpus, plan_corpus
+    from trajworld.zero_shot.environments import SEED, own_corpus, unseen_rows
+
+    name = own_corpus(transitions)
+    jobs, _ = plan_corpus(name, rows, transitions, SEED)
+    if not jobs:
+        return
+    check_families(jobs)
+    total = sum(job.recipe.transitions for job in jobs)
+    console = Console(stderr=True)
+    with open_corpus(name, unseen_rows(), {}), CollectionProgress(console, len(jobs), total) as progress:
+        for made in make_datasets(jobs, workers or default_workers(total)):
+            progress.add(made.job.row.environment, made.tally.transitions, made.seconds)
+
+
+def _table(results: "Results") -> Table:
+    """A row an environment, families together; the smallest error with the whole context stands out."""
+    from trajworld.wording import number, short_name
+    from trajworld.zero_shot.results import group_of
+    from trajworld.zero_shot.study import COPY, MINIMUM_NORM, MODEL, RIDGE
+
+    contexts = results.measured[0].errors.contexts
+    first, last = contexts[0], contexts[-1]
+    table = Table(
+        title=f"One-step error with {last} rows of context (and with {first})",
+        caption="Mean absolute error in standard deviations of each variate; less is better. Least squares on the "
+        "context: min. norm and ridge.",
+    )
+    table.add_column("environment", overflow="fold")
+    columns = [(COPY, last), (MINIMUM_NORM, last), (RIDGE, last), (MODEL, last)]
+    headings = ["copy", "min. norm", "ridge", "model"]
+    if first != last:
+        columns.append((MODEL, first))
+        headings.append(f"model, {first} row{'s' * (first > 1)}")
+    table.add_column("M", justify="right")
+    for heading in headings:
+        table.add_column(heading, justify="right")
+
+    def cells(group: "Group") -> list[str]:
+        values = [group.errors.of(*column) for column in columns]
+        best = min(values[:4])
+        return [
+            f"[bold green]{number(value)}[/]" if place < 4 and value == best else number(value)
+            for place, value in enumerate(values)
+        ]
+
+    groups = {group.name: group for group in results.family_groups}
+    for family, members in results.by_family.items():
+        if len(members) > 1:
+            table.add_row(f"[bold]{escape(family)}[/]: mean", "", *cells(groups[family]))
+        for each in members:
+            name = escape(short_name(each.trial.dataset.environment))
+            last_row = each is members[-1]
+            table.add_row(
+                name, str(each.trial.dataset.num_variates), *cells(group_of(each)), end_section=last_row
+            )
+    return table

@@ -1,0 +1,138 @@
+"""TrajWorld in plain float64 NumPy, written from its definition (DESIGN §4): what the tests hold the model against."""
+
+import io
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import scipy.special
+import scipy.stats
+from keras import ops
+from numpy.typing import NDArray
+
+from trajworld.models.presets import ModelSizes
+from trajworld.models.transformer import Variates
+
+MASKED_LOGIT = -1e4
+
+Array = NDArray[Any]
+
+
+class Reference:
+    """The model in float64, one window at a time, written from the definition.
+
+    Args:
+        sizes: The model's.
+        weights: By the layer's name and its own, ``head/kernel``.
+    """
+
+    def __init__(self, sizes: ModelSizes, weights: Mapping[str, Array]) -> None:
+        self.sizes = sizes
+        self.weights = {name: array.astype(np.float64) for name, array in weights.items()}
+
+    def dense(self, name: str, x: Array) -> Array:
+        return x @ self.weights[f"{name}/kernel"] + self.weights[f"{name}/bias"]
+
+    def norm(self, name: str, x: Array) -> Array:
+        centred = x - x.mean(-1, keepdims=True)
+        scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
+        return scaled * self.weights[f"{name}/gamma"] + self.weights[f"{name}/beta"]
+
+    def encode(self, value: float, lower: float, upper: float) -> Array:
+        bins, width = self.sizes.bins, (upper - lower) / self.sizes.bins
+        edges = lower + width * np.arange(bins + 1)
+        cdf = scipy.stats.norm.cdf(edges, np.clip(value, lower, upper), 0.75 * width)
+        return np.diff(cdf) / (cdf[-1] - cdf[0] + 5e-7)
+
+    def attention(self, name: str, sequence: Array, seen: Array) -> Array:
+        """``[S, d]`` to ``[S, d]``; ``seen[i, j]`` says whether i attends to j."""
+        width, size = self.sizes.width, self.sizes.width // self.sizes.heads
+        packed = self.dense(f"{name}/query_key_value", sequence)
+        query, key, value = packed[:, :width], packed[:, width : 2 * width], packed[:, 2 * width :]
+        heads = []
+        for head in range(self.sizes.heads):
+            part = slice(head * size, (head + 1) * size)
+            scores = np.where(seen, query[:, part] @ key[:, part].T / np.sqrt(size), MASKED_LOGIT)
+            heads.append(scipy.special.softmax(scores, axis=-1) @ value[:, part])
+        return self.dense(f"{name}/projection", np.concatenate(heads, axis=-1))
+
+    def half(self, name: str, x: Array, attended: Array) -> Array:
+        x = self.norm(f"{name}/attention_norm", x + attended)
+        hidden = self.dense(f"{name}/expansion", x)
+        hidden = 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
+        return self.norm(f"{name}/feed_forward_norm", x + self.dense(f"{name}/contraction", hidden))
+
+    def __call__(self, values: Array, time_mask: Array, variates: Variates) -> Array:
+        return np.stack(
+            [self.window(one, mask, variates) for one, mask in zip(values, time_mask, strict=True)]
+        )
+
+    def window(self, values: Array, time_mask: Array, variates: Variates) -> Array:
+        rows, count = values.shape
+        weights = self.weights
+        x = np.zeros((rows, count, self.sizes.width))
+        for t in range(rows):
+            for m in range(count):
+                encoded = self.encode(float(values[t, m]), float(variates.lower[m]), float(variates.upper[m]))
+                x[t, m] = (
+                    self.dense("input_projection", encoded)
+                    + weights["kind_embedding/embeddings"][variates.is_action[m]]
+                    + weights["position_embedding/embeddings"][t]
+                    + weights["variate_embedding/embeddings"][m]
+                )
+        earlier = np.tril(np.ones((rows, rows), bool)) & (time_mask[None, :] > 0)
+        real = np.ones(count, bool) if variates.mask is None else variates.mask > 0
+        for block in range(self.sizes.blocks):
+            name = f"block_{block}_time"
+            attended = [self.attention(name, x[:, m], earlier) for m in range(count)]
+            x = self.half(name, x, np.stack(attended, axis=1))
+            name = f"block_{block}_variate"
+            everything = np.broadcast_to(real[None, :], (count, count))
+            x = self.half(name, x, np.stack([self.attention(name, row, everything) for row in x]))
+        return self.dense("head", x)
+
+
+def weights_of_model(model: Any) -> dict[str, Array]:
+    """The weights that a model holds."""
+    return {
+        variable.path.removeprefix(f"{model.name}/"): np.asarray(ops.convert_to_numpy(variable.value))
+        for variable in model.weights
+    }
+
+
+def weights_of_file(path: Path, blocks: int) -> dict[str, Array]:
+    """The weights in a model file, read without Keras from where Keras puts them in its HDF5 file."""
+    places = {
+        "input_projection": "input_projection",
+        "kind_embedding": "kind_embedding",
+        "position_embedding": "layers/embedding_1",
+        "variate_embedding": "layers/embedding_2",
+        "head": "head",
+    }
+    parts = (
+        "query_key_value",
+        "projection",
+        "attention_norm",
+        "expansion",
+        "contraction",
+        "feed_forward_norm",
+    )
+    for block in range(blocks):
+        for part in parts:
+            # A list's layers are numbered by their order; among all layers the halves of a block take turns.
+            across, time = (f"attention_feed_forward{f'_{n}' if n else ''}" for n in (block, 2 * block))
+            places[f"block_{block}_variate/{part}"] = f"across/{across}/{part}"
+            places[f"block_{block}_time/{part}"] = f"layers/{time}/{part}"
+    found = {}
+    with zipfile.ZipFile(path) as archive:
+        content = io.BytesIO(archive.read("model.weights.h5"))
+    with h5py.File(content, "r") as file:
+        for name, place in places.items():
+            kinds = ("gamma", "beta") if name.endswith("_norm") else ("kernel", "bias")
+            arrays = file[f"{place}/vars"]
+            for number, kind in enumerate(("embeddings",) if len(arrays) == 1 else kinds):
+                found[f"{name}/{kind}"] = arrays[str(number)][()]
+    return found

@@ -1,0 +1,311 @@
+"""Model cards: every number is that of a record, and what a record's text holds is only text."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from training_fixtures import config_for, plain_steps, store
+
+from trajworld.card.card import card, card_for
+from trajworld.card.run import read_run
+from trajworld.card.studies import transfer_section, zero_shot_section
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.training.loop import train
+from trajworld.training.run import start_run
+from trajworld.wording import number
+
+__all__ = ["plain_steps"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, plain_steps: Any) -> Path:
+    """A finished run on four datasets of three sizes, one of them drawn three times as often."""
+    specs = [store(tmp_path / f"data-{place}", observations=2 + place % 3, seed=place) for place in range(4)]
+    datasets = [{"spec": spec, "weight": 3.0 if place == 0 else 1.0} for place, spec in enumerate(specs)]
+    path = tmp_path / "run"
+    train(start_run(path, config_for("pretrain", datasets)))
+    return path
+
+
+def records(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return json.loads((run / "run.json").read_text()), rows
+
+
+def tables(text: str) -> list[list[list[str]]]:
+    """The cells of each Markdown table, its header first."""
+    found = []
+    for block in re.findall(r"(?:^\|.*\|\n?)+", text, flags=re.MULTILINE):
+        rows = [
+            [cell.strip() for cell in line.strip("| ").split(" | ")] for line in block.strip().splitlines()
+        ]
+        found.append([rows[0], *rows[2:]])
+    return found
+
+
+def table_of(text: str, heading: str) -> list[list[str]]:
+    return next(table for table in tables(text) if table[0][0] == heading)
+
+
+def fact(text: str, name: str) -> str:
+    """The value in a two-column table."""
+    return next(row[1] for table in tables(text) for row in table if row[0] == name)
+
+
+def test_the_numbers_are_those_of_the_records(run: Path) -> None:
+    record, rows = records(run)
+    text = card(read_run(run), name="trajworld-tiny")
+    best = min((row for row in rows if "holdout_loss" in row), key=lambda row: row["holdout_loss"])
+    assert f"**{number(best['holdout_loss'])}** at step {best['step']:,}" in text
+    assert fact(text, "weights").startswith(f"of step {best['step']},")
+    assert fact(text, "steps") == "12"
+    assert fact(text, "windows seen") == "48"
+    assert fact(text, "parameters") == f"{record['parameters']:,}"
+    assert fact(text, "blocks, width, heads") == "1, 8, 2"
+    assert fact(text, "learning rate").startswith("0.003 at most: linear warm-up over 0 steps")
+    assert record["versions"]["keras"] in fact(text, "versions")
+    assert record["backend"] in fact(text, "computed on")
+    total = sum(one["transitions"] for one in record["datasets"])
+    assert f"4 environments with 4 to 6 variates (3 different M), {total:,} transitions in all" in text
+    assert "not finished" not in text
+    losses = table_of(text, "step")[1:]
+    assert losses == [
+        [f"{row['step']:,}", number(row["loss"]), number(row["holdout_loss"])]
+        for row in rows
+        if "holdout_loss" in row
+    ]
+
+
+def test_shares_and_means_follow_the_weights(run: Path) -> None:
+    _, rows = records(run)
+    best = min((row for row in rows if "holdout_loss" in row), key=lambda row: row["holdout_loss"])
+    text = card(read_run(run))
+    listed = {row[0].strip("`"): row for row in table_of(text, "environment")[1:]}
+    assert [row[3] for row in listed.values()] == ["50.00%", "16.67%", "16.67%", "16.67%"]
+    assert [row[1] for row in listed.values()] == ["4", "5", "6", "4"]
+    for place in range(4):
+        assert listed[f"test/data-{place}"][4] == number(best["holdout"][f"data-{place}"])
+    # One source holds all: its mean is the run's own, weighted as in training.
+    (source,) = table_of(text, "source")[1:]
+    assert source[:3] == ["`test`", "4", "4 – 6"]
+    assert source[5] == number(best["holdout_loss"])
+    expected = np.average([best["holdout"][f"data-{place}"] for place in range(4)], weights=[3, 1, 1, 1])
+    assert source[5] == number(float(expected))
+
+
+def test_the_front_matter_is_what_the_hub_reads(run: Path) -> None:
+    yaml = pytest.importorskip("yaml")
+    text = card(read_run(run), name="hf://user/robots")
+    _, front, body = text.split("---\n", 2)
+    found = yaml.safe_load(front)
+    assert (found["library_name"], found["license"]) == ("keras", "mit")
+    assert "world-model" in found["tags"]
+    assert body.startswith("\n# robots\n")
+    assert 'trajworld.load("hf://user/robots")' in body
+    assert "MIT" in body
+
+
+def test_a_card_says_nothing_of_the_machines_folders(run: Path, tmp_path: Path) -> None:
+    text = card(read_run(run))
+    assert str(tmp_path) not in text
+    assert "`data-0`" in text
+
+
+def test_a_run_that_goes_on_says_so(run: Path) -> None:
+    kept = [
+        line for line in (run / "metrics.jsonl").read_text().splitlines() if json.loads(line)["step"] <= 8
+    ]
+    (run / "metrics.jsonl").write_text("\n".join(kept) + "\n")
+    text = card(read_run(run))
+    assert "**The run is not finished:** 8 of 12 steps are done." in text
+    assert fact(text, "steps") == "8 of 12"
+
+
+def test_a_run_that_has_only_begun(tmp_path: Path, plain_steps: Any) -> None:
+    start_run(tmp_path / "run", config_for("pretrain", [store(tmp_path / "data")]))
+    text = card(read_run(tmp_path / "run"))
+    assert "0 of 12 steps are done" in text
+    assert "## Holdout loss" not in text
+    assert table_of(text, "environment")[1][4] == "–"
+
+
+def test_a_run_without_a_holdout_set_and_one_that_was_fine_tuned(tmp_path: Path, plain_steps: Any) -> None:
+    data = store(tmp_path / "data")
+    train(start_run(tmp_path / "pre", config_for("pretrain", [data])))
+    config = config_for(
+        "train", [data], init=str(tmp_path / "pre" / "best.keras"), holdout_fraction=0.0, transitions=30
+    )
+    train(start_run(tmp_path / "tuned", config))
+    text = card(read_run(tmp_path / "tuned"))
+    assert "It was trained on `test/data` (4 variates)" in text
+    assert fact(text, "started from") == "`best.keras`"
+    assert "At most 30 transitions of each dataset were used." in text
+    assert "## Holdout loss" not in text
+    assert "weights" not in [row[0] for row in tables(text)[-1]]
+
+
+def test_many_datasets_are_folded_and_the_best_and_worst_named(run: Path) -> None:
+    record, rows = records(run)
+    record["datasets"] = [
+        {**record["datasets"][0], "name": f"d{place}", "environment": f"robot/legged-{place}", "weight": 1.0}
+        for place in range(164)
+    ]
+    losses = {f"d{place}": 1.0 + (place * 7 % 164) / 100 for place in range(164)}
+    for row in rows:
+        if "holdout" in row:
+            row["holdout"] = losses
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    text = card(read_run(run))
+    assert "<summary>All 164 datasets</summary>" in text
+    assert len(table_of(text, "environment")) == 165
+    order = sorted(losses, key=lambda name: losses[name])
+    for heading, names in (("The 5 best", order[:5]), ("The 5 worst", order[::-1][:5])):
+        shown = [row[0] for row in table_of(text, heading)[1:]]
+        assert shown == [f"`robot/legged-{name[1:]}`" for name in names]
+    assert table_of(text, "source")[1][0] == "`legged`"
+
+
+def test_names_are_only_text(run: Path) -> None:
+    record, _ = records(run)
+    record["datasets"][0]["environment"] = "evil` | <script>alert(1)</script>\n\n# Owned\x1b[2J"
+    record["versions"]["<img src=x>"] = "1|2"
+    record["device"]["name"] = "<b>cpu</b>"
+    (run / "run.json").write_text(json.dumps(record))
+    text = card(read_run(run))
+    assert "\n# Owned" not in text
+    assert "\x1b" not in text
+    assert "<img" not in text
+    assert "<b>" not in text
+    rows = table_of(text, "environment")
+    assert {len(row) for row in rows} == {5}
+    assert rows[1][0].startswith("`evil' ¦ <script>")
+    assert rows[1][0].count("`") == 2
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda record, rows: record.pop("parameters"),
+        lambda record, rows: record["datasets"][0].pop("weight"),
+        lambda record, rows: record.update(device="a cpu"),
+        lambda record, rows: record["datasets"].append("x"),
+        lambda record, rows: rows[-1].update(holdout_loss="low"),
+        lambda record, rows: rows[-1].update(seconds=None),
+    ],
+)
+def test_damaged_records_end_in_one_line(run: Path, damage: Callable[..., Any]) -> None:
+    record, rows = records(run)
+    damage(record, rows)
+    (run / "run.json").write_text(json.dumps(record))
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(TrajWorldError, match=r"run\.json or metrics\.jsonl is damaged") as caught:
+        read_run(run)
+    assert "\n" not in str(caught.value)
+
+
+def test_what_is_no_run(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="is not a run directory"):
+        read_run(tmp_path)
+
+
+def test_the_card_to_publish_is_the_runs_own(run: Path, tmp_path: Path) -> None:
+    text = card_for(str(run / "best.keras"), "hf://user/robots")
+    assert text == card(read_run(run), name="hf://user/robots")
+    assert card_for(str(run / "last.keras"), "hf://user/robots") is None
+    assert card_for(str(tmp_path / "best.keras"), "hf://user/robots") is None
+
+
+# Studies, as their commands write them.
+
+TRANSFER = {
+    "plan": {"sizes": [250, 4000], "settings": {"steps": [0, 10, 100]}},
+    "environments": [
+        {
+            "environment": "gymnasium/Hopper-v5",
+            "copy_last_row": {"normalised_mae": 0.12},
+            "curves": [
+                {
+                    "side": "fine-tuned",
+                    "transitions": 4000,
+                    "steps": [0, 10, 100],
+                    "errors": [[0.3, 0.5], [0.2, 0.2], [0.1, 0.12]],
+                },
+                {
+                    "side": "from scratch",
+                    "transitions": 4000,
+                    "steps": [0, 10, 100],
+                    "errors": [[2.0, 2.0], [1.0, 1.0], [0.5, 0.6]],
+                },
+            ],
+        }
+    ],
+    "findings": ["Fine-tuning | helps.", "On <nothing>."],
+}
+ZERO_SHOT = {
+    "settings": {"contexts": [1, 5, 19]},
+    "families": [
+        {
+            "family": "pendulum, unseen gravity",
+            "environments": ["a", "b", "c"],
+            "errors": {
+                "copy": {"mean": [0.2, 0.2, 0.2]},
+                "ridge": {"mean": [0.9, 0.4, 0.1]},
+                "model": {"mean": [0.5, 0.3, 0.15]},
+            },
+        }
+    ],
+    "findings": ["It improves with context."],
+}
+
+
+def study(folder: Path, results: Any) -> Path:
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+def test_transfer_is_its_own_section(run: Path, tmp_path: Path) -> None:
+    text = card(read_run(run), transfer=study(tmp_path / "transfer", TRANSFER))
+    head, little, much = tables(text.split("## Transfer")[1])[0]
+    assert head[1:] == [
+        "transitions",
+        "copy last row",
+        "zero-shot",
+        "from scratch",
+        "fine-tuned",
+        "less error by",
+    ]
+    assert little == ["Hopper-v5", "250", number(0.12), "–", "–", "–", "–"]
+    assert much == ["Hopper-v5", "4,000", number(0.12), number(0.4), number(0.55), number(0.11), "5.00 ×"]
+    assert "after 100 steps" in text
+    assert "- Fine-tuning ¦ helps." in text
+    assert "- On &lt;nothing>." in text
+    assert "## Zero-shot" not in text
+
+
+def test_zero_shot_is_its_own_section(run: Path, tmp_path: Path) -> None:
+    text = card(read_run(run), zero_shot=study(tmp_path / "zero", ZERO_SHOT))
+    head, row = tables(text.split("## Zero-shot")[1])[0]
+    assert head == ["family", "environments", "copy", "ridge", "model", "model, 1 row"]
+    assert row == ["pendulum, unseen gravity", "3", *(number(x) for x in (0.2, 0.1, 0.15, 0.5))]
+    assert "with 19 rows of context" in text
+    assert "- It improves with context." in text
+
+
+@pytest.mark.parametrize("section", [transfer_section, zero_shot_section])
+@pytest.mark.parametrize("results", [{}, [], {"findings": [], "environments": 3, "families": []}, "text"])
+def test_other_results_are_refused_in_one_line(
+    tmp_path: Path, section: Callable[[Path], str], results: Any
+) -> None:
+    with pytest.raises(
+        TrajWorldError, match=r"results\.json does not hold the results of that study"
+    ) as caught:
+        section(study(tmp_path / "study", results))
+    assert "\n" not in str(caught.value)
+    with pytest.raises(TrajWorldError, match=r"results\.json does not exist"):
+        section(tmp_path / "nothing")

@@ -1,0 +1,215 @@
+"""``trajworld checkpoint list``, ``card`` and ``push``, and ``show`` of a model of many environments."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_hub import FakeHub, cache, hub
+from training_fixtures import config_for, plain_steps, store
+
+import trajworld
+from trajworld.cli.main import main
+from trajworld.corpus.table import read_table
+from trajworld.models.files import save_model
+from trajworld.models.identity import Identity
+from trajworld.models.presets import ModelSizes
+from trajworld.models.support import training_support
+from trajworld.models.transformer import TrajWorld
+from trajworld.training.loop import train
+from trajworld.training.run import start_run
+from trajworld.weights import shipped_models
+
+__all__ = ["cache", "hub", "plain_steps"]
+
+SMALL = "trajworld-small"
+
+
+@pytest.fixture
+def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A function that runs the command: exit code, standard output, standard error."""
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        try:
+            code = main(["checkpoint", *map(str, arguments)])
+        except SystemExit as end:
+            code = end.code
+        captured = capfd.readouterr()
+        return code, captured.out, captured.err
+
+    return run
+
+
+@pytest.fixture
+def trained(tmp_path: Path, plain_steps: Any) -> Path:
+    """A finished run."""
+    train(start_run(tmp_path / "run", config_for("pretrain", [store(tmp_path / "data")])))
+    return tmp_path / "run"
+
+
+def test_list_names_what_ships(run: Any) -> None:
+    code, out, err = run("list")
+    assert (code, err) == (0, "")
+    model = trajworld.load(SMALL)
+    assert any(SMALL in line and f"{model.count_params():,}" in line for line in out.splitlines())
+    code, out, _ = run("list", "--json")
+    (found,) = [one for one in json.loads(out) if one["name"] == SMALL]
+    assert found["parameters"] == model.count_params()
+    assert found["bytes"] == shipped_models()[SMALL].stat().st_size
+
+
+def test_show_stays_readable_with_the_whole_corpus(tmp_path: Path, run: Any) -> None:
+    rows = [row for row in read_table() if row.role == "pre-train"]
+    sources = {
+        row.environment: training_support([0.0] * row.num_variates, [1.0] * row.num_variates) for row in rows
+    }
+    history = {
+        "datasets": list(sources),
+        "init": {"file": "best.keras", "history": {"datasets": list(sources)}},
+    }
+    model = TrajWorld(
+        ModelSizes(blocks=1, width=8, heads=2, bins=16), Identity(sources=sources, history=history)
+    )
+    save_model(model, tmp_path / "model.keras")
+    code, out, err = run("show", tmp_path / "model.keras")
+    assert (code, err) == (0, "")
+    assert len(rows) > 100
+    assert len(out.splitlines()) < 40
+    assert f"{len(rows)} environments: " in out
+    for source in {row.source for row in rows}:
+        counts = [row.num_variates for row in rows if row.source == source]
+        (line,) = [line for line in out.splitlines() if f"│ {source} " in line]
+        assert [cell.strip() for cell in line.split("│")][2:5] == [
+            f"{len(counts)}",
+            f"{min(counts)} – {max(counts)}",
+            f"{len(set(counts))}",
+        ]
+    _, out, _ = run("show", tmp_path / "model.keras", "--json")
+    assert json.loads(out)["sources"].keys() == sources.keys()
+
+
+def test_card_writes_the_file(trained: Path, tmp_path: Path, run: Any) -> None:
+    code, out, err = run("card", trained, "--name", "hf://user/robots", "-o", tmp_path / "CARD.md")
+    assert (code, out) == (0, "")
+    assert "CARD.md" in err
+    assert 'trajworld.load("hf://user/robots")' in (tmp_path / "CARD.md").read_text()
+
+
+def test_push_and_load_give_the_same_weights_and_the_card(
+    hub: FakeHub, trained: Path, run: Any, tmp_path: Path
+) -> None:
+    code, out, err = run("push", trained / "best.keras", "hf://user/mine", "--message", "First try")
+    assert code == 0, err
+    assert f"{hub.url}/user/mine: model.keras, README.md" in out
+    held = hub.repositories["user/mine"]
+    assert held.messages[-1] == "First try"
+    assert held.commits[-1]["model.keras"] == (trained / "best.keras").read_bytes()
+    assert b'trajworld.load("hf://user/mine")' in held.commits[-1]["README.md"]
+    mine, back = trajworld.load(trained / "best.keras"), trajworld.load("hf://user/mine")
+    assert mine.get_config() == back.get_config()
+    for one, other in zip(mine.get_weights(), back.get_weights(), strict=True):
+        assert (one == other).all()
+    # A second time, with a card of one's own and to another file.
+    (tmp_path / "OWN.md").write_text("# Mine\n")
+    code, out, _ = run(
+        "push", trained / "last.keras", "hf://user/mine/last.keras", "--card", tmp_path / "OWN.md", "--json"
+    )
+    assert json.loads(out) == {
+        "address": "hf://user/mine/last.keras",
+        "page": f"{hub.url}/user/mine",
+        "files": ["last.keras", "README.md"],
+    }
+    assert held.commits[-1].keys() == {".gitattributes", "model.keras", "last.keras", "README.md"}
+    assert held.commits[-1]["README.md"] == b"# Mine\n"
+
+
+def test_a_shipped_model_is_pushed_with_the_card_that_ships(
+    hub: FakeHub, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "shipped.md").write_text("# Shipped\n")
+    monkeypatch.setattr("trajworld.card.card.shipped_card", lambda name: tmp_path / "shipped.md")
+    code, _, err = run("push", SMALL, "hf://user/copy")
+    assert code == 0, err
+    assert hub.repositories["user/copy"].commits[-1]["README.md"] == b"# Shipped\n"
+    assert hub.repositories["user/copy"].commits[-1]["model.keras"] == shipped_models()[SMALL].read_bytes()
+
+
+def test_private_means_private(hub: FakeHub, run: Any, tmp_path: Path) -> None:
+    file = tmp_path / "model.keras"
+    file.write_bytes(shipped_models()[SMALL].read_bytes())
+    code, out, err = run("push", file, "hf://user/secret", "--private")
+    assert code == 0, err
+    assert hub.repositories["user/secret"].private
+    assert "without a card" in out
+    code, _, _ = run("push", file, "hf://user/secret", "--private")
+    assert code == 0
+    before = len(hub.repositories["user/robots"].commits)
+    code, out, err = run("push", file, "hf://user/robots", "--private")
+    assert (code, out) == (1, "")
+    assert "is there already and public" in err
+    assert len(hub.repositories["user/robots"].commits) == before
+
+
+def test_mistakes_end_in_one_line_and_upload_nothing(
+    hub: FakeHub, trained: Path, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "cut.keras").write_bytes(shipped_models()[SMALL].read_bytes()[:9000])
+    (tmp_path / "binary.md").write_bytes(b"\xff\xfe\x00")
+    before = hub.requests.copy()
+    for code, said, arguments in (
+        (2, "'user/mine' is not an address", ["push", SMALL, "user/mine"]),
+        (2, "is refused", ["push", SMALL, "hf://user/mine/../x.keras"]),
+        (2, "no model that ships", ["push", "trajworld-huge", "hf://user/mine"]),
+        (1, "does not exist", ["push", "none.keras", "hf://user/mine"]),
+        (1, "damaged or cut short", ["push", tmp_path / "cut.keras", "hf://user/mine"]),
+        (1, "No such file", ["push", SMALL, "hf://user/mine", "--card", tmp_path / "none.md"]),
+        (1, "it is no text", ["push", SMALL, "hf://user/mine", "--card", tmp_path / "binary.md"]),
+        (2, "does not end in .md", ["card", trained, "-o", tmp_path / "CARD.txt"]),
+        (2, "is not a run directory", ["card", tmp_path, "-o", tmp_path / "CARD.md"]),
+        (1, "does not exist", ["card", trained, "--transfer", tmp_path, "-o", tmp_path / "CARD.md"]),
+        (1, "does not exist", ["card", trained, "--zero-shot", tmp_path, "-o", tmp_path / "CARD.md"]),
+    ):
+        found, out, err = run(*arguments)
+        assert (found, out) == (code, ""), (arguments, err)
+        assert said in err
+        assert err.count("\n") == 1, err
+    assert hub.requests == before
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    code, out, err = run("push", SMALL, "hf://user/mine")
+    assert (code, out) == (1, "")
+    assert "log in with `hf auth login`" in err
+    assert not (tmp_path / "CARD.md").exists()
+    assert set(hub.repositories) == {"user/robots"}
+
+
+def test_none_of_these_imports_a_framework(trained: Path, tmp_path: Path) -> None:
+    code = (
+        "import sys; from trajworld.cli.main import main\n"
+        "try:\n    main(['checkpoint', *sys.argv[1:]])\nexcept SystemExit: pass\n"
+        "print({'keras', 'jax', 'tensorflow', 'torch'} & sys.modules.keys() or 'none')"
+    )
+    for arguments in (
+        ["list"],
+        ["card", trained, "-o", tmp_path / "CARD.md"],
+        ["push", SMALL, "hf://user/mine"],
+    ):
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code, *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env={**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9", "HF_HOME": str(tmp_path / "hf")},
+            timeout=120,
+        )
+        assert done.stdout.splitlines()[-1] == "none", done.stderr
+
+
+def test_help_shows_examples_line_by_line(run: Any) -> None:
+    for command in ("list", "card", "push"):
+        code, out, _ = run(command, "--help")
+        assert code == 0
+        assert any(line.strip().startswith(f"trajworld checkpoint {command}") for line in out.splitlines())

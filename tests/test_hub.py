@@ -1,0 +1,319 @@
+"""The Hugging Face hub, played by a server on this machine: round trips, refusals, and one line for every mistake."""
+
+import hashlib
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fake_hub import TOKEN, FakeHub, cache, hub
+from training_fixtures import config_for, plain_steps, store
+
+import trajworld
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.models.files import check_model, load_model
+from trajworld.models.hub import HubAddress, hub_address
+from trajworld.models.names import find_model
+from trajworld.training.loop import train
+from trajworld.training.run import resume_run, start_run
+from trajworld.weights import shipped_models
+
+__all__ = ["cache", "hub", "plain_steps"]
+
+constants = pytest.importorskip("huggingface_hub.constants")
+SMALL = "trajworld-small"
+ADDRESS = "hf://user/robots"
+
+
+def changed_model(factor: float) -> Any:
+    model = trajworld.load(SMALL)
+    model.set_weights([weight * factor for weight in model.get_weights()])
+    return model
+
+
+def assert_same_weights(first: Any, second: Any) -> None:
+    for one, other in zip(first.get_weights(), second.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+# Addresses.
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("hf://user/repo", HubAddress("user/repo")),
+        ("hf://user/repo@v1.0", HubAddress("user/repo", "v1.0")),
+        ("hf://user/repo@feature%2Fx", HubAddress("user/repo", "feature/x")),
+        ("hf://user/repo@refs/pr/3", HubAddress("user/repo", "refs/pr/3")),
+        ("hf://user/repo@refs/pr/3/b.keras", HubAddress("user/repo", "refs/pr/3", "b.keras")),
+        ("hf://A-1/b_2.c/sub/best.keras", HubAddress("A-1/b_2.c", None, "sub/best.keras")),
+        ("hf://user/repo@main/sub/best.keras", HubAddress("user/repo", "main", "sub/best.keras")),
+    ],
+)
+def test_addresses(text: str, address: HubAddress) -> None:
+    assert hub_address(text) == address
+    assert str(address) == text
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "hf://",
+        "hf://user",
+        "hf://user/",
+        "hf:///repo",
+        "hf://../repo",
+        "hf://user/..",
+        "hf://user/../../etc/model.keras",
+        "hf://user/repo/../model.keras",
+        "hf://user/repo/a/../../model.keras",
+        "hf://user/repo//model.keras",
+        "hf://user/repo/./model.keras",
+        "hf://user/repo/..\\model.keras",
+        "hf://user/repo/c:\\model.keras",
+        "hf://user/repo/a\nb.keras",
+        "hf://user/repo@../model.keras",
+        "hf://user/repo@..%2F..%2Fx/model.keras",
+        "hf://user/repo@%2Fetc",
+        "hf://user/repo@a@b",
+        "hf://user/repo/model.h5",
+        "hf://user/repo/model.pkl",
+        "hf://user/repo@main/",
+    ],
+)
+def test_what_is_no_address_or_leads_elsewhere(text: str, hub: FakeHub) -> None:
+    with pytest.raises(UsageError) as caught:
+        find_model(text)
+    assert "\n" not in str(caught.value)
+    assert hub.requests == []
+
+
+# Downloads.
+
+
+def test_a_model_on_the_hub_is_read_by_its_address(hub: FakeHub, cache: Path) -> None:
+    assert_same_weights(trajworld.load(ADDRESS), trajworld.load(SMALL))
+    assert find_model(ADDRESS).is_relative_to(cache)
+    gets = [request for request in hub.requests if request.startswith("GET /user/")]
+    assert gets == ["GET /user/robots/resolve/main/model.keras"]
+
+
+def test_a_newer_model_is_fetched_and_an_older_one_stays_by_its_commit(hub: FakeHub, tmp_path: Path) -> None:
+    repository = hub.repositories["user/robots"]
+    first = repository.hash(0)
+    trajworld.load(ADDRESS)
+    trajworld.save(changed_model(2.0), tmp_path / "new.keras")
+    repository.commit({"sub/other.keras": b"", "model.keras": (tmp_path / "new.keras").read_bytes()})
+    assert_same_weights(trajworld.load(ADDRESS), changed_model(2.0))
+    assert_same_weights(trajworld.load(f"{ADDRESS}@{first}"), trajworld.load(SMALL))
+
+
+def test_what_is_in_the_cache_needs_no_hub(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = find_model(ADDRESS)
+    hub.fault = 503
+    assert find_model(ADDRESS) == path
+    with monkeypatch.context() as patch:
+        patch.setattr(constants, "HF_HUB_OFFLINE", True)
+        before = len(hub.requests)
+        assert find_model(ADDRESS) == path
+        assert len(hub.requests) == before
+        with pytest.raises(TrajWorldError, match="HF_HUB_OFFLINE forbids"):
+            find_model(f"{ADDRESS}/other.keras")
+    with pytest.raises(TrajWorldError, match="answered 503: the hub is out of order"):
+        find_model(f"{ADDRESS}/other.keras")
+
+
+def one_line(address: str) -> str:
+    with pytest.raises(TrajWorldError) as caught:
+        find_model(address)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert message.startswith(address)
+    assert len(message) < 300
+    return message
+
+
+def test_mistakes_are_one_line(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.add("user/gated", {"model.keras": b""}, gated=True)
+    hub.add("user/private", {"model.keras": b""}, private=True)
+    assert "no repository" in one_line("hf://user/nothing")
+    assert "has no branch, tag or commit v9" in one_line(f"{ADDRESS}@v9")
+    assert "holds no other.keras" in one_line(f"{ADDRESS}/other.keras")
+    assert "it is gated" in one_line("hf://user/gated")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    assert "HF_TOKEN" in one_line("hf://user/private")
+    hub.fault = 500
+    assert "answered 500" in one_line("hf://user/more")
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{filename}")
+    assert "cannot be reached" in one_line("hf://user/more")
+    assert not list(cache.rglob("*.keras"))
+
+
+def test_without_huggingface_hub_the_command_that_installs_it_is_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    with pytest.raises(TrajWorldError, match=r"-m pip install -U huggingface_hub$"):
+        find_model(ADDRESS)
+    assert find_model(SMALL).is_file()
+    monkeypatch.undo()
+    monkeypatch.setattr("huggingface_hub.__version__", "0.36.2")
+    with pytest.raises(TrajWorldError, match=r"need a newer huggingface_hub"):
+        find_model(ADDRESS)
+
+
+@pytest.mark.parametrize(
+    ("header", "file"),
+    [
+        ("ETag", "model.keras"),
+        ("X-Linked-Etag", "model.keras"),
+        ("X-Repo-Commit", "model.keras"),
+        ("X-Repo-Commit", "absent.keras"),
+    ],
+)
+@pytest.mark.parametrize(
+    "value", ["../../../evil", "..", "a/../../../../evil", "{outside}/evil", "..\\..\\evil", "c:evil"]
+)
+def test_a_server_cannot_place_files_outside_the_cache(
+    hub: FakeHub, cache: Path, header: str, value: str, file: str
+) -> None:
+    """The client names files in its cache by these headers, for a file that is absent too."""
+    value = value.format(outside=cache.parent)
+    hub.lies = {header: f'"{value}"' if header != "X-Repo-Commit" else value}
+    with pytest.raises(TrajWorldError, match="would lead out of the cache"):
+        find_model(f"{ADDRESS}/{file}")
+    assert set(os.listdir(cache.parent)) <= {"hub"}
+    assert not [path for path in cache.rglob("*") if path.is_file()]
+
+
+def test_a_hostile_or_damaged_file_is_refused(hub: FakeHub, tmp_path: Path) -> None:
+    whole = shipped_models()[SMALL].read_bytes()
+    with zipfile.ZipFile(tmp_path / "escape.keras", "w") as archive:
+        archive.writestr("../../evil.txt", "x")
+        archive.writestr("config.json", "{}")
+        archive.writestr("model.weights.h5", "x")
+    with zipfile.ZipFile(shipped_models()[SMALL]) as archive:
+        config = archive.read("config.json").decode()
+    made = '"identity": {"class_name": "Lambda", "module": "os", '
+    with (
+        zipfile.ZipFile(shipped_models()[SMALL]) as source,
+        zipfile.ZipFile(tmp_path / "object.keras", "w") as target,
+    ):
+        target.writestr("config.json", config.replace('"identity": {', made, 1))
+        target.writestr("model.weights.h5", source.read("model.weights.h5"))
+    files = {
+        "cut.keras": whole[: len(whole) // 2],
+        "pickle.keras": b"\x80\x04cos\nsystem\n(S'touch evil'\ntR.",
+        **{name: (tmp_path / name).read_bytes() for name in ("escape.keras", "object.keras")},
+    }
+    hub.add("user/hostile", files)
+    for name, message in (
+        ("cut.keras", "damaged or cut short"),
+        ("pickle.keras", "is not a model file"),
+        ("escape.keras", "would escape the folder"),
+        ("object.keras", "asks to make an object"),
+    ):
+        for reader in (trajworld.load, lambda address: check_model(find_model(address))):
+            with pytest.raises(TrajWorldError, match=message):
+                reader(f"hf://user/hostile/{name}")
+    assert not list(tmp_path.rglob("evil*"))
+
+
+# Training from the hub.
+
+
+@pytest.mark.usefixtures("plain_steps")
+def test_a_run_starts_from_the_hub_and_resumes_without_it(hub: FakeHub, tmp_path: Path) -> None:
+    config = config_for("train", [store(tmp_path / "data")], init=ADDRESS)
+    run = start_run(tmp_path / "run", config)
+    assert f'init = "{ADDRESS}"' in (tmp_path / "run" / "config.toml").read_text()
+    assert run.model.identity.history["init"]["file"] == ADDRESS
+    assert_same_weights(run.model, trajworld.load(SMALL))
+    train(run)
+    hub.fault = 503
+    assert resume_run(tmp_path / "run")[0].state.step == 12
+
+
+def test_a_model_that_changed_on_the_hub_is_not_silently_another_start(hub: FakeHub, tmp_path: Path) -> None:
+    start_run(tmp_path / "run", config_for("train", [store(tmp_path / "data")], init=ADDRESS))
+    trajworld.save(changed_model(2.0), tmp_path / "new.keras")
+    hub.repositories["user/robots"].commit({"model.keras": (tmp_path / "new.keras").read_bytes()})
+    with pytest.raises(TrajWorldError, match=r"hf://user/robots is not the model that .* began with"):
+        resume_run(tmp_path / "run")
+
+
+# Uploads.
+
+
+def test_what_is_saved_to_the_hub_comes_back(hub: FakeHub) -> None:
+    model = changed_model(0.5)
+    trajworld.save(model, "hf://user/mine")
+    assert_same_weights(trajworld.load("hf://user/mine"), model)
+    assert hub.repositories["user/mine"].messages == ["initial commit", "Upload model.keras"]
+    trajworld.save(changed_model(0.25), "hf://user/mine/sub/other.keras")
+    assert_same_weights(trajworld.load("hf://user/mine"), model)
+    assert_same_weights(trajworld.load("hf://user/mine/sub/other.keras"), changed_model(0.25))
+
+
+def test_a_branch_takes_an_upload_where_it_is_there(hub: FakeHub) -> None:
+    hub.repositories["user/robots"].branches["trial/2"] = 0
+    trajworld.save(changed_model(3.0), f"{ADDRESS}@trial%2F2")
+    assert_same_weights(trajworld.load(f"{ADDRESS}@trial%2F2"), changed_model(3.0))
+    assert_same_weights(trajworld.load(ADDRESS), trajworld.load(SMALL))
+    with pytest.raises(TrajWorldError, match="has no branch, tag or commit nowhere"):
+        trajworld.save(changed_model(3.0), f"{ADDRESS}@nowhere")
+
+
+def test_an_upload_that_is_not_allowed_is_one_line(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = trajworld.load(SMALL)
+    with pytest.raises(TrajWorldError, match=r"your token may not do that .*rights to create"):
+        trajworld.save(model, "hf://other/mine")
+    monkeypatch.setenv("HF_TOKEN", "hf_wrong")
+    with pytest.raises(TrajWorldError, match="wants to know who you are: log in with `hf auth login`"):
+        trajworld.save(model, "hf://user/mine")
+    assert set(hub.repositories) == {"user/robots"}
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
+    with pytest.raises(TrajWorldError, match=r"^hf://user/mine: http://127\.0\.0\.1:9 cannot be reached"):
+        trajworld.save(model, "hf://user/mine")
+
+
+# The environment variables that huggingface_hub documents, which it reads when it is imported.
+
+
+def test_the_environment_says_which_hub_and_cache(hub: FakeHub, tmp_path: Path) -> None:
+    code = "import sys; from trajworld.models.names import find_model; print(find_model(sys.argv[1]))"
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(tmp_path / "hf"),
+        "HF_TOKEN": TOKEN,
+        "HF_HUB_OFFLINE": "0",
+    }
+    environment.pop("HF_HUB_CACHE", None)
+
+    def run(**more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-P", "-c", code, ADDRESS],
+            capture_output=True,
+            text=True,
+            env={**environment, **more},
+            timeout=120,
+        )
+
+    online = run()
+    assert online.returncode == 0, online.stderr
+    path = Path(online.stdout.strip())
+    assert path.is_relative_to(tmp_path / "hf")
+    assert (
+        hashlib.sha256(path.read_bytes()).digest()
+        == hashlib.sha256(shipped_models()[SMALL].read_bytes()).digest()
+    )
+    assert_same_weights(load_model(path), trajworld.load(SMALL))
+    before = len(hub.requests)
+    assert run(HF_HUB_OFFLINE="1").stdout == online.stdout
+    assert len(hub.requests) == before

@@ -1,0 +1,177 @@
+"""What models are called: shipped names and paths; addresses on the hub are in test_hub.py."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from training_fixtures import config_for, plain_steps, store
+
+import trajworld
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.models.files import load_model
+from trajworld.models.names import find_model, said_briefly
+from trajworld.training.loop import train
+from trajworld.training.run import resume_run, start_run
+from trajworld.weights import shipped_card, shipped_models
+
+__all__ = ["plain_steps"]
+
+SMALL = "trajworld-small"
+
+
+def test_a_shipped_name_is_the_file_in_the_package() -> None:
+    path = find_model(SMALL)
+    assert path.is_file()
+    assert path.parent == Path(trajworld.__file__).parent / "weights"
+    assert path == shipped_models()[SMALL]
+
+
+def test_a_path_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for path in ("model.keras", "a/b.keras", f"{SMALL}.keras", f"./{SMALL}.keras", "missing.keras"):
+        assert find_model(path) == Path(path)
+        assert find_model(Path(path)) == Path(path)
+
+
+def test_what_is_there_does_not_hide_a_shipped_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(SMALL).mkdir()
+    assert find_model(SMALL) == shipped_models()[SMALL]
+    with pytest.raises(TrajWorldError, match=r"does not end in \.keras"):
+        find_model(f"./{SMALL}")
+
+
+@pytest.mark.parametrize("word", ["trajworld-smal", "small", "TRAJWORLD-SMALL", "trajworld-small "])
+def test_an_unknown_word_is_answered_with_those_that_ship(word: str) -> None:
+    with pytest.raises(UsageError, match=f"{word!r}.*{SMALL}") as caught:
+        find_model(word)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["", "model.h5", "runs/pre/best", ".", ".."])
+def test_what_is_no_model_files_name(name: str) -> None:
+    with pytest.raises(TrajWorldError, match=r"does not end in \.keras"):
+        find_model(name)
+
+
+def test_what_is_there_without_the_suffix_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("model").write_bytes(b"")
+    with pytest.raises(TrajWorldError, match=r"does not end in \.keras"):
+        find_model("model")
+
+
+def test_load_reads_by_name_and_by_path() -> None:
+    by_name, by_path = trajworld.load(SMALL), trajworld.load(shipped_models()[SMALL])
+    for one, other in zip(by_name.get_weights(), by_path.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_save_writes_a_path_and_no_shipped_name(tmp_path: Path) -> None:
+    model = trajworld.load(SMALL)
+    trajworld.save(model, tmp_path / "copy.keras")
+    assert load_model(tmp_path / "copy.keras").get_config() == model.get_config()
+    before = shipped_models()[SMALL].read_bytes()
+    with pytest.raises(UsageError, match="is a model that ships"):
+        trajworld.save(model, SMALL)
+    assert shipped_models()[SMALL].read_bytes() == before
+
+
+def test_importing_the_package_imports_no_framework() -> None:
+    code = (
+        "import sys, trajworld; trajworld.load, trajworld.save\n"
+        "from trajworld.models.names import find_model; find_model('trajworld-small')\n"
+        "print({'keras', 'jax', 'tensorflow', 'torch', 'huggingface_hub'} & sys.modules.keys() or 'none')"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "none", done.stderr
+
+
+def test_records_hold_a_name_whole_and_of_a_path_the_file(tmp_path: Path) -> None:
+    assert said_briefly(SMALL) == SMALL
+    assert said_briefly("hf://user/repo@main/a/b.keras") == "hf://user/repo@main/a/b.keras"
+    assert said_briefly(tmp_path / "best.keras") == "best.keras"
+
+
+@pytest.mark.usefixtures("plain_steps")
+def test_a_run_starts_from_a_shipped_model_and_resumes(tmp_path: Path) -> None:
+    data = store(tmp_path / "data")
+    config = config_for("train", [data], init=SMALL)
+    run = start_run(tmp_path / "run", config)
+    assert run.config.model == trajworld.load(SMALL).sizes
+    assert f'init = "{SMALL}"' in (tmp_path / "run" / "config.toml").read_text()
+    assert run.model.identity.history["init"]["file"] == SMALL
+    assert run.model.identity.history["init"]["history"]["kind"] == "pretrain"
+    assert json.loads((tmp_path / "run" / "run.json").read_text())["init"]
+    for one, other in zip(trajworld.load(SMALL).get_weights(), run.model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, other)
+    # Before the first checkpoint it begins again from the name; after, from the checkpoint.
+    resumed, warnings = resume_run(tmp_path / "run")
+    assert not warnings
+    np.testing.assert_array_equal(resumed.model.get_weights()[0], run.model.get_weights()[0])
+    train(resumed)
+    assert resume_run(tmp_path / "run")[0].state.step == 12
+
+
+@pytest.mark.usefixtures("plain_steps")
+def test_a_shipped_model_that_has_changed_is_not_silently_another_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A newer version of the package may ship other weights under the same name."""
+    data = store(tmp_path / "data")
+    start_run(tmp_path / "run", config_for("train", [data], init=SMALL))
+    other = tmp_path / "other.keras"
+    model = trajworld.load(SMALL)
+    model.set_weights([weight * 2 for weight in model.get_weights()])
+    trajworld.save(model, other)
+    monkeypatch.setattr("trajworld.models.names.shipped_models", lambda: {SMALL: other})
+    with pytest.raises(TrajWorldError, match=r"trajworld-small is not the model that .* began with"):
+        resume_run(tmp_path / "run")
+
+
+def test_every_card_belongs_to_a_model() -> None:
+    folder = shipped_models()[SMALL].parent
+    assert {path.stem for path in folder.glob("*.md")} <= set(shipped_models())
+    assert shipped_card("no-such-model") is None
+
+
+def run_trajworld(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    code = "import sys; from trajworld.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    return subprocess.run(
+        [sys.executable, "-P", "-c", code, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**os.environ, "COLUMNS": "120", "TF_CPP_MIN_LOG_LEVEL": "2"},
+        timeout=300,
+    )
+
+
+def test_an_unknown_name_ends_every_command_in_one_line(tmp_path: Path) -> None:
+    data = store(tmp_path / "data")
+    for arguments in (
+        ["checkpoint", "show", "trajworld-huge"],
+        ["evaluate", "trajworld-huge", data],
+        ["train", data, "--init", "trajworld-huge", "-o", "run"],
+    ):
+        done = run_trajworld(tmp_path, *arguments)
+        assert done.returncode == 2, done.stderr
+        # TensorFlow has a line of its own for every process.
+        assert done.stderr.splitlines()[-1].startswith(
+            "Error: no model that ships is called 'trajworld-huge': there is "
+        )
+        assert "Traceback" not in done.stderr
+        assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.slow
+def test_a_shipped_model_is_evaluated_by_name(tmp_path: Path) -> None:
+    data = store(tmp_path / "data", [30] * 3)
+    done = run_trajworld(tmp_path, "evaluate", SMALL, data, "--json", "--horizon", "5", "-o", "out")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["model"] == SMALL
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["model"] == SMALL

@@ -1,0 +1,52 @@
+"""The picture of a run's losses: what is drawn, and what is left out."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trajworld.charts import Look
+from trajworld.training.picture import draw_losses, losses_figure
+
+ROWS: list[dict[str, Any]] = [
+    {"step": 1, "loss": 5.0},
+    {"step": 2, "loss": math.nan, "holdout_loss": None},
+    {"step": 3, "holdout_loss": 4.0, "holdout": {"a": 3.0, "b": 5.0}},
+    {"step": 4, "loss": 3.0, "holdout_loss": 3.5, "holdout": {"a": 2.5, "b": 4.5}},
+    {"note": "resumed"},
+]
+
+
+def lines(rows: list[dict[str, Any]]) -> list[list[tuple[float, float]]]:
+    (axes,) = losses_figure(rows, Look()).axes
+    return [[(float(x), float(y)) for x, y in zip(*line.get_data(), strict=True)] for line in axes.lines]
+
+
+def texts(rows: list[dict[str, Any]]) -> set[str]:
+    (axes,) = losses_figure(rows, Look()).axes
+    return {text.get_text() for text in axes.texts}
+
+
+def test_what_was_not_measured_is_left_out() -> None:
+    assert [(1, 5), (4, 3)] in lines(ROWS)
+    assert [(3, 4), (4, 3.5)] in lines(ROWS)
+
+
+def test_each_dataset_has_its_own_line() -> None:
+    assert [(3, 3), (4, 2.5)] in lines(ROWS)
+    assert [(3, 5), (4, 4.5)] in lines(ROWS)
+    assert {"training 3.00", "holdout 3.50", "lowest 2.50", "highest 4.50"} <= texts(ROWS)
+    assert any("each of 2 datasets" in text for text in texts(ROWS))
+
+
+def test_one_dataset_needs_no_line_beside_the_mean() -> None:
+    rows = [{"step": step, "holdout_loss": 2.0, "holdout": {"a": 2.0}} for step in (1, 2)]
+    assert lines(rows) == [[(1, 2), (2, 2)]]
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:1], [], [{"step": 1, "loss": math.inf}]])
+@pytest.mark.parametrize("look", [Look(), Look(dark=True, narrow=True)])
+def test_a_picture_of_anything_is_written(tmp_path: Path, rows: list[dict[str, Any]], look: Look) -> None:
+    draw_losses(rows, tmp_path / "losses.png", look)
+    assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")

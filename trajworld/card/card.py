@@ -1,0 +1,345 @@
+"""The card of a model, from its run's records and the studies of it: Markdown with the front matter of the hub."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from trajworld.card.markdown import code, plain, table
+from trajworld.card.run import Evaluation, RunRecord, TrainedOn, read_run
+from trajworld.card.studies import transfer_section, zero_shot_section
+from trajworld.errors import TrajWorldError
+from trajworld.files import atomic_file
+from trajworld.models.names import said_briefly
+from trajworld.training.record import is_run
+from trajworld.weights import shipped_card
+from trajworld.wording import duration, listed, number
+
+_TAGS = ("world-model", "reinforcement-learning", "offline-rl", "robotics", "trajectories", "keras-3")
+_PAPER = "Yin et al., *Trajectory World Models for Heterogeneous Environments*, ICML 2025, [arXiv 2502.01366](https://arxiv.org/abs/2502.01366)"
+_EXTREMES = 5
+_EVALUATIONS = 12
+
+
+def write_card(
+    run: Path, output: Path, *, name: str = "", transfer: Path | None = None, zero_shot: Path | None = None
+) -> None:
+    """Write the card of a run's ``best.keras`` (``last.keras`` where nothing was held out).
+
+    Args:
+        run: The run directory.
+        output: The file, Markdown; replaced where it is there.
+        name: What people load the model by, such as ``trajworld-small`` or ``hf://USER/REPO``.
+        transfer: The folder that ``trajworld evaluate-transfer`` made of this model.
+        zero_shot: The folder that ``trajworld evaluate-zero-shot`` made of it.
+
+    Raises:
+        UsageError: ``run`` is no run.
+        TrajWorldError: A record is missing or damaged, or the file cannot be written.
+    """
+    text = card(read_run(run), name=name, transfer=transfer, zero_shot=zero_shot)
+    with atomic_file(output) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def card(
+    record: RunRecord, *, name: str = "", transfer: Path | None = None, zero_shot: Path | None = None
+) -> str:
+    """The card's text; see :func:`write_card`."""
+    name = name or "model.keras"
+    sections = [
+        _front_matter(record),
+        f"# {plain(_title(name))}\n\n{_summary(record)}",
+        _use(record, name),
+        _model(record),
+        _data(record),
+        _training(record),
+        _holdout(record),
+        None if zero_shot is None else zero_shot_section(zero_shot),
+        None if transfer is None else transfer_section(transfer),
+        _limits(record),
+        f"## Licence and source\n\nMIT. Made with TrajWorld {code(record.versions.get('trajworld', '?'))}. "
+        f"The architecture and its training are those of {_PAPER}; the weights are this project's own.",
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _title(name: str) -> str:
+    return "TrajWorld" if name.endswith(".keras") else name.rsplit("/", 1)[-1]
+
+
+def _front_matter(record: RunRecord) -> str:
+    tags = "\n".join(f"  - {tag}" for tag in _TAGS)
+    return f"---\nlibrary_name: keras\nlicense: mit\ntags:\n{tags}\n---"
+
+
+def _summary(record: RunRecord) -> str:
+    environments = {one.environment for one in record.datasets}
+    sizes = sorted({one.variates for one in record.datasets})
+    trained = (
+        f"It was pre-trained on {len(environments)} environments with {_sizes(sizes)}"
+        if record.config.kind == "pretrain"
+        else f"It was trained on {listed([code(one) for one in sorted(environments)])} ({sizes[0]} variates)"
+    )
+    unfinished = (
+        ""
+        if record.finished
+        else f"\n\n**The run is not finished:** {record.step:,} of {record.config.steps:,} steps are done."
+    )
+    return (
+        f"A trajectory world model: one transformer of {record.parameters:,} parameters that predicts the next "
+        f"observation and reward of a low-dimensional control environment from at most {record.config.model.window} "
+        "rows of observations, rewards and actions. One model serves environments of any number of sensors and "
+        f"actuators (variates, M = observations + 1 + actions). {trained}, {_total(record)} transitions in "
+        f"all.{unfinished}"
+    )
+
+
+def _sizes(sizes: Sequence[int]) -> str:
+    if len(sizes) == 1:
+        return f"{sizes[0]} variates"
+    return f"{sizes[0]} to {sizes[-1]} variates ({len(sizes)} different M)"
+
+
+def _total(record: RunRecord) -> str:
+    return f"{sum(one.transitions for one in record.datasets):,}"
+
+
+def _use(record: RunRecord, name: str) -> str:
+    extra = " and huggingface_hub" if name.startswith("hf://") else ""
+    word = plain(name)
+    return f"""## Use
+
+With TrajWorld{extra} installed, on JAX, TensorFlow or PyTorch (`KERAS_BACKEND`; the numbers are the same):
+
+```sh
+# its errors on a Minari, D4RL or UniTraj dataset, without an update
+trajworld evaluate {word} DATASET
+# fine-tune it
+trajworld train DATASET --init {word} -o tuned
+```
+
+```python
+import trajworld
+
+model = trajworld.load("{word}")
+```"""
+
+
+def _model(record: RunRecord) -> str:
+    sizes = record.config.model
+    rows = [
+        ("parameters", f"{record.parameters:,}"),
+        ("blocks, width, heads", f"{sizes.blocks}, {sizes.width}, {sizes.heads}"),
+        ("window", f"{sizes.window} rows"),
+        ("bins of each variate's range", f"{sizes.bins}"),
+        ("most variates", f"{sizes.variates}"),
+        ("dropout", f"{sizes.dropout:g}"),
+    ]
+    return f"## Model\n\n{table(('', ''), rows)}"
+
+
+def _data(record: RunRecord) -> str:
+    specs = listed([code(_spec(choice.spec)) for choice in record.config.datasets[:_EXTREMES]])
+    more = len(record.config.datasets) - _EXTREMES
+    specs += f" and {more} more" if more > 0 else ""
+    limit = record.config.transitions
+    parts = [
+        f"{len(record.datasets)} dataset{'s' * (len(record.datasets) != 1)} ({specs}), "
+        f"{_total(record)} transitions in {sum(one.training_episodes for one in record.datasets):,} episodes; "
+        f"{sum(one.holdout_episodes for one in record.datasets):,} more episodes were held out."
+        + ("" if limit is None else f" At most {limit:,} transitions of each dataset were used."),
+        _source_table(record),
+        _environment_table(record),
+    ]
+    return "## Training data\n\n" + "\n\n".join(parts)
+
+
+def _spec(spec: str) -> str:
+    """A dataset as it was named, but of a path the last part: cards are published."""
+    return Path(spec).name if Path(spec).is_absolute() or spec.startswith((".", "~")) else spec
+
+
+def _source_table(record: RunRecord) -> str:
+    rows = []
+    for source in dict.fromkeys(one.source for one in record.datasets):
+        members = [one for one in record.datasets if one.source == source]
+        rows.append(
+            [
+                code(source),
+                f"{len({one.environment for one in members}):,}",
+                _sizes_short([one.variates for one in members]),
+                f"{sum(one.transitions for one in members):,}",
+                f"{sum(one.share for one in members):.1%}",
+                _mean_loss(members),
+            ]
+        )
+    if len(rows) > 1:
+        every = record.datasets
+        rows.append(
+            [
+                "all",
+                f"{len({one.environment for one in every}):,}",
+                _sizes_short([one.variates for one in every]),
+                _total(record),
+                "100 %",
+                _mean_loss(every),
+            ]
+        )
+    head = ("source", "environments", "M", "transitions", "share of the batches", "holdout loss")
+    return table(head, rows)
+
+
+def _sizes_short(sizes: Sequence[int]) -> str:
+    return f"{min(sizes)}" if min(sizes) == max(sizes) else f"{min(sizes)} – {max(sizes)}"
+
+
+def _mean_loss(members: Sequence[TrainedOn]) -> str:
+    """Weighted as in training, like the holdout loss of the whole."""
+    known = [(one.share, one.holdout_loss) for one in members if one.holdout_loss is not None]
+    total = sum(share for share, _ in known)
+    return number(sum(share * loss for share, loss in known) / total) if total else "–"
+
+
+def _environment_table(record: RunRecord) -> str:
+    rows = [
+        [
+            code(one.environment),
+            f"{one.variates}",
+            f"{one.transitions:,}",
+            f"{one.share:.2%}",
+            number(one.holdout_loss),
+        ]
+        for one in record.datasets
+    ]
+    text = table(("environment", "M", "transitions", "share of the batches", "holdout loss"), rows)
+    if len(rows) <= 2 * _EXTREMES:
+        return text
+    return f"<details>\n<summary>All {len(rows)} datasets</summary>\n\n{text}\n\n</details>"
+
+
+def _training(record: RunRecord) -> str:
+    config, best = record.config, record.best
+    schedule = (
+        f"{config.learning_rate:g} at most: linear warm-up over {config.warmup_steps:,} steps, then a cosine that "
+        f"ends at 0 after {config.decay_steps:,}"
+    )
+    rows = [
+        ("steps", f"{record.step:,}" + ("" if record.finished else f" of {config.steps:,}")),
+        ("weights", _which(record)),
+        (
+            "batch",
+            f"{config.batch_size} windows of one environment, M padded to at most {config.padded_sizes} sizes",
+        )
+        if config.kind == "pretrain"
+        else ("batch", f"{config.batch_size} windows"),
+        ("windows seen", f"{record.step * config.batch_size:,}"),
+        (
+            "optimiser",
+            f"AdamW, weight decay {config.weight_decay:g}, global norm of gradients at most {config.clip_norm:g}",
+        ),
+        ("learning rate", schedule),
+        ("targets, dtype", f"{config.targets}, {config.dtype}"),
+        ("seed", f"{config.seed}"),
+        ("time", f"{duration(record.seconds)}, holdout evaluations included"),
+        ("computed on", f"{plain(record.device)}, Keras on {plain(record.backend)}"),
+        ("versions", plain(", ".join(f"{name} {version}" for name, version in record.versions.items()))),
+    ]
+    if config.init:
+        rows.insert(0, ("started from", code(said_briefly(config.init))))
+    if best is None:
+        rows = [row for row in rows if row[0] != "weights"]
+    return f"## Training\n\n{table(('', ''), rows, left=2)}"
+
+
+def _which(record: RunRecord) -> str:
+    best = record.best
+    if best is None:
+        return ""
+    return f"of step {best.step:,}, where the holdout loss was least"
+
+
+def _holdout(record: RunRecord) -> str | None:
+    best = record.best
+    if best is None:
+        return None
+    bins, windows = record.config.model.bins, record.config.holdout_windows
+    parts = [
+        "## Holdout loss\n\n"
+        "Cross-entropy of the next row's observation and reward bins, in nats for each variate, without dropout, on "
+        f"episodes that were held out (at most {windows:,} windows of each dataset): **{number(best.holdout_loss)}** "
+        f"at step {best.step:,}, the mean over datasets weighted as in training. An even guess over {bins} bins has "
+        f"{number(math.log(bins))}. Losses of different environments do not compare: chance, and how much of its range "
+        "a variate covers from row to row, differ between them."
+    ]
+    known = sorted(
+        (one for one in record.datasets if one.holdout_loss is not None),
+        key=lambda one: one.holdout_loss or 0.0,
+    )
+    if len(known) > 2 * _EXTREMES:
+        for title, some in (
+            (f"The {_EXTREMES} best", known[:_EXTREMES]),
+            (f"The {_EXTREMES} worst", known[::-1][:_EXTREMES]),
+        ):
+            rows = [[code(one.environment), f"{one.variates}", number(one.holdout_loss)] for one in some]
+            parts.append(table((title, "M", "holdout loss"), rows))
+    rows = [[f"{one.step:,}", number(one.loss), number(one.holdout_loss)] for one in _spread(record)]
+    parts.append(table(("step", "training loss", "holdout loss"), rows, left=0))
+    return "\n\n".join(parts)
+
+
+def _spread(record: RunRecord) -> list[Evaluation]:
+    """At most so many evaluations, evenly over the run, the best and the last among them."""
+    every = record.evaluations
+    places = {round(place * (len(every) - 1) / (_EVALUATIONS - 1)) for place in range(_EVALUATIONS)}
+    return [one for place, one in enumerate(every) if place in places or one is record.best]
+
+
+def _limits(record: RunRecord) -> str:
+    sizes = record.config.model
+    lines = [
+        f"Observations and actions must be vectors of real numbers, at most {sizes.variates} variates with the "
+        "reward; no images, no discrete actions.",
+        f"It sees at most {sizes.window - 1} transitions of history, and resolves a variate's range into {sizes.bins} "
+        "bins. Values outside the range are clipped to it; for an environment that it never saw, the range comes from "
+        "the data.",
+        f"One run with one seed ({record.config.seed}): how much another seed would differ is not known.",
+        "A holdout loss is of the environments that it was trained on. On others, without an update, it may do worse "
+        "than predicting no change: measure it (`trajworld evaluate`) before relying on it, and fine-tune it.",
+        "A world model errs more the further it looks ahead, and nothing here says how it does on a real machine.",
+    ]
+    return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
+
+
+def card_for(model: str, address: str) -> str | None:
+    """The card to publish with a model: the one that ships with it, or one of the run whose ``best.keras`` it is.
+
+    Args:
+        model: The model's name, as :func:`trajworld.models.names.find_model` takes it.
+        address: What it will be loaded by.
+
+    Returns:
+        Markdown; None where neither is there.
+
+    Raises:
+        TrajWorldError: A record of the run is damaged.
+    """
+    if (file := shipped_card(model)) is not None:
+        return read_card(file)
+    path = Path(model)
+    if path.name != "best.keras" or not is_run(path.parent):
+        return None
+    return card(read_run(path.parent), name=address)
+
+
+def read_card(path: Path) -> str:
+    """The text of a card's file.
+
+    Raises:
+        TrajWorldError: It is missing, or no text.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise TrajWorldError(
+            f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no text'}"
+        ) from None

@@ -1,0 +1,60 @@
+"""Augmentation for pre-training: a batch's variates mirrored and moved within [0, 1] at random.
+
+Each dataset is scaled to [0, 1] by its own ranges, so a model can learn by heart where the values of an environment
+lie, and what its variates do there, instead of reading it off the window. In an environment that it never saw this
+fails. Here the ranges that scale a batch are widened at random and variates change their sign at random: what is left
+to learn is how values follow from those before them. Beyond the published system.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+# How often a variate's sign changes, how often an end of its range moves, and by how many of its ranges at most.
+_MIRRORED = 0.5
+_WIDENED = 0.7
+_FARTHEST = 0.5
+
+_STREAM = 2
+
+
+class Change(NamedTuple):
+    """What happens to the variates of a batch: ``sign * values`` is binned over ``[lower, upper]``; each ``[M]``."""
+
+    sign: NDArray[np.float32]
+    lower: NDArray[np.float32]
+    upper: NDArray[np.float32]
+
+
+def draw_change(
+    lower: NDArray[np.float32],
+    upper: NDArray[np.float32],
+    variate_mask: ArrayLike,
+    share: float,
+    seed: int,
+    step: int,
+) -> Change | None:
+    """The change of a step's batch, a pure function of its arguments; None where the batch stays as it is.
+
+    Args:
+        lower: ``[M]``: lower end of each variate's range.
+        upper: ``[M]``: upper end.
+        variate_mask: ``[M]``: 1 for real variates; the others never change.
+        share: Probability that a batch is changed at all.
+        seed: Of the run.
+        step: Of the run.
+    """
+    generator = np.random.default_rng([seed, step, _STREAM])
+    if generator.random() >= share:
+        return None
+    real = np.asarray(variate_mask) > 0
+    mirrored, *widened = generator.random((3, len(real)))
+    beyond = generator.uniform(0, _FARTHEST, (2, len(real))) * (np.stack(widened) < _WIDENED) * real
+    below, above = lower - beyond[0] * (upper - lower), upper + beyond[1] * (upper - lower)
+    flip = (mirrored < _MIRRORED) & real
+    return Change(
+        np.where(flip, -1, 1).astype(np.float32),
+        np.where(flip, -above, below).astype(np.float32),
+        np.where(flip, -below, above).astype(np.float32),
+    )

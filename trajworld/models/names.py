@@ -1,0 +1,87 @@
+"""What models are called: a shipped name, an address on the Hugging Face hub, or a file.
+
+Whatever takes a model, from ``--init`` to :func:`trajworld.load`, finds it here. Nothing here imports a framework
+before weights are read.
+"""
+
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from trajworld.errors import UsageError
+from trajworld.models.files import SUFFIX, load_model, model_path, save_model
+from trajworld.models.hub import DEFAULT_FILE, PREFIX, download, hub_address, upload
+from trajworld.weights import shipped_models
+
+if TYPE_CHECKING:
+    from trajworld.models.transformer import TrajWorld
+
+ModelName = str | os.PathLike[str]
+
+
+def find_model(name: ModelName) -> Path:
+    """The local file of a model.
+
+    Args:
+        name: The name of a model that ships, such as ``trajworld-small``; ``hf://USER/REPO[@REVISION][/FILE.keras]``,
+            which is downloaded into the Hugging Face cache unless it is there; or the path of a ``.keras`` file.
+
+    Returns:
+        The file's path; whether a file is there, and what is in it, is for who reads it.
+
+    Raises:
+        UsageError: ``name`` is a bare word but no shipped name, or no address on the hub.
+        TrajWorldError: A path does not end in ``.keras``, or the hub does not give the file.
+    """
+    text = os.fspath(name)
+    shipped = shipped_models()
+    if text in shipped:
+        return shipped[text]
+    if text.startswith(PREFIX):
+        return download(hub_address(text))
+    if _is_bare_word(text):
+        raise UsageError(
+            f"no model that ships is called {text!r}: there is {', '.join(shipped) or 'none'}; a model of your own is "
+            f"named by its file ({SUFFIX}), one on the Hugging Face hub by {PREFIX}USER/REPO"
+        )
+    return model_path(text)
+
+
+def load(name: ModelName) -> "TrajWorld":
+    """Read a model by its name, on whatever backend; see :func:`find_model` and
+    :func:`trajworld.models.files.load_model`.
+    """
+    return load_model(find_model(name))
+
+
+def save(model: "TrajWorld", name: ModelName) -> None:
+    """Write a model to a ``.keras`` file, atomically, or to ``hf://USER/REPO[@BRANCH][/FILE.keras]``.
+
+    Raises:
+        UsageError: ``name`` is a shipped model's, or no address on the hub.
+        TrajWorldError: The file cannot be written, or the hub does not take it.
+    """
+    text = os.fspath(name)
+    if text in shipped_models():
+        raise UsageError(f"{text} is a model that ships: name a file ({SUFFIX}) to write")
+    if text.startswith(PREFIX):
+        address = hub_address(text)
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / DEFAULT_FILE
+            save_model(model, file)
+            upload(address, file)
+    else:
+        save_model(model, text)
+
+
+def said_briefly(name: ModelName) -> str:
+    """A model's name for a record: a shipped name or an address whole, of a path the file alone."""
+    text = os.fspath(name)
+    return text if text in shipped_models() or text.startswith(PREFIX) else Path(text).name
+
+
+def _is_bare_word(text: str) -> bool:
+    """Whether text can only have been meant as a shipped name: no suffix, no folder, and nothing there of that name."""
+    path = Path(text)
+    return bool(text) and path.name == text and not path.suffix and not path.exists()

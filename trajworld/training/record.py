@@ -1,0 +1,53 @@
+"""What a run directory says of itself, read without a framework."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trajworld.errors import TrajWorldError
+from trajworld.files import read_json
+
+CONFIG, RECORD, METRICS = "config.toml", "run.json", "metrics.jsonl"
+
+
+def is_run(path: Path) -> bool:
+    """Whether a directory is a run."""
+    return (path / CONFIG).is_file()
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """A run's ``run.json``: kind, versions, backend, device, datasets.
+
+    Raises:
+        TrajWorldError: It is missing or damaged.
+    """
+    record = read_json(path / RECORD)
+    if not isinstance(record, dict) or record.get("kind") not in ("pretrain", "train"):
+        raise TrajWorldError(f"{path / RECORD} does not say whether the run is pretrain or train")
+    datasets, found, layout = record.get("datasets"), record.get("versions"), record.get("layout", {})
+    if not isinstance(datasets, list) or not isinstance(found, dict) or not isinstance(layout, dict):
+        raise TrajWorldError(f"{path / RECORD} does not say what the run was trained on: restore it")
+    return record
+
+
+def read_metrics(run: Path) -> list[dict[str, Any]]:
+    """The rows of a run's ``metrics.jsonl``; a last line that a crash cut short is left out."""
+    path = run / METRICS
+    if not path.is_file():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            break
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            break
+        rows.append(row)
+    return rows
+
+
+def distinct(names: Sequence[str]) -> list[str]:
+    """The names under which the log has the datasets' losses: numbered where one occurs twice."""
+    return [f"{name}#{number}" if names.count(name) > 1 else name for number, name in enumerate(names)]

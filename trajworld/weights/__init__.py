@@ -1,0 +1,24 @@
+"""The pre-trained models that ship with the package: each ``NAME.keras``, with its card ``NAME.md`` beside it.
+
+What a finished pre-training run leaves becomes a shipped model by two commands::
+
+    cp RUN/best.keras trajworld/weights/trajworld-small.keras
+    trajworld checkpoint card RUN --name trajworld-small -o trajworld/weights/trajworld-small.md
+"""
+
+from importlib import resources
+from pathlib import Path
+
+
+def shipped_models() -> dict[str, Path]:
+    """The file of each model that ships, by its name."""
+    return dict(sorted((file.stem, file) for file in _files() if file.suffix == ".keras"))
+
+
+def shipped_card(name: str) -> Path | None:
+    """The card of a shipped model, Markdown; None where there is none."""
+    return next((file for file in _files() if file.name == f"{name}.md"), None)
+
+
+def _files() -> list[Path]:
+    return [Path(str(entry)) for entry in resources.files(__name__).iterdir()]

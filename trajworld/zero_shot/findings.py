@@ -1,0 +1,145 @@
+"""What a zero-shot study's numbers say, in plain sentences, good news and bad."""
+
+from collections.abc import Iterator
+
+from trajworld.wording import listed, number, short_name
+from trajworld.zero_shot.bootstrap import Ratio
+from trajworld.zero_shot.results import BASELINES, Group, Results, group_of
+from trajworld.zero_shot.study import COPY, MINIMUM_NORM, MODEL, RIDGE
+
+_CALLED = {
+    COPY: "copying the last row",
+    MINIMUM_NORM: "least squares of minimum norm",
+    RIDGE: "the ridge",
+}
+_NAMED = 4
+_VERDICTS = {-1: "better than", 0: "no different from", 1: "worse than"}
+
+
+def findings(results: Results) -> list[str]:
+    """What was found, in sentences: one on each family, then what must be known to read them.
+
+    A difference is one where the 95 % interval of the ratio of two errors does not hold 1.
+    """
+    return [
+        *(_on_family(group) for group in results.family_groups),
+        *_exceptions(results),
+        *_least_squares(results),
+        *_resolution(results),
+        *_caveats(results),
+    ]
+
+
+def _on_family(group: Group) -> str:
+    count = f" ({group.environments} environments)" if group.environments > 1 else ""
+    error = number(group.errors.of(MODEL, group.longest))
+    text = f"{group.name[0].upper()}{group.name[1:]}{count}: with {_rows(group.longest)} the model errs by {error}"
+    signs = {baseline: group.against(baseline).sign for baseline in BASELINES}
+    parts = [
+        f"{_VERDICTS[sign]} {listed([_against(group, baseline) for baseline in BASELINES if signs[baseline] == sign])}"
+        for sign in (-1, 0, 1)
+        if sign in signs.values()
+    ]
+    return f"{text}, {listed(parts)}.{_improvement(group)}"
+
+
+def _against(group: Group, baseline: str) -> str:
+    error = number(group.errors.of(baseline, group.longest))
+    return f"{_CALLED[baseline]} ({error}; ratio {_ratio(group.against(baseline))})"
+
+
+def _improvement(group: Group) -> str:
+    if group.shortest == group.longest:
+        return ""
+    ratio, best = group.improvement, group.best_context(MODEL)
+    first = number(group.errors.of(MODEL, group.shortest))
+    if ratio.sign < 0:
+        text = f" It improves with context: with {_rows(group.shortest)} it errs by {first} (ratio {_ratio(ratio)})"
+    elif ratio.sign > 0:
+        text = f" It gets worse with context: with {_rows(group.shortest)} it errs by {first} (ratio {_ratio(ratio)})"
+    else:
+        text = f" Context makes no difference: with {_rows(group.shortest)} it errs by {first} (ratio {_ratio(ratio)})"
+    if best not in (group.shortest, group.longest):
+        text += f"; it errs least with {best}, by {number(group.errors.of(MODEL, best))}"
+    return f"{text}."
+
+
+def _exceptions(results: Results) -> Iterator[str]:
+    """The environments in which the model is no use, or not the best use, of the context."""
+    for baseline in (COPY, RIDGE):
+        worse = [group for group in map(group_of, results.measured) if group.against(baseline).sign > 0]
+        if not worse or len(results.measured) == 1:
+            continue
+        worse.sort(key=lambda group: group.against(baseline).value, reverse=True)
+        named = [
+            f"{short_name(group.name)} ({number(group.against(baseline).value)})" for group in worse[:_NAMED]
+        ]
+        most = ", most on " if len(worse) > len(named) else ": "
+        yield (
+            f"The model is worse than {_CALLED[baseline]} in {len(worse)} of {len(results.measured)} environments"
+            f"{most}{listed(named)} (ratios of the errors)."
+        )
+
+
+def _least_squares(results: Results) -> Iterator[str]:
+    """How good the linear baselines are, and where."""
+    groups = results.family_groups
+    failing = [
+        group
+        for group in groups
+        if group.errors.ratio((MINIMUM_NORM, group.longest), (COPY, group.longest)).sign > 0
+    ]
+    if failing:
+        names = listed([f"{_ratio_of(group)} times copying's error on {group.name}" for group in failing])
+        yield (
+            f"Least squares of minimum norm makes {names}: about as many unknowns as transitions. The ridge, whose "
+            "penalties were chosen on other episodes of the same environment, is the baseline to beat."
+        )
+    early = [group for group in groups if group.best_context(RIDGE) < group.longest]
+    if early:
+        names = listed(
+            [
+                f"{number(group.errors.of(RIDGE, group.best_context(RIDGE)))} with {group.best_context(RIDGE)} rows on "
+                f"{group.name}"
+                for group in early
+            ]
+        )
+        yield f"The ridge does best with less than the whole context: {names}; dynamics are linear only nearby."
+
+
+def _resolution(results: Results) -> Iterator[str]:
+    """Where the model's bins are too wide for the comparison."""
+    for each in results.measured:
+        group = group_of(each)
+        best = min(group.errors.of(baseline, group.longest) for baseline in BASELINES)
+        if each.bin_error >= 0.5 * best:
+            yield (
+                f"On {short_name(group.name)} the best baseline errs by {number(best)}, and a model that knew the "
+                f"right bin, and no more, would err by {number(each.bin_error)}: bins are too wide to tell much there."
+            )
+
+
+def _caveats(results: Results) -> Iterator[str]:
+    fewest = min(each.trial.test_episodes for each in results.measured)
+    yield (
+        "Errors are mean absolute errors in standard deviations of each variate. Intervals are 95 %, over test "
+        f"episodes ({fewest} or more an environment), for these very environments and this one model."
+    )
+    outside = max(results.measured, key=lambda each: each.trial.outside)
+    if outside.trial.outside >= 0.01:
+        yield (
+            f"In {short_name(outside.trial.dataset.environment)} {outside.trial.outside:.1%} of the tested values lie "
+            "outside the ranges, which come from other episodes, and are clipped for all but copying."
+        )
+
+
+def _ratio_of(group: Group) -> str:
+    return number(group.errors.ratio((MINIMUM_NORM, group.longest), (COPY, group.longest)).value)
+
+
+def _ratio(ratio: Ratio) -> str:
+    return f"{number(ratio.value)}, {number(ratio.low)} to {number(ratio.high)}"
+
+
+def _rows(count: int) -> str:
+    return f"{count} row" + "s" * (count > 1)

@@ -1,0 +1,154 @@
+"""What a zero-shot study found, by environment and by family, as tables, sentences and files need it."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from trajworld.zero_shot.bootstrap import Errors, Ratio, average
+from trajworld.zero_shot.study import COPY, MINIMUM_NORM, MODEL, PREDICTORS, RIDGE, Measured
+
+BASELINES = (COPY, MINIMUM_NORM, RIDGE)
+
+
+@dataclass(frozen=True, eq=False)
+class Group:
+    """An environment, or a family of them, with its errors.
+
+    Attributes:
+        name: The environment's or the family's.
+        errors: Of all predictors by length of context.
+        environments: How many environments the errors are the mean of.
+    """
+
+    name: str
+    errors: Errors
+    environments: int = 1
+
+    @property
+    def shortest(self) -> int:
+        """The shortest context."""
+        return self.errors.contexts[0]
+
+    @property
+    def longest(self) -> int:
+        """The longest context."""
+        return self.errors.contexts[-1]
+
+    def against(self, baseline: str) -> Ratio:
+        """The model's error over a baseline's, both at the longest context."""
+        return self.errors.ratio((MODEL, self.longest), (baseline, self.longest))
+
+    @property
+    def improvement(self) -> Ratio:
+        """The model's error at the longest context over that at the shortest."""
+        return self.errors.ratio((MODEL, self.longest), (MODEL, self.shortest))
+
+    def best_context(self, predictor: str) -> int:
+        """The length of context at which a predictor errs least."""
+        return self.errors.contexts[int(self.errors.curve(predictor)[0].argmin())]
+
+
+@dataclass(frozen=True, eq=False)
+class Results:
+    """A whole study.
+
+    Attributes:
+        model: What people call the model.
+        settings: What it was measured with, as plain JSON values.
+        measured: Each environment's results, those of a family together.
+        families: The family of each of them.
+    """
+
+    model: str
+    settings: Mapping[str, Any]
+    measured: tuple[Measured, ...]
+    families: tuple[str, ...]
+
+    @property
+    def by_family(self) -> dict[str, list[Measured]]:
+        """The environments of each family, in order."""
+        found: dict[str, list[Measured]] = {}
+        for family, each in zip(self.families, self.measured, strict=True):
+            found.setdefault(family, []).append(each)
+        return found
+
+    @property
+    def family_groups(self) -> list[Group]:
+        """Each family's mean over its environments."""
+        return [
+            Group(family, average([each.errors for each in members]), len(members))
+            for family, members in self.by_family.items()
+        ]
+
+    def as_json(self, findings: Sequence[str]) -> dict[str, Any]:
+        """Plain JSON values."""
+        return {
+            "model": self.model,
+            "settings": dict(self.settings),
+            "families": [
+                {
+                    "family": group.name,
+                    "environments": [each.trial.dataset.environment for each in self.by_family[group.name]],
+                    **_group(group),
+                }
+                for group in self.family_groups
+            ],
+            "environments": [
+                _environment(family, each) for family, each in zip(self.families, self.measured, strict=True)
+            ],
+            "findings": list(findings),
+        }
+
+
+def group_of(measured: Measured) -> Group:
+    """One environment as a group of its own."""
+    return Group(measured.trial.dataset.environment, measured.errors)
+
+
+def _environment(family: str, measured: Measured) -> dict[str, Any]:
+    trial = measured.trial
+    dataset = trial.dataset
+    return {
+        "environment": dataset.environment,
+        "family": family,
+        "dataset": dataset.name,
+        "variates": dataset.num_variates,
+        "windows": len(trial.test),
+        "test_episodes": trial.test_episodes,
+        "range_episodes": trial.range_episodes,
+        "share_outside_ranges": trial.outside,
+        "error_of_the_true_bin": measured.bin_error,
+        **_group(group_of(measured)),
+        "by_variate_at_longest_context": [
+            {
+                "name": name,
+                "change_in_bins": _known(measured.change[place]),
+                **{predictor: _known(measured.variates[predictor][place]) for predictor in PREDICTORS},
+            }
+            for place, name in enumerate(measured.names)
+        ],
+    }
+
+
+def _group(group: Group) -> dict[str, Any]:
+    curves = {}
+    for predictor in group.errors.predictors:
+        mean, low, high = group.errors.curve(predictor).tolist()
+        curves[predictor] = {"mean": mean, "low": low, "high": high}
+    return {
+        "errors": curves,
+        "model_over_baseline_at_longest_context": {
+            baseline: _ratio(group.against(baseline)) for baseline in BASELINES
+        },
+        "model_longest_over_shortest_context": _ratio(group.improvement),
+    }
+
+
+def _ratio(ratio: Ratio) -> dict[str, float | None]:
+    return {"ratio": _known(ratio.value), "low": _known(ratio.low), "high": _known(ratio.high)}
+
+
+def _known(value: float) -> float | None:
+    """None for what JSON cannot hold: an error over none at all, or a variate that does not vary."""
+    return float(value) if math.isfinite(value) else None
