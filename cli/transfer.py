@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import UsageError
 
 if TYPE_CHECKING:
     from trajworld.transfer.records import PretrainedModel
@@ -39,7 +39,7 @@ class _Numbers(click.ParamType):
 
 
 @click.command("evaluate-transfer", short_help="Measure what a pre-trained model saves on unseen robots.")
-@click.argument("model_path", metavar="[MODEL]", required=False, type=click.Path(path_type=Path))
+@click.argument("model_name", metavar="[MODEL]", required=False)
 @click.option(
     "-o",
     "--output",
@@ -116,7 +116,7 @@ class _Numbers(click.ParamType):
 @click.option("--overwrite", is_flag=True, help="Remove the trials that are in the folder first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
 def evaluate_transfer(
-    model_path: Path | None,
+    model_name: str | None,
     output: Path,
     environments: tuple[str, ...],
     sizes: tuple[int, ...],
@@ -138,23 +138,25 @@ def evaluate_transfer(
 
     On each environment the pre-trained MODEL is fine-tuned, and a model of its sizes trained from scratch, on several
     amounts of data, with the same data, steps, seeds and learning rates; the one-step error on other episodes is
-    measured as they train. The data are collected first and kept with Minari's datasets, as transfer/….
+    measured as they train. MODEL is the name of a model that ships, such as trajworld-small, a file, or
+    hf://USER/REPO. The data are collected first and kept with Minari's datasets, as transfer/….
 
     Every finished trial is kept in the folder. Trials from scratch do not depend on MODEL: those in the folder serve
     another one, too.
 
     \b
     Examples:
-      trajworld evaluate-transfer runs/pre/best.keras -o transfer
-      trajworld evaluate-transfer runs/pre/best.keras -o transfer --resume        # after Ctrl-C
+      trajworld evaluate-transfer trajworld-small -o transfer
+      trajworld evaluate-transfer trajworld-small -o transfer --resume            # after Ctrl-C
+      trajworld evaluate-transfer runs/pre/best.keras -o transfer --resume        # another model, the same scratch
       trajworld evaluate-transfer --side scratch -o transfer                      # before there is a model
       trajworld evaluate-transfer MODEL -o try --environment Hopper-v5 --sizes 1000 --steps 0,100 --seeds 1
     """
     if resume and overwrite:
         raise UsageError("--resume goes on with what --overwrite removes: choose one")
-    if model_path is None and side != "scratch":
+    if model_name is None and side != "scratch":
         raise UsageError("name the MODEL to fine-tune, or choose --side scratch")
-    if model_path is not None and preset is not None:
+    if model_name is not None and preset is not None:
         raise UsageError("the model from scratch has MODEL's sizes: leave out --preset")
     from trajworld.models.presets import PRESETS
     from trajworld.transfer.plan import SIDES, TransferPlan, TrialSettings, default_pool, environment_names
@@ -174,7 +176,7 @@ def evaluate_transfer(
         if overwrite:
             shutil.rmtree(output / RECORDS)
     console = Console(stderr=True)
-    model = None if model_path is None else _model(model_path)
+    model = None if model_name is None else _model(model_name)
     if model is not None:
         plan = plan_for(model.sizes)
     from trajworld.transfer.data import study_data
@@ -206,12 +208,11 @@ def evaluate_transfer(
     out.print(f"Results, tables and pictures: {output}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _model(path: Path) -> "PretrainedModel":
+def _model(name: str) -> "PretrainedModel":
+    from trajworld.models.names import find_model
     from trajworld.transfer.records import pretrained_model
 
-    if not path.is_file():
-        raise TrajWorldError(f"{path} is no model file")
-    return pretrained_model(path)
+    return pretrained_model(find_model(name), name)
 
 
 def _line(progress: "Progress") -> str:

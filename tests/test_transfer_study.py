@@ -64,7 +64,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
 
 
 def model_in(folder: Path, digest: str = "a" * 16) -> PretrainedModel:
-    return PretrainedModel(folder / "model.keras", digest, SIZES, ("test/pool",))
+    return PretrainedModel(folder / "model.keras", "model", digest, SIZES, ("test/pool",))
 
 
 class TestPlans:
@@ -186,13 +186,13 @@ class TestRecords:
         model = TrajWorld(SIZES, Identity(environment="test/pool", history={"steps": 3}))
         for name in ("one.keras", "two.keras"):
             save_model(model, tmp_path / name)
-        one, two = (pretrained_model(tmp_path / name) for name in ("one.keras", "two.keras"))
+        one, two = (pretrained_model(tmp_path / name, name) for name in ("one.keras", "two.keras"))
         assert one.digest == two.digest
         assert (one.sizes, one.environments, one.history) == (SIZES, ("test/pool",), {"steps": 3})
         changed = load_model(tmp_path / "one.keras")
         changed.set_weights([weights + 1e-3 for weights in changed.get_weights()])
         save_model(changed, tmp_path / "three.keras")
-        assert pretrained_model(tmp_path / "three.keras").digest != one.digest
+        assert pretrained_model(tmp_path / "three.keras", "").digest != one.digest
 
 
 class TestOrder:

@@ -36,6 +36,7 @@ class PretrainedModel:
 
     Attributes:
         path: Its file.
+        name: What it was called.
         digest: Of its sizes and weights: equal for equal weights, whatever the file is called.
         sizes: Its sizes.
         environments: Those that its training had.
@@ -43,13 +44,14 @@ class PretrainedModel:
     """
 
     path: Path
+    name: str
     digest: str
     sizes: ModelSizes
     environments: tuple[str, ...] = ()
     history: Mapping[str, Any] = field(default_factory=dict)
 
 
-def pretrained_model(path: Path) -> PretrainedModel:
+def pretrained_model(path: Path, name: str) -> PretrainedModel:
     """Read what a study needs to know of a model.
 
     Raises:
@@ -61,7 +63,9 @@ def pretrained_model(path: Path) -> PretrainedModel:
         digest.update(weights.astype("<f4").tobytes())
     identity = model.identity
     environments = tuple(identity.sources) or ((identity.environment,) if identity.environment else ())
-    return PretrainedModel(path, digest.hexdigest()[:16], model.sizes, environments, dict(identity.history))
+    return PretrainedModel(
+        path, name, digest.hexdigest()[:16], model.sizes, environments, dict(identity.history)
+    )
 
 
 def trial_key(trial: Trial, settings: TrialSettings, data: str, model: str) -> dict[str, Any]:

@@ -126,7 +126,7 @@ def results_of(study: Study) -> Results:
         study.plan,
         None
         if model is None
-        else {"name": model.path.name, "digest": model.digest, "history": dict(model.history)},
+        else {"name": model.name, "digest": model.digest, "history": dict(model.history)},
         tuple(_environment(study, study.data[name]) for name in study.plan.environments),
         {"backend": active_backend().name, "device": f"{device.count} x {device.name} ({device.kind})"},
         versions(),
