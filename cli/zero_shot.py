@@ -187,16 +187,17 @@ def _table(results: "Results") -> Table:
     contexts = results.measured[0].errors.contexts
     first, last = contexts[0], contexts[-1]
     table = Table(
-        title=f"One-step error with {last} rows of context (and with {first})",
+        title=f"One-step error with {last} rows of context"
+        + f" (the model's with {first} too)" * (first != last),
         caption="Mean absolute error in standard deviations of each variate; less is better. Least squares on the "
         "context: min. norm and ridge.",
     )
-    table.add_column("environment", overflow="fold")
+    table.add_column("environment", min_width=20, overflow="fold")
     columns = [(COPY, last), (MINIMUM_NORM, last), (RIDGE, last), (MODEL, last)]
     headings = ["copy", "min. norm", "ridge", "model"]
     if first != last:
         columns.append((MODEL, first))
-        headings.append(f"model, {first} row{'s' * (first > 1)}")
+        headings.append(f"({first} row{'s' * (first > 1)})")
     table.add_column("M", justify="right")
     for heading in headings:
         table.add_column(heading, justify="right")
