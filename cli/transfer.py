@@ -39,7 +39,7 @@ class _Numbers(click.ParamType):
 
 
 @click.command("evaluate-transfer", short_help="Measure what a pre-trained model saves on unseen robots.")
-@click.argument("model_path", metavar="[MODEL]", required=False, type=click.Path(path_type=Path))
+@click.argument("model_name", metavar="[MODEL]", required=False)
 @click.option(
     "-o",
     "--output",
@@ -109,7 +109,7 @@ class _Numbers(click.ParamType):
 @click.option("--overwrite", is_flag=True, help="Remove the trials that are in the folder first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
 def evaluate_transfer(
-    model_path: Path | None,
+    model_name: str | None,
     output: Path,
     environments: tuple[str, ...],
     sizes: tuple[int, ...],
@@ -144,9 +144,9 @@ def evaluate_transfer(
     """
     if resume and overwrite:
         raise UsageError("--resume goes on with what --overwrite removes: choose one")
-    if model_path is None and side != "scratch":
+    if model_name is None and side != "scratch":
         raise UsageError("name the MODEL to fine-tune, or choose --side scratch")
-    if model_path is not None and preset is not None:
+    if model_name is not None and preset is not None:
         raise UsageError("the model from scratch has MODEL's sizes: leave out --preset")
     from trajworld.models.presets import PRESETS
     from trajworld.transfer.plan import SIDES, TransferPlan, TrialSettings, default_pool, environment_names
@@ -166,7 +166,7 @@ def evaluate_transfer(
         if overwrite:
             shutil.rmtree(output / RECORDS)
     console = Console(stderr=True)
-    model = None if model_path is None else _model(model_path)
+    model = None if model_name is None else _model(model_name)
     if model is not None:
         plan = plan_for(model.sizes)
     from trajworld.transfer.data import study_data
@@ -198,9 +198,11 @@ def evaluate_transfer(
     out.print(f"Results, tables and pictures: {output}", highlight=False, markup=False, soft_wrap=True)
 
 
-def _model(path: Path) -> "PretrainedModel":
+def _model(name: str) -> "PretrainedModel":
+    from trajworld.models.names import find_model
     from trajworld.transfer.records import pretrained_model
 
+    path = find_model(name)
     if not path.is_file():
         raise TrajWorldError(f"{path} is no model file")
     return pretrained_model(path)
