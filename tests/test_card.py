@@ -8,15 +8,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from keras import ops
 from training_fixtures import config_for, plain_steps, store
 
-from trajworld.card.card import card, card_for
+from trajworld.card.card import GAUSS_FLOOR, card, card_for
 from trajworld.card.run import read_run
 from trajworld.card.studies import transfer_section, zero_shot_section
 from trajworld.data.dataset import Dataset
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.brief import Errors
 from trajworld.models.presets import ModelSizes
+from trajworld.models.tokenizer import encode
 from trajworld.models.transformer import TrajWorld
 from trajworld.training.loop import train
 from trajworld.training.run import start_run
@@ -221,6 +223,17 @@ def test_damaged_records_end_in_one_line(run: Path, damage: Callable[..., Any]) 
 def test_augmentation_is_named(tmp_path: Path, plain_steps: Any) -> None:
     start_run(tmp_path / "run", config_for("pretrain", [store(tmp_path / "data")], augment=0.8))
     assert fact(card(read_run(tmp_path / "run")), "augmentation").startswith("in 80% of the batches")
+
+
+def test_gauss_targets_have_a_floor_that_is_told(tmp_path: Path, plain_steps: Any) -> None:
+    target = ops.convert_to_numpy(encode(np.linspace(0.3, 0.31, 50)[:, None], np.zeros(1), np.ones(1), 256))
+    entropy = -np.sum(target * np.log(np.maximum(target, 1e-30)), axis=-1).mean()
+    assert entropy == pytest.approx(GAUSS_FLOOR, abs=0.1)
+    for targets in ("gauss", "onehot"):
+        path = tmp_path / targets
+        train(start_run(path, config_for("pretrain", [store(tmp_path / f"data-{targets}")], targets=targets)))
+        said = f"even a perfect prediction has about {number(GAUSS_FLOOR)}" in card(read_run(path))
+        assert said == (targets == "gauss")
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:

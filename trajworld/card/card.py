@@ -17,6 +17,8 @@ from trajworld.wording import duration, listed, number
 _TAGS = ("world-model", "reinforcement-learning", "offline-rl", "robotics", "trajectories", "keras-3")
 _PAPER = "Yin et al., *Trajectory World Models for Heterogeneous Environments*, ICML 2025, [arXiv 2502.01366](https://arxiv.org/abs/2502.01366)"
 _EXTREMES = 5
+# Entropy of a Gauss-histogram target, nats: of a normal distribution of 0.75 bin widths (DESIGN §3).
+GAUSS_FLOOR = math.log(0.75 * math.sqrt(2 * math.pi * math.e))
 _EVALUATIONS = 12
 
 
@@ -275,8 +277,8 @@ def _holdout(record: RunRecord) -> str | None:
         "Cross-entropy of the next row's observation and reward bins, in nats for each variate, without dropout, on "
         f"episodes that were held out (at most {windows:,} windows of each dataset): **{number(best.holdout_loss)}** "
         f"at step {best.step:,}, the mean over datasets weighted as in training. An even guess over {bins} bins has "
-        f"{number(math.log(bins))}. Losses of different environments do not compare: chance, and how much of its range "
-        "a variate covers from row to row, differ between them."
+        f"{number(math.log(bins))}{_floor(record)}. Losses of different environments do not compare: chance, and "
+        "how much of its range a variate covers from row to row, differ between them."
     ]
     known = sorted(
         (one for one in record.datasets if one.holdout_loss is not None),
@@ -292,6 +294,12 @@ def _holdout(record: RunRecord) -> str | None:
     rows = [[f"{one.step:,}", number(one.loss), number(one.holdout_loss)] for one in _spread(record)]
     parts.append(table(("step", "training loss", "holdout loss"), rows, left=0))
     return "\n\n".join(parts)
+
+
+def _floor(record: RunRecord) -> str:
+    if record.config.targets != "gauss":
+        return ""
+    return f"; against Gauss-histogram targets even a perfect prediction has about {number(GAUSS_FLOOR)}"
 
 
 def _spread(record: RunRecord) -> list[Evaluation]:
