@@ -23,7 +23,7 @@ _CONTEXTS = "1,2,3,5,7,10,13,16,19"
 
 
 @click.command("evaluate-zero-shot", short_help="Apply a model to environments that it never saw.")
-@click.argument("model_path", metavar="MODEL", type=click.Path(path_type=Path))
+@click.argument("model_name", metavar="MODEL")
 @click.option(
     "--corpus",
     metavar="NAME",
@@ -67,7 +67,7 @@ _CONTEXTS = "1,2,3,5,7,10,13,16,19"
 )
 @click.option("--overwrite", is_flag=True, help="Replace the output folder if it is there.")
 def evaluate_zero_shot(
-    model_path: Path,
+    model_name: str,
     corpus: str | None,
     only: tuple[str, ...],
     contexts: str,
@@ -88,7 +88,7 @@ def evaluate_zero_shot(
 
     \b
     Examples:
-      trajworld evaluate-zero-shot runs/pre/best.keras -o zero-shot
+      trajworld evaluate-zero-shot trajworld-small -o zero-shot
       trajworld evaluate-zero-shot runs/pre/best.keras --corpus corpus --only legged --only snake
       trajworld evaluate-zero-shot runs/pre/best.keras --only 'gymnasium/Pendulum*' --contexts 1,5,19 --json
     """
@@ -98,9 +98,9 @@ def evaluate_zero_shot(
     asked = _lengths(contexts)
 
     from trajworld.data.resolve import open_dataset
-    from trajworld.models.files import load_model
+    from trajworld.models.names import load
 
-    model = load_model(model_path)
+    model = load(model_name)
 
     from trajworld.zero_shot.environments import TRANSITIONS, corpus_members, own_members, unseen_rows
     from trajworld.zero_shot.families import family_of
@@ -132,7 +132,7 @@ def evaluate_zero_shot(
             "transitions": None if corpus else transitions or TRANSITIONS,
         }
         families = [family_of(member.environment, member.source) for member in members]
-        results = Results(str(model_path), settings, tuple(measured), tuple(families))
+        results = Results(model_name, settings, tuple(measured), tuple(families))
         sentences = findings(results)
         found = results.as_json(sentences)
         if folder is not None:
@@ -187,16 +187,17 @@ def _table(results: "Results") -> Table:
     contexts = results.measured[0].errors.contexts
     first, last = contexts[0], contexts[-1]
     table = Table(
-        title=f"One-step error with {last} rows of context (and with {first})",
+        title=f"One-step error with {last} rows of context"
+        + f" (the model's with {first} too)" * (first != last),
         caption="Mean absolute error in standard deviations of each variate; less is better. Least squares on the "
         "context: min. norm and ridge.",
     )
-    table.add_column("environment", overflow="fold")
+    table.add_column("environment", min_width=20, overflow="fold")
     columns = [(COPY, last), (MINIMUM_NORM, last), (RIDGE, last), (MODEL, last)]
     headings = ["copy", "min. norm", "ridge", "model"]
     if first != last:
         columns.append((MODEL, first))
-        headings.append(f"model, {first} row{'s' * (first > 1)}")
+        headings.append(f"({first} row{'s' * (first > 1)})")
     table.add_column("M", justify="right")
     for heading in headings:
         table.add_column(heading, justify="right")

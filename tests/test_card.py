@@ -13,10 +13,19 @@ from training_fixtures import config_for, plain_steps, store
 from trajworld.card.card import card, card_for
 from trajworld.card.run import read_run
 from trajworld.card.studies import transfer_section, zero_shot_section
+from trajworld.data.dataset import Dataset
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.brief import Errors
+from trajworld.models.presets import ModelSizes
+from trajworld.models.transformer import TrajWorld
 from trajworld.training.loop import train
 from trajworld.training.run import start_run
-from trajworld.wording import number
+from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, TransferPlan, TrialSettings
+from trajworld.transfer.results import Curve, EnvironmentResults, Results
+from trajworld.wording import number, short_name
+from trajworld.zero_shot.protocol import set_up
+from trajworld.zero_shot.results import Results as ZeroShotResults
+from trajworld.zero_shot.study import MODEL, PREDICTORS, measure_all
 
 __all__ = ["plain_steps"]
 
@@ -72,6 +81,7 @@ def test_the_numbers_are_those_of_the_records(run: Path) -> None:
     total = sum(one["transitions"] for one in record["datasets"])
     assert f"4 environments with 4 to 6 variates (3 different M), {total:,} transitions in all" in text
     assert "not finished" not in text
+    assert "augmentation" not in text
     losses = table_of(text, "step")[1:]
     assert losses == [
         [f"{row['step']:,}", number(row["loss"]), number(row["holdout_loss"])]
@@ -208,6 +218,11 @@ def test_damaged_records_end_in_one_line(run: Path, damage: Callable[..., Any]) 
     assert "\n" not in str(caught.value)
 
 
+def test_augmentation_is_named(tmp_path: Path, plain_steps: Any) -> None:
+    start_run(tmp_path / "run", config_for("pretrain", [store(tmp_path / "data")], augment=0.8))
+    assert fact(card(read_run(tmp_path / "run")), "augmentation").startswith("in 80% of the batches")
+
+
 def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is not a run directory"):
         read_run(tmp_path)
@@ -222,45 +237,34 @@ def test_the_card_to_publish_is_the_runs_own(run: Path, tmp_path: Path) -> None:
 
 # Studies, as their commands write them.
 
-TRANSFER = {
-    "plan": {"sizes": [250, 4000], "settings": {"steps": [0, 10, 100]}},
-    "environments": [
-        {
-            "environment": "gymnasium/Hopper-v5",
-            "copy_last_row": {"normalised_mae": 0.12},
-            "curves": [
-                {
-                    "side": "fine-tuned",
-                    "transitions": 4000,
-                    "steps": [0, 10, 100],
-                    "errors": [[0.3, 0.5], [0.2, 0.2], [0.1, 0.12]],
-                },
-                {
-                    "side": "from scratch",
-                    "transitions": 4000,
-                    "steps": [0, 10, 100],
-                    "errors": [[2.0, 2.0], [1.0, 1.0], [0.5, 0.6]],
-                },
-            ],
-        }
-    ],
-    "findings": ["Fine-tuning | helps.", "On <nothing>."],
-}
-ZERO_SHOT = {
-    "settings": {"contexts": [1, 5, 19]},
-    "families": [
-        {
-            "family": "pendulum, unseen gravity",
-            "environments": ["a", "b", "c"],
-            "errors": {
-                "copy": {"mean": [0.2, 0.2, 0.2]},
-                "ridge": {"mean": [0.9, 0.4, 0.1]},
-                "model": {"mean": [0.5, 0.3, 0.15]},
-            },
-        }
-    ],
-    "findings": ["It improves with context."],
-}
+
+def transfer_results() -> Any:
+    """Of one environment, of which only the larger amount of data is finished."""
+
+    def curve(side: str, errors: list[list[float]]) -> Curve:
+        points = tuple(tuple(at) for at in errors)
+        return Curve(side, 4000, 1e-3, {"0.001": 1.0}, (0, 10, 100), points, points, points)
+
+    settings = TrialSettings(ModelSizes(blocks=1, width=8, heads=2), (0, 10, 100), 16)
+    plan = TransferPlan(("gymnasium/Hopper-v5",), (250, 4000), (1e-3,), 2, settings, 8000)
+    curves = (
+        curve(FROM_SCRATCH, [[2.0, 2.0], [1.0, 1.0], [0.5, 0.6]]),
+        curve(FINE_TUNED, [[0.3, 0.5], [0.2, 0.2], [0.1, 0.12]]),
+    )
+    copying = Errors(0.1, 0.02, 0.12, 0.3, None)
+    found = EnvironmentResults("gymnasium/Hopper-v5", 8000, 2000, "ab", (), copying, curves, None, False)
+    sentences = ("Fine-tuning | helps.", "On <nothing>.")
+    return Results(plan, None, (found,), {"backend": "jax"}, {}, 1.0, sentences).to_json()
+
+
+def zero_shot_results(memory_dataset: Callable[..., Dataset]) -> Any:
+    """A study of two small environments with a model that was never trained."""
+    datasets = [memory_dataset([30, 25, 28, 40, 33], seed=seed) for seed in (0, 1)]
+    trials = [set_up(dataset, 20, 9, 1) for dataset in datasets]
+    model = TrajWorld(ModelSizes(blocks=1, width=8, heads=2, variates=12))
+    measured = tuple(measure_all(model, trials, (1, 19), 0))
+    results = ZeroShotResults("model", {"contexts": [1, 19]}, measured, ("pendulum, unseen gravity",) * 2)
+    return results.as_json(["It improves with context."])
 
 
 def study(folder: Path, results: Any) -> Path:
@@ -270,7 +274,7 @@ def study(folder: Path, results: Any) -> Path:
 
 
 def test_transfer_is_its_own_section(run: Path, tmp_path: Path) -> None:
-    text = card(read_run(run), transfer=study(tmp_path / "transfer", TRANSFER))
+    text = card(read_run(run), transfer=study(tmp_path / "transfer", transfer_results()))
     head, little, much = tables(text.split("## Transfer")[1])[0]
     assert head[1:] == [
         "transitions",
@@ -278,21 +282,40 @@ def test_transfer_is_its_own_section(run: Path, tmp_path: Path) -> None:
         "zero-shot",
         "from scratch",
         "fine-tuned",
-        "less error by",
+        "scratch / fine-tuned",
     ]
-    assert little == ["Hopper-v5", "250", number(0.12), "–", "–", "–", "–"]
-    assert much == ["Hopper-v5", "4,000", number(0.12), number(0.4), number(0.55), number(0.11), "5.00 ×"]
+    name = short_name("gymnasium/Hopper-v5")
+    copying = transfer_results()["environments"][0]["copy_last_row"]["normalised_mae"]
+    assert little == [name, "250", number(copying), "–", "–", "–", "–"]
+    assert much == [
+        name,
+        "4,000",
+        number(copying),
+        number(0.4),
+        number(0.55),
+        number(0.11),
+        number(5.0),
+    ]
     assert "after 100 steps" in text
     assert "- Fine-tuning ¦ helps." in text
     assert "- On &lt;nothing>." in text
     assert "## Zero-shot" not in text
 
 
-def test_zero_shot_is_its_own_section(run: Path, tmp_path: Path) -> None:
-    text = card(read_run(run), zero_shot=study(tmp_path / "zero", ZERO_SHOT))
+def test_zero_shot_is_its_own_section(
+    run: Path, tmp_path: Path, memory_dataset: Callable[..., Dataset]
+) -> None:
+    found = zero_shot_results(memory_dataset)
+    text = card(read_run(run), zero_shot=study(tmp_path / "zero", found))
     head, row = tables(text.split("## Zero-shot")[1])[0]
-    assert head == ["family", "environments", "copy", "ridge", "model", "model, 1 row"]
-    assert row == ["pendulum, unseen gravity", "3", *(number(x) for x in (0.2, 0.1, 0.15, 0.5))]
+    assert head == ["family", "environments", *PREDICTORS, "model, 1 row"]
+    means = {
+        (name, place): np.mean([one["errors"][name]["mean"][place] for one in found["environments"]])
+        for name in PREDICTORS
+        for place in (0, 1)
+    }
+    expected = [*(means[name, 1] for name in PREDICTORS), means[MODEL, 0]]
+    assert row == ["pendulum, unseen gravity", "2", *(number(float(mean)) for mean in expected)]
     assert "with 19 rows of context" in text
     assert "- It improves with context." in text
 

@@ -238,6 +238,7 @@ def _training(record: RunRecord) -> str:
             f"AdamW, weight decay {config.weight_decay:g}, global norm of gradients at most {config.clip_norm:g}",
         ),
         ("learning rate", schedule),
+        *_augmentation(record),
         ("targets, dtype", f"{config.targets}, {config.dtype}"),
         ("seed", f"{config.seed}"),
         ("time", f"{duration(record.seconds)}, holdout evaluations included"),
@@ -249,6 +250,12 @@ def _training(record: RunRecord) -> str:
     if best is None:
         rows = [row for row in rows if row[0] != "weights"]
     return f"## Training\n\n{table(('', ''), rows, left=2)}"
+
+
+def _augmentation(record: RunRecord) -> list[tuple[str, str]]:
+    share = record.config.augment
+    text = f"in {share:.0%} of the batches variates mirrored and moved within their range at random"
+    return [("augmentation", text)] if share else []
 
 
 def _which(record: RunRecord) -> str:

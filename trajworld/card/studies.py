@@ -60,7 +60,7 @@ def _transfer_table(results: dict[str, Any]) -> str:
                     number(_mean(tuned, 0) if begins else None),
                     number(before),
                     number(after),
-                    f"{number(before / after)} ×" if before is not None and after else "–",
+                    number(before / after) if before is not None and after else "–",
                 ]
             )
     steps = results["plan"]["settings"]["steps"][-1]
@@ -71,7 +71,7 @@ def _transfer_table(results: dict[str, Any]) -> str:
         "zero-shot",
         "from scratch",
         "fine-tuned",
-        "less error by",
+        "scratch / fine-tuned",
     )
     return (
         f"One-step error in standard deviations of each variate, after {steps:,} steps of training.\n\n"
