@@ -111,7 +111,8 @@ def test_interrupted_and_killed(tmp_path: Path) -> None:
         process.send_signal(number)
         text, _ = process.communicate(timeout=60)
         assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
-        assert "Traceback" not in text
+        # A worker that was just being started when its parent was killed says so by a traceback of Python's own.
+        assert number == signal.SIGKILL or "Traceback" not in text
         if number == signal.SIGINT:
             assert "trials are finished and kept: --resume goes on" in text
             assert text.rstrip().endswith("Interrupted.")
