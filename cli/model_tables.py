@@ -26,7 +26,7 @@ def print_models(found: dict[str, dict[str, Any]], cards: dict[str, str], as_jso
     table.add_column("card")
     for name, one in found.items():
         sizes = [len(support["lower"]) for support in one["sources"].values()]
-        steps = one["history"].get("steps")
+        steps = one["history"].get("step", one["history"].get("steps"))
         table.add_row(
             _plain(name),
             f"{one['parameters']:,}",

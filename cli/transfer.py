@@ -64,14 +64,14 @@ class _Numbers(click.ParamType):
 @click.option(
     "--steps",
     type=_Numbers(int),
-    default="0,25,50,100,200,500,1000,2000",
+    default="0,25,50,100,200,500,1000",
     show_default=True,
     help="Where the error is measured; the last is where training ends.",
 )
 @click.option(
     "--learning-rates",
     type=_Numbers(float),
-    default="1e-3,3e-3",
+    default="1e-3,3e-3,6e-3",
     show_default=True,
     help="Tried by both sides, with the first seed.",
 )

@@ -524,3 +524,12 @@ def test_weights_that_are_no_hdf5_file(saved: Path, remade: Callable[..., Path])
     refusal(remade({WEIGHTS: b"not hdf5" * (len(content) // 8)}))
     refusal(remade({WEIGHTS: content[: len(content) * 9 // 10]}))
     refusal(remade({WEIGHTS: b""}))
+
+
+def test_the_step_of_the_weights_goes_before_what_was_planned() -> None:
+    assert Identity().steps is None
+    planned = Identity(history={"steps": 900, "seed": 3})
+    assert planned.steps == 900
+    assert planned.at_step(40).steps == 40
+    assert planned.at_step(40).history == {"steps": 900, "step": 40, "seed": 3}
+    assert planned.history == {"steps": 900, "seed": 3}

@@ -19,6 +19,7 @@ from training_fixtures import plain_steps, store, weights_of
 
 from trajworld.cli.main import main
 from trajworld.cli.train import pretrain, train
+from trajworld.models.files import load_model
 from trajworld.training.record import read_metrics
 
 __all__ = ["plain_steps"]
@@ -152,6 +153,12 @@ class TestInOneProcess:
         assert len(read_metrics(run)) == 20
         assert (run / "last.keras").is_file()
         assert (run / "losses.png").read_bytes().startswith(b"\x89PNG")
+        # Each file says of which step it is.
+        best = min(
+            (row for row in read_metrics(run) if "holdout_loss" in row), key=lambda row: row["holdout_loss"]
+        )
+        for name, step in (("last", 20), ("best", best["step"])):
+            assert load_model(run / f"{name}.keras").identity.steps == step
 
     def test_json(self, tmp_path: Path, data: str, settings: str) -> None:
         run = tmp_path / "run"

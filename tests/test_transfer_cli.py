@@ -1,11 +1,9 @@
 """``trajworld evaluate-transfer``: a small study for real, resumed, and what it refuses."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -19,7 +17,7 @@ from trajworld.training.run import start_run
 
 SMALL = (
     *("--environment", "InvertedPendulum-v5", "--sizes", "400,800", "--steps", "0,2,4", "--pool", "1500"),
-    *("--learning-rates", "1e-3,1e-2", "--seeds", "2", "--batch-size", "4", "--windows", "16"),
+    *("--learning-rates", "1e-2", "--seeds", "2", "--batch-size", "4", "--windows", "16"),
 )
 
 
@@ -43,13 +41,13 @@ def test_a_study_of_both_sides(tmp_path: Path, model: str) -> None:
     out = tmp_path / "out"
     # Both sides apart, the second in two processes, and the results are those of both at once.
     _, text, log = invoke(model, "-o", str(out), *SMALL, "--side", "scratch", "--workers", "1")
-    assert "6 trials, 0 of them finished" in log
-    assert "6 of 6: gymnasium/InvertedPendulum-v5, from scratch" in log
+    assert "4 trials, 0 of them finished" in log
+    assert "4 of 4: gymnasium/InvertedPendulum-v5, from scratch" in log
     assert "Nothing can be said yet" in " ".join(text.split())
     with pytest.raises(UsageError, match="holds trials: --resume"):
         invoke(model, "-o", str(out), *SMALL)
     _, text, log = invoke(model, "-o", str(out), *SMALL, "--resume", "--workers", "2", "--json")
-    assert "12 trials, 6 of them finished; 2 processes" in log
+    assert "8 trials, 4 of them finished; 2 processes" in log
     results = json.loads(text)
     assert results == json.loads((out / "results.json").read_text())
     (environment,) = results["environments"]
@@ -63,12 +61,12 @@ def test_a_study_of_both_sides(tmp_path: Path, model: str) -> None:
     }
     # Nothing is left of the runs but small records.
     records = sorted((out / "trials").rglob("*"))
-    assert sum(path.is_file() for path in records) == 12
-    assert sum(path.stat().st_size for path in records if path.is_file()) < 12 * 5000
+    assert sum(path.is_file() for path in records) == 8
+    assert sum(path.stat().st_size for path in records if path.is_file()) < 8 * 5000
 
     before = {path: path.read_bytes() for path in records if path.is_file()}
     # A record that is lost is made again: the same numbers.
-    lost = next(path for path in before if path.name.startswith("fine-tuned-400-0.001-seed0"))
+    lost = next(path for path in before if path.name.startswith("fine-tuned-400-0.01-seed0"))
     lost.unlink()
     _, text, log = invoke(model, "-o", str(out), *SMALL, "--resume", "--workers", "1", "--json")
     again = json.loads(text)
@@ -76,7 +74,7 @@ def test_a_study_of_both_sides(tmp_path: Path, model: str) -> None:
         assert one["errors"] == [pytest.approx(seeds, rel=1e-4) for seeds in other["errors"]]
     assert json.loads(lost.read_text())["key"] == json.loads(before[lost])["key"]
     _, _, log = invoke(model, "-o", str(out), *SMALL, "--resume")
-    assert "12 trials, 12 of them finished" in log
+    assert "8 trials, 8 of them finished" in log
 
 
 @pytest.mark.slow
@@ -97,27 +95,31 @@ def test_interrupted_and_killed(tmp_path: Path) -> None:
         "--workers",
         "2",
     ]
-    for attempt, number in enumerate((signal.SIGINT, signal.SIGKILL)):
+    for number, until in ((signal.SIGINT, "1 of 4: "), (signal.SIGKILL, " of them finished; 2 processes")):
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", program, *arguments, *(["--resume"] * (attempt > 0))],
+            [sys.executable, "-P", "-c", program, *arguments, *(["--resume"] if out.exists() else [])],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
         )
-        deadline = time.monotonic() + 240
-        while len(list(out.glob("trials/*/*.json"))) <= attempt and time.monotonic() < deadline:
-            assert process.poll() is None, process.stdout.read() if process.stdout else ""
-            time.sleep(0.05)
+        assert process.stdout is not None
+        read = ""
+        while until not in read:
+            line = process.stdout.readline()
+            assert line, read
+            read += line
         process.send_signal(number)
         text, _ = process.communicate(timeout=60)
         assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
-        assert "Traceback" not in text
+        # A worker that was just being started when its parent was killed says so by a traceback of Python's own.
+        assert number == signal.SIGKILL or "Traceback" not in text
         if number == signal.SIGINT:
-            assert "--resume goes on" in text
+            assert "trials are finished and kept: --resume goes on" in text
             assert text.rstrip().endswith("Interrupted.")
-        for path in out.glob("trials/*/*.json"):
+        records = list(out.glob("trials/*/*.json"))
+        assert records
+        for path in records:
             json.loads(path.read_text())
-    assert os.path.isdir(out)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,19 @@ def test_scratch_that_gains_nothing_from_data_is_mentioned() -> None:
     assert not any("gains little from more data" in line for line in findings(GOOD))
 
 
+def test_what_was_not_tried_is_not_judged() -> None:
+    one = made_up_results({100: [1.0, 0.5, 0.4]}, {100: [0.9, 0.8, 0.3]}, steps=(0, 50, 100))
+    text = findings(one)
+    assert (
+        text[0]
+        == "Whether fine-tuning needs at most a quarter of the data cannot be said: so little was not tried."
+    )
+    assert (
+        text[1]
+        == "Whether fine-tuning needs at most a tenth of the steps cannot be said: so little was not tried."
+    )
+
+
 def test_tables() -> None:
     head, first, second = error_cells(GOOD)
     assert first == [

@@ -177,6 +177,8 @@ def test_results_are_plain_json_without_what_json_lacks(dataset: Dataset, tmp_pa
     assert environment["by_variate_at_longest_context"][1]["model"] is None
     assert found["families"][0]["environments"] == ["a/Still"]
     draw(results, tmp_path / "still.png")
+    nothing = made(dataset, "a/Still", copy=(0, 0), minimum_norm=(0, 0), ridge=(0, 0), model=(0, 0))
+    draw(Results("m.keras", {}, (nothing,), ("still",)), tmp_path / "still.png")
 
 
 @pytest.mark.parametrize("families", [1, 2, 5])

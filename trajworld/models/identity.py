@@ -1,7 +1,7 @@
 """What a model file says of the model beside its weights: all that is needed to use it on data."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,18 @@ class Identity:
         values["support"] = Support.from_config(values["support"])
         values["sources"] = {name: Support.from_config(item) for name, item in values["sources"].items()}
         return cls(**values)
+
+    @property
+    def steps(self) -> int | None:
+        """The step of training that the weights are of; what was planned where a file does not say; else None."""
+        for name in ("step", "steps"):
+            if isinstance(count := self.history.get(name), int):
+                return count
+        return None
+
+    def at_step(self, step: int) -> "Identity":
+        """The same, of weights after ``step`` steps of training."""
+        return replace(self, history={**self.history, "step": step})
 
     def support_for(self, environment: str, variates: int) -> Support | None:
         """The model's own range for data of an environment, or None for one that pre-training never saw.

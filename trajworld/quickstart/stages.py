@@ -122,7 +122,7 @@ def model_facts(model: TrajWorld, plan: Plan) -> ModelFacts:
     return ModelFacts(
         name=plan.model,
         parameters=model.count_params(),
-        steps=int(identity.history.get("steps", 0)),
+        steps=identity.steps or 0,
         environments=tuple(sorted(identity.sources)),
     )
 

@@ -115,6 +115,7 @@ def train(
             state = replace(state, step=step, seconds=seconds, unlogged=tuple(losses) if saving else ())
             if saving:
                 step_function.write_back()
+                model.identity = model.identity.at_step(step)
             if evaluating:
                 loss, by_dataset = holdout()
                 _check_finite(loss, "holdout loss", step, run)

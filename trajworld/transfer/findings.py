@@ -28,13 +28,16 @@ def _headline(results: Results) -> Iterable[str]:
         return
     data = [one for one in compared if one.factors is not None and one.factors.last.data_holds]
     steps = [one for one in compared if one.factors is not None and one.factors.last.steps_hold]
+    sizes, measured = results.plan.sizes, [step for step in results.plan.settings.steps if step > 0]
     wanted = (
-        ("a quarter of the data", DATA_FACTOR, data),
-        ("a tenth of the steps", STEP_FACTOR, steps),
+        ("a quarter of the data", DATA_FACTOR, data, sizes[-1] / sizes[0]),
+        ("a tenth of the steps", STEP_FACTOR, steps, measured[-1] / measured[0]),
     )
-    for what, factor, good in wanted:
+    for what, factor, good, tried in wanted:
         bad = [one for one in compared if one not in good]
-        if not bad:
+        if bad and tried < factor:
+            yield f"Whether fine-tuning needs at most {what} cannot be said: so little was not tried."
+        elif not bad:
             on = "each of the" if len(compared) > 1 else "the"
             yield (
                 f"Fine-tuning needs at most {what} (a factor of at least {factor:g}) to reach the error of training "

@@ -30,7 +30,7 @@ def draw_data(results: Results, path: str | os.PathLike[str]) -> None:
     figure = _panels(
         results,
         _data_panel,
-        f"mean absolute one-step error after {steps:,} steps, standard deviations (log scale)",
+        f"mean absolute one-step error after {steps:,} steps, standard deviations",
         "transitions of data (log scale)",
         [("copy last row", "copy", (1.5, 2)), ("zero-shot", "zero-shot", (6, 3))],
         lines=1,
@@ -44,7 +44,7 @@ def draw_steps(results: Results, path: str | os.PathLike[str]) -> None:
     figure = _panels(
         results,
         _steps_panel,
-        f"mean absolute one-step error on {size:,} transitions, standard deviations (log scale)",
+        f"mean absolute one-step error on {size:,} transitions, standard deviations",
         "steps of training (log scale)",
         [("copy last row", "copy", (1.5, 2))],
         lines=2,
@@ -148,7 +148,7 @@ def _data_panel(axes: Axes, results: Results, one: EnvironmentResults) -> tuple[
         return shown, ["no amount of data gets there"]
     reached = one.curve(FINE_TUNED, savings.data.amount)
     _mark(axes, savings.data.amount, reached.mean[-1] if reached is not None else savings.target)
-    return shown, [f"needs {_part(savings.data)} of the data"]
+    return shown, [f"needs {_part(savings.data, 'data')}"]
 
 
 def _steps_panel(axes: Axes, results: Results, one: EnvironmentResults) -> tuple[list[float], list[str]]:
@@ -190,10 +190,10 @@ def _steps_panel(axes: Axes, results: Results, one: EnvironmentResults) -> tuple
         return shown, ["does not get there"]
     amount = savings.largest.amount
     _mark(axes, amount or zero, reached.mean[steps.index(amount)])
-    news = [f"needs {_part(savings.largest)} of the steps"]
+    news = [f"needs {_part(savings.largest, 'steps')}"]
     need = None if least is None else savings.steps[least.transitions]
     if least is not None and least.transitions < size and need is not None:
-        news.append(f"dashed: {_part(need)} on {least.transitions:,}")
+        news.append(f"dashed, on {least.transitions:,}: {_part(need, 'steps')}")
     return shown, news
 
 
@@ -257,6 +257,8 @@ def _mark(axes: Axes, place: float, error: float) -> None:
     )
 
 
-def _part(need: Need) -> str:
-    """What part of scratch's data or steps is needed: ``1/16``, or ``none``."""
-    return "none" if need.factor is None else f"1/{need.factor:.3g}"
+def _part(need: Need, of: str) -> str:
+    """What part of scratch's data or steps is needed: ``1/16 of the data``."""
+    if need.factor is None:
+        return f"none of the {of}"
+    return f"all of the {of}" if need.factor == 1 else f"1/{need.factor:.3g} of the {of}"

@@ -40,6 +40,9 @@ _MOST_BAND = 1.6
 def draw(results: Results, path: str | Path) -> None:
     """Draw the error of every predictor against the length of context, with intervals, a panel a family.
 
+    Where it is within a panel, the error that a quarter of a bin makes is marked: that of a model which knows the
+    right bin and no more.
+
     Raises:
         TrajWorldError: The picture cannot be written there.
     """
@@ -75,8 +78,9 @@ def figure_of(results: Results) -> Figure:
     figure.text(
         0.012,
         1 - 0.13 / height,
-        "One-step error in environments that pre-training never saw, standard deviations (log scale)",
-        fontsize=10.5 if columns > 1 else 7,
+        f"One-step error{' in environments that pre-training never saw' * (columns > 1)}, "
+        "standard deviations (log scale)",
+        fontsize=10.5 if columns > 1 else 9,
         color=_TEXT,
         va="top",
     )
@@ -117,20 +121,18 @@ def _panel(axes: Axes, group: Group, bin_error: float) -> None:
     if len(drawn):
         _error_axis(axes, float(drawn.min()), float(drawn.max()))
     bottom, top = axes.get_ylim()
-    if bottom < bin_error < top:
+    if len(drawn) and bottom < bin_error < top:
         axes.axhline(bin_error, color=_FAINT, linewidth=0.9, zorder=1)
-        axes.text(
-            contexts[-1],
-            bin_error,
-            "a quarter of a bin",
-            fontsize=7.5,
-            color=_FAINT,
-            ha="right",
-            va="center",
-            bbox={"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.6},
-            zorder=1.5,
-        )
-    count = f" ({group.environments})" if group.environments > 1 else ""
+        # Named on the axis: within, some line would be in the way.
+        axes.yaxis.set_minor_locator(FixedLocator([bin_error]))
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: "¼ bin"))
+        ticks = [
+            tick
+            for tick in axes.get_yticks()
+            if abs(math.log(tick / bin_error)) > 0.045 * math.log(top / bottom)
+        ]
+        axes.yaxis.set_major_locator(FixedLocator(ticks))
+    count = f" (mean of {group.environments})" if group.environments > 1 else ""
     axes.set_title(f"{group.name}{count}", loc="left", fontsize=10, color=_TEXT, fontweight="bold", pad=7)
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom")
@@ -138,6 +140,7 @@ def _panel(axes: Axes, group: Group, bin_error: float) -> None:
     axes.grid(axis="y", color=_GRID, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.tick_params(colors=_FAINT, labelsize=9, length=0)
+    axes.tick_params(axis="y", which="minor", colors=_FAINT, labelsize=8, length=0)
     axes.tick_params(axis="x", length=4)
     axes.set_xlim(contexts[0] - 0.6, contexts[-1] + 0.6)
     axes.xaxis.set_major_locator(FixedLocator(_ticks(contexts)))
@@ -158,7 +161,8 @@ def _error_axis(axes: Axes, low: float, high: float) -> None:
     low, high = low / 1.1, high * 1.1
     axes.set_ylim(low, high)
     decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 1.5, 2, 3, 5, 7) if high / low < 5 else (1, 2, 5) if high / low < 300 else (1,)
+    wide = high / low
+    steps: tuple[float, ...] = (1, 1.5, 2, 3, 5, 7) if wide < 12 else (1, 2, 5) if wide < 300 else (1,)
     axes.yaxis.set_major_locator(FixedLocator([step * 10.0**decade for decade in decades for step in steps]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
