@@ -39,6 +39,12 @@ _CONTEXTS = "1,2,3,5,7,10,13,16,19"
     "--contexts", default=_CONTEXTS, show_default=True, metavar="LIST", help="Rows of context, at most 19."
 )
 @click.option(
+    "--unpadded",
+    is_flag=True,
+    help="Give short contexts without padding, at the window's first positions.  [default: padded, as at an "
+    "episode's start]",
+)
+@click.option(
     "--windows",
     type=click.IntRange(min=1),
     default=1024,
@@ -71,6 +77,7 @@ def evaluate_zero_shot(
     corpus: str | None,
     only: tuple[str, ...],
     contexts: str,
+    unpadded: bool,
     windows: int,
     transitions: int | None,
     seed: int,
@@ -107,9 +114,10 @@ def evaluate_zero_shot(
     from trajworld.zero_shot.findings import findings
     from trajworld.zero_shot.protocol import check_contexts, set_up
     from trajworld.zero_shot.results import Results
-    from trajworld.zero_shot.study import check_unseen, measure_all
+    from trajworld.zero_shot.study import Short, check_unseen, measure_all
 
     window = model.sizes.window
+    short: Short = "unpadded" if unpadded else "padded"
     lengths = check_contexts(asked, window)
     with results_folder(output, overwrite) as folder:
         rows = unseen_rows(only) if corpus is None else []
@@ -121,9 +129,10 @@ def evaluate_zero_shot(
             datasets = [open_dataset(member.dataset_id, progress=progress) for member in members]
         trials = [set_up(dataset, window, windows, seed) for dataset in datasets]
         with conversion_progress("Predicting") as progress:
-            measured = measure_all(model, trials, lengths, seed, progress)
+            measured = measure_all(model, trials, lengths, seed, short, progress)
         settings = {
             "contexts": list(lengths),
+            "short_contexts": short,
             "windows": windows,
             "window": window,
             "seed": seed,

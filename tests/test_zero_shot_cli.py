@@ -64,6 +64,7 @@ def test_it_collects_once_measures_and_draws(
         assert curve["mean"] == pytest.approx(np.mean(means, axis=0))
         assert all(np.array(curve["low"]) < curve["mean"])
     assert found["settings"]["contexts"] == [1, 4, 19]
+    assert any("--unpadded" in sentence for sentence in found["findings"])
 
     # Again: nothing is collected, the same comes out; a folder that is there is left alone, or replaced if asked.
     code, out, err = run(capsys, *arguments, "--json")
@@ -80,11 +81,11 @@ def test_it_collects_once_measures_and_draws(
     assert json.loads((folder / "results.json").read_text())["settings"]["seed"] == 1
 
     # The corpus that was collected can be named as any other; but it is not whole.
-    code, out, _ = run(
-        capsys, model, "--corpus", "zero-shot-900", "--only", "*g=2.0", "--windows", 9, "--contexts", 3
-    )
+    arguments = (model, "--corpus", "zero-shot-900", "--windows", 9)
+    code, out, _ = run(capsys, *arguments, "--only", "*g=2.0", "--contexts", "3,19", "--unpadded")
     assert code == 0
-    code, _, err = run(capsys, model, "--corpus", "zero-shot-900")
+    assert "--unpadded" not in out
+    code, _, err = run(capsys, *arguments)
     assert code == 1
     assert "lacks 16 of 19 unseen datasets" in err
 

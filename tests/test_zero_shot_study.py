@@ -81,6 +81,30 @@ def test_every_context_and_predictor_equals_a_loop_over_windows(model: TrajWorld
     np.testing.assert_allclose(found.change, np.mean(changes, axis=0) / ((high - low) / 256), rtol=1e-4)
 
 
+def test_unpadded_contexts_are_at_the_first_positions(model: TrajWorld, dataset: Dataset) -> None:
+    trial = set_up(dataset, 20, 7, 1)
+    padded, found = (measure(model, trial, CONTEXTS, size=7, short=short) for short in ("padded", "unpadded"))
+    variates = Variates(dataset.is_action, trial.support.lower, trial.support.upper)
+    low, high = trial.support.lower[:4].astype(float), trial.support.upper[:4].astype(float)
+    for context in CONTEXTS:
+        errors = []
+        for end in trial.test.ends:
+            # What a whole window that begins with these rows says after the last of them: nothing later is read.
+            rows = np.full((1, 19, 6), 9, np.float32)
+            rows[0, :context] = dataset.rows[end - context : end]
+            logits = keras.ops.convert_to_numpy(model(rows, np.ones((1, 19), np.float32), variates))
+            logits = logits[0, context - 1, :4].astype(float)
+            weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
+            centres = (np.arange(256) + 0.5) / 256
+            mean = low + (high - low) * (weights * centres).sum(axis=-1) / weights.sum(axis=-1)
+            errors.append(np.abs(mean - dataset.rows[end, :4]) / variate_std(dataset)[:4])
+        assert found.errors.of(MODEL, context) == pytest.approx(np.mean(errors), rel=1e-4)
+        for baseline in (COPY, MINIMUM_NORM, RIDGE):
+            assert found.errors.of(baseline, context) == pytest.approx(padded.errors.of(baseline, context))
+    assert found.errors.of(MODEL, 19) == pytest.approx(padded.errors.of(MODEL, 19), rel=1e-4)
+    assert found.errors.of(MODEL, 1) != pytest.approx(padded.errors.of(MODEL, 1), rel=1e-3)
+
+
 def test_padding_variates_changes_nothing(model: TrajWorld, dataset: Dataset) -> None:
     trial = set_up(dataset, 20, 5, 0)
     values = np.array([dataset.rows[end - 19 : end + 1] for end in trial.test.ends])
@@ -101,7 +125,7 @@ def test_all_environments_report_their_progress_together(
     other = memory_dataset([40, 40, 40], observations=5)
     trials = [set_up(each, 20, 9, 0) for each in (dataset, other)]
     told: list[tuple[int, int | None]] = []
-    found = measure_all(model, trials, (1, 19), 0, lambda done, total, _: told.append((done, total)))
+    found = measure_all(model, trials, (1, 19), 0, progress=lambda done, total, _: told.append((done, total)))
     count = 2 * (len(trials[0].test) + len(trials[1].test))
     assert told[-1] == (count, count)
     assert told == sorted(told)

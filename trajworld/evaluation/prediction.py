@@ -3,9 +3,10 @@
 The metric is written once, for whatever predicts: a model, or the baseline that copies the last row.
 """
 
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -190,20 +191,27 @@ def copy_last_row_errors(
     )
 
 
-def compile_one_step(model: TrajWorld) -> OneStep:
+def compile_one_step(model: TrajWorld, short: Literal["padded", "unpadded"] = "padded") -> OneStep:
     """Compile the prediction of each window's last row from the rows before it.
+
+    Args:
+        model: The model.
+        short: What windows of fewer than T rows are: those that lack as many of their first rows, which would be
+            ``padded``, or ``unpadded`` ones, whose first row is at the window's first position.
 
     Returns:
         A function of values ``[B, T, M]``, time mask ``[B, T]`` and variates, to expectation, standard
         deviation and cross-entropy of the true bin, each ``[B, M]`` float32 tensors; what it says of action
-        variates is unspecified. It reads the model's weights as they are at the call. Windows of fewer rows are
-        those that lack as many of their first ones, which would be padding.
+        variates is unspecified. It reads the model's weights as they are at the call.
     """
     from trajworld.models.tokenizer import moments, onehot_cross_entropy
 
     def one_step(values: Any, time_mask: Any, variates: Variates) -> tuple[Any, Any, Any]:
-        offset = max(model.sizes.window - values.shape[1], 0)
-        logits = model(values[:, :-1], time_mask[:, :-1], variates, rows=1, offset=offset)[:, 0]
+        offset = max(model.sizes.window - values.shape[1], 0) if short == "padded" else 0
+        with warnings.catch_warnings():
+            # Keras doubts attention to a single row.
+            warnings.filterwarnings("ignore", "You are using a softmax over axis")
+            logits = model(values[:, :-1], time_mask[:, :-1], variates, rows=1, offset=offset)[:, 0]
         mean, std = moments(logits, variates.lower, variates.upper)
         return mean, std, onehot_cross_entropy(logits, values[:, -1], variates.lower, variates.upper)
 

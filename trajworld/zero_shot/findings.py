@@ -125,6 +125,11 @@ def _caveats(results: Results) -> Iterator[str]:
         "Errors are mean absolute errors in standard deviations of each variate. Intervals are 95 %, over test "
         f"episodes ({fewest} or more an environment), for these very environments and this one model."
     )
+    if results.settings.get("short_contexts") == "padded" and len(results.measured[0].errors.contexts) > 1:
+        yield (
+            "Short contexts are padded, which a model knows from the starts of episodes alone: part of what more "
+            "context gains is gained by less padding. With --unpadded it is given the same rows without."
+        )
     outside = max(results.measured, key=lambda each: each.trial.outside)
     if outside.trial.outside >= 0.01:
         yield (

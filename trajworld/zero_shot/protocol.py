@@ -10,8 +10,11 @@ update. What it knows of the environment is its context, and the range of each v
   is short of rows and none begins before the episode; at most N of them, drawn by seed without replacement. All
   predictors and all lengths of context are tested on the same windows.
 - **Context** c = 1 … 19: the last c rows before the predicted one. Earlier rows are masked (zeros, time mask 0), as in
-  windows that begin at an episode's start; positions stay right-aligned. Of each row the predictors see observation,
-  reward and action; the last row's action is the one that leads to the predicted row.
+  windows that begin at an episode's start; positions stay right-aligned. (On request the rows are given without padding
+  instead, at positions 0 … c - 1. In training, padding precedes only the first rows of an episode; rows from its middle
+  come with short contexts at the beginning of whole windows, each row of which is trained to predict the next. So with
+  padding a model takes a short context for a start, and its error tells of that too.) Of each row the predictors see
+  observation, reward and action; the last row's action is the one that leads to the predicted row.
 - **Errors.** Absolute, divided by each variate's standard deviation in the whole dataset, averaged over the predicted
   variates (observation and reward) that vary: the metric of ``trajworld.evaluation.prediction``. Of an environment:
   the mean over windows. Of a family: the mean over its environments.

@@ -3,6 +3,7 @@
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,9 +31,12 @@ from trajworld.zero_shot.protocol import Trial, with_context
 COPY, MINIMUM_NORM, RIDGE, MODEL = "copy", "least squares", "ridge", "model"
 PREDICTORS = (COPY, MINIMUM_NORM, RIDGE, MODEL)
 
+Short = Literal["padded", "unpadded"]
+"""How a model is given a context of fewer rows than its window holds."""
+
 _BATCH_SIZE = 128
 _LARGE_BATCH = 1024
-_SIZES = 5
+_SIZES, _FEW_SIZES = 5, 3
 _SHORT = 8
 
 
@@ -87,6 +91,7 @@ def measure_all(
     trials: Sequence[Trial],
     contexts: Sequence[int],
     seed: int = 0,
+    short: Short = "padded",
     progress: Progress | None = None,
 ) -> list[Measured]:
     """Measure a model and the baselines in every environment.
@@ -96,14 +101,17 @@ def measure_all(
         trials: The environments, of :func:`trajworld.zero_shot.protocol.set_up` with the model's window.
         contexts: Ascending lengths of context, of :func:`trajworld.zero_shot.protocol.check_contexts`.
         seed: Of the bootstrap.
+        short: Whether a context of fewer than T - 1 rows is padded on the left.
         progress: Called after each batch of the model's predictions, of those in all environments.
 
     Raises:
         TrajWorldError: The model is not zero-shot in one of them, or its predictions are not finite.
     """
     check_unseen(model, [trial.dataset.environment for trial in trials])
-    one_step = compile_one_step(model)
-    sizes = padded_sizes([trial.dataset.num_variates for trial in trials], most=_SIZES)
+    one_step = compile_one_step(model, short)
+    # Unpadded, every length of context is compiled anew for every size.
+    most = _SIZES if short == "padded" else _FEW_SIZES
+    sizes = padded_sizes([trial.dataset.num_variates for trial in trials], most=most)
     total = sum(len(trial.test) for trial in trials) * len(contexts)
     everything = f"{len(trials)} unseen environment{'s' * (len(trials) > 1)}"
     found, before = [], 0
@@ -114,7 +122,7 @@ def measure_all(
                 progress(begun + done, total, everything)
 
         size = min(size for size in sizes if size >= trial.dataset.num_variates)
-        found.append(measure(model, trial, contexts, one_step, size, seed, report))
+        found.append(measure(model, trial, contexts, one_step, size, seed, short, report))
         before += len(trial.test) * len(contexts)
     return found
 
@@ -126,6 +134,7 @@ def measure(
     one_step: OneStep | None = None,
     size: int | None = None,
     seed: int = 0,
+    short: Short = "padded",
     progress: Progress | None = None,
 ) -> Measured:
     """Measure a model and the baselines in one environment; arguments as of :func:`measure_all`.
@@ -134,20 +143,26 @@ def measure(
         model: The model.
         trial: The environment.
         contexts: Ascending lengths of context.
-        one_step: The model's compiled prediction, where there is one.
+        one_step: The model's prediction, compiled for ``short``, where it is there.
         size: How many variates the model's batches are padded to.
         seed: Of the bootstrap.
+        short: Whether a context of fewer than T - 1 rows is padded on the left.
         progress: Called after each batch of the model's predictions.
     """
     dataset, window = trial.dataset, model.sizes.window
-    modelled = model_predictor(model, dataset, trial.support, one_step, size)
+    modelled = model_predictor(
+        model, dataset, trial.support, one_step or compile_one_step(model, short), size
+    )
     other, _ = gather_windows(dataset, trial.other.ends, trial.other.first, window)
     scaled: list[list[NDArray[np.float64]]] = [[] for _ in PREDICTORS]
     variates: dict[str, NDArray[np.float64]] = {}
     std, varies = varying(dataset)
     for number, context in enumerate(contexts):
-        # Two lengths, each compiled once, save a third of the computations on rows that would be masked.
-        length = min((cut for cut in (_SHORT, window) if cut > context), default=window)
+        if short == "unpadded":
+            length = context + 1
+        else:
+            # Two lengths, each compiled once, save a third of the computations on rows that would be masked.
+            length = min((cut for cut in (_SHORT, window) if cut > context), default=window)
 
         def report(done: int, count: int | None, what: str, begun: int = number) -> None:
             if progress is not None:
