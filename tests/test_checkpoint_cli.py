@@ -10,16 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from checkpoint_command import run
 from keras import ops
 
 from trajworld.backend import active_backend
-from trajworld.cli.main import main
 from trajworld.interop.restricted_pickle import read_pickle
 from trajworld.models.files import load_model, save_model
 from trajworld.models.identity import Identity
 from trajworld.models.presets import ModelSizes
 from trajworld.models.support import training_support
 from trajworld.models.transformer import TrajWorld, Variates
+
+__all__ = ["run"]
 
 
 @pytest.fixture(scope="module")
@@ -28,23 +30,6 @@ def goldens(shared: Path) -> Path:
     if not folder.is_dir():
         pytest.skip("the recorded outputs are not beside the repository")
     return folder
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that runs the command: exit code, standard output, standard error."""
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        try:
-            code = main(["checkpoint", *map(str, arguments)])
-        except SystemExit as end:
-            code = end.code
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 def test_a_published_checkpoint_becomes_a_model_with_its_logits(

@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from checkpoint_command import run
 from fake_hub import FakeHub, cache, hub
 from training_fixtures import config_for, plain_steps, store
 
 import trajworld
-from trajworld.cli.main import main
 from trajworld.corpus.table import read_table
 from trajworld.models.files import save_model
 from trajworld.models.identity import Identity
@@ -23,26 +23,9 @@ from trajworld.training.loop import train
 from trajworld.training.run import start_run
 from trajworld.weights import shipped_models
 
-__all__ = ["cache", "hub", "plain_steps"]
+__all__ = ["cache", "hub", "plain_steps", "run"]
 
 SMALL = "trajworld-small"
-
-
-@pytest.fixture
-def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
-    """A function that runs the command: exit code, standard output, standard error."""
-    monkeypatch.setenv("COLUMNS", "120")
-
-    def run(*arguments: object) -> tuple[int, str, str]:
-        capfd.readouterr()
-        try:
-            code = main(["checkpoint", *map(str, arguments)])
-        except SystemExit as end:
-            code = end.code
-        captured = capfd.readouterr()
-        return code, captured.out, captured.err
-
-    return run
 
 
 @pytest.fixture
