@@ -157,7 +157,7 @@ import jax, keras, numpy as np
 from keras import ops
 from trajworld.backend import Layout, active_backend
 from trajworld.errors import UsageError
-from trajworld.evaluation.prediction import compile_one_step
+from trajworld.evaluation.predictors import compile_one_step
 from trajworld.models.identity import action_mask
 from trajworld.models.presets import ModelSizes
 from trajworld.models.rollout import compile_open_loop, draw_uniforms

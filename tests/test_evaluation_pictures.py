@@ -23,7 +23,8 @@ from trajworld.evaluation.pictures import (
     typical_episodes,
     view_episode,
 )
-from trajworld.evaluation.prediction import compile_one_step, copy_last_row_errors, variates_of
+from trajworld.evaluation.prediction import copy_last_row_errors
+from trajworld.evaluation.predictors import compile_one_step, variates_of
 from trajworld.models.presets import ModelSizes
 from trajworld.models.support import training_support
 from trajworld.models.transformer import TrajWorld

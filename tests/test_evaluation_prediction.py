@@ -12,13 +12,8 @@ from hypothesis import strategies as st
 from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import value_range
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.prediction import (
-    Prediction,
-    compile_one_step,
-    copy_last_row_errors,
-    errors_of,
-    prediction_errors,
-)
+from trajworld.evaluation.prediction import copy_last_row_errors, errors_of, prediction_errors
+from trajworld.evaluation.predictors import Prediction, compile_one_step
 from trajworld.evaluation.ranges import support_for
 from trajworld.models.identity import Identity
 from trajworld.models.presets import ModelSizes

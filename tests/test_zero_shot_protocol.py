@@ -11,7 +11,7 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.split import split_episodes
 from trajworld.data.windows import gather_windows
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.prediction import Prediction
+from trajworld.evaluation.predictors import Prediction
 from trajworld.zero_shot.bootstrap import average, bootstrap
 from trajworld.zero_shot.families import family_of
 from trajworld.zero_shot.protocol import check_contexts, set_up, with_context

@@ -13,7 +13,7 @@ import pytest
 from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import variate_std
 from trajworld.errors import TrajWorldError
-from trajworld.evaluation.prediction import compile_one_step, model_predictor
+from trajworld.evaluation.predictors import compile_one_step, model_predictor
 from trajworld.models.identity import Identity
 from trajworld.models.presets import ModelSizes
 from trajworld.models.support import Support, training_support

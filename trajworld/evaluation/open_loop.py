@@ -9,7 +9,8 @@ from numpy.typing import ArrayLike, NDArray
 from trajworld.data.dataset import Dataset
 from trajworld.data.windows import gather_windows
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.prediction import Progress, scaled_errors, variates_of
+from trajworld.evaluation.prediction import Progress, scaled_errors
+from trajworld.evaluation.predictors import variates_of
 from trajworld.evaluation.ranges import Ranges
 from trajworld.models.support import Support
 from trajworld.models.transformer import TrajWorld

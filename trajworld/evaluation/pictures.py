@@ -13,7 +13,8 @@ from trajworld.data.summary import variate_names
 from trajworld.data.windows import gather_windows
 from trajworld.errors import UsageError
 from trajworld.evaluation.open_loop import Foresight, OpenLoopErrors
-from trajworld.evaluation.prediction import BATCH_SIZE, OneStep, PredictionErrors, variates_of, varying
+from trajworld.evaluation.prediction import BATCH_SIZE, PredictionErrors, varying
+from trajworld.evaluation.predictors import OneStep, variates_of
 from trajworld.files import atomic_file
 from trajworld.models.support import Support
 
@@ -68,7 +69,7 @@ def view_episode(
         dataset: Where the episode is.
         episode: Its number.
         support: The range the model bins over.
-        one_step: Of :func:`trajworld.evaluation.prediction.compile_one_step`.
+        one_step: Of :func:`trajworld.evaluation.predictors.compile_one_step`.
         window: The model's window, T.
         foresight: Of the same model and dataset; its horizon is how far the open loop goes.
 

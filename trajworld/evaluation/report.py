@@ -21,13 +21,12 @@ from trajworld.evaluation.pictures import (
     view_episode,
 )
 from trajworld.evaluation.prediction import (
-    OneStep,
     PredictionErrors,
     Progress,
-    compile_one_step,
     copy_last_row_errors,
     prediction_errors,
 )
+from trajworld.evaluation.predictors import OneStep, compile_one_step
 from trajworld.evaluation.ranges import Ranges
 from trajworld.models.transformer import TrajWorld
 
@@ -80,7 +79,7 @@ def evaluate(
         horizon: Steps of the open loop; 0 for none, and then no trajectory is drawn.
         batch_size: Windows at once.
         seed: Of what is drawn at random.
-        one_step: Of :func:`trajworld.evaluation.prediction.compile_one_step`, where there is one already.
+        one_step: Of :func:`trajworld.evaluation.predictors.compile_one_step`, where there is one already.
         pictures: The folder to draw into; None for no picture.
         drawn_episodes: How many episodes to draw.
         name: The model's, in the pictures' titles.

@@ -15,12 +15,8 @@ from trajworld.collect.datasets import collect_datasets, dataset_targets
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.evaluation.brief import Errors, brief_errors
-from trajworld.evaluation.prediction import (
-    OneStep,
-    compile_one_step,
-    copy_last_row_errors,
-    prediction_errors,
-)
+from trajworld.evaluation.prediction import copy_last_row_errors, prediction_errors
+from trajworld.evaluation.predictors import OneStep, compile_one_step
 from trajworld.evaluation.ranges import Ranges, support_for
 from trajworld.models.files import load_model
 from trajworld.models.support import pretraining_support

@@ -12,7 +12,7 @@ from trajworld.data.resolve import open_dataset
 from trajworld.errors import UsageError
 from trajworld.evaluation.open_loop import Foresight, fitting_horizon
 from trajworld.evaluation.pictures import draw_trajectories, typical_episodes, view_episode
-from trajworld.evaluation.prediction import compile_one_step
+from trajworld.evaluation.predictors import compile_one_step
 from trajworld.evaluation.ranges import support_for
 from trajworld.models.files import load_model
 from trajworld.models.names import load

@@ -10,7 +10,8 @@ from typing import Any
 
 from trajworld.data.dataset import Dataset
 from trajworld.evaluation.brief import Errors, brief_errors
-from trajworld.evaluation.prediction import OneStep, compile_one_step, prediction_errors
+from trajworld.evaluation.prediction import prediction_errors
+from trajworld.evaluation.predictors import OneStep, compile_one_step
 from trajworld.evaluation.ranges import support_for
 from trajworld.models.identity import Identity
 from trajworld.models.presets import ModelSizes

@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.evaluation.prediction import Prediction, Predictor
+from trajworld.evaluation.predictors import Prediction, Predictor
 from trajworld.models.support import Support
 from trajworld.zero_shot.protocol import Trial
 

@@ -35,7 +35,7 @@ from trajworld.data.split import split_episodes
 from trajworld.data.statistics import value_range
 from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.prediction import Prediction, Predictor
+from trajworld.evaluation.predictors import Prediction, Predictor
 from trajworld.models.support import Support, pretraining_support
 
 CONTEXTS = (1, 2, 3, 5, 7, 10, 13, 16, 19)

@@ -12,17 +12,8 @@ from trajworld.data.padding import padded_sizes
 from trajworld.data.summary import variate_names
 from trajworld.data.windows import gather_windows
 from trajworld.errors import TrajWorldError
-from trajworld.evaluation.prediction import (
-    OneStep,
-    Prediction,
-    Predictor,
-    Progress,
-    compile_one_step,
-    each_error,
-    model_predictor,
-    scaled_errors,
-    varying,
-)
+from trajworld.evaluation.prediction import Progress, each_error, scaled_errors, varying
+from trajworld.evaluation.predictors import OneStep, Prediction, Predictor, compile_one_step, model_predictor
 from trajworld.models.transformer import TrajWorld
 from trajworld.zero_shot.bootstrap import Errors, bootstrap
 from trajworld.zero_shot.linear import choose_penalties, minimum_norm_predictor, ridge_predictor
