@@ -43,7 +43,7 @@ def store(tmp_path_factory: pytest.TempPathFactory, quick: bool) -> Path:
             )
 
     path = tmp_path_factory.mktemp("windows") / "million"
-    made = write_store(path, episodes(), name="million", source="", environment="", fingerprint="")
+    made = write_store(path, episodes(), name="million", source="", environment="")
     return made.path
 
 

@@ -80,7 +80,6 @@ def make_store(tmp_path: Path, make_episodes: Callable[..., list[Episode]]) -> C
             name=name,
             source="made up",
             environment="test/made-up",
-            fingerprint="",
         )
 
     return make

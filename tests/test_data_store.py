@@ -1,5 +1,6 @@
 """The store: what is written comes back, statistics equal a direct computation, damage is refused."""
 
+import dataclasses
 import json
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from trajworld.data.episode import Episode, rows_of_episode
 from trajworld.data.store import open_store, value_range, variate_std, write_store
 from trajworld.errors import TrajWorldError, UsageError
 
-NAMES = {"name": "n", "source": "s", "environment": "e/v", "fingerprint": "f"}
+NAMES = {"name": "n", "source": "s", "environment": "e/v"}
 EpisodeMaker = Callable[..., list[Episode]]
 StoreMaker = Callable[..., Dataset]
 
@@ -34,12 +35,7 @@ def test_a_store_holds_its_episodes(tmp_path: Path, make_episodes: EpisodeMaker)
         assert (dataset.num_variates, dataset.num_episodes, dataset.num_transitions) == (6, 3, 14)
         assert dataset.transitions_per_episode.tolist() == [4, 1, 9]
         assert dataset.is_action.tolist() == [0, 0, 0, 0, 1, 1]
-        assert (dataset.name, dataset.source, dataset.environment, dataset.fingerprint) == (
-            "n",
-            "s",
-            "e/v",
-            "f",
-        )
+        assert (dataset.name, dataset.source, dataset.environment) == ("n", "s", "e/v")
     plain = np.load(tmp_path / "store" / "rows.npy")
     np.testing.assert_array_equal(plain, opened.rows)
 
@@ -189,7 +185,7 @@ def test_a_truncated_store_is_refused_at_any_byte(make_store: StoreMaker) -> Non
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version 2"),
+        ({"version": 1}, "version 1"),
         ({"format": "zip"}, "does not describe"),
         ({"observation_size": 4}, "wants 7 variates"),
         ({"action_size": -1}, "action_size"),
@@ -242,3 +238,15 @@ def test_missing_files_are_named(make_store: StoreMaker, tmp_path: Path) -> None
     (dataset.path / "rows.npy").unlink()
     with pytest.raises(TrajWorldError, match=r"lacks rows\.npy"):
         open_store(dataset.path)
+
+
+def test_equal_data_have_equal_contents_wherever_they_lie(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
+    episodes = make_episodes([4, 1, 9])
+    here = write_store(tmp_path / "here", episodes, **NAMES)
+    there = write_store(tmp_path / "there", episodes, **{**NAMES, "source": "elsewhere"})
+    assert here.content == there.content == open_store(tmp_path / "there").content
+    episodes[1].rewards[0] += 1
+    assert write_store(tmp_path / "reward", episodes, **NAMES).content != here.content
+    ended = make_episodes([4, 1, 9])
+    ended[0] = dataclasses.replace(ended[0], terminated=not ended[0].terminated)
+    assert write_store(tmp_path / "ended", ended, **NAMES).content != here.content

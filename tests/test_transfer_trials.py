@@ -20,7 +20,7 @@ from trajworld.models.support import training_support
 from trajworld.training.loop import Report, train
 from trajworld.training.optimizer import learning_rate
 from trajworld.training.run import start_run
-from trajworld.transfer.data import content_digest, returns_by_behaviour, study_data
+from trajworld.transfer.data import EnvironmentData, returns_by_behaviour, study_data
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, Trial
 from trajworld.transfer.trials import run_trial, trial_config
 
@@ -140,8 +140,12 @@ class TestData:
         one, same, other = (
             open_dataset(store(tmp_path / name, seed=seed)) for name, seed in (("a", 0), ("b", 0), ("c", 1))
         )
-        assert content_digest([one]) == content_digest([same]) != content_digest([other])
-        assert content_digest([one, other]) != content_digest([other, one])
+
+        def digest(pool: Dataset, test: Dataset) -> str:
+            return EnvironmentData("test/pool", pool, test, ()).digest
+
+        assert digest(one, other) == digest(same, other) != digest(one, one)
+        assert digest(one, other) != digest(other, one)
 
     def test_returns_by_hand(self, make_episodes) -> None:  # type: ignore[no-untyped-def]
         episodes = make_episodes([3, 5, 2])

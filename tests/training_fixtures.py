@@ -28,7 +28,7 @@ def store(
         for length in lengths
     ]
     write_store(
-        folder, episodes, name=folder.name, source="", environment=f"test/{folder.name}", fingerprint=""
+        folder, episodes, name=folder.name, source="", environment=f"test/{folder.name}"
     )
     return str(folder)
 

@@ -9,7 +9,7 @@ from training_fixtures import store
 from trajworld.data.resolve import open_dataset
 from trajworld.evaluation.brief import Errors
 from trajworld.models.presets import ModelSizes
-from trajworld.transfer.data import BehaviourReturns, EnvironmentData, content_digest
+from trajworld.transfer.data import BehaviourReturns, EnvironmentData
 from trajworld.transfer.factors import factors
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, TransferPlan, TrialSettings
 from trajworld.transfer.results import Curve, EnvironmentResults, Results
@@ -38,7 +38,7 @@ def study_data_in(folder: Path) -> EnvironmentData:
     pool = open_dataset(store(folder / "pool", lengths=(9, 7, 8, 9, 6, 9, 5, 8)))
     test = open_dataset(store(folder / "test", lengths=(9, 7, 8), seed=1))
     behaviours = (BehaviourReturns("gait", 8, 61, 61 / 8, 2.0, 16 / 61),)
-    return EnvironmentData("test/pool", pool, test, content_digest([pool, test]), behaviours)
+    return EnvironmentData("test/pool", pool, test, behaviours)
 
 
 def errors(value: float) -> Errors:

@@ -22,7 +22,7 @@ class Dataset:
         rows: ``[N, M]`` float32, in the row layout of DESIGN §2.
         episode_offsets: ``[E + 1]`` int64; episode e's rows are ``rows[offsets[e]:offsets[e + 1]]``.
         terminated: ``[E]`` bool: whether an episode's last observation is terminal.
-        fingerprint: What the source looked like when it was converted.
+        content: SHA-256 of the rows, the episodes' bounds and their ends: equal for equal data, wherever they lie.
     """
 
     path: Path
@@ -34,7 +34,7 @@ class Dataset:
     rows: NDArray[np.float32]
     episode_offsets: NDArray[np.int64]
     terminated: NDArray[np.bool_]
-    fingerprint: str = ""
+    content: str = ""
 
     @property
     def num_variates(self) -> int:

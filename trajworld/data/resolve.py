@@ -14,7 +14,7 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.home import stores_folder
 from trajworld.data.minari_datasets import dataset_path, is_dataset_id, read_minari, write_minari
-from trajworld.data.store import is_store, open_store, store_description, write_store
+from trajworld.data.store import VERSION, is_store, open_store, store_description, write_store
 from trajworld.data.unitraj import (
     UniTrajEnvironment,
     read_unitraj,
@@ -186,7 +186,6 @@ def _open_converted(origin: _Origin, progress: Progress | None) -> Dataset:
         name=origin.name,
         source=origin.spec,
         environment=origin.environment,
-        fingerprint=fingerprint,
         replace=True,
     )
     # What was converted from an earlier state of the same source will never be opened again.
@@ -254,9 +253,9 @@ def _unitraj_origin(spec: str, environment: UniTrajEnvironment) -> _Origin:
 
 def _fingerprint(origin: _Origin) -> str:
     """A digest of the source's place and of the names, sizes and times of its files; their contents are not
-    read.
+    read. With the store's version, so that what an earlier program converted is converted again.
     """
-    digest = hashlib.sha256(os.path.abspath(origin.folder_or_file).encode())
+    digest = hashlib.sha256(f"{VERSION}\0{os.path.abspath(origin.folder_or_file)}\0".encode())
     for path in sorted(origin.files()):
         state = path.stat()
         digest.update(f"{os.path.abspath(path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())

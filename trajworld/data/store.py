@@ -5,6 +5,7 @@ A store is a folder of ``dataset.json``, ``rows.npy`` (float32 ``[N, M]``), ``ep
 ``statistics.json``.
 """
 
+import hashlib
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,7 +30,7 @@ __all__ = [
 ]
 
 FORMAT = "trajworld-store"
-VERSION = 1
+VERSION = 2
 _DESCRIPTION = "dataset.json"
 
 
@@ -40,7 +41,6 @@ def write_store(
     name: str,
     source: str,
     environment: str,
-    fingerprint: str,
     progress: Callable[[Episode], None] | None = None,
     replace: bool = False,
 ) -> Dataset:
@@ -51,10 +51,9 @@ def write_store(
     Args:
         path: The folder to make.
         episodes: At least one; each is checked (shapes, NaN), and all must have the same sizes.
-        name: See ``Dataset``, as ``source``, ``environment`` and ``fingerprint``.
+        name: See ``Dataset``, as ``source`` and ``environment``.
         source: The same.
         environment: The same.
-        fingerprint: The same.
         progress: Called with each episode once it is written.
         replace: Whether a folder that is there already gives way.
 
@@ -62,7 +61,7 @@ def write_store(
         TrajWorldError: There is no episode, one is malformed or of another size, or the folder cannot be
             written.
     """
-    path = Path(path)
+    path, content = Path(path), hashlib.sha256()
     with atomic_folder(path, replace=replace) as folder:
         lengths: list[int] = []
         terminated: list[bool] = []
@@ -83,7 +82,9 @@ def write_store(
                 rows = rows_of_episode(episode)
                 if not np.all(np.isfinite(rows)):
                     raise TrajWorldError(f"{where}: a value is too large for 32-bit floats")
-                file.write(rows.tobytes())
+                written = rows.tobytes()
+                content.update(written)
+                file.write(written)
                 lengths.append(len(rows))
                 terminated.append(bool(episode.terminated))
                 if progress is not None:
@@ -94,8 +95,10 @@ def write_store(
             file.seek(0)
             _write_header(file, sum(lengths), sum(sizes) + 1)
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
+        ends = np.array(terminated, bool)
+        content.update(repr(sizes).encode() + offsets.tobytes() + ends.tobytes())
         np.save(folder / "episode_offsets.npy", offsets)
-        np.save(folder / "terminated.npy", np.array(terminated, bool))
+        np.save(folder / "terminated.npy", ends)
         description = {
             "format": FORMAT,
             "version": VERSION,
@@ -106,7 +109,7 @@ def write_store(
             "action_size": sizes[1],
             "episodes": len(lengths),
             "rows": sum(lengths),
-            "fingerprint": fingerprint,
+            "content": content.hexdigest(),
         }
         write_json(folder / _DESCRIPTION, description)
         write_statistics(open_store(folder))
@@ -158,7 +161,7 @@ def open_store(path: str | Path) -> Dataset:
         rows=rows,
         episode_offsets=offsets,
         terminated=terminated,
-        fingerprint=description["fingerprint"],
+        content=description["content"],
     )
 
 
@@ -177,7 +180,7 @@ def store_description(path: str | Path) -> dict[str, Any]:
             f"{file} is of version {description.get('version')!r}, this program reads {VERSION}: convert "
             "the source again"
         )
-    for key in ("name", "source", "environment", "fingerprint"):
+    for key in ("name", "source", "environment", "content"):
         if not isinstance(description.get(key), str):
             raise TrajWorldError(f"{file}: {key!r} must be a text")
     for key, least in (("observation_size", 0), ("action_size", 0), ("episodes", 1), ("rows", 2)):

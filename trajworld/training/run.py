@@ -258,7 +258,7 @@ def _check_unchanged(path: Path, record: dict[str, Any], parts: list[Part]) -> N
             "restore them or start another run"
         )
     for old, new in zip(record["datasets"], now, strict=True):
-        for key in ("fingerprint", "variates", "transitions", "training_episodes", "holdout_episodes"):
+        for key in ("content", "variates", "transitions", "training_episodes", "holdout_episodes"):
             if not isinstance(old, dict) or old.get(key) != new[key]:
                 raise TrajWorldError(
                     f"{new['name']} is not what {path} was trained on ({key} was {_shown(old, key)}, is {new[key]}): "

@@ -54,7 +54,7 @@ class Part:
         return {
             "name": self.dataset.name,
             "environment": self.dataset.environment,
-            "fingerprint": self.dataset.fingerprint,
+            "content": self.dataset.content,
             "variates": self.dataset.num_variates,
             "transitions": self.transitions,
             "training_episodes": len(self.training),

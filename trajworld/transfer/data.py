@@ -65,15 +65,18 @@ class EnvironmentData:
         environment: Canonical name.
         pool: The episodes that training data are drawn from.
         test: Other episodes, of the same behaviours.
-        digest: Of the contents of both, on which every trial depends.
         behaviours: What the episodes of the pool are like, by kind.
     """
 
     environment: str
     pool: Dataset
     test: Dataset
-    digest: str
     behaviours: tuple[BehaviourReturns, ...]
+
+    @property
+    def digest(self) -> str:
+        """Of the contents of both, on which every trial depends."""
+        return hashlib.sha256((self.pool.content + self.test.content).encode()).hexdigest()[:16]
 
 
 def study_data(
@@ -101,15 +104,6 @@ def study_data(
                 "one process"
             )
     return [_open(job) for job in jobs]
-
-
-def content_digest(datasets: Sequence[Dataset]) -> str:
-    """A digest of the rows and episodes of datasets: equal for equal data, wherever they lie."""
-    digest = hashlib.sha256()
-    for dataset in datasets:
-        digest.update(np.ascontiguousarray(dataset.episode_offsets).tobytes())
-        digest.update(np.ascontiguousarray(dataset.rows).tobytes())
-    return digest.hexdigest()[:16]
 
 
 def returns_by_behaviour(episodes: Sequence[Episode], kinds: Sequence[str]) -> list[BehaviourReturns]:
@@ -194,12 +188,10 @@ def _write(job: Job, gathered: Gathered, pool: int) -> None:
 
 
 def _open(job: Job) -> EnvironmentData:
-    pool, test = open_dataset(job.dataset_id), open_dataset(_test_id(job))
     return EnvironmentData(
         job.row.environment,
-        pool,
-        test,
-        content_digest([pool, test]),
+        open_dataset(job.dataset_id),
+        open_dataset(_test_id(job)),
         tuple(_behaviours(job.dataset_id)),
     )
 
