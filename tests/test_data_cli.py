@@ -192,9 +192,7 @@ def test_constant_variates_have_a_histogram(tmp_path: Path) -> None:
     from trajworld.data.store import write_store
 
     episode = Episode(np.ones((4, 1)), np.zeros((3, 1)), np.full(3, 1e6))
-    dataset = write_store(
-        tmp_path / "constant", [episode], name="constant", source="", environment=""
-    )
+    dataset = write_store(tmp_path / "constant", [episode], name="constant", source="", environment="")
     counts, edges = variate_histograms(dataset)
     assert counts.sum(axis=1).tolist() == [4, 3, 3]
     assert (np.diff(edges, axis=1) > 0).all()

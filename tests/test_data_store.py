@@ -240,7 +240,9 @@ def test_missing_files_are_named(make_store: StoreMaker, tmp_path: Path) -> None
         open_store(dataset.path)
 
 
-def test_equal_data_have_equal_contents_wherever_they_lie(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
+def test_equal_data_have_equal_contents_wherever_they_lie(
+    tmp_path: Path, make_episodes: EpisodeMaker
+) -> None:
     episodes = make_episodes([4, 1, 9])
     here = write_store(tmp_path / "here", episodes, **NAMES)
     there = write_store(tmp_path / "there", episodes, **{**NAMES, "source": "elsewhere"})

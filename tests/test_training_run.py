@@ -8,12 +8,15 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 import tomli_w
 from training_fixtures import SIZES, config_for, plain_steps, store, weights_of
 
 from trajworld.backend import active_backend
+from trajworld.data.minari_datasets import dataset_path, write_minari
+from trajworld.data.resolve import open_dataset
 from trajworld.data.store import open_store
 from trajworld.data.windows import WindowIndex
 from trajworld.errors import TrajWorldError, UsageError
@@ -23,6 +26,7 @@ from trajworld.models.support import training_support
 from trajworld.models.transformer import TrajWorld
 from trajworld.training.config import resolve_config
 from trajworld.training.loop import train
+from trajworld.training.record import read_record
 from trajworld.training.run import resume_run, start_run
 from trajworld.versions import versions
 
@@ -266,6 +270,7 @@ def test_what_is_not_a_run_cannot_be_resumed(tmp_path: Path) -> None:
         '{"kind": "fly"}',
         '{"kind": "train"}',
         '{"kind": "train", "datasets": 3, "versions": {}}',
+        '{"kind": "train", "datasets": [], "versions": {}, "resumed": 1}',
         "nul\x00",
     ],
 )
@@ -291,6 +296,40 @@ def test_a_dataset_that_changed_is_refused(tmp_path: Path, data: str) -> None:
     store(Path(data), observations=3)
     with pytest.raises(TrajWorldError, match=r"variates was 4, is 5"):
         resume_run(run.path)
+    shutil.rmtree(data)
+    store(Path(data), seed=1)
+    with pytest.raises(TrajWorldError, match=r"content was [0-9a-f]{12}…, is [0-9a-f]{12}…"):
+        resume_run(run.path)
+
+
+def test_a_dataset_that_was_made_again_is_the_same(tmp_path: Path, make_episodes: Any) -> None:
+    episodes = make_episodes([9, 7, 8, 9, 6, 9])
+    spaces = {
+        "observation_space": gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32),
+        "action_space": gymnasium.spaces.Box(-1, 1, (2,), np.float32),
+    }
+    write_minari("tests/again-v0", episodes, environment="test/again", **spaces)
+    first = open_dataset("tests/again-v0")
+    run = start_run(tmp_path / "run", config_for("train", ["tests/again-v0"]))
+    shutil.rmtree(dataset_path("tests/again-v0"))
+    write_minari("tests/again-v0", episodes, environment="test/again", **spaces)
+    again = open_dataset("tests/again-v0")
+    # Converted anew, since its files are others.
+    assert again.path != first.path
+    assert not first.path.exists()
+    assert again.content == first.content
+    assert resume_run(run.path)[0].state.step == 0
+
+
+def test_the_record_says_where_a_run_went_on(tmp_path: Path, data: str) -> None:
+    run = start_run(tmp_path / "run", config_for("train", [data]))
+    began = read_record(run.path)
+    assert "resumed" not in began
+    for times in (1, 2):
+        resume_run(run.path)
+        record = read_record(run.path)
+        entry = {key: began[key] for key in ("versions", "backend", "device", "layout")}
+        assert record == {**began, "resumed": [{"step": 0, **entry}] * times}
 
 
 def test_a_dataset_that_was_added_to_or_taken_from_the_configuration_is_noticed(

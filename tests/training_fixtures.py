@@ -27,9 +27,7 @@ def store(
         )
         for length in lengths
     ]
-    write_store(
-        folder, episodes, name=folder.name, source="", environment=f"test/{folder.name}"
-    )
+    write_store(folder, episodes, name=folder.name, source="", environment=f"test/{folder.name}")
     return str(folder)
 
 

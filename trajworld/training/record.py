@@ -17,7 +17,8 @@ def is_run(path: Path) -> bool:
 
 
 def read_record(path: Path) -> dict[str, Any]:
-    """A run's ``run.json``: kind, versions, backend, device, datasets.
+    """A run's ``run.json``: kind, versions, backend, device, datasets; ``resumed``, a list of the steps from which it
+    went on, each with versions, backend and device, where it did.
 
     Raises:
         TrajWorldError: It is missing or damaged.
@@ -26,7 +27,8 @@ def read_record(path: Path) -> dict[str, Any]:
     if not isinstance(record, dict) or record.get("kind") not in ("pretrain", "train"):
         raise TrajWorldError(f"{path / RECORD} does not say whether the run is pretrain or train")
     datasets, found, layout = record.get("datasets"), record.get("versions"), record.get("layout", {})
-    if not isinstance(datasets, list) or not isinstance(found, dict) or not isinstance(layout, dict):
+    lists = isinstance(datasets, list) and isinstance(record.get("resumed", []), list)
+    if not lists or not isinstance(found, dict) or not isinstance(layout, dict):
         raise TrajWorldError(f"{path / RECORD} does not say what the run was trained on: restore it")
     return record
 

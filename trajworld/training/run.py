@@ -156,7 +156,7 @@ def resume_run(
             )
         model = _initial_model(written, parts, init)
         run = _assembled(path, written, parts, model, TrainingState(), layout)
-        return run, _warnings(record, layout)
+        return run, _resumed(run, record)
     model, state = load_checkpoint(checkpoint)
     if model.sizes != written.model or state.step > written.steps:
         raise TrajWorldError(
@@ -164,7 +164,7 @@ def resume_run(
         )
     run = _assembled(path, written, parts, model, state, layout)
     load_optimizer(checkpoint, run.optimizer)
-    return run, _warnings(record, layout)
+    return run, _resumed(run, record)
 
 
 def _is_free(path: Path) -> bool:
@@ -237,17 +237,32 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
 
 
 def _record(run: Run, init: Path | None) -> dict[str, Any]:
-    device = active_backend().device()
     return {
         "kind": run.config.kind,
-        "versions": versions(),
-        "backend": active_backend().name,
-        "device": {"kind": device.kind, "name": device.name, "count": device.count},
-        "layout": {"devices": run.layout.devices, "processes": run.layout.processes},
+        **_surroundings(run),
         "parameters": run.model.count_params(),
         "init": None if init is None else _digest(init),
         "datasets": [part.describe() for part in run.parts],
     }
+
+
+def _surroundings(run: Run) -> dict[str, Any]:
+    """What the numbers may depend on beside the configuration and the data."""
+    device = active_backend().device()
+    return {
+        "versions": versions(),
+        "backend": active_backend().name,
+        "device": {"kind": device.kind, "name": device.name, "count": device.count},
+        "layout": {"devices": run.layout.devices, "processes": run.layout.processes},
+    }
+
+
+def _resumed(run: Run, record: dict[str, Any]) -> list[str]:
+    """Note in the run's record from which step it goes on and where; what is not as it was when it began."""
+    entry = {"step": run.state.step, **_surroundings(run)}
+    if run.layout.leads:
+        write_json(run.path / RECORD, {**record, "resumed": [*record.get("resumed", []), entry]})
+    return _warnings(record, run.layout)
 
 
 def _check_unchanged(path: Path, record: dict[str, Any], parts: list[Part]) -> None:
@@ -258,16 +273,18 @@ def _check_unchanged(path: Path, record: dict[str, Any], parts: list[Part]) -> N
             "restore them or start another run"
         )
     for old, new in zip(record["datasets"], now, strict=True):
-        for key in ("content", "variates", "transitions", "training_episodes", "holdout_episodes"):
+        for key in ("variates", "transitions", "training_episodes", "holdout_episodes", "content"):
             if not isinstance(old, dict) or old.get(key) != new[key]:
                 raise TrajWorldError(
-                    f"{new['name']} is not what {path} was trained on ({key} was {_shown(old, key)}, is {new[key]}): "
+                    f"{new['name']} is not what {path} was trained on ({key} was {_shown(old, key)}, is "
+                    f"{_shown(new, key)}): "
                     "restore it or start another run"
                 )
 
 
-def _shown(old: Any, key: str) -> Any:
-    return old.get(key) if isinstance(old, dict) else old
+def _shown(description: Any, key: str) -> Any:
+    found = description.get(key) if isinstance(description, dict) else description
+    return f"{found[:12]}…" if key == "content" and isinstance(found, str) else found
 
 
 def _warnings(record: dict[str, Any], layout: Layout) -> list[str]:
