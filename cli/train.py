@@ -36,7 +36,9 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         metavar="MODEL",
         help="Start from this model's weights: trajworld-small, hf://USER/REPO or a file.",
     ),
-    click.option("--steps", type=int, help="Optimiser steps."),
+    click.option(
+        "--steps", type=int, help="Optimiser steps; with --resume, where the run is to end instead."
+    ),
     click.option("--batch-size", type=int, help="Windows in a batch."),
     click.option("--learning-rate", type=float, help="Peak of the schedule."),
     click.option("--warmup-steps", type=int, help="Linear warm-up."),
@@ -98,6 +100,7 @@ def pretrain(datasets: tuple[str, ...], **options: Any) -> None:
       trajworld pretrain corpus:corpus --augment 0.8 --targets gauss -o runs/corpus
       trajworld pretrain UniTraj/ --preset paper -o runs/unitraj
       trajworld pretrain --resume runs/pre
+      trajworld pretrain --resume runs/pre --steps 50000       # with another end
     """
     _run("pretrain", [_choice(text) for text in datasets], options)
 
@@ -125,9 +128,10 @@ def _run(kind: Any, datasets: list[dict[str, Any]], options: dict[str, Any]) -> 
     processes = [options.pop(name) for name in ("coordinator", "processes", "process")]
     if (output is None) == (resume is None):
         raise UsageError("name the run directory with -o, or continue one with --resume (one of them)")
-    if resume is not None and (datasets or overwrite or any(value is not None for value in options.values())):
+    others = any(value is not None for name, value in options.items() if name != "steps")
+    if resume is not None and (datasets or overwrite or others):
         raise UsageError(
-            "--resume takes a run as it is: no datasets and no other settings but where it computes"
+            "--resume takes a run as it is: no datasets and no other settings but --steps and where it computes"
         )
     sizes = {name: value for name in _SIZES if (value := options.pop(name)) is not None}
     given = {**options, "datasets": datasets or None, "model": sizes or None}
@@ -154,7 +158,7 @@ def _train(
     console = Console(stderr=True)
     with conversion_progress("converting") as progress:
         if resuming:
-            run, warnings = resume_run(path, devices=devices, progress=progress)
+            run, warnings = resume_run(path, steps=given["steps"], devices=devices, progress=progress)
             for warning in warnings if run.layout.leads else ():
                 console.print(f"Warning: {warning}", highlight=False, markup=False, soft_wrap=True)
         else:

@@ -70,7 +70,7 @@ def test_help_imports_no_framework(command: str, tmp_path: Path) -> None:
         (["DATA"], "name the run directory with -o, or continue one with --resume"),
         (["DATA", "-o", "a", "--resume", "b"], "(one of them)"),
         (["DATA", "--resume", "b"], "--resume takes a run as it is"),
-        (["--resume", "b", "--steps", "3"], "--resume takes a run as it is"),
+        (["--resume", "b", "--seed", "3"], "--resume takes a run as it is"),
         (["--resume", "b", "--overwrite"], "--resume takes a run as it is"),
         (["--resume", "DATA"], "is not a run directory"),
         (["--resume", "nowhere"], "is not a run directory"),

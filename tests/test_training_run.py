@@ -26,7 +26,8 @@ from trajworld.models.support import training_support
 from trajworld.models.transformer import TrajWorld
 from trajworld.training.config import resolve_config
 from trajworld.training.loop import train
-from trajworld.training.record import read_record
+from trajworld.training.optimizer import learning_rate
+from trajworld.training.record import read_metrics, read_record
 from trajworld.training.run import resume_run, start_run
 from trajworld.versions import versions
 
@@ -330,6 +331,28 @@ def test_the_record_says_where_a_run_went_on(tmp_path: Path, data: str) -> None:
         record = read_record(run.path)
         entry = {key: began[key] for key in ("versions", "backend", "device", "layout")}
         assert record == {**began, "resumed": [{"step": 0, **entry}] * times}
+
+
+@pytest.mark.usefixtures("plain_steps")
+def test_a_resumed_run_may_end_elsewhere(tmp_path: Path, data: str) -> None:
+    path = tmp_path / "run"
+    train(start_run(path, config_for("train", [data], steps=12)))
+    with pytest.raises(UsageError, match="is at step 12 already: it cannot end at 11"):
+        resume_run(path, steps=11)
+    assert "resumed" not in read_record(path)
+    run, _ = resume_run(path, steps=20)
+    assert (run.config.steps, run.config.decay_steps, run.state.step) == (20, 20, 12)
+    outcome = train(run)
+    assert outcome.finished
+    assert outcome.state.step == 20
+    entry = read_record(path)["resumed"][-1]
+    assert (entry["step"], entry["steps_before"], entry["steps"]) == (12, 12, 20)
+    # From now on it is a run of 20 steps.
+    again, _ = resume_run(path)
+    assert (again.config, again.state.step) == (run.config, 20)
+    assert "steps" not in read_record(path)["resumed"][-1]
+    rates = {row["step"]: row["learning_rate"] for row in read_metrics(path) if "learning_rate" in row}
+    assert rates[20] == pytest.approx(learning_rate(run.config, 19))
 
 
 def test_a_dataset_that_was_added_to_or_taken_from_the_configuration_is_noticed(

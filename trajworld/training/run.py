@@ -115,12 +115,18 @@ def start_run(
 
 
 def resume_run(
-    path: str | Path, *, devices: int | None = None, progress: Progress | None = None
+    path: str | Path,
+    *,
+    steps: int | None = None,
+    devices: int | None = None,
+    progress: Progress | None = None,
 ) -> tuple[Run, list[str]]:
     """Continue from the newest checkpoint of a run, or from its start where it has none yet.
 
     Args:
         path: The run directory.
+        steps: Where it is to end from now on, the end of the cosine with it where both were one; None for where it
+            was to end.
         devices: How many to train on; None for as many as it began on, where there are so many.
         progress: Told of the conversion of datasets.
 
@@ -128,7 +134,7 @@ def resume_run(
         The run, and warnings: what is not as it was and may change the numbers.
 
     Raises:
-        UsageError: ``path`` is no run.
+        UsageError: ``path`` is no run, or is past ``steps`` already.
         TrajWorldError: A dataset has changed or a file is damaged.
     """
     path, backend = Path(path), active_backend()
@@ -136,6 +142,9 @@ def resume_run(
         raise UsageError(f"{path} is not a run directory: it has no {CONFIG}")
     record = read_record(path)
     written = resolve_config(record["kind"], file=path / CONFIG)
+    config = written
+    if steps is not None:
+        config = resolve_config(record["kind"], file=path / CONFIG, options={"steps": steps})
     began_on = record.get("layout", {}).get("devices")
     layout = backend.distribute(devices, written.batch_size, began_on)
 
@@ -154,17 +163,19 @@ def resume_run(
             raise TrajWorldError(
                 f"{written.init} is not the model that {path} began with, and the run has no checkpoint: start another"
             )
-        model = _initial_model(written, parts, init)
-        run = _assembled(path, written, parts, model, TrainingState(), layout)
-        return run, _resumed(run, record)
+        model = _initial_model(config, parts, init)
+        run = _assembled(path, config, parts, model, TrainingState(), layout)
+        return run, _resumed(run, record, written)
     model, state = load_checkpoint(checkpoint)
     if model.sizes != written.model or state.step > written.steps:
         raise TrajWorldError(
             f"{checkpoint} is not of the run that {path / CONFIG} describes: restore one of them"
         )
-    run = _assembled(path, written, parts, model, state, layout)
+    if state.step > config.steps:
+        raise UsageError(f"{path} is at step {state.step:,} already: it cannot end at {config.steps:,}")
+    run = _assembled(path, config, parts, model, state, layout)
     load_optimizer(checkpoint, run.optimizer)
-    return run, _resumed(run, record)
+    return run, _resumed(run, record, written)
 
 
 def _is_free(path: Path) -> bool:
@@ -257,11 +268,15 @@ def _surroundings(run: Run) -> dict[str, Any]:
     }
 
 
-def _resumed(run: Run, record: dict[str, Any]) -> list[str]:
-    """Note in the run's record from which step it goes on and where; what is not as it was when it began."""
+def _resumed(run: Run, record: dict[str, Any], before: TrainingConfig) -> list[str]:
+    """Note in the run's record from which step it goes on, and on what; what is not as it was when it began."""
     entry = {"step": run.state.step, **_surroundings(run)}
+    if run.config != before:
+        entry |= {"steps_before": before.steps, "steps": run.config.steps}
     if run.layout.leads:
         write_json(run.path / RECORD, {**record, "resumed": [*record.get("resumed", []), entry]})
+        if run.config != before:
+            write_config(run.config, run.path / CONFIG)
     return _warnings(record, run.layout)
 
 
