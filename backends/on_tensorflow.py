@@ -1,5 +1,6 @@
 """TensorFlow: graphs compiled by XLA; variables hold the state, so nothing needs writing back."""
 
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,6 +11,14 @@ from trajworld.backend import Device, Tensor
 
 from .host_memory import peak_resident_memory, release_freed_memory
 from .one_device import OneDevice
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a message of TensorFlow's is worth a line: each size of M is traced once, and it warns of that."""
+    return "triggered tf.function retracing" not in record.getMessage()
+
+
+tf.get_logger().addFilter(_is_news)
 
 
 class _TensorFlowTrainingStep:

@@ -137,6 +137,14 @@ def test_a_compiled_function_takes_several_shapes_and_nested_arrays() -> None:
         np.testing.assert_allclose(found, x @ weights[0] + weights[1] + 2, atol=1e-5)
 
 
+def test_steps_of_many_shapes_make_no_noise(caplog: pytest.LogCaptureFixture) -> None:
+    model, _ = linear_model()
+    step = active_backend().training_step(model, adamw(), lambda x, y: ops.mean(ops.square(model(x) - y)))
+    for size in range(1, 8):
+        step(0.01, np.ones((size, 3), np.float32), np.ones((size, 2), np.float32))
+    assert not [record for record in caplog.records if record.levelname == "WARNING"]
+
+
 def test_a_compiled_function_is_traced_for_its_shapes_not_its_values() -> None:
     model, _ = linear_model()
     traced = []
