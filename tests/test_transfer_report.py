@@ -14,7 +14,7 @@ from trajworld.transfer.report import error_cells, factor_cells, markdown, print
 from trajworld.transfer.results import Results
 
 SCRATCH = {4000: [2.0, 1.0, 0.5, 0.3, 0.25], 16000: [2.0, 1.0, 0.5, 0.15, 0.2]}
-GOOD = made_up_results(SCRATCH, {4000: [0.6, 0.4, 0.2, 0.18, 0.14], 16000: [0.6, 0.3, 0.12, 0.11, 0.10]})
+GOOD = made_up_results(SCRATCH, {4000: [0.6, 0.4, 0.2, 0.18, 0.14], 16000: [0.6, 0.19, 0.12, 0.11, 0.10]})
 BAD = made_up_results(SCRATCH, {4000: [3.0, 0.9, 0.6, 0.5, 0.4], 16000: [3.0, 0.9, 0.5, 0.4, 0.3]}, seen=True)
 HALF = made_up_results(SCRATCH, {4000: [0.6, 0.4, 0.2, 0.18, 0.14]})
 NAMES = ("gymnasium/Hopper-v5", "gymnasium/HalfCheetah-v5", "gymnasium/Walker2d-v5")
@@ -26,7 +26,8 @@ def test_good_news() -> None:
     assert "needs at most a tenth of the steps" in text[1]
     assert "the model errs by 0.200 after 2,000 steps" in text[2]
     assert "with 4,000 transitions (the least that was tried, data factor 4)" in text[2]
-    assert "after 200 steps (step factor 10" in text[2]
+    assert "(it is first there after 1,000 steps)" in text[2]
+    assert "after 50 steps (step factor 20" in text[2]
     assert not any("Beware" in line or "does not hold" in line for line in text)
 
 
@@ -46,6 +47,21 @@ def test_the_harder_target_is_mentioned_where_it_changes_the_verdict() -> None:
     text = findings(made_up_results(SCRATCH, tuned))
     assert any("against the least error from scratch, 0.150 after 1,000 steps" in line for line in text)
     assert not any("against the least" in line for line in findings(BAD))
+
+
+def test_a_flat_curve_from_scratch_is_credited_where_it_first_was_as_good() -> None:
+    scratch = {16_000: [1.0, 0.6, 0.5, 0.41, 0.395], 64_000: [1.0, 0.5, 0.40, 0.395, 0.40]}
+    tuned = {16_000: [0.9, 0.6, 0.3, 0.3, 0.3], 64_000: [0.9, 0.5, 0.30, 0.2, 0.2]}
+    flat = made_up_results(scratch, tuned, steps=(0, 50, 100, 200, 1000))
+    text = findings(flat)
+    assert "does not hold" in text[1]
+    assert (
+        "errs by 0.400 after 1,000 steps (it is first there after 100 steps; 16,000 transitions are enough for that)."
+        in text[2]
+    )
+    assert "data factor 1" in text[2]
+    assert "step factor 1," in text[2]
+    assert factor_cells(flat)[1][2:6] == ["16,000 vs 16,000", "1", "100 (≈ 68) vs 100", "1"]
 
 
 def test_what_is_not_finished_is_not_judged() -> None:
@@ -88,8 +104,8 @@ def test_tables() -> None:
     assert second[1] == "16,000"
     assert len(head) == len(first)
     _, last, best = factor_cells(GOOD)
-    assert last[1:6] == ["0.200 (after 2,000)", "4,000", "4", "200 (≈ 92)", "10"]
-    assert best[1] == "0.150 (least, after 1,000)"
+    assert last[1:6] == ["0.200", "4,000 vs 16,000", "4", "50 (≈ 48) vs 1,000", "20"]
+    assert best[1:4] == ["0.150 (least)", "4,000 vs 16,000", "4"]
     assert error_cells(HALF)[2][5:] == ["–", "–"]
     assert factor_cells(HALF) == []
     text = markdown(replace(GOOD, findings=("A sentence.",)))

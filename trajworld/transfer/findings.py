@@ -60,18 +60,29 @@ def _of_environment(results: Results, one: EnvironmentResults) -> Iterable[str]:
     name, last, best = short_name(one.environment), one.factors.last, one.factors.best
     size, steps = results.plan.sizes[-1], results.plan.settings.steps[-1]
     yield (
-        f"{name}: from scratch on {size:,} transitions the model errs by {number(last.target)} after {steps:,} steps. "
-        f"{_data_sentence(last, size, steps)} {_step_sentence(last, size)}"
+        f"{name}: from scratch on {size:,} transitions the model errs by {number(last.target)} after {steps:,} steps"
+        f"{_reached(last, size, steps)}. {_data_sentence(last, size, steps)} {_step_sentence(last, size)}"
     )
     if best.target < last.target and (best.data_holds, best.steps_hold) != (last.data_holds, last.steps_hold):
         yield (
-            f"{name}: against the least error from scratch, {number(best.target)} after {best.step:,} steps, "
+            f"{name}: against the least error from scratch, {number(best.target)} after {best.step:,} steps"
+            f"{_reached(best, size, best.step)}, "
             f"{_data_sentence(best, size, steps)[0].lower()}{_data_sentence(best, size, steps)[1:]} "
             f"{_step_sentence(best, size)}"
         )
     yield from _little_gain(one, steps)
     yield from _overlap(results, one)
     yield from _against_copying(results, one)
+
+
+def _reached(savings: Savings, size: int, steps: int) -> str:
+    """Where scratch has that error first, as far as that is not said already: what the factors are measured against."""
+    parts = []
+    if savings.step < steps:
+        parts.append(f"it is first there after {savings.step:,} steps")
+    if savings.amount < size:
+        parts.append(f"{savings.amount:,} transitions are enough for that")
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _data_sentence(savings: Savings, size: int, steps: int) -> str:

@@ -143,7 +143,7 @@ def _data_panel(axes: Axes, results: Results, one: EnvironmentResults) -> tuple[
     if one.factors is None:
         return shown, []
     savings = one.factors.last
-    _target(axes, savings.target, results.plan.sizes[-1])
+    _target(axes, savings.target, savings.amount)
     if savings.data is None:
         return shown, ["no amount of data gets there"]
     reached = one.curve(FINE_TUNED, savings.data.amount)
@@ -233,7 +233,7 @@ def _line(
 
 
 def _target(axes: Axes, target: float, place: float) -> None:
-    """Scratch's error as a thin line to the left of where it has it."""
+    """Scratch's error as a thin line to the left of where it has it first."""
     axes.plot(
         [axes.get_xlim()[0], place],
         [target, target],

@@ -60,7 +60,7 @@ def print_tables(results: Results, console: Console) -> None:
                 broken = header.replace(" ", "\n") if len(header) > 9 else header
                 table.add_column(broken, justify="left" if place == 0 else "right", no_wrap=True)
             for row in cells[1:]:
-                table.add_row(*(escape(re.sub(r" (?=[\[(]|on )", "\n", cell)) for cell in row))
+                table.add_row(*(escape(re.sub(r" (?=[\[(]|on |vs )", "\n", cell)) for cell in row))
             console.print(table, "")
 
 
@@ -88,15 +88,19 @@ def error_cells(results: Results) -> Cells:
 
 
 def factor_cells(results: Results) -> Cells:
-    """What each environment's fine-tuning needs, under its headers."""
-    size, steps = results.plan.sizes[-1], results.plan.settings.steps[-1]
+    """What each side of an environment needs for the error from scratch, under its headers.
+
+    That error is the one after the last step on the most data, and in a second row the least at any step, where that is
+    less. "vs" stands between what fine-tuning and what scratch needs.
+    """
+    size = results.plan.sizes[-1]
     rows = [
         [
             "environment",
-            f"from scratch on {size:,}",
-            "data needed",
+            "error from scratch",
+            "data tuned vs scratch",
             "data factor",
-            f"steps needed on {size:,}",
+            f"steps on {size:,} tuned vs scratch",
             "step factor",
             "on the least data",
         ]
@@ -104,12 +108,10 @@ def factor_cells(results: Results) -> Cells:
     for one in results.environments:
         if one.factors is None:
             continue
-        rows.append(
-            _factor_row(one, one.factors.last, f"{number(one.factors.last.target)} (after {steps:,})")
-        )
-        best = one.factors.best
-        if best.target < one.factors.last.target:
-            rows.append(_factor_row(one, best, f"{number(best.target)} (least, after {best.step:,})"))
+        last, best = one.factors.last, one.factors.best
+        rows.append(_factor_row(one, last, number(last.target)))
+        if best.target < last.target:
+            rows.append(_factor_row(one, best, f"{number(best.target)} (least)"))
     return rows if len(rows) > 1 else []
 
 
@@ -119,9 +121,9 @@ def _factor_row(one: EnvironmentResults, savings: Savings, target: str) -> list[
     return [
         _name(one),
         target,
-        _amount(savings.data),
+        f"{_amount(savings.data)} vs {savings.amount:,}",
         _factor(savings.data),
-        _amount(savings.largest),
+        f"{_amount(savings.largest)} vs {savings.step:,}",
         _factor(savings.largest),
         least,
     ]
