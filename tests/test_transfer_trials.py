@@ -8,6 +8,7 @@ import pytest
 from training_fixtures import config_for, plain_steps, store, weights_of
 from transfer_fixtures import SETTINGS, study_data_in, study_plan
 
+from trajworld.data.dataset import Dataset
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.data.resolve import open_dataset
 from trajworld.data.statistics import value_range
