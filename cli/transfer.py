@@ -1,7 +1,6 @@
 """``trajworld evaluate-transfer``: what a pre-trained model saves on embodiments that it never saw."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -170,16 +169,14 @@ def evaluate_transfer(
     plan = plan_for(PRESETS[preset or "small"])
     from trajworld.transfer.study import RECORDS, Study
 
-    if any((output / RECORDS).glob("**/*.json")):
-        if not (resume or overwrite):
-            raise UsageError(f"{output} holds trials: --resume goes on with them, --overwrite removes them")
-        if overwrite:
-            shutil.rmtree(output / RECORDS)
+    if not (resume or overwrite) and any((output / RECORDS).glob("**/*.json")):
+        raise UsageError(f"{output} holds trials: --resume goes on with them, --overwrite removes them")
     console = Console(stderr=True)
     model = None if model_name is None else _model(model_name)
     if model is not None:
         plan = plan_for(model.sizes)
     from trajworld.transfer.data import study_data
+    from trajworld.transfer.records import remove_trials
     from trajworld.transfer.report import print_tables, write_results
     from trajworld.transfer.results import results_of
     from trajworld.transfer.workers import available_cores, default_workers
@@ -189,6 +186,9 @@ def evaluate_transfer(
 
     workers = workers or default_workers()
     data = study_data(plan, min(workers, len(available_cores())), say)
+    if overwrite:
+        # Not before: a mistake in MODEL, the plan or the data must not cost hours of trials.
+        remove_trials(output / RECORDS)
     study = Study(plan, data, output, model, _SIDES[side] or SIDES)
     done, total = study.counts()
     say(f"{total} trials, {done} of them finished; {workers} process{'es' * (workers > 1)}")

@@ -150,3 +150,17 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
 def test_a_model_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(TrajWorldError, match=r"nothing\.keras"):
         invoke(str(tmp_path / "nothing.keras"), "-o", str(tmp_path / "out"))
+
+
+def test_a_mistake_beside_overwrite_costs_no_trial(tmp_path: Path) -> None:
+    record = tmp_path / "out" / "trials" / "gymnasium-hopper-v5" / "one.json"
+    record.parent.mkdir(parents=True)
+    record.write_text('{"key": {}, "result": {}}')
+    for arguments in (
+        ("wrong-name",),
+        (str(tmp_path / "nothing.keras"),),
+        ("trajworld-small", "--environment", "NoSuch-v0"),
+    ):
+        with pytest.raises(TrajWorldError):
+            invoke(*arguments, "--overwrite", "-o", str(tmp_path / "out"))
+        assert record.is_file()

@@ -30,6 +30,7 @@ from trajworld.transfer.records import (
     PretrainedModel,
     pretrained_model,
     read_trial,
+    remove_trials,
     trial_key,
     trial_path,
     write_trial,
@@ -181,6 +182,37 @@ class TestRecords:
         with pytest.raises(TrajWorldError, match="no variate"):
             write_trial(tmp_path / "nan.json", key, result(float("nan")))
         assert not (tmp_path / "nan.json").exists()
+
+    def test_only_records_are_removed(self, tmp_path: Path) -> None:
+        folder = tmp_path / RECORDS
+        keys = [trial_key(trial, SETTINGS, "d", "") for trial in (TRIAL, replace(TRIAL, seed=1))]
+        for key in keys:
+            write_trial(trial_path(folder, key), key, result(0.1))
+        others = {
+            folder / "gymnasium-hopper-v5" / "mine.json": '{"key": 1}',
+            folder / "gymnasium-hopper-v5" / "damaged.json": "{",
+            folder / "notes.txt": "notes",
+        }
+        for path, text in others.items():
+            path.write_text(text)
+        (folder / "empty").mkdir()
+        remove_trials(folder)
+        assert {path for path in folder.rglob("*") if path.is_file()} == set(others)
+        assert not (folder / "empty").exists()
+        remove_trials(tmp_path / "nowhere")
+
+    def test_a_record_that_cannot_be_removed_is_one_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key = trial_key(TRIAL, SETTINGS, "d", "")
+        write_trial(trial_path(tmp_path, key), key, result(0.1))
+
+        def refuse(path: Path) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "unlink", refuse)
+        with pytest.raises(TrajWorldError, match=r"cannot remove .*seed0.*: Permission denied"):
+            remove_trials(tmp_path)
 
     def test_a_models_digest_is_of_its_weights(self, tmp_path: Path) -> None:
         model = TrajWorld(SIZES, Identity(environment="test/pool", history={"steps": 3}))

@@ -1,5 +1,6 @@
 """Trials that are finished: a small JSON file each, found again by all that its numbers are a function of."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -100,6 +101,35 @@ def trial_path(folder: Path, key: Mapping[str, Any]) -> Path:
         f"-seed{training['seed']}-{digest}.json"
     )
     return folder / parse_name(key["environment"]).slug / name
+
+
+def remove_trials(folder: Path) -> None:
+    """Remove the records of trials in a folder, of whatever study, and the folders that this leaves empty.
+
+    A file that is no record (JSON with a ``key`` and a ``result``) stays.
+
+    Raises:
+        TrajWorldError: A file cannot be removed.
+    """
+    for path in sorted(folder.glob("*/*.json")):
+        if not _is_record(path):
+            continue
+        try:
+            path.unlink()
+        except OSError as error:
+            raise TrajWorldError(f"cannot remove {path}: {error.strerror or error}") from None
+    for place in (*folder.glob("*/"), folder):
+        # Whatever else is in it, or whoever owns it: an empty folder is no record.
+        with contextlib.suppress(OSError):
+            place.rmdir()
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        record = read_json(path)
+    except TrajWorldError:
+        return False
+    return isinstance(record, dict) and {"key", "result"} <= set(record)
 
 
 def write_trial(path: Path, key: Mapping[str, Any], result: TrialResult) -> None:
