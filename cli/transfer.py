@@ -7,10 +7,11 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from trajworld.errors import UsageError
+from trajworld.errors import TrajWorldError, UsageError
 
 if TYPE_CHECKING:
     from trajworld.transfer.records import PretrainedModel
+    from trajworld.transfer.results import Results
     from trajworld.transfer.study import Progress
 
 _SIDES = {"both": (), "scratch": ("from scratch",), "fine-tuned": ("fine-tuned",)}
@@ -177,7 +178,7 @@ def evaluate_transfer(
         plan = plan_for(model.sizes)
     from trajworld.transfer.data import study_data
     from trajworld.transfer.records import remove_trials
-    from trajworld.transfer.report import print_tables, write_results
+    from trajworld.transfer.report import write_results
     from trajworld.transfer.results import results_of
     from trajworld.transfer.workers import available_cores, default_workers
 
@@ -192,20 +193,32 @@ def evaluate_transfer(
     study = Study(plan, data, output, model, _SIDES[side] or SIDES)
     done, total = study.counts()
     say(f"{total} trials, {done} of them finished; {workers} process{'es' * (workers > 1)}")
+    failure = None
     try:
-        study.run(workers, lambda progress: say(_line(progress)))
+        study.run(workers, lambda progress: say(_line(progress)), say)
     except KeyboardInterrupt:
         say(f"{study.counts()[0]} of {total} trials are finished and kept: --resume goes on")
         raise
+    except TrajWorldError as error:
+        # The results of what is finished come first.
+        failure = error
     results = write_results(results_of(study), output)
     if as_json:
         click.echo(json.dumps(results.to_json(), indent=2, allow_nan=False))
-        return
+    else:
+        _show(results, output)
+    if failure is not None:
+        raise failure
+
+
+def _show(results: "Results", folder: Path) -> None:
+    from trajworld.transfer.report import print_tables
+
     out = Console()
     print_tables(results, out)
     for finding in results.findings:
         out.print(f"- {finding}", highlight=False, markup=False)
-    out.print(f"Results, tables and pictures: {output}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"Results, tables and pictures: {folder}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _model(name: str) -> "PretrainedModel":
@@ -219,9 +232,11 @@ def _line(progress: "Progress") -> str:
     from trajworld.transfer.workers import describe
     from trajworld.wording import duration, number
 
-    last, left = progress.result.points[-1], progress.total - progress.done
-    text = (
-        f"{progress.done} of {progress.total}: {describe(progress.trial)}: error {number(last.errors.normalised_mae)} "
-        f"after {last.step:,} steps ({duration(progress.result.seconds)})"
-    )
+    result, left = progress.result, progress.total - progress.done
+    if result.diverged is not None:
+        news = f"diverged within {result.diverged:,} steps"
+    else:
+        last = result.points[-1]
+        news = f"error {number(last.errors.normalised_mae)} after {last.step:,} steps"
+    text = f"{progress.done} of {progress.total}: {describe(progress.trial)}: {news} ({duration(result.seconds)})"
     return f"{text}; about {duration(progress.seconds_left)} left" if left else text

@@ -9,11 +9,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from training_fixtures import SIZES, config_for, store
+from transfer_fixtures import made_up_trial
 
 from trajworld.cli.main import cli
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.training.loop import train
 from trajworld.training.run import start_run
+from trajworld.transfer.trials import TrialResult
 
 SMALL = (
     *("--environment", "InvertedPendulum-v5", "--sizes", "400,800", "--steps", "0,2,4", "--pool", "1500"),
@@ -164,3 +166,25 @@ def test_a_mistake_beside_overwrite_costs_no_trial(tmp_path: Path) -> None:
         with pytest.raises(TrajWorldError):
             invoke(*arguments, "--overwrite", "-o", str(tmp_path / "out"))
         assert record.is_file()
+
+
+def test_a_trial_that_fails_leaves_the_results_of_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trajworld.transfer import workers
+
+    def run(task: workers.Task, folder: Path) -> TrialResult:
+        if task.trial.transitions == 800:
+            raise TrajWorldError("the disk is full")
+        return made_up_trial(0.5, settings=task.settings)
+
+    monkeypatch.setattr(workers, "run_task", run)
+    out = tmp_path / "out"
+    arguments = ("--side", "scratch", "--preset", "tiny", "--workers", "1", "-o", str(out), *SMALL)
+    with pytest.raises(
+        TrajWorldError, match=r"a trial failed; .*from scratch, 800 transitions, .* the disk is full"
+    ):
+        invoke(*arguments)
+    (path,) = out.rglob("results.json")
+    (environment,) = json.loads(path.read_text())["environments"]
+    assert [curve["transitions"] for curve in environment["curves"]] == [400]

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transfer_fixtures import SETTINGS, SIZES, errors, study_data_in, study_plan
+from transfer_fixtures import SETTINGS, SIZES, made_up_trial, study_data_in, study_plan
 
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.files import load_model, save_model
@@ -22,7 +22,6 @@ from trajworld.transfer.plan import (
     FINE_TUNED,
     FROM_SCRATCH,
     Trial,
-    TrialSettings,
     default_pool,
     environment_names,
 )
@@ -35,17 +34,13 @@ from trajworld.transfer.records import (
     trial_path,
     write_trial,
 )
+from trajworld.transfer.report import write_results
 from trajworld.transfer.results import results_of
 from trajworld.transfer.study import RECORDS, Group, Progress, Study
-from trajworld.transfer.trials import Point, TrialResult
+from trajworld.transfer.trials import TrialResult
 from trajworld.transfer.workers import Task, available_cores, core_shares, run_tasks
 
 TRIAL = Trial(FROM_SCRATCH, "gymnasium/Hopper-v5", 1000, 1e-3, 0)
-
-
-def result(value: float, loss: float = 1.0, settings: TrialSettings = SETTINGS) -> TrialResult:
-    points = [Point(step, errors(value / (1 + step)), None if step == 0 else loss) for step in settings.steps]
-    return TrialResult(tuple(points), 900, 100, 1.5)
 
 
 @pytest.fixture
@@ -58,7 +53,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
         trial = task.trial
         value = 1 / trial.transitions + trial.seed / 1000 + (0 if task.init else 1)
         # The lower rate is better from scratch, the higher one from a model.
-        return result(value, loss=trial.learning_rate * (-1 if task.init else 1))
+        return made_up_trial(value, loss=trial.learning_rate * (-1 if task.init else 1))
 
     monkeypatch.setattr(workers_module, "run_task", run)
     return tasks
@@ -117,8 +112,8 @@ class TestRecords:
         assert path.parent.name == "gymnasium-hopper-v5"
         assert path.name.startswith("from-scratch-1000-0.001-seed0-")
         assert read_trial(path, key) is None
-        write_trial(path, key, result(0.1))
-        assert read_trial(path, key) == result(0.1)
+        write_trial(path, key, made_up_trial(0.1))
+        assert read_trial(path, key) == made_up_trial(0.1)
 
     def test_only_the_fine_tuned_side_depends_on_the_model(self) -> None:
         tuned = replace(TRIAL, side=FINE_TUNED)
@@ -168,11 +163,15 @@ class TestRecords:
     def test_damaged_and_misplaced_records(self, tmp_path: Path) -> None:
         key, other = (trial_key(trial, SETTINGS, "d", "") for trial in (TRIAL, replace(TRIAL, seed=1)))
         path = trial_path(tmp_path, key)
-        write_trial(path, key, result(0.1))
+        write_trial(path, key, made_up_trial(0.1))
         with pytest.raises(TrajWorldError, match="not the record of the trial"):
             read_trial(path, other)
         record = json.loads(path.read_text())
-        for change in ({"points": []}, {"points": [{"step": 0}]}, {"seconds": "long"}):
+        changes: tuple[dict[str, Any], ...] = (
+            *({"points": []}, {"points": [{"step": 0}]}, {"seconds": "long"}),
+            *({"diverged": 2}, {"diverged": "late"}),
+        )
+        for change in changes:
             path.write_text(json.dumps({**record, "result": {**record["result"], **change}}))
             with pytest.raises(TrajWorldError, match="is damaged"):
                 read_trial(path, key)
@@ -180,14 +179,14 @@ class TestRecords:
         with pytest.raises(TrajWorldError, match="not a readable JSON"):
             read_trial(path, key)
         with pytest.raises(TrajWorldError, match="no variate"):
-            write_trial(tmp_path / "nan.json", key, result(float("nan")))
+            write_trial(tmp_path / "nan.json", key, made_up_trial(float("nan")))
         assert not (tmp_path / "nan.json").exists()
 
     def test_only_records_are_removed(self, tmp_path: Path) -> None:
         folder = tmp_path / RECORDS
         keys = [trial_key(trial, SETTINGS, "d", "") for trial in (TRIAL, replace(TRIAL, seed=1))]
         for key in keys:
-            write_trial(trial_path(folder, key), key, result(0.1))
+            write_trial(trial_path(folder, key), key, made_up_trial(0.1))
         others = {
             folder / "gymnasium-hopper-v5" / "mine.json": '{"key": 1}',
             folder / "gymnasium-hopper-v5" / "damaged.json": "{",
@@ -205,7 +204,7 @@ class TestRecords:
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         key = trial_key(TRIAL, SETTINGS, "d", "")
-        write_trial(trial_path(tmp_path, key), key, result(0.1))
+        write_trial(trial_path(tmp_path, key), key, made_up_trial(0.1))
 
         def refuse(path: Path) -> None:
             raise PermissionError(13, "Permission denied")
@@ -295,6 +294,81 @@ class TestOrder:
         assert found.mean == pytest.approx([(low + high) / 2 / (1 + step) for step in (0, 2, 5)])
         assert (found.low[0], found.high[0]) == pytest.approx((low, high))
 
+    def test_a_rate_that_diverges_is_ranked_last(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The lower rate has the lower loss, but diverges with the first seed on 20 and the second on 40."""
+        lost = {(20, 0), (40, 1)}
+        told: list[Progress] = []
+        ran: list[Trial] = []
+
+        def run(task: Task, folder: Path) -> TrialResult:
+            trial = task.trial
+            ran.append(trial)
+            found = made_up_trial(0.5, loss=trial.learning_rate)
+            if trial.learning_rate == 1e-3 and (trial.transitions, trial.seed) in lost:
+                return replace(found, points=found.points[:2], diverged=4)
+            return found
+
+        monkeypatch.setattr(workers_module, "run_task", run)
+        data = study_data_in(tmp_path)
+        study = Study(study_plan(), [data], tmp_path, None, (FROM_SCRATCH,))
+        study.run(1, told.append)
+        assert study.counts() == (6, 6)
+        # On 40 both rates have a second seed: the first choice turned out to diverge.
+        assert len(ran) == 7
+        again = Study(study_plan(), [data], tmp_path, None, (FROM_SCRATCH,))
+        assert again.counts() == (6, 6)
+        for size in (20, 40):
+            assert again.chosen_rate(Group("test/pool", size, FROM_SCRATCH)) == 1e-2
+            curve = results_of(again).environments[0].curve(FROM_SCRATCH, size)
+            assert curve is not None
+            assert curve.holdout_losses == {"0.001": None, "0.01": 1e-2}
+        (record,) = (tmp_path / RECORDS).glob("*/from-scratch-20-0.001-seed0-*.json")
+        assert json.loads(record.read_text())["result"]["diverged"] == 4
+        text = write_results(results_of(again), tmp_path).findings
+        assert any(
+            "From scratch, training diverged with the learning rate 0.001 in 2 of 2 cases" in line
+            for line in text
+        )
+
+    def test_a_group_of_which_every_rate_diverges_is_finished(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def run(task: Task, folder: Path) -> TrialResult:
+            found = made_up_trial(0.5)
+            diverges = task.trial.transitions == 20
+            return replace(found, points=found.points[:1], diverged=1) if diverges else found
+
+        monkeypatch.setattr(workers_module, "run_task", run)
+        study = Study(study_plan(), [study_data_in(tmp_path)], tmp_path, None, (FROM_SCRATCH,))
+        study.run(1)
+        assert study.counts() == (6, 6)
+        assert study.chosen_rate(Group("test/pool", 20, FROM_SCRATCH)) is None
+        results = write_results(results_of(study), tmp_path)
+        (found,) = results.environments
+        assert found.diverged == ((FROM_SCRATCH, 20),)
+        assert [curve.transitions for curve in found.curves] == [40]
+        sentence = "from scratch, training diverged with every learning rate on 20"
+        assert any(sentence in line for line in results.findings)
+
+    def test_a_trial_that_fails_stops_no_other(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def run(task: Task, folder: Path) -> TrialResult:
+            if (task.trial.transitions, task.trial.learning_rate) == (20, 1e-2):
+                raise TrajWorldError("the disk is full")
+            return made_up_trial(0.5)
+
+        monkeypatch.setattr(workers_module, "run_task", run)
+        study = Study(study_plan(), [study_data_in(tmp_path)], tmp_path, None, (FROM_SCRATCH,))
+        complaints: list[str] = []
+        name = "test/pool, from scratch, 20 transitions, rate 0.01, seed 0: the disk is full"
+        with pytest.raises(TrajWorldError, match=f"a trial failed; what was finished is kept: {name}"):
+            study.run(1, complain=complaints.append)
+        assert complaints == [name]
+        # The other seed on 20 waits for the rate that is missing; on 40 all are there.
+        assert study.counts() == (4, 6)
+        assert [curve.transitions for curve in results_of(study).environments[0].curves] == [40]
+
     def test_a_failure_keeps_what_was_finished(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         done = 0
 
@@ -303,7 +377,7 @@ class TestOrder:
             if done == 3:
                 raise KeyboardInterrupt
             done += 1
-            return result(0.5)
+            return made_up_trial(0.5)
 
         monkeypatch.setattr(workers_module, "run_task", run)
         study = Study(study_plan(), [study_data_in(tmp_path)], tmp_path, None, (FROM_SCRATCH,))
@@ -334,13 +408,24 @@ class Bomb:
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_one_line(tmp_path: Path) -> None:
+def test_a_task_that_fails_and_a_worker_that_dies() -> None:
+    """The first is told of and the next begun; the second is one line."""
     bomb: Any = Bomb()
-    tasks = iter([Task(TRIAL, SETTINGS, bomb, "test", None)])
+    failed: list[str] = []
+    tasks = [
+        Task(TRIAL, SETTINGS, "pool", "no/such-v0", None),
+        Task(replace(TRIAL, seed=1), SETTINGS, bomb, "test", None),
+    ]
+
+    def next_task() -> Task | None:
+        return tasks.pop(0) if len(tasks) > 1 or (tasks and failed) else None
+
     with pytest.raises(
-        TrajWorldError, match=r"a worker process died .*Hopper-v5, from scratch, 1,000 transitions"
+        TrajWorldError, match=r"a worker process died .*Hopper-v5, from scratch, 1,000 transitions.* seed 1"
     ):
-        run_tasks(lambda: next(tasks, None), lambda task, found: None, 2)
+        run_tasks(next_task, lambda task, found: None, lambda task, error: failed.append(str(error)), 2)
+    assert len(failed) == 1
+    assert "no/such-v0" in failed[0]
 
 
 def test_some_core_is_available() -> None:

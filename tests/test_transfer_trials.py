@@ -24,6 +24,7 @@ from trajworld.training.optimizer import learning_rate
 from trajworld.training.run import start_run
 from trajworld.transfer.data import EnvironmentData, returns_by_behaviour, study_data
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, Trial
+from trajworld.transfer.records import read_trial, trial_key, write_trial
 from trajworld.transfer.trials import run_trial, trial_config
 
 _ = plain_steps
@@ -103,6 +104,23 @@ def test_errors_on_the_way_are_those_of_shorter_runs(tmp_path: Path) -> None:
     tuned = run_trial(replace(scratch, side=FINE_TUNED), SETTINGS, pool, data.test, init, tmp_path / "tuned")
     assert vars(tuned.points[0].errors) == pytest.approx(vars(found.points[-1].errors), rel=1e-5)
     assert tuned.training_transitions == found.training_transitions
+
+
+@pytest.mark.slow
+def test_a_run_that_diverges_is_a_result(tmp_path: Path) -> None:
+    data = study_data_in(tmp_path)
+    trial = Trial(FROM_SCRATCH, "test/pool", 40, 1e30, 0)
+    found = run_trial(
+        trial, SETTINGS, data.pool.source or str(data.pool.path), data.test, None, tmp_path / "run"
+    )
+    assert found.diverged in (2, 5)
+    assert [point.step for point in found.points] == [
+        step for step in SETTINGS.steps if step < found.diverged
+    ]
+    assert found.holdout_loss is None
+    key = trial_key(trial, SETTINGS, "data", "")
+    write_trial(tmp_path / "record.json", key, found)
+    assert read_trial(tmp_path / "record.json", key) == found
 
 
 PLAN = study_plan(environments=("gymnasium/InvertedPendulum-v5",), sizes=(100,), pool=300)

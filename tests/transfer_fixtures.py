@@ -13,6 +13,7 @@ from trajworld.transfer.data import BehaviourReturns, EnvironmentData
 from trajworld.transfer.factors import factors
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, TransferPlan, TrialSettings
 from trajworld.transfer.results import Curve, EnvironmentResults, Results
+from trajworld.transfer.trials import Point, TrialResult
 
 SIZES = ModelSizes(blocks=1, width=8, heads=2, window=4, bins=16)
 SETTINGS = TrialSettings(
@@ -46,12 +47,18 @@ def errors(value: float) -> Errors:
     return Errors(value, value, value, value, None)
 
 
+def made_up_trial(value: float, loss: float = 1.0, settings: TrialSettings = SETTINGS) -> TrialResult:
+    """A trial whose error is ``value`` divided by a step more than was done."""
+    points = [Point(step, errors(value / (1 + step)), None if step == 0 else loss) for step in settings.steps]
+    return TrialResult(tuple(points), 900, 100, 1.5)
+
+
 def curve(
     side: str, transitions: int, steps: tuple[int, ...], means: list[float], spread: float = 0.1
 ) -> Curve:
     """A curve of three seeds around means."""
     seeds = tuple((mean * (1 - spread), mean, mean * (1 + spread)) for mean in means)
-    losses = {"0.001": 1.5, "0.003": 1.25}
+    losses: dict[str, float | None] = {"0.001": 1.5, "0.003": 1.25}
     return Curve(side, transitions, 3e-3, losses, steps, seeds, seeds, seeds)
 
 

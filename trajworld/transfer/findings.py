@@ -1,6 +1,7 @@
 """What a study of transfer says, in plain sentences: good news, bad news and what to doubt."""
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 
 from trajworld.transfer.factors import DATA_FACTOR, STEP_FACTOR, Need, Savings
@@ -49,12 +50,18 @@ def _headline(results: Results) -> Iterable[str]:
                 f"That fine-tuning needs at most {what} to reach the error of training from scratch does not hold: "
                 f"{reached}on {_names(bad)} it does not."
             )
-    missing = [one for one in results.environments if one.factors is None]
+    missing = [one for one in results.environments if one.factors is None and not one.diverged]
     if missing:
         yield f"On {_names(missing)} not every trial is finished, so that nothing is said of it."
 
 
 def _of_environment(results: Results, one: EnvironmentResults) -> Iterable[str]:
+    for side in SIDES:
+        if sizes := [f"{size:,}" for other, size in one.diverged if other == side]:
+            yield (
+                f"{short_name(one.environment)}: {side}, training diverged with every learning rate on {listed(sizes)} "
+                "transitions, so that the two sides cannot be compared: try lower rates."
+            )
     if one.factors is None:
         return
     name, last, best = short_name(one.environment), one.factors.last, one.factors.best
@@ -171,6 +178,16 @@ def _doubts(results: Results) -> Iterable[str]:
                     f"{side.capitalize()}, the best learning rate was the {name} that was tried ({rate:g}) in "
                     f"{len(where)} of {len(curves)} cases (environments and amounts of data)."
                 )
+    for side in SIDES:
+        curves = [curve for one in results.environments for curve in one.of_side(side)]
+        lost = Counter(
+            rate for curve in curves for rate, loss in curve.holdout_losses.items() if loss is None
+        )
+        for text, count in lost.items():
+            yield (
+                f"{side.capitalize()}, training diverged with the learning rate {text} in {count} of {len(curves)} "
+                "cases, so that another was chosen there."
+            )
     yield (
         f"Errors are mean absolute one-step errors in standard deviations of each variate, over "
         f"{plan.settings.test_windows:,} test windows; means of {plan.seeds} seed{'s' * (plan.seeds > 1)}, intervals "

@@ -174,9 +174,12 @@ def read_trial(path: Path, key: Mapping[str, Any]) -> TrialResult | None:
             int(values["training_transitions"]),
             int(values["holdout_transitions"]),
             float(values["seconds"]),
+            # Records of earlier versions are all of trials that did not diverge.
+            None if values.get("diverged") is None else int(values["diverged"]),
         )
+        wanted = [step for step in key["steps"] if result.diverged is None or step < result.diverged]
         numbers = [point.errors.normalised_mae for point in points]
-        if [point.step for point in points] != key["steps"] or not all(map(math.isfinite, numbers)):
+        if [point.step for point in points] != wanted or not all(map(math.isfinite, numbers)):
             raise ValueError("its steps or errors are wrong")
         return result
     except (KeyError, TypeError, ValueError) as error:

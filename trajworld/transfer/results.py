@@ -22,7 +22,8 @@ class Curve:
         side: ``fine-tuned`` or ``from scratch``.
         transitions: Of the data, holdout included.
         learning_rate: The one that was chosen.
-        holdout_losses: Of the first seed after the last step, by learning rate: what the choice was made by.
+        holdout_losses: Of the first seed after the last step, by learning rate: what the choice was made by. None of a
+            rate with which training diverged, with whatever seed.
         steps: Where the errors were measured.
         errors: For each of the steps each seed's mean absolute error, in standard deviations of each variate.
         mae: The same in raw units.
@@ -32,7 +33,7 @@ class Curve:
     side: str
     transitions: int
     learning_rate: float
-    holdout_losses: dict[str, float]
+    holdout_losses: dict[str, float | None]
     steps: tuple[int, ...]
     errors: tuple[tuple[float, ...], ...]
     mae: tuple[tuple[float, ...], ...]
@@ -68,6 +69,7 @@ class EnvironmentResults:
         curves: Those that are finished, by side and amount of data.
         factors: What the pre-trained model saves; None where a side is not finished.
         seen: Whether the pre-trained model's training had this environment.
+        diverged: (side, amount of data) of the curves that cannot be, since training diverged with every rate.
     """
 
     environment: str
@@ -79,6 +81,7 @@ class EnvironmentResults:
     curves: tuple[Curve, ...]
     factors: Factors | None
     seen: bool
+    diverged: tuple[tuple[str, int], ...] = ()
 
     def curve(self, side: str, transitions: int) -> Curve | None:
         """The curve of a side on an amount of data, where it is finished."""
@@ -158,24 +161,26 @@ def _environment(study: Study, data: EnvironmentData) -> EnvironmentResults:
         curves,
         found,
         seen,
+        tuple((group.side, group.transitions) for group in groups if study.all_diverged(group)),
     )
 
 
 def _curve(study: Study, group: Group) -> Curve | None:
-    """The curve of a group whose trials are all finished."""
+    """The curve of a group whose trials are all finished; None, too, where training diverged with every rate."""
     rate, found = study.chosen_rate(group), study.results(group)
     mine = {trial.seed: result for trial, result in found.items() if trial.learning_rate == rate}
     if rate is None or len(mine) < study.plan.seeds:
         return None
+    diverged = study.diverged_rates(group)
     points = list(zip(*(mine[seed].points for seed in sorted(mine)), strict=True))
     return Curve(
         group.side,
         group.transitions,
         rate,
         {
-            f"{trial.learning_rate:g}": result.points[-1].holdout_loss
+            f"{trial.learning_rate:g}": None if trial.learning_rate in diverged else result.holdout_loss
             for trial, result in found.items()
-            if trial.seed == 0 and result.points[-1].holdout_loss is not None
+            if trial.seed == 0
         },
         study.plan.settings.steps,
         tuple(tuple(point.errors.normalised_mae for point in at) for at in points),

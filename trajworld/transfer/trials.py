@@ -17,7 +17,7 @@ from trajworld.models.identity import Identity
 from trajworld.models.presets import ModelSizes
 from trajworld.models.transformer import TrajWorld
 from trajworld.training.config import TrainingConfig, resolve_config
-from trajworld.training.loop import Report, train
+from trajworld.training.loop import DivergedError, Report, train
 from trajworld.training.run import Run, start_run
 from trajworld.transfer.plan import FINE_TUNED, Trial, TrialSettings
 
@@ -45,16 +45,23 @@ class TrialResult:
     """What a trial gave.
 
     Attributes:
-        points: One for each of the settings' steps.
+        points: One for each of the settings' steps; where it diverged, for those before.
         training_transitions: Trained on.
         holdout_transitions: Held out.
         seconds: It took.
+        diverged: The step at which its loss was found not to be finite; None where it trained to the end.
     """
 
     points: tuple[Point, ...]
     training_transitions: int
     holdout_transitions: int
     seconds: float
+    diverged: int | None = None
+
+    @property
+    def holdout_loss(self) -> float | None:
+        """After the last step, nats; None where it diverged."""
+        return None if self.diverged is not None else self.points[-1].holdout_loss
 
 
 def trial_config(
@@ -90,7 +97,7 @@ def run_trial(
     folder: Path,
     observe: Callable[[Run], Callable[[Report], None]] = lambda run: lambda report: None,
 ) -> TrialResult:
-    """Train and measure.
+    """Train and measure. A loss that is no longer finite ends the trial, and is a result too.
 
     Args:
         trial: What to run.
@@ -102,7 +109,7 @@ def run_trial(
         observe: Called with the run when it starts; returns what is told of its steps.
 
     Raises:
-        TrajWorldError: The model does not fit, the loss is no longer finite, or a file cannot be written.
+        TrajWorldError: The model does not fit, or a file cannot be written.
         KeyboardInterrupt: Ctrl-C came.
     """
     assert (trial.side == FINE_TUNED) == (init is not None)
@@ -127,11 +134,15 @@ def run_trial(
 
     if settings.steps[0] == 0:
         measure(0, None)
-    if not train(run, look, at=settings.steps).finished:
-        raise KeyboardInterrupt
+    diverged = None
+    try:
+        if not train(run, look, at=settings.steps).finished:
+            raise KeyboardInterrupt
+    except DivergedError as error:
+        diverged = error.step
     part = run.parts[0]
     held = int(part.dataset.transitions_per_episode[part.holdout].sum())
-    return TrialResult(tuple(points), part.transitions, held, time.perf_counter() - began)
+    return TrialResult(tuple(points), part.transitions, held, time.perf_counter() - began, diverged)
 
 
 @functools.cache
