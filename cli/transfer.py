@@ -45,7 +45,7 @@ class _Numbers(click.ParamType):
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help="Folder for the trials' records, the results and the pictures.",
+    help="Folder for the trials' records, and in a folder for each model, the results and the pictures.",
 )
 @click.option(
     "--environment",
@@ -97,7 +97,8 @@ class _Numbers(click.ParamType):
     "--pool",
     type=click.IntRange(min=1),
     metavar="TRANSITIONS",
-    help="Collect so many of each environment.  [default: 80000, or 1.25 times the largest size]",
+    help="Collect so many of each environment to draw from, and a tenth more as the test set.  "
+    "[default: 80000, or 1.25 times the largest size]",
 )
 @click.option("--preset", type=click.Choice(["tiny", "small", "paper"]), help="Of the model from scratch.")
 @click.option(
@@ -113,7 +114,9 @@ class _Numbers(click.ParamType):
     help="Processes, each with cores of its own.  [default: one a core; one on a GPU]",
 )
 @click.option("--resume", is_flag=True, help="Go on with the trials that are in the folder.")
-@click.option("--overwrite", is_flag=True, help="Remove the trials that are in the folder first.")
+@click.option(
+    "--overwrite", is_flag=True, help="Remove the trials that are in the folder first, of whatever model."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
 def evaluate_transfer(
     model_name: str | None,
@@ -141,8 +144,10 @@ def evaluate_transfer(
     measured as they train. MODEL is the name of a model that ships, such as trajworld-small, a file, or
     hf://USER/REPO. The data are collected first and kept with Minari's datasets, as transfer/….
 
-    Every finished trial is kept in the folder. Trials from scratch do not depend on MODEL: those in the folder serve
-    another one, too.
+    Every finished trial is kept in OUTPUT/trials. Trials from scratch do not depend on MODEL: those that are there
+    serve another one, too. The results go to a folder of the model's own, OUTPUT/NAME-DIGEST (without MODEL to
+    OUTPUT/from-scratch), so that those of several models lie side by side; only results of the same model by other
+    options are replaced.
 
     \b
     Examples:
@@ -178,7 +183,7 @@ def evaluate_transfer(
         plan = plan_for(model.sizes)
     from trajworld.transfer.data import study_data
     from trajworld.transfer.records import remove_trials
-    from trajworld.transfer.report import write_results
+    from trajworld.transfer.report import is_of_another_plan, results_folder, write_results
     from trajworld.transfer.results import results_of
     from trajworld.transfer.workers import available_cores, default_workers
 
@@ -202,11 +207,14 @@ def evaluate_transfer(
     except TrajWorldError as error:
         # The results of what is finished come first.
         failure = error
-    results = write_results(results_of(study), output)
+    results, place = results_of(study), results_folder(output, model)
+    if is_of_another_plan(place, results):
+        say(f"{place} held results of another plan, which these replace; its trials are kept")
+    results = write_results(results, place)
     if as_json:
         click.echo(json.dumps(results.to_json(), indent=2, allow_nan=False))
     else:
-        _show(results, output)
+        _show(results, place)
     if failure is not None:
         raise failure
 

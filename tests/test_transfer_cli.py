@@ -1,5 +1,6 @@
 """``trajworld evaluate-transfer``: a small study for real, resumed, and what it refuses."""
 
+import hashlib
 import json
 import signal
 import subprocess
@@ -51,15 +52,21 @@ def test_a_study_of_both_sides(tmp_path: Path, model: str) -> None:
     _, text, log = invoke(model, "-o", str(out), *SMALL, "--resume", "--workers", "2", "--json")
     assert "8 trials, 4 of them finished; 2 processes" in log
     results = json.loads(text)
-    assert results == json.loads((out / "results.json").read_text())
+    digest = results["model"]["digest"]
+    place = out / f"last-{digest[:8]}"
+    assert results == json.loads((place / "results.json").read_text())
+    assert results["kind"] == "transfer"
+    assert results["model"]["file"] == hashlib.sha256(Path(model).read_bytes()).hexdigest()
+    assert results["model"]["step"] == 2
     (environment,) = results["environments"]
     assert len(environment["curves"]) == 4
     assert all(len(seeds) == 2 for curve in environment["curves"] for seeds in curve["errors"])
     assert environment["factors"]["last"]["target"] > 0
     assert not environment["seen"]
     assert results["findings"]
-    assert {path.name for path in out.iterdir()} == {
-        *("trials", "results.json", "results.md", "transfer-data.png", "transfer-steps.png")
+    assert {path.name for path in out.iterdir()} == {"trials", place.name}
+    assert {path.name for path in place.iterdir()} == {
+        *("results.json", "results.md", "transfer-data.png", "transfer-steps.png")
     }
     # Nothing is left of the runs but small records.
     records = sorted((out / "trials").rglob("*"))

@@ -6,11 +6,20 @@ from pathlib import Path
 
 import pytest
 from rich.console import Console
-from transfer_fixtures import made_up_results
+from transfer_fixtures import SIZES, made_up_results
 
 from trajworld.transfer.findings import findings
 from trajworld.transfer.pictures import draw_data, draw_steps
-from trajworld.transfer.report import error_cells, factor_cells, markdown, print_tables, write_results
+from trajworld.transfer.records import PretrainedModel
+from trajworld.transfer.report import (
+    error_cells,
+    factor_cells,
+    is_of_another_plan,
+    markdown,
+    print_tables,
+    results_folder,
+    write_results,
+)
 from trajworld.transfer.results import Results
 
 SCRATCH = {4000: [2.0, 1.0, 0.5, 0.3, 0.25], 16000: [2.0, 1.0, 0.5, 0.15, 0.2]}
@@ -139,11 +148,37 @@ def test_pictures_of_anything(tmp_path: Path, results: Results) -> None:
         assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.parametrize(
+    ("name", "folder"),
+    [
+        ("trajworld-small", "trajworld-small-aaaaaaaa"),
+        ("runs/pre/best.keras", "best-aaaaaaaa"),
+        ("hf://me/robots@main/best.keras", "hf-me-robots-main-best-aaaaaaaa"),
+        ("/tmp/ü.keras", "model-aaaaaaaa"),
+    ],
+)
+def test_each_model_has_a_folder_of_its_own(tmp_path: Path, name: str, folder: str) -> None:
+    model = PretrainedModel(tmp_path / "x.keras", name, "a" * 8 + "b" * 8, SIZES)
+    assert results_folder(tmp_path, model) == tmp_path / folder
+    assert results_folder(tmp_path, replace(model, digest="c" * 16)) != tmp_path / folder
+    assert results_folder(tmp_path, None) == tmp_path / "from-scratch"
+
+
+def test_results_of_another_plan_are_known(tmp_path: Path) -> None:
+    assert not is_of_another_plan(tmp_path, GOOD)
+    write_results(GOOD, tmp_path)
+    assert not is_of_another_plan(tmp_path, BAD)
+    assert is_of_another_plan(tmp_path, replace(GOOD, plan=replace(GOOD.plan, seeds=2)))
+    (tmp_path / "results.json").write_text("{")
+    assert is_of_another_plan(tmp_path, GOOD)
+
+
 def test_the_folder(tmp_path: Path) -> None:
     results = write_results(GOOD, tmp_path)
     assert results.findings == tuple(findings(GOOD))
     saved = json.loads((tmp_path / "results.json").read_text())
     assert saved["environments"][0]["factors"]["last"]["data"]["amount"] == 4000
+    assert saved["kind"] == "transfer"
     assert saved["findings"] == list(results.findings)
     assert (tmp_path / "results.md").read_text() == markdown(results)
     assert {path.name for path in tmp_path.iterdir()} == {

@@ -1,5 +1,6 @@
 """A study's records and its order: what is run, what is skipped, which rate is chosen, and how it ends."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 from transfer_fixtures import SETTINGS, SIZES, made_up_trial, study_data_in, study_plan
 
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.files import file_digest
 from trajworld.models.files import load_model, save_model
 from trajworld.models.identity import Identity
 from trajworld.models.transformer import TrajWorld
@@ -214,12 +216,19 @@ class TestRecords:
             remove_trials(tmp_path)
 
     def test_a_models_digest_is_of_its_weights(self, tmp_path: Path) -> None:
-        model = TrajWorld(SIZES, Identity(environment="test/pool", history={"steps": 3}))
+        model = TrajWorld(SIZES, Identity(environment="test/pool", history={"seed": 3}))
         for name in ("one.keras", "two.keras"):
             save_model(model, tmp_path / name)
         one, two = (pretrained_model(tmp_path / name, name) for name in ("one.keras", "two.keras"))
         assert one.digest == two.digest
-        assert (one.sizes, one.environments, one.history) == (SIZES, ("test/pool",), {"steps": 3})
+        assert (one.sizes, one.environments, one.history) == (SIZES, ("test/pool",), {"seed": 3})
+        # The file's own digest is another matter: it is of its bytes.
+        assert one.file == hashlib.sha256((tmp_path / "one.keras").read_bytes()).hexdigest()
+        assert one.step is None
+        with pytest.raises(TrajWorldError, match=r"cannot read .*nothing\.keras: No such file"):
+            file_digest(tmp_path / "nothing.keras")
+        save_model(TrajWorld(SIZES, Identity().at_step(7)), tmp_path / "seven.keras")
+        assert pretrained_model(tmp_path / "seven.keras", "").as_json()["step"] == 7
         changed = load_model(tmp_path / "one.keras")
         changed.set_weights([weights + 1e-3 for weights in changed.get_weights()])
         save_model(changed, tmp_path / "three.keras")

@@ -13,7 +13,7 @@ from trajworld.backend import active_backend
 from trajworld.collect.names import parse_name
 from trajworld.errors import TrajWorldError
 from trajworld.evaluation.brief import Errors
-from trajworld.files import read_json, write_json
+from trajworld.files import file_digest, read_json, write_json
 from trajworld.models.files import load_model
 from trajworld.models.presets import ModelSizes
 from trajworld.transfer.plan import FINE_TUNED, Trial, TrialSettings
@@ -42,6 +42,8 @@ class PretrainedModel:
         sizes: Its sizes.
         environments: Those that its training had.
         history: What it says of its training.
+        file: The SHA-256 of the file's bytes, in hexadecimal.
+        step: Steps that it was trained for; None where the file does not say.
     """
 
     path: Path
@@ -50,6 +52,18 @@ class PretrainedModel:
     sizes: ModelSizes
     environments: tuple[str, ...] = ()
     history: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""
+    step: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What results say of it: ``name``, ``digest``, ``file``, ``step`` and ``history``."""
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "file": self.file,
+            "step": self.step,
+            "history": dict(self.history),
+        }
 
 
 def pretrained_model(path: Path, name: str) -> PretrainedModel:
@@ -65,7 +79,14 @@ def pretrained_model(path: Path, name: str) -> PretrainedModel:
     identity = model.identity
     environments = tuple(identity.sources) or ((identity.environment,) if identity.environment else ())
     return PretrainedModel(
-        path, name, digest.hexdigest()[:16], model.sizes, environments, dict(identity.history)
+        path,
+        name,
+        digest.hexdigest()[:16],
+        model.sizes,
+        environments,
+        dict(identity.history),
+        file_digest(path),
+        identity.steps,
     )
 
 

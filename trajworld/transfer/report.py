@@ -1,5 +1,6 @@
 """The tables of a study of transfer, for a terminal and as Markdown, and the folder that it leaves."""
 
+import json
 import math
 import re
 from collections.abc import Sequence
@@ -10,14 +11,47 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from trajworld.files import atomic_file, write_json
+from trajworld.errors import TrajWorldError
+from trajworld.files import atomic_file, read_json, write_json
+from trajworld.models.files import SUFFIX
+from trajworld.models.names import said_briefly
 from trajworld.transfer.factors import Need, Savings
 from trajworld.transfer.findings import findings
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH
+from trajworld.transfer.records import PretrainedModel
 from trajworld.transfer.results import Curve, EnvironmentResults, Results
 from trajworld.wording import number, short_name
 
+_RESULTS = "results.json"
+
 Cells = list[list[str]]
+
+
+def results_folder(folder: Path, model: PretrainedModel | None) -> Path:
+    """Where a study's results go: a folder of the model's own, beside the trials that several models share.
+
+    Args:
+        folder: The study's.
+        model: The pre-trained model; None where no side is fine-tuned.
+    """
+    if model is None:
+        return folder / FROM_SCRATCH.replace(" ", "-")
+    name = re.sub(r"[^\w.-]+", "-", said_briefly(model.name).removesuffix(SUFFIX), flags=re.ASCII).strip("-.")
+    return folder / f"{name or 'model'}-{model.digest[:8]}"
+
+
+def is_of_another_plan(folder: Path, results: Results) -> bool:
+    """Whether a folder holds results of another plan than these."""
+    path = folder / _RESULTS
+    if not path.is_file():
+        return False
+    try:
+        there = read_json(path)
+    except TrajWorldError:
+        return True
+    return not isinstance(there, dict) or there.get("plan") != json.loads(
+        json.dumps(results.to_json()["plan"])
+    )
 
 
 def write_results(results: Results, folder: Path) -> Results:
@@ -29,7 +63,7 @@ def write_results(results: Results, folder: Path) -> Results:
     from trajworld.transfer.pictures import draw_data, draw_steps
 
     results = replace(results, findings=tuple(findings(results)))
-    write_json(folder / "results.json", results.to_json())
+    write_json(folder / _RESULTS, results.to_json())
     with atomic_file(folder / "results.md") as temporary:
         temporary.write_text(markdown(results), encoding="utf-8")
     draw_data(results, folder / "transfer-data.png")

@@ -13,6 +13,8 @@ from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, SIDES, TransferPla
 from trajworld.transfer.study import Group, Study
 from trajworld.versions import versions
 
+KIND = "transfer"
+
 
 @dataclass(frozen=True)
 class Curve:
@@ -99,7 +101,7 @@ class Results:
 
     Attributes:
         plan: What was to be done.
-        model: ``name``, ``digest`` and ``history`` of the pre-trained model; None without one.
+        model: The pre-trained model, as ``PretrainedModel.as_json`` says it; None without one.
         environments: What was found on each.
         machine: ``backend`` and ``device`` that wrote these results.
         versions: Of the libraries.
@@ -116,8 +118,8 @@ class Results:
     findings: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return dataclasses.asdict(self)
+        """As plain values, and ``kind``: what study they are of."""
+        return {"kind": KIND, **dataclasses.asdict(self)}
 
 
 def results_of(study: Study) -> Results:
@@ -127,9 +129,7 @@ def results_of(study: Study) -> Results:
     every = {trial: found for group in study.groups for trial, found in study.results(group).items()}
     return Results(
         study.plan,
-        None
-        if model is None
-        else {"name": model.name, "digest": model.digest, "history": dict(model.history)},
+        None if model is None else model.as_json(),
         tuple(_environment(study, study.data[name]) for name in study.plan.environments),
         {"backend": active_backend().name, "device": f"{device.count} x {device.name} ({device.kind})"},
         versions(),
