@@ -182,6 +182,7 @@ def evaluate_transfer(
     if model is not None:
         plan = plan_for(model.sizes)
     from trajworld.transfer.data import study_data
+    from trajworld.transfer.draws import check_draws
     from trajworld.transfer.records import remove_trials
     from trajworld.transfer.report import is_of_another_plan, results_folder, write_results
     from trajworld.transfer.results import results_of
@@ -192,6 +193,7 @@ def evaluate_transfer(
 
     workers = workers or default_workers()
     data = study_data(plan, min(workers, len(available_cores())), say)
+    check_draws(plan, data)
     if overwrite:
         # Not before: a mistake in MODEL, the plan or the data must not cost hours of trials.
         remove_trials(output / RECORDS)
