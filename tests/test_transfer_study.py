@@ -286,7 +286,7 @@ class TestOrder:
             assert {task.trial.side for task in ran} == {FINE_TUNED}
             found = results_of(study).environments[0]
             assert found.factors is not None
-            assert found.factors.last.data_holds is False
+            assert found.factors.last.data_verdict == "fails"
             assert found.factors.last.target == pytest.approx((1 / 40 + 1 + 1 / 40 + 1.001) / 2 / 6)
             assert found.seen
         assert len(list((tmp_path / RECORDS).glob("*/*.json"))) == 18

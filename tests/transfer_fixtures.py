@@ -10,9 +10,8 @@ from trajworld.data.resolve import open_dataset
 from trajworld.evaluation.brief import Errors
 from trajworld.models.presets import ModelSizes
 from trajworld.transfer.data import BehaviourReturns, EnvironmentData
-from trajworld.transfer.factors import factors
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, TransferPlan, TrialSettings
-from trajworld.transfer.results import Curve, EnvironmentResults, Results
+from trajworld.transfer.results import Curve, EnvironmentResults, Results, compared
 from trajworld.transfer.trials import Point, TrialResult
 
 SIZES = ModelSizes(blocks=1, width=8, heads=2, window=4, bins=16)
@@ -79,15 +78,9 @@ def made_up_results(
         for side, given in ((FROM_SCRATCH, scratch), (FINE_TUNED, tuned))
         for size, means in given.items()
     )
-    found = None
-    if set(scratch) == set(tuned) == set(sizes):
-        of = {
-            side: {one.transitions: one.mean for one in curves if one.side == side}
-            for side in (FROM_SCRATCH, FINE_TUNED)
-        }
-        found = factors(steps, of[FROM_SCRATCH], of[FINE_TUNED])
+    found, of_seeds = compared(plan, curves)
     environments = tuple(
-        EnvironmentResults(name, 80_000, 8000, "0" * 16, (), errors(copying), curves, found, seen)
+        EnvironmentResults(name, 80_000, 8000, "0" * 16, (), errors(copying), curves, found, seen, of_seeds)
         for name in names
     )
     return Results(plan, {"name": "m.keras", "digest": "1" * 16, "history": {}}, environments, {}, {}, 60.0)

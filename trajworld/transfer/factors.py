@@ -6,11 +6,14 @@ a curve from scratch that has long been flat does not make the other look better
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 from trajworld.transfer.crossing import first_reaching, interpolated
 
 DATA_FACTOR, STEP_FACTOR = 4.0, 10.0
 """What this project wants of a pre-trained model: a quarter of the data, and a tenth of the steps."""
+
+Verdict = Literal["holds", "fails", "unknown"]
 
 
 @dataclass(frozen=True)
@@ -23,11 +26,14 @@ class Need:
         factor: What training from scratch needs for the same target, divided by ``amount``: above 1 where fine-tuning
             needs less, below 1 where it needs more. None where fine-tuning needs none at all (a target that is reached
             before the first step) but scratch some; 1 where neither needs any.
+        below: The greatest of the measured amounts under ``amount``, all of which miss the target; None where less was
+            not tried, so that ``amount`` may be more than is needed.
     """
 
     amount: int
     about: float
     factor: float | None
+    below: int | None
 
 
 @dataclass(frozen=True)
@@ -60,14 +66,14 @@ class Savings:
         return min((size for size, need in self.steps.items() if need is not None), default=None)
 
     @property
-    def data_holds(self) -> bool:
-        """Whether at most a quarter of the data is needed."""
-        return _holds(self.data, DATA_FACTOR)
+    def data_verdict(self) -> Verdict:
+        """Whether at most a quarter of scratch's ``amount`` of data is needed."""
+        return _verdict(self.data, self.amount, DATA_FACTOR)
 
     @property
-    def steps_hold(self) -> bool:
-        """Whether at most a tenth of the steps is needed, on as much data."""
-        return _holds(self.largest, STEP_FACTOR)
+    def steps_verdict(self) -> Verdict:
+        """Whether at most a tenth of scratch's ``step`` is needed, on as much data."""
+        return _verdict(self.largest, self.step, STEP_FACTOR)
 
 
 @dataclass(frozen=True)
@@ -134,7 +140,8 @@ def _need(amounts: Sequence[int], errors: Sequence[float], target: float, other:
     index, about = first_reaching(errors, target), interpolated(amounts, errors, target)
     if index is None or about is None:
         return None
-    return Need(amounts[index], about, _ratio(other, amounts[index]))
+    below = amounts[index - 1] if index else None
+    return Need(amounts[index], about, _ratio(other, amounts[index]), below)
 
 
 def _ratio(other: int, amount: int) -> float | None:
@@ -143,5 +150,10 @@ def _ratio(other: int, amount: int) -> float | None:
     return None if other else 1.0
 
 
-def _holds(need: Need | None, factor: float) -> bool:
-    return need is not None and (need.factor is None or need.factor >= factor)
+def _verdict(need: Need | None, other: int, factor: float) -> Verdict:
+    """Whether ``other / factor`` is enough: known where as much or less is enough, or as much or more too little."""
+    if need is None:
+        return "fails"
+    if need.factor is None or need.factor >= factor:
+        return "holds"
+    return "fails" if need.below is not None and need.below >= other / factor else "unknown"

@@ -258,7 +258,12 @@ def _mark(axes: Axes, place: float, error: float) -> None:
 
 
 def _part(need: Need, of: str) -> str:
-    """What part of scratch's data or steps is needed: ``1/16 of the data``."""
+    """What part of scratch's data or steps is needed: ``1/16 of the data``; at most, where less was not tried."""
     if need.factor is None:
         return f"none of the {of}"
-    return f"all of the {of}" if need.factor == 1 else f"1/{need.factor:.3g} of the {of}"
+    bound = "at most " if need.below is None else ""
+    if need.factor == 1:
+        return f"{bound}as {'much' if of == 'data' else 'many'} {of}"
+    if need.factor > 1:
+        return f"{bound}1/{need.factor:.3g} of the {of}"
+    return f"{bound}{1 / need.factor:.3g} × the {of}" if need.factor else f"more {of}"

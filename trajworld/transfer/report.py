@@ -125,7 +125,8 @@ def factor_cells(results: Results) -> Cells:
     """What each side of an environment needs for the error from scratch, under its headers.
 
     That error is the one after the last step on the most data, and in a second row the least at any step, where that is
-    less. "vs" stands between what fine-tuning and what scratch needs.
+    less. "vs" stands between what fine-tuning and what scratch needs; the factors of the seeds stand in brackets where
+    they differ.
     """
     size = results.plan.sizes[-1]
     rows = [
@@ -143,22 +144,26 @@ def factor_cells(results: Results) -> Cells:
         if one.factors is None:
             continue
         last, best = one.factors.last, one.factors.best
-        rows.append(_factor_row(one, last, number(last.target)))
+        seeds = one.seed_factors
+        rows.append(_factor_row(one, last, [each.last for each in seeds], number(last.target)))
         if best.target < last.target:
-            rows.append(_factor_row(one, best, f"{number(best.target)} (least)"))
+            text = f"{number(best.target)} (least)"
+            rows.append(_factor_row(one, best, [each.best for each in seeds], text))
     return rows if len(rows) > 1 else []
 
 
-def _factor_row(one: EnvironmentResults, savings: Savings, target: str) -> list[str]:
+def _factor_row(
+    one: EnvironmentResults, savings: Savings, by_seed: Sequence[Savings], target: str
+) -> list[str]:
     smallest = savings.smallest
     least = "none" if smallest is None else f"{_amount(savings.steps[smallest])} on {smallest:,}"
     return [
         _name(one),
         target,
         f"{_amount(savings.data)} vs {savings.amount:,}",
-        _factor(savings.data),
+        _factors(savings.data, [each.data for each in by_seed]),
         f"{_amount(savings.largest)} vs {savings.step:,}",
-        _factor(savings.largest),
+        _factors(savings.largest, [each.largest for each in by_seed]),
         least,
     ]
 
@@ -175,9 +180,22 @@ def _amount(need: Need | None) -> str:
     return f"{need.amount:,}{about}"
 
 
-def _factor(need: Need | None) -> str:
+def _factors(need: Need | None, by_seed: Sequence[Need | None]) -> str:
+    """A factor, and from the least to the greatest of the seeds where they differ: ``10 (never–20)``."""
+
+    def key(one: Need | None) -> float:
+        return -1.0 if one is None else math.inf if one.factor is None else one.factor
+
+    ends = (
+        [_factor(end, "never") for end in (min(by_seed, key=key), max(by_seed, key=key))] if by_seed else []
+    )
+    mean = _factor(need, "–")
+    return mean if len(set(ends)) < 2 else f"{mean} ({ends[0]}–{ends[1]})"
+
+
+def _factor(need: Need | None, never: str) -> str:
     if need is None:
-        return "–"
+        return never
     return "no step" if need.factor is None else f"{need.factor:.3g}"
 
 

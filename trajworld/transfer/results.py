@@ -1,6 +1,7 @@
 """What a study of transfer found, as plain records that become its table, its JSON file and its pictures."""
 
 import dataclasses
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +72,7 @@ class EnvironmentResults:
         curves: Those that are finished, by side and amount of data.
         factors: What the pre-trained model saves; None where a side is not finished.
         seen: Whether the pre-trained model's training had this environment.
+        seed_factors: The same of each seed alone, whose two sides have the same data; in the order of the seeds.
         diverged: (side, amount of data) of the curves that cannot be, since training diverged with every rate.
     """
 
@@ -83,6 +85,7 @@ class EnvironmentResults:
     curves: tuple[Curve, ...]
     factors: Factors | None
     seen: bool
+    seed_factors: tuple[Factors, ...] = ()
     diverged: tuple[tuple[str, int], ...] = ()
 
     def curve(self, side: str, transitions: int) -> Curve | None:
@@ -137,6 +140,32 @@ def results_of(study: Study) -> Results:
     )
 
 
+def compared(plan: TransferPlan, curves: Sequence[Curve]) -> tuple[Factors | None, tuple[Factors, ...]]:
+    """What an environment's curves say of the pre-trained model: by their means, and by each seed alone.
+
+    Args:
+        plan: What was to be done.
+        curves: Those of the environment that are finished.
+
+    Returns:
+        None and nothing where a curve of either side is missing.
+    """
+    sides = {side: [curve for curve in curves if curve.side == side] for side in SIDES}
+    if any(len(found) < len(plan.sizes) for found in sides.values()):
+        return None, ()
+
+    def of(errors: Callable[[Curve], Sequence[float]]) -> Factors:
+        by_size = {
+            side: {curve.transitions: errors(curve) for curve in found} for side, found in sides.items()
+        }
+        return factors(plan.settings.steps, by_size[FROM_SCRATCH], by_size[FINE_TUNED])
+
+    def of_seed(seed: int) -> Factors:
+        return of(lambda curve: [at[seed] for at in curve.errors])
+
+    return of(lambda curve: curve.mean), tuple(of_seed(seed) for seed in range(plan.seeds))
+
+
 def _environment(study: Study, data: EnvironmentData) -> EnvironmentResults:
     plan = study.plan
     groups = [Group(data.environment, size, side) for side in SIDES for size in plan.sizes]
@@ -144,12 +173,7 @@ def _environment(study: Study, data: EnvironmentData) -> EnvironmentResults:
     copying = copy_last_row_errors(
         data.test, limit=plan.settings.test_windows, window=plan.settings.model.window
     )
-    sides = {
-        side: {curve.transitions: curve.mean for curve in curves if curve.side == side} for side in SIDES
-    }
-    found = None
-    if all(len(curves) == len(plan.sizes) for curves in sides.values()):
-        found = factors(plan.settings.steps, sides[FROM_SCRATCH], sides[FINE_TUNED])
+    found, of_seeds = compared(plan, curves)
     seen = study.model is not None and data.environment in study.model.environments
     return EnvironmentResults(
         data.environment,
@@ -161,6 +185,7 @@ def _environment(study: Study, data: EnvironmentData) -> EnvironmentResults:
         curves,
         found,
         seen,
+        of_seeds,
         tuple((group.side, group.transitions) for group in groups if study.all_diverged(group)),
     )
 
