@@ -21,6 +21,7 @@ from trajworld.transfer.report import (
     write_results,
 )
 from trajworld.transfer.results import Results, compared
+from trajworld.transfer.trials import Origin
 
 SCRATCH = {4000: [2.0, 1.0, 0.5, 0.3, 0.25], 16000: [2.0, 1.0, 0.5, 0.15, 0.2]}
 GOOD = made_up_results(SCRATCH, {4000: [0.6, 0.4, 0.2, 0.18, 0.14], 16000: [0.6, 0.19, 0.12, 0.11, 0.10]})
@@ -151,6 +152,31 @@ def test_a_seed_that_never_gets_there_is_told() -> None:
     assert (
         "any amount of data that was tried (2 of 3 seeds have, against their own error from scratch)."
         in text[2]
+    )
+
+
+def test_what_the_amounts_of_data_really_are() -> None:
+    (one,) = GOOD.environments
+    curves = tuple(replace(each, mean_transitions=0.9 * each.transitions) for each in one.curves)
+    curves = (replace(curves[0], mean_transitions=3960.0), *curves[1:])
+    text = "\n".join(findings(replace(GOOD, environments=(replace(one, curves=curves, shared=0.803),))))
+    assert "Amounts of data are limits: the runs had 90 to 99 % of them" in text
+    assert (
+        "Two seeds on 16,000 transitions have 80 % of them in common, being drawn from 5 times as many"
+        in text
+    )
+    assert not any("limits" in line or "in common" in line for line in findings(GOOD))
+
+
+def test_trials_of_several_machines_are_doubted() -> None:
+    jax, other = {"keras": "3.12", "jax": "0.8"}, {"keras": "3.12", "tensorflow": "2.20"}
+    alike = (Origin("jax", jax, 1), Origin("jax", jax, 2))
+    assert not any("run alike" in line for line in findings(replace(GOOD, origins=alike)))
+    text = findings(replace(GOOD, origins=(*alike, Origin("tensorflow", other, 1), Origin())))
+    assert any(
+        "did not all run alike (jax: keras 3.12, jax 0.8; tensorflow: keras 3.12, tensorflow 2.20; unknown)"
+        in line
+        for line in text
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 from training_fixtures import config_for, plain_steps, store, weights_of
 from transfer_fixtures import SETTINGS, study_data_in, study_plan
 
+from trajworld.backend import active_backend
 from trajworld.data.dataset import Dataset
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.data.resolve import open_dataset
@@ -26,6 +27,7 @@ from trajworld.transfer.data import EnvironmentData, returns_by_behaviour, study
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, Trial
 from trajworld.transfer.records import read_trial, trial_key, write_trial
 from trajworld.transfer.trials import run_trial, trial_config
+from trajworld.transfer.workers import available_cores
 
 _ = plain_steps
 
@@ -84,10 +86,14 @@ def test_errors_on_the_way_are_those_of_shorter_runs(tmp_path: Path) -> None:
     found = run_trial(scratch, SETTINGS, pool, data.test, None, tmp_path / "run")
     assert [point.step for point in found.points] == [0, 2, 5]
     assert found.points[0].holdout_loss is None
+    assert found.origin.backend == active_backend().name
+    assert {"keras", "trajworld"} < set(found.origin.versions)
+    assert found.origin.cores == len(available_cores())
     for point in found.points[1:]:
         shorter = replace(SETTINGS, steps=(point.step,))
         run = start_run(tmp_path / f"run-{point.step}", trial_config(scratch, shorter, pool))
-        train(run)
+        reports: list[Report] = []
+        train(run, reports.append)
         model = load_model(tmp_path / f"run-{point.step}" / "last.keras")
         part = run.parts[0]
         # The ranges are those of the data that it was trained on.
@@ -95,7 +101,7 @@ def test_errors_on_the_way_are_those_of_shorter_runs(tmp_path: Path) -> None:
         errors = prediction_errors(model, data.test, support=Ranges(support, ""), limit=20)
         ours, theirs = vars(point.errors), vars(brief_errors(errors))
         assert ours == pytest.approx(theirs, rel=1e-5)
-        assert point.holdout_loss == pytest.approx(run.state.best_loss or run.state.best_loss, rel=1e-5)
+        assert point.holdout_loss == pytest.approx(reports[-1].holdout_loss, rel=1e-5)
         assert found.training_transitions == part.transitions
         assert found.training_transitions + found.holdout_transitions <= 40
 

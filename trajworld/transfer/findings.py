@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from trajworld.transfer.factors import DATA_FACTOR, STEP_FACTOR, Need, Savings, Verdict
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, SIDES
 from trajworld.transfer.results import EnvironmentResults, Results
+from trajworld.transfer.trials import Origin
 from trajworld.wording import listed, number, short_name
 
 _SAME = 0.05
@@ -256,6 +257,13 @@ def _doubts(results: Results) -> Iterable[str]:
                 f"{side.capitalize()}, training diverged with the learning rate {text} in {count} of {len(curves)} "
                 "cases, so that another was chosen there."
             )
+    yield from _amounts(results)
+    ran = list(dict.fromkeys(_said(origin) for origin in results.origins))
+    if len(ran) > 1:
+        yield (
+            f"The trials did not all run alike ({'; '.join(ran)}), so that some of their differences may be rounding "
+            "that training made grow."
+        )
     yield (
         f"Errors are mean absolute one-step errors in standard deviations of each variate, over "
         f"{plan.settings.test_windows:,} test windows; means of {plan.seeds} seed{'s' * (plan.seeds > 1)}, intervals "
@@ -263,6 +271,36 @@ def _doubts(results: Results) -> Iterable[str]:
         f"best of {listed([f'{rate:g}' for rate in plan.learning_rates])} by the loss on the first seed's own "
         "held-out episodes."
     )
+
+
+def _amounts(results: Results) -> Iterable[str]:
+    """What the amounts of data really were, and how far seeds are of different data."""
+    curves = [curve for one in results.environments for side in SIDES for curve in one.of_side(side)]
+    parts = [
+        curve.mean_transitions / curve.transitions for curve in curves if curve.mean_transitions is not None
+    ]
+    if parts:
+        yield (
+            f"Amounts of data are limits: the runs had {_per_cent(parts)} of them, in whole episodes, a tenth of these "
+            "held out."
+        )
+    shared = [one.shared for one in results.environments if one.shared is not None]
+    if shared:
+        size = results.plan.sizes[-1]
+        yield (
+            f"Two seeds on {size:,} transitions have {_per_cent(shared)} of them in common, being drawn from "
+            f"{results.plan.pool / size:.3g} times as many: their spread is less than that of fresh data."
+        )
+
+
+def _per_cent(parts: Sequence[float]) -> str:
+    low, high = (f"{100 * end:.0f}" for end in (min(parts), max(parts)))
+    return f"{low} %" if low == high else f"{low} to {high} %"
+
+
+def _said(origin: Origin) -> str:
+    packages = ", ".join(f"{name} {text}" for name, text in origin.versions.items())
+    return f"{origin.backend or 'unknown'}: {packages}" if packages else origin.backend or "unknown"
 
 
 def _names(environments: Iterable[EnvironmentResults]) -> str:

@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trajworld.backend import active_backend
 from trajworld.collect.names import parse_name
 from trajworld.errors import TrajWorldError
 from trajworld.evaluation.brief import Errors
@@ -17,8 +16,7 @@ from trajworld.files import file_digest, read_json, write_json
 from trajworld.models.files import load_model
 from trajworld.models.presets import ModelSizes
 from trajworld.transfer.plan import FINE_TUNED, Trial, TrialSettings
-from trajworld.transfer.trials import Point, TrialResult, trial_config
-from trajworld.versions import versions
+from trajworld.transfer.trials import Origin, Point, TrialResult, trial_config
 
 # Raised whenever the same trial gives other numbers, so that no study mixes both.
 _VERSION = 1
@@ -162,19 +160,14 @@ def write_trial(path: Path, key: Mapping[str, Any], result: TrialResult) -> None
     for point in result.points:
         if not math.isfinite(point.errors.normalised_mae):
             raise TrajWorldError(f"{key['environment']}: no variate of the test set varies")
-    found = {
-        name: text
-        for name, text in versions().items()
-        if name in ("trajworld", "keras", active_backend().name)
-    }
-    write_json(
-        path,
-        {"key": dict(key), "result": asdict(result), "backend": active_backend().name, "versions": found},
-    )
+    values = asdict(result)
+    # Beside the result, where it has been since the first records.
+    origin = values.pop("origin")
+    write_json(path, {"key": dict(key), "result": values, **origin})
 
 
 def read_trial(path: Path, key: Mapping[str, Any]) -> TrialResult | None:
-    """The finished trial of a key; None where there is none yet.
+    """The finished trial of a key, with what ran it; None where there is none yet.
 
     Raises:
         TrajWorldError: The file is damaged, or of another trial.
@@ -197,6 +190,7 @@ def read_trial(path: Path, key: Mapping[str, Any]) -> TrialResult | None:
             float(values["seconds"]),
             # Records of earlier versions are all of trials that did not diverge.
             None if values.get("diverged") is None else int(values["diverged"]),
+            Origin(str(record.get("backend", "")), dict(record.get("versions") or {}), record.get("cores")),
         )
         wanted = [step for step in key["steps"] if result.diverged is None or step < result.diverged]
         numbers = [point.errors.normalised_mae for point in points]

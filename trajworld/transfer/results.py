@@ -1,7 +1,7 @@
 """What a study of transfer found, as plain records that become its table, its JSON file and its pictures."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,9 +9,11 @@ from trajworld.backend import active_backend
 from trajworld.evaluation.brief import Errors, brief_errors
 from trajworld.evaluation.prediction import copy_last_row_errors
 from trajworld.transfer.data import BehaviourReturns, EnvironmentData
+from trajworld.transfer.draws import shared_part
 from trajworld.transfer.factors import Factors, factors
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, SIDES, TransferPlan
 from trajworld.transfer.study import Group, Study
+from trajworld.transfer.trials import Origin, TrialResult
 from trajworld.versions import versions
 
 KIND = "transfer"
@@ -31,6 +33,8 @@ class Curve:
         errors: For each of the steps each seed's mean absolute error, in standard deviations of each variate.
         mae: The same in raw units.
         nll: Each seed's negative log-likelihood of the true bins, nats.
+        mean_transitions: That the trials really had, holdout included, on average over the seeds: whole episodes of at
+            most ``transitions``.
     """
 
     side: str
@@ -41,6 +45,7 @@ class Curve:
     errors: tuple[tuple[float, ...], ...]
     mae: tuple[tuple[float, ...], ...]
     nll: tuple[tuple[float | None, ...], ...]
+    mean_transitions: float | None = None
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -74,6 +79,7 @@ class EnvironmentResults:
         seen: Whether the pre-trained model's training had this environment.
         seed_factors: The same of each seed alone, whose two sides have the same data; in the order of the seeds.
         diverged: (side, amount of data) of the curves that cannot be, since training diverged with every rate.
+        shared: The part of one seed's transitions that another has too, on the largest amount; None of one seed.
     """
 
     environment: str
@@ -87,6 +93,7 @@ class EnvironmentResults:
     seen: bool
     seed_factors: tuple[Factors, ...] = ()
     diverged: tuple[tuple[str, int], ...] = ()
+    shared: float | None = None
 
     def curve(self, side: str, transitions: int) -> Curve | None:
         """The curve of a side on an amount of data, where it is finished."""
@@ -110,6 +117,7 @@ class Results:
         versions: Of the libraries.
         seconds: That the trials took, all together.
         findings: What was found, in sentences, good or bad.
+        origins: What ran the trials, each once.
     """
 
     plan: TransferPlan
@@ -119,6 +127,7 @@ class Results:
     versions: dict[str, str]
     seconds: float
     findings: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """As plain values, and ``kind``: what study they are of."""
@@ -137,7 +146,16 @@ def results_of(study: Study) -> Results:
         {"backend": active_backend().name, "device": f"{device.count} x {device.name} ({device.kind})"},
         versions(),
         sum(found.seconds for found in every.values()),
+        origins=_origins(every.values()),
     )
+
+
+def _origins(results: Iterable[TrialResult]) -> tuple[Origin, ...]:
+    found: list[Origin] = []
+    for result in results:
+        if result.origin not in found:
+            found.append(result.origin)
+    return tuple(sorted(found, key=repr))
 
 
 def compared(plan: TransferPlan, curves: Sequence[Curve]) -> tuple[Factors | None, tuple[Factors, ...]]:
@@ -187,6 +205,7 @@ def _environment(study: Study, data: EnvironmentData) -> EnvironmentResults:
         seen,
         of_seeds,
         tuple((group.side, group.transitions) for group in groups if study.all_diverged(group)),
+        shared_part(data.pool, plan.sizes[-1], plan.seeds),
     )
 
 
@@ -211,4 +230,5 @@ def _curve(study: Study, group: Group) -> Curve | None:
         tuple(tuple(point.errors.normalised_mae for point in at) for at in points),
         tuple(tuple(point.errors.mae for point in at) for at in points),
         tuple(tuple(point.errors.nll for point in at) for at in points),
+        sum(one.training_transitions + one.holdout_transitions for one in mine.values()) / len(mine),
     )

@@ -3,11 +3,12 @@
 import functools
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trajworld.backend import active_backend
 from trajworld.data.dataset import Dataset
 from trajworld.evaluation.brief import Errors, brief_errors
 from trajworld.evaluation.prediction import prediction_errors
@@ -20,6 +21,8 @@ from trajworld.training.config import TrainingConfig, resolve_config
 from trajworld.training.loop import DivergedError, Report, train
 from trajworld.training.run import Run, start_run
 from trajworld.transfer.plan import FINE_TUNED, Trial, TrialSettings
+from trajworld.transfer.workers import available_cores
+from trajworld.versions import versions
 
 # The cosine's end, so far away that the rate stays constant within any run's float32.
 _NEVER = 10**9
@@ -41,6 +44,21 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What ran a trial. The same trial elsewhere gives the same numbers but for rounding, which training makes grow.
+
+    Attributes:
+        backend: Of Keras; empty where it is not known.
+        versions: Of this package, Keras and the backend.
+        cores: That the trial's process might use; None where that is not known.
+    """
+
+    backend: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    cores: int | None = None
+
+
+@dataclass(frozen=True)
 class TrialResult:
     """What a trial gave.
 
@@ -50,6 +68,7 @@ class TrialResult:
         holdout_transitions: Held out.
         seconds: It took.
         diverged: The step at which its loss was found not to be finite; None where it trained to the end.
+        origin: What ran it.
     """
 
     points: tuple[Point, ...]
@@ -57,6 +76,7 @@ class TrialResult:
     holdout_transitions: int
     seconds: float
     diverged: int | None = None
+    origin: Origin = field(default_factory=Origin)
 
     @property
     def holdout_loss(self) -> float | None:
@@ -142,7 +162,15 @@ def run_trial(
         diverged = error.step
     part = run.parts[0]
     held = int(part.dataset.transitions_per_episode[part.holdout].sum())
-    return TrialResult(tuple(points), part.transitions, held, time.perf_counter() - began, diverged)
+    seconds = time.perf_counter() - began
+    return TrialResult(tuple(points), part.transitions, held, seconds, diverged, _origin())
+
+
+def _origin() -> Origin:
+    backend = active_backend().name
+    packages = ("trajworld", "keras", backend, f"{backend}-cpu")
+    found = {name: text for name, text in versions().items() if name in packages}
+    return Origin(backend, found, len(available_cores()))
 
 
 @functools.cache
