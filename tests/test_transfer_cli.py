@@ -1,10 +1,12 @@
 """``trajworld evaluate-transfer``: a small study for real, resumed, and what it refuses."""
 
+import contextlib
 import hashlib
 import json
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -86,27 +88,45 @@ def test_a_study_of_both_sides(tmp_path: Path, model: str) -> None:
     assert "8 trials, 8 of them finished" in log
 
 
+def descendants(pid: int) -> dict[int, str]:
+    """The processes below one, and when each began, so that a number that is given again is not taken for it."""
+    found: dict[int, tuple[int, str]] = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            found[int(entry.name)] = (int(fields[1]), fields[19])
+    below: dict[int, str] = {}
+    while new := {
+        one: began for one, (parent, began) in found.items() if parent in {pid, *below} and one not in below
+    }:
+        below |= new
+    return below
+
+
+def alive(pid: int, began: str) -> bool:
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return False
+    # One that ended and that nobody has asked about is a zombie.
+    return fields[19] == began and fields[0] != "Z"
+
+
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(signal, "SIGKILL"), reason="needs Unix signals")
+@pytest.mark.skipif(
+    not Path("/proc/self/stat").is_file(), reason="needs Unix signals and Linux's list of processes"
+)
 def test_interrupted_and_killed(tmp_path: Path) -> None:
     """Ctrl-C and kill -9 leave whole records and no process; the study goes on."""
     out = tmp_path / "out"
     program = "import sys; from trajworld.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    arguments = [
-        "evaluate-transfer",
-        "-o",
-        str(out),
-        *SMALL,
-        "--side",
-        "scratch",
-        "--preset",
-        "tiny",
-        "--workers",
-        "2",
-    ]
+    options = ["-o", str(out), *SMALL, "--side", "scratch", "--preset", "tiny"]
     for number, until in ((signal.SIGINT, "1 of 4: "), (signal.SIGKILL, " of them finished; 2 processes")):
         process = subprocess.Popen(
-            [sys.executable, "-P", "-c", program, *arguments, *(["--resume"] if out.exists() else [])],
+            [
+                *(sys.executable, "-P", "-c", program, "evaluate-transfer", *options, "--workers", "2"),
+                *(["--resume"] if out.exists() else []),
+            ],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -117,6 +137,10 @@ def test_interrupted_and_killed(tmp_path: Path) -> None:
             line = process.stdout.readline()
             assert line, read
             read += line
+        deadline = time.monotonic() + 60
+        while len(workers := descendants(process.pid)) < 2:
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
         process.send_signal(number)
         text, _ = process.communicate(timeout=60)
         assert process.returncode == (130 if number == signal.SIGINT else -signal.SIGKILL)
@@ -125,10 +149,23 @@ def test_interrupted_and_killed(tmp_path: Path) -> None:
         if number == signal.SIGINT:
             assert "trials are finished and kept: --resume goes on" in text
             assert text.rstrip().endswith("Interrupted.")
+        deadline = time.monotonic() + 30
+        while left := [pid for pid, began in workers.items() if alive(pid, began)]:
+            assert time.monotonic() < deadline, f"left after {number.name}: {left}"
+            time.sleep(0.1)
         records = list(out.glob("trials/*/*.json"))
         assert records
         for path in records:
             json.loads(path.read_text())
+
+    kept = {path: path.read_bytes() for path in records}
+    code, _, log = invoke(*options, "--resume", "--workers", "1")
+    assert code == 0
+    assert f"4 trials, {len(kept)} of them finished" in log
+    assert len(list(out.glob("trials/*/*.json"))) == 4
+    assert {path: path.read_bytes() for path in kept} == kept
+    (results,) = out.glob("*/results.json")
+    assert len(json.loads(results.read_text())["environments"][0]["curves"]) == 2
 
 
 @pytest.mark.parametrize(
