@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from trajworld.card.markdown import plain, table
 from trajworld.errors import TrajWorldError
 from trajworld.files import atomic_file, read_json, write_json
 from trajworld.models.files import SUFFIX
@@ -73,8 +74,9 @@ def write_results(results: Results, folder: Path) -> Results:
 
 def markdown(results: Results) -> str:
     """Both tables and the findings."""
-    parts = [_markdown_table(error_cells(results)), _markdown_table(factor_cells(results))]
-    text = "\n".join(f"- {line}" for line in results.findings)
+    cells = (error_cells(results), factor_cells(results))
+    parts = [table(head, rows) for head, *rows in filter(None, cells) if rows]
+    text = "\n".join(f"- {plain(line)}" for line in results.findings)
     return "\n\n".join(part for part in [*parts, text] if part) + "\n"
 
 
@@ -170,7 +172,7 @@ def _factor_row(
 
 def _name(one: EnvironmentResults) -> str:
     """``Hopper`` of ``gymnasium/Hopper-v5``: the narrower the better."""
-    return re.sub(r"-v\d+$", "", short_name(one.environment))
+    return plain(re.sub(r"-v\d+$", "", short_name(one.environment)))
 
 
 def _amount(need: Need | None) -> str:
@@ -205,11 +207,3 @@ def _last(curve: Curve | None) -> str:
     if len(curve.errors[-1]) == 1:
         return number(curve.mean[-1])
     return f"{number(curve.mean[-1])} [{number(curve.low[-1])}–{number(curve.high[-1])}]"
-
-
-def _markdown_table(cells: Sequence[Sequence[str]]) -> str:
-    if len(cells) < 2:
-        return ""
-    head, *rows = cells
-    lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
