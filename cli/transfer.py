@@ -1,17 +1,17 @@
 """``trajworld evaluate-transfer``: what a pre-trained model saves on embodiments that it never saw."""
 
 import json
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
 
-from trajworld.errors import UsageError
+from trajworld.errors import TrajWorldError, UsageError
 
 if TYPE_CHECKING:
     from trajworld.transfer.records import PretrainedModel
+    from trajworld.transfer.results import Results
     from trajworld.transfer.study import Progress
 
 _SIDES = {"both": (), "scratch": ("from scratch",), "fine-tuned": ("fine-tuned",)}
@@ -45,7 +45,7 @@ class _Numbers(click.ParamType):
     "--output",
     type=click.Path(path_type=Path, file_okay=False),
     required=True,
-    help="Folder for the trials' records, the results and the pictures.",
+    help="Folder for the trials' records, and in a folder for each model, the results and the pictures.",
 )
 @click.option(
     "--environment",
@@ -97,7 +97,8 @@ class _Numbers(click.ParamType):
     "--pool",
     type=click.IntRange(min=1),
     metavar="TRANSITIONS",
-    help="Collect so many of each environment.  [default: 80000, or 1.25 times the largest size]",
+    help="Collect so many of each environment to draw from, and a tenth more as the test set.  "
+    "[default: 80000, or 1.25 times the largest size]",
 )
 @click.option("--preset", type=click.Choice(["tiny", "small", "paper"]), help="Of the model from scratch.")
 @click.option(
@@ -113,7 +114,9 @@ class _Numbers(click.ParamType):
     help="Processes, each with cores of its own.  [default: one a core; one on a GPU]",
 )
 @click.option("--resume", is_flag=True, help="Go on with the trials that are in the folder.")
-@click.option("--overwrite", is_flag=True, help="Remove the trials that are in the folder first.")
+@click.option(
+    "--overwrite", is_flag=True, help="Remove the trials that are in the folder first, of whatever model."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
 def evaluate_transfer(
     model_name: str | None,
@@ -141,8 +144,10 @@ def evaluate_transfer(
     measured as they train. MODEL is the name of a model that ships, such as trajworld-small, a file, or
     hf://USER/REPO. The data are collected first and kept with Minari's datasets, as transfer/….
 
-    Every finished trial is kept in the folder. Trials from scratch do not depend on MODEL: those in the folder serve
-    another one, too.
+    Every finished trial is kept in OUTPUT/trials. Trials from scratch do not depend on MODEL: those that are there
+    serve another one, too. The results go to a folder of the model's own, OUTPUT/NAME-DIGEST (without MODEL to
+    OUTPUT/from-scratch), so that those of several models lie side by side; only results of the same model by other
+    options are replaced.
 
     \b
     Examples:
@@ -170,17 +175,16 @@ def evaluate_transfer(
     plan = plan_for(PRESETS[preset or "small"])
     from trajworld.transfer.study import RECORDS, Study
 
-    if any((output / RECORDS).glob("**/*.json")):
-        if not (resume or overwrite):
-            raise UsageError(f"{output} holds trials: --resume goes on with them, --overwrite removes them")
-        if overwrite:
-            shutil.rmtree(output / RECORDS)
+    if not (resume or overwrite) and any((output / RECORDS).glob("**/*.json")):
+        raise UsageError(f"{output} holds trials: --resume goes on with them, --overwrite removes them")
     console = Console(stderr=True)
     model = None if model_name is None else _model(model_name)
     if model is not None:
         plan = plan_for(model.sizes)
     from trajworld.transfer.data import study_data
-    from trajworld.transfer.report import print_tables, write_results
+    from trajworld.transfer.draws import check_draws
+    from trajworld.transfer.records import remove_trials
+    from trajworld.transfer.report import is_of_another_plan, results_folder, write_results
     from trajworld.transfer.results import results_of
     from trajworld.transfer.workers import available_cores, default_workers
 
@@ -189,23 +193,42 @@ def evaluate_transfer(
 
     workers = workers or default_workers()
     data = study_data(plan, min(workers, len(available_cores())), say)
+    check_draws(plan, data)
+    if overwrite:
+        # Not before: a mistake in MODEL, the plan or the data must not cost hours of trials.
+        remove_trials(output / RECORDS)
     study = Study(plan, data, output, model, _SIDES[side] or SIDES)
     done, total = study.counts()
     say(f"{total} trials, {done} of them finished; {workers} process{'es' * (workers > 1)}")
+    failure = None
     try:
-        study.run(workers, lambda progress: say(_line(progress)))
+        study.run(workers, lambda progress: say(_line(progress)), say)
     except KeyboardInterrupt:
         say(f"{study.counts()[0]} of {total} trials are finished and kept: --resume goes on")
         raise
-    results = write_results(results_of(study), output)
+    except TrajWorldError as error:
+        # The results of what is finished come first.
+        failure = error
+    results, place = results_of(study), results_folder(output, model)
+    if is_of_another_plan(place, results):
+        say(f"{place} held results of another plan, which these replace; its trials are kept")
+    results = write_results(results, place)
     if as_json:
         click.echo(json.dumps(results.to_json(), indent=2, allow_nan=False))
-        return
+    else:
+        _show(results, place)
+    if failure is not None:
+        raise failure
+
+
+def _show(results: "Results", folder: Path) -> None:
+    from trajworld.transfer.report import print_tables
+
     out = Console()
     print_tables(results, out)
     for finding in results.findings:
         out.print(f"- {finding}", highlight=False, markup=False)
-    out.print(f"Results, tables and pictures: {output}", highlight=False, markup=False, soft_wrap=True)
+    out.print(f"Results, tables and pictures: {folder}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _model(name: str) -> "PretrainedModel":
@@ -219,9 +242,11 @@ def _line(progress: "Progress") -> str:
     from trajworld.transfer.workers import describe
     from trajworld.wording import duration, number
 
-    last, left = progress.result.points[-1], progress.total - progress.done
-    text = (
-        f"{progress.done} of {progress.total}: {describe(progress.trial)}: error {number(last.errors.normalised_mae)} "
-        f"after {last.step:,} steps ({duration(progress.result.seconds)})"
-    )
+    result, left = progress.result, progress.total - progress.done
+    if result.diverged is not None:
+        news = f"diverged within {result.diverged:,} steps"
+    else:
+        last = result.points[-1]
+        news = f"error {number(last.errors.normalised_mae)} after {last.step:,} steps"
+    text = f"{progress.done} of {progress.total}: {describe(progress.trial)}: {news} ({duration(result.seconds)})"
     return f"{text}; about {duration(progress.seconds_left)} left" if left else text

@@ -1,5 +1,6 @@
 """A study's records and its order: what is run, what is skipped, which rate is chosen, and how it ends."""
 
+import hashlib
 import json
 import os
 from collections.abc import Callable
@@ -10,9 +11,10 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transfer_fixtures import SETTINGS, SIZES, errors, study_data_in, study_plan
+from transfer_fixtures import SETTINGS, SIZES, made_up_trial, study_data_in, study_plan
 
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.files import file_digest
 from trajworld.models.files import load_model, save_model
 from trajworld.models.identity import Identity
 from trajworld.models.transformer import TrajWorld
@@ -22,7 +24,6 @@ from trajworld.transfer.plan import (
     FINE_TUNED,
     FROM_SCRATCH,
     Trial,
-    TrialSettings,
     default_pool,
     environment_names,
 )
@@ -30,21 +31,18 @@ from trajworld.transfer.records import (
     PretrainedModel,
     pretrained_model,
     read_trial,
+    remove_trials,
     trial_key,
     trial_path,
     write_trial,
 )
+from trajworld.transfer.report import write_results
 from trajworld.transfer.results import results_of
 from trajworld.transfer.study import RECORDS, Group, Progress, Study
-from trajworld.transfer.trials import Point, TrialResult
+from trajworld.transfer.trials import Origin, TrialResult
 from trajworld.transfer.workers import Task, available_cores, core_shares, run_tasks
 
 TRIAL = Trial(FROM_SCRATCH, "gymnasium/Hopper-v5", 1000, 1e-3, 0)
-
-
-def result(value: float, loss: float = 1.0, settings: TrialSettings = SETTINGS) -> TrialResult:
-    points = [Point(step, errors(value / (1 + step)), None if step == 0 else loss) for step in settings.steps]
-    return TrialResult(tuple(points), 900, 100, 1.5)
 
 
 @pytest.fixture
@@ -57,7 +55,7 @@ def ran(monkeypatch: pytest.MonkeyPatch) -> list[Task]:
         trial = task.trial
         value = 1 / trial.transitions + trial.seed / 1000 + (0 if task.init else 1)
         # The lower rate is better from scratch, the higher one from a model.
-        return result(value, loss=trial.learning_rate * (-1 if task.init else 1))
+        return made_up_trial(value, loss=trial.learning_rate * (-1 if task.init else 1))
 
     monkeypatch.setattr(workers_module, "run_task", run)
     return tasks
@@ -116,8 +114,30 @@ class TestRecords:
         assert path.parent.name == "gymnasium-hopper-v5"
         assert path.name.startswith("from-scratch-1000-0.001-seed0-")
         assert read_trial(path, key) is None
-        write_trial(path, key, result(0.1))
-        assert read_trial(path, key) == result(0.1)
+        write_trial(path, key, made_up_trial(0.1))
+        assert read_trial(path, key) == made_up_trial(0.1)
+
+    def test_a_record_says_what_ran_it(self, tmp_path: Path) -> None:
+        key = trial_key(TRIAL, SETTINGS, "data", "model")
+        origin = Origin("jax", {"keras": "3.12", "jax": "0.8"}, 2)
+        write_trial(tmp_path / "one.json", key, replace(made_up_trial(0.1), origin=origin))
+        record = json.loads((tmp_path / "one.json").read_text())
+        assert (record["backend"], record["versions"], record["cores"]) == ("jax", origin.versions, 2)
+        found = read_trial(tmp_path / "one.json", key)
+        assert found is not None
+        assert found.origin == origin
+
+    def test_records_of_earlier_versions_are_read(self, tmp_path: Path) -> None:
+        """They say nothing of cores, nor of divergence."""
+        key = trial_key(TRIAL, SETTINGS, "data", "model")
+        write_trial(tmp_path / "one.json", key, made_up_trial(0.1))
+        record = json.loads((tmp_path / "one.json").read_text())
+        del record["cores"], record["result"]["diverged"]
+        (tmp_path / "one.json").write_text(
+            json.dumps({**record, "backend": "jax", "versions": {"jax": "0.8"}})
+        )
+        found = read_trial(tmp_path / "one.json", key)
+        assert found == replace(made_up_trial(0.1), origin=Origin("jax", {"jax": "0.8"}))
 
     def test_only_the_fine_tuned_side_depends_on_the_model(self) -> None:
         tuned = replace(TRIAL, side=FINE_TUNED)
@@ -167,11 +187,15 @@ class TestRecords:
     def test_damaged_and_misplaced_records(self, tmp_path: Path) -> None:
         key, other = (trial_key(trial, SETTINGS, "d", "") for trial in (TRIAL, replace(TRIAL, seed=1)))
         path = trial_path(tmp_path, key)
-        write_trial(path, key, result(0.1))
+        write_trial(path, key, made_up_trial(0.1))
         with pytest.raises(TrajWorldError, match="not the record of the trial"):
             read_trial(path, other)
         record = json.loads(path.read_text())
-        for change in ({"points": []}, {"points": [{"step": 0}]}, {"seconds": "long"}):
+        changes: tuple[dict[str, Any], ...] = (
+            *({"points": []}, {"points": [{"step": 0}]}, {"seconds": "long"}),
+            *({"diverged": 2}, {"diverged": "late"}),
+        )
+        for change in changes:
             path.write_text(json.dumps({**record, "result": {**record["result"], **change}}))
             with pytest.raises(TrajWorldError, match="is damaged"):
                 read_trial(path, key)
@@ -179,16 +203,54 @@ class TestRecords:
         with pytest.raises(TrajWorldError, match="not a readable JSON"):
             read_trial(path, key)
         with pytest.raises(TrajWorldError, match="no variate"):
-            write_trial(tmp_path / "nan.json", key, result(float("nan")))
+            write_trial(tmp_path / "nan.json", key, made_up_trial(float("nan")))
         assert not (tmp_path / "nan.json").exists()
 
+    def test_only_records_are_removed(self, tmp_path: Path) -> None:
+        folder = tmp_path / RECORDS
+        keys = [trial_key(trial, SETTINGS, "d", "") for trial in (TRIAL, replace(TRIAL, seed=1))]
+        for key in keys:
+            write_trial(trial_path(folder, key), key, made_up_trial(0.1))
+        others = {
+            folder / "gymnasium-hopper-v5" / "mine.json": '{"key": 1}',
+            folder / "gymnasium-hopper-v5" / "damaged.json": "{",
+            folder / "notes.txt": "notes",
+        }
+        for path, text in others.items():
+            path.write_text(text)
+        (folder / "empty").mkdir()
+        remove_trials(folder)
+        assert {path for path in folder.rglob("*") if path.is_file()} == set(others)
+        assert not (folder / "empty").exists()
+        remove_trials(tmp_path / "nowhere")
+
+    def test_a_record_that_cannot_be_removed_is_one_line(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        key = trial_key(TRIAL, SETTINGS, "d", "")
+        write_trial(trial_path(tmp_path, key), key, made_up_trial(0.1))
+
+        def refuse(path: Path) -> None:
+            raise PermissionError(13, "Permission denied")
+
+        monkeypatch.setattr(Path, "unlink", refuse)
+        with pytest.raises(TrajWorldError, match=r"cannot remove .*seed0.*: Permission denied"):
+            remove_trials(tmp_path)
+
     def test_a_models_digest_is_of_its_weights(self, tmp_path: Path) -> None:
-        model = TrajWorld(SIZES, Identity(environment="test/pool", history={"steps": 3}))
+        model = TrajWorld(SIZES, Identity(environment="test/pool", history={"seed": 3}))
         for name in ("one.keras", "two.keras"):
             save_model(model, tmp_path / name)
         one, two = (pretrained_model(tmp_path / name, name) for name in ("one.keras", "two.keras"))
         assert one.digest == two.digest
-        assert (one.sizes, one.environments, one.history) == (SIZES, ("test/pool",), {"steps": 3})
+        assert (one.sizes, one.environments, one.history) == (SIZES, ("test/pool",), {"seed": 3})
+        # The file's own digest is another matter: it is of its bytes.
+        assert one.file == hashlib.sha256((tmp_path / "one.keras").read_bytes()).hexdigest()
+        assert one.step is None
+        with pytest.raises(TrajWorldError, match=r"cannot read .*nothing\.keras: No such file"):
+            file_digest(tmp_path / "nothing.keras")
+        save_model(TrajWorld(SIZES, Identity().at_step(7)), tmp_path / "seven.keras")
+        assert pretrained_model(tmp_path / "seven.keras", "").as_json()["step"] == 7
         changed = load_model(tmp_path / "one.keras")
         changed.set_weights([weights + 1e-3 for weights in changed.get_weights()])
         save_model(changed, tmp_path / "three.keras")
@@ -246,7 +308,8 @@ class TestOrder:
             assert {task.trial.side for task in ran} == {FINE_TUNED}
             found = results_of(study).environments[0]
             assert found.factors is not None
-            assert found.factors.last.data_holds is False
+            # The least data that was tried is enough, but is half of scratch's.
+            assert found.factors.last.data_verdict == "unknown"
             assert found.factors.last.target == pytest.approx((1 / 40 + 1 + 1 / 40 + 1.001) / 2 / 6)
             assert found.seen
         assert len(list((tmp_path / RECORDS).glob("*/*.json"))) == 18
@@ -258,10 +321,87 @@ class TestOrder:
         assert found is not None
         assert found.learning_rate == 1e-3
         assert found.holdout_losses == {"0.001": 1e-3, "0.01": 1e-2}
+        # As every made-up trial had: 900 to train on and 100 held out.
+        assert found.mean_transitions == 1000
         low, high = 1 + 1 / 20, 1 + 1 / 20 + 1 / 1000
         assert found.errors[1] == pytest.approx((low / 3, high / 3))
         assert found.mean == pytest.approx([(low + high) / 2 / (1 + step) for step in (0, 2, 5)])
         assert (found.low[0], found.high[0]) == pytest.approx((low, high))
+
+    def test_a_rate_that_diverges_is_ranked_last(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The lower rate has the lower loss, but diverges with the first seed on 20 and the second on 40."""
+        lost = {(20, 0), (40, 1)}
+        told: list[Progress] = []
+        ran: list[Trial] = []
+
+        def run(task: Task, folder: Path) -> TrialResult:
+            trial = task.trial
+            ran.append(trial)
+            found = made_up_trial(0.5, loss=trial.learning_rate)
+            if trial.learning_rate == 1e-3 and (trial.transitions, trial.seed) in lost:
+                return replace(found, points=found.points[:2], diverged=4)
+            return found
+
+        monkeypatch.setattr(workers_module, "run_task", run)
+        data = study_data_in(tmp_path)
+        study = Study(study_plan(), [data], tmp_path, None, (FROM_SCRATCH,))
+        study.run(1, told.append)
+        assert study.counts() == (6, 6)
+        # On 40 both rates have a second seed: the first choice turned out to diverge.
+        assert len(ran) == 7
+        again = Study(study_plan(), [data], tmp_path, None, (FROM_SCRATCH,))
+        assert again.counts() == (6, 6)
+        for size in (20, 40):
+            assert again.chosen_rate(Group("test/pool", size, FROM_SCRATCH)) == 1e-2
+            curve = results_of(again).environments[0].curve(FROM_SCRATCH, size)
+            assert curve is not None
+            assert curve.holdout_losses == {"0.001": None, "0.01": 1e-2}
+        (record,) = (tmp_path / RECORDS).glob("*/from-scratch-20-0.001-seed0-*.json")
+        assert json.loads(record.read_text())["result"]["diverged"] == 4
+        text = write_results(results_of(again), tmp_path).findings
+        assert any(
+            "From scratch, training diverged with the learning rate 0.001 in 2 of 2 cases" in line
+            for line in text
+        )
+
+    def test_a_group_of_which_every_rate_diverges_is_finished(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        def run(task: Task, folder: Path) -> TrialResult:
+            found = made_up_trial(0.5)
+            diverges = task.trial.transitions == 20
+            return replace(found, points=found.points[:1], diverged=1) if diverges else found
+
+        monkeypatch.setattr(workers_module, "run_task", run)
+        study = Study(study_plan(), [study_data_in(tmp_path)], tmp_path, None, (FROM_SCRATCH,))
+        study.run(1)
+        assert study.counts() == (6, 6)
+        assert study.chosen_rate(Group("test/pool", 20, FROM_SCRATCH)) is None
+        results = write_results(results_of(study), tmp_path)
+        (found,) = results.environments
+        assert found.diverged == ((FROM_SCRATCH, 20),)
+        assert [curve.transitions for curve in found.curves] == [40]
+        sentence = "from scratch, training diverged with every learning rate on 20"
+        assert any(sentence in line for line in results.findings)
+
+    def test_a_trial_that_fails_stops_no_other(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        def run(task: Task, folder: Path) -> TrialResult:
+            if (task.trial.transitions, task.trial.learning_rate) == (20, 1e-2):
+                raise TrajWorldError("the disk is full")
+            return made_up_trial(0.5)
+
+        monkeypatch.setattr(workers_module, "run_task", run)
+        study = Study(study_plan(), [study_data_in(tmp_path)], tmp_path, None, (FROM_SCRATCH,))
+        complaints: list[str] = []
+        name = "test/pool, from scratch, 20 transitions, rate 0.01, seed 0: the disk is full"
+        with pytest.raises(TrajWorldError, match=f"a trial failed; what was finished is kept: {name}"):
+            study.run(1, complain=complaints.append)
+        assert complaints == [name]
+        # The other seed on 20 waits for the rate that is missing; on 40 all are there.
+        assert study.counts() == (4, 6)
+        assert [curve.transitions for curve in results_of(study).environments[0].curves] == [40]
 
     def test_a_failure_keeps_what_was_finished(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         done = 0
@@ -271,7 +411,7 @@ class TestOrder:
             if done == 3:
                 raise KeyboardInterrupt
             done += 1
-            return result(0.5)
+            return made_up_trial(0.5)
 
         monkeypatch.setattr(workers_module, "run_task", run)
         study = Study(study_plan(), [study_data_in(tmp_path)], tmp_path, None, (FROM_SCRATCH,))
@@ -302,13 +442,24 @@ class Bomb:
 
 
 @pytest.mark.slow
-def test_a_worker_that_dies_is_one_line(tmp_path: Path) -> None:
+def test_a_task_that_fails_and_a_worker_that_dies() -> None:
+    """The first is told of and the next begun; the second is one line."""
     bomb: Any = Bomb()
-    tasks = iter([Task(TRIAL, SETTINGS, bomb, "test", None)])
+    failed: list[str] = []
+    tasks = [
+        Task(TRIAL, SETTINGS, "pool", "no/such-v0", None),
+        Task(replace(TRIAL, seed=1), SETTINGS, bomb, "test", None),
+    ]
+
+    def next_task() -> Task | None:
+        return tasks.pop(0) if len(tasks) > 1 or (tasks and failed) else None
+
     with pytest.raises(
-        TrajWorldError, match=r"a worker process died .*Hopper-v5, from scratch, 1,000 transitions"
+        TrajWorldError, match=r"a worker process died .*Hopper-v5, from scratch, 1,000 transitions.* seed 1"
     ):
-        run_tasks(lambda: next(tasks, None), lambda task, found: None, 2)
+        run_tasks(next_task, lambda task, found: None, lambda task, error: failed.append(str(error)), 2)
+    assert len(failed) == 1
+    assert "no/such-v0" in failed[0]
 
 
 def test_some_core_is_available() -> None:

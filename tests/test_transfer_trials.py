@@ -1,5 +1,6 @@
 """A trial measures on its way what shorter runs would measure at their ends; the data it draws from."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import pytest
 from training_fixtures import config_for, plain_steps, store, weights_of
 from transfer_fixtures import SETTINGS, study_data_in, study_plan
 
+from trajworld.backend import active_backend
 from trajworld.data.dataset import Dataset
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.data.resolve import open_dataset
@@ -23,7 +25,9 @@ from trajworld.training.optimizer import learning_rate
 from trajworld.training.run import start_run
 from trajworld.transfer.data import EnvironmentData, returns_by_behaviour, study_data
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, Trial
+from trajworld.transfer.records import read_trial, trial_key, write_trial
 from trajworld.transfer.trials import run_trial, trial_config
+from trajworld.transfer.workers import available_cores
 
 _ = plain_steps
 
@@ -82,10 +86,14 @@ def test_errors_on_the_way_are_those_of_shorter_runs(tmp_path: Path) -> None:
     found = run_trial(scratch, SETTINGS, pool, data.test, None, tmp_path / "run")
     assert [point.step for point in found.points] == [0, 2, 5]
     assert found.points[0].holdout_loss is None
+    assert found.origin.backend == active_backend().name
+    assert {"keras", "trajworld"} < set(found.origin.versions)
+    assert found.origin.cores == len(available_cores())
     for point in found.points[1:]:
         shorter = replace(SETTINGS, steps=(point.step,))
         run = start_run(tmp_path / f"run-{point.step}", trial_config(scratch, shorter, pool))
-        train(run)
+        reports: list[Report] = []
+        train(run, reports.append)
         model = load_model(tmp_path / f"run-{point.step}" / "last.keras")
         part = run.parts[0]
         # The ranges are those of the data that it was trained on.
@@ -93,7 +101,7 @@ def test_errors_on_the_way_are_those_of_shorter_runs(tmp_path: Path) -> None:
         errors = prediction_errors(model, data.test, support=Ranges(support, ""), limit=20)
         ours, theirs = vars(point.errors), vars(brief_errors(errors))
         assert ours == pytest.approx(theirs, rel=1e-5)
-        assert point.holdout_loss == pytest.approx(run.state.best_loss or run.state.best_loss, rel=1e-5)
+        assert point.holdout_loss == pytest.approx(reports[-1].holdout_loss, rel=1e-5)
         assert found.training_transitions == part.transitions
         assert found.training_transitions + found.holdout_transitions <= 40
 
@@ -104,11 +112,44 @@ def test_errors_on_the_way_are_those_of_shorter_runs(tmp_path: Path) -> None:
     assert tuned.training_transitions == found.training_transitions
 
 
+@pytest.mark.slow
+def test_a_run_that_diverges_is_a_result(tmp_path: Path) -> None:
+    data = study_data_in(tmp_path)
+    trial = Trial(FROM_SCRATCH, "test/pool", 40, 1e30, 0)
+    found = run_trial(
+        trial, SETTINGS, data.pool.source or str(data.pool.path), data.test, None, tmp_path / "run"
+    )
+    assert found.diverged in (2, 5)
+    assert [point.step for point in found.points] == [
+        step for step in SETTINGS.steps if step < found.diverged
+    ]
+    assert found.holdout_loss is None
+    key = trial_key(trial, SETTINGS, "data", "")
+    write_trial(tmp_path / "record.json", key, found)
+    assert read_trial(tmp_path / "record.json", key) == found
+
+
+PLAN = study_plan(environments=("gymnasium/InvertedPendulum-v5",), sizes=(100,), pool=300)
+
+
+def folder_of(name: str) -> Path:
+    return dataset_path(f"transfer/gymnasium-invertedpendulum-v5/{name}")
+
+
+def metadata_of(name: str) -> Path:
+    return folder_of(name) / "data" / "metadata.json"
+
+
+def edit(name: str, old: str, new: str) -> None:
+    text = metadata_of(name).read_text()
+    assert old in text
+    metadata_of(name).write_text(text.replace(old, new))
+
+
 class TestData:
     def test_pool_and_test_set(self) -> None:
-        plan = study_plan(environments=("gymnasium/InvertedPendulum-v5",), sizes=(100,), pool=300)
         said: list[str] = []
-        (one,) = study_data(plan, 2, said.append)
+        (one,) = study_data(PLAN, 2, said.append)
         assert len(said) == 1
         assert "330 transitions collected" in said[0]
         assert one.pool.num_transitions + one.test.num_transitions == 330
@@ -120,18 +161,43 @@ class TestData:
         rows = [{row.tobytes() for row in np.asarray(part.rows)[:, :4]} for part in (one.pool, one.test)]
         assert not rows[0] & rows[1]
         # Again: what is there is used.
-        (again,) = study_data(plan, 1, said.append)
+        (again,) = study_data(PLAN, 1, said.append)
         assert len(said) == 1
         assert again.digest == one.digest
         assert again.behaviours == one.behaviours
 
-    def test_data_that_were_made_otherwise_are_refused(self) -> None:
-        plan = study_plan(environments=("gymnasium/InvertedPendulum-v5",), sizes=(100,), pool=300)
-        study_data(plan, 1)
-        path = dataset_path("transfer/gymnasium-invertedpendulum-v5/pool-300-v0") / "data" / "metadata.json"
-        path.write_text(path.read_text().replace('"search": 3750', '"search": 1'))
-        with pytest.raises(TrajWorldError, match="was made otherwise: remove"):
-            study_data(plan, 1)
+    @pytest.mark.parametrize("changed", ["pool-300-v0", "test-300-v0"])
+    @pytest.mark.parametrize("alone", [False, True])
+    def test_data_that_were_made_otherwise_are_refused(self, changed: str, alone: bool) -> None:
+        study_data(PLAN, 1)
+        names = ("pool-300-v0", "test-300-v0")
+        edit(changed, '"search": 3750', '"search": 1')
+        if alone:
+            shutil.rmtree(folder_of(next(name for name in names if name != changed)))
+        with pytest.raises(TrajWorldError, match="was made otherwise: remove") as raised:
+            study_data(PLAN, 1)
+        assert all(str(folder_of(name)) in str(raised.value) for name in names)
+        assert folder_of(changed).exists()
+
+    def test_a_pool_and_a_test_set_of_different_versions_are_refused(self) -> None:
+        study_data(PLAN, 1)
+        edit("test-300-v0", f'"numpy": "{np.__version__}"', '"numpy": "1.0"')
+        message = rf"different versions \(numpy 1\.0 and {np.__version__}\).* remove .*test-300-v0 and .*pool-300-v0"
+        with pytest.raises(TrajWorldError, match=message):
+            study_data(PLAN, 1)
+
+    @pytest.mark.parametrize("lost", ["pool-300-v0", "test-300-v0"])
+    def test_both_are_made_again_where_one_is_missing(self, lost: str) -> None:
+        (before,) = study_data(PLAN, 1)
+        kept = next(name for name in ("pool-300-v0", "test-300-v0") if name != lost)
+        # As if other versions had made them.
+        edit(kept, f'"numpy": "{np.__version__}"', '"numpy": "1.0"')
+        shutil.rmtree(folder_of(lost))
+        said: list[str] = []
+        (again,) = study_data(PLAN, 1, said.append)
+        assert len(said) == 1
+        assert again.digest == before.digest
+        assert '"numpy": "1.0"' not in metadata_of(kept).read_text()
 
     def test_an_environment_that_is_not_there(self) -> None:
         with pytest.raises(UsageError):

@@ -10,9 +10,9 @@ from trajworld.data.resolve import open_dataset
 from trajworld.evaluation.brief import Errors
 from trajworld.models.presets import ModelSizes
 from trajworld.transfer.data import BehaviourReturns, EnvironmentData
-from trajworld.transfer.factors import factors
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, TransferPlan, TrialSettings
-from trajworld.transfer.results import Curve, EnvironmentResults, Results
+from trajworld.transfer.results import Curve, EnvironmentResults, Results, compared
+from trajworld.transfer.trials import Point, TrialResult
 
 SIZES = ModelSizes(blocks=1, width=8, heads=2, window=4, bins=16)
 SETTINGS = TrialSettings(
@@ -46,12 +46,18 @@ def errors(value: float) -> Errors:
     return Errors(value, value, value, value, None)
 
 
+def made_up_trial(value: float, loss: float = 1.0, settings: TrialSettings = SETTINGS) -> TrialResult:
+    """A trial whose error is ``value`` divided by a step more than was done."""
+    points = [Point(step, errors(value / (1 + step)), None if step == 0 else loss) for step in settings.steps]
+    return TrialResult(tuple(points), 900, 100, 1.5)
+
+
 def curve(
     side: str, transitions: int, steps: tuple[int, ...], means: list[float], spread: float = 0.1
 ) -> Curve:
     """A curve of three seeds around means."""
     seeds = tuple((mean * (1 - spread), mean, mean * (1 + spread)) for mean in means)
-    losses = {"0.001": 1.5, "0.003": 1.25}
+    losses: dict[str, float | None] = {"0.001": 1.5, "0.003": 1.25}
     return Curve(side, transitions, 3e-3, losses, steps, seeds, seeds, seeds)
 
 
@@ -72,15 +78,9 @@ def made_up_results(
         for side, given in ((FROM_SCRATCH, scratch), (FINE_TUNED, tuned))
         for size, means in given.items()
     )
-    found = None
-    if set(scratch) == set(tuned) == set(sizes):
-        of = {
-            side: {one.transitions: one.mean for one in curves if one.side == side}
-            for side in (FROM_SCRATCH, FINE_TUNED)
-        }
-        found = factors(steps, of[FROM_SCRATCH], of[FINE_TUNED])
+    found, of_seeds = compared(plan, curves)
     environments = tuple(
-        EnvironmentResults(name, 80_000, 8000, "0" * 16, (), errors(copying), curves, found, seen)
+        EnvironmentResults(name, 80_000, 8000, "0" * 16, (), errors(copying), curves, found, seen, of_seeds)
         for name in names
     )
     return Results(plan, {"name": "m.keras", "digest": "1" * 16, "history": {}}, environments, {}, {}, 60.0)

@@ -15,19 +15,19 @@ class Errors:
         mae: Mean absolute error over observation and reward, raw units.
         mse: Mean squared error, raw units.
         normalised_mae: Mean absolute error in standard deviations of each variate.
-        normalised_mae_observation: The same over observation variates alone.
+        normalised_mae_observation: The same over observation variates alone; None where none of them varies.
         nll: Mean negative log-likelihood of the true bins, nats; None for a predictor without bins.
     """
 
     mae: float
     mse: float
     normalised_mae: float
-    normalised_mae_observation: float
+    normalised_mae_observation: float | None
     nll: float | None
 
 
 def brief_errors(errors: "PredictionErrors") -> Errors:
-    """The numbers of a report; NaN where no variate varies."""
+    """The numbers of a report; ``normalised_mae`` is NaN where no variate varies at all."""
 
     def known(value: float | None) -> float:
         return float("nan") if value is None else value
@@ -36,6 +36,6 @@ def brief_errors(errors: "PredictionErrors") -> Errors:
         mae=known(errors.mae.predicted),
         mse=known(errors.mse.predicted),
         normalised_mae=known(errors.normalised_mae.predicted),
-        normalised_mae_observation=known(errors.normalised_mae.observation),
+        normalised_mae_observation=errors.normalised_mae.observation,
         nll=None if errors.nll is None else errors.nll.predicted,
     )

@@ -23,6 +23,15 @@ from trajworld.training.run import Run
 _DROPOUT_STREAM = 1
 
 
+class DivergedError(TrajWorldError):
+    """A loss is no longer finite; ``step`` says where that was found."""
+
+    # The default is for pickle, which makes an exception of its message alone.
+    def __init__(self, message: str, step: int = 0) -> None:
+        super().__init__(message)
+        self.step = step
+
+
 @dataclass(frozen=True)
 class Report:
     """What an observer is told after every step.
@@ -72,7 +81,8 @@ def train(
             of one of them, or of any other evaluation, ``run.model`` holds the weights of that step.
 
     Raises:
-        TrajWorldError: The loss is no longer finite, or a file cannot be written.
+        DivergedError: The loss is no longer finite.
+        TrajWorldError: A file cannot be written.
     """
     config, model, state = run.config, run.model, run.state
     # Every process of several computes all of this; one writes it.
@@ -147,8 +157,8 @@ def _check_finite(loss: float, name: str, step: int, run: Run) -> None:
     if not np.isfinite(loss):
         checkpoint = newest_checkpoint(run.path)
         kept = f"; {checkpoint} is the last checkpoint" if checkpoint else ""
-        raise TrajWorldError(
-            f"the {name} is not finite at step {step}: start again with a lower learning rate{kept}"
+        raise DivergedError(
+            f"the {name} is not finite at step {step}: start again with a lower learning rate{kept}", step
         )
 
 

@@ -1,6 +1,5 @@
 """A run directory: made or resumed, with all that it takes to understand and repeat the run (DESIGN §7)."""
 
-import hashlib
 import random
 import shutil
 from dataclasses import dataclass, replace
@@ -12,7 +11,7 @@ import keras
 from trajworld.backend import Layout, active_backend
 from trajworld.data.mixture import Mixture
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import write_json
+from trajworld.files import file_digest, write_json
 from trajworld.models.files import load_model
 from trajworld.models.identity import Identity
 from trajworld.models.names import find_model, said_briefly
@@ -159,7 +158,7 @@ def resume_run(
     checkpoint = newest_checkpoint(path)
     if checkpoint is None:
         init = _init_file(written)
-        if init is not None and record.get("init") != _digest(init):
+        if init is not None and record.get("init") != file_digest(init):
             raise TrajWorldError(
                 f"{written.init} is not the model that {path} began with, and the run has no checkpoint: start another"
             )
@@ -190,13 +189,6 @@ def _is_free(path: Path) -> bool:
 def _init_file(config: TrainingConfig) -> Path | None:
     """The file of the model to start from, found once: what a name on the hub stands for may change meanwhile."""
     return find_model(config.init) if config.init else None
-
-
-def _digest(file: Path) -> str:
-    try:
-        return hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise TrajWorldError(f"cannot read {file}: {error.strerror}") from None
 
 
 def _assembled(
@@ -252,7 +244,7 @@ def _record(run: Run, init: Path | None) -> dict[str, Any]:
         "kind": run.config.kind,
         **_surroundings(run),
         "parameters": run.model.count_params(),
-        "init": None if init is None else _digest(init),
+        "init": None if init is None else file_digest(init),
         "datasets": [part.describe() for part in run.parts],
     }
 

@@ -6,8 +6,10 @@ before, 40 % of the episodes. Each episode has a seed of its own; the first of t
 
 import contextlib
 import hashlib
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,6 +86,9 @@ def study_data(
 ) -> list[EnvironmentData]:
     """Open what the plan needs, collecting what is not there yet.
 
+    Where only one of the two datasets of an environment is there, both are made again: they are parts of one
+    gathering, and an episode that is in both would leak.
+
     Args:
         plan: Which environments and how much.
         workers: Processes that collect; any number gives the same data.
@@ -91,7 +96,8 @@ def study_data(
 
     Raises:
         UsageError: There is no such environment.
-        TrajWorldError: It cannot start, a dataset is there but was made otherwise, or the disk is full.
+        TrajWorldError: It cannot start, a dataset is there but was made otherwise, the two were made with different
+            versions, or the disk is full.
     """
     jobs = [_job(name, plan.pool, plan.test) for name in plan.environments]
     missing = [job for job in jobs if not _is_there(job)]
@@ -140,13 +146,37 @@ def _test_id(job: Job) -> str:
 
 
 def _is_there(job: Job) -> bool:
-    for dataset_id in (_test_id(job), job.dataset_id):
-        path = dataset_path(dataset_id)
-        if not path.exists():
-            return False
-        if _metadata(dataset_id).get("recipe") != job.recipe.as_json():
-            raise TrajWorldError(f"{dataset_id} was made otherwise: remove {path}")
+    """Whether both datasets are there, and are of one gathering of this recipe.
+
+    Raises:
+        TrajWorldError: One that is there, whatever is with the other, is not of this recipe; or they are of different
+            versions of what decides which episodes a recipe gives.
+    """
+    ids = (_test_id(job), job.dataset_id)
+    found = {one: _metadata(one) for one in ids if dataset_path(one).exists()}
+    remove = f"remove {' and '.join(str(dataset_path(one)) for one in ids)}"
+    for dataset_id, metadata in found.items():
+        if metadata.get("recipe") != job.recipe.as_json():
+            raise TrajWorldError(f"{dataset_id} was made otherwise: {remove}")
+    if len(found) < len(ids):
+        return False
+    test, pool = (_versions(found[one]) for one in ids)
+    if test != pool:
+        differing = ", ".join(
+            f"{name} {test.get(name, 'none')} and {pool.get(name, 'none')}"
+            for name in DECIDING
+            if test.get(name) != pool.get(name)
+        )
+        raise TrajWorldError(
+            f"{ids[0]} and {ids[1]} were made with different versions ({differing}), so that an episode may be in "
+            f"both: {remove}"
+        )
     return True
+
+
+def _versions(metadata: dict[str, Any]) -> dict[str, Any]:
+    found = metadata.get("versions")
+    return {name: found[name] for name in DECIDING if name in found} if isinstance(found, dict) else {}
 
 
 def _metadata(dataset_id: str) -> dict[str, Any]:
@@ -162,13 +192,11 @@ def _write(job: Job, gathered: Gathered, pool: int) -> None:
         raise TrajWorldError(
             f"{job.row.environment}: {len(lengths)} episodes are too few to train and test on: collect more"
         )
-    # The pool last: where it is, the other is.
-    for dataset_id, chosen in (
-        (_test_id(job), slice(first, None)),
-        (job.dataset_id, slice(0, first)),
-    ):
-        if dataset_path(dataset_id).exists():
-            continue
+    ids = (_test_id(job), job.dataset_id)
+    # What is there of an earlier gathering goes first, so that whatever stops this leaves no pair of two gatherings.
+    for dataset_id in ids:
+        _remove(dataset_path(dataset_id))
+    for dataset_id, chosen in zip(ids, (slice(first, None), slice(0, first)), strict=True):
         episodes, kinds = gathered.episodes[chosen], gathered.kinds[chosen]
         write_minari(
             dataset_id,
@@ -185,6 +213,14 @@ def _write(job: Job, gathered: Gathered, pool: int) -> None:
                 }
             },
         )
+
+
+def _remove(path: Path) -> None:
+    try:
+        if path.exists():
+            shutil.rmtree(path)
+    except OSError as error:
+        raise TrajWorldError(f"cannot remove {path}: {error.strerror or error}") from None
 
 
 def _open(job: Job) -> EnvironmentData:

@@ -143,7 +143,7 @@ def _data_panel(axes: Axes, results: Results, one: EnvironmentResults) -> tuple[
     if one.factors is None:
         return shown, []
     savings = one.factors.last
-    _target(axes, savings.target, results.plan.sizes[-1])
+    _target(axes, savings.target, savings.amount)
     if savings.data is None:
         return shown, ["no amount of data gets there"]
     reached = one.curve(FINE_TUNED, savings.data.amount)
@@ -233,7 +233,7 @@ def _line(
 
 
 def _target(axes: Axes, target: float, place: float) -> None:
-    """Scratch's error as a thin line to the left of where it has it."""
+    """Scratch's error as a thin line to the left of where it has it first."""
     axes.plot(
         [axes.get_xlim()[0], place],
         [target, target],
@@ -258,7 +258,12 @@ def _mark(axes: Axes, place: float, error: float) -> None:
 
 
 def _part(need: Need, of: str) -> str:
-    """What part of scratch's data or steps is needed: ``1/16 of the data``."""
+    """What part of scratch's data or steps is needed: ``1/16 of the data``; at most, where less was not tried."""
     if need.factor is None:
         return f"none of the {of}"
-    return f"all of the {of}" if need.factor == 1 else f"1/{need.factor:.3g} of the {of}"
+    bound = "at most " if need.below is None else ""
+    if need.factor == 1:
+        return f"{bound}as {'much' if of == 'data' else 'many'} {of}"
+    if need.factor > 1:
+        return f"{bound}1/{need.factor:.3g} of the {of}"
+    return f"{bound}{1 / need.factor:.3g} × the {of}" if need.factor else f"more {of}"

@@ -80,7 +80,7 @@ class TransferPlan:
         environments: Canonical names.
         sizes: Amounts of data, ascending.
         learning_rates: Tried by both sides at each size with the first seed; the best on the run's own held-out
-            episodes is used for the other seeds.
+            episodes is used for the other seeds. One with which a seed diverges gives way to the next best.
         seeds: How many.
         settings: Of every trial.
         pool: Transitions that are collected of each environment to train on.

@@ -1,5 +1,6 @@
 """Trials that are finished: a small JSON file each, found again by all that its numbers are a function of."""
 
+import contextlib
 import hashlib
 import json
 import math
@@ -8,16 +9,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trajworld.backend import active_backend
 from trajworld.collect.names import parse_name
 from trajworld.errors import TrajWorldError
 from trajworld.evaluation.brief import Errors
-from trajworld.files import read_json, write_json
+from trajworld.files import file_digest, read_json, write_json
 from trajworld.models.files import load_model
 from trajworld.models.presets import ModelSizes
 from trajworld.transfer.plan import FINE_TUNED, Trial, TrialSettings
-from trajworld.transfer.trials import Point, TrialResult, trial_config
-from trajworld.versions import versions
+from trajworld.transfer.trials import Origin, Point, TrialResult, trial_config
 
 # Raised whenever the same trial gives other numbers, so that no study mixes both.
 _VERSION = 1
@@ -41,6 +40,8 @@ class PretrainedModel:
         sizes: Its sizes.
         environments: Those that its training had.
         history: What it says of its training.
+        file: The SHA-256 of the file's bytes, in hexadecimal.
+        step: Steps that it was trained for; None where the file does not say.
     """
 
     path: Path
@@ -49,6 +50,18 @@ class PretrainedModel:
     sizes: ModelSizes
     environments: tuple[str, ...] = ()
     history: Mapping[str, Any] = field(default_factory=dict)
+    file: str = ""
+    step: int | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """What results say of it: ``name``, ``digest``, ``file``, ``step`` and ``history``."""
+        return {
+            "name": self.name,
+            "digest": self.digest,
+            "file": self.file,
+            "step": self.step,
+            "history": dict(self.history),
+        }
 
 
 def pretrained_model(path: Path, name: str) -> PretrainedModel:
@@ -64,7 +77,14 @@ def pretrained_model(path: Path, name: str) -> PretrainedModel:
     identity = model.identity
     environments = tuple(identity.sources) or ((identity.environment,) if identity.environment else ())
     return PretrainedModel(
-        path, name, digest.hexdigest()[:16], model.sizes, environments, dict(identity.history)
+        path,
+        name,
+        digest.hexdigest()[:16],
+        model.sizes,
+        environments,
+        dict(identity.history),
+        file_digest(path),
+        identity.steps,
     )
 
 
@@ -102,6 +122,35 @@ def trial_path(folder: Path, key: Mapping[str, Any]) -> Path:
     return folder / parse_name(key["environment"]).slug / name
 
 
+def remove_trials(folder: Path) -> None:
+    """Remove the records of trials in a folder, of whatever study, and the folders that this leaves empty.
+
+    A file that is no record (JSON with a ``key`` and a ``result``) stays.
+
+    Raises:
+        TrajWorldError: A file cannot be removed.
+    """
+    for path in sorted(folder.glob("*/*.json")):
+        if not _is_record(path):
+            continue
+        try:
+            path.unlink()
+        except OSError as error:
+            raise TrajWorldError(f"cannot remove {path}: {error.strerror or error}") from None
+    for place in (*folder.glob("*/"), folder):
+        # Whatever else is in it, or whoever owns it: an empty folder is no record.
+        with contextlib.suppress(OSError):
+            place.rmdir()
+
+
+def _is_record(path: Path) -> bool:
+    try:
+        record = read_json(path)
+    except TrajWorldError:
+        return False
+    return isinstance(record, dict) and {"key", "result"} <= set(record)
+
+
 def write_trial(path: Path, key: Mapping[str, Any], result: TrialResult) -> None:
     """Write a finished trial's record, atomically.
 
@@ -111,19 +160,14 @@ def write_trial(path: Path, key: Mapping[str, Any], result: TrialResult) -> None
     for point in result.points:
         if not math.isfinite(point.errors.normalised_mae):
             raise TrajWorldError(f"{key['environment']}: no variate of the test set varies")
-    found = {
-        name: text
-        for name, text in versions().items()
-        if name in ("trajworld", "keras", active_backend().name)
-    }
-    write_json(
-        path,
-        {"key": dict(key), "result": asdict(result), "backend": active_backend().name, "versions": found},
-    )
+    values = asdict(result)
+    # Beside the result, where it has been since the first records.
+    origin = values.pop("origin")
+    write_json(path, {"key": dict(key), "result": values, **origin})
 
 
 def read_trial(path: Path, key: Mapping[str, Any]) -> TrialResult | None:
-    """The finished trial of a key; None where there is none yet.
+    """The finished trial of a key, with what ran it; None where there is none yet.
 
     Raises:
         TrajWorldError: The file is damaged, or of another trial.
@@ -144,9 +188,13 @@ def read_trial(path: Path, key: Mapping[str, Any]) -> TrialResult | None:
             int(values["training_transitions"]),
             int(values["holdout_transitions"]),
             float(values["seconds"]),
+            # Records of earlier versions are all of trials that did not diverge.
+            None if values.get("diverged") is None else int(values["diverged"]),
+            Origin(str(record.get("backend", "")), dict(record.get("versions") or {}), record.get("cores")),
         )
+        wanted = [step for step in key["steps"] if result.diverged is None or step < result.diverged]
         numbers = [point.errors.normalised_mae for point in points]
-        if [point.step for point in points] != key["steps"] or not all(map(math.isfinite, numbers)):
+        if [point.step for point in points] != wanted or not all(map(math.isfinite, numbers)):
             raise ValueError("its steps or errors are wrong")
         return result
     except (KeyError, TypeError, ValueError) as error:

@@ -1,6 +1,7 @@
 """What a study of transfer found, as plain records that become its table, its JSON file and its pictures."""
 
 import dataclasses
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -8,10 +9,14 @@ from trajworld.backend import active_backend
 from trajworld.evaluation.brief import Errors, brief_errors
 from trajworld.evaluation.prediction import copy_last_row_errors
 from trajworld.transfer.data import BehaviourReturns, EnvironmentData
+from trajworld.transfer.draws import shared_part
 from trajworld.transfer.factors import Factors, factors
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, SIDES, TransferPlan
 from trajworld.transfer.study import Group, Study
+from trajworld.transfer.trials import Origin, TrialResult
 from trajworld.versions import versions
+
+KIND = "transfer"
 
 
 @dataclass(frozen=True)
@@ -22,21 +27,25 @@ class Curve:
         side: ``fine-tuned`` or ``from scratch``.
         transitions: Of the data, holdout included.
         learning_rate: The one that was chosen.
-        holdout_losses: Of the first seed after the last step, by learning rate: what the choice was made by.
+        holdout_losses: Of the first seed after the last step, by learning rate: what the choice was made by. None of a
+            rate with which training diverged, with whatever seed.
         steps: Where the errors were measured.
         errors: For each of the steps each seed's mean absolute error, in standard deviations of each variate.
         mae: The same in raw units.
         nll: Each seed's negative log-likelihood of the true bins, nats.
+        mean_transitions: That the trials really had, holdout included, on average over the seeds: whole episodes of at
+            most ``transitions``.
     """
 
     side: str
     transitions: int
     learning_rate: float
-    holdout_losses: dict[str, float]
+    holdout_losses: dict[str, float | None]
     steps: tuple[int, ...]
     errors: tuple[tuple[float, ...], ...]
     mae: tuple[tuple[float, ...], ...]
     nll: tuple[tuple[float | None, ...], ...]
+    mean_transitions: float | None = None
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -68,6 +77,9 @@ class EnvironmentResults:
         curves: Those that are finished, by side and amount of data.
         factors: What the pre-trained model saves; None where a side is not finished.
         seen: Whether the pre-trained model's training had this environment.
+        seed_factors: The same of each seed alone, whose two sides have the same data; in the order of the seeds.
+        diverged: (side, amount of data) of the curves that cannot be, since training diverged with every rate.
+        shared: The part of one seed's transitions that another has too, on the largest amount; None of one seed.
     """
 
     environment: str
@@ -79,6 +91,9 @@ class EnvironmentResults:
     curves: tuple[Curve, ...]
     factors: Factors | None
     seen: bool
+    seed_factors: tuple[Factors, ...] = ()
+    diverged: tuple[tuple[str, int], ...] = ()
+    shared: float | None = None
 
     def curve(self, side: str, transitions: int) -> Curve | None:
         """The curve of a side on an amount of data, where it is finished."""
@@ -96,12 +111,13 @@ class Results:
 
     Attributes:
         plan: What was to be done.
-        model: ``name``, ``digest`` and ``history`` of the pre-trained model; None without one.
+        model: The pre-trained model, as ``PretrainedModel.as_json`` says it; None without one.
         environments: What was found on each.
         machine: ``backend`` and ``device`` that wrote these results.
         versions: Of the libraries.
         seconds: That the trials took, all together.
         findings: What was found, in sentences, good or bad.
+        origins: What ran the trials, each once.
     """
 
     plan: TransferPlan
@@ -111,10 +127,11 @@ class Results:
     versions: dict[str, str]
     seconds: float
     findings: tuple[str, ...] = ()
+    origins: tuple[Origin, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return dataclasses.asdict(self)
+        """As plain values, and ``kind``: what study they are of."""
+        return {"kind": KIND, **dataclasses.asdict(self)}
 
 
 def results_of(study: Study) -> Results:
@@ -124,14 +141,47 @@ def results_of(study: Study) -> Results:
     every = {trial: found for group in study.groups for trial, found in study.results(group).items()}
     return Results(
         study.plan,
-        None
-        if model is None
-        else {"name": model.name, "digest": model.digest, "history": dict(model.history)},
+        None if model is None else model.as_json(),
         tuple(_environment(study, study.data[name]) for name in study.plan.environments),
         {"backend": active_backend().name, "device": f"{device.count} x {device.name} ({device.kind})"},
         versions(),
         sum(found.seconds for found in every.values()),
+        origins=_origins(every.values()),
     )
+
+
+def _origins(results: Iterable[TrialResult]) -> tuple[Origin, ...]:
+    found: list[Origin] = []
+    for result in results:
+        if result.origin not in found:
+            found.append(result.origin)
+    return tuple(sorted(found, key=repr))
+
+
+def compared(plan: TransferPlan, curves: Sequence[Curve]) -> tuple[Factors | None, tuple[Factors, ...]]:
+    """What an environment's curves say of the pre-trained model: by their means, and by each seed alone.
+
+    Args:
+        plan: What was to be done.
+        curves: Those of the environment that are finished.
+
+    Returns:
+        None and nothing where a curve of either side is missing.
+    """
+    sides = {side: [curve for curve in curves if curve.side == side] for side in SIDES}
+    if any(len(found) < len(plan.sizes) for found in sides.values()):
+        return None, ()
+
+    def of(errors: Callable[[Curve], Sequence[float]]) -> Factors:
+        by_size = {
+            side: {curve.transitions: errors(curve) for curve in found} for side, found in sides.items()
+        }
+        return factors(plan.settings.steps, by_size[FROM_SCRATCH], by_size[FINE_TUNED])
+
+    def of_seed(seed: int) -> Factors:
+        return of(lambda curve: [at[seed] for at in curve.errors])
+
+    return of(lambda curve: curve.mean), tuple(of_seed(seed) for seed in range(plan.seeds))
 
 
 def _environment(study: Study, data: EnvironmentData) -> EnvironmentResults:
@@ -141,12 +191,7 @@ def _environment(study: Study, data: EnvironmentData) -> EnvironmentResults:
     copying = copy_last_row_errors(
         data.test, limit=plan.settings.test_windows, window=plan.settings.model.window
     )
-    sides = {
-        side: {curve.transitions: curve.mean for curve in curves if curve.side == side} for side in SIDES
-    }
-    found = None
-    if all(len(curves) == len(plan.sizes) for curves in sides.values()):
-        found = factors(plan.settings.steps, sides[FROM_SCRATCH], sides[FINE_TUNED])
+    found, of_seeds = compared(plan, curves)
     seen = study.model is not None and data.environment in study.model.environments
     return EnvironmentResults(
         data.environment,
@@ -158,27 +203,32 @@ def _environment(study: Study, data: EnvironmentData) -> EnvironmentResults:
         curves,
         found,
         seen,
+        of_seeds,
+        tuple((group.side, group.transitions) for group in groups if study.all_diverged(group)),
+        shared_part(data.pool, plan.sizes[-1], plan.seeds),
     )
 
 
 def _curve(study: Study, group: Group) -> Curve | None:
-    """The curve of a group whose trials are all finished."""
+    """The curve of a group whose trials are all finished; None, too, where training diverged with every rate."""
     rate, found = study.chosen_rate(group), study.results(group)
     mine = {trial.seed: result for trial, result in found.items() if trial.learning_rate == rate}
     if rate is None or len(mine) < study.plan.seeds:
         return None
+    diverged = study.diverged_rates(group)
     points = list(zip(*(mine[seed].points for seed in sorted(mine)), strict=True))
     return Curve(
         group.side,
         group.transitions,
         rate,
         {
-            f"{trial.learning_rate:g}": result.points[-1].holdout_loss
+            f"{trial.learning_rate:g}": None if trial.learning_rate in diverged else result.holdout_loss
             for trial, result in found.items()
-            if trial.seed == 0 and result.points[-1].holdout_loss is not None
+            if trial.seed == 0
         },
         study.plan.settings.steps,
         tuple(tuple(point.errors.normalised_mae for point in at) for at in points),
         tuple(tuple(point.errors.mae for point in at) for at in points),
         tuple(tuple(point.errors.nll for point in at) for at in points),
+        sum(one.training_transitions + one.holdout_transitions for one in mine.values()) / len(mine),
     )

@@ -3,11 +3,12 @@
 import functools
 import os
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from trajworld.backend import active_backend
 from trajworld.data.dataset import Dataset
 from trajworld.evaluation.brief import Errors, brief_errors
 from trajworld.evaluation.prediction import prediction_errors
@@ -17,9 +18,11 @@ from trajworld.models.identity import Identity
 from trajworld.models.presets import ModelSizes
 from trajworld.models.transformer import TrajWorld
 from trajworld.training.config import TrainingConfig, resolve_config
-from trajworld.training.loop import Report, train
+from trajworld.training.loop import DivergedError, Report, train
 from trajworld.training.run import Run, start_run
 from trajworld.transfer.plan import FINE_TUNED, Trial, TrialSettings
+from trajworld.transfer.workers import available_cores
+from trajworld.versions import versions
 
 # The cosine's end, so far away that the rate stays constant within any run's float32.
 _NEVER = 10**9
@@ -41,20 +44,44 @@ class Point:
 
 
 @dataclass(frozen=True)
+class Origin:
+    """What ran a trial. The same trial elsewhere gives the same numbers but for rounding, which training makes grow.
+
+    Attributes:
+        backend: Of Keras; empty where it is not known.
+        versions: Of this package, Keras and the backend.
+        cores: That the trial's process might use; None where that is not known.
+    """
+
+    backend: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
+    cores: int | None = None
+
+
+@dataclass(frozen=True)
 class TrialResult:
     """What a trial gave.
 
     Attributes:
-        points: One for each of the settings' steps.
+        points: One for each of the settings' steps; where it diverged, for those before.
         training_transitions: Trained on.
         holdout_transitions: Held out.
         seconds: It took.
+        diverged: The step at which its loss was found not to be finite; None where it trained to the end.
+        origin: What ran it.
     """
 
     points: tuple[Point, ...]
     training_transitions: int
     holdout_transitions: int
     seconds: float
+    diverged: int | None = None
+    origin: Origin = field(default_factory=Origin)
+
+    @property
+    def holdout_loss(self) -> float | None:
+        """After the last step, nats; None where it diverged."""
+        return None if self.diverged is not None else self.points[-1].holdout_loss
 
 
 def trial_config(
@@ -90,7 +117,7 @@ def run_trial(
     folder: Path,
     observe: Callable[[Run], Callable[[Report], None]] = lambda run: lambda report: None,
 ) -> TrialResult:
-    """Train and measure.
+    """Train and measure. A loss that is no longer finite ends the trial, and is a result too.
 
     Args:
         trial: What to run.
@@ -102,7 +129,7 @@ def run_trial(
         observe: Called with the run when it starts; returns what is told of its steps.
 
     Raises:
-        TrajWorldError: The model does not fit, the loss is no longer finite, or a file cannot be written.
+        TrajWorldError: The model does not fit, or a file cannot be written.
         KeyboardInterrupt: Ctrl-C came.
     """
     assert (trial.side == FINE_TUNED) == (init is not None)
@@ -127,11 +154,23 @@ def run_trial(
 
     if settings.steps[0] == 0:
         measure(0, None)
-    if not train(run, look, at=settings.steps).finished:
-        raise KeyboardInterrupt
+    diverged = None
+    try:
+        if not train(run, look, at=settings.steps).finished:
+            raise KeyboardInterrupt
+    except DivergedError as error:
+        diverged = error.step
     part = run.parts[0]
     held = int(part.dataset.transitions_per_episode[part.holdout].sum())
-    return TrialResult(tuple(points), part.transitions, held, time.perf_counter() - began)
+    seconds = time.perf_counter() - began
+    return TrialResult(tuple(points), part.transitions, held, seconds, diverged, _origin())
+
+
+def _origin() -> Origin:
+    backend = active_backend().name
+    packages = ("trajworld", "keras", backend, f"{backend}-cpu")
+    found = {name: text for name, text in versions().items() if name in packages}
+    return Origin(backend, found, len(available_cores()))
 
 
 @functools.cache

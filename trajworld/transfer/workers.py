@@ -5,6 +5,7 @@ start as many threads as they are allowed cores.
 """
 
 import contextlib
+import functools
 import multiprocessing
 import os
 import shutil
@@ -38,6 +39,7 @@ class Task:
 def run_tasks(
     next_task: Callable[[], Task | None],
     finish: Callable[[Task, "TrialResult"], None],
+    fail: Callable[[Task, TrajWorldError], None],
     workers: int,
 ) -> None:
     """Run tasks until there is none and none is running.
@@ -45,17 +47,18 @@ def run_tasks(
     Args:
         next_task: Gives a task that can be begun; None where there is none, or none before another has finished.
         finish: Told of each task that has finished, in this process.
+        fail: Told of each task that could not be finished; the others go on.
         workers: Processes, each on cores of its own; 1 for this process, on all of them.
 
     Raises:
-        TrajWorldError: A task failed, or a worker died. Tasks that have finished are finished.
+        TrajWorldError: A worker died, or ``finish`` or ``fail`` raised it. Tasks that have finished are finished.
         KeyboardInterrupt: Ctrl-C: the tasks that ran are lost.
     """
     with tempfile.TemporaryDirectory(prefix="trajworld-trials-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         if workers == 1:
             while (task := next_task()) is not None:
-                finish(task, run_task(task, folder))
+                _settle(task, functools.partial(run_task, task, folder), finish, fail)
             return
         running: dict[Future[TrialResult], Task] = {}
         with _pool(workers) as pool:
@@ -66,13 +69,33 @@ def run_tasks(
                     if not running:
                         return
                     for done in wait(running, return_when=FIRST_COMPLETED).done:
-                        result = done.result()
-                        finish(running.pop(done), result)
+                        _settle(running[done], done.result, finish, fail)
+                        del running[done]
             except BrokenProcessPool as error:
-                trials = "; ".join(describe(task.trial) for task in running.values())
+                # One death breaks the whole pool; what was finished before that is kept.
+                wait(running)
+                dead = {one for one in running if isinstance(one.exception(), BrokenProcessPool)}
+                for done in running.keys() - dead:
+                    _settle(running[done], done.result, finish, fail)
+                trials = "; ".join(describe(running[one].trial) for one in dead) or "no trial"
                 raise TrajWorldError(
                     f"a worker process died (memory, or a crash) while these ran: {trials}. What was finished is kept"
                 ) from error
+
+
+def _settle(
+    task: Task,
+    result: "Callable[[], TrialResult]",
+    finish: Callable[[Task, "TrialResult"], None],
+    fail: Callable[[Task, TrajWorldError], None],
+) -> None:
+    """Tell of a task's result, or of its failure; an error of ``finish`` itself is not the task's."""
+    try:
+        found = result()
+    except TrajWorldError as error:
+        fail(task, error)
+    else:
+        finish(task, found)
 
 
 def run_task(task: Task, folder: Path) -> "TrialResult":
