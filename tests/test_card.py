@@ -205,6 +205,8 @@ def test_names_are_only_text(run: Path) -> None:
         lambda record, rows: record.pop("parameters"),
         lambda record, rows: record["datasets"][0].pop("weight"),
         lambda record, rows: record.update(device="a cpu"),
+        lambda record, rows: record.update(resumed=[{"step": 4}]),
+        lambda record, rows: record.update(resumed=3),
         lambda record, rows: record["datasets"].append("x"),
         lambda record, rows: rows[-1].update(holdout_loss="low"),
         lambda record, rows: rows[-1].update(seconds=None),
@@ -218,6 +220,41 @@ def test_damaged_records_end_in_one_line(run: Path, damage: Callable[..., Any]) 
     with pytest.raises(TrajWorldError, match=r"run\.json or metrics\.jsonl is damaged") as caught:
         read_run(run)
     assert "\n" not in str(caught.value)
+
+
+def resumption(record: dict[str, Any], step: int, **changes: Any) -> dict[str, Any]:
+    return {"step": step, **{key: record[key] for key in ("backend", "device", "versions")}, **changes}
+
+
+def test_what_a_resumed_run_was_computed_on(run: Path) -> None:
+    record, _ = records(run)
+    first = f"1 cpu, Keras on {record['backend']}"
+    record["device"] = {"kind": "cpu", "name": "cpu", "count": 1}
+    newer = {**record["versions"], "keras": "9.9"}
+    newer.pop("numpy")
+    gpu = {"kind": "gpu", "name": "A100", "count": 1}
+    for resumed, computed, changed in (
+        ([], first, ""),
+        ([resumption(record, 4)], first, ""),
+        ([resumption(record, 4, backend="other")], f"{first}; from step 4 on other", ""),
+        (
+            [resumption(record, 4, versions=newer), resumption(record, 12355, versions=newer, device=gpu)],
+            f"{first}; from step 12,355 on 1 A100 (gpu), Keras on {record['backend']}",
+            "; from step 4 keras 9.9, without numpy",
+        ),
+        # Gone back to an older checkpoint: what was computed in between is undone.
+        (
+            [resumption(record, 8, backend="other"), resumption(record, 4, versions=newer)],
+            first,
+            "; from step 4 keras 9.9, without numpy",
+        ),
+        ([resumption(record, 0, backend="other")], "1 cpu, Keras on other", ""),
+    ):
+        (run / "run.json").write_text(json.dumps({**record, "resumed": resumed}))
+        text = card(read_run(run))
+        assert fact(text, "computed on") == computed
+        versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+        assert fact(text, "versions") == versions + changed
 
 
 def test_augmentation_is_named(tmp_path: Path, plain_steps: Any) -> None:

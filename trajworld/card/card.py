@@ -6,6 +6,7 @@ from pathlib import Path
 
 from trajworld.card.markdown import code, plain, table
 from trajworld.card.run import Evaluation, RunRecord, TrainedOn, read_run
+from trajworld.card.stretches import computed_on, library_versions, own_versions
 from trajworld.card.studies import transfer_section, zero_shot_section
 from trajworld.errors import TrajWorldError
 from trajworld.files import atomic_file
@@ -59,7 +60,7 @@ def card(
         None if zero_shot is None else zero_shot_section(zero_shot),
         None if transfer is None else transfer_section(transfer),
         _limits(record),
-        f"## Licence and source\n\nMIT. Made with TrajWorld {code(record.versions.get('trajworld', '?'))}. "
+        f"## Licence and source\n\nMIT. Made with TrajWorld {_made_with(record)}. "
         f"The architecture and its training are those of {_PAPER}; the weights are this project's own.",
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
@@ -244,14 +245,18 @@ def _training(record: RunRecord) -> str:
         ("targets, dtype", f"{config.targets}, {config.dtype}"),
         ("seed", f"{config.seed}"),
         ("time", f"{duration(record.seconds)}, holdout evaluations included"),
-        ("computed on", f"{plain(record.device)}, Keras on {plain(record.backend)}"),
-        ("versions", plain(", ".join(f"{name} {version}" for name, version in record.versions.items()))),
+        ("computed on", plain(computed_on(record.stretches))),
+        ("versions", plain(library_versions(record.stretches))),
     ]
     if config.init:
         rows.insert(0, ("started from", code(said_briefly(config.init))))
     if best is None:
         rows = [row for row in rows if row[0] != "weights"]
     return f"## Training\n\n{table(('', ''), rows, left=2)}"
+
+
+def _made_with(record: RunRecord) -> str:
+    return listed([code(version) for version in own_versions(record.stretches)])
 
 
 def _augmentation(record: RunRecord) -> list[tuple[str, str]]:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trajworld.card.stretches import Stretch, stretches_of
 from trajworld.corpus.sources import source_of
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.training.config import TrainingConfig, resolve_config
@@ -60,9 +61,7 @@ class RunRecord:
     Attributes:
         config: As it was resolved.
         parameters: Of the model.
-        backend: Keras's backend that it began on.
-        device: Of how many and which devices, in words.
-        versions: Of the libraries, by name.
+        stretches: What it was computed on, from its start and from each resumption on something else.
         datasets: What it was trained on.
         evaluations: In order of steps.
         step: Steps done so far.
@@ -71,9 +70,7 @@ class RunRecord:
 
     config: TrainingConfig
     parameters: int
-    backend: str
-    device: str
-    versions: dict[str, str]
+    stretches: tuple[Stretch, ...]
     datasets: tuple[TrainedOn, ...]
     evaluations: tuple[Evaluation, ...]
     step: int
@@ -110,9 +107,7 @@ def read_run(path: Path) -> RunRecord:
         return RunRecord(
             config,
             int(record["parameters"]),
-            str(record["backend"]),
-            _device(record),
-            {str(name): str(version) for name, version in record["versions"].items()},
+            stretches_of(record),
             _datasets(record["datasets"], best.get("holdout", {})),
             evaluations,
             rows[-1]["step"] if rows else 0,
@@ -139,14 +134,6 @@ def _datasets(described: list[Any], losses: dict[str, Any]) -> tuple[TrainedOn, 
         )
         for key, one in zip(keys, described, strict=True)
     )
-
-
-def _device(record: dict[str, Any]) -> str:
-    """``1 cpu``, ``4 of 8 NVIDIA A100 (gpu)``."""
-    device, used = record["device"], int(record.get("layout", {}).get("devices", 1))
-    name, kind, there = str(device["name"]), str(device["kind"]), int(device["count"])
-    count = f"{used}" if used >= there else f"{used} of {there}"
-    return f"{count} {name}" + (f" ({kind})" if kind.lower() not in name.lower() else "")
 
 
 def _finite(value: Any) -> float:
