@@ -105,17 +105,26 @@ def evaluate_zero_shot(
     asked = _lengths(contexts)
 
     from trajworld.data.resolve import open_dataset
-    from trajworld.models.names import load
+    from trajworld.files import file_digest
+    from trajworld.models.files import load_model
+    from trajworld.models.names import find_model
 
-    model = load(model_name)
+    file = find_model(model_name)
+    model = load_model(file)
 
+    from trajworld.backend import active_backend
+    from trajworld.versions import versions
     from trajworld.zero_shot.environments import TRANSITIONS, corpus_members, own_members, unseen_rows
     from trajworld.zero_shot.families import family_of
     from trajworld.zero_shot.findings import findings
     from trajworld.zero_shot.protocol import check_contexts, set_up
-    from trajworld.zero_shot.results import Results
+    from trajworld.zero_shot.results import ModelFacts, Results
     from trajworld.zero_shot.study import Short, check_unseen, measure_all
 
+    step = model.identity.history.get("step")
+    facts = ModelFacts(
+        model_name, file_digest(file), step if isinstance(step, int) else None, model.count_params()
+    )
     window = model.sizes.window
     short: Short = "unpadded" if unpadded else "padded"
     lengths = check_contexts(asked, window)
@@ -141,7 +150,9 @@ def evaluate_zero_shot(
             "transitions": None if corpus else transitions or TRANSITIONS,
         }
         families = [family_of(member.environment, member.source) for member in members]
-        results = Results(model_name, settings, tuple(measured), tuple(families))
+        results = Results(
+            facts, settings, tuple(measured), tuple(families), active_backend().name, versions()
+        )
         sentences = findings(results)
         found = results.as_json(sentences)
         if folder is not None:

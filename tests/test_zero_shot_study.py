@@ -22,7 +22,7 @@ from trajworld.zero_shot.bootstrap import Errors, bootstrap
 from trajworld.zero_shot.findings import findings
 from trajworld.zero_shot.pictures import draw, figure_of
 from trajworld.zero_shot.protocol import set_up
-from trajworld.zero_shot.results import Group, Results
+from trajworld.zero_shot.results import Group, ModelFacts, Results
 from trajworld.zero_shot.study import (
     COPY,
     MINIMUM_NORM,
@@ -37,6 +37,7 @@ from trajworld.zero_shot.study import (
 
 SIZES = ModelSizes(blocks=1, width=16, heads=2, variates=12)
 CONTEXTS = (1, 6, 12, 19)
+FACTS = ModelFacts("m.keras", "ab12", 9000, 340_800)
 
 
 @pytest.fixture(scope="module")
@@ -166,7 +167,7 @@ def test_findings_say_what_the_numbers_say(dataset: Dataset) -> None:
     good = made(dataset, "a/Good", copy=(1, 1), minimum_norm=(1, 3), ridge=(1, 0.5), model=(0.8, 0.2))
     bad = made(dataset, "b/Bad", copy=(0.2, 0.2), minimum_norm=(0.2, 0.4), ridge=(0.2, 0.1), model=(0.2, 0.3))
     even = made(dataset, "b/Even", copy=(1, 1), minimum_norm=(1, 1), ridge=(1, 1), model=(1, 1))
-    results = Results("m.keras", {"seed": 0}, (good, bad), ("good ones", "bad ones"))
+    results = Results(FACTS, {"seed": 0}, (good, bad), ("good ones", "bad ones"))
     sentences = findings(results)
     assert sentences[0].startswith("Good ones: with 19 rows the model errs by 0.2")
     assert "better than copying the last row" in sentences[0]
@@ -180,11 +181,11 @@ def test_findings_say_what_the_numbers_say(dataset: Dataset) -> None:
     assert "worse than the ridge in 1 of 2 environments: Bad (3" in everything
     assert "minimum norm makes 3.0" in everything
 
-    family = Results("m.keras", {}, (good, even), ("both", "both"))
+    family = Results(FACTS, {}, (good, even), ("both", "both"))
     (group,) = family.family_groups
     assert group.environments == 2
     assert group.errors.of(MODEL, 19) == pytest.approx(0.6, rel=0.02)
-    only = " ".join(findings(Results("m.keras", {}, (even,), ("even",))))
+    only = " ".join(findings(Results(FACTS, {}, (even,), ("even",))))
     assert "no different from copying the last row" in only
     assert "Context makes no difference" in only
     assert "environments:" not in only
@@ -192,7 +193,7 @@ def test_findings_say_what_the_numbers_say(dataset: Dataset) -> None:
 
 def test_results_are_plain_json_without_what_json_lacks(dataset: Dataset, tmp_path: Path) -> None:
     exact = made(dataset, "a/Still", copy=(0, 0), minimum_norm=(0, 0), ridge=(0, 0), model=(0.1, 0.1))
-    results = Results("m.keras", {"seed": 3}, (exact,), ("still",))
+    results = Results(FACTS, {"seed": 3}, (exact,), ("still",))
     found = json.loads(json.dumps(results.as_json(findings(results)), allow_nan=False))
     (environment,) = found["environments"]
     assert environment["windows"] == len(exact.trial.test)
@@ -200,16 +201,18 @@ def test_results_are_plain_json_without_what_json_lacks(dataset: Dataset, tmp_pa
     assert environment["model_over_baseline_at_longest_context"]["copy"]["ratio"] is None
     assert environment["by_variate_at_longest_context"][1]["model"] is None
     assert found["families"][0]["environments"] == ["a/Still"]
+    assert found["kind"] == "zero-shot"
+    assert found["model"] == {"name": "m.keras", "file": "ab12", "step": 9000, "parameters": 340_800}
     draw(results, tmp_path / "still.png")
     nothing = made(dataset, "a/Still", copy=(0, 0), minimum_norm=(0, 0), ridge=(0, 0), model=(0, 0))
-    draw(Results("m.keras", {}, (nothing,), ("still",)), tmp_path / "still.png")
+    draw(Results(FACTS, {}, (nothing,), ("still",)), tmp_path / "still.png")
 
 
 @pytest.mark.parametrize("families", [1, 2, 5])
 def test_a_picture_has_a_panel_for_each_family(dataset: Dataset, families: int, tmp_path: Path) -> None:
     each = made(dataset, "a/Good", copy=(1, 1), minimum_norm=(1, 3), ridge=(1, 0.5), model=(0.8, 0.2))
     names = tuple(f"family {number}" for number in range(families))
-    results = Results("m.keras", {}, (each,) * families, names)
+    results = Results(FACTS, {}, (each,) * families, names)
     figure = figure_of(results)
     assert [axes.get_title(loc="left") for axes in figure.axes] == list(names)
     for axes in figure.axes:

@@ -1,6 +1,7 @@
 """Writing that is atomic: a reader sees the whole new file or folder, or none of it."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -77,6 +78,19 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise TrajWorldError(f"{path} does not exist") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise TrajWorldError(f"{path} is not a readable JSON file ({error})") from None
+
+
+def file_digest(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hex.
+
+    Raises:
+        TrajWorldError: The file cannot be read.
+    """
+    try:
+        with open(path, "rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise TrajWorldError(f"cannot read {path}: {error.strerror or error}") from None
 
 
 @contextlib.contextmanager

@@ -37,7 +37,7 @@ def write_card(
 
     Raises:
         UsageError: ``run`` is no run.
-        TrajWorldError: A record is missing or damaged, or the file cannot be written.
+        TrajWorldError: A record is missing or damaged, a study is of another model file, or the card cannot be written.
     """
     text = card(read_run(run), name=name, transfer=transfer, zero_shot=zero_shot)
     with atomic_file(output) as temporary:
@@ -47,7 +47,11 @@ def write_card(
 def card(
     record: RunRecord, *, name: str = "", transfer: Path | None = None, zero_shot: Path | None = None
 ) -> str:
-    """The card's text; see :func:`write_card`."""
+    """The card's text; see :func:`write_card`.
+
+    Raises:
+        TrajWorldError: A study's results are missing, damaged or of another model file.
+    """
     name = name or "model.keras"
     sections = [
         _front_matter(record),
@@ -57,8 +61,8 @@ def card(
         _data(record),
         _training(record),
         _holdout(record),
-        None if zero_shot is None else zero_shot_section(zero_shot),
-        None if transfer is None else transfer_section(transfer),
+        None if zero_shot is None else zero_shot_section(zero_shot, record.weights),
+        None if transfer is None else transfer_section(transfer, record.weights),
         _limits(record),
         f"## Licence and source\n\nMIT. Made with TrajWorld {_made_with(record)}. "
         f"The architecture and its training are those of {_PAPER}; the weights are this project's own.",

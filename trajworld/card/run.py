@@ -8,8 +8,12 @@ from typing import Any
 from trajworld.card.stretches import Stretch, stretches_of
 from trajworld.corpus.sources import source_of
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.files import file_digest
+from trajworld.models.files import describe_model
 from trajworld.training.config import TrainingConfig, resolve_config
-from trajworld.training.record import CONFIG, distinct, is_run, read_metrics, read_record
+from trajworld.training.record import CONFIG, METRICS, distinct, is_run, read_metrics, read_record
+
+_BEST = "best.keras"
 
 
 @dataclass(frozen=True)
@@ -55,10 +59,26 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """The model file that a card is of.
+
+    Attributes:
+        path: ``best.keras`` of the run; ``last.keras`` where nothing was evaluated.
+        digest: SHA-256 of its bytes, hex.
+        step: The step of training that it says its weights are of; None where it does not say.
+    """
+
+    path: Path
+    digest: str
+    step: int | None
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """A run.
 
     Attributes:
+        path: Its directory.
         config: As it was resolved.
         parameters: Of the model.
         stretches: What it was computed on, from its start and from each resumption on something else.
@@ -66,8 +86,10 @@ class RunRecord:
         evaluations: In order of steps.
         step: Steps done so far.
         seconds: Trained so far.
+        weights: The model file; None where the run has written none yet.
     """
 
+    path: Path
     config: TrainingConfig
     parameters: int
     stretches: tuple[Stretch, ...]
@@ -75,6 +97,7 @@ class RunRecord:
     evaluations: tuple[Evaluation, ...]
     step: int
     seconds: float
+    weights: Weights | None
 
     @property
     def best(self) -> Evaluation | None:
@@ -88,14 +111,15 @@ class RunRecord:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Gather what ``config.toml``, ``run.json`` and ``metrics.jsonl`` of a run directory say.
+    """Gather what ``config.toml``, ``run.json``, ``metrics.jsonl`` and the model file of a run directory say.
 
     Raises:
         UsageError: ``path`` is no run.
-        TrajWorldError: One of the files is damaged.
+        TrajWorldError: One of the files is damaged, or the model file is of another step than the others say.
     """
     if not is_run(path):
         raise UsageError(f"{path} is not a run directory: it has no {CONFIG}")
+    weights = _weights(path)
     record, rows = read_record(path), read_metrics(path)
     config = resolve_config(record["kind"], file=path / CONFIG)
     try:
@@ -104,7 +128,8 @@ def read_run(path: Path) -> RunRecord:
             Evaluation(row["step"], _finite(row["loss"]), _finite(row["holdout_loss"])) for row in evaluated
         )
         best = min(evaluated, key=lambda row: row["holdout_loss"], default={})
-        return RunRecord(
+        found = RunRecord(
+            path,
             config,
             int(record["parameters"]),
             stretches_of(record),
@@ -112,9 +137,43 @@ def read_run(path: Path) -> RunRecord:
             evaluations,
             rows[-1]["step"] if rows else 0,
             _finite(rows[-1]["seconds"]) if rows else 0.0,
+            weights,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TrajWorldError(f"{path}: run.json or metrics.jsonl is damaged ({error!r})") from None
+    _check_step(found)
+    return found
+
+
+def _weights(run: Path) -> Weights | None:
+    path = next((run / name for name in (_BEST, "last.keras") if (run / name).is_file()), None)
+    if path is None:
+        return None
+    step = describe_model(path)["history"].get("step")
+    return Weights(path, file_digest(path), step if isinstance(step, int) else None)
+
+
+def _check_step(record: RunRecord) -> None:
+    """Refuse records of another step than the weights: while a run goes on, one is written after the other.
+
+    Raises:
+        TrajWorldError: They differ.
+    """
+    weights, best = record.weights, record.best
+    if weights is None:
+        return
+    if weights.path.name == _BEST:
+        logged, what = best and best.step, "the best evaluation"
+    elif best is not None:
+        raise TrajWorldError(f"{record.path / _BEST} is missing, which the card would be of: restore it")
+    else:
+        logged, what = record.step, "the last row"
+    if weights.step not in (None, logged):
+        said = "none" if logged is None else f"of step {logged:,}"
+        raise TrajWorldError(
+            f"{weights.path} is of step {weights.step:,}, but {what} in {METRICS} is {said}: if the run goes on, try "
+            "again in a while; else restore the one that is wrong"
+        )
 
 
 def _datasets(described: list[Any], losses: dict[str, Any]) -> tuple[TrainedOn, ...]:

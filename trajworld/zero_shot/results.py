@@ -2,11 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trajworld.zero_shot.bootstrap import Errors, Ratio, average
 from trajworld.zero_shot.study import COPY, MINIMUM_NORM, MODEL, PREDICTORS, RIDGE, Measured
+
+KIND = "zero-shot"
+"""What ``results.json`` says that it holds."""
 
 BASELINES = (COPY, MINIMUM_NORM, RIDGE)
 
@@ -49,21 +52,42 @@ class Group:
         return self.errors.contexts[int(self.errors.curve(predictor)[0].argmin())]
 
 
+@dataclass(frozen=True)
+class ModelFacts:
+    """The model that was studied.
+
+    Attributes:
+        name: What it was called.
+        file: SHA-256 of its file's bytes, hex.
+        step: The step of training that its weights are of; None where the file does not say.
+        parameters: How many it has.
+    """
+
+    name: str
+    file: str
+    step: int | None
+    parameters: int
+
+
 @dataclass(frozen=True, eq=False)
 class Results:
     """A whole study.
 
     Attributes:
-        model: What people call the model.
+        model: Which model.
         settings: What it was measured with, as plain JSON values.
         measured: Each environment's results, those of a family together.
         families: The family of each of them.
+        backend: Keras's, that computed the model's predictions.
+        versions: Of the libraries.
     """
 
-    model: str
+    model: ModelFacts
     settings: Mapping[str, Any]
     measured: tuple[Measured, ...]
     families: tuple[str, ...]
+    backend: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def by_family(self) -> dict[str, list[Measured]]:
@@ -84,8 +108,11 @@ class Results:
     def as_json(self, findings: Sequence[str]) -> dict[str, Any]:
         """Plain JSON values."""
         return {
-            "model": self.model,
+            "kind": KIND,
+            "model": asdict(self.model),
             "settings": dict(self.settings),
+            "backend": self.backend,
+            "versions": dict(self.versions),
             "families": [
                 {
                     "family": group.name,
