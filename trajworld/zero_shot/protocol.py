@@ -70,7 +70,8 @@ class Trial:
         test: The windows that are predicted.
         other: As many windows of the episodes for ranges.
         range_episodes: How many episodes the ranges come from.
-        test_episodes: How many episodes are tested.
+        test_episodes: How many episodes the test windows are of: fewer than were set aside where some are too short
+            for a whole window, or none of their windows was drawn.
         outside: The share of the test windows' real values that lie outside the ranges.
     """
 
@@ -105,7 +106,9 @@ def set_up(dataset: Dataset, window: int, windows: int, seed: int) -> Trial:
     # Each real value counts once for every window that it is in.
     values, _ = gather_windows(dataset, test.ends, test.first, window)
     outside = (values < support.lower) | (values > support.upper)
-    return Trial(dataset, support, test, other, len(for_ranges), len(tested), float(outside.mean()))
+    return Trial(
+        dataset, support, test, other, len(for_ranges), len(np.unique(test.first)), float(outside.mean())
+    )
 
 
 def check_contexts(contexts: Sequence[int], window: int) -> tuple[int, ...]:
