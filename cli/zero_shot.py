@@ -230,7 +230,7 @@ def _table(results: "Results") -> Table:
             for place, value in enumerate(values)
         ]
 
-    groups = {group.name: group for group in results.family_groups}
+    groups = {group.family: group for group in results.family_groups}
     for family, members in results.by_family.items():
         if len(members) > 1:
             table.add_row(f"[bold]{escape(family)}[/]: mean", "", *cells(groups[family]))

@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -148,7 +150,7 @@ def test_what_is_no_zero_shot_is_refused(model: TrajWorld, dataset: Dataset) -> 
         measure_all(narrow, [set_up(dataset, 20, 5, 0)], (1,))
 
 
-def made(dataset: Dataset, environment: str, **means: tuple[float, float]) -> Measured:
+def made(dataset: Dataset, environment: str, episodes: int = 20, **means: tuple[float, float]) -> Measured:
     """Results with these mean errors at contexts 1 and 19, alike in all windows but for a little noise."""
     trial = set_up(replace(dataset, environment=environment), 20, 40, 0)
     rng = np.random.default_rng(0)
@@ -156,7 +158,7 @@ def made(dataset: Dataset, environment: str, **means: tuple[float, float]) -> Me
     errors = values[..., None] * rng.uniform(0.95, 1.05, size=(4, 2, len(trial.test)))
     return Measured(
         trial,
-        bootstrap(errors, trial.test.first, PREDICTORS, (1, 19), (0,)),
+        bootstrap(errors, np.arange(len(trial.test)) % episodes, PREDICTORS, (1, 19), (0,)),
         {name: np.array([0.1, math.nan, 0.2, 0.3]) for name in PREDICTORS},
         bin_error=0.001,
         change=np.ones(4),
@@ -167,28 +169,70 @@ def test_findings_say_what_the_numbers_say(dataset: Dataset) -> None:
     good = made(dataset, "a/Good", copy=(1, 1), minimum_norm=(1, 3), ridge=(1, 0.5), model=(0.8, 0.2))
     bad = made(dataset, "b/Bad", copy=(0.2, 0.2), minimum_norm=(0.2, 0.4), ridge=(0.2, 0.1), model=(0.2, 0.3))
     even = made(dataset, "b/Even", copy=(1, 1), minimum_norm=(1, 1), ridge=(1, 1), model=(1, 1))
-    results = Results(FACTS, {"seed": 0}, (good, bad), ("good ones", "bad ones"))
+    results = Results(FACTS, {"seed": 0}, (good, bad, bad), ("good ones", "bad ones", "bad ones"))
     sentences = findings(results)
-    assert sentences[0].startswith("Good ones: with 19 rows the model errs by 0.2")
+    assert sentences[0].startswith("Good: with 19 rows the model errs by 0.2"), "one alone is no family"
     assert "better than copying the last row" in sentences[0]
     assert "worse" not in sentences[0]
     assert "It improves with context: with 1 row it errs by 0.8" in sentences[0]
+    assert sentences[1].startswith("Bad ones (2 environments): with 19 rows the model errs by 0.3")
     assert "better than least squares of minimum norm (0.4" in sentences[1]
     assert "and worse than copying the last row (0.2" in sentences[1]
     assert "It gets worse with context" in sentences[1]
     everything = " ".join(sentences)
-    assert "worse than copying the last row in 1 of 2 environments: Bad (1.5" in everything
-    assert "worse than the ridge in 1 of 2 environments: Bad (3" in everything
+    assert "worse than copying the last row in 2 of 3 environments: Bad (1.5" in everything
+    assert "worse than the ridge in 2 of 3 environments: Bad (3" in everything
     assert "minimum norm makes 3.0" in everything
+    assert "as many unknowns" not in everything, "7 unknowns, 18 transitions"
 
     family = Results(FACTS, {}, (good, even), ("both", "both"))
     (group,) = family.family_groups
-    assert group.environments == 2
+    assert (group.name, len(group.members)) == ("both", 2)
     assert group.errors.of(MODEL, 19) == pytest.approx(0.6, rel=0.02)
     only = " ".join(findings(Results(FACTS, {}, (even,), ("even",))))
-    assert "no different from copying the last row" in only
-    assert "Context makes no difference" in only
+    assert "not distinguishable from copying the last row" in only
+    assert "No difference by context could be told" in only
     assert "environments:" not in only
+
+
+def test_a_cause_is_named_only_where_it_can_be_one(
+    dataset: Dataset, memory_dataset: Callable[..., Dataset]
+) -> None:
+    wide = memory_dataset([30, 25, 28, 40], observations=14)
+    errors: dict[str, Any] = {"copy": (1, 1), "minimum_norm": (1, 3), "ridge": (1, 1), "model": (1, 1)}
+    small, large = made(dataset, "a/Small", **errors), made(wide, "a/Large", **errors)
+    said = " ".join(findings(Results(FACTS, {}, (small, large), ("small", "large"))))
+    assert "copying's error on Small and" in said
+    assert "copying's error on Large (about as many unknowns as transitions)." in said
+    # Of a mean over both it is not known.
+    assert "unknowns" not in " ".join(findings(Results(FACTS, {}, (small, large), ("both", "both"))))
+
+
+@pytest.mark.parametrize("episodes", [1, 2, 9])
+def test_a_few_episodes_tell_nothing(dataset: Dataset, episodes: int) -> None:
+    errors: dict[str, Any] = {"copy": (1, 1), "minimum_norm": (1, 3), "ridge": (1, 0.1), "model": (0.8, 0.2)}
+    few, many = made(dataset, "a/Few", episodes, **errors), made(dataset, "a/Many", **errors)
+    sentences = findings(Results(FACTS, {}, (few,), ("family",)))
+    assert re.sub(r"\d\.\d+", "x", sentences[0]) == (
+        "Few: with 19 rows the model errs by x, copying the last row by x, least squares of minimum norm by x and the "
+        f"ridge by x: too few test episodes to tell ({episodes})."
+    )
+    said = " ".join(sentences)
+    for word in ("better", "worse", "improves", "0 to"):
+        assert word not in said
+    assert f"Fewer than 10 episodes were tested in Few ({episodes})" in said
+    # A mean is no surer than its parts, and what is sure is still told.
+    results = Results(FACTS, {}, (few, many), ("family", "family"))
+    sentences = findings(results)
+    assert f"too few test episodes to tell ({episodes} in one of them)" in sentences[0]
+    assert "worse than the ridge in 1 of 1 environments: Many" in " ".join(sentences)
+    found = results.as_json(sentences)
+    key = "model_over_baseline_at_longest_context"
+    assert [one[key]["ridge"]["verdict"] for one in found["environments"]] == [
+        "too few test episodes to tell",
+        "larger",
+    ]
+    assert found["families"][0][key]["ridge"]["verdict"] == "too few test episodes to tell"
 
 
 def test_results_are_plain_json_without_what_json_lacks(dataset: Dataset, tmp_path: Path) -> None:
@@ -214,7 +258,7 @@ def test_a_picture_has_a_panel_for_each_family(dataset: Dataset, families: int, 
     names = tuple(f"family {number}" for number in range(families))
     results = Results(FACTS, {}, (each,) * families, names)
     figure = figure_of(results)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == list(names)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Good"] * families
     for axes in figure.axes:
         assert len(axes.lines) == len(PREDICTORS)
         assert axes.get_yscale() == "log"
@@ -227,5 +271,5 @@ def test_a_picture_has_a_panel_for_each_family(dataset: Dataset, families: int, 
 
 
 def test_the_best_context_is_the_one_of_least_error() -> None:
-    errors = Errors(("model",), (1, 5, 19), np.array([[0.3, 0.1, 0.2]]), np.zeros((2, 1, 3)))
+    errors = Errors(("model",), (1, 5, 19), np.array([[0.3, 0.1, 0.2]]), np.zeros((2, 1, 3)), 20)
     assert Group("x", errors).best_context("model") == 5

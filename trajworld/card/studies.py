@@ -140,10 +140,12 @@ def _zero_shot_table(results: dict[str, Any]) -> str:
     rows = []
     for family in results["families"]:
         curves = {name: family["errors"][name]["mean"] for name in predictors}
+        environments = family["environments"]
         rows.append(
             [
-                plain(family["family"]),
-                f"{len(family['environments'])}",
+                # A family's name would claim too much where one of its environments was measured.
+                plain(family["family"] if len(environments) > 1 else short_name(environments[0])),
+                f"{len(environments)}",
                 *(number(curves[name][-1]) for name in predictors),
                 number(curves["model"][0]),
             ]

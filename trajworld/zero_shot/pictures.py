@@ -71,8 +71,7 @@ def figure_of(results: Results) -> Figure:
     )
     for place, group in enumerate(groups):
         axes = figure.add_subplot(grid[place // columns, place % columns])
-        members = results.by_family[group.name]
-        _panel(axes, group, float(np.mean([each.bin_error for each in members])))
+        _panel(axes, group, float(np.mean([each.bin_error for each in group.members])))
         if place + columns >= len(groups):
             axes.set_xlabel("rows of context", color=_FAINT, fontsize=9.5)
     figure.text(
@@ -103,7 +102,9 @@ def _panel(axes: Axes, group: Group, bin_error: float) -> None:
     values = []
     for predictor, style in _STYLES.items():
         mean, low, high = group.errors.curve(predictor)
-        axes.fill_between(contexts, low, high, color=style.colour, alpha=0.16, linewidth=0)
+        # From too few episodes, a band would be too narrow to be true.
+        if group.errors.enough:
+            axes.fill_between(contexts, low, high, color=style.colour, alpha=0.16, linewidth=0)
         axes.plot(
             contexts,
             mean,
@@ -132,7 +133,7 @@ def _panel(axes: Axes, group: Group, bin_error: float) -> None:
             if abs(math.log(tick / bin_error)) > 0.045 * math.log(top / bottom)
         ]
         axes.yaxis.set_major_locator(FixedLocator(ticks))
-    count = f" (mean of {group.environments})" if group.environments > 1 else ""
+    count = f" (mean of {len(group.members)})" if len(group.members) > 1 else ""
     axes.set_title(f"{group.name}{count}", loc="left", fontsize=10, color=_TEXT, fontweight="bold", pad=7)
     for name, spine in axes.spines.items():
         spine.set_visible(name == "bottom")

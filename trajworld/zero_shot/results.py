@@ -5,11 +5,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from trajworld.wording import short_name
 from trajworld.zero_shot.bootstrap import Errors, Ratio, average
 from trajworld.zero_shot.study import COPY, MINIMUM_NORM, MODEL, PREDICTORS, RIDGE, Measured
 
 KIND = "zero-shot"
 """What ``results.json`` says that it holds."""
+
+_VERDICTS = {-1: "smaller", 0: "not distinguishable", 1: "larger"}
 
 BASELINES = (COPY, MINIMUM_NORM, RIDGE)
 
@@ -19,14 +22,16 @@ class Group:
     """An environment, or a family of them, with its errors.
 
     Attributes:
-        name: The environment's or the family's.
-        errors: Of all predictors by length of context.
-        environments: How many environments the errors are the mean of.
+        name: What to call it: the family's name only where several of its environments were measured.
+        errors: Of all predictors by length of context; of a family, the mean over its environments.
+        members: The environments.
+        family: Their family; empty where it is of no interest.
     """
 
     name: str
     errors: Errors
-    environments: int = 1
+    members: tuple[Measured, ...] = ()
+    family: str = ""
 
     @property
     def shortest(self) -> int:
@@ -99,9 +104,11 @@ class Results:
 
     @property
     def family_groups(self) -> list[Group]:
-        """Each family's mean over its environments."""
+        """Each family's mean over its environments; one that was measured alone goes by its own name."""
         return [
-            Group(family, average([each.errors for each in members]), len(members))
+            Group(family, average([each.errors for each in members]), tuple(members), family)
+            if len(members) > 1
+            else group_of(members[0], family)
             for family, members in self.by_family.items()
         ]
 
@@ -115,8 +122,8 @@ class Results:
             "versions": dict(self.versions),
             "families": [
                 {
-                    "family": group.name,
-                    "environments": [each.trial.dataset.environment for each in self.by_family[group.name]],
+                    "family": group.family,
+                    "environments": [each.trial.dataset.environment for each in group.members],
                     **_group(group),
                 }
                 for group in self.family_groups
@@ -128,9 +135,9 @@ class Results:
         }
 
 
-def group_of(measured: Measured) -> Group:
-    """One environment as a group of its own."""
-    return Group(measured.trial.dataset.environment, measured.errors)
+def group_of(measured: Measured, family: str = "") -> Group:
+    """One environment as a group of its own, by its name without the suite."""
+    return Group(short_name(measured.trial.dataset.environment), measured.errors, (measured,), family)
 
 
 def _environment(family: str, measured: Measured) -> dict[str, Any]:
@@ -172,8 +179,13 @@ def _group(group: Group) -> dict[str, Any]:
     }
 
 
-def _ratio(ratio: Ratio) -> dict[str, float | None]:
-    return {"ratio": _known(ratio.value), "low": _known(ratio.low), "high": _known(ratio.high)}
+def _ratio(ratio: Ratio) -> dict[str, Any]:
+    return {
+        "ratio": _known(ratio.value),
+        "low": _known(ratio.low),
+        "high": _known(ratio.high),
+        "verdict": _VERDICTS[ratio.sign] if ratio.enough else "too few test episodes to tell",
+    }
 
 
 def _known(value: float) -> float | None:
