@@ -316,7 +316,7 @@ def zero_shot_results(memory_dataset: Callable[..., Dataset], file: str) -> Any:
     trials = [set_up(dataset, 20, 9, 1) for dataset in datasets]
     model = TrajWorld(ModelSizes(blocks=1, width=8, heads=2, variates=12))
     measured = tuple(measure_all(model, trials, (1, 19), 0))
-    facts = ModelFacts("model", file, 12, model.count_params())
+    facts = ModelFacts("model", file, 12, model.count_params(), True)
     results = ZeroShotResults(facts, {"contexts": [1, 19]}, measured, ("pendulum, unseen gravity",) * 2)
     return results.as_json(["It improves with context."])
 

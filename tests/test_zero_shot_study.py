@@ -4,7 +4,7 @@ import json
 import math
 import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +18,14 @@ from trajworld.errors import TrajWorldError
 from trajworld.evaluation.predictors import compile_one_step, model_predictor
 from trajworld.models.identity import Identity
 from trajworld.models.presets import ModelSizes
-from trajworld.models.support import Support, training_support
+from trajworld.models.support import training_support
 from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.wording import number
 from trajworld.zero_shot.bootstrap import Errors, bootstrap
 from trajworld.zero_shot.findings import findings
 from trajworld.zero_shot.pictures import draw, figure_of
 from trajworld.zero_shot.protocol import set_up
+from trajworld.zero_shot.report import FILES, write_results
 from trajworld.zero_shot.results import Group, ModelFacts, Results
 from trajworld.zero_shot.study import (
     COPY,
@@ -32,14 +34,13 @@ from trajworld.zero_shot.study import (
     PREDICTORS,
     RIDGE,
     Measured,
-    check_unseen,
     measure,
     measure_all,
 )
 
 SIZES = ModelSizes(blocks=1, width=16, heads=2, variates=12)
 CONTEXTS = (1, 6, 12, 19)
-FACTS = ModelFacts("m.keras", "ab12", 9000, 340_800)
+FACTS = ModelFacts("m.keras", "ab12", 9000, 340_800, True)
 
 
 @pytest.fixture(scope="module")
@@ -137,11 +138,6 @@ def test_all_environments_report_their_progress_together(
 
 
 def test_what_is_no_zero_shot_is_refused(model: TrajWorld, dataset: Dataset) -> None:
-    check_unseen(model, ["gymnasium/Hopper-v5"])
-    own = Support(np.zeros(6, np.float32), np.ones(6, np.float32))
-    seen = TrajWorld(SIZES, Identity(sources={"gymnasium/Hopper-v5": own}))
-    with pytest.raises(TrajWorldError, match="saw gymnasium/Hopper-v5 in pre-training"):
-        check_unseen(seen, ["gymnasium/Walker2d-v5", "gymnasium/Hopper-v5"])
     tuned = TrajWorld(SIZES, Identity(training_support(np.zeros(6), np.ones(6)), "gymnasium/Hopper-v5", 3, 2))
     with pytest.raises(TrajWorldError, match=r"trained on gymnasium/Hopper-v5 alone"):
         measure_all(tuned, [set_up(dataset, 20, 5, 0)], (1,))
@@ -246,10 +242,47 @@ def test_results_are_plain_json_without_what_json_lacks(dataset: Dataset, tmp_pa
     assert environment["by_variate_at_longest_context"][1]["model"] is None
     assert found["families"][0]["environments"] == ["a/Still"]
     assert found["kind"] == "zero-shot"
-    assert found["model"] == {"name": "m.keras", "file": "ab12", "step": 9000, "parameters": 340_800}
+    assert found["model"] == {
+        "name": "m.keras",
+        "file": "ab12",
+        "step": 9000,
+        "parameters": 340_800,
+        "training_known": True,
+    }
     draw(results, tmp_path / "still.png")
     nothing = made(dataset, "a/Still", copy=(0, 0), minimum_norm=(0, 0), ridge=(0, 0), model=(0, 0))
     draw(Results(FACTS, {}, (nothing,), ("still",)), tmp_path / "still.png")
+
+
+def test_a_model_whose_training_is_not_known_is_said_to_be(dataset: Dataset, tmp_path: Path) -> None:
+    each = made(dataset, "a/Good", copy=(1, 1), minimum_norm=(1, 3), ridge=(1, 0.5), model=(0.8, 0.2))
+    for known in (True, False):
+        results = Results(replace(FACTS, training_known=known), {}, (each, each), ("one", "two"))
+        said = [sentence for sentence in findings(results) if "What this model saw is not known" in sentence]
+        assert said == ([] if known else findings(results)[:1])
+        (title,) = figure_of(results).texts
+        assert ("pre-training never saw" in title.get_text()) == known
+        assert ("what this model saw is not known" in title.get_text()) == (not known)
+
+
+def test_the_folder_holds_json_markdown_and_a_picture(dataset: Dataset, tmp_path: Path) -> None:
+    few = made(dataset, "a/Few", 3, copy=(1, 1), minimum_norm=(1, 3), ridge=(1, 0.5), model=(0.8, 0.2))
+    many = made(dataset, "a/Many", copy=(1, 1), minimum_norm=(1, 3), ridge=(1, 0.5), model=(0.8, 0.2))
+    results = Results(FACTS, {}, (few, many, many), ("one", "two", "two"))
+    write_results(results, findings(results), tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert text.startswith("One-step error of `m.keras` (step 9,000) in standard deviations")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    by_predictor, by_context = rows[:6], rows[6:]
+    assert [row[0] for row in by_predictor[2:]] == ["Few", "**two** (mean of 2)", "Many", "Many"]
+    assert by_predictor[2][1:3] == ["6", "3"]
+    assert not [cell for cell in by_predictor[2] if "[" in cell], "no interval from three episodes"
+    mean, low, high = many.errors.curve(MODEL)[:, -1]
+    assert by_predictor[4][-1] == f"{number(mean)} [{number(low)}–{number(high)}]"
+    assert by_context[0] == ["environment", "1", "19"]
+    assert by_context[4] == ["Many", number(many.errors.of(MODEL, 1)), number(mean)]
+    assert all(f"- {sentence}" in text for sentence in findings(results))
 
 
 @pytest.mark.parametrize("families", [1, 2, 5])

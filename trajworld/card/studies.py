@@ -38,8 +38,8 @@ def zero_shot_section(folder: Path, weights: Weights | None) -> str:
     Raises:
         TrajWorldError: The folder holds no such results, or results of another model.
     """
-    title = "Zero-shot: unseen environments without an update"
-    return _section(folder, "zero-shot", title, _zero_shot_table, weights)
+    # Whether the environments were unseen is for the findings to say.
+    return _section(folder, "zero-shot", "Zero-shot: without an update", _zero_shot_table, weights)
 
 
 def _section(

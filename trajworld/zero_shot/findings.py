@@ -21,16 +21,27 @@ _VERDICTS = {-1: "better than", 0: "not distinguishable from", 1: "worse than"}
 def findings(results: Results) -> list[str]:
     """What was found, in sentences: one on each family, then what must be known to read them.
 
+    Where it is not known what the model saw, that comes first.
+
     A difference is one where the 95 % interval of the ratio of two errors does not hold 1, from ten test episodes or
     more.
     """
     return [
+        *_training(results),
         *(_on_family(group) for group in results.family_groups),
         *_exceptions(results),
         *_least_squares(results),
         *_resolution(results),
         *_caveats(results),
     ]
+
+
+def _training(results: Results) -> Iterator[str]:
+    if not results.model.training_known:
+        yield (
+            "What this model saw is not known: its file does not tell all environments that it, or a model that it was "
+            "started from, was trained on. So it is not certain that these were unseen."
+        )
 
 
 def _on_family(group: Group) -> str:

@@ -77,8 +77,7 @@ def figure_of(results: Results) -> Figure:
     figure.text(
         0.012,
         1 - 0.13 / height,
-        f"One-step error{' in environments that pre-training never saw' * (columns > 1)}, "
-        "standard deviations (log scale)",
+        _title(results, columns > 1),
         fontsize=10.5 if columns > 1 else 9,
         color=_TEXT,
         va="top",
@@ -95,6 +94,13 @@ def figure_of(results: Results) -> Figure:
         columnspacing=1.6,
     )
     return figure
+
+
+def _title(results: Results, wide: bool) -> str:
+    if not results.model.training_known:
+        return f"One-step error{', standard deviations (log scale)' * wide}; what this model saw is not known"
+    unseen = " in environments that pre-training never saw" * wide
+    return f"One-step error{unseen}, standard deviations (log scale)"
 
 
 def _panel(axes: Axes, group: Group, bin_error: float) -> None:

@@ -38,8 +38,6 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.predictors import Prediction, Predictor
 from trajworld.models.support import Support, pretraining_support
 
-CONTEXTS = (1, 2, 3, 5, 7, 10, 13, 16, 19)
-WINDOWS = 1024
 _TESTED_SHARE = 0.5
 
 

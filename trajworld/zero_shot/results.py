@@ -3,11 +3,15 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from trajworld.files import file_digest
+from trajworld.models.transformer import TrajWorld
 from trajworld.wording import short_name
 from trajworld.zero_shot.bootstrap import Errors, Ratio, average
 from trajworld.zero_shot.study import COPY, MINIMUM_NORM, MODEL, PREDICTORS, RIDGE, Measured
+from trajworld.zero_shot.unseen import training_of
 
 KIND = "zero-shot"
 """What ``results.json`` says that it holds."""
@@ -66,12 +70,31 @@ class ModelFacts:
         file: SHA-256 of its file's bytes, hex.
         step: The step of training that its weights are of; None where the file does not say.
         parameters: How many it has.
+        training_known: Whether its file tells all environments that it was trained on; where it does not, one that is
+            tested may be among them.
     """
 
     name: str
     file: str
     step: int | None
     parameters: int
+    training_known: bool
+
+    @classmethod
+    def of(cls, name: str, file: Path, model: TrajWorld) -> "ModelFacts":
+        """What is said of a model that was read from ``file``.
+
+        Raises:
+            TrajWorldError: The file cannot be read any more.
+        """
+        step = model.identity.history.get("step")
+        return cls(
+            name,
+            file_digest(file),
+            step if isinstance(step, int) else None,
+            model.count_params(),
+            training_of(model.identity).known,
+        )
 
 
 @dataclass(frozen=True, eq=False)
