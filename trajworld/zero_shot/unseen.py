@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from trajworld.collect.names import DM_CONTROL, GYMNASIUM, ROBOT, parse_name
 from trajworld.errors import TrajWorldError, UsageError
@@ -34,7 +35,7 @@ def training_of(identity: Identity) -> Training:
     known = bool(environments) and all(
         name.startswith(tuple(f"{one}/" for one in _FAMILIES)) for name in environments
     )
-    history = identity.history
+    history: Any = identity.history
     while (init := history.get("init")) is not None:
         history = init.get("history") if isinstance(init, Mapping) else None
         if not isinstance(history, Mapping):
