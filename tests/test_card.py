@@ -113,16 +113,37 @@ def test_shares_and_means_follow_the_weights(run: Path) -> None:
     assert source[5] == number(float(expected))
 
 
-def test_the_front_matter_is_what_the_hub_reads(run: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "licence", "expected"),
+    [
+        ("hf://user/robots", "", None),
+        ("hf://user/robots", "apache-2.0", "apache-2.0"),
+        ("trajworld-small", "", "mit"),
+        ("", "", None),
+    ],
+)
+def test_the_front_matter_is_what_the_hub_reads(
+    run: Path, name: str, licence: str, expected: str | None
+) -> None:
     yaml = pytest.importorskip("yaml")
-    text = card(read_run(run), name="hf://user/robots")
+    text = card(read_run(run), name=name, licence=licence)
     _, front, body = text.split("---\n", 2)
     found = yaml.safe_load(front)
-    assert (found["library_name"], found["license"]) == ("keras", "mit")
+    assert found["library_name"] == "keras"
+    assert found.get("license") == expected
     assert "world-model" in found["tags"]
-    assert body.startswith("\n# robots\n")
-    assert 'trajworld.load("hf://user/robots")' in body
-    assert "MIT" in body
+    assert (f"Licence: {expected}." in body) == ("icence" in body) == (expected is not None)
+    assert ("this project's own" in body) == (name == "trajworld-small")
+    if name == "hf://user/robots":
+        assert body.startswith("\n# robots\n")
+        assert 'trajworld.load("hf://user/robots")' in body
+
+
+@pytest.mark.parametrize("licence", ["mit\ntags: []", "a b", "-", "[mit]", "mit.", "<b>"])
+def test_a_licence_is_only_a_name(run: Path, licence: str) -> None:
+    with pytest.raises(UsageError, match="a licence is named as on the Hugging Face hub") as caught:
+        card(read_run(run), licence=licence)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_card_says_nothing_of_the_machines_folders(run: Path, tmp_path: Path) -> None:
@@ -157,9 +178,16 @@ def test_a_run_without_a_holdout_set_and_one_that_was_fine_tuned(tmp_path: Path,
     text = card(read_run(tmp_path / "tuned"))
     assert "It was trained on `test/data` (4 variates)" in text
     assert fact(text, "started from") == "`best.keras`"
+    assert "Training began with the weights of `best.keras`." in text
+    assert "Training began with" not in card(read_run(tmp_path / "pre"))
     assert "At most 30 transitions of each dataset were used." in text
     assert "## Holdout loss" not in text
     assert "weights" not in [row[0] for row in tables(text)[-1]]
+    # Without a holdout set the card is of the last weights, and goes with them.
+    found = read_run(tmp_path / "tuned").weights
+    assert found is not None
+    assert found.path == tmp_path / "tuned" / "last.keras"
+    assert card_for(str(found.path), "") == text
 
 
 def test_many_datasets_are_folded_and_the_best_and_worst_named(run: Path) -> None:
@@ -283,7 +311,12 @@ def test_what_is_no_run(tmp_path: Path) -> None:
 def test_the_card_to_publish_is_the_runs_own(run: Path, tmp_path: Path) -> None:
     text = card_for(str(run / "best.keras"), "hf://user/robots")
     assert text == card(read_run(run), name="hf://user/robots")
+    text = card_for(str(run / "best.keras"), "hf://user/robots", "cc0-1.0")
+    assert text == card(read_run(run), name="hf://user/robots", licence="cc0-1.0")
     assert card_for(str(run / "last.keras"), "hf://user/robots") is None
+    for model in (str(run / "last.keras"), "trajworld-small", str(tmp_path / "best.keras")):
+        with pytest.raises(UsageError, match="no card is made of"):
+            card_for(model, "hf://user/robots", "mit")
     assert card_for(str(tmp_path / "best.keras"), "hf://user/robots") is None
 
 

@@ -145,8 +145,13 @@ def read_run(path: Path) -> RunRecord:
     return found
 
 
+def model_file(run: Path) -> Path | None:
+    """The model file that a card is of: ``best.keras``, else ``last.keras``; None where the run has written neither."""
+    return next((run / name for name in (_BEST, "last.keras") if (run / name).is_file()), None)
+
+
 def _weights(run: Path) -> Weights | None:
-    path = next((run / name for name in (_BEST, "last.keras") if (run / name).is_file()), None)
+    path = model_file(run)
     if path is None:
         return None
     step = describe_model(path)["history"].get("step")
