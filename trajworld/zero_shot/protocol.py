@@ -21,7 +21,7 @@ update. What it knows of the environment is its context, and the range of each v
 - **Predictors.** The model's expectation. Copying the last row. Linear least squares, fitted anew on the c - 1
   transitions inside each context, by minimum norm and by a ridge: see ``trajworld.zero_shot.linear``.
 - **Intervals.** 95 %, by a bootstrap over the tested episodes, which are the independent unit: see
-  ``trajworld.zero_shot.bootstrap``.
+  ``trajworld.zero_shot.bootstrap``. From fewer than ten episodes no verdict is given.
 """
 
 from collections.abc import Sequence

@@ -12,7 +12,13 @@ from trajworld.data.padding import padded_sizes
 from trajworld.data.summary import variate_names
 from trajworld.data.windows import gather_windows
 from trajworld.evaluation.prediction import Progress, each_error, scaled_errors, varying
-from trajworld.evaluation.predictors import OneStep, Prediction, Predictor, compile_one_step, model_predictor
+from trajworld.evaluation.predictors import (
+    OneStep,
+    Predictor,
+    compile_one_step,
+    copying_predictor,
+    model_predictor,
+)
 from trajworld.models.transformer import TrajWorld
 from trajworld.zero_shot.bootstrap import Errors, bootstrap
 from trajworld.zero_shot.linear import choose_penalties, minimum_norm_predictor, ridge_predictor
@@ -177,11 +183,14 @@ def measure(
 def _predictor(
     name: str, trial: Trial, context: int, modelled: Predictor, other: NDArray[np.float32]
 ) -> Predictor:
-    predicted = trial.dataset.observation_size + 1
     if name == MODEL:
         return modelled
     if name == RIDGE:
-        return ridge_predictor(trial, context, choose_penalties(other, trial.support, context, predicted))
+        return ridge_predictor(
+            trial,
+            context,
+            choose_penalties(other, trial.support, context, trial.dataset.observation_size + 1),
+        )
     if name == MINIMUM_NORM:
         return minimum_norm_predictor(trial, context)
-    return lambda values, time_mask: Prediction(values[:, -2, :predicted])
+    return copying_predictor(trial.dataset)
