@@ -10,6 +10,11 @@ from trajworld.errors import UsageError
 
 from .model_tables import print_model, print_models
 
+_LICENCE_HELP = (
+    "The model's licence, as the hub names it: mit, apache-2.0, ….  [default: none is named, but for a model that "
+    "ships]"
+)
+
 
 @click.group()
 def checkpoint() -> None:
@@ -108,10 +113,14 @@ def list_(as_json: bool) -> None:
     type=click.Path(path_type=Path),
     help="Add what `trajworld evaluate-zero-shot` found: its folder.",
 )
-def card(run: Path, output: Path, name: str, transfer: Path | None, zero_shot: Path | None) -> None:
+@click.option("--license", "licence", default="", metavar="ID", help=_LICENCE_HELP)
+def card(
+    run: Path, output: Path, name: str, transfer: Path | None, zero_shot: Path | None, licence: str
+) -> None:
     """Write the card of the model that RUN trained, Markdown for people and for the Hugging Face hub.
 
-    Its numbers come from the run's config.toml, run.json and metrics.jsonl, and from the results of studies.
+    Its numbers come from the run's config.toml, run.json and metrics.jsonl, and from the results of studies, which must
+    be of the run's best.keras (last.keras where nothing was held out).
 
     \b
     Examples:
@@ -122,7 +131,7 @@ def card(run: Path, output: Path, name: str, transfer: Path | None, zero_shot: P
         raise UsageError(f"a card is Markdown: {output} does not end in .md")
     from trajworld.card.card import write_card
 
-    write_card(run, output, name=name, transfer=transfer, zero_shot=zero_shot)
+    write_card(run, output, name=name, licence=licence, transfer=transfer, zero_shot=zero_shot)
     Console(stderr=True).print(f"Card: {output}", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -134,18 +143,27 @@ def card(run: Path, output: Path, name: str, transfer: Path | None, zero_shot: P
     "card_file",
     metavar="FILE",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Markdown to upload as README.md.  [default: the card that ships with MODEL, or of the run it is in]",
+    help="Markdown to upload as README.md.  [default: the card that ships with MODEL, or of the run it is in; none "
+    "beside another file than model.keras]",
 )
+@click.option("--license", "licence", default="", metavar="ID", help=_LICENCE_HELP)
 @click.option("--private", is_flag=True, help="Make the repository a private one.")
 @click.option("--message", help="Of the commit.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def push(
-    model: str, address: str, card_file: Path | None, private: bool, message: str | None, as_json: bool
+    model: str,
+    address: str,
+    card_file: Path | None,
+    licence: str,
+    private: bool,
+    message: str | None,
+    as_json: bool,
 ) -> None:
     """Upload MODEL as model.keras, with its card as README.md, to a repository, which is made if need be.
 
-    The address may name a branch that is there and another file: hf://USER/REPO[@BRANCH][/FILE.keras]. The token is
-    huggingface_hub's: log in with `hf auth login`, or set HF_TOKEN. HF_ENDPOINT names another hub.
+    The address may name a branch that is there and another file: hf://USER/REPO[@BRANCH][/FILE.keras]; with another
+    file a card is uploaded only where --card names one. The token is huggingface_hub's: log in with `hf auth login`, or
+    set HF_TOKEN. HF_ENDPOINT names another hub.
 
     \b
     Examples:
@@ -155,11 +173,22 @@ def push(
     """
     from trajworld.card.card import card_for, read_card
     from trajworld.models.files import check_model
-    from trajworld.models.hub import hub_address, upload
+    from trajworld.models.hub import DEFAULT_FILE, hub_address, upload
     from trajworld.models.names import find_model
 
-    place, path = hub_address(address), find_model(model)
-    text = card_for(model, address) if card_file is None else read_card(card_file)
+    place = hub_address(address)
+    if licence and (card_file is not None or place.file != DEFAULT_FILE):
+        raise UsageError(
+            "--license goes into a card that is made for model.keras: your own card names its licence itself"
+        )
+    path = find_model(model)
+    if card_file is not None:
+        text: str | None = read_card(card_file)
+    elif place.file == DEFAULT_FILE:
+        text = card_for(model, address, licence)
+    else:
+        # The repository's README.md is of its model.keras, or someone's own.
+        text = None
     check_model(path)
     with Console(stderr=True).status("Uploading ..."):
         page = upload(place, path, card=text, private=private or None, message=message)

@@ -11,12 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from .progress import conversion_progress
-from .results_folder import check_overwrite, results_folder
+from .results_folder import RESULTS, check_overwrite, results_folder
 
 if TYPE_CHECKING:
     from trajworld.evaluation.open_loop import OpenLoopErrors
     from trajworld.evaluation.report import Evaluation
 
+_KIND = "evaluation"
+# Of the only dataset, or each of several in a folder of its own: 1-NAME.
+_CONTENTS = (RESULTS, "variates.png", "open-loop.png", "episode-*.png", "[0-9]*-*")
 _WINDOWS = 5000
 _STEPS_SHOWN = (1, 10, 25, 50, 100)
 _METRICS = (
@@ -113,7 +116,7 @@ def evaluate(
     supports = [support_for(model, dataset, ranges_from) for dataset in datasets]
     one_step, name = compile_one_step(model), _title(model_name, model_path)
     found: list[Evaluation] = []
-    with results_folder(output, overwrite) as folder:
+    with results_folder(output, overwrite, _KIND, _CONTENTS) as folder:
         with conversion_progress("Predicting") as progress:
             for dataset, support, place in zip(datasets, supports, _places(folder, datasets), strict=True):
                 found.append(
@@ -133,6 +136,7 @@ def evaluate(
                     )
                 )
         results = {
+            "kind": _KIND,
             "model": model_name,
             "environment": model.identity.environment,
             "settings": {"windows": windows or None, "horizon": horizon, "seed": seed, "ranges": ranges},
@@ -141,7 +145,7 @@ def evaluate(
         if folder is not None:
             from trajworld.files import write_json
 
-            write_json(folder / "results.json", results)
+            write_json(folder / RESULTS, results)
     if as_json:
         click.echo(json.dumps(results, indent=2, allow_nan=False))
         return

@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from trajworld.errors import UsageError
+from trajworld.zero_shot.defaults import CONTEXTS, TRANSITIONS, WINDOWS, default_contexts
 
 from .collection_progress import CollectionProgress
 from .progress import conversion_progress
@@ -18,8 +19,6 @@ from .results_folder import check_overwrite, results_folder
 if TYPE_CHECKING:
     from trajworld.corpus.table import Row
     from trajworld.zero_shot.results import Group, Results
-
-_CONTEXTS = "1,2,3,5,7,10,13,16,19"
 
 
 @click.command("evaluate-zero-shot", short_help="Apply a model to environments that it never saw.")
@@ -36,7 +35,10 @@ _CONTEXTS = "1,2,3,5,7,10,13,16,19"
     help="Only environments or sources that fit, e.g. legged or 'gymnasium/Pendulum*'; may be repeated.",
 )
 @click.option(
-    "--contexts", default=_CONTEXTS, show_default=True, metavar="LIST", help="Rows of context, at most 19."
+    "--contexts",
+    metavar="LIST",
+    help="Rows of context, fewer than the model's window has.  [default: "
+    f"{','.join(map(str, CONTEXTS))}; for another window, up to its last]",
 )
 @click.option(
     "--unpadded",
@@ -47,14 +49,14 @@ _CONTEXTS = "1,2,3,5,7,10,13,16,19"
 @click.option(
     "--windows",
     type=click.IntRange(min=1),
-    default=1024,
+    default=WINDOWS,
     show_default=True,
     help="Predict at most so many transitions of each environment, drawn at random.",
 )
 @click.option(
     "--transitions",
     type=click.IntRange(min=1),
-    help="Collect so many of each environment, without --corpus.  [default: 20000]",
+    help=f"Collect so many of each environment, without --corpus.  [default: {TRANSITIONS}]",
 )
 @click.option(
     "--seed",
@@ -69,14 +71,14 @@ _CONTEXTS = "1,2,3,5,7,10,13,16,19"
     "-o",
     "--output",
     type=click.Path(path_type=Path),
-    help="Make this folder: results.json and zero-shot.png.",
+    help="Make this folder: results.json, results.md and zero-shot.png.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace the output folder if it is there.")
 def evaluate_zero_shot(
     model_name: str,
     corpus: str | None,
     only: tuple[str, ...],
-    contexts: str,
+    contexts: str | None,
     unpadded: bool,
     windows: int,
     transitions: int | None,
@@ -88,10 +90,10 @@ def evaluate_zero_shot(
 ) -> None:
     """Measure how the pre-trained MODEL predicts environments that pre-training never saw, without an update.
 
-    One step ahead, from a context of 1 to 19 rows, beside copying the last row and linear least squares fitted on
-    the same context: pendulums of unseen gravity, a cart with three poles, unseen robots, and Gymnasium's hopper,
-    walker2d and half-cheetah. What is not collected yet is collected first (with the default --transitions a minute
-    or two) and kept for the next time.
+    One step ahead, from a context of 1 row to all but one of the model's window, beside copying the last row and
+    linear least squares fitted on the same context: pendulums of unseen gravity, a cart with three poles, unseen
+    robots, and Gymnasium's hopper, walker2d and half-cheetah. What is not collected yet is collected first (with the
+    default --transitions a minute or two) and kept for the next time.
 
     \b
     Examples:
@@ -102,27 +104,34 @@ def evaluate_zero_shot(
     check_overwrite(output, overwrite)
     if corpus is not None and (transitions is not None or workers is not None):
         raise UsageError("--transitions and --workers are for collecting, and --corpus was collected already")
-    asked = _lengths(contexts)
+    asked = None if contexts is None else _lengths(contexts)
 
     from trajworld.data.resolve import open_dataset
-    from trajworld.models.names import load
+    from trajworld.models.files import load_model
+    from trajworld.models.names import find_model
 
-    model = load(model_name)
+    file = find_model(model_name)
+    model = load_model(file)
 
-    from trajworld.zero_shot.environments import TRANSITIONS, corpus_members, own_members, unseen_rows
+    from trajworld.backend import active_backend
+    from trajworld.versions import versions
+    from trajworld.zero_shot.environments import corpus_members, own_members, unseen_rows
     from trajworld.zero_shot.families import family_of
     from trajworld.zero_shot.findings import findings
     from trajworld.zero_shot.protocol import check_contexts, set_up
-    from trajworld.zero_shot.results import Results
-    from trajworld.zero_shot.study import Short, check_unseen, measure_all
+    from trajworld.zero_shot.report import FILES, write_results
+    from trajworld.zero_shot.results import KIND, ModelFacts, Results
+    from trajworld.zero_shot.study import Short, measure_all
+    from trajworld.zero_shot.unseen import check_unseen
 
+    facts = ModelFacts.of(model_name, file, model)
     window = model.sizes.window
     short: Short = "unpadded" if unpadded else "padded"
-    lengths = check_contexts(asked, window)
-    with results_folder(output, overwrite) as folder:
+    lengths = check_contexts(default_contexts(window) if asked is None else asked, window)
+    with results_folder(output, overwrite, KIND, FILES) as folder:
         rows = unseen_rows(only) if corpus is None else []
         members = corpus_members(corpus, only) if corpus else own_members(rows, transitions or TRANSITIONS)
-        check_unseen(model, [member.environment for member in members])
+        check_unseen(model.identity, [member.environment for member in members])
         if corpus is None:
             _collect(rows, transitions or TRANSITIONS, workers)
         with conversion_progress("Converting") as progress:
@@ -141,15 +150,13 @@ def evaluate_zero_shot(
             "transitions": None if corpus else transitions or TRANSITIONS,
         }
         families = [family_of(member.environment, member.source) for member in members]
-        results = Results(model_name, settings, tuple(measured), tuple(families))
+        results = Results(
+            facts, settings, tuple(measured), tuple(families), active_backend().name, versions()
+        )
         sentences = findings(results)
         found = results.as_json(sentences)
         if folder is not None:
-            from trajworld.files import write_json
-            from trajworld.zero_shot.pictures import draw
-
-            write_json(folder / "results.json", found)
-            draw(results, folder / "zero-shot.png")
+            write_results(results, sentences, folder)
     if as_json:
         click.echo(json.dumps(found, indent=2, allow_nan=False))
         return
@@ -158,7 +165,7 @@ def evaluate_zero_shot(
     for sentence in sentences:
         console.print(f"- {escape(sentence)}", highlight=False)
     if output is not None:
-        console.print(f"Results and picture: {escape(str(output))}", highlight=False, soft_wrap=True)
+        console.print(f"Results, tables and picture: {escape(str(output))}", highlight=False, soft_wrap=True)
 
 
 def _lengths(text: str) -> list[int]:
@@ -219,7 +226,7 @@ def _table(results: "Results") -> Table:
             for place, value in enumerate(values)
         ]
 
-    groups = {group.name: group for group in results.family_groups}
+    groups = {group.family: group for group in results.family_groups}
     for family, members in results.by_family.items():
         if len(members) > 1:
             table.add_row(f"[bold]{escape(family)}[/]: mean", "", *cells(groups[family]))

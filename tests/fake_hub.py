@@ -144,7 +144,10 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.fault:
             self._fail(self.hub.fault, "", "the hub is out of order")
         elif parts[:2] == ["api", "validate-yaml"]:
-            self._json({"errors": [], "warnings": []})
+            # What the hub says of a licence that it does not know.
+            unknown = "license: unheard-of" in json.loads(body)["content"]
+            errors = [{"message": '"license" must be one of [mit, …]'}] if unknown else []
+            self._json({"errors": errors, "warnings": []}, 400 if errors else 200)
         elif parts[:3] == ["api", "repos", "create"]:
             self._create(json.loads(body))
         elif parts[:2] == ["api", "models"]:
@@ -226,7 +229,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     @staticmethod
     def _info(name: str, repository: Repository, revision: str) -> dict[str, Any]:
-        commit = repository.hash(repository.branches[revision])
+        commit = repository.hash(repository.number(revision) or 0)
         return {"id": name, "sha": commit, "private": repository.private, "tags": [], "siblings": []}
 
     @staticmethod

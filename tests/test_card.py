@@ -17,6 +17,8 @@ from trajworld.card.studies import transfer_section, zero_shot_section
 from trajworld.data.dataset import Dataset
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.brief import Errors
+from trajworld.files import file_digest
+from trajworld.models.files import describe_model
 from trajworld.models.presets import ModelSizes
 from trajworld.models.tokenizer import encode
 from trajworld.models.transformer import TrajWorld
@@ -24,8 +26,10 @@ from trajworld.training.loop import train
 from trajworld.training.run import start_run
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, TransferPlan, TrialSettings
 from trajworld.transfer.results import Curve, EnvironmentResults, Results
+from trajworld.weights import shipped_card, shipped_models
 from trajworld.wording import number, short_name
 from trajworld.zero_shot.protocol import set_up
+from trajworld.zero_shot.results import ModelFacts
 from trajworld.zero_shot.results import Results as ZeroShotResults
 from trajworld.zero_shot.study import MODEL, PREDICTORS, measure_all
 
@@ -109,16 +113,37 @@ def test_shares_and_means_follow_the_weights(run: Path) -> None:
     assert source[5] == number(float(expected))
 
 
-def test_the_front_matter_is_what_the_hub_reads(run: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "licence", "expected"),
+    [
+        ("hf://user/robots", "", None),
+        ("hf://user/robots", "apache-2.0", "apache-2.0"),
+        ("trajworld-small", "", "mit"),
+        ("", "", None),
+    ],
+)
+def test_the_front_matter_is_what_the_hub_reads(
+    run: Path, name: str, licence: str, expected: str | None
+) -> None:
     yaml = pytest.importorskip("yaml")
-    text = card(read_run(run), name="hf://user/robots")
+    text = card(read_run(run), name=name, licence=licence)
     _, front, body = text.split("---\n", 2)
     found = yaml.safe_load(front)
-    assert (found["library_name"], found["license"]) == ("keras", "mit")
+    assert found["library_name"] == "keras"
+    assert found.get("license") == expected
     assert "world-model" in found["tags"]
-    assert body.startswith("\n# robots\n")
-    assert 'trajworld.load("hf://user/robots")' in body
-    assert "MIT" in body
+    assert (f"Licence: {expected}." in body) == ("icence" in body) == (expected is not None)
+    assert ("this project's own" in body) == (name == "trajworld-small")
+    if name == "hf://user/robots":
+        assert body.startswith("\n# robots\n")
+        assert 'trajworld.load("hf://user/robots")' in body
+
+
+@pytest.mark.parametrize("licence", ["mit\ntags: []", "a b", "-", "[mit]", "mit.", "<b>"])
+def test_a_licence_is_only_a_name(run: Path, licence: str) -> None:
+    with pytest.raises(UsageError, match="a licence is named as on the Hugging Face hub") as caught:
+        card(read_run(run), licence=licence)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_card_says_nothing_of_the_machines_folders(run: Path, tmp_path: Path) -> None:
@@ -128,13 +153,11 @@ def test_a_card_says_nothing_of_the_machines_folders(run: Path, tmp_path: Path) 
 
 
 def test_a_run_that_goes_on_says_so(run: Path) -> None:
-    kept = [
-        line for line in (run / "metrics.jsonl").read_text().splitlines() if json.loads(line)["step"] <= 8
-    ]
-    (run / "metrics.jsonl").write_text("\n".join(kept) + "\n")
+    config = (run / "config.toml").read_text()
+    (run / "config.toml").write_text(config.replace("steps = 12", "steps = 20", 1))
     text = card(read_run(run))
-    assert "**The run is not finished:** 8 of 12 steps are done." in text
-    assert fact(text, "steps") == "8 of 12"
+    assert "**The run is not finished:** 12 of 20 steps are done." in text
+    assert fact(text, "steps") == "12 of 20"
 
 
 def test_a_run_that_has_only_begun(tmp_path: Path, plain_steps: Any) -> None:
@@ -155,9 +178,16 @@ def test_a_run_without_a_holdout_set_and_one_that_was_fine_tuned(tmp_path: Path,
     text = card(read_run(tmp_path / "tuned"))
     assert "It was trained on `test/data` (4 variates)" in text
     assert fact(text, "started from") == "`best.keras`"
+    assert "Training began with the weights of `best.keras`." in text
+    assert "Training began with" not in card(read_run(tmp_path / "pre"))
     assert "At most 30 transitions of each dataset were used." in text
     assert "## Holdout loss" not in text
     assert "weights" not in [row[0] for row in tables(text)[-1]]
+    # Without a holdout set the card is of the last weights, and goes with them.
+    found = read_run(tmp_path / "tuned").weights
+    assert found is not None
+    assert found.path == tmp_path / "tuned" / "last.keras"
+    assert card_for(str(found.path), "") == text
 
 
 def test_many_datasets_are_folded_and_the_best_and_worst_named(run: Path) -> None:
@@ -205,6 +235,8 @@ def test_names_are_only_text(run: Path) -> None:
         lambda record, rows: record.pop("parameters"),
         lambda record, rows: record["datasets"][0].pop("weight"),
         lambda record, rows: record.update(device="a cpu"),
+        lambda record, rows: record.update(resumed=[{"step": 4}]),
+        lambda record, rows: record.update(resumed=3),
         lambda record, rows: record["datasets"].append("x"),
         lambda record, rows: rows[-1].update(holdout_loss="low"),
         lambda record, rows: rows[-1].update(seconds=None),
@@ -218,6 +250,41 @@ def test_damaged_records_end_in_one_line(run: Path, damage: Callable[..., Any]) 
     with pytest.raises(TrajWorldError, match=r"run\.json or metrics\.jsonl is damaged") as caught:
         read_run(run)
     assert "\n" not in str(caught.value)
+
+
+def resumption(record: dict[str, Any], step: int, **changes: Any) -> dict[str, Any]:
+    return {"step": step, **{key: record[key] for key in ("backend", "device", "versions")}, **changes}
+
+
+def test_what_a_resumed_run_was_computed_on(run: Path) -> None:
+    record, _ = records(run)
+    first = f"1 cpu, Keras on {record['backend']}"
+    record["device"] = {"kind": "cpu", "name": "cpu", "count": 1}
+    newer = {**record["versions"], "keras": "9.9"}
+    newer.pop("numpy")
+    gpu = {"kind": "gpu", "name": "A100", "count": 1}
+    for resumed, computed, changed in (
+        ([], first, ""),
+        ([resumption(record, 4)], first, ""),
+        ([resumption(record, 4, backend="other")], f"{first}; from step 4 on other", ""),
+        (
+            [resumption(record, 4, versions=newer), resumption(record, 12355, versions=newer, device=gpu)],
+            f"{first}; from step 12,355 on 1 A100 (gpu), Keras on {record['backend']}",
+            "; from step 4 keras 9.9, without numpy",
+        ),
+        # Gone back to an older checkpoint: what was computed in between is undone.
+        (
+            [resumption(record, 8, backend="other"), resumption(record, 4, versions=newer)],
+            first,
+            "; from step 4 keras 9.9, without numpy",
+        ),
+        ([resumption(record, 0, backend="other")], "1 cpu, Keras on other", ""),
+    ):
+        (run / "run.json").write_text(json.dumps({**record, "resumed": resumed}))
+        text = card(read_run(run))
+        assert fact(text, "computed on") == computed
+        versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
+        assert fact(text, "versions") == versions + changed
 
 
 def test_augmentation_is_named(tmp_path: Path, plain_steps: Any) -> None:
@@ -244,15 +311,20 @@ def test_what_is_no_run(tmp_path: Path) -> None:
 def test_the_card_to_publish_is_the_runs_own(run: Path, tmp_path: Path) -> None:
     text = card_for(str(run / "best.keras"), "hf://user/robots")
     assert text == card(read_run(run), name="hf://user/robots")
+    text = card_for(str(run / "best.keras"), "hf://user/robots", "cc0-1.0")
+    assert text == card(read_run(run), name="hf://user/robots", licence="cc0-1.0")
     assert card_for(str(run / "last.keras"), "hf://user/robots") is None
+    for model in (str(run / "last.keras"), "trajworld-small", str(tmp_path / "best.keras")):
+        with pytest.raises(UsageError, match="no card is made of"):
+            card_for(model, "hf://user/robots", "mit")
     assert card_for(str(tmp_path / "best.keras"), "hf://user/robots") is None
 
 
 # Studies, as their commands write them.
 
 
-def transfer_results() -> Any:
-    """Of one environment, of which only the larger amount of data is finished."""
+def transfer_results(file: str) -> Any:
+    """Of one environment, of which only the larger amount of data is finished; of the model file of a digest."""
 
     def curve(side: str, errors: list[list[float]]) -> Curve:
         points = tuple(tuple(at) for at in errors)
@@ -267,17 +339,23 @@ def transfer_results() -> Any:
     copying = Errors(0.1, 0.02, 0.12, 0.3, None)
     found = EnvironmentResults("gymnasium/Hopper-v5", 8000, 2000, "ab", (), copying, curves, None, False)
     sentences = ("Fine-tuning | helps.", "On <nothing>.")
-    return Results(plan, None, (found,), {"backend": "jax"}, {}, 1.0, sentences).to_json()
+    model = {"name": "pre/best.keras", "digest": "cd34", "file": file, "step": 12, "history": {}}
+    return Results(plan, model, (found,), {"backend": "jax"}, {}, 1.0, sentences).to_json()
 
 
-def zero_shot_results(memory_dataset: Callable[..., Dataset]) -> Any:
-    """A study of two small environments with a model that was never trained."""
+def zero_shot_results(memory_dataset: Callable[..., Dataset], file: str) -> Any:
+    """A study of two small environments with a model that was never trained, as if it was the model of a file."""
     datasets = [memory_dataset([30, 25, 28, 40, 33], seed=seed) for seed in (0, 1)]
     trials = [set_up(dataset, 20, 9, 1) for dataset in datasets]
     model = TrajWorld(ModelSizes(blocks=1, width=8, heads=2, variates=12))
     measured = tuple(measure_all(model, trials, (1, 19), 0))
-    results = ZeroShotResults("model", {"contexts": [1, 19]}, measured, ("pendulum, unseen gravity",) * 2)
+    facts = ModelFacts("model", file, 12, model.count_params(), True)
+    results = ZeroShotResults(facts, {"contexts": [1, 19]}, measured, ("pendulum, unseen gravity",) * 2)
     return results.as_json(["It improves with context."])
+
+
+def file_of(run: Path) -> str:
+    return file_digest(run / "best.keras")
 
 
 def study(folder: Path, results: Any) -> Path:
@@ -287,7 +365,7 @@ def study(folder: Path, results: Any) -> Path:
 
 
 def test_transfer_is_its_own_section(run: Path, tmp_path: Path) -> None:
-    text = card(read_run(run), transfer=study(tmp_path / "transfer", transfer_results()))
+    text = card(read_run(run), transfer=study(tmp_path / "transfer", transfer_results(file_of(run))))
     head, little, much = tables(text.split("## Transfer")[1])[0]
     assert head[1:] == [
         "transitions",
@@ -298,7 +376,7 @@ def test_transfer_is_its_own_section(run: Path, tmp_path: Path) -> None:
         "scratch / fine-tuned",
     ]
     name = short_name("gymnasium/Hopper-v5")
-    copying = transfer_results()["environments"][0]["copy_last_row"]["normalised_mae"]
+    copying = transfer_results("")["environments"][0]["copy_last_row"]["normalised_mae"]
     assert little == [name, "250", number(copying), "–", "–", "–", "–"]
     assert much == [
         name,
@@ -318,7 +396,7 @@ def test_transfer_is_its_own_section(run: Path, tmp_path: Path) -> None:
 def test_zero_shot_is_its_own_section(
     run: Path, tmp_path: Path, memory_dataset: Callable[..., Dataset]
 ) -> None:
-    found = zero_shot_results(memory_dataset)
+    found = zero_shot_results(memory_dataset, file_of(run))
     text = card(read_run(run), zero_shot=study(tmp_path / "zero", found))
     head, row = tables(text.split("## Zero-shot")[1])[0]
     assert head == ["family", "environments", *PREDICTORS, "model, 1 row"]
@@ -336,12 +414,67 @@ def test_zero_shot_is_its_own_section(
 @pytest.mark.parametrize("section", [transfer_section, zero_shot_section])
 @pytest.mark.parametrize("results", [{}, [], {"findings": [], "environments": 3, "families": []}, "text"])
 def test_other_results_are_refused_in_one_line(
-    tmp_path: Path, section: Callable[[Path], str], results: Any
+    tmp_path: Path, section: Callable[..., str], results: Any
 ) -> None:
     with pytest.raises(
         TrajWorldError, match=r"results\.json does not hold the results of that study"
     ) as caught:
-        section(study(tmp_path / "study", results))
+        section(study(tmp_path / "study", results), None)
     assert "\n" not in str(caught.value)
     with pytest.raises(TrajWorldError, match=r"results\.json does not exist"):
-        section(tmp_path / "nothing")
+        section(tmp_path / "nothing", None)
+
+
+def test_a_study_of_another_model_is_refused(
+    run: Path, tmp_path: Path, memory_dataset: Callable[..., Dataset]
+) -> None:
+    transfer = transfer_results(file_of(run))
+    zero_shot = zero_shot_results(memory_dataset, file_of(run))
+    weights = read_run(run).weights
+    assert weights is not None
+    assert (weights.path, weights.digest) == (run / "best.keras", file_of(run))
+    other = {"name": "trajworld-small", "file": "ab", "step": 9000}
+    refusals = (
+        (other, f"is a study of trajworld-small (step 9,000), not of {run / 'best.keras'}"),
+        ({**other, "step": None}, f"is a study of trajworld-small, not of {run / 'best.keras'}"),
+        # What a study of before said of its model.
+        ("trajworld-small", "was made by an earlier version: run the study again"),
+        ({"name": "trajworld-small", "digest": "cd"}, "made by an earlier version: run the study again"),
+        (None, "is a study of no model yet"),
+    )
+    for place, (model, words) in enumerate(refusals):
+        for section, results in ((transfer_section, transfer), (zero_shot_section, zero_shot)):
+            folder = study(tmp_path / f"{section.__name__}-{place}", {**results, "model": model})
+            with pytest.raises(TrajWorldError, match=re.escape(words)) as caught:
+                section(folder, weights)
+            assert "\n" not in str(caught.value)
+    folder = study(tmp_path / "transfer", transfer)
+    with pytest.raises(TrajWorldError, match="the run has left no model file yet"):
+        transfer_section(folder, None)
+    wrong = study(tmp_path / "zero-shot", {**transfer, "kind": "zero-shot"})
+    with pytest.raises(TrajWorldError, match="of the kind zero-shot"):
+        transfer_section(wrong, weights)
+
+
+def test_a_card_says_no_other_step_than_its_file(run: Path) -> None:
+    """While a run goes on, the file is written before the row of the log that tells of it."""
+    _, rows = records(run)
+    best = min((row for row in rows if "holdout_loss" in row), key=lambda row: row["holdout_loss"])
+    kept = [row for row in rows if row["step"] < best["step"]]
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in kept))
+    with pytest.raises(TrajWorldError, match=rf"best\.keras is of step {best['step']}, but the best eval"):
+        read_run(run)
+    with pytest.raises(TrajWorldError, match="try again in a while"):
+        card_for(str(run / "best.keras"), "hf://user/robots")
+    (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (run / "best.keras").unlink()
+    with pytest.raises(TrajWorldError, match=r"best\.keras is missing"):
+        read_run(run)
+
+
+@pytest.mark.parametrize("name", sorted(shipped_models()))
+def test_the_shipped_card_is_of_the_shipped_file(name: str) -> None:
+    path = shipped_card(name)
+    assert path is not None
+    step = describe_model(shipped_models()[name])["history"]["step"]
+    assert fact(path.read_text(), "weights").startswith(f"of step {step:,},")

@@ -111,6 +111,45 @@ def test_push_and_load_give_the_same_weights_and_the_card(
     assert held.commits[-1]["README.md"] == b"# Mine\n"
 
 
+def test_a_second_model_leaves_the_card_alone(hub: FakeHub, trained: Path, run: Any) -> None:
+    held = hub.add("user/mine", {"README.md": b"# Written by hand\n"})
+    code, out, err = run("push", trained / "best.keras", "hf://user/mine/sub/best.keras")
+    assert code == 0, err
+    assert "sub/best.keras (without a card: --card takes one)" in " ".join(out.split())
+    assert held.commits[-1]["README.md"] == b"# Written by hand\n"
+    code, _, err = run("push", trained / "best.keras", "hf://user/mine/other.keras", "--license", "mit")
+    assert code == 2
+    assert "--license goes into a card that is made for model.keras" in err
+
+
+def test_a_branch_must_be_there_before_anything_is_made(hub: FakeHub, trained: Path, run: Any) -> None:
+    code, out, err = run("push", trained / "best.keras", "hf://user/new@feature")
+    assert (code, out) == (1, "")
+    assert "there is no repository" in err
+    held = hub.add("user/mine", {"x": b""})
+    code, out, err = run("push", trained / "best.keras", "hf://user/mine@feature")
+    assert (code, out) == (1, "")
+    assert "has no branch, tag or commit feature" in err
+    assert set(hub.repositories) == {"user/robots", "user/mine"}
+    assert len(held.commits) == 1
+    held.branches["feature/x"] = 0
+    code, _, err = run("push", trained / "best.keras", "hf://user/mine@feature%2Fx")
+    assert code == 0, err
+    assert "model.keras" in held.commits[held.branches["feature/x"]]
+    assert held.branches["main"] == 0
+
+
+def test_a_card_that_the_hub_does_not_take_makes_no_repository(hub: FakeHub, trained: Path, run: Any) -> None:
+    code, out, err = run("push", trained / "best.keras", "hf://user/mine", "--license", "unheard-of")
+    assert (code, out) == (1, "")
+    assert '"license" must be one of' in err
+    assert err.count("\n") == 1
+    assert set(hub.repositories) == {"user/robots"}
+    code, _, err = run("push", trained / "best.keras", "hf://user/mine", "--license", "mit")
+    assert code == 0, err
+    assert b"license: mit\n" in hub.repositories["user/mine"].commits[-1]["README.md"]
+
+
 def test_a_shipped_model_is_pushed_with_the_card_that_ships(
     hub: FakeHub, run: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -152,6 +191,9 @@ def test_mistakes_end_in_one_line_and_upload_nothing(
         (1, "damaged or cut short", ["push", tmp_path / "cut.keras", "hf://user/mine"]),
         (1, "No such file", ["push", SMALL, "hf://user/mine", "--card", tmp_path / "none.md"]),
         (1, "it is no text", ["push", SMALL, "hf://user/mine", "--card", tmp_path / "binary.md"]),
+        (2, "--license goes into", ["push", SMALL, "hf://user/x", "--license", "mit", "--card", "x.md"]),
+        (2, "no card is made", ["push", SMALL, "hf://user/mine", "--license", "mit"]),
+        (2, "a licence is named", ["card", trained, "--license", "a b", "-o", tmp_path / "CARD.md"]),
         (2, "does not end in .md", ["card", trained, "-o", tmp_path / "CARD.txt"]),
         (2, "is not a run directory", ["card", tmp_path, "-o", tmp_path / "CARD.md"]),
         (1, "does not exist", ["card", trained, "--transfer", tmp_path, "-o", tmp_path / "CARD.md"]),

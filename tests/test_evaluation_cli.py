@@ -138,8 +138,39 @@ def test_mistakes_end_in_one_line_and_leave_nothing(
     assert (code, err.count("\n")) == (2, 1)
     code, _, err = run(capsys, model, dataset.path, "-o", tmp_path / "mine", "--overwrite")
     assert code == 1
-    assert "no folder of results" in err
+    assert "no folder of evaluation results" in err
     assert (tmp_path / "mine" / "precious").read_text() == "kept"
+
+
+def test_nothing_but_an_evaluation_is_overwritten(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], make_store: Callable[..., Dataset]
+) -> None:
+    dataset, out = make_store([8, 5]), tmp_path / "out"
+    save(tmp_path / "model.keras")
+    arguments = (tmp_path / "model.keras", dataset.path, "--horizon", 0, "--json", "-o", out, "--overwrite")
+    out.mkdir()
+    for text, words in (
+        ('{"kind": "transfer"}', "holds results of the kind 'transfer'"),
+        ('{"kind": "quickstart"}', "holds results of the kind 'quickstart'"),
+        ('{"findings": []}', "is no folder of evaluation results"),
+        ("[]", "is no folder of evaluation results"),
+        ("{", "is not a readable JSON file"),
+        ('{"kind": "evaluation"}', "holds 'trials'"),
+    ):
+        (out / "trials").mkdir(exist_ok=True)
+        (out / "trials" / "hours.json").write_text("{}")
+        (out / "results.json").write_text(text)
+        code, printed, err = run(capsys, *arguments)
+        assert (code, printed) == (1, "")
+        assert words in err
+        assert err.count("\n") == 1
+        assert (out / "trials" / "hours.json").is_file()
+    (out / "trials" / "hours.json").unlink()
+    (out / "trials").rmdir()
+    code, printed, _ = run(capsys, *arguments)
+    assert code == 0
+    assert json.loads(printed)["kind"] == "evaluation"
+    assert run(capsys, *arguments)[0] == 0
 
 
 def test_what_stops_half_way_leaves_nothing(

@@ -304,6 +304,7 @@ def test_what_is_written(page: Path) -> None:
     assert names == {"index.html", "results.json", "comparison.png", "open loop.png"}
     assert (page.parent / "comparison.png").read_bytes().startswith(PNG)
     values = json.loads((page.parent / "results.json").read_text())
+    assert values["kind"] == "quickstart"
     assert values["findings"] == findings(GOOD)
     assert values["trials"][0]["errors"]["normalised_mae"] == GOOD.trials[0].errors.normalised_mae
     assert values["plan"]["sizes"] == [1000, 4000]

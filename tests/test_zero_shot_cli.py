@@ -1,6 +1,8 @@
 """``trajworld evaluate-zero-shot`` from end to end, and with all that can be wrong."""
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import keras
@@ -25,7 +27,7 @@ QUICK = ("--transitions", "900", "--windows", "30", "--contexts", "1,4,19")
 def model(tmp_path: Path) -> Path:
     keras.utils.set_random_seed(0)
     path = tmp_path / "model.keras"
-    save_model(TrajWorld(SIZES), path)
+    save_model(TrajWorld(SIZES, Identity(history={"step": 7})), path)
     return path
 
 
@@ -51,7 +53,7 @@ def test_it_collects_once_measures_and_draws(
     assert "3 of 3" in err
     found = json.loads(out)
     assert found == json.loads((folder / "results.json").read_text())
-    assert sorted(path.name for path in folder.iterdir()) == ["results.json", "zero-shot.png"]
+    assert sorted(path.name for path in folder.iterdir()) == ["results.json", "results.md", "zero-shot.png"]
     assert [each["environment"] for each in found["environments"]] == [
         "gymnasium/Pendulum-v1?g=2.0",
         "gymnasium/Pendulum-v1?g=7.0",
@@ -64,6 +66,16 @@ def test_it_collects_once_measures_and_draws(
         assert curve["mean"] == pytest.approx(np.mean(means, axis=0))
         assert all(np.array(curve["low"]) < curve["mean"])
     assert found["settings"]["contexts"] == [1, 4, 19]
+    assert found["kind"] == "zero-shot"
+    assert found["model"] == {
+        "name": str(model),
+        "file": hashlib.sha256(model.read_bytes()).hexdigest(),
+        "step": 7,
+        "parameters": TrajWorld(SIZES).count_params(),
+        "training_known": False,
+    }
+    assert found["backend"] == keras.backend.backend()
+    assert found["versions"]["keras"] == keras.__version__
     assert any("--unpadded" in sentence for sentence in found["findings"])
 
     # Again: nothing is collected, the same comes out; a folder that is there is left alone, or replaced if asked.
@@ -79,6 +91,16 @@ def test_it_collects_once_measures_and_draws(
     assert "Pendulum-v1?g=18.0" in out
     assert "with 19 rows the model errs by" in " ".join(out.split())
     assert json.loads((folder / "results.json").read_text())["settings"]["seed"] == 1
+
+    # A model of a shorter window has shorter contexts where none are asked for.
+    short = tmp_path / "short.keras"
+    save_model(TrajWorld(replace(SIZES, window=10)), short)
+    code, out, err = run(capsys, short, "--only", "*g=2.0", *QUICK[:4], "--json")
+    assert code == 0, err
+    assert json.loads(out)["settings"]["contexts"] == [1, 2, 3, 5, 7, 9]
+    code, _, err = run(capsys, short, "--only", "*g=2.0", *QUICK)
+    assert code == 2
+    assert "1 to 9 rows with this model" in err
 
     # The corpus that was collected can be named as any other; but it is not whole.
     arguments = (model, "--corpus", "zero-shot-900", "--windows", 9)
@@ -112,7 +134,7 @@ def test_mistakes_end_in_one_line_and_leave_nothing(
         ((model, "--corpus", "a/b"), 2, "a corpus's name is"),
         ((model, "--corpus", "whole", "--transitions", 9), 2, "was collected already"),
         ((model, "--overwrite"), 2, "--overwrite needs -o"),
-        ((model, "-o", tmp_path / "mine", "--overwrite"), 1, "is no folder of results"),
+        ((model, "-o", tmp_path / "mine", "--overwrite"), 1, "is no folder of zero-shot results"),
         ((tmp_path / "saw.keras", "--only", "gymnasium/Hopper*", "-o", out), 1, "saw gymnasium/Hopper-v5"),
     ):
         found, printed, err = run(capsys, *arguments)

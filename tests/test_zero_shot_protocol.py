@@ -13,6 +13,7 @@ from trajworld.data.windows import gather_windows
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.predictors import Prediction
 from trajworld.zero_shot.bootstrap import average, bootstrap
+from trajworld.zero_shot.defaults import CONTEXTS, default_contexts
 from trajworld.zero_shot.families import family_of
 from trajworld.zero_shot.protocol import check_contexts, set_up, with_context
 
@@ -41,7 +42,9 @@ def test_windows_are_whole_and_of_other_episodes_than_the_ranges(
     trial = set_up(dataset, 20, windows, seed)
     tested, other = (episodes_of(dataset, drawn.ends) for drawn in (trial.test, trial.other))
     assert not tested & other
-    assert trial.test_episodes + trial.range_episodes == dataset.num_episodes
+    # Episodes too short for a whole window, or without a drawn one, are not tested.
+    assert trial.test_episodes == len(tested)
+    assert trial.range_episodes == len(halves[0])
     for drawn in (trial.test, trial.other):
         assert 1 <= len(drawn) <= windows
         assert len(np.unique(drawn.ends)) == len(drawn)
@@ -92,6 +95,15 @@ def test_contexts_are_sorted_and_checked() -> None:
     for wrong in ([], [0, 3], [1, 20]):
         with pytest.raises(UsageError, match="1 to 19 rows"):
             check_contexts(wrong, 20)
+
+
+def test_default_contexts_end_with_the_whole_context() -> None:
+    assert default_contexts(20) == CONTEXTS
+    assert default_contexts(10) == (1, 2, 3, 5, 7, 9)
+    assert default_contexts(40) == (*CONTEXTS, 39)
+    assert default_contexts(2) == (1,)
+    for window in range(2, 50):
+        assert check_contexts(default_contexts(window), window) == default_contexts(window)
 
 
 def test_only_the_context_and_the_row_to_predict_are_shown() -> None:

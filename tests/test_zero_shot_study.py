@@ -2,9 +2,11 @@
 
 import json
 import math
+import re
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -16,13 +18,15 @@ from trajworld.errors import TrajWorldError
 from trajworld.evaluation.predictors import compile_one_step, model_predictor
 from trajworld.models.identity import Identity
 from trajworld.models.presets import ModelSizes
-from trajworld.models.support import Support, training_support
+from trajworld.models.support import training_support
 from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.wording import number
 from trajworld.zero_shot.bootstrap import Errors, bootstrap
 from trajworld.zero_shot.findings import findings
 from trajworld.zero_shot.pictures import draw, figure_of
 from trajworld.zero_shot.protocol import set_up
-from trajworld.zero_shot.results import Group, Results
+from trajworld.zero_shot.report import FILES, write_results
+from trajworld.zero_shot.results import Group, ModelFacts, Results
 from trajworld.zero_shot.study import (
     COPY,
     MINIMUM_NORM,
@@ -30,13 +34,13 @@ from trajworld.zero_shot.study import (
     PREDICTORS,
     RIDGE,
     Measured,
-    check_unseen,
     measure,
     measure_all,
 )
 
 SIZES = ModelSizes(blocks=1, width=16, heads=2, variates=12)
 CONTEXTS = (1, 6, 12, 19)
+FACTS = ModelFacts("m.keras", "ab12", 9000, 340_800, True)
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +138,6 @@ def test_all_environments_report_their_progress_together(
 
 
 def test_what_is_no_zero_shot_is_refused(model: TrajWorld, dataset: Dataset) -> None:
-    check_unseen(model, ["gymnasium/Hopper-v5"])
-    own = Support(np.zeros(6, np.float32), np.ones(6, np.float32))
-    seen = TrajWorld(SIZES, Identity(sources={"gymnasium/Hopper-v5": own}))
-    with pytest.raises(TrajWorldError, match="saw gymnasium/Hopper-v5 in pre-training"):
-        check_unseen(seen, ["gymnasium/Walker2d-v5", "gymnasium/Hopper-v5"])
     tuned = TrajWorld(SIZES, Identity(training_support(np.zeros(6), np.ones(6)), "gymnasium/Hopper-v5", 3, 2))
     with pytest.raises(TrajWorldError, match=r"trained on gymnasium/Hopper-v5 alone"):
         measure_all(tuned, [set_up(dataset, 20, 5, 0)], (1,))
@@ -147,7 +146,7 @@ def test_what_is_no_zero_shot_is_refused(model: TrajWorld, dataset: Dataset) -> 
         measure_all(narrow, [set_up(dataset, 20, 5, 0)], (1,))
 
 
-def made(dataset: Dataset, environment: str, **means: tuple[float, float]) -> Measured:
+def made(dataset: Dataset, environment: str, episodes: int = 20, **means: tuple[float, float]) -> Measured:
     """Results with these mean errors at contexts 1 and 19, alike in all windows but for a little noise."""
     trial = set_up(replace(dataset, environment=environment), 20, 40, 0)
     rng = np.random.default_rng(0)
@@ -155,7 +154,7 @@ def made(dataset: Dataset, environment: str, **means: tuple[float, float]) -> Me
     errors = values[..., None] * rng.uniform(0.95, 1.05, size=(4, 2, len(trial.test)))
     return Measured(
         trial,
-        bootstrap(errors, trial.test.first, PREDICTORS, (1, 19), (0,)),
+        bootstrap(errors, np.arange(len(trial.test)) % episodes, PREDICTORS, (1, 19), (0,)),
         {name: np.array([0.1, math.nan, 0.2, 0.3]) for name in PREDICTORS},
         bin_error=0.001,
         change=np.ones(4),
@@ -166,33 +165,75 @@ def test_findings_say_what_the_numbers_say(dataset: Dataset) -> None:
     good = made(dataset, "a/Good", copy=(1, 1), minimum_norm=(1, 3), ridge=(1, 0.5), model=(0.8, 0.2))
     bad = made(dataset, "b/Bad", copy=(0.2, 0.2), minimum_norm=(0.2, 0.4), ridge=(0.2, 0.1), model=(0.2, 0.3))
     even = made(dataset, "b/Even", copy=(1, 1), minimum_norm=(1, 1), ridge=(1, 1), model=(1, 1))
-    results = Results("m.keras", {"seed": 0}, (good, bad), ("good ones", "bad ones"))
+    results = Results(FACTS, {"seed": 0}, (good, bad, bad), ("good ones", "bad ones", "bad ones"))
     sentences = findings(results)
-    assert sentences[0].startswith("Good ones: with 19 rows the model errs by 0.2")
+    assert sentences[0].startswith("Good: with 19 rows the model errs by 0.2"), "one alone is no family"
     assert "better than copying the last row" in sentences[0]
     assert "worse" not in sentences[0]
     assert "It improves with context: with 1 row it errs by 0.8" in sentences[0]
+    assert sentences[1].startswith("Bad ones (2 environments): with 19 rows the model errs by 0.3")
     assert "better than least squares of minimum norm (0.4" in sentences[1]
     assert "and worse than copying the last row (0.2" in sentences[1]
     assert "It gets worse with context" in sentences[1]
     everything = " ".join(sentences)
-    assert "worse than copying the last row in 1 of 2 environments: Bad (1.5" in everything
-    assert "worse than the ridge in 1 of 2 environments: Bad (3" in everything
+    assert "worse than copying the last row in 2 of 3 environments: Bad (1.5" in everything
+    assert "worse than the ridge in 2 of 3 environments: Bad (3" in everything
     assert "minimum norm makes 3.0" in everything
+    assert "as many unknowns" not in everything, "7 unknowns, 18 transitions"
 
-    family = Results("m.keras", {}, (good, even), ("both", "both"))
+    family = Results(FACTS, {}, (good, even), ("both", "both"))
     (group,) = family.family_groups
-    assert group.environments == 2
+    assert (group.name, len(group.members)) == ("both", 2)
     assert group.errors.of(MODEL, 19) == pytest.approx(0.6, rel=0.02)
-    only = " ".join(findings(Results("m.keras", {}, (even,), ("even",))))
-    assert "no different from copying the last row" in only
-    assert "Context makes no difference" in only
+    only = " ".join(findings(Results(FACTS, {}, (even,), ("even",))))
+    assert "not distinguishable from copying the last row" in only
+    assert "No difference by context could be told" in only
     assert "environments:" not in only
+
+
+def test_a_cause_is_named_only_where_it_can_be_one(
+    dataset: Dataset, memory_dataset: Callable[..., Dataset]
+) -> None:
+    wide = memory_dataset([30, 25, 28, 40], observations=14)
+    errors: dict[str, Any] = {"copy": (1, 1), "minimum_norm": (1, 3), "ridge": (1, 1), "model": (1, 1)}
+    small, large = made(dataset, "a/Small", **errors), made(wide, "a/Large", **errors)
+    said = " ".join(findings(Results(FACTS, {}, (small, large), ("small", "large"))))
+    assert "copying's error on Small and" in said
+    assert "copying's error on Large (about as many unknowns as transitions)." in said
+    # Of a mean over both it is not known.
+    assert "unknowns" not in " ".join(findings(Results(FACTS, {}, (small, large), ("both", "both"))))
+
+
+@pytest.mark.parametrize("episodes", [1, 2, 9])
+def test_a_few_episodes_tell_nothing(dataset: Dataset, episodes: int) -> None:
+    errors: dict[str, Any] = {"copy": (1, 1), "minimum_norm": (1, 3), "ridge": (1, 0.1), "model": (0.8, 0.2)}
+    few, many = made(dataset, "a/Few", episodes, **errors), made(dataset, "a/Many", **errors)
+    sentences = findings(Results(FACTS, {}, (few,), ("family",)))
+    assert re.sub(r"\d\.\d+", "x", sentences[0]) == (
+        "Few: with 19 rows the model errs by x, copying the last row by x, least squares of minimum norm by x and the "
+        f"ridge by x: too few test episodes to tell ({episodes})."
+    )
+    said = " ".join(sentences)
+    for word in ("better", "worse", "improves", "0 to"):
+        assert word not in said
+    assert f"Fewer than 10 episodes were tested in Few ({episodes})" in said
+    # A mean is no surer than its parts, and what is sure is still told.
+    results = Results(FACTS, {}, (few, many), ("family", "family"))
+    sentences = findings(results)
+    assert f"too few test episodes to tell ({episodes} in one of them)" in sentences[0]
+    assert "worse than the ridge in 1 of 1 environments: Many" in " ".join(sentences)
+    found = results.as_json(sentences)
+    key = "model_over_baseline_at_longest_context"
+    assert [one[key]["ridge"]["verdict"] for one in found["environments"]] == [
+        "too few test episodes to tell",
+        "larger",
+    ]
+    assert found["families"][0][key]["ridge"]["verdict"] == "too few test episodes to tell"
 
 
 def test_results_are_plain_json_without_what_json_lacks(dataset: Dataset, tmp_path: Path) -> None:
     exact = made(dataset, "a/Still", copy=(0, 0), minimum_norm=(0, 0), ridge=(0, 0), model=(0.1, 0.1))
-    results = Results("m.keras", {"seed": 3}, (exact,), ("still",))
+    results = Results(FACTS, {"seed": 3}, (exact,), ("still",))
     found = json.loads(json.dumps(results.as_json(findings(results)), allow_nan=False))
     (environment,) = found["environments"]
     assert environment["windows"] == len(exact.trial.test)
@@ -200,18 +241,52 @@ def test_results_are_plain_json_without_what_json_lacks(dataset: Dataset, tmp_pa
     assert environment["model_over_baseline_at_longest_context"]["copy"]["ratio"] is None
     assert environment["by_variate_at_longest_context"][1]["model"] is None
     assert found["families"][0]["environments"] == ["a/Still"]
+    assert found["kind"] == "zero-shot"
+    assert found["model"] == asdict(FACTS)
+    assert found["model"]["step"] == 9000
     draw(results, tmp_path / "still.png")
     nothing = made(dataset, "a/Still", copy=(0, 0), minimum_norm=(0, 0), ridge=(0, 0), model=(0, 0))
-    draw(Results("m.keras", {}, (nothing,), ("still",)), tmp_path / "still.png")
+    draw(Results(FACTS, {}, (nothing,), ("still",)), tmp_path / "still.png")
+
+
+def test_a_model_whose_training_is_not_known_is_said_to_be(dataset: Dataset, tmp_path: Path) -> None:
+    each = made(dataset, "a/Good", copy=(1, 1), minimum_norm=(1, 3), ridge=(1, 0.5), model=(0.8, 0.2))
+    for known in (True, False):
+        results = Results(replace(FACTS, training_known=known), {}, (each, each), ("one", "two"))
+        said = [sentence for sentence in findings(results) if "What this model saw is not known" in sentence]
+        assert said == ([] if known else findings(results)[:1])
+        (title,) = figure_of(results).texts
+        assert ("pre-training never saw" in title.get_text()) == known
+        assert ("what this model saw is not known" in title.get_text()) == (not known)
+
+
+def test_the_folder_holds_json_markdown_and_a_picture(dataset: Dataset, tmp_path: Path) -> None:
+    few = made(dataset, "a/Few", 3, copy=(1, 1), minimum_norm=(1, 3), ridge=(1, 0.5), model=(0.8, 0.2))
+    many = made(dataset, "a/Many", copy=(1, 1), minimum_norm=(1, 3), ridge=(1, 0.5), model=(0.8, 0.2))
+    results = Results(FACTS, {}, (few, many, many), ("one", "two", "two"))
+    write_results(results, findings(results), tmp_path / "out")
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(FILES)
+    text = (tmp_path / "out" / "results.md").read_text()
+    assert text.startswith("One-step error of `m.keras` (step 9,000) in standard deviations")
+    rows = [line.strip("| ").split(" | ") for line in text.splitlines() if line.startswith("|")]
+    by_predictor, by_context = rows[:6], rows[6:]
+    assert [row[0] for row in by_predictor[2:]] == ["Few", "**two** (mean of 2)", "Many", "Many"]
+    assert by_predictor[2][1:3] == ["6", "3"]
+    assert not [cell for cell in by_predictor[2] if "[" in cell], "no interval from three episodes"
+    mean, low, high = many.errors.curve(MODEL)[:, -1]
+    assert by_predictor[4][-1] == f"{number(mean)} [{number(low)}–{number(high)}]"
+    assert by_context[0] == ["environment", "1", "19"]
+    assert by_context[4] == ["Many", number(many.errors.of(MODEL, 1)), number(mean)]
+    assert all(f"- {sentence}" in text for sentence in findings(results))
 
 
 @pytest.mark.parametrize("families", [1, 2, 5])
 def test_a_picture_has_a_panel_for_each_family(dataset: Dataset, families: int, tmp_path: Path) -> None:
     each = made(dataset, "a/Good", copy=(1, 1), minimum_norm=(1, 3), ridge=(1, 0.5), model=(0.8, 0.2))
     names = tuple(f"family {number}" for number in range(families))
-    results = Results("m.keras", {}, (each,) * families, names)
+    results = Results(FACTS, {}, (each,) * families, names)
     figure = figure_of(results)
-    assert [axes.get_title(loc="left") for axes in figure.axes] == list(names)
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["Good"] * families
     for axes in figure.axes:
         assert len(axes.lines) == len(PREDICTORS)
         assert axes.get_yscale() == "log"
@@ -224,5 +299,5 @@ def test_a_picture_has_a_panel_for_each_family(dataset: Dataset, families: int, 
 
 
 def test_the_best_context_is_the_one_of_least_error() -> None:
-    errors = Errors(("model",), (1, 5, 19), np.array([[0.3, 0.1, 0.2]]), np.zeros((2, 1, 3)))
+    errors = Errors(("model",), (1, 5, 19), np.array([[0.3, 0.1, 0.2]]), np.zeros((2, 1, 3)), 20)
     assert Group("x", errors).best_context("model") == 5

@@ -37,6 +37,8 @@ COLOURS = {
     "from scratch": ("#c8500a", "#ff9d5c"),
     "zero-shot": ("#8a3c86", "#d795d3"),
     "copy": ("#5b6470", "#aab2bd"),
+    "ridge": ("#c8500a", "#ff9d5c"),
+    "minimum norm": ("#2a8f83", "#6fd0c3"),
     "text": ("#1d2530", "#e4e8ee"),
     "faint text": ("#5b6470", "#aab2bd"),
     "grid": ("#e2e6eb", "#343c47"),

@@ -5,17 +5,17 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trajworld.card.markdown import code, plain, table
-from trajworld.card.run import Evaluation, RunRecord, TrainedOn, read_run
+from trajworld.card.origin import front_matter, licence_of, source_section
+from trajworld.card.run import Evaluation, RunRecord, TrainedOn, model_file, read_run
+from trajworld.card.stretches import computed_on, library_versions
 from trajworld.card.studies import transfer_section, zero_shot_section
-from trajworld.errors import TrajWorldError
+from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import atomic_file
 from trajworld.models.names import said_briefly
 from trajworld.training.record import is_run
 from trajworld.weights import shipped_card
 from trajworld.wording import duration, listed, number
 
-_TAGS = ("world-model", "reinforcement-learning", "offline-rl", "robotics", "trajectories", "keras-3")
-_PAPER = "Yin et al., *Trajectory World Models for Heterogeneous Environments*, ICML 2025, [arXiv 2502.01366](https://arxiv.org/abs/2502.01366)"
 _EXTREMES = 5
 # Entropy of a Gauss-histogram target, nats: of a normal distribution of 0.75 bin widths (DESIGN §3).
 GAUSS_FLOOR = math.log(0.75 * math.sqrt(2 * math.pi * math.e))
@@ -23,7 +23,13 @@ _EVALUATIONS = 12
 
 
 def write_card(
-    run: Path, output: Path, *, name: str = "", transfer: Path | None = None, zero_shot: Path | None = None
+    run: Path,
+    output: Path,
+    *,
+    name: str = "",
+    licence: str = "",
+    transfer: Path | None = None,
+    zero_shot: Path | None = None,
 ) -> None:
     """Write the card of a run's ``best.keras`` (``last.keras`` where nothing was held out).
 
@@ -31,47 +37,53 @@ def write_card(
         run: The run directory.
         output: The file, Markdown; replaced where it is there.
         name: What people load the model by, such as ``trajworld-small`` or ``hf://USER/REPO``.
+        licence: The model's licence as the hub calls it, such as ``mit``; of a model that ships its own where it is
+            empty, and for any other model the card then says nothing of a licence.
         transfer: The folder that ``trajworld evaluate-transfer`` made of this model.
         zero_shot: The folder that ``trajworld evaluate-zero-shot`` made of it.
 
     Raises:
-        UsageError: ``run`` is no run.
-        TrajWorldError: A record is missing or damaged, or the file cannot be written.
+        UsageError: ``run`` is no run, or ``licence`` no such name.
+        TrajWorldError: A record is missing or damaged, a study is of another model file, or the card cannot be written.
     """
-    text = card(read_run(run), name=name, transfer=transfer, zero_shot=zero_shot)
+    text = card(read_run(run), name=name, licence=licence, transfer=transfer, zero_shot=zero_shot)
     with atomic_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
 def card(
-    record: RunRecord, *, name: str = "", transfer: Path | None = None, zero_shot: Path | None = None
+    record: RunRecord,
+    *,
+    name: str = "",
+    licence: str = "",
+    transfer: Path | None = None,
+    zero_shot: Path | None = None,
 ) -> str:
-    """The card's text; see :func:`write_card`."""
-    name = name or "model.keras"
+    """The card's text; see :func:`write_card`.
+
+    Raises:
+        UsageError: ``licence`` is no name of a licence.
+        TrajWorldError: A study's results are missing, damaged or of another model file.
+    """
+    licence, title = licence_of(licence, name), name or "model.keras"
     sections = [
-        _front_matter(record),
-        f"# {plain(_title(name))}\n\n{_summary(record)}",
-        _use(record, name),
+        front_matter(licence),
+        f"# {plain(_title(title))}\n\n{_summary(record)}",
+        _use(record, title),
         _model(record),
         _data(record),
         _training(record),
         _holdout(record),
-        None if zero_shot is None else zero_shot_section(zero_shot),
-        None if transfer is None else transfer_section(transfer),
+        None if zero_shot is None else zero_shot_section(zero_shot, record.weights),
+        None if transfer is None else transfer_section(transfer, record.weights),
         _limits(record),
-        f"## Licence and source\n\nMIT. Made with TrajWorld {code(record.versions.get('trajworld', '?'))}. "
-        f"The architecture and its training are those of {_PAPER}; the weights are this project's own.",
+        source_section(record, licence, name),
     ]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
 def _title(name: str) -> str:
     return "TrajWorld" if name.endswith(".keras") else name.rsplit("/", 1)[-1]
-
-
-def _front_matter(record: RunRecord) -> str:
-    tags = "\n".join(f"  - {tag}" for tag in _TAGS)
-    return f"---\nlibrary_name: keras\nlicense: mit\ntags:\n{tags}\n---"
 
 
 def _summary(record: RunRecord) -> str:
@@ -244,8 +256,8 @@ def _training(record: RunRecord) -> str:
         ("targets, dtype", f"{config.targets}, {config.dtype}"),
         ("seed", f"{config.seed}"),
         ("time", f"{duration(record.seconds)}, holdout evaluations included"),
-        ("computed on", f"{plain(record.device)}, Keras on {plain(record.backend)}"),
-        ("versions", plain(", ".join(f"{name} {version}" for name, version in record.versions.items()))),
+        ("computed on", plain(computed_on(record.stretches))),
+        ("versions", plain(library_versions(record.stretches))),
     ]
     if config.init:
         rows.insert(0, ("started from", code(said_briefly(config.init))))
@@ -325,25 +337,30 @@ def _limits(record: RunRecord) -> str:
     return "## Limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def card_for(model: str, address: str) -> str | None:
-    """The card to publish with a model: the one that ships with it, or one of the run whose ``best.keras`` it is.
+def card_for(model: str, address: str, licence: str = "") -> str | None:
+    """The card to publish with a model: the one that ships with it, or one of the run whose model file it is.
 
     Args:
         model: The model's name, as :func:`trajworld.models.names.find_model` takes it.
         address: What it will be loaded by.
+        licence: What the card is to say, see :func:`write_card`.
 
     Returns:
-        Markdown; None where neither is there.
+        Markdown; None where neither is there: of a run ``best.keras``, or ``last.keras`` where nothing was held out.
 
     Raises:
+        UsageError: A licence is given, but there is no card to write it into.
         TrajWorldError: A record of the run is damaged.
     """
-    if (file := shipped_card(model)) is not None:
-        return read_card(file)
     path = Path(model)
-    if path.name != "best.keras" or not is_run(path.parent):
-        return None
-    return card(read_run(path.parent), name=address)
+    if is_run(path.parent) and path == model_file(path.parent):
+        return card(read_run(path.parent), name=address, licence=licence)
+    if licence:
+        raise UsageError(
+            f"no card is made of {model} that could name a licence: write one and give it by --card"
+        )
+    file = shipped_card(model)
+    return None if file is None else read_card(file)
 
 
 def read_card(path: Path) -> str:

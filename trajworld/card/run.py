@@ -5,10 +5,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trajworld.card.stretches import Stretch, stretches_of
 from trajworld.corpus.sources import source_of
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.files import file_digest
+from trajworld.models.files import describe_model
 from trajworld.training.config import TrainingConfig, resolve_config
-from trajworld.training.record import CONFIG, distinct, is_run, read_metrics, read_record
+from trajworld.training.record import CONFIG, METRICS, distinct, is_run, read_metrics, read_record
+
+_BEST = "best.keras"
 
 
 @dataclass(frozen=True)
@@ -54,30 +59,45 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Weights:
+    """The model file that a card is of.
+
+    Attributes:
+        path: ``best.keras`` of the run; ``last.keras`` where nothing was evaluated.
+        digest: SHA-256 of its bytes, hex.
+        step: The step of training that it says its weights are of; None where it does not say.
+    """
+
+    path: Path
+    digest: str
+    step: int | None
+
+
+@dataclass(frozen=True)
 class RunRecord:
     """A run.
 
     Attributes:
+        path: Its directory.
         config: As it was resolved.
         parameters: Of the model.
-        backend: Keras's backend that it began on.
-        device: Of how many and which devices, in words.
-        versions: Of the libraries, by name.
+        stretches: What it was computed on, from its start and from each resumption on something else.
         datasets: What it was trained on.
         evaluations: In order of steps.
         step: Steps done so far.
         seconds: Trained so far.
+        weights: The model file; None where the run has written none yet.
     """
 
+    path: Path
     config: TrainingConfig
     parameters: int
-    backend: str
-    device: str
-    versions: dict[str, str]
+    stretches: tuple[Stretch, ...]
     datasets: tuple[TrainedOn, ...]
     evaluations: tuple[Evaluation, ...]
     step: int
     seconds: float
+    weights: Weights | None
 
     @property
     def best(self) -> Evaluation | None:
@@ -91,14 +111,15 @@ class RunRecord:
 
 
 def read_run(path: Path) -> RunRecord:
-    """Gather what ``config.toml``, ``run.json`` and ``metrics.jsonl`` of a run directory say.
+    """Gather what ``config.toml``, ``run.json``, ``metrics.jsonl`` and the model file of a run directory say.
 
     Raises:
         UsageError: ``path`` is no run.
-        TrajWorldError: One of the files is damaged.
+        TrajWorldError: One of the files is damaged, or the model file is of another step than the others say.
     """
     if not is_run(path):
         raise UsageError(f"{path} is not a run directory: it has no {CONFIG}")
+    weights = _weights(path)
     record, rows = read_record(path), read_metrics(path)
     config = resolve_config(record["kind"], file=path / CONFIG)
     try:
@@ -107,19 +128,57 @@ def read_run(path: Path) -> RunRecord:
             Evaluation(row["step"], _finite(row["loss"]), _finite(row["holdout_loss"])) for row in evaluated
         )
         best = min(evaluated, key=lambda row: row["holdout_loss"], default={})
-        return RunRecord(
+        found = RunRecord(
+            path,
             config,
             int(record["parameters"]),
-            str(record["backend"]),
-            _device(record),
-            {str(name): str(version) for name, version in record["versions"].items()},
+            stretches_of(record),
             _datasets(record["datasets"], best.get("holdout", {})),
             evaluations,
             rows[-1]["step"] if rows else 0,
             _finite(rows[-1]["seconds"]) if rows else 0.0,
+            weights,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise TrajWorldError(f"{path}: run.json or metrics.jsonl is damaged ({error!r})") from None
+    _check_step(found)
+    return found
+
+
+def model_file(run: Path) -> Path | None:
+    """The model file that a card is of: ``best.keras``, else ``last.keras``; None where the run has written neither."""
+    return next((run / name for name in (_BEST, "last.keras") if (run / name).is_file()), None)
+
+
+def _weights(run: Path) -> Weights | None:
+    path = model_file(run)
+    if path is None:
+        return None
+    step = describe_model(path)["history"].get("step")
+    return Weights(path, file_digest(path), step if isinstance(step, int) else None)
+
+
+def _check_step(record: RunRecord) -> None:
+    """Refuse records of another step than the weights: while a run goes on, one is written after the other.
+
+    Raises:
+        TrajWorldError: They differ.
+    """
+    weights, best = record.weights, record.best
+    if weights is None:
+        return
+    if weights.path.name == _BEST:
+        logged, what = best and best.step, "the best evaluation"
+    elif best is not None:
+        raise TrajWorldError(f"{record.path / _BEST} is missing, which the card would be of: restore it")
+    else:
+        logged, what = record.step, "the last row"
+    if weights.step not in (None, logged):
+        said = "none" if logged is None else f"of step {logged:,}"
+        raise TrajWorldError(
+            f"{weights.path} is of step {weights.step:,}, but {what} in {METRICS} is {said}: if the run goes on, try "
+            "again in a while; else restore the one that is wrong"
+        )
 
 
 def _datasets(described: list[Any], losses: dict[str, Any]) -> tuple[TrainedOn, ...]:
@@ -139,14 +198,6 @@ def _datasets(described: list[Any], losses: dict[str, Any]) -> tuple[TrainedOn, 
         )
         for key, one in zip(keys, described, strict=True)
     )
-
-
-def _device(record: dict[str, Any]) -> str:
-    """``1 cpu``, ``4 of 8 NVIDIA A100 (gpu)``."""
-    device, used = record["device"], int(record.get("layout", {}).get("devices", 1))
-    name, kind, there = str(device["name"]), str(device["kind"]), int(device["count"])
-    count = f"{used}" if used >= there else f"{used} of {there}"
-    return f"{count} {name}" + (f" ({kind})" if kind.lower() not in name.lower() else "")
 
 
 def _finite(value: Any) -> float:

@@ -1,6 +1,7 @@
 """The sections of a card that come from studies of the model, each read from the ``results.json`` of its folder.
 
-The numbers are the studies' own; so are the sentences (``findings``), good news and bad.
+The numbers are the studies' own; so are the sentences (``findings``), good news and bad. A study says which model file
+it is of (``model.file``, the SHA-256 of its bytes), and no other's stands in a card.
 """
 
 from collections.abc import Callable
@@ -8,39 +9,85 @@ from pathlib import Path
 from typing import Any
 
 from trajworld.card.markdown import plain, table
+from trajworld.card.run import Weights
 from trajworld.errors import TrajWorldError
 from trajworld.files import read_json
 from trajworld.wording import number, short_name
 
 
-def transfer_section(folder: Path) -> str:
+def transfer_section(folder: Path, weights: Weights | None) -> str:
     """What ``trajworld evaluate-transfer`` found: fine-tuning the model against training from scratch.
 
+    Args:
+        folder: Where the results are.
+        weights: The model file that they must be of.
+
     Raises:
-        TrajWorldError: The folder holds no such results.
+        TrajWorldError: The folder holds no such results, or results of another model.
     """
-    return _section(folder, "Transfer: fine-tuned against from scratch", _transfer_table)
+    return _section(folder, "transfer", "Transfer: fine-tuned against from scratch", _transfer_table, weights)
 
 
-def zero_shot_section(folder: Path) -> str:
+def zero_shot_section(folder: Path, weights: Weights | None) -> str:
     """What ``trajworld evaluate-zero-shot`` found: the model without an update, by length of context.
 
+    Args:
+        folder: Where the results are.
+        weights: The model file that they must be of.
+
     Raises:
-        TrajWorldError: The folder holds no such results.
+        TrajWorldError: The folder holds no such results, or results of another model.
     """
-    return _section(folder, "Zero-shot: unseen environments without an update", _zero_shot_table)
+    # Whether the environments were unseen is for the findings to say.
+    return _section(folder, "zero-shot", "Zero-shot: without an update", _zero_shot_table, weights)
 
 
-def _section(folder: Path, title: str, table_of: Callable[[dict[str, Any]], str]) -> str:
+def _section(
+    folder: Path,
+    kind: str,
+    title: str,
+    table_of: Callable[[dict[str, Any]], str],
+    weights: Weights | None,
+) -> str:
     path = folder / "results.json"
     results = read_json(path)
     try:
+        # Studies of before kinds were written have none.
+        if (found := results.get("kind", kind)) != kind:
+            raise ValueError(f"they are of the kind {_short(found)}")
         parts = [f"## {title}", table_of(results)]
         if sentences := [f"- {plain(str(sentence))}" for sentence in results["findings"]]:
             parts.append("\n".join(sentences))
+        model = results["model"]
     except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
         raise TrajWorldError(f"{path} does not hold the results of that study ({error!r})") from None
+    _check_model(path, model, weights)
     return "\n\n".join(parts)
+
+
+def _check_model(path: Path, model: Any, weights: Weights | None) -> None:
+    """Refuse a study of another model file than ``weights``; ``model`` is what the study says of its own.
+
+    Raises:
+        TrajWorldError: It is one, or it cannot be told.
+    """
+    if model is None:
+        raise TrajWorldError(f"{path} is a study of no model yet: only the side from scratch was run")
+    if weights is None:
+        raise TrajWorldError(f"{path} is a study of a model, but the run has left no model file yet")
+    if not isinstance(model, dict) or not isinstance(model.get("file"), str):
+        raise TrajWorldError(f"{path} was made by an earlier version: run the study again")
+    if model["file"] != weights.digest:
+        step = model.get("step")
+        shown = f" (step {step:,})" if isinstance(step, int) else ""
+        raise TrajWorldError(
+            f"{path} is a study of {_short(model.get('name', '?'))}{shown}, not of {weights.path}"
+        )
+
+
+def _short(value: Any) -> str:
+    """A value of a file for a line of text."""
+    return "".join(c for c in str(value) if c.isprintable())[:200]
 
 
 def _transfer_table(results: dict[str, Any]) -> str:
@@ -93,10 +140,12 @@ def _zero_shot_table(results: dict[str, Any]) -> str:
     rows = []
     for family in results["families"]:
         curves = {name: family["errors"][name]["mean"] for name in predictors}
+        environments = family["environments"]
         rows.append(
             [
-                plain(family["family"]),
-                f"{len(family['environments'])}",
+                # A family's name would claim too much where one of its environments was measured.
+                plain(family["family"] if len(environments) > 1 else short_name(environments[0])),
+                f"{len(environments)}",
                 *(number(curves[name][-1]) for name in predictors),
                 number(curves["model"][0]),
             ]

@@ -15,7 +15,7 @@ from trajworld.data.statistics import statistics
 from trajworld.data.summary import variate_names
 from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.predictors import OneStep, Prediction, Predictor, model_predictor
+from trajworld.evaluation.predictors import OneStep, Predictor, copying_predictor, model_predictor
 from trajworld.evaluation.ranges import Ranges
 from trajworld.models.support import Support
 from trajworld.models.transformer import TrajWorld
@@ -150,13 +150,8 @@ def copy_last_row_errors(
 
     With the same dataset, episodes, limit and seed it is measured on the same windows as a model.
     """
-    predicted = dataset.observation_size + 1
-
-    def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
-        return Prediction(values[:, -2, :predicted])
-
     return errors_of(
-        predict,
+        copying_predictor(dataset),
         dataset,
         predictor="copy of the last row",
         episodes=episodes,

@@ -37,6 +37,12 @@ OneStep = Callable[[NDArray[np.float32], NDArray[np.float32], Variates], tuple[A
 """What :func:`compile_one_step` returns."""
 
 
+def copying_predictor(dataset: Dataset) -> Predictor:
+    """The baseline that predicts the last row of a dataset's windows to equal the one before it."""
+    predicted = dataset.observation_size + 1
+    return lambda values, time_mask: Prediction(values[:, -2, :predicted])
+
+
 def compile_one_step(model: TrajWorld, short: Literal["padded", "unpadded"] = "padded") -> OneStep:
     """Compile the prediction of each window's last row from the rows before it.
 

@@ -107,8 +107,10 @@ def upload(
 ) -> str:
     """Commit a model file, and its card as README.md, to a repository that is made if it is not there.
 
+    All that the hub can be asked before is asked before: a repository is made only for files that it will take.
+
     Args:
-        address: Where to; its revision is a branch that is there already.
+        address: Where to; its revision is a branch that is there already, of a repository that is.
         file: The model file, whatever it is called here.
         card: Markdown; None leaves the repository's README.md alone.
         private: Whether a repository that is made is private; None for the account's default. True does not upload to
@@ -119,16 +121,23 @@ def upload(
         The repository's address in a browser.
 
     Raises:
-        TrajWorldError: huggingface_hub is not installed, the hub cannot be reached, or it does not take the files.
+        TrajWorldError: huggingface_hub is not installed, the hub cannot be reached, there is no such branch, or the hub
+            does not take the files.
     """
     hub = _client()
     files: dict[str, Path | bytes] = {address.file: file}
     if card is not None:
         files["README.md"] = card.encode()
     with _hub_errors(address):
-        api = hub.HfApi()
-        page = api.create_repo(address.repo, private=private, exist_ok=True)
-        if private and not api.model_info(address.repo).private:
+        from huggingface_hub import constants
+
+        api, page = hub.HfApi(), f"{constants.ENDPOINT}/{address.repo}"
+        there = _repository(api, address)
+        if there is None:
+            if card is not None:
+                _check_card(card, constants)
+            page = str(api.create_repo(address.repo, private=private, exist_ok=True))
+        elif private and not there.private:
             raise TrajWorldError(
                 f"{page} is there already and public: make it private there, or leave out --private"
             )
@@ -138,7 +147,43 @@ def upload(
             commit_message=message or f"Upload {address.file}",
             revision=address.revision,
         )
-    return str(page)
+    return page
+
+
+def _repository(api: Any, address: HubAddress) -> Any:
+    """What the hub says of a repository; None where it is to be made, or not for this user to see.
+
+    A revision must be there: a branch that is not cannot be made with the repository, which would stay empty.
+    """
+    from huggingface_hub import errors
+
+    try:
+        return api.model_info(address.repo, revision=address.revision)
+    except errors.GatedRepoError:
+        raise
+    except errors.RepositoryNotFoundError:
+        if address.revision is not None:
+            raise
+        return None
+
+
+def _check_card(card: str, constants: ModuleType) -> None:
+    """Ask the hub whether it takes a card's front matter, as huggingface_hub does, but when a repository is made.
+
+    Raises:
+        ValueError: It does not.
+    """
+    from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
+
+    answer = get_session().post(
+        f"{constants.ENDPOINT}/api/validate-yaml",
+        json={"content": card, "repoType": "model"},
+        headers=build_hf_headers(),
+    )
+    if answer.status_code == 400:
+        problems = "; ".join(str(error["message"]) for error in answer.json()["errors"])
+        raise ValueError(f"the hub does not take the card's front matter: {problems}")
+    hf_raise_for_status(answer)
 
 
 def _client() -> Any:

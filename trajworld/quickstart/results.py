@@ -7,6 +7,9 @@ from typing import Any
 from trajworld.evaluation.brief import Errors
 from trajworld.quickstart.plan import Plan
 
+KIND = "quickstart"
+"""What ``results.json`` says that it holds."""
+
 
 @dataclass(frozen=True)
 class DatasetRow:
@@ -99,7 +102,7 @@ class Results:
 
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
-        return dataclasses.asdict(self)
+        return {"kind": KIND, **dataclasses.asdict(self)}
 
 
 FINE_TUNED, FROM_SCRATCH = "fine-tuned", "from scratch"

@@ -7,21 +7,35 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 REPLICATES = 1000
+FEWEST = 10
+"""Episodes below which no verdict is given: an interval from a few is too narrow, and from one it has no width."""
+
 _LEVEL = 0.95
 
 
 @dataclass(frozen=True)
 class Ratio:
-    """One error over another, with its interval; infinite or NaN where the other is 0."""
+    """One error over another, with its interval; infinite or NaN where the other is 0.
+
+    Attributes:
+        value: The ratio.
+        low: The lower end of the interval.
+        high: The upper end.
+        enough: Whether the interval comes from so many episodes that it can be trusted.
+    """
 
     value: float
     low: float
     high: float
+    enough: bool = True
 
     @property
     def sign(self) -> int:
-        """-1 if the first error is the smaller one beyond doubt (the whole interval below 1), 1 if larger, else 0."""
-        return -1 if self.high < 1 else 1 if self.low > 1 else 0
+        """-1 if the first error is the smaller one beyond doubt (the whole interval below 1), 1 if larger, else 0.
+
+        From too few episodes nothing is beyond doubt.
+        """
+        return 0 if not self.enough else -1 if self.high < 1 else 1 if self.low > 1 else 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,12 +50,19 @@ class Errors:
         contexts: C lengths.
         mean: ``[K, C]``.
         replicates: ``[R, K, C]``: the same means over episodes drawn anew with replacement.
+        episodes: How many episodes the windows are of; of several environments, of the one that has the fewest.
     """
 
     predictors: tuple[str, ...]
     contexts: tuple[int, ...]
     mean: NDArray[np.float64]
     replicates: NDArray[np.float64]
+    episodes: int
+
+    @property
+    def enough(self) -> bool:
+        """Whether there are episodes enough for intervals that can be trusted."""
+        return self.episodes >= FEWEST
 
     def of(self, predictor: str, context: int) -> float:
         """The mean error of a predictor at a length of context."""
@@ -58,7 +79,7 @@ class Errors:
         with np.errstate(divide="ignore", invalid="ignore"):
             value = self.mean[first] / self.mean[second]
             low, high = _interval(self.replicates[:, *first] / self.replicates[:, *second])
-        return Ratio(float(value), float(low), float(high))
+        return Ratio(float(value), float(low), float(high), self.enough)
 
     def _place(self, predictor: str, context: int) -> tuple[int, int]:
         return self.predictors.index(predictor), self.contexts.index(context)
@@ -90,7 +111,11 @@ def bootstrap(
     drawn = np.random.default_rng(list(seed)).multinomial(count, np.full(count, 1 / count), size=replicates)
     means = (drawn @ sums.T) / (drawn @ windows)[:, None]
     return Errors(
-        tuple(predictors), tuple(contexts), errors.mean(axis=-1), means.reshape(replicates, *errors.shape[:2])
+        tuple(predictors),
+        tuple(contexts),
+        errors.mean(axis=-1),
+        means.reshape(replicates, *errors.shape[:2]),
+        count,
     )
 
 
@@ -105,6 +130,7 @@ def average(errors: Sequence[Errors]) -> Errors:
         first.contexts,
         np.mean([each.mean for each in errors], axis=0),
         np.mean([each.replicates for each in errors], axis=0),
+        min(each.episodes for each in errors),
     )
 
 

@@ -6,9 +6,7 @@ from trajworld.corpus.manifest import Member, member_id, read_manifest
 from trajworld.corpus.table import UNSEEN, Row, read_table, select
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.errors import TrajWorldError
-
-TRANSITIONS = 20_000
-"""Of each environment, where the comparison collects its own: as ``collect-corpus`` does, so the same episodes."""
+from trajworld.zero_shot.defaults import TRANSITIONS
 
 SEED = 0
 """Of that collection."""

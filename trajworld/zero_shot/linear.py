@@ -23,7 +23,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.evaluation.predictors import Prediction, Predictor
+from trajworld.evaluation.predictors import Prediction, Predictor, copying_predictor
 from trajworld.models.support import Support
 from trajworld.zero_shot.protocol import Trial
 
@@ -73,11 +73,11 @@ def ridge(rows: Array, predicted: int, penalties: Sequence[float] = PENALTIES) -
 
 def minimum_norm_predictor(trial: Trial, context: int) -> Predictor:
     """Minimum-norm least squares on the last ``context`` rows as a predictor of a trial's windows."""
+    if context == 1:
+        return copying_predictor(trial.dataset)
     predicted = trial.dataset.observation_size + 1
 
     def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
-        if context == 1:
-            return Prediction(values[:, -2, :predicted])
         rows = _scaled(values[:, -1 - context : -1], trial.support)
         return Prediction(_unscaled(rows[:, -1, :predicted] + minimum_norm(rows, predicted), trial.support))
 
@@ -92,11 +92,11 @@ def ridge_predictor(trial: Trial, context: int, penalties: NDArray[np.int64]) ->
         context: c.
         penalties: ``[P]``: which of ``PENALTIES`` each predicted variate takes; see :func:`choose_penalties`.
     """
+    if context == 1:
+        return copying_predictor(trial.dataset)
     predicted = trial.dataset.observation_size + 1
 
     def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
-        if context == 1:
-            return Prediction(values[:, -2, :predicted])
         rows = _scaled(values[:, -1 - context : -1], trial.support)
         changes = ridge(rows, predicted)[penalties, :, np.arange(predicted)].T
         return Prediction(_unscaled(rows[:, -1, :predicted] + changes, trial.support))

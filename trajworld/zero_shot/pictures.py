@@ -8,15 +8,15 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from trajworld.files import atomic_file
+from trajworld.charts import Look, error_axis, save_figure, style_axes
 from trajworld.zero_shot.results import Group, Results
 from trajworld.zero_shot.study import COPY, MINIMUM_NORM, MODEL, RIDGE
 
 
 class _Style(NamedTuple):
-    """How a predictor's line is drawn; lines differ by more than colour."""
+    """How a predictor's line is drawn; lines differ by more than colour, of which the name is given."""
 
     label: str
     colour: str
@@ -25,16 +25,18 @@ class _Style(NamedTuple):
     dashes: tuple[float, ...]
 
 
-# Drawn in this order, the model last and on top. The colours stay apart for the colour-blind.
+_LOOK = Look()
+# Drawn in this order, the model last and on top.
 _STYLES = {
-    MINIMUM_NORM: _Style("least squares, minimum norm", "#b98cc4", "", 1.3, (4, 2)),
-    COPY: _Style("copy the last row", "#5b6470", "", 1.8, (1.5, 2)),
-    RIDGE: _Style("least squares, ridge", "#c8500a", "s", 2.0, ()),
-    MODEL: _Style("model, zero-shot", "#0068a8", "o", 2.2, ()),
+    MINIMUM_NORM: _Style("least squares, minimum norm", "minimum norm", "", 1.3, (4, 2)),
+    COPY: _Style("copy the last row", "copy", "", 1.8, (1.5, 2)),
+    RIDGE: _Style("least squares, ridge", "ridge", "s", 2.0, ()),
+    MODEL: _Style("model, zero-shot", "zero-shot", "o", 2.2, ()),
 }
-_TEXT, _FAINT, _GRID = "#1d2530", "#5b6470", "#e2e6eb"
 _COLUMNS = 2
 _MOST_BAND = 1.6
+# Between two names on the vertical axis, as a share of its height.
+_ROOM = 0.06
 
 
 def draw(results: Results, path: str | Path) -> None:
@@ -46,9 +48,7 @@ def draw(results: Results, path: str | Path) -> None:
     Raises:
         TrajWorldError: The picture cannot be written there.
     """
-    figure = figure_of(results)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=160)
+    save_figure(figure_of(results), path)
 
 
 def figure_of(results: Results) -> Figure:
@@ -58,7 +58,7 @@ def figure_of(results: Results) -> Figure:
     rows = math.ceil(len(groups) / columns)
     # Apart from the panels, inches for the title, the legend and the lowest axis' label.
     height = 2.75 * rows + 0.95
-    figure = Figure(figsize=(4.3 * columns + 0.2, height), facecolor="white")
+    figure = Figure(figsize=(4.3 * columns + 0.2, height), facecolor=_LOOK.colour("paper"))
     grid = figure.add_gridspec(
         rows,
         columns,
@@ -71,17 +71,15 @@ def figure_of(results: Results) -> Figure:
     )
     for place, group in enumerate(groups):
         axes = figure.add_subplot(grid[place // columns, place % columns])
-        members = results.by_family[group.name]
-        _panel(axes, group, float(np.mean([each.bin_error for each in members])))
+        _panel(axes, group, float(np.mean([each.bin_error for each in group.members])))
         if place + columns >= len(groups):
-            axes.set_xlabel("rows of context", color=_FAINT, fontsize=9.5)
+            axes.set_xlabel("rows of context", fontsize=9.5)
     figure.text(
         0.012,
         1 - 0.13 / height,
-        f"One-step error{' in environments that pre-training never saw' * (columns > 1)}, "
-        "standard deviations (log scale)",
+        _title(results, columns > 1, {axes.get_yscale() for axes in figure.axes}),
         fontsize=10.5 if columns > 1 else 9,
-        color=_TEXT,
+        color=_LOOK.colour("text"),
         va="top",
     )
     figure.legend(
@@ -91,59 +89,73 @@ def figure_of(results: Results) -> Figure:
         ncols=4 if columns > 1 else 2,
         frameon=False,
         fontsize=9.5 if columns > 1 else 7.5,
-        labelcolor=_TEXT,
+        labelcolor=_LOOK.colour("text"),
         handlelength=2.2,
         columnspacing=1.6,
     )
     return figure
 
 
+def _title(results: Results, wide: bool, scales: set[str]) -> str:
+    log = "" if "log" not in scales else " (log scale)" if len(scales) == 1 else " (partly log scale)"
+    unit = f"standard deviations{log}"
+    if not results.model.training_known:
+        return f"One-step error, {unit if wide else 'std'}; what this model saw is not known"
+    return f"One-step error{' in environments that pre-training never saw' * wide}, {unit}"
+
+
 def _panel(axes: Axes, group: Group, bin_error: float) -> None:
     contexts = group.errors.contexts
-    values = []
+    style_axes(axes, _LOOK)
+    values: list[float] = []
     for predictor, style in _STYLES.items():
+        colour = _LOOK.colour(style.colour)
         mean, low, high = group.errors.curve(predictor)
-        axes.fill_between(contexts, low, high, color=style.colour, alpha=0.16, linewidth=0)
+        # From too few episodes, a band would be too narrow to be true.
+        if group.errors.enough:
+            axes.fill_between(contexts, low, high, color=colour, alpha=0.16, linewidth=0)
         axes.plot(
             contexts,
             mean,
-            color=style.colour,
+            color=colour,
             linewidth=style.width,
             dashes=style.dashes or (None, None),
             marker=style.marker,
             markersize=5.5,
-            markeredgecolor="white",
+            markeredgecolor=_LOOK.colour("paper"),
             markeredgewidth=0.8,
         )
         # A band's end may be far off, a line's must be seen.
         values += [*mean, *np.clip([low, high], mean / _MOST_BAND, mean * _MOST_BAND).ravel()]
-    drawn = np.array(values)[np.isfinite(values) & (np.array(values) > 0)]
-    if len(drawn):
-        _error_axis(axes, float(drawn.min()), float(drawn.max()))
-    bottom, top = axes.get_ylim()
-    if len(drawn) and bottom < bin_error < top:
-        axes.axhline(bin_error, color=_FAINT, linewidth=0.9, zorder=1)
-        # Named on the axis: within, some line would be in the way.
-        axes.yaxis.set_minor_locator(FixedLocator([bin_error]))
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: "¼ bin"))
-        ticks = [
-            tick
-            for tick in axes.get_yticks()
-            if abs(math.log(tick / bin_error)) > 0.045 * math.log(top / bottom)
-        ]
-        axes.yaxis.set_major_locator(FixedLocator(ticks))
-    count = f" (mean of {group.environments})" if group.environments > 1 else ""
-    axes.set_title(f"{group.name}{count}", loc="left", fontsize=10, color=_TEXT, fontweight="bold", pad=7)
-    for name, spine in axes.spines.items():
-        spine.set_visible(name == "bottom")
-        spine.set_color(_FAINT)
-    axes.grid(axis="y", color=_GRID, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.tick_params(colors=_FAINT, labelsize=9, length=0)
-    axes.tick_params(axis="y", which="minor", colors=_FAINT, labelsize=8, length=0)
-    axes.tick_params(axis="x", length=4)
+    drawn = [value for value in values if np.isfinite(value) and value > 0]
+    if drawn:
+        error_axis(axes, drawn)
+        _mark(axes, bin_error)
+    count = f" (mean of {len(group.members)})" if len(group.members) > 1 else ""
+    axes.set_title(
+        f"{group.name}{count}", loc="left", fontsize=10, color=_LOOK.colour("text"), fontweight="bold", pad=7
+    )
     axes.set_xlim(contexts[0] - 0.6, contexts[-1] + 0.6)
     axes.xaxis.set_major_locator(FixedLocator(_ticks(contexts)))
+
+
+def _mark(axes: Axes, bin_error: float) -> None:
+    """Mark the error of a quarter of a bin, where it is within the panel."""
+    bottom, top = axes.get_ylim()
+    if not bottom < bin_error < top:
+        return
+    axes.axhline(bin_error, color=_LOOK.colour("faint text"), linewidth=0.9, zorder=1)
+    # Named on the axis: within, some line would be in the way.
+    to_axes = axes.transData + axes.transAxes.inverted()
+
+    def height(value: float) -> float:
+        return float(to_axes.transform((1.0, value))[1])
+
+    ticks = [tick for tick in axes.get_yticks() if abs(height(tick) - height(bin_error)) > _ROOM]
+    axes.yaxis.set_major_locator(FixedLocator([tick for tick in ticks if bottom <= tick <= top]))
+    axes.yaxis.set_minor_locator(FixedLocator([bin_error]))
+    axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: "¼ bin"))
+    axes.tick_params(axis="y", which="minor", colors=_LOOK.colour("faint text"), labelsize=8, length=0)
 
 
 def _ticks(contexts: tuple[int, ...]) -> list[int]:
@@ -155,24 +167,11 @@ def _ticks(contexts: tuple[int, ...]) -> list[int]:
     return sorted({*ticks, contexts[-1]})
 
 
-def _error_axis(axes: Axes, low: float, high: float) -> None:
-    """A logarithmic axis with a few round numbers."""
-    axes.set_yscale("log")
-    low, high = low / 1.1, high * 1.1
-    axes.set_ylim(low, high)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    wide = high / low
-    steps: tuple[float, ...] = (1, 1.5, 2, 3, 5, 7) if wide < 12 else (1, 2, 5) if wide < 300 else (1,)
-    axes.yaxis.set_major_locator(FixedLocator([step * 10.0**decade for decade in decades for step in steps]))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
 def _handle(style: _Style) -> Line2D:
     return Line2D(
         [],
         [],
-        color=style.colour,
+        color=_LOOK.colour(style.colour),
         linewidth=style.width,
         dashes=style.dashes or (None, None),
         marker=style.marker,

@@ -21,7 +21,7 @@ update. What it knows of the environment is its context, and the range of each v
 - **Predictors.** The model's expectation. Copying the last row. Linear least squares, fitted anew on the c - 1
   transitions inside each context, by minimum norm and by a ridge: see ``trajworld.zero_shot.linear``.
 - **Intervals.** 95 %, by a bootstrap over the tested episodes, which are the independent unit: see
-  ``trajworld.zero_shot.bootstrap``.
+  ``trajworld.zero_shot.bootstrap``. From fewer than ten episodes no verdict is given.
 """
 
 from collections.abc import Sequence
@@ -38,8 +38,6 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.predictors import Prediction, Predictor
 from trajworld.models.support import Support, pretraining_support
 
-CONTEXTS = (1, 2, 3, 5, 7, 10, 13, 16, 19)
-WINDOWS = 1024
 _TESTED_SHARE = 0.5
 
 
@@ -70,7 +68,8 @@ class Trial:
         test: The windows that are predicted.
         other: As many windows of the episodes for ranges.
         range_episodes: How many episodes the ranges come from.
-        test_episodes: How many episodes are tested.
+        test_episodes: How many episodes the test windows are of: fewer than were set aside where some are too short
+            for a whole window, or none of their windows was drawn.
         outside: The share of the test windows' real values that lie outside the ranges.
     """
 
@@ -105,7 +104,9 @@ def set_up(dataset: Dataset, window: int, windows: int, seed: int) -> Trial:
     # Each real value counts once for every window that it is in.
     values, _ = gather_windows(dataset, test.ends, test.first, window)
     outside = (values < support.lower) | (values > support.upper)
-    return Trial(dataset, support, test, other, len(for_ranges), len(tested), float(outside.mean()))
+    return Trial(
+        dataset, support, test, other, len(for_ranges), len(np.unique(test.first)), float(outside.mean())
+    )
 
 
 def check_contexts(contexts: Sequence[int], window: int) -> tuple[int, ...]:

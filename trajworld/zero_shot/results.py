@@ -2,11 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Any
 
+from trajworld.files import file_digest
+from trajworld.models.transformer import TrajWorld
+from trajworld.wording import short_name
 from trajworld.zero_shot.bootstrap import Errors, Ratio, average
 from trajworld.zero_shot.study import COPY, MINIMUM_NORM, MODEL, PREDICTORS, RIDGE, Measured
+from trajworld.zero_shot.unseen import training_of
+
+KIND = "zero-shot"
+"""What ``results.json`` says that it holds."""
+
+_VERDICTS = {-1: "smaller", 0: "not distinguishable", 1: "larger"}
 
 BASELINES = (COPY, MINIMUM_NORM, RIDGE)
 
@@ -16,14 +26,16 @@ class Group:
     """An environment, or a family of them, with its errors.
 
     Attributes:
-        name: The environment's or the family's.
-        errors: Of all predictors by length of context.
-        environments: How many environments the errors are the mean of.
+        name: What to call it: the family's name only where several of its environments were measured.
+        errors: Of all predictors by length of context; of a family, the mean over its environments.
+        members: The environments.
+        family: Their family; empty where it is of no interest.
     """
 
     name: str
     errors: Errors
-    environments: int = 1
+    members: tuple[Measured, ...] = ()
+    family: str = ""
 
     @property
     def shortest(self) -> int:
@@ -49,21 +61,61 @@ class Group:
         return self.errors.contexts[int(self.errors.curve(predictor)[0].argmin())]
 
 
+@dataclass(frozen=True)
+class ModelFacts:
+    """The model that was studied.
+
+    Attributes:
+        name: What it was called.
+        file: SHA-256 of its file's bytes, hex.
+        step: The step of training that its weights are of; None where the file does not say.
+        parameters: How many it has.
+        training_known: Whether its file tells all environments that it was trained on; where it does not, one that is
+            tested may be among them.
+    """
+
+    name: str
+    file: str
+    step: int | None
+    parameters: int
+    training_known: bool
+
+    @classmethod
+    def of(cls, name: str, file: Path, model: TrajWorld) -> "ModelFacts":
+        """What is said of a model that was read from ``file``.
+
+        Raises:
+            TrajWorldError: The file cannot be read any more.
+        """
+        step = model.identity.history.get("step")
+        return cls(
+            name,
+            file_digest(file),
+            step if isinstance(step, int) else None,
+            model.count_params(),
+            training_of(model.identity).known,
+        )
+
+
 @dataclass(frozen=True, eq=False)
 class Results:
     """A whole study.
 
     Attributes:
-        model: What people call the model.
+        model: Which model.
         settings: What it was measured with, as plain JSON values.
         measured: Each environment's results, those of a family together.
         families: The family of each of them.
+        backend: Keras's, that computed the model's predictions.
+        versions: Of the libraries.
     """
 
-    model: str
+    model: ModelFacts
     settings: Mapping[str, Any]
     measured: tuple[Measured, ...]
     families: tuple[str, ...]
+    backend: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def by_family(self) -> dict[str, list[Measured]]:
@@ -75,21 +127,26 @@ class Results:
 
     @property
     def family_groups(self) -> list[Group]:
-        """Each family's mean over its environments."""
+        """Each family's mean over its environments; one that was measured alone goes by its own name."""
         return [
-            Group(family, average([each.errors for each in members]), len(members))
+            Group(family, average([each.errors for each in members]), tuple(members), family)
+            if len(members) > 1
+            else group_of(members[0], family)
             for family, members in self.by_family.items()
         ]
 
     def as_json(self, findings: Sequence[str]) -> dict[str, Any]:
         """Plain JSON values."""
         return {
-            "model": self.model,
+            "kind": KIND,
+            "model": asdict(self.model),
             "settings": dict(self.settings),
+            "backend": self.backend,
+            "versions": dict(self.versions),
             "families": [
                 {
-                    "family": group.name,
-                    "environments": [each.trial.dataset.environment for each in self.by_family[group.name]],
+                    "family": group.family,
+                    "environments": [each.trial.dataset.environment for each in group.members],
                     **_group(group),
                 }
                 for group in self.family_groups
@@ -101,9 +158,9 @@ class Results:
         }
 
 
-def group_of(measured: Measured) -> Group:
-    """One environment as a group of its own."""
-    return Group(measured.trial.dataset.environment, measured.errors)
+def group_of(measured: Measured, family: str = "") -> Group:
+    """One environment as a group of its own, by its name without the suite."""
+    return Group(short_name(measured.trial.dataset.environment), measured.errors, (measured,), family)
 
 
 def _environment(family: str, measured: Measured) -> dict[str, Any]:
@@ -145,8 +202,13 @@ def _group(group: Group) -> dict[str, Any]:
     }
 
 
-def _ratio(ratio: Ratio) -> dict[str, float | None]:
-    return {"ratio": _known(ratio.value), "low": _known(ratio.low), "high": _known(ratio.high)}
+def _ratio(ratio: Ratio) -> dict[str, Any]:
+    return {
+        "ratio": _known(ratio.value),
+        "low": _known(ratio.low),
+        "high": _known(ratio.high),
+        "verdict": _VERDICTS[ratio.sign] if ratio.enough else "too few test episodes to tell",
+    }
 
 
 def _known(value: float) -> float | None:

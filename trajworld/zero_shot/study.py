@@ -11,13 +11,19 @@ from numpy.typing import NDArray
 from trajworld.data.padding import padded_sizes
 from trajworld.data.summary import variate_names
 from trajworld.data.windows import gather_windows
-from trajworld.errors import TrajWorldError
 from trajworld.evaluation.prediction import Progress, each_error, scaled_errors, varying
-from trajworld.evaluation.predictors import OneStep, Prediction, Predictor, compile_one_step, model_predictor
+from trajworld.evaluation.predictors import (
+    OneStep,
+    Predictor,
+    compile_one_step,
+    copying_predictor,
+    model_predictor,
+)
 from trajworld.models.transformer import TrajWorld
 from trajworld.zero_shot.bootstrap import Errors, bootstrap
 from trajworld.zero_shot.linear import choose_penalties, minimum_norm_predictor, ridge_predictor
 from trajworld.zero_shot.protocol import Trial, with_context
+from trajworld.zero_shot.unseen import check_unseen
 
 COPY, MINIMUM_NORM, RIDGE, MODEL = "copy", "least squares", "ridge", "model"
 PREDICTORS = (COPY, MINIMUM_NORM, RIDGE, MODEL)
@@ -58,25 +64,6 @@ class Measured:
         return variate_names(dataset)[: dataset.observation_size + 1]
 
 
-def check_unseen(model: TrajWorld, environments: Sequence[str]) -> None:
-    """Refuse a model that cannot be zero-shot in these environments.
-
-    Raises:
-        TrajWorldError: It was trained on one environment alone, or has seen one of these.
-    """
-    identity = model.identity
-    if not identity.support.shared:
-        whose = identity.environment or "one environment"
-        raise TrajWorldError(
-            f"the model was trained on {whose} alone: zero-shot needs one that was pre-trained on many"
-        )
-    seen = [environment for environment in environments if environment in identity.sources]
-    if seen:
-        raise TrajWorldError(
-            f"the model saw {seen[0]} in pre-training, so it is not unseen: leave it out by --only"
-        )
-
-
 def measure_all(
     model: TrajWorld,
     trials: Sequence[Trial],
@@ -98,7 +85,7 @@ def measure_all(
     Raises:
         TrajWorldError: The model is not zero-shot in one of them, or its predictions are not finite.
     """
-    check_unseen(model, [trial.dataset.environment for trial in trials])
+    check_unseen(model.identity, [trial.dataset.environment for trial in trials])
     one_step = compile_one_step(model, short)
     # Unpadded, every length of context is compiled anew for every size.
     most = _SIZES if short == "padded" else _FEW_SIZES
@@ -196,11 +183,14 @@ def measure(
 def _predictor(
     name: str, trial: Trial, context: int, modelled: Predictor, other: NDArray[np.float32]
 ) -> Predictor:
-    predicted = trial.dataset.observation_size + 1
     if name == MODEL:
         return modelled
     if name == RIDGE:
-        return ridge_predictor(trial, context, choose_penalties(other, trial.support, context, predicted))
+        return ridge_predictor(
+            trial,
+            context,
+            choose_penalties(other, trial.support, context, trial.dataset.observation_size + 1),
+        )
     if name == MINIMUM_NORM:
         return minimum_norm_predictor(trial, context)
-    return lambda values, time_mask: Prediction(values[:, -2, :predicted])
+    return copying_predictor(trial.dataset)
