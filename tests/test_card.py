@@ -256,6 +256,18 @@ def resumption(record: dict[str, Any], step: int, **changes: Any) -> dict[str, A
     return {"step": step, **{key: record[key] for key in ("backend", "device", "versions")}, **changes}
 
 
+def test_a_run_that_was_given_another_end_says_so(run: Path) -> None:
+    record, _ = records(run)
+    surroundings = {key: record[key] for key in ("versions", "backend", "device", "layout")}
+    resumed = [{"step": 2, **surroundings}, {"step": 3, "steps_before": 9000, "steps": 12, **surroundings}]
+    for entries, more in (
+        (resumed, "; until step 3 the run and cosine were to end after 9,000"),
+        (resumed[:1], ""),
+    ):
+        (run / "run.json").write_text(json.dumps({**record, "resumed": entries}))
+        assert fact(card(read_run(run)), "steps") == f"12{more}"
+
+
 def test_what_a_resumed_run_was_computed_on(run: Path) -> None:
     record, _ = records(run)
     first = f"1 cpu, Keras on {record['backend']}"

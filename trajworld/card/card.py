@@ -238,7 +238,7 @@ def _training(record: RunRecord) -> str:
         f"ends at 0 after {config.decay_steps:,}"
     )
     rows = [
-        ("steps", f"{record.step:,}" + ("" if record.finished else f" of {config.steps:,}")),
+        ("steps", _steps(record)),
         ("weights", _which(record)),
         (
             "batch",
@@ -264,6 +264,14 @@ def _training(record: RunRecord) -> str:
     if best is None:
         rows = [row for row in rows if row[0] != "weights"]
     return f"## Training\n\n{table(('', ''), rows, left=2)}"
+
+
+def _steps(record: RunRecord) -> str:
+    config = record.config
+    what = "run and cosine were" if config.decay_steps == config.steps else "run was"
+    text = f"{record.step:,}" + ("" if record.finished else f" of {config.steps:,}")
+    earlier = (f"; until step {step:,} the {what} to end after {end:,}" for step, end in record.earlier_ends)
+    return text + "".join(earlier)
 
 
 def _augmentation(record: RunRecord) -> list[tuple[str, str]]:

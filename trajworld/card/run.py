@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trajworld.card.stretches import Stretch, stretches_of
+from trajworld.card.stretches import Stretch, earlier_ends, stretches_of
 from trajworld.corpus.sources import source_of
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import file_digest
@@ -82,6 +82,7 @@ class RunRecord:
         config: As it was resolved.
         parameters: Of the model.
         stretches: What it was computed on, from its start and from each resumption on something else.
+        earlier_ends: Where it was to end before it was given another end, see :func:`earlier_ends`.
         datasets: What it was trained on.
         evaluations: In order of steps.
         step: Steps done so far.
@@ -93,6 +94,7 @@ class RunRecord:
     config: TrainingConfig
     parameters: int
     stretches: tuple[Stretch, ...]
+    earlier_ends: tuple[tuple[int, int], ...]
     datasets: tuple[TrainedOn, ...]
     evaluations: tuple[Evaluation, ...]
     step: int
@@ -133,6 +135,7 @@ def read_run(path: Path) -> RunRecord:
             config,
             int(record["parameters"]),
             stretches_of(record),
+            earlier_ends(record),
             _datasets(record["datasets"], best.get("holdout", {})),
             evaluations,
             rows[-1]["step"] if rows else 0,

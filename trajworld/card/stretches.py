@@ -1,4 +1,4 @@
-"""On what a run was computed: one stretch of steps after another, where it was resumed on something else."""
+"""What changed over a run: on what it was computed, one stretch of steps after another, and where it was to end."""
 
 import itertools
 from collections.abc import Sequence
@@ -45,6 +45,20 @@ def stretches_of(record: dict[str, Any]) -> tuple[Stretch, ...]:
         if (one.backend, one.device, one.versions) != (last.backend, last.device, last.versions):
             kept.append(one)
     return tuple(kept)
+
+
+def earlier_ends(record: dict[str, Any]) -> tuple[tuple[int, int], ...]:
+    """``(step, steps)`` for each time that a resumed run was given another end: until ``step`` it was to end at
+    ``steps``.
+
+    Raises:
+        KeyError, TypeError, ValueError: The record is damaged.
+    """
+    return tuple(
+        (int(entry["step"]), int(entry["steps_before"]))
+        for entry in record.get("resumed", [])
+        if "steps_before" in entry
+    )
 
 
 def computed_on(stretches: Sequence[Stretch]) -> str:
