@@ -1,4 +1,4 @@
-"""Writing that is atomic: a reader sees the whole new file or folder, or none of it."""
+"""Writing that is atomic (a reader sees the whole new file or folder, or none of it), JSON, and files' digests."""
 
 import contextlib
 import hashlib
@@ -80,11 +80,11 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         raise TrajWorldError(f"{path} is not a readable JSON file ({error})") from None
 
 
-def file_digest(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hex.
+def file_digest(path: str | os.PathLike[str]) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal: equal for equal files, whatever they are called.
 
     Raises:
-        TrajWorldError: The file cannot be read.
+        TrajWorldError: The file is missing or cannot be read.
     """
     try:
         with open(path, "rb") as file:
