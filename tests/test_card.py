@@ -468,6 +468,20 @@ def test_a_study_of_another_model_is_refused(
         transfer_section(wrong, weights)
 
 
+def test_the_results_of_the_model_are_found_among_others(run: Path, tmp_path: Path) -> None:
+    whole = tmp_path / "transfer"
+    whole.mkdir()
+    study(whole / "other-ab", transfer_results("ab"))
+    study(whole / "from-scratch", {**transfer_results(""), "model": None})
+    weights = read_run(run).weights
+    with pytest.raises(
+        TrajWorldError, match=r"holds results of other models \(2\), and none of .*best\.keras"
+    ):
+        transfer_section(whole, weights)
+    mine = study(whole / "pre-cd", transfer_results(file_of(run)))
+    assert transfer_section(whole, weights) == transfer_section(mine, weights)
+
+
 def test_a_card_says_no_other_step_than_its_file(run: Path) -> None:
     """While a run goes on, the file is written before the row of the log that tells of it."""
     _, rows = records(run)

@@ -19,13 +19,14 @@ def transfer_section(folder: Path, weights: Weights | None) -> str:
     """What ``trajworld evaluate-transfer`` found: fine-tuning the model against training from scratch.
 
     Args:
-        folder: Where the results are.
+        folder: Where the results are, or the study's whole folder, with one for the results of each model.
         weights: The model file that they must be of.
 
     Raises:
         TrajWorldError: The folder holds no such results, or results of another model.
     """
-    return _section(folder, "transfer", "Transfer: fine-tuned against from scratch", _transfer_table, weights)
+    title = "Transfer: fine-tuned against from scratch"
+    return _section(_folder_of(folder, weights), "transfer", title, _transfer_table, weights)
 
 
 def zero_shot_section(folder: Path, weights: Weights | None) -> str:
@@ -40,6 +41,25 @@ def zero_shot_section(folder: Path, weights: Weights | None) -> str:
     """
     # Whether the environments were unseen is for the findings to say.
     return _section(folder, "zero-shot", "Zero-shot: without an update", _zero_shot_table, weights)
+
+
+def _folder_of(folder: Path, weights: Weights | None) -> Path:
+    """Of a folder with results of several models, each in a folder of its own, the one of ``weights``; else ``folder``.
+
+    Raises:
+        TrajWorldError: There are some, but none is of these weights.
+    """
+    others = sorted(folder.glob("*/results.json"))
+    if (folder / "results.json").is_file() or not others or weights is None:
+        return folder
+    for path in others:
+        results = read_json(path)
+        model = results.get("model") if isinstance(results, dict) else None
+        if isinstance(model, dict) and model.get("file") == weights.digest:
+            return path.parent
+    raise TrajWorldError(
+        f"{folder} holds results of other models ({len(others)}), and none of {weights.path}"
+    )
 
 
 def _section(
