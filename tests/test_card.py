@@ -236,7 +236,6 @@ def test_names_are_only_text(run: Path) -> None:
         lambda record, rows: record["datasets"][0].pop("weight"),
         lambda record, rows: record.update(device="a cpu"),
         lambda record, rows: record.update(resumed=[{"step": 4}]),
-        lambda record, rows: record.update(resumed=3),
         lambda record, rows: record["datasets"].append("x"),
         lambda record, rows: rows[-1].update(holdout_loss="low"),
         lambda record, rows: rows[-1].update(seconds=None),

@@ -14,7 +14,7 @@ import numpy as np
 from trajworld.collect.behaviour import Behaviour
 from trajworld.collect.environments import Environment, open_environment
 from trajworld.collect.episodes import Plan, Rollout, run_episode, run_episodes
-from trajworld.collect.process import start_worker
+from trajworld.collect.process import start_worker, starting_workers
 from trajworld.data.episode import Episode
 from trajworld.errors import TrajWorldError, UsageError
 
@@ -90,7 +90,8 @@ class Workers:
         """Have a process run ``count`` episodes from number ``first``."""
         assert self._pool is not None
         try:
-            return self._pool.submit(run_episodes, plan, first, count)
+            with starting_workers():
+                return self._pool.submit(run_episodes, plan, first, count)
         except BrokenProcessPool as error:
             raise _crashed(plan.environment) from error
 

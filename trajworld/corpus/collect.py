@@ -15,7 +15,7 @@ from trajworld.collect.collector import Tally
 from trajworld.collect.datasets import DECIDING
 from trajworld.collect.environments import open_environment
 from trajworld.collect.names import parse_name
-from trajworld.collect.process import start_worker
+from trajworld.collect.process import start_worker, starting_workers
 from trajworld.corpus.episodes import Gathered, Recipe, gather, recipe_of
 from trajworld.corpus.manifest import corpus_folder, member_id, write_manifest
 from trajworld.corpus.table import Row
@@ -144,7 +144,8 @@ def gather_jobs(jobs: Sequence[Job], workers: int = 1) -> Generator[tuple[Job, G
             # Few at a time, so that finished episodes do not pile up in memory.
             while left and len(running) < workers + 2:
                 job = left.pop()
-                running[pool.submit(_run, job.row, job.recipe)] = job
+                with starting_workers():
+                    running[pool.submit(_run, job.row, job.recipe)] = job
             for done in wait(running, return_when=FIRST_COMPLETED).done:
                 yield running.pop(done), *done.result()
     except BrokenProcessPool as error:

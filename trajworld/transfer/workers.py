@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajworld.collect.process import start_worker
+from trajworld.collect.process import start_worker, starting_workers
 from trajworld.errors import TrajWorldError
 from trajworld.transfer.plan import Trial, TrialSettings
 
@@ -65,7 +65,8 @@ def run_tasks(
             try:
                 while True:
                     while len(running) < workers and (task := next_task()) is not None:
-                        running[pool.submit(run_task, task, folder)] = task
+                        with starting_workers():
+                            running[pool.submit(run_task, task, folder)] = task
                     if not running:
                         return
                     for done in wait(running, return_when=FIRST_COMPLETED).done:
