@@ -120,7 +120,8 @@ def test_interrupted_and_killed(tmp_path: Path) -> None:
     """Ctrl-C and kill -9 leave whole records and no process; the study goes on."""
     out = tmp_path / "out"
     program = "import sys; from trajworld.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    options = ["-o", str(out), *SMALL, "--side", "scratch", "--preset", "tiny"]
+    # Trials that last: on a busy machine the others must not be over before the signal is sent.
+    options = ["-o", str(out), *SMALL, "--steps", "0,2,100", "--side", "scratch", "--preset", "tiny"]
     for number, until in ((signal.SIGINT, "1 of 4: "), (signal.SIGKILL, " of them finished; 2 processes")):
         process = subprocess.Popen(
             [
