@@ -12,7 +12,7 @@ THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "
 
 @contextlib.contextmanager
 def starting_workers() -> Iterator[None]:
-    """For a block that starts processes: none of them sees a Ctrl-C before :func:`start_worker`; this one, afterwards.
+    """For a block that starts processes: a Ctrl-C is this process's alone, as after :func:`start_worker`.
 
     Without it a Ctrl-C that comes while a worker imports its modules ends in Python's own traceback.
     """
