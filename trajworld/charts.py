@@ -116,10 +116,15 @@ def amounts_axis(axes: Axes, amounts: Iterable[int]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
-def error_axis(axes: Axes, values: list[float]) -> bool:
-    """Set the vertical axis: logarithmic where values are positive and far apart, else from zero."""
+def far_apart(values: list[float]) -> bool:
+    """Whether values want a logarithmic axis: they are positive, and the greatest is three times the least."""
+    return min(values) > 0 and max(values) / min(values) >= 3
+
+
+def error_axis(axes: Axes, values: list[float], log: bool | None = None) -> bool:
+    """Set the vertical axis: logarithmic where ``log``, or where values are far apart if that is None; else from zero."""
     low, high = min(values), max(values)
-    if low <= 0 or high / low < 3:
+    if not (far_apart(values) if log is None else log):
         axes.set_ylim(min(0, low), high * 1.1 if high > 0 else 1)
         return False
     axes.set_yscale("log")

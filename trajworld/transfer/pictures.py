@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from trajworld.charts import MARKERS, Look, amounts_axis, error_axis, save_figure, style_axes
+from trajworld.charts import MARKERS, Look, amounts_axis, error_axis, far_apart, save_figure, style_axes
 from trajworld.transfer.factors import Need, Savings
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, SIDES
 from trajworld.transfer.results import Curve, EnvironmentResults, Results
@@ -67,6 +67,7 @@ def _panels(
     # A figure of its own, not pyplot's: nothing global is changed.
     figure = Figure(figsize=(max(width, 6.5), height), facecolor=_LOOK.colour("paper"))
     width = figure.get_figwidth()
+    panels: list[tuple[Axes, list[float]]] = []
     for place, one in enumerate(results.environments):
         left = _LEFT + place * (_WIDTH + _GAP)
         axes = figure.add_axes((left / width, _BOTTOM / height, _WIDTH / width, _HEIGHT / height))
@@ -74,12 +75,16 @@ def _panels(
         shown, news = draw(axes, results, one)
         positive = [error for error in shown if error > 0 and math.isfinite(error)]
         if positive:
-            error_axis(axes, positive)
+            panels.append((axes, positive))
         _heading(axes, 8 + lines * _LINE, short_name(one.environment), "text", 11)
         for number, line in enumerate(news, start=1):
             _heading(axes, 7 + (lines - number) * _LINE, line, FINE_TUNED, _SMALL - 0.5)
         if place == 0:
             axes.set_xlabel(below, loc="left")
+    # Panels side by side are read as of one kind.
+    log = any(far_apart(errors) for _, errors in panels)
+    for axes, errors in panels:
+        error_axis(axes, errors, log)
     figure.text(
         0.1 / width, 1 - 0.12 / height, title, fontsize=_SMALL + 1, color=_LOOK.colour("faint text"), va="top"
     )
