@@ -5,9 +5,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 from rich.console import Console
 from transfer_fixtures import SIZES, made_up_results
 
+from trajworld.transfer import pictures
 from trajworld.transfer.findings import findings
 from trajworld.transfer.pictures import draw_data, draw_steps
 from trajworld.transfer.records import PretrainedModel
@@ -227,6 +229,17 @@ def test_pictures_of_anything(tmp_path: Path, results: Results) -> None:
     for draw in (draw_data, draw_steps):
         draw(results, tmp_path / "picture.png")
         assert (tmp_path / "picture.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_panels_have_scales_of_one_kind(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    figures: list[Figure] = []
+    monkeypatch.setattr(pictures, "save_figure", lambda figure, path: figures.append(figure))
+    flat = made_up_results({1000: [0.25], 4000: [0.2]}, {1000: [0.2], 4000: [0.15]}, steps=(1000,))
+    wide = made_up_results({1000: [0.9], 4000: [0.2]}, {1000: [0.2], 4000: [0.02]}, steps=(1000,))
+    both = replace(flat, environments=(*flat.environments, *wide.environments))
+    draw_data(flat, tmp_path / "flat.png")
+    draw_data(both, tmp_path / "both.png")
+    assert [[axes.get_yscale() for axes in figure.axes] for figure in figures] == [["linear"], ["log", "log"]]
 
 
 @pytest.mark.parametrize(
