@@ -122,7 +122,7 @@ def far_apart(values: list[float]) -> bool:
 
 
 def error_axis(axes: Axes, values: list[float], log: bool | None = None) -> bool:
-    """Set the vertical axis: logarithmic where ``log``, or where values are far apart if that is None; else from zero."""
+    """Set the vertical axis: logarithmic if ``log``, or if that is None where values are far apart; else from zero."""
     low, high = min(values), max(values)
     if not (far_apart(values) if log is None else log):
         axes.set_ylim(min(0, low), high * 1.1 if high > 0 else 1)
