@@ -398,7 +398,7 @@ def test_transfer_is_its_own_section(run: Path, tmp_path: Path) -> None:
         number(0.11),
         number(5.0),
     ]
-    assert "after 100 steps" in text
+    assert "after 100 steps of training in batches of 16, onehot targets" in text
     assert "- Fine-tuning ¦ helps." in text
     assert "- On &lt;nothing>." in text
     assert "## Zero-shot" not in text

@@ -130,7 +130,7 @@ def _transfer_table(results: dict[str, Any]) -> str:
                     number(before / after) if before is not None and after else "–",
                 ]
             )
-    steps = results["plan"]["settings"]["steps"][-1]
+    settings = results["plan"]["settings"]
     head = (
         "environment",
         "transitions",
@@ -141,7 +141,8 @@ def _transfer_table(results: dict[str, Any]) -> str:
         "scratch / fine-tuned",
     )
     return (
-        f"One-step error in standard deviations of each variate, after {steps:,} steps of training.\n\n"
+        f"One-step error in standard deviations of each variate, after {settings['steps'][-1]:,} steps of training in "
+        f"batches of {settings['batch_size']:,}, {plain(_short(settings['targets']))} targets.\n\n"
         + table(head, rows)
     )
 
