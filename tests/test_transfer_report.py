@@ -240,6 +240,7 @@ def test_panels_have_scales_of_one_kind(monkeypatch: pytest.MonkeyPatch, tmp_pat
     draw_data(flat, tmp_path / "flat.png")
     draw_data(both, tmp_path / "both.png")
     assert [[axes.get_yscale() for axes in figure.axes] for figure in figures] == [["linear"], ["log", "log"]]
+    assert ["log scale" in figure.texts[0].get_text() for figure in figures] == [False, True]
 
 
 @pytest.mark.parametrize(

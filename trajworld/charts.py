@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import matplotlib
@@ -116,17 +116,24 @@ def amounts_axis(axes: Axes, amounts: Iterable[int]) -> None:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
-def far_apart(values: list[float]) -> bool:
-    """Whether values want a logarithmic axis: they are positive, and the greatest is three times the least."""
-    return min(values) > 0 and max(values) / min(values) >= 3
+def error_axes(panels: Sequence[tuple[Axes, Sequence[float]]]) -> bool:
+    """Set the vertical axes of panels that are read side by side, each with the values in it.
+
+    Returns:
+        Whether they are logarithmic, which all are where values are positive and in one panel far apart; else all
+        begin with zero.
+    """
+    ends = [(min(values), max(values)) for _, values in panels]
+    log = all(low > 0 for low, _ in ends) and any(high / low >= 3 for low, high in ends)
+    for (axes, _), (low, high) in zip(panels, ends, strict=True):
+        _error_axis(axes, low, high, log)
+    return log
 
 
-def error_axis(axes: Axes, values: list[float], log: bool | None = None) -> bool:
-    """Set the vertical axis: logarithmic if ``log``, or if that is None where values are far apart; else from zero."""
-    low, high = min(values), max(values)
-    if not (far_apart(values) if log is None else log):
+def _error_axis(axes: Axes, low: float, high: float, log: bool) -> None:
+    if not log:
         axes.set_ylim(min(0, low), high * 1.1 if high > 0 else 1)
-        return False
+        return
     axes.set_yscale("log")
     low, high = low / 1.25, high * 1.25
     axes.set_ylim(low, high)
@@ -135,7 +142,6 @@ def error_axis(axes: Axes, values: list[float], log: bool | None = None) -> bool
     axes.yaxis.set_major_locator(FixedLocator([step * 10.0**decade for decade in decades for step in steps]))
     axes.yaxis.set_minor_locator(NullLocator())
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-    return True
 
 
 def place_labels(figure: Figure, axes: Axes, labels: list[Label]) -> None:

@@ -12,7 +12,7 @@ from trajworld.charts import (
     Look,
     amounts_axis,
     axis_title,
-    error_axis,
+    error_axes,
     new_figure,
     nothing,
     place_labels,
@@ -72,7 +72,7 @@ def comparison_figure(results: Results, look: Look) -> Figure:
     if not labels:
         return nothing(figure, axes, look, "No finite error to draw")
     amounts_axis(axes, {row.transitions for row in results.trials})
-    log = error_axis(axes, [value for _, value in seen] + [label.y for label in labels])
+    log = error_axes([(axes, [value for _, value in seen] + [label.y for label in labels])])
     of = "" if look.narrow else f" of {short_name(results.plan.target)}"
     axes.set_xlabel(f"transitions{of} to fine-tune on (log scale)")
     axis_title(

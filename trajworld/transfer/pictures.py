@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from trajworld.charts import MARKERS, Look, amounts_axis, error_axis, far_apart, save_figure, style_axes
+from trajworld.charts import MARKERS, Look, amounts_axis, error_axes, save_figure, style_axes
 from trajworld.transfer.factors import Need, Savings
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, SIDES
 from trajworld.transfer.results import Curve, EnvironmentResults, Results
@@ -81,12 +81,14 @@ def _panels(
             _heading(axes, 7 + (lines - number) * _LINE, line, FINE_TUNED, _SMALL - 0.5)
         if place == 0:
             axes.set_xlabel(below, loc="left")
-    # Panels side by side are read as of one kind.
-    log = any(far_apart(errors) for _, errors in panels)
-    for axes, errors in panels:
-        error_axis(axes, errors, log)
+    log = " (log scale)" if error_axes(panels) else ""
     figure.text(
-        0.1 / width, 1 - 0.12 / height, title, fontsize=_SMALL + 1, color=_LOOK.colour("faint text"), va="top"
+        0.1 / width,
+        1 - 0.12 / height,
+        f"{title}{log}",
+        fontsize=_SMALL + 1,
+        color=_LOOK.colour("faint text"),
+        va="top",
     )
     _legend(figure, others)
     return figure

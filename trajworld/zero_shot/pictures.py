@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
-from trajworld.charts import Look, error_axis, save_figure, style_axes
+from trajworld.charts import Look, error_axes, save_figure, style_axes
 from trajworld.zero_shot.results import Group, Results
 from trajworld.zero_shot.study import COPY, MINIMUM_NORM, MODEL, RIDGE
 
@@ -69,15 +69,23 @@ def figure_of(results: Results) -> Figure:
         hspace=0.42,
         wspace=0.17,
     )
+    panels: list[tuple[Axes, list[float]]] = []
+    bin_errors: list[float] = []
     for place, group in enumerate(groups):
         axes = figure.add_subplot(grid[place // columns, place % columns])
-        _panel(axes, group, float(np.mean([each.bin_error for each in group.members])))
+        drawn = _panel(axes, group)
+        if drawn:
+            panels.append((axes, drawn))
+            bin_errors.append(float(np.mean([each.bin_error for each in group.members])))
         if place + columns >= len(groups):
             axes.set_xlabel("rows of context", fontsize=9.5)
+    log = error_axes(panels)
+    for (axes, _), bin_error in zip(panels, bin_errors, strict=True):
+        _mark(axes, bin_error)
     figure.text(
         0.012,
         1 - 0.13 / height,
-        _title(results, columns > 1, {axes.get_yscale() for axes in figure.axes}),
+        _title(results, columns > 1, log),
         fontsize=10.5 if columns > 1 else 9,
         color=_LOOK.colour("text"),
         va="top",
@@ -96,15 +104,15 @@ def figure_of(results: Results) -> Figure:
     return figure
 
 
-def _title(results: Results, wide: bool, scales: set[str]) -> str:
-    log = "" if "log" not in scales else " (log scale)" if len(scales) == 1 else " (partly log scale)"
-    unit = f"standard deviations{log}"
+def _title(results: Results, wide: bool, log: bool) -> str:
+    unit = f"standard deviations{' (log scale)' * log}"
     if not results.model.training_known:
         return f"One-step error, {unit if wide else 'std'}; what this model saw is not known"
     return f"One-step error{' in environments that pre-training never saw' * wide}, {unit}"
 
 
-def _panel(axes: Axes, group: Group, bin_error: float) -> None:
+def _panel(axes: Axes, group: Group) -> list[float]:
+    """Draw one family; the errors that are to be seen in it."""
     contexts = group.errors.contexts
     style_axes(axes, _LOOK)
     values: list[float] = []
@@ -127,16 +135,13 @@ def _panel(axes: Axes, group: Group, bin_error: float) -> None:
         )
         # A band's end may be far off, a line's must be seen.
         values += [*mean, *np.clip([low, high], mean / _MOST_BAND, mean * _MOST_BAND).ravel()]
-    drawn = [value for value in values if np.isfinite(value) and value > 0]
-    if drawn:
-        error_axis(axes, drawn)
-        _mark(axes, bin_error)
     count = f" (mean of {len(group.members)})" if len(group.members) > 1 else ""
     axes.set_title(
         f"{group.name}{count}", loc="left", fontsize=10, color=_LOOK.colour("text"), fontweight="bold", pad=7
     )
     axes.set_xlim(contexts[0] - 0.6, contexts[-1] + 0.6)
     axes.xaxis.set_major_locator(FixedLocator(_ticks(contexts)))
+    return [value for value in values if np.isfinite(value) and value > 0]
 
 
 def _mark(axes: Axes, bin_error: float) -> None:
