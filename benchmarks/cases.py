@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from trajworld.models.presets import PRESETS, ModelSizes
+from trajworld.models.sizes import PRESETS, ModelSizes
 
 SIZES: dict[str, ModelSizes] = {
     "tiny": PRESETS["tiny"],

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.models.identity import action_mask
-from trajworld.models.support import training_support
-from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.models.ranges import training_support
+from trajworld.models.trajworld import TrajWorld, Variates
 
 from .cases import Case
 

@@ -6,7 +6,7 @@ import numpy as np
 
 from trajworld.backend import active_backend
 from trajworld.models.files import load_model
-from trajworld.models.transformer import Variates
+from trajworld.models.trajworld import Variates
 
 
 def predict_once(path: str, variates: int) -> None:

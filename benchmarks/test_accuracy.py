@@ -18,7 +18,7 @@ from trajworld.benchmarks.cases import Case
 from trajworld.benchmarks.draws import Motion, draw_motion, draw_uneven_batch, make_model
 from trajworld.benchmarks.measure import keep
 from trajworld.benchmarks.results import Result
-from trajworld.models.tokenizer import moments
+from trajworld.models.bins import moments
 from trajworld.training.config import resolve_config
 from trajworld.training.loss import window_loss
 from trajworld.training.optimizer import learning_rate, make_optimizer

@@ -51,7 +51,7 @@ def test_help(benchmark: Any, quick: bool) -> None:
 
 def test_import(benchmark: Any, quick: bool) -> None:
     """Importing the model under the backend."""
-    arguments = ["-c", "import trajworld.models.transformer"]
+    arguments = ["-c", "import trajworld.models.trajworld"]
     benchmark.pedantic(
         run_fresh, args=(arguments,), rounds=2 if quick else 5, warmup_rounds=0 if quick else 1
     )

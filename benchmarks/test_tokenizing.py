@@ -8,7 +8,7 @@ from trajworld.backend import active_backend
 from trajworld.benchmarks.cases import Case, projection_flops
 from trajworld.benchmarks.draws import draw_batch, make_model
 from trajworld.benchmarks.measure import Peak, keep, model_result, timed
-from trajworld.models.tokenizer import encode, target_bins
+from trajworld.models.bins import encode, target_bins
 
 SUITE = "tokenizing"
 

@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
-from trajworld.collect.behaviour import BEHAVIOURS, make_behaviour
 from trajworld.collect.collector import Tally, default_workers
 from trajworld.collect.datasets import DEFAULT_ID, Collected, collect_datasets, dataset_targets
 from trajworld.errors import UsageError
+from trajworld.policies.behaviour import BEHAVIOURS, make_behaviour
 
 _TRANSITIONS = 20_000
 

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from trajworld.corpus.manifest import DEFAULT_NAME, checked_name, member_id
-from trajworld.corpus.table import ROLES, Row, read_table, select
+from trajworld.collect.corpus_manifest import DEFAULT_NAME, checked_name, member_id
+from trajworld.collect.corpus_table import ROLES, Row, read_table, select
 from trajworld.errors import UsageError
 
 from .collection_progress import CollectionProgress
@@ -99,7 +99,7 @@ def collect_corpus(
         os.environ["MINARI_DATASETS_PATH"] = str(output.absolute())
     # Imported here: the simulators are slow to import.
     from trajworld.collect.collector import default_workers
-    from trajworld.corpus.collect import check_families, make_datasets, open_corpus, plan_corpus
+    from trajworld.collect.corpus import check_families, make_datasets, open_corpus, plan_corpus
 
     console = Console(stderr=True)
     began, made = time.monotonic(), []

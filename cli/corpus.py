@@ -9,9 +9,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from trajworld.corpus.describe import Description, Entry, describe_corpus, draw_corpus
-from trajworld.corpus.manifest import DEFAULT_NAME
-from trajworld.corpus.table import PRETRAIN
+from trajworld.collect.corpus_manifest import DEFAULT_NAME
+from trajworld.collect.corpus_summary import Description, Entry, describe_corpus, draw_corpus
+from trajworld.collect.corpus_table import PRETRAIN
 
 
 @click.command(short_help="Show what a corpus holds.")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from trajworld.collect.names import ROBOT, parse_name
+from trajworld.environments.names import ROBOT, parse_name
 from trajworld.errors import UsageError
 
 
@@ -24,7 +24,7 @@ def draw_robots(robots: tuple[str, ...], output: Path) -> None:
     Examples:
       trajworld data draw-robots robot/legged-{0..17} robot/snake-{0..5} -o robots.png
     """
-    from trajworld.robots.picture import draw_robots as draw
+    from trajworld.environments.robots.picture import draw_robots as draw
 
     draw([_robot(text) for text in robots], output)
     click.echo(f"Picture: {output}")

@@ -163,7 +163,7 @@ def evaluate_transfer(
         raise UsageError("name the MODEL to fine-tune, or choose --side scratch")
     if model_name is not None and preset is not None:
         raise UsageError("the model from scratch has MODEL's sizes: leave out --preset")
-    from trajworld.models.presets import PRESETS
+    from trajworld.models.sizes import PRESETS
     from trajworld.transfer.plan import SIDES, TransferPlan, TrialSettings, default_pool, environment_names
 
     def plan_for(sizes_of_model: Any) -> TransferPlan:
@@ -239,8 +239,8 @@ def _model(name: str) -> "PretrainedModel":
 
 
 def _line(progress: "Progress") -> str:
+    from trajworld.text import duration, number
     from trajworld.transfer.workers import describe
-    from trajworld.wording import duration, number
 
     result, left = progress.result, progress.total - progress.done
     if result.diverged is not None:

@@ -17,7 +17,7 @@ from .progress import conversion_progress
 from .results_folder import check_overwrite, results_folder
 
 if TYPE_CHECKING:
-    from trajworld.corpus.table import Row
+    from trajworld.collect.corpus_table import Row
     from trajworld.zero_shot.results import Group, Results
 
 
@@ -179,7 +179,7 @@ def _collect(rows: "list[Row]", transitions: int, workers: int | None) -> None:
     """Make those of the comparison's own datasets that are not there yet."""
     # Imported here: the simulators are slow to import.
     from trajworld.collect.collector import default_workers
-    from trajworld.corpus.collect import check_families, make_datasets, open_corpus, plan_corpus
+    from trajworld.collect.corpus import check_families, make_datasets, open_corpus, plan_corpus
     from trajworld.zero_shot.environments import SEED, own_corpus, unseen_rows
 
     name = own_corpus(transitions)
@@ -196,7 +196,7 @@ def _collect(rows: "list[Row]", transitions: int, workers: int | None) -> None:
 
 def _table(results: "Results") -> Table:
     """A row an environment, families together; the smallest error with the whole context stands out."""
-    from trajworld.wording import number, short_name
+    from trajworld.text import number, short_name
     from trajworld.zero_shot.results import group_of
     from trajworld.zero_shot.study import COPY, MINIMUM_NORM, MODEL, RIDGE
 

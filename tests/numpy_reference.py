@@ -13,8 +13,8 @@ import scipy.stats
 from keras import ops
 from numpy.typing import NDArray
 
-from trajworld.models.presets import ModelSizes
-from trajworld.models.transformer import Variates
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import Variates
 
 MASKED_LOGIT = -1e4
 

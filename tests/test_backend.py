@@ -11,10 +11,10 @@ from keras import ops
 from numpy.typing import NDArray
 
 from trajworld.backend import active_backend
-from trajworld.models import tokenizer
+from trajworld.models import bins as binning
 from trajworld.models.identity import action_mask
-from trajworld.models.presets import ModelSizes
-from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld, Variates
 from trajworld.training.loss import predicted_mask, window_loss
 
 SIZES = ModelSizes(blocks=1, width=8, heads=2, window=6, bins=16, variates=12, dropout=0.1)
@@ -196,7 +196,7 @@ def test_the_loss_averages_over_variates_then_real_rows(targets: str, padded: in
     loss = active_backend().compile(lambda *arrays: window_loss(model, *arrays, targets=targets), model)
     logits = numpy(active_backend().compile(model, model)(values[:, :-1], time_mask[:, :-1], variates))
     log_probabilities = scipy.special.log_softmax(logits.astype(np.float64), axis=-1)
-    encoded = numpy(tokenizer.encode(values, variates.lower, variates.upper, SIZES.bins))
+    encoded = numpy(binning.encode(values, variates.lower, variates.upper, SIZES.bins))
     bins = np.clip(np.floor((values.astype(np.float64) + 1) / 2 * SIZES.bins), 0, SIZES.bins - 1).astype(int)
     rows = []
     for b in range(8):

@@ -15,7 +15,7 @@ from trajworld.benchmarks.cases import (
     training_flops,
 )
 from trajworld.benchmarks.suites import FOLDER, SUITES
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.trajworld import TrajWorld
 
 
 def test_work_is_counted_as_the_project_defines_it() -> None:

@@ -18,16 +18,16 @@ from trajworld.data.dataset import Dataset
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.brief import Errors
 from trajworld.files import file_digest
+from trajworld.models.bins import encode
 from trajworld.models.files import describe_model
-from trajworld.models.presets import ModelSizes
-from trajworld.models.tokenizer import encode
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld
+from trajworld.text import number, short_name
 from trajworld.training.loop import train
 from trajworld.training.run import start_run
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, TransferPlan, TrialSettings
 from trajworld.transfer.results import Curve, EnvironmentResults, Results
 from trajworld.weights import shipped_card, shipped_models
-from trajworld.wording import number, short_name
 from trajworld.zero_shot.protocol import set_up
 from trajworld.zero_shot.results import ModelFacts
 from trajworld.zero_shot.results import Results as ZeroShotResults

@@ -17,9 +17,9 @@ from trajworld.backend import active_backend
 from trajworld.interop.restricted_pickle import read_pickle
 from trajworld.models.files import load_model, save_model
 from trajworld.models.identity import Identity
-from trajworld.models.presets import ModelSizes
-from trajworld.models.support import training_support
-from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.models.ranges import training_support
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld, Variates
 
 __all__ = ["run"]
 

@@ -13,12 +13,12 @@ from fake_hub import FakeHub, cache, hub
 from training_fixtures import config_for, plain_steps, store
 
 import trajworld
-from trajworld.corpus.table import read_table
+from trajworld.collect.corpus_table import read_table
 from trajworld.models.files import save_model
 from trajworld.models.identity import Identity
-from trajworld.models.presets import ModelSizes
-from trajworld.models.support import training_support
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.ranges import training_support
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld
 from trajworld.training.loop import train
 from trajworld.training.run import start_run
 from trajworld.weights import shipped_models

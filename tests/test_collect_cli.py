@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from trajworld.cli.main import main
-from trajworld.collect.behaviour import Uniform
 from trajworld.collect.collector import collect
 from trajworld.collect.datasets import collect_datasets, dataset_targets
 from trajworld.data.minari_datasets import read_minari
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.policies.behaviour import Uniform
 
 
 @pytest.fixture(autouse=True)

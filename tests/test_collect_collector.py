@@ -13,12 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajworld.collect.behaviour import Constant, OrnsteinUhlenbeck, Uniform, make_behaviour
 from trajworld.collect.collector import Tally, Workers, collect, cut_episode, default_workers
-from trajworld.collect.environments import Description, Step, open_environment
 from trajworld.collect.episodes import Plan, episode_seeds, run_episode, run_episodes
 from trajworld.data.episode import Episode, check_episode
+from trajworld.environments.interface import Description, Step
+from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.policies.behaviour import Constant, OrnsteinUhlenbeck, Uniform, make_behaviour
 
 needs_dm_control = pytest.mark.skipif(
     importlib.util.find_spec("dm_control") is None, reason="dm_control is not installed"
@@ -273,7 +274,7 @@ def test_workers_end_with_a_parent_that_was_killed(tmp_path):
     script.write_text(
         "import sys\n"
         "from trajworld.collect.collector import Workers, collect\n"
-        "from trajworld.collect.behaviour import Uniform\n"
+        "from trajworld.policies.behaviour import Uniform\n"
         "if __name__ == '__main__':\n"
         "    with Workers(2) as workers:\n"
         "        stream = collect('Pendulum-v1', behaviour=Uniform(), transitions=10**8, workers=workers)\n"

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from trajworld.cli.main import main
-from trajworld.corpus.collect import make_datasets, open_corpus, plan_corpus
-from trajworld.corpus.describe import describe_corpus
-from trajworld.corpus.episodes import coverage, gather, recipe_of
-from trajworld.corpus.manifest import read_manifest, training_members
-from trajworld.corpus.table import read_table
+from trajworld.collect.corpus import make_datasets, open_corpus, plan_corpus
+from trajworld.collect.corpus_episodes import coverage, gather, recipe_of
+from trajworld.collect.corpus_manifest import read_manifest, training_members
+from trajworld.collect.corpus_summary import describe_corpus
+from trajworld.collect.corpus_table import read_table
 from trajworld.data.minari_datasets import local_datasets, read_minari
 from trajworld.errors import TrajWorldError, UsageError
 
@@ -158,8 +158,8 @@ def test_only_one_process_makes_a_corpus(made, table, monkeypatch):
     with open_corpus("corpus", rows, {}):
         code = (
             "import sys\n"
-            "from trajworld.corpus.collect import open_corpus\n"
-            "from trajworld.corpus.table import read_table\n"
+            "from trajworld.collect.corpus import open_corpus\n"
+            "from trajworld.collect.corpus_table import read_table\n"
             "with open_corpus('corpus', read_table(sys.argv[1]), {}): pass"
         )
         done = subprocess.run([sys.executable, "-c", code, str(table)], capture_output=True, text=True)

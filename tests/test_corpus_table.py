@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from trajworld.cli.main import main
-from trajworld.collect.environments import open_environment
-from trajworld.corpus.table import PRETRAIN, UNSEEN, read_table, select
+from trajworld.collect.corpus_table import PRETRAIN, UNSEEN, read_table, select
+from trajworld.environments.open import open_environment
+from trajworld.environments.robots.kinds import draw_robot
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.robots.kinds import draw_robot
 
 HEAD = "environment, source, M, role, weight, size, behaviour, search, variants\n"
 LINE = "gymnasium/Pendulum-v1?g=4.0, classic, 5, pre-train, 1, 1, varied, 30,\n"

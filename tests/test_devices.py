@@ -159,9 +159,9 @@ from trajworld.backend import Layout, active_backend
 from trajworld.errors import UsageError
 from trajworld.evaluation.predictors import compile_one_step
 from trajworld.models.identity import action_mask
-from trajworld.models.presets import ModelSizes
+from trajworld.models.sizes import ModelSizes
 from trajworld.models.rollout import compile_open_loop, draw_uniforms
-from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.models.trajworld import TrajWorld, Variates
 from trajworld.training.loss import window_loss, window_loss_sums
 
 backend = active_backend()

@@ -15,9 +15,9 @@ from trajworld.data.statistics import value_range
 from trajworld.evaluation.prediction import prediction_errors
 from trajworld.models.files import save_model
 from trajworld.models.identity import Identity
-from trajworld.models.presets import ModelSizes
-from trajworld.models.support import Support, training_support
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.ranges import Support, training_support
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld
 
 PENDULUM = "trajworld/gymnasium-pendulum-v1/ou-v0"
 SIZES = ModelSizes(blocks=1, width=16, heads=2, variates=12)

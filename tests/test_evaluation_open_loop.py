@@ -12,10 +12,10 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import value_range, variate_std
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.open_loop import Foresight, fitting_horizon, open_loop_errors
-from trajworld.models.presets import ModelSizes
+from trajworld.models.ranges import Support, training_support
 from trajworld.models.rollout import open_loop
-from trajworld.models.support import Support, training_support
-from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld, Variates
 
 
 @pytest.fixture(scope="module")

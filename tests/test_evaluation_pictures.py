@@ -25,9 +25,9 @@ from trajworld.evaluation.pictures import (
 )
 from trajworld.evaluation.prediction import copy_last_row_errors
 from trajworld.evaluation.predictors import compile_one_step, variates_of
-from trajworld.models.presets import ModelSizes
-from trajworld.models.support import training_support
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.ranges import training_support
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld
 
 
 def pixels(path: Path) -> np.ndarray:

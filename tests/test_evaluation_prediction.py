@@ -16,9 +16,9 @@ from trajworld.evaluation.prediction import copy_last_row_errors, errors_of, pre
 from trajworld.evaluation.predictors import Prediction, compile_one_step
 from trajworld.evaluation.ranges import support_for
 from trajworld.models.identity import Identity
-from trajworld.models.presets import ModelSizes
-from trajworld.models.support import Support, pretraining_support, training_support
-from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.models.ranges import Support, pretraining_support, training_support
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld, Variates
 
 SIZES = ModelSizes(blocks=1, width=16, heads=2, variates=10)
 

@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from trajworld.backend import active_backend
 from trajworld.interop.convert import import_published
-from trajworld.models import tokenizer
-from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.models import bins as binning
+from trajworld.models.trajworld import TrajWorld, Variates
 
 Floats = NDArray[np.float32]
 
@@ -71,7 +71,7 @@ def test_sizes_and_ranges_are_read_from_the_file(model: TrajWorld, golden: dict[
 def test_whole_window(model: TrajWorld, golden: dict[str, NDArray[Any]]) -> None:
     logits = compiled(model, model)(golden["values"], golden["time_mask"], variates(golden))
     assert_real_rows_close(logits, golden, "logits")
-    mean = tokenizer.expectation(logits, golden["min_values"], golden["max_values"])
+    mean = binning.expectation(logits, golden["min_values"], golden["max_values"])
     assert_real_rows_close(mean, golden, "mean")
 
 
@@ -124,13 +124,13 @@ def test_masked_variates(model: TrajWorld, golden: dict[str, NDArray[Any]]) -> N
 
 
 def test_encoding(golden: dict[str, NDArray[Any]]) -> None:
-    encoded = tokenizer.encode(golden["values"], golden["min_values"], golden["max_values"], 256)
+    encoded = binning.encode(golden["values"], golden["min_values"], golden["max_values"], 256)
     np.testing.assert_allclose(numpy(encoded), golden["input_probs"], atol=1e-4)
 
 
 def test_target_bins(golden: dict[str, NDArray[Any]]) -> None:
     values, lower, upper = (golden[name] for name in ("values", "min_values", "max_values"))
-    found = numpy(tokenizer.target_bins(values, lower, upper, 256))
+    found = numpy(binning.target_bins(values, lower, upper, 256))
     exact = (values.astype(np.float64) - lower) / (upper.astype(np.float64) - lower) * 256
     near_an_edge = np.abs(exact - np.round(exact)) < 256 * 4 * np.finfo(np.float32).eps
     np.testing.assert_array_equal(found[~near_an_edge], golden["target_bins"][~near_an_edge])

@@ -21,9 +21,9 @@ from keras import ops
 from trajworld.errors import TrajWorldError
 from trajworld.models.files import describe_model, load_model, save_model
 from trajworld.models.identity import Identity
-from trajworld.models.presets import ModelSizes
-from trajworld.models.support import training_support
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.ranges import training_support
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld
 
 SIZES = ModelSizes(blocks=2, width=8, heads=2, window=5, bins=16, variates=12, dropout=0.1)
 IDENTITY = Identity(

@@ -16,7 +16,7 @@ from trajworld.cli.main import cli
 from trajworld.errors import UsageError
 from trajworld.models.files import describe_model, load_model
 from trajworld.models.names import find_model
-from trajworld.models.presets import model_sizes
+from trajworld.models.sizes import model_sizes
 from trajworld.quickstart.plan import PLANS, quickstart_plan
 from trajworld.quickstart.stages import command_line, datasets_in
 

@@ -37,7 +37,7 @@ from trajworld.quickstart.results import (
     Results,
     TrialRow,
 )
-from trajworld.wording import duration, number
+from trajworld.text import duration, number
 
 PNG = b"\x89PNG\r\n\x1a\n"
 RATES = (1e-3, 2e-3, 4e-3)

@@ -14,14 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trajworld.cli.main import main
-from trajworld.collect.behaviour import Gait, Varied
 from trajworld.collect.collector import collect
-from trajworld.collect.environments import open_environment
+from trajworld.environments.open import open_environment
+from trajworld.environments.robots.environment import ROBOT_ID, RobotEnv, register_robots
+from trajworld.environments.robots.kinds import KINDS, draw_robot
+from trajworld.environments.robots.picture import draw_robots
+from trajworld.environments.robots.robot import Dice
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.robots.environment import ROBOT_ID, RobotEnv, register_robots
-from trajworld.robots.kinds import KINDS, draw_robot
-from trajworld.robots.picture import draw_robots
-from trajworld.robots.robot import Dice
+from trajworld.policies.behaviour import Gait, Varied
 
 numbers = st.integers(0, 10**6)
 
@@ -76,13 +76,16 @@ def test_numbers_give_different_robots(kind):
 
 
 def test_a_robot_is_the_same_in_another_process_and_of_another_hash_seed():
-    code = "from trajworld.robots.kinds import draw_robot; import sys; sys.stdout.write(draw_robot('legged', 7).xml)"
+    code = (
+        "from trajworld.environments.robots.kinds import draw_robot; import sys; "
+        "sys.stdout.write(draw_robot('legged', 7).xml)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == draw_robot("legged", 7).xml
 
 
 def test_draws_are_thrown_away_until_one_is_sane(monkeypatch):
-    kinds = importlib.import_module("trajworld.robots.kinds")
+    kinds = importlib.import_module("trajworld.environments.robots.kinds")
     seen = []
 
     def second_only(robot):
@@ -98,7 +101,7 @@ def test_draws_are_thrown_away_until_one_is_sane(monkeypatch):
 
 
 def test_a_model_that_explodes_is_not_sane():
-    kinds = importlib.import_module("trajworld.robots.kinds")
+    kinds = importlib.import_module("trajworld.environments.robots.kinds")
     robot = draw_robot("legged", 4)
     assert kinds.is_sane(robot)
     strong = robot.xml.replace('gear="', 'gear="9999')

@@ -11,9 +11,9 @@ import pytest
 from trajworld.backend import active_backend
 from trajworld.errors import UsageError
 from trajworld.models.identity import action_mask
-from trajworld.models.presets import ModelSizes
 from trajworld.models.rollout import OpenLoop, chunk_sizes, compile_open_loop, draw_uniforms, open_loop
-from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld, Variates
 
 SIZES = ModelSizes(blocks=2, width=16, heads=2, variates=12)
 OBSERVATIONS, ACTIONS, BATCH = 3, 2, 2

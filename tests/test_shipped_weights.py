@@ -9,8 +9,8 @@ import trajworld
 from trajworld.backend import active_backend
 from trajworld.models.files import describe_model
 from trajworld.models.identity import action_mask
-from trajworld.models.presets import PRESETS
-from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.models.sizes import PRESETS
+from trajworld.models.trajworld import TrajWorld, Variates
 from trajworld.weights import shipped_models
 
 NAMES = sorted(shipped_models())

@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.models.presets import PRESETS
+from trajworld.models.sizes import PRESETS
 from trajworld.training.config import PRESET_NAMES, DatasetChoice, resolve_config, write_config
 
 DATA: dict[str, Any] = {"datasets": [{"spec": "data"}]}

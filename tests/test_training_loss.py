@@ -8,8 +8,8 @@ import pytest
 from keras import ops
 
 from trajworld.backend import active_backend
-from trajworld.models.presets import ModelSizes
-from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld, Variates
 from trajworld.training.loss import predicted_mask, window_loss, window_loss_sums
 
 BINS = 16

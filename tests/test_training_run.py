@@ -21,9 +21,9 @@ from trajworld.data.store import open_store
 from trajworld.data.windows import WindowIndex
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.files import load_model, save_model
-from trajworld.models.presets import ModelSizes
-from trajworld.models.support import training_support
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.ranges import training_support
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld
 from trajworld.training.config import resolve_config
 from trajworld.training.loop import train
 from trajworld.training.optimizer import learning_rate

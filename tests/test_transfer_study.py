@@ -17,7 +17,7 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import file_digest
 from trajworld.models.files import load_model, save_model
 from trajworld.models.identity import Identity
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.trajworld import TrajWorld
 from trajworld.transfer import workers as workers_module
 from trajworld.transfer.plan import (
     ENVIRONMENTS,

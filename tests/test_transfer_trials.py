@@ -19,7 +19,7 @@ from trajworld.evaluation.brief import brief_errors
 from trajworld.evaluation.prediction import prediction_errors
 from trajworld.evaluation.ranges import Ranges
 from trajworld.models.files import load_model
-from trajworld.models.support import training_support
+from trajworld.models.ranges import training_support
 from trajworld.training.loop import Report, train
 from trajworld.training.optimizer import learning_rate
 from trajworld.training.run import start_run

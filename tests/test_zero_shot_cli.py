@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 
 from trajworld.cli.main import main
-from trajworld.corpus.manifest import write_manifest
-from trajworld.corpus.table import read_table
+from trajworld.collect.corpus_manifest import write_manifest
+from trajworld.collect.corpus_table import read_table
 from trajworld.data.minari_datasets import datasets_folder
 from trajworld.models.files import save_model
 from trajworld.models.identity import Identity
-from trajworld.models.presets import ModelSizes
-from trajworld.models.support import Support
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.ranges import Support
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld
 
 SIZES = ModelSizes(blocks=1, width=16, heads=2, variates=12)
 QUICK = ("--transitions", "900", "--windows", "30", "--contexts", "1,4,19")

@@ -17,10 +17,10 @@ from trajworld.data.statistics import variate_std
 from trajworld.errors import TrajWorldError
 from trajworld.evaluation.predictors import compile_one_step, model_predictor
 from trajworld.models.identity import Identity
-from trajworld.models.presets import ModelSizes
-from trajworld.models.support import training_support
-from trajworld.models.transformer import TrajWorld, Variates
-from trajworld.wording import number
+from trajworld.models.ranges import training_support
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld, Variates
+from trajworld.text import number
 from trajworld.zero_shot.bootstrap import Errors, bootstrap
 from trajworld.zero_shot.findings import findings
 from trajworld.zero_shot.pictures import draw, figure_of

@@ -6,11 +6,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trajworld.corpus.manifest import member_id
-from trajworld.corpus.table import PRETRAIN, UNSEEN, read_table
+from trajworld.collect.corpus_manifest import member_id
+from trajworld.collect.corpus_table import PRETRAIN, UNSEEN, read_table
 from trajworld.errors import TrajWorldError
 from trajworld.models.identity import Identity
-from trajworld.models.support import UNIT_SUPPORT, training_support
+from trajworld.models.ranges import UNIT_SUPPORT, training_support
 from trajworld.zero_shot.unseen import check_unseen, training_of
 
 HOPPER = "gymnasium/Hopper-v5"

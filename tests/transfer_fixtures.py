@@ -8,7 +8,7 @@ from training_fixtures import store
 
 from trajworld.data.resolve import open_dataset
 from trajworld.evaluation.brief import Errors
-from trajworld.models.presets import ModelSizes
+from trajworld.models.sizes import ModelSizes
 from trajworld.transfer.data import BehaviourReturns, EnvironmentData
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, TransferPlan, TrialSettings
 from trajworld.transfer.results import Curve, EnvironmentResults, Results, compared

@@ -14,7 +14,7 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 from trajworld.version import __version__
 
 if TYPE_CHECKING:
-    from trajworld.models.transformer import TrajWorld
+    from trajworld.models.trajworld import TrajWorld
 
 __all__ = ["__version__", "load", "save"]
 

@@ -12,9 +12,9 @@ from trajworld.card.studies import transfer_section, zero_shot_section
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import atomic_file
 from trajworld.models.names import said_briefly
+from trajworld.text import duration, listed, number
 from trajworld.training.record import is_run
 from trajworld.weights import shipped_card
-from trajworld.wording import duration, listed, number
 
 _EXTREMES = 5
 # Entropy of a Gauss-histogram target, nats: of a normal distribution of 0.75 bin widths (DESIGN §3).

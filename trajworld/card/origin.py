@@ -7,8 +7,8 @@ from trajworld.card.run import RunRecord
 from trajworld.card.stretches import own_versions
 from trajworld.errors import UsageError
 from trajworld.models.names import said_briefly
+from trajworld.text import listed
 from trajworld.weights import shipped_models
-from trajworld.wording import listed
 
 _TAGS = ("world-model", "reinforcement-learning", "offline-rl", "robotics", "trajectories", "keras-3")
 _PAPER = "Yin et al., *Trajectory World Models for Heterogeneous Environments*, ICML 2025, [arXiv 2502.01366](https://arxiv.org/abs/2502.01366)"

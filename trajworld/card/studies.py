@@ -12,7 +12,7 @@ from trajworld.card.markdown import plain, table
 from trajworld.card.run import Weights
 from trajworld.errors import TrajWorldError
 from trajworld.files import read_json
-from trajworld.wording import number, short_name
+from trajworld.text import number, short_name
 
 
 def transfer_section(folder: Path, weights: Weights | None) -> str:

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trajworld.collect.behaviour import Behaviour
-from trajworld.collect.environments import Environment, open_environment
 from trajworld.collect.episodes import Plan, Rollout, run_episode, run_episodes
-from trajworld.collect.process import start_worker, starting_workers
 from trajworld.data.episode import Episode
+from trajworld.environments.interface import Environment
+from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.policies.behaviour import Behaviour
+from trajworld.processes import start_worker, starting_workers
 
 # A task is worth about so many transitions: enough to hide its overhead, few enough to stop soon.
 _TASK_TRANSITIONS = 2000

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trajworld.collect.behaviour import Behaviour
 from trajworld.collect.collector import Tally, Workers, collect
-from trajworld.collect.environments import Description, open_environment
-from trajworld.collect.names import parse_name
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import dataset_path, is_dataset_id, write_minari
+from trajworld.environments.interface import Description
+from trajworld.environments.names import parse_name
+from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.policies.behaviour import Behaviour
 from trajworld.versions import versions
 
 DEFAULT_ID = "trajworld/{environment}/{behaviour}-v0"

@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from trajworld.collect.behaviour import Behaviour, Controlled, controller
-from trajworld.collect.environments import Environment, open_environment
 from trajworld.data.episode import Episode
+from trajworld.environments.interface import Environment
+from trajworld.environments.open import open_environment
+from trajworld.policies.behaviour import Behaviour, Controlled, controller
 
 # A process keeps this many environments open between tasks: some take seconds to start.
 _KEPT = 8

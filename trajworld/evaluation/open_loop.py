@@ -12,8 +12,8 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.prediction import Progress, scaled_errors
 from trajworld.evaluation.predictors import variates_of
 from trajworld.evaluation.ranges import Ranges
-from trajworld.models.support import Support
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.ranges import Support
+from trajworld.models.trajworld import TrajWorld
 
 HORIZON = 100
 STARTS = 64

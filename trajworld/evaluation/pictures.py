@@ -16,7 +16,7 @@ from trajworld.evaluation.open_loop import Foresight, OpenLoopErrors
 from trajworld.evaluation.prediction import BATCH_SIZE, PredictionErrors, varying
 from trajworld.evaluation.predictors import OneStep, variates_of
 from trajworld.files import atomic_file
-from trajworld.models.support import Support
+from trajworld.models.ranges import Support
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

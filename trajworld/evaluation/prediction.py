@@ -17,8 +17,8 @@ from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.predictors import OneStep, Predictor, copying_predictor, model_predictor
 from trajworld.evaluation.ranges import Ranges
-from trajworld.models.support import Support
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.ranges import Support
+from trajworld.models.trajworld import TrajWorld
 
 WINDOW = 20
 BATCH_SIZE = 64

@@ -11,8 +11,8 @@ from trajworld.backend import active_backend
 from trajworld.data.dataset import Dataset
 from trajworld.data.padding import padded_frame
 from trajworld.errors import TrajWorldError
-from trajworld.models.support import Support
-from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.models.ranges import Support
+from trajworld.models.trajworld import TrajWorld, Variates
 
 
 class Prediction(NamedTuple):
@@ -56,7 +56,7 @@ def compile_one_step(model: TrajWorld, short: Literal["padded", "unpadded"] = "p
         deviation and cross-entropy of the true bin, each ``[B, M]`` float32 tensors; what it says of action
         variates is unspecified. It reads the model's weights as they are at the call.
     """
-    from trajworld.models.tokenizer import moments, onehot_cross_entropy
+    from trajworld.models.bins import moments, onehot_cross_entropy
 
     def one_step(values: Any, time_mask: Any, variates: Variates) -> tuple[Any, Any, Any]:
         offset = max(model.sizes.window - values.shape[1], 0) if short == "padded" else 0

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import value_range
 from trajworld.errors import TrajWorldError
-from trajworld.models.support import Support, pretraining_support
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.ranges import Support, pretraining_support
+from trajworld.models.trajworld import TrajWorld
 
 
 @dataclass(frozen=True, eq=False)

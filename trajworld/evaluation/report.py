@@ -28,7 +28,7 @@ from trajworld.evaluation.prediction import (
 )
 from trajworld.evaluation.predictors import OneStep, compile_one_step
 from trajworld.evaluation.ranges import Ranges
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.trajworld import TrajWorld
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 from trajworld.errors import TrajWorldError
 from trajworld.interop.published import PublishedCheckpoint, read_published
 from trajworld.models.identity import Identity
-from trajworld.models.presets import ModelSizes
-from trajworld.models.support import UNIT_SUPPORT, Support
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.ranges import UNIT_SUPPORT, Support
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld
 from trajworld.versions import versions
 
 # In a published block, temporal attention is Attention_1, followed by LayerNorm_1, Dense_2, Dense_3 and LayerNorm_3;

@@ -27,10 +27,10 @@ import numpy as np
 from trajworld.errors import TrajWorldError
 from trajworld.files import atomic_file
 from trajworld.models.identity import Identity
-from trajworld.models.presets import ModelSizes
+from trajworld.models.sizes import ModelSizes
 
 if TYPE_CHECKING:
-    from trajworld.models.transformer import TrajWorld
+    from trajworld.models.trajworld import TrajWorld
 
 SUFFIX = ".keras"
 
@@ -110,7 +110,7 @@ def load_model(path: str | os.PathLike[str]) -> "TrajWorld":
     path = model_path(path)
     config = _checked(path)
 
-    from trajworld.models.transformer import TrajWorld
+    from trajworld.models.trajworld import TrajWorld
 
     model = TrajWorld.from_config(config["config"])
     try:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.errors import TrajWorldError
-from trajworld.models.support import UNIT_SUPPORT, Support
+from trajworld.models.ranges import UNIT_SUPPORT, Support
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from trajworld.models.hub import DEFAULT_FILE, PREFIX, download, hub_address, up
 from trajworld.weights import shipped_models
 
 if TYPE_CHECKING:
-    from trajworld.models.transformer import TrajWorld
+    from trajworld.models.trajworld import TrajWorld
 
 ModelName = str | os.PathLike[str]
 

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from trajworld.backend import active_backend
 from trajworld.errors import UsageError
-from trajworld.models.tokenizer import moments, sample
-from trajworld.models.transformer import Cache, TrajWorld, Variates
+from trajworld.models.bins import moments, sample
+from trajworld.models.trajworld import Cache, TrajWorld, Variates
 
 Tensor = Any
 

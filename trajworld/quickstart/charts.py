@@ -19,7 +19,7 @@ from trajworld.charts import (
     save_figure,
 )
 from trajworld.quickstart.results import FINE_TUNED, FROM_SCRATCH, Results
-from trajworld.wording import number, short_name
+from trajworld.text import number, short_name
 
 
 def draw_comparison(results: Results, path: str | os.PathLike[str], look: Look | None = None) -> None:

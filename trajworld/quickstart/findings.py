@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TypeGuard
 
 from trajworld.quickstart.results import FINE_TUNED, FROM_SCRATCH, Results, TrialRow
-from trajworld.wording import listed, number, short_name
+from trajworld.text import listed, number, short_name
 
 SAME = 0.05
 """Two errors that differ by less than this part of the larger one are called the same."""

@@ -26,7 +26,7 @@ from trajworld.quickstart.findings import (
 )
 from trajworld.quickstart.plan import Plan
 from trajworld.quickstart.results import FINE_TUNED, FROM_SCRATCH, Results
-from trajworld.wording import duration, number, short_name
+from trajworld.text import duration, number, short_name
 
 _HEADERS = ("transitions", "copy last row", "zero-shot", "from scratch", "fine-tuned", "ratio")
 _IMAGE_TYPES = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".svg": "image/svg+xml"}

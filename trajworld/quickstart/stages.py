@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trajworld.collect.behaviour import make_behaviour
 from trajworld.collect.collector import default_workers
 from trajworld.collect.datasets import collect_datasets, dataset_targets
 from trajworld.data.dataset import Dataset
@@ -19,8 +18,9 @@ from trajworld.evaluation.prediction import copy_last_row_errors, prediction_err
 from trajworld.evaluation.predictors import OneStep, compile_one_step
 from trajworld.evaluation.ranges import Ranges, support_for
 from trajworld.models.files import load_model
-from trajworld.models.support import pretraining_support
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.ranges import pretraining_support
+from trajworld.models.trajworld import TrajWorld
+from trajworld.policies.behaviour import make_behaviour
 from trajworld.quickstart.plan import Plan
 from trajworld.quickstart.results import FINE_TUNED, FROM_SCRATCH, Command, DatasetRow, ModelFacts, TrialRow
 from trajworld.training.config import Kind, resolve_config

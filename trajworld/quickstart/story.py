@@ -16,7 +16,7 @@ from trajworld.evaluation.predictors import compile_one_step
 from trajworld.evaluation.ranges import support_for
 from trajworld.models.files import load_model
 from trajworld.models.names import load
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.trajworld import TrajWorld
 from trajworld.quickstart.findings import findings
 from trajworld.quickstart.plan import Plan
 from trajworld.quickstart.report import write_report

@@ -13,7 +13,7 @@ import tomli_w
 
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import atomic_file
-from trajworld.models.presets import PRESETS, ModelSizes, model_sizes
+from trajworld.models.sizes import PRESETS, ModelSizes, model_sizes
 
 Kind = Literal["pretrain", "train"]
 

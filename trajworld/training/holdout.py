@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from trajworld.backend import active_backend
 from trajworld.data.mixture import windows_in_order
-from trajworld.models.transformer import Variates
+from trajworld.models.trajworld import Variates
 from trajworld.training.loss import window_loss_sums
 from trajworld.training.record import distinct
 from trajworld.training.run import Run

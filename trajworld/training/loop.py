@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from trajworld.backend import active_backend
 from trajworld.data.mixture import Batch
 from trajworld.errors import TrajWorldError
-from trajworld.models.transformer import Variates
+from trajworld.models.trajworld import Variates
 from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint, save_whole_model
 from trajworld.training.holdout import HoldoutLoss
 from trajworld.training.interrupt import deferred_interrupt, stop_agreed

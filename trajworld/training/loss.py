@@ -4,8 +4,8 @@ from typing import Any
 
 from keras import ops
 
-from trajworld.models.tokenizer import CROSS_ENTROPIES
-from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.models.bins import CROSS_ENTROPIES
+from trajworld.models.trajworld import TrajWorld, Variates
 
 Tensor = Any
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from trajworld.charts import Label, Look, axis_title, new_figure, nothing, place_labels, save_figure
-from trajworld.wording import number
+from trajworld.text import number
 
 NAME = "losses.png"
 """What the picture is called in a run directory."""

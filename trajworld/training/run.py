@@ -15,7 +15,7 @@ from trajworld.files import file_digest, write_json
 from trajworld.models.files import load_model
 from trajworld.models.identity import Identity
 from trajworld.models.names import find_model, said_briefly
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.trajworld import TrajWorld
 from trajworld.training.checkpoint import (
     TrainingState,
     load_checkpoint,

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.corpus.manifest import PREFIX, training_members
+from trajworld.collect.corpus_manifest import PREFIX, training_members
 from trajworld.data.dataset import Dataset
 from trajworld.data.mixture import Mixture, Source
 from trajworld.data.padding import padded_sizes
@@ -18,7 +18,7 @@ from trajworld.data.statistics import value_range
 from trajworld.data.unitraj import UniTrajEnvironment, unitraj_datasets, unitraj_environment, unitraj_range
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.identity import Identity
-from trajworld.models.support import Support, pretraining_support, training_support
+from trajworld.models.ranges import Support, pretraining_support, training_support
 from trajworld.training.config import TrainingConfig
 
 Progress = Callable[[int, int | None, str], None]

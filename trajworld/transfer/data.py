@@ -1,6 +1,6 @@
 """The data of a study of transfer: of each environment a pool to train on and a set to test on, collected once.
 
-Both come from one gathering (``trajworld.corpus.episodes``): behaviours of many kinds, and policies that a search found
+Both come from one gathering (``corpus_episodes``): behaviours of many kinds, and policies that a search found
 before, 40 % of the episodes. Each episode has a seed of its own; the first of them are the pool, the others the test.
 """
 
@@ -14,15 +14,15 @@ from typing import Any
 
 import numpy as np
 
+from trajworld.collect.corpus import Job, check_families, gather_jobs
+from trajworld.collect.corpus_episodes import Gathered, Recipe
+from trajworld.collect.corpus_table import UNSEEN, Row, read_table
 from trajworld.collect.datasets import DECIDING
-from trajworld.collect.names import parse_name
-from trajworld.corpus.collect import Job, check_families, gather_jobs
-from trajworld.corpus.episodes import Gathered, Recipe
-from trajworld.corpus.table import UNSEEN, Row, read_table
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import dataset_path, write_minari
 from trajworld.data.resolve import open_dataset
+from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError
 from trajworld.files import read_json
 from trajworld.transfer.plan import TransferPlan

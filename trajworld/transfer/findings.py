@@ -4,11 +4,11 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
+from trajworld.text import listed, number, short_name
 from trajworld.transfer.factors import DATA_FACTOR, STEP_FACTOR, Need, Savings, Verdict
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, SIDES
 from trajworld.transfer.results import EnvironmentResults, Results
 from trajworld.transfer.trials import Origin
-from trajworld.wording import listed, number, short_name
 
 _SAME = 0.05
 """An error that is less by no more than this part is not called a gain."""

@@ -10,10 +10,10 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from trajworld.charts import MARKERS, Look, amounts_axis, error_axes, save_figure, style_axes
+from trajworld.text import short_name
 from trajworld.transfer.factors import Need, Savings
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH, SIDES
 from trajworld.transfer.results import Curve, EnvironmentResults, Results
-from trajworld.wording import short_name
 
 _LOOK = Look()
 # Inches: a panel, and what is above and below the panels. Three panels fill a page's width, letters still readable.

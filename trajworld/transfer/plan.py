@@ -3,9 +3,9 @@
 import math
 from dataclasses import dataclass
 
-from trajworld.collect.names import parse_name
+from trajworld.environments.names import parse_name
 from trajworld.errors import UsageError
-from trajworld.models.presets import ModelSizes
+from trajworld.models.sizes import ModelSizes
 
 FINE_TUNED, FROM_SCRATCH = "fine-tuned", "from scratch"
 SIDES = (FROM_SCRATCH, FINE_TUNED)

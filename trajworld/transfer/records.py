@@ -9,12 +9,12 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trajworld.collect.names import parse_name
+from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError
 from trajworld.evaluation.brief import Errors
 from trajworld.files import file_digest, read_json, write_json
 from trajworld.models.files import load_model
-from trajworld.models.presets import ModelSizes
+from trajworld.models.sizes import ModelSizes
 from trajworld.transfer.plan import FINE_TUNED, Trial, TrialSettings
 from trajworld.transfer.trials import Origin, Point, TrialResult, trial_config
 

@@ -16,12 +16,12 @@ from trajworld.errors import TrajWorldError
 from trajworld.files import atomic_file, read_json, write_json
 from trajworld.models.files import SUFFIX
 from trajworld.models.names import said_briefly
+from trajworld.text import number, short_name
 from trajworld.transfer.factors import Need, Savings
 from trajworld.transfer.findings import findings
 from trajworld.transfer.plan import FINE_TUNED, FROM_SCRATCH
 from trajworld.transfer.records import PretrainedModel
 from trajworld.transfer.results import Curve, EnvironmentResults, Results
-from trajworld.wording import number, short_name
 
 _RESULTS = "results.json"
 

@@ -15,8 +15,8 @@ from trajworld.evaluation.prediction import prediction_errors
 from trajworld.evaluation.predictors import OneStep, compile_one_step
 from trajworld.evaluation.ranges import support_for
 from trajworld.models.identity import Identity
-from trajworld.models.presets import ModelSizes
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.sizes import ModelSizes
+from trajworld.models.trajworld import TrajWorld
 from trajworld.training.config import TrainingConfig, resolve_config
 from trajworld.training.loop import DivergedError, Report, train
 from trajworld.training.run import Run, start_run

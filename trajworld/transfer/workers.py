@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajworld.collect.process import start_worker, starting_workers
 from trajworld.errors import TrajWorldError
+from trajworld.processes import start_worker, starting_workers
 from trajworld.transfer.plan import Trial, TrialSettings
 
 if TYPE_CHECKING:

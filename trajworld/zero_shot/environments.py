@@ -2,8 +2,8 @@
 
 from collections.abc import Sequence
 
-from trajworld.corpus.manifest import Member, member_id, read_manifest
-from trajworld.corpus.table import UNSEEN, Row, read_table, select
+from trajworld.collect.corpus_manifest import Member, member_id, read_manifest
+from trajworld.collect.corpus_table import UNSEEN, Row, read_table, select
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.errors import TrajWorldError
 from trajworld.zero_shot.defaults import TRANSITIONS

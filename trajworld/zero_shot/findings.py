@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from trajworld.wording import listed, number, short_name
+from trajworld.text import listed, number, short_name
 from trajworld.zero_shot.bootstrap import FEWEST, Ratio
 from trajworld.zero_shot.results import BASELINES, Group, Results, group_of
 from trajworld.zero_shot.study import COPY, MINIMUM_NORM, MODEL, RIDGE

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.evaluation.predictors import Prediction, Predictor, copying_predictor
-from trajworld.models.support import Support
+from trajworld.models.ranges import Support
 from trajworld.zero_shot.protocol import Trial
 
 Array = NDArray[np.float64]

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from trajworld.card.markdown import code, plain, table
 from trajworld.files import atomic_file, write_json
-from trajworld.wording import number
+from trajworld.text import number
 from trajworld.zero_shot.pictures import draw
 from trajworld.zero_shot.results import Group, Results, group_of
 from trajworld.zero_shot.study import COPY, MINIMUM_NORM, MODEL, PREDICTORS, RIDGE

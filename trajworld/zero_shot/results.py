@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from trajworld.files import file_digest
-from trajworld.models.transformer import TrajWorld
-from trajworld.wording import short_name
+from trajworld.models.trajworld import TrajWorld
+from trajworld.text import short_name
 from trajworld.zero_shot.bootstrap import Errors, Ratio, average
 from trajworld.zero_shot.study import COPY, MINIMUM_NORM, MODEL, PREDICTORS, RIDGE, Measured
 from trajworld.zero_shot.unseen import training_of

@@ -19,7 +19,7 @@ from trajworld.evaluation.predictors import (
     copying_predictor,
     model_predictor,
 )
-from trajworld.models.transformer import TrajWorld
+from trajworld.models.trajworld import TrajWorld
 from trajworld.zero_shot.bootstrap import Errors, bootstrap
 from trajworld.zero_shot.linear import choose_penalties, minimum_norm_predictor, ridge_predictor
 from trajworld.zero_shot.protocol import Trial, with_context

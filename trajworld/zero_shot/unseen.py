@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from trajworld.collect.names import DM_CONTROL, GYMNASIUM, ROBOT, parse_name
+from trajworld.environments.names import DM_CONTROL, GYMNASIUM, ROBOT, parse_name
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.identity import Identity
 

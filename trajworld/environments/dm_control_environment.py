@@ -13,15 +13,15 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from trajworld.collect.environments import (
+from trajworld.environments.interface import (
     DEFAULT_TIME_LIMIT,
     Description,
     Step,
     unknown_change,
     unknown_environment,
 )
-from trajworld.collect.names import EnvironmentName
-from trajworld.collect.physics import MUJOCO_CHANGES, change_mujoco, silent_mujoco
+from trajworld.environments.names import EnvironmentName
+from trajworld.environments.physics import MUJOCO_CHANGES, change_mujoco, silent_mujoco
 from trajworld.errors import TrajWorldError, UsageError
 
 

@@ -8,9 +8,9 @@ from keras import ops
 
 from trajworld.errors import TrajWorldError
 from trajworld.models.attention import DROPOUT_SITES, AttentionFeedForward, Grid, RowDense
+from trajworld.models.bins import encode
 from trajworld.models.identity import Identity
-from trajworld.models.presets import ModelSizes
-from trajworld.models.tokenizer import encode
+from trajworld.models.sizes import ModelSizes
 
 Tensor = Any
 

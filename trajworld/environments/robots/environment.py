@@ -8,7 +8,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from trajworld.robots.kinds import draw_robot
+from trajworld.environments.robots.kinds import draw_robot
 
 ROBOT_ID = "trajworld/Robot-v0"
 _STEPS = 1000

@@ -9,9 +9,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Protocol, TypeVar
 
-from trajworld.collect.behaviour import BEHAVIOURS
-from trajworld.collect.names import parse_name
+from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.policies.behaviour import BEHAVIOURS
 
 PRETRAIN, UNSEEN = "pre-train", "unseen"
 ROLES = (PRETRAIN, UNSEEN)
@@ -23,7 +23,7 @@ class Row:
     """One environment of a corpus, and the dataset that is collected of it.
 
     Attributes:
-        environment: Its canonical name, see ``trajworld.collect.names``.
+        environment: Its canonical name, see ``trajworld.environments.names``.
         source: The group it belongs to.
         num_variates: M of its rows.
         role: ``pre-train``, or ``unseen``: kept for tests, never trained on.
@@ -66,7 +66,7 @@ def read_table(path: str | Path | None = None) -> list[Row]:
     if path is None:
         where, text = (
             "the built-in table",
-            (resources.files("trajworld.corpus") / "corpus.csv").read_text("utf-8"),
+            (resources.files("trajworld.collect") / "corpus.csv").read_text("utf-8"),
         )
     else:
         where = str(path)

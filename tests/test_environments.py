@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trajworld.collect.environments import UnstableSimulationError, open_environment
-from trajworld.collect.names import EnvironmentName, parse_name
+from trajworld.environments.interface import UnstableSimulationError
+from trajworld.environments.names import EnvironmentName, parse_name
+from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 
 needs_dm_control = pytest.mark.skipif(
@@ -281,7 +282,7 @@ def test_dm_control_starts_without_a_display_and_leaves_the_environment_variable
     code = (
         "import os; os.environ.pop('MUJOCO_GL', None); os.environ.pop('DISPLAY', None)\n"
         "os.environ.pop('WAYLAND_DISPLAY', None)\n"
-        "from trajworld.collect.environments import open_environment\n"
+        "from trajworld.environments.open import open_environment\n"
         "e = open_environment('dm_control/pendulum-swingup'); e.reset(0)\n"
         "print(os.environ.get('MUJOCO_GL'))"
     )
@@ -291,7 +292,7 @@ def test_dm_control_starts_without_a_display_and_leaves_the_environment_variable
 
 def test_loading_a_model_that_mujoco_warns_about_leaves_no_log(tmp_path):
     code = (
-        "from trajworld.collect.environments import open_environment\n"
+        "from trajworld.environments.open import open_environment\n"
         "e = open_environment('HalfCheetah-v5'); e.reset(0); e.close()"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)

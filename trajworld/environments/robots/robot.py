@@ -10,7 +10,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Robot:
-    """A model and how it is observed, rewarded and stopped; see ``trajworld.robots.environment``.
+    """A model and how it is observed, rewarded and stopped; see ``trajworld.environments.robots.environment``.
 
     Attributes:
         name: Kind and number, ``legged-17``.

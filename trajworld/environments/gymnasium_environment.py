@@ -12,7 +12,7 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator, registry
 from numpy.typing import NDArray
 
-from trajworld.collect.environments import (
+from trajworld.environments.interface import (
     DEFAULT_TIME_LIMIT,
     Description,
     Step,
@@ -20,8 +20,8 @@ from trajworld.collect.environments import (
     unknown_change,
     unknown_environment,
 )
-from trajworld.collect.names import ROBOT, EnvironmentName, Value
-from trajworld.collect.physics import MUJOCO_CHANGES, change_mujoco, checked_number, silent_mujoco
+from trajworld.environments.names import ROBOT, EnvironmentName, Value
+from trajworld.environments.physics import MUJOCO_CHANGES, change_mujoco, checked_number, silent_mujoco
 from trajworld.errors import TrajWorldError, UsageError
 
 # Attributes that the classic environments read at every step but take no argument for; all must be positive.
@@ -126,8 +126,8 @@ class GymnasiumEnvironment:
 
 def _robot(name: EnvironmentName) -> tuple[str, dict[str, Any]]:
     """The Gymnasium id of a robot and the arguments that its name fixes."""
-    from trajworld.robots.environment import ROBOT_ID, register_robots
-    from trajworld.robots.kinds import KINDS
+    from trajworld.environments.robots.environment import ROBOT_ID, register_robots
+    from trajworld.environments.robots.kinds import KINDS
 
     parts = _ROBOT_NUMBER.fullmatch(name.identifier)
     if parts is None or parts[1] not in KINDS:

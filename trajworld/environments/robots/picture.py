@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from trajworld.environments.robots.kinds import draw_robot
+from trajworld.environments.robots.robot import Robot
 from trajworld.errors import UsageError
 from trajworld.files import atomic_file
-from trajworld.robots.kinds import draw_robot
-from trajworld.robots.robot import Robot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

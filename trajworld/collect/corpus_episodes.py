@@ -9,7 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.collect.behaviour import (
+from trajworld.collect.collector import Tally, take_episodes
+from trajworld.collect.corpus_table import Row
+from trajworld.collect.episodes import Rollout, episode_seeds, run_episode
+from trajworld.data.episode import Episode
+from trajworld.environments.interface import Description
+from trajworld.environments.open import open_environment
+from trajworld.policies.behaviour import (
     Behaviour,
     Constant,
     Controlled,
@@ -21,12 +27,7 @@ from trajworld.collect.behaviour import (
     log_uniform,
     make_behaviour,
 )
-from trajworld.collect.collector import Tally, take_episodes
-from trajworld.collect.environments import Description, open_environment
-from trajworld.collect.episodes import Rollout, episode_seeds, run_episode
-from trajworld.collect.policy import ClockedPolicy, search_policies
-from trajworld.corpus.table import Row
-from trajworld.data.episode import Episode
+from trajworld.policies.search import ClockedPolicy, search_policies
 
 # Raised whenever the same recipe gives other episodes, so that no corpus is mixed of both.
 _VERSION = 1

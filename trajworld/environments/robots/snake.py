@@ -2,7 +2,7 @@
 
 import math
 
-from trajworld.robots.robot import Dice, Robot
+from trajworld.environments.robots.robot import Dice, Robot
 
 _TIMESTEPS = (0.0025, 0.004, 0.005)
 

@@ -3,7 +3,7 @@
 import math
 from dataclasses import dataclass
 
-from trajworld.robots.robot import Dice, Robot
+from trajworld.environments.robots.robot import Dice, Robot
 
 # (legs, links a leg): an upright torso stands on one to three legs, a lying one on two to four.
 _UPRIGHT = ((1, 1), (1, 2), (1, 2), (1, 3), (1, 3), (1, 3), (2, 1), (2, 2), (2, 3), (2, 3), (2, 3), (3, 2))

@@ -3,7 +3,7 @@
 import functools
 from collections.abc import Iterable
 
-from trajworld.corpus.table import read_table
+from trajworld.collect.corpus_table import read_table
 
 
 def source_of(environment: str) -> str:

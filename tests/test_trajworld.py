@@ -15,8 +15,8 @@ from numpy_reference import Reference, weights_of_model
 from trajworld.backend import active_backend
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.identity import action_mask
-from trajworld.models.presets import PRESETS, ModelSizes, model_sizes
-from trajworld.models.transformer import TrajWorld, Variates
+from trajworld.models.sizes import PRESETS, ModelSizes, model_sizes
+from trajworld.models.trajworld import TrajWorld, Variates
 
 SIZES = ModelSizes(blocks=2, width=8, heads=2, window=6, bins=16, variates=12, dropout=0.2)
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trajworld.errors import TrajWorldError
 from trajworld.models.identity import Identity, action_mask
-from trajworld.models.support import (
+from trajworld.models.ranges import (
     UNIT_SUPPORT,
     Support,
     pretraining_support,

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from trajworld.collect.names import Value
+from trajworld.environments.names import Value
 from trajworld.errors import UsageError
 
 # Key -> what it sets, for messages and the command's help.

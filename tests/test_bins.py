@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from keras import ops
 from numpy.typing import NDArray
 
-from trajworld.models import tokenizer
+from trajworld.models import bins as binning
 
 BINS = 256
 LOWER = np.array([-1.0, 0.0, -100.0], np.float32)
@@ -50,14 +50,14 @@ def softmax(logits: NDArray[np.float32]) -> Floats:
 
 def test_encoding_is_the_gauss_histogram_of_the_clipped_value() -> None:
     values = random_values((40,))
-    encoded = numbers(tokenizer.encode(values, LOWER, UPPER, BINS))
+    encoded = numbers(binning.encode(values, LOWER, UPPER, BINS))
     expected = histogram(values.astype(np.float64), LOWER.astype(np.float64), UPPER.astype(np.float64), BINS)
     assert encoded.shape == (40, 3, BINS)
     np.testing.assert_allclose(encoded, expected, atol=5e-5)
 
 
 def test_values_beyond_the_ends_encode_as_the_ends() -> None:
-    encoded = numbers(tokenizer.encode(random_values((4,)), LOWER, UPPER, BINS))
+    encoded = numbers(binning.encode(random_values((4,)), LOWER, UPPER, BINS))
     np.testing.assert_array_equal(encoded[2], encoded[0])
     np.testing.assert_array_equal(encoded[3], encoded[1])
     # At an end, half of the Gaussian is cut off: what is left is divided by that half.
@@ -68,31 +68,31 @@ def test_values_beyond_the_ends_encode_as_the_ends() -> None:
 
 def test_about_nine_entries_are_not_zero() -> None:
     values = random_values((200,), seed=1)[4:]
-    counts = np.sum(numbers(tokenizer.encode(values, LOWER, UPPER, BINS)) > 1e-8, axis=-1)
+    counts = np.sum(numbers(binning.encode(values, LOWER, UPPER, BINS)) > 1e-8, axis=-1)
     inside = (values > LOWER + 0.05 * (UPPER - LOWER)) & (values < UPPER - 0.05 * (UPPER - LOWER))
     assert 8 <= counts[inside].mean() <= 10
 
 
 def test_a_scalar_support_serves_all_variates() -> None:
     values = np.random.default_rng(2).uniform(-0.2, 1.2, (5, 7)).astype(np.float32)
-    shared = numbers(tokenizer.encode(values, np.float32(0), np.float32(1), 32))
-    apart = numbers(tokenizer.encode(values, np.zeros(7, np.float32), np.ones(7, np.float32), 32))
+    shared = numbers(binning.encode(values, np.float32(0), np.float32(1), 32))
+    apart = numbers(binning.encode(values, np.zeros(7, np.float32), np.ones(7, np.float32), 32))
     np.testing.assert_array_equal(shared, apart)
 
 
 def test_input_of_half_precision_is_measured_in_float32() -> None:
     values = ops.cast(ops.convert_to_tensor(random_values((6,))), "bfloat16")
     exact = numbers(ops.cast(values, "float32")).astype(np.float32)
-    encoded = tokenizer.encode(values, LOWER, UPPER, BINS)
+    encoded = binning.encode(values, LOWER, UPPER, BINS)
     assert keras.backend.standardize_dtype(encoded.dtype) == "float32"
     np.testing.assert_allclose(
-        numbers(encoded), numbers(tokenizer.encode(exact, LOWER, UPPER, BINS)), atol=1e-6
+        numbers(encoded), numbers(binning.encode(exact, LOWER, UPPER, BINS)), atol=1e-6
     )
 
 
 def test_target_bins_are_the_floor_and_the_ends_beyond() -> None:
     values = random_values((300,), seed=3)
-    found = numbers(tokenizer.target_bins(values, LOWER, UPPER, BINS))
+    found = numbers(binning.target_bins(values, LOWER, UPPER, BINS))
     lower, upper = LOWER.astype(np.float64), UPPER.astype(np.float64)
     scaled = (values.astype(np.float64) - lower) / (upper - lower) * BINS
     expected = np.clip(np.floor(scaled), 0, BINS - 1)
@@ -110,17 +110,17 @@ def test_expectation_and_moments_are_those_of_the_bin_centres() -> None:
     centres = LOWER[:, None] + width[:, None] * (np.arange(BINS) + 0.5)
     mean = np.sum(softmax(logits) * centres, axis=-1)
     spread = np.sqrt(np.sum(softmax(logits) * (centres - mean[..., None]) ** 2, axis=-1))
-    found_mean, found_spread = (numbers(part) for part in tokenizer.moments(logits, LOWER, UPPER))
+    found_mean, found_spread = (numbers(part) for part in binning.moments(logits, LOWER, UPPER))
     scale = UPPER - LOWER
     np.testing.assert_allclose(found_mean / scale, mean / scale, atol=1e-6)
     np.testing.assert_allclose(found_spread / scale, spread / scale, atol=1e-6)
-    np.testing.assert_array_equal(numbers(tokenizer.expectation(logits, LOWER, UPPER)), found_mean)
+    np.testing.assert_array_equal(numbers(binning.expectation(logits, LOWER, UPPER)), found_mean)
 
 
 def test_a_certain_prediction_has_its_bins_centre_and_no_spread() -> None:
     logits = np.full((1, 3, BINS), -1e4, np.float32)
     logits[..., 17] = 0.0
-    mean, spread = (numbers(part) for part in tokenizer.moments(logits, LOWER, UPPER))
+    mean, spread = (numbers(part) for part in binning.moments(logits, LOWER, UPPER))
     np.testing.assert_allclose((mean[0] - LOWER) / (UPPER.astype(np.float64) - LOWER), 17.5 / BINS, atol=1e-6)
     np.testing.assert_array_equal(spread, 0.0)
 
@@ -133,9 +133,9 @@ def test_cross_entropies(targets: str) -> None:
     if targets == "gauss":
         probabilities = histogram(values.astype(np.float64), lower, upper, BINS)
     else:
-        bins = numbers(tokenizer.target_bins(values, LOWER, UPPER, BINS)).astype(int)
+        bins = numbers(binning.target_bins(values, LOWER, UPPER, BINS)).astype(int)
         probabilities = np.eye(BINS)[bins]
-    found = numbers(tokenizer.CROSS_ENTROPIES[targets](logits, values, LOWER, UPPER))
+    found = numbers(binning.CROSS_ENTROPIES[targets](logits, values, LOWER, UPPER))
     np.testing.assert_allclose(found, -np.sum(probabilities * log_probabilities, axis=-1), rtol=1e-4)
 
 
@@ -143,7 +143,7 @@ def draws(logits: NDArray[np.float32], count: int, bins: int) -> Floats:
     """``count`` samples of one variate's prediction on the range [-2, 3]."""
     uniforms = np.random.default_rng(5).uniform(size=(2, count, 1)).astype(np.float32)
     repeated = np.broadcast_to(logits, (count, 1, bins))
-    return numbers(tokenizer.sample(repeated, np.float32(-2), np.float32(3), uniforms))[:, 0]
+    return numbers(binning.sample(repeated, np.float32(-2), np.float32(3), uniforms))[:, 0]
 
 
 def test_samples_follow_the_predicted_distribution() -> None:
@@ -170,9 +170,7 @@ def test_no_sample_falls_in_a_bin_of_no_mass_or_outside() -> None:
             uniforms = np.stack([first, second])[:, None]
             assert (
                 -2
-                <= numbers(
-                    tokenizer.sample(logits[None, None], np.float32(-2), np.float32(3), uniforms)
-                ).item()
+                <= numbers(binning.sample(logits[None, None], np.float32(-2), np.float32(3), uniforms)).item()
                 <= 3
             )
 
@@ -192,7 +190,7 @@ def test_probabilities_sum_to_one_and_centre_on_the_value(
     lower = np.float32(support[0])
     upper = np.float32(lower + np.float32(support[1]))
     values = (lower + np.sort(np.array(fractions, np.float32)) * (upper - lower)).astype(np.float32)
-    probabilities = numbers(tokenizer.encode(values, lower, upper, BINS))
+    probabilities = numbers(binning.encode(values, lower, upper, BINS))
     assert np.all(probabilities >= -2e-7)  # Beyond four deviations float32's erf is flat but for rounding.
     np.testing.assert_allclose(probabilities.sum(axis=-1), 1.0, atol=1e-5)
     # The expected bin rises with the value, and is the value's own to about a bin.
@@ -200,7 +198,7 @@ def test_probabilities_sum_to_one_and_centre_on_the_value(
     assert np.all(np.diff(positions) >= -1e-3)
     scaled = (np.clip(values, lower, upper).astype(np.float64) - lower) / (np.float64(upper) - lower) * BINS
     assert np.all(np.abs(positions - scaled) < 1.0)
-    targets = numbers(tokenizer.target_bins(values, lower, upper, BINS))
+    targets = numbers(binning.target_bins(values, lower, upper, BINS))
     assert np.all((targets >= 0) & (targets < BINS))
     assert np.all(np.abs(targets + 0.5 - np.clip(scaled, 0, BINS)) <= 0.51)
 
@@ -210,6 +208,6 @@ def test_probabilities_sum_to_one_and_centre_on_the_value(
 def test_decoding_the_encoding_gives_the_value_back(fractions: list[float]) -> None:
     """With the log of the encoding as logits, the expectation is the value, but near the ends."""
     values = np.clip(np.array(fractions, np.float32), 0.02, 0.98)
-    logits = np.log(np.maximum(numbers(tokenizer.encode(values, np.float32(0), np.float32(1), BINS)), 1e-30))
-    decoded = numbers(tokenizer.expectation(logits.astype(np.float32), np.float32(0), np.float32(1)))
+    logits = np.log(np.maximum(numbers(binning.encode(values, np.float32(0), np.float32(1), BINS)), 1e-30))
+    decoded = numbers(binning.expectation(logits.astype(np.float32), np.float32(0), np.float32(1)))
     np.testing.assert_allclose(decoded, values, atol=0.02 / BINS)

@@ -12,16 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from trajworld.collect.collector import Tally
+from trajworld.collect.corpus_episodes import Gathered, Recipe, gather, recipe_of
+from trajworld.collect.corpus_manifest import corpus_folder, member_id, write_manifest
+from trajworld.collect.corpus_table import Row
 from trajworld.collect.datasets import DECIDING
-from trajworld.collect.environments import open_environment
-from trajworld.collect.names import parse_name
-from trajworld.collect.process import start_worker, starting_workers
-from trajworld.corpus.episodes import Gathered, Recipe, gather, recipe_of
-from trajworld.corpus.manifest import corpus_folder, member_id, write_manifest
-from trajworld.corpus.table import Row
 from trajworld.data.minari_datasets import dataset_path, write_minari
+from trajworld.environments.names import parse_name
+from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import read_json
+from trajworld.processes import start_worker, starting_workers
 from trajworld.versions import versions
 
 

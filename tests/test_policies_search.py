@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from trajworld.collect.environments import Description, Step, open_environment
 from trajworld.collect.episodes import run_episode
-from trajworld.collect.policy import ClockedPolicy, search_policies
+from trajworld.environments.interface import Description, Step
+from trajworld.environments.open import open_environment
+from trajworld.policies.search import ClockedPolicy, search_policies
 
 
 def policy(noise=0.0):

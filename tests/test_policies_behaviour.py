@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajworld.collect.behaviour import (
+from trajworld.errors import UsageError
+from trajworld.policies.behaviour import (
     BEHAVIOURS,
     Constant,
     Gait,
@@ -18,7 +19,6 @@ from trajworld.collect.behaviour import (
     Varied,
     make_behaviour,
 )
-from trajworld.errors import UsageError
 
 LOW, HIGH = np.array([-1.0, 0.0, -2.5], np.float32), np.array([1.0, 4.0, -0.5], np.float32)
 

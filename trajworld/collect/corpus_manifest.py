@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trajworld.corpus.table import PRETRAIN, Row
+from trajworld.collect.corpus_table import PRETRAIN, Row
 from trajworld.data.minari_datasets import dataset_path, datasets_folder
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import read_json, write_json

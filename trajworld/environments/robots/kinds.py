@@ -4,11 +4,11 @@ from collections.abc import Callable
 
 import numpy as np
 
-from trajworld.collect.physics import silent_mujoco
+from trajworld.environments.physics import silent_mujoco
+from trajworld.environments.robots.legged import draw_legged
+from trajworld.environments.robots.robot import Dice, Robot
+from trajworld.environments.robots.snake import draw_snake
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.robots.legged import draw_legged
-from trajworld.robots.robot import Dice, Robot
-from trajworld.robots.snake import draw_snake
 
 _KINDS: dict[str, Callable[[str, Dice], Robot]] = {"legged": draw_legged, "snake": draw_snake}
 KINDS = tuple(_KINDS)

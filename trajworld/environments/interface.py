@@ -1,4 +1,4 @@
-"""One interface to the simulators that transitions are collected from."""
+"""The interface of every simulator."""
 
 import difflib
 from collections.abc import Iterable
@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.collect.names import DM_CONTROL, EnvironmentName, parse_name
+from trajworld.environments.names import EnvironmentName
 from trajworld.errors import UsageError
 
 # An environment without a time limit of its own is cut here.
@@ -77,25 +77,6 @@ class Environment(Protocol):
 
     def close(self) -> None:
         """Free what the simulator holds."""
-
-
-def open_environment(name: str | EnvironmentName) -> Environment:
-    """Make the environment of a name (the grammar is that of ``trajworld.collect.names``).
-
-    Raises:
-        UsageError: The name is unknown (close ones are offered), a change is not possible there, or its
-            spaces are not plain boxes.
-        TrajWorldError: A package it needs is missing or the simulator cannot start.
-    """
-    parsed = parse_name(name) if isinstance(name, str) else name
-    # Imported here: simulators are slow to import and one of them is an optional dependency.
-    if parsed.family == DM_CONTROL:
-        from trajworld.collect.dm_control_environment import DmControlEnvironment
-
-        return DmControlEnvironment(parsed)
-    from trajworld.collect.gymnasium_environment import GymnasiumEnvironment
-
-    return GymnasiumEnvironment(parsed)
 
 
 def unknown_environment(name: EnvironmentName, known: Iterable[str], fallback: str) -> UsageError:

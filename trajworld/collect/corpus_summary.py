@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from trajworld.corpus.manifest import Member, read_manifest
-from trajworld.corpus.table import PRETRAIN
+from trajworld.collect.corpus_manifest import Member, read_manifest
+from trajworld.collect.corpus_table import PRETRAIN
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import atomic_file, read_json
@@ -40,7 +40,7 @@ class Entry:
         episodes: Their number.
         mean_length: Transitions of an episode.
         terminated: Episodes that ended in a terminal state.
-        coverage: How evenly observations fill their ranges, in (0, 1]; see ``trajworld.corpus.episodes.coverage``.
+        coverage: How evenly observations fill their ranges, in (0, 1]; see ``corpus_episodes.coverage``.
         behaviours: The share of the transitions by kind of behaviour.
     """
 

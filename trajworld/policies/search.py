@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.collect.behaviour import Controller, OrnsteinUhlenbeck, in_box
-from trajworld.collect.environments import Environment
 from trajworld.collect.episodes import episode_seeds, run_episode
 from trajworld.data.episode import Episode
+from trajworld.environments.interface import Environment
+from trajworld.policies.behaviour import Controller, OrnsteinUhlenbeck, in_box
 
 # The search: how many directions a generation tries, how many of them count, and for how long each is run.
 _DIRECTIONS = 8
@@ -46,7 +46,7 @@ class ClockedPolicy:
     def controller(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
     ) -> Controller:
-        """See ``trajworld.collect.behaviour.Controlled``."""
+        """See ``trajworld.policies.behaviour.Controlled``."""
         noise = _rows(len(low), generator) if self.noise > 0 else None
         features = np.ones(self.weights.shape[1])
         step = generator.uniform(0, self.period)

@@ -1,1 +1,0 @@
-"""The pre-training corpus: a table of environments, and what makes, names and describes its datasets."""

@@ -1,0 +1,1 @@
+"""What acts: random behaviours and searched policies."""
