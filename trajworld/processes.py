@@ -1,21 +1,111 @@
-"""How a worker process starts; without NumPy, so that the thread limits are set before NumPy reads them."""
+"""Worker processes: the one pool of the project, and how its workers start.
+
+Without NumPy or a framework, so that the thread limits and cores are set before one of them reads them: XLA,
+TensorFlow and PyTorch start as many threads as there are cores that they may use.
+"""
 
 import contextlib
+import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import parent_process
+from typing import Any, ParamSpec, TypeVar
+
+from trajworld.errors import UsageError
 
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+
+class Workers:
+    """A context manager of worker processes that end with it, and with this process, however that ends.
+
+    Leaving it kills what still runs: what it would give is not wanted any more. Ctrl-C reaches this process alone.
+    When a worker dies, the futures of all that was submitted raise ``concurrent.futures.process.BrokenProcessPool``.
+    """
+
+    def __init__(self, count: int, *, pinned: bool = False) -> None:
+        """Set up; processes start as tasks are submitted.
+
+        Args:
+            count: How many processes.
+            pinned: Whether each gets cores of its own and as many threads; otherwise one thread, on any core.
+
+        Raises:
+            UsageError: ``count`` is less than 1.
+        """
+        if count < 1:
+            raise UsageError(f"the number of workers must be at least 1, not {count}")
+        self.count, self._pinned = count, pinned
+        self._pool: ProcessPoolExecutor | None = None
+
+    def __enter__(self) -> "Workers":
+        # spawn: a fork would copy the threads of a framework that this process may have imported.
+        context = multiprocessing.get_context("spawn")
+        shares: Any = context.SimpleQueue() if self._pinned else None
+        if self._pinned:
+            for share in core_shares(available_cores(), self.count):
+                shares.put(share)
+        self._pool = ProcessPoolExecutor(
+            self.count, mp_context=context, initializer=start_worker, initargs=(shares,)
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._pool is not None:
+            for process in list((self._pool._processes or {}).values()):
+                process.kill()
+            self._pool.shutdown(wait=True, cancel_futures=True)
+            self._pool = None
+
+    def submit(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
+        """Have a worker call a function that can be pickled.
+
+        Raises:
+            BrokenProcessPool: A worker has died.
+        """
+        assert self._pool is not None, "workers are started by a with statement"
+        with starting_workers():
+            return self._pool.submit(function, *args, **kwargs)
+
+
+def available_cores() -> list[int]:
+    """The numbers of the cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return sorted(os.sched_getaffinity(0))
+    return list(range(os.cpu_count() or 1))
+
+
+def core_shares(cores: list[int], workers: int) -> list[list[int]]:
+    """Each worker's cores: as even as can be, shared only where there are more workers than cores."""
+    if workers >= len(cores):
+        return [[cores[worker % len(cores)]] for worker in range(workers)]
+    return [cores[worker::workers] for worker in range(workers)]
+
+
+def start_worker(shares: Any = None) -> None:
+    """Set up a worker: its threads and cores; Ctrl-C is left to the parent, and the worker ends when the parent does.
+
+    Args:
+        shares: A queue with the cores of each worker; None for one thread on any core.
+    """
+    cores = None if shares is None else shares.get()
+    for name in THREAD_LIMITS:
+        os.environ[name] = str(len(cores or [0]))
+    if cores is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, cores)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 @contextlib.contextmanager
 def starting_workers() -> Iterator[None]:
-    """For a block that starts processes: a Ctrl-C is this process's alone, as after :func:`start_worker`.
-
-    Without it a Ctrl-C that comes while a worker imports its modules ends in Python's own traceback.
-    """
+    """Block Ctrl-C while a worker starts: one that came while it imports its modules would end in a traceback."""
     if not hasattr(signal, "pthread_sigmask"):
         yield
         return
@@ -28,14 +118,6 @@ def starting_workers() -> Iterator[None]:
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
-
-
-def start_worker(threads: int = 1) -> None:
-    """Use so many threads, leave Ctrl-C to the parent, and end when the parent does, however it ends."""
-    for name in THREAD_LIMITS:
-        os.environ[name] = str(threads)
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:

@@ -147,7 +147,7 @@ def _pool(workers: int) -> Iterator[Executor]:
     shares: Any = context.SimpleQueue()
     for share in core_shares(available_cores(), workers):
         shares.put(share)
-    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(shares,))
+    pool = ProcessPoolExecutor(workers, mp_context=context, initializer=start_worker, initargs=(shares,))
     try:
         yield pool
     finally:
@@ -155,10 +155,3 @@ def _pool(workers: int) -> Iterator[Executor]:
         for process in list((pool._processes or {}).values()):
             process.kill()
         pool.shutdown(wait=True, cancel_futures=True)
-
-
-def _begin(shares: Any) -> None:
-    share = shares.get()
-    start_worker(len(share))
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, share)
