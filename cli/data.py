@@ -10,12 +10,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from .lazy import LazyCommand, LazyGroup
-from .progress import conversion_progress
+from .progress import job_progress
 
 _COMMANDS = {
     "collect": LazyCommand(".collect", "collect", "Run environments into Minari datasets."),
     "collect-corpus": LazyCommand(
-        ".collect_corpus", "collect_corpus", "Make the corpus that models are pre-trained on."
+        ".corpus", "collect_corpus", "Make the corpus that models are pre-trained on."
     ),
     "corpus": LazyCommand(".corpus", "corpus", "Show what a corpus holds."),
     "draw-robots": LazyCommand(".robots", "draw_robots", "Draw procedural robots."),
@@ -88,7 +88,7 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
     from trajworld.data.resolve import open_dataset
     from trajworld.data.summary import draw_summary, summarise
 
-    with conversion_progress("Converting") as progress:
+    with job_progress("Converting") as progress:
         dataset = open_dataset(spec, progress=progress)
     summary = summarise(dataset)
     if output is not None:
@@ -165,7 +165,7 @@ def import_(
     """
     from trajworld.data.resolve import import_dataset
 
-    with conversion_progress("Importing") as progress:
+    with job_progress("Importing") as progress:
         made = import_dataset(
             source,
             dataset_id,

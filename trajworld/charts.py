@@ -5,12 +5,14 @@ import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from trajworld.errors import UsageError
 from trajworld.files import atomic_file
 
 
@@ -196,6 +198,14 @@ def svg(figure: Figure) -> bytes:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a picture, whole or not at all."""
+    """Write a picture, whole or not at all.
+
+    Raises:
+        UsageError: The name's suffix is of no picture format.
+        TrajWorldError: The picture cannot be written there.
+    """
+    formats = figure.canvas.get_supported_filetypes()
+    if Path(path).suffix.removeprefix(".").lower() not in formats:
+        raise UsageError(f"{path}: a picture's name ends in one of .{', .'.join(sorted(formats))}")
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=160)

@@ -59,6 +59,34 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
             os.replace(temporary, path)
 
 
+@contextlib.contextmanager
+def held_folder(folder: str | os.PathLike[str], message: str) -> Iterator[None]:
+    """Make a folder, if need be, and hold it for this block alone.
+
+    The lock ends with the process, however that ends. It is on a file in the folder, ``.lock``, which stays: network
+    file systems lock no folders. Windows has no such locks, and nothing is held there.
+
+    Raises:
+        TrajWorldError: Another process, or another block of this one, holds it (``message``, at once); or the folder
+            cannot be written.
+    """
+    folder = Path(folder)
+    with _file_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        file = open(folder / ".lock", "ab")  # noqa: SIM115
+    with file:
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise TrajWorldError(message) from None
+            except OSError as error:
+                raise TrajWorldError(f"cannot lock {folder}: {error.strerror or error}") from None
+        yield
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; NaN and infinities are refused, since JSON has none."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
