@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -17,6 +17,8 @@ _BEST = 4
 _STARTS = 16
 _EXPLORATION = 0.1
 _STEP = 0.1
+# The noise on top of a policy, of standard deviation 1 before it is scaled.
+_THETA = 0.2
 # The least standard deviation that an observation is divided by.
 _LEAST_SCALE = 1e-3
 
@@ -45,7 +47,8 @@ class ClockedPolicy:
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
     ) -> Controller:
         """See ``trajworld.policies.behaviour.Controlled``."""
-        noise = _rows(len(low), generator) if self.noise > 0 else None
+        blocks = OrnsteinUhlenbeck(_THETA, math.sqrt(2 * _THETA)).blocks(len(low), generator)
+        noise = itertools.chain.from_iterable(blocks) if self.noise > 0 else None
         features = np.ones(self.weights.shape[1])
         step = generator.uniform(0, self.period)
 
@@ -61,13 +64,6 @@ class ClockedPolicy:
             return in_box(unit, low, high)
 
         return act
-
-
-def _rows(size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-    """Coloured noise of standard deviation 1, one step after the other."""
-    theta = 0.2
-    for block in OrnsteinUhlenbeck(theta, math.sqrt(2 * theta)).noise(size, generator):
-        yield from block
 
 
 def search_policies(
