@@ -1,16 +1,17 @@
 """Collecting a given number of transitions or episodes, in this process or in several."""
 
 import contextlib
+import functools
 import math
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
 
-from trajworld.collect.episodes import Plan, Rollout, run_episode, run_episodes
+from trajworld.collect.episodes import Rollout, run_episode, run_episodes
 from trajworld.data.episode import Episode
 from trajworld.environments.interface import Environment
 from trajworld.environments.open import open_environment
@@ -105,8 +106,9 @@ def collect(
         if pool is None:
             rollouts = _from_environment(environment, behaviour, seed)
         else:
+            run = functools.partial(run_episodes, name, behaviour, seed)
             limit = environment.description.time_limit
-            rollouts = _from_workers(pool, Plan(name, behaviour, seed), transitions, episodes, limit, tally)
+            rollouts = _from_workers(pool, run, limit, transitions, episodes, tally)
         # Closed on the way out, so that its tasks are cancelled even if the consumer stops early.
         stack.enter_context(contextlib.closing(rollouts))
         try:
@@ -168,7 +170,12 @@ def _from_environment(environment: Environment, behaviour: Behaviour, seed: int)
 
 
 def _from_workers(
-    workers: Workers, plan: Plan, transitions: int | None, episodes: int | None, limit: int, tally: Tally
+    workers: Workers,
+    run: Callable[[int, int], list[Rollout]],
+    limit: int,
+    transitions: int | None,
+    episodes: int | None,
+    tally: Tally,
 ) -> Generator[Rollout]:
     """Rollouts in order from tasks of consecutive episodes; how they are grouped changes no episode.
 
@@ -188,7 +195,7 @@ def _from_workers(
             pending = submitted - seen_episodes
             while len(waiting) < 2 * workers.count and (pending < wanted or not waiting):
                 count = max(1, min(size, wanted - pending))
-                waiting.append(workers.submit(run_episodes, plan, submitted, count))
+                waiting.append(workers.submit(run, submitted, count))
                 submitted += count
                 pending += count
             for rollout in waiting.popleft().result():

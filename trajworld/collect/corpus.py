@@ -32,15 +32,7 @@ _NAME = re.compile(r"[\w-]{2,}", re.ASCII)
 
 @dataclass(frozen=True)
 class Member:
-    """A dataset of a corpus, whether it is there yet or not.
-
-    Attributes:
-        dataset_id: Its Minari id.
-        environment: The environment's name.
-        source: The group it belongs to.
-        role: ``pre-train`` or ``unseen``.
-        weight: Its share of pre-training's batches.
-    """
+    """A dataset of a corpus, whether it is there yet or not: its Minari id, and its row of the table in brief."""
 
     dataset_id: str
     environment: str

@@ -35,13 +35,10 @@ class Entry:
 
     Attributes:
         dataset: Its Minari id.
-        environment: The environment's name.
-        source: The group it belongs to.
-        role: ``pre-train`` or ``unseen``.
+        environment, source, role: As in the corpus's table.
         weight: Its share of pre-training's batches, of 1; 0 where it is unseen.
         variates: M.
-        transitions: Their number.
-        episodes: Their number.
+        transitions, episodes: Their numbers.
         mean_length: Transitions of an episode.
         terminated: Episodes that ended in a terminal state.
         coverage: How evenly observations fill their ranges, in (0, 1]; see ``corpus_episodes.coverage``.
@@ -193,4 +190,4 @@ def _style(axes: "Axes") -> None:
 
     style_axes(axes, Look())
     axes.tick_params(labelsize=8)
-    axes.yaxis.label.set_fontsize(9)
+    axes.yaxis.label.set(fontsize=9, color=axes.xaxis.label.get_color())

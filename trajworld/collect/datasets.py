@@ -1,7 +1,6 @@
 """Collecting several environments into one Minari dataset each."""
 
 import dataclasses
-import string
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -36,11 +35,6 @@ class Target:
     dataset_id: str
 
     @property
-    def environment(self) -> str:
-        """The environment's canonical name."""
-        return self.description.name
-
-    @property
     def exists(self) -> bool:
         """Whether Minari's folder has a dataset of that id."""
         return dataset_path(self.dataset_id).exists()
@@ -48,15 +42,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Collected:
-    """A dataset that was collected.
-
-    Attributes:
-        environment: The environment's canonical name.
-        dataset_id: Its Minari id.
-        path: Its folder.
-        tally: What is in it and what broke.
-        seconds: How long it took.
-    """
+    """A dataset that was collected: its Minari id and folder, what is in it, and how long it took."""
 
     environment: str
     dataset_id: str
@@ -79,28 +65,25 @@ def dataset_targets(
         UsageError: A name or the template is wrong, or two environments get the same id.
         TrajWorldError: An environment cannot start.
     """
-    try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
-    except ValueError as error:
-        raise UsageError(f"the id template {template!r} is malformed ({error})") from None
-    if unknown := fields - {"environment", "behaviour"}:
-        raise UsageError(
-            f"{{{sorted(unknown)[0]}}} in the id template {template!r} is no {{environment}} or {{behaviour}}"
-        )
     targets: dict[str, Target] = {}
     for text in environments:
         environment = open_environment(text)
         environment.close()
         description = environment.description
-        slug = parse_name(description.name).slug
-        dataset_id = template.replace("{environment}", slug).replace("{behaviour}", behaviour_name)
+        names = {"environment": parse_name(description.name).slug, "behaviour": behaviour_name}
+        try:
+            dataset_id = template.format(**names)
+        except (LookupError, ValueError, AttributeError) as error:
+            raise UsageError(
+                f"the id template {template!r} is malformed ({error}): {{environment}} and {{behaviour}} are replaced"
+            ) from None
         if not is_dataset_id(dataset_id):
             raise UsageError(
                 f"{dataset_id!r} is no Minari id: write (namespace/)name-v0, with letters, digits, - and _"
             )
         if dataset_id in targets:
             raise UsageError(
-                f"{targets[dataset_id].environment} and {description.name} would both be {dataset_id}: name "
+                f"{targets[dataset_id].description.name} and {description.name} would both be {dataset_id}: name "
                 "each environment once, and put {environment} in the id template"
             )
         targets[dataset_id] = Target(description, dataset_id)

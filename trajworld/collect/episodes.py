@@ -28,22 +28,13 @@ class Rollout:
     unstable: str = ""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What decides the episodes of one environment."""
-
-    environment: str
-    behaviour: Behaviour
-    seed: int
-
-
-def run_episodes(plan: Plan, first: int, count: int) -> list[Rollout]:
+def run_episodes(name: str, behaviour: Behaviour, seed: int, first: int, count: int) -> list[Rollout]:
     """Run ``count`` episodes from number ``first``; the process keeps the environment for the next call."""
-    environment = _open.pop(plan.environment, None) or open_environment(plan.environment)
-    _open[plan.environment] = environment
+    environment = _open.pop(name) if name in _open else open_environment(name)
+    _open[name] = environment
     while len(_open) > _KEPT:
         _open.pop(next(iter(_open))).close()
-    return [run_episode(environment, plan.behaviour, plan.seed, first + index) for index in range(count)]
+    return [run_episode(environment, behaviour, seed, first + index) for index in range(count)]
 
 
 def episode_seeds(seed: int, environment: str, index: int) -> tuple[int, np.random.Generator]:

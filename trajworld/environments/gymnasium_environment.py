@@ -77,20 +77,15 @@ class GymnasiumEnvironment:
             self._warning_counts = simulator.data.warning.number
         else:
             for key, value in physics.items():
-                setattr(simulator, key, checked_number(value, key, str(name), minimum=0.0, open_end=True))
+                setattr(simulator, key, checked_number(value, key, str(name)))
         self._flatten = not isinstance(self._env.observation_space, spaces.Box)
         self._action_shape = self._env.action_space.shape
-        self._description = Description(
+        self.description = Description(
             name=str(name),
             observation_space=_observation_box(self._env.observation_space, str(name)),
             action_space=_action_box(self._env.action_space, name),
             time_limit=spec.max_episode_steps or DEFAULT_TIME_LIMIT,
         )
-
-    @property
-    def description(self) -> Description:
-        """Its name, spaces and time limit."""
-        return self._description
 
     def reset(self, seed: int) -> NDArray[np.floating]:
         """Begin the episode of ``seed``, as ``env.reset(seed=seed)`` does."""
