@@ -65,13 +65,22 @@ def contents(folder):
     }
 
 
-@pytest.fixture
-def made(run, tmp_path):
+@pytest.fixture(scope="module")
+def original(tmp_path_factory):
     """A corpus of the small table, made by this process."""
-    folder = tmp_path / "made"
-    code, _, err = run("-o", str(folder), "--workers", "1")
-    assert code == 0, err
-    return folder
+    folder = tmp_path_factory.mktemp("original")
+    (folder / "table.csv").write_text(TABLE)
+    options = ["--table", str(folder / "table.csv"), "--transitions", "600", "--workers", "1"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MINARI_DATASETS_PATH", "set by the command")
+        main(["data", "collect-corpus", *options, "-o", str(folder / "made")])
+    return folder / "made"
+
+
+@pytest.fixture
+def made(original, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(original, tmp_path / "made")
 
 
 @pytest.mark.slow
