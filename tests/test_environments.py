@@ -170,7 +170,7 @@ def test_a_falling_hopper_gains_speed_at_the_gravity_that_was_set(opened, change
     environment = opened("Hopper-v5" + change)
     environment.reset(0)
     simulator = environment._env.unwrapped
-    simulator.set_state(simulator.init_qpos + [0, 4, 0, 0, 0, 0], np.zeros(6))
+    simulator.set_state(np.add(simulator.init_qpos, [0, 4, 0, 0, 0, 0]), np.zeros(6))
     simulator.do_simulation(np.zeros(3), 3)
     seconds = 3 * simulator.model.opt.timestep
     assert simulator.data.qvel[1] / seconds == pytest.approx(-gravity, rel=1e-3, abs=1e-6)
