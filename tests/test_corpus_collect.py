@@ -258,6 +258,8 @@ def test_pre_training_takes_a_corpus_by_name(made, monkeypatch):
     assert [part.dataset.name for part in parts] == ids
     assert [part.weight for part in parts] == [2.0, 4.0, 2.0, 1.0]
     assert not any("g=2.0" in part.dataset.environment for part in parts), "the unseen stay unseen"
+    with pytest.raises(UsageError, match="is a whole corpus, for pretrain"):
+        open_parts(resolve_config("train", preset="tiny", options=options))
 
 
 def test_a_corpus_that_is_missing_unfinished_or_damaged_is_refused(made, monkeypatch):
@@ -273,13 +275,6 @@ def test_a_corpus_that_is_missing_unfinished_or_damaged_is_refused(made, monkeyp
         (made / "corpus" / "corpus.json").write_text(damaged)
         with pytest.raises(TrajWorldError, match="is damaged"):
             training_members("corpus")
-
-
-def test_a_whole_corpus_is_for_pre_training_alone(capsys, tmp_path):
-    with pytest.raises(SystemExit) as exit_:
-        main(["train", "corpus:corpus", "-o", str(tmp_path / "run")])
-    assert exit_.value.code == 2
-    assert "is a whole corpus, for pretrain" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

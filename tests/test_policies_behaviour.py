@@ -70,20 +70,6 @@ def test_ou_has_the_stationary_variance_and_autocorrelation_of_its_equation(thet
         assert measured == pytest.approx(math.exp(-theta * lag), abs=0.04)
 
 
-def test_ou_agrees_with_the_equation_integrated_in_tiny_steps():
-    theta, sigma, fine = 0.4, 0.3, 200
-    generator, paths = np.random.default_rng(2), 4000
-    x = np.full(paths, 0.8)
-    for _ in range(fine):
-        x += -theta * x / fine + sigma * math.sqrt(1 / fine) * generator.standard_normal(paths)
-    # A step from 0.8 has this mean and standard deviation.
-    noise = np.concatenate(list(itertools.islice(OrnsteinUhlenbeck(theta, sigma).blocks(500, generator), 40)))
-    fresh = noise[1:] - math.exp(-theta) * noise[:-1]
-    assert 0.8 * math.exp(-theta) == pytest.approx(x.mean(), abs=0.02)
-    assert fresh.std() == pytest.approx(x.std(), rel=0.04)
-    assert fresh.mean() == pytest.approx(0, abs=0.005)
-
-
 def test_ou_actions_are_its_noise_clipped_and_mapped_to_the_box():
     process = OrnsteinUhlenbeck(0.1, 0.6)
     noise = next(iter(process.blocks(3, np.random.default_rng(5))))

@@ -21,7 +21,7 @@ from trajworld.environments.robots.kinds import KINDS, draw_robot
 from trajworld.environments.robots.picture import draw_robots
 from trajworld.environments.robots.robot import Dice
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.policies.behaviour import Gait, Varied
+from trajworld.policies.behaviour import Gait
 
 numbers = st.integers(0, 10**6)
 
@@ -29,45 +29,25 @@ numbers = st.integers(0, 10**6)
 @pytest.mark.parametrize("kind", KINDS)
 @given(number=numbers, seed=st.integers(0, 2**31))
 @settings(max_examples=40, deadline=None)
-def test_any_robot_moves_and_stays_finite(kind, number, seed):
-    env = RobotEnv(kind, number, terminate_when_unhealthy=False)
+def test_any_robot_moves_and_survives_full_torque(kind, number, seed):
+    env = RobotEnv(kind, number, terminate_when_unhealthy=False, reset_noise_scale=0.2)
     assert env.robot == draw_robot(kind, number)
     joints = env.model.nu
     # Positions without the place in the world, then velocities: 2 + n and 3 + n, or 1 + n and 3 + n.
     assert env.observation_space.shape == ((5 if kind == "legged" else 4) + 2 * joints,)
-    first, _ = env.reset(seed=seed)
-    again, _ = env.reset(seed=seed)
-    np.testing.assert_array_equal(first, again)
-    stream = Varied().actions(env.action_space.low, env.action_space.high, np.random.default_rng(seed))
-    seen = [first]
-    for _ in range(100):
-        observation, reward, terminated, truncated, _ = env.step(next(stream))
-        assert np.all(np.isfinite(observation))
-        assert np.isfinite(reward)
-        assert not terminated
-        assert not truncated
+    seen = [env.reset(seed=seed)[0]]
+    np.testing.assert_array_equal(seen[0], env.reset(seed=seed)[0])
+    generator = np.random.default_rng(seed)
+    for step in range(200):
+        if step % 10 == 0:
+            action = generator.choice([-1.0, 1.0], joints).astype(np.float32)
+        observation, reward, *ends, _ = env.step(action)
+        assert np.all(np.isfinite([*observation, reward]))
+        assert ends == [False, False]
         seen.append(observation)
     assert not env.data.warning.number.any()
     assert np.abs(env.data.qvel).max() < 200
-    assert np.all(np.ptp(seen, axis=0)[: len(first) // 2] > 0), "a joint never moved"
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("kind", KINDS)
-def test_hundreds_of_robots_survive_full_torque_for_long(kind):
-    sizes = set()
-    for number in range(150):
-        env = RobotEnv(kind, number, terminate_when_unhealthy=False, reset_noise_scale=0.3)
-        generator = np.random.default_rng(number)
-        env.reset(seed=number)
-        for step in range(300):
-            if step % 10 == 0:
-                action = generator.choice([-1.0, 1.0], env.model.nu).astype(np.float32)
-            observation, *_ = env.step(action)
-        assert np.all(np.isfinite(observation)), f"{kind}-{number}"
-        assert not env.data.warning.number.any(), f"{kind}-{number}"
-        sizes.add(env.observation_space.shape[0] + 1 + env.model.nu)
-    assert len(sizes) >= 6
+    assert np.all(np.ptp(seen, axis=0)[: len(observation) // 2] > 0), "a joint never moved"
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -196,17 +176,13 @@ def test_names_of_no_robot_are_refused(name):
         open_environment(f"robot/{name}")
 
 
-@pytest.mark.parametrize("change", ["number=2", "wings=2"])
-def test_changes_of_no_robot_are_refused(change):
-    with pytest.raises(UsageError, match=f"unknown {change[:-2]}"):
-        open_environment(f"robot/legged-1?{change}")
-
-
-def test_wrong_kinds_and_numbers_are_refused():
+def test_wrong_kinds_numbers_and_changes_are_refused():
     with pytest.raises(UsageError, match="no kind of robot"):
         draw_robot("horse", 1)
     with pytest.raises(UsageError, match="must not be negative"):
         draw_robot("legged", -1)
+    with pytest.raises(UsageError, match="unknown number, wings"):
+        open_environment("robot/legged-1?number=2&wings=2")
 
 
 def test_dice_give_the_numbers_that_they_always_gave():
