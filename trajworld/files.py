@@ -59,6 +59,33 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
             os.replace(temporary, path)
 
 
+@contextlib.contextmanager
+def held_folder(folder: str | os.PathLike[str], message: str) -> Iterator[None]:
+    """Hold a folder for this process alone, making it where it is not there; the lock ends with the process.
+
+    Raises:
+        TrajWorldError: Another process holds it (``message`` says what to do), or it cannot be made.
+    """
+    folder = Path(folder)
+    with _file_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    try:
+        import fcntl
+    except ImportError:
+        # No such locks on this system.
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise TrajWorldError(message) from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; NaN and infinities are refused, since JSON has none."""
     text = json.dumps(value, indent=2, allow_nan=False) + "\n"
