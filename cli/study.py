@@ -138,7 +138,9 @@ def execute(
     with cell_progress(console) as observe:
         failed = run_study(study, store, engine, observe)
     table = store.table(known_cells(study, store))
-    pictures = getattr(study, "pictures", lambda table, store: {})(table, store) if len(table) else {}
+    pictures: dict[str, bytes] = (
+        study.pictures(table, store) if len(table) and hasattr(study, "pictures") else {}
+    )
     page = write_report(study, table, output, origins(study, store), pictures)
     show(study, table, page, as_json)
     if failed:

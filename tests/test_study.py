@@ -146,9 +146,10 @@ def test_a_ray_cluster_gives_the_same_table(tmp_path, monkeypatch):
     # Where its processes find the module of the study, which is not installed.
     monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
     store = Store(tmp_path / "ray")
-    problems = run_study(Powers(trouble="fails 7", bases=(3, 2, 5, 7)), store, RayEngine())
+    problems = run_study(Powers(trouble="fails 3"), store, RayEngine())
     assert len(problems) == 1
     assert problems[0].endswith("this cell fails")
+    assert run_study(Powers(), store, RayEngine()) == []
     pd.testing.assert_frame_equal(finished(Powers(), store), complete(tmp_path))
 
 
