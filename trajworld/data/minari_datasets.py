@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.data.episode import Episode, check_episode
+from trajworld.data.episode import Episode, as_floats, check_episode
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import atomic_folder, read_json
 
@@ -254,7 +254,7 @@ def _read_episodes(info: MinariInfo, observation_space: "Space", action_space: "
                 Episode(
                     observations=_flat(observation_space, episode["observations"]),
                     actions=_flat(action_space, episode["actions"]),
-                    rewards=np.asarray(episode["rewards"]).reshape(-1),
+                    rewards=as_floats(episode["rewards"]).reshape(-1),
                     terminated=bool(episode["terminations"][-1]),
                     truncated=bool(episode["truncations"][-1]),
                 ),
@@ -281,7 +281,7 @@ def _flat(space: "Space", data: Any) -> NDArray[np.floating]:
         raise ValueError(
             f"arrays of shape {array.shape} do not hold values of a space of shape {space.shape}"
         )
-    return array.reshape(len(array), -1)
+    return as_floats(array.reshape(len(array), -1))
 
 
 def _size(space: "Space", dataset_id: str, what: str) -> int:
