@@ -18,7 +18,7 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, check_episode, rows_of_episode
 from trajworld.data.statistics import write_statistics
 from trajworld.errors import TrajWorldError
-from trajworld.files import atomic_folder, read_json, write_json
+from trajworld.files import atomic_folder, one_writer, read_json, write_json
 
 FORMAT = "trajworld-store"
 VERSION = 2
@@ -53,7 +53,7 @@ def write_store(
             written.
     """
     path, content = Path(path), hashlib.sha256()
-    with atomic_folder(path, replace=replace) as folder:
+    with one_writer(path, f"the store of {name}"), atomic_folder(path, replace=replace) as folder:
         lengths: list[int] = []
         terminated: list[bool] = []
         sizes: tuple[int, int] | None = None
