@@ -113,6 +113,8 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
         ("store", summary.path),
     ):
         facts.add_row(name, escape(value))
+    for line in [] if summary.account is None else summary.account.lines():
+        facts.add_row("source", escape(line))
     console.print(facts)
     table = Table()
     table.add_column("", overflow="fold")
@@ -144,6 +146,7 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
 )
 @click.option("--description", default="", help="A line for people.")
 @click.option("--replace", is_flag=True, help="Replace a dataset of the same id.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def import_(
     source: Path,
     dataset_id: str,
@@ -151,12 +154,13 @@ def import_(
     max_episode_steps: int,
     description: str,
     replace: bool,
+    as_json: bool,
 ) -> None:
     """Make Minari datasets of a D4RL .hdf5 file or a UniTraj folder.
 
     A folder of one environment's episodes makes one dataset. UniTraj's root makes one an environment that
-    pre-training uses, name/SOURCE/ENVIRONMENT-v0 of an id name-v0; an import that was stopped goes on where
-    it was.
+    pre-training uses, name/SOURCE/ENVIRONMENT-v0 of an id name-v0; an import that was stopped continues. Says how many
+    transitions and how much reward the source holds, how much was kept, and why the rest was not.
 
     \b
     Examples:
@@ -175,8 +179,14 @@ def import_(
             replace=replace,
             progress=progress,
         )
-    for path in made:
-        click.echo(str(path))
+    if as_json:
+        found = [{"path": str(one.path), "account": one.account and one.account.as_json()} for one in made]
+        click.echo(json.dumps(found, indent=2))
+        return
+    for one in made:
+        click.echo(str(one.path))
+        for line in [] if one.account is None else one.account.lines():
+            click.echo(f"  {line}")
 
 
 def _row(entry: dict[str, Any], keys: tuple[str, ...]) -> list[str]:

@@ -135,7 +135,10 @@ def test_a_study_that_is_killed_ten_times_ends_with_the_same_table(tmp_path):
 
 
 def test_a_store_has_one_writer(tmp_path):
-    with Store(tmp_path).writing(), pytest.raises(TrajWorldError, match="another process writes"):
+    with (
+        Store(tmp_path).writing(),
+        pytest.raises(TrajWorldError, match="another process is writing the store"),
+    ):
         run_study(Powers(), Store(tmp_path), LocalEngine(1))
     assert run_study(Powers(), Store(tmp_path), LocalEngine(1)) == []
 

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from trajworld.errors import TrajWorldError
-from trajworld.files import atomic_file, held_folder, read_json, write_json
+from trajworld.files import atomic_file, one_writer, read_json, write_json
 
 Row = dict[str, Any]
 
@@ -76,9 +76,7 @@ class Store:
         Raises:
             TrajWorldError: Another process holds it, or the folder cannot be made.
         """
-        with held_folder(
-            self.folder, f"another process writes to {self.folder}: wait, or name another --store"
-        ):
+        with one_writer(self.folder, "the store of cells"):
             yield
 
     def get(self, cell: Cell) -> list[Row] | None:
