@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.studies import STUDIES
 
+from .output import console, print_table
 from .progress import cell_progress
 
 if TYPE_CHECKING:
@@ -131,11 +131,11 @@ def execute(
     from trajworld.study.report import check_folder, write_report
     from trajworld.study.run import known_cells, origins, run_study
 
-    console = Console(stderr=True)
+    err = console(stderr=True)
     check_folder(study, output)
-    study.prepare(workers, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
+    study.prepare(workers, lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
     store = Store(store_folder)
-    with cell_progress(console) as observe:
+    with cell_progress(err) as observe:
         failed = run_study(study, store, engine, observe)
     table = store.table(known_cells(study, store))
     pictures: dict[str, bytes] = (
@@ -158,10 +158,10 @@ def show(study: "Study", table: Any, page: Path, as_json: bool) -> None:
         found = {title: json.loads(one.to_json(orient="records")) for title, one in tables.items()}
         click.echo(json.dumps({"study": study.name, "report": str(page), "tables": found}, indent=2))
         return
-    out = Console()
     for title, one in tables.items():
-        out.print(terminal(title, one), "")
-    out.print(f"Report: {page}", highlight=False, markup=False, soft_wrap=True)
+        print_table(terminal(title, one))
+        click.echo()
+    click.echo(f"Report: {page}")
 
 
 def _command(kind: "type[Any]") -> click.Command:

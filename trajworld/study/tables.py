@@ -5,6 +5,7 @@ are shown together, ``0.0491 [0.0371–0.0680]``. NaN is shown as –.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -93,7 +94,9 @@ def terminal(title: str, table: pd.DataFrame) -> Table:
     found = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
     headers, rows = texts(table)
     for header, right in zip(headers, numeric(table), strict=True):
-        found.add_column(Text(header), justify="right" if right else "left", no_wrap=right, overflow="fold")
+        least = 0 if right else min(12, len(header))
+        side: Literal["right", "left"] = "right" if right else "left"
+        found.add_column(Text(header), justify=side, no_wrap=right, overflow="fold", min_width=least)
     for cells in rows:
         # An interval may stand below its value, but is not broken itself.
         found.add_row(*(Text(cell.replace(" [", "\n[")) for cell in cells))
