@@ -58,9 +58,9 @@ def list_datasets(as_json: bool) -> None:
             store["folder"] = Path(store["path"]).name
     shown = [_row(store, "name", ("environment", "episodes", "variates", "folder")) for store in stores]
     if stores:
-        headers = ("name", "environment", "episodes", "variates", "folder")
+        columns = ("name", "environment", "episodes", "variates", "folder")
         right = (False, False, True, True, False)
-        print_table(make_table(headers, shown, right, f"Stores converted to {stores_folder()}"))
+        print_table(make_table(columns, shown, right, f"Stores converted to {stores_folder()}"))
     else:
         click.echo("No converted stores: training and `trajworld data inspect` make them.")
 
