@@ -205,19 +205,18 @@ _SCALAR_TYPES = {
     f"numpy.{name}": np.dtype(getattr(np, name))
     for name in ("bool_", *_INTEGERS, "float16", "float32", "float64")
 }
+_SPACES = ["box.Box", "discrete.Discrete", "dict.Dict", "tuple.Tuple"]
+_SPACES += ["multi_discrete.MultiDiscrete", "multi_binary.MultiBinary"]
 _RECORDS = {
     "numpy.ndarray",
     "stable_baselines3.common.vec_env.vec_normalize.VecNormalize",
     "stable_baselines3.common.running_mean_std.RunningMeanStd",
     "gym.utils.seeding.RandomNumberGenerator",
     "gym.utils.seeding.RNG",
+    *(f"{gym}.spaces.{kind}" for gym in ("gym", "gymnasium") for kind in _SPACES),
     *(f"numpy.random._pickle.__{kind}_ctor" for kind in ("randomstate", "generator", "bit_generator")),
     *(f"numpy.random.{name}" for name in ("_mt19937.MT19937", "_pcg64.PCG64", "bit_generator.SeedSequence")),
 }
-_SPACES = ["box.Box", "discrete.Discrete", "dict.Dict", "tuple.Tuple"]
-_SPACES += ["multi_discrete.MultiDiscrete", "multi_binary.MultiBinary"]
-for _gym in ("gym", "gymnasium"):
-    _RECORDS |= {f"{_gym}.spaces.{kind}" for kind in _SPACES}
 _STAND_INS = {
     name: type(name, (_StandIn,), {"__slots__": ()})
     for name in (*_REBUILDERS, *_DICTS, *_SCALAR_TYPES, *_RECORDS)
