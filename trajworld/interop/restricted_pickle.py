@@ -202,8 +202,8 @@ for _builtins in ("builtins", "__builtin__"):
 _DICTS = {"collections.OrderedDict", "flax.core.frozen_dict.FrozenDict"}
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _SCALAR_TYPES = {
-    f"numpy.{name}": np.dtype(getattr(np, name))
-    for name in ("bool_", *_INTEGERS, "float16", "float32", "float64")
+    f"numpy.{name}": np.dtype(name.rstrip("_"))
+    for name in ("bool", "bool_", *_INTEGERS, "float16", "float32", "float64")
 }
 _SPACES = ["box.Box", "discrete.Discrete", "dict.Dict", "tuple.Tuple"]
 _SPACES += ["multi_discrete.MultiDiscrete", "multi_binary.MultiBinary"]
