@@ -9,7 +9,7 @@ from trajworld.collect.datasets import DEFAULT_ID, Collected, collect_datasets, 
 from trajworld.errors import UsageError
 from trajworld.policies.behaviour import BEHAVIOURS, make_behaviour
 
-from .output import print_table
+from .output import make_table, print_table
 from .progress import job_progress
 
 _TRANSITIONS = 20_000
@@ -153,24 +153,18 @@ def _row(collected: Collected) -> dict[str, object]:
 
 def _print(finished: list[Collected]) -> None:
     headings = ("dataset", "episodes", "transitions", "mean length", "mean return", "seconds")
-    rows = [
-        (
-            collected.dataset_id,
-            f"{collected.tally.episodes:,}",
-            f"{collected.tally.transitions:,}",
-            f"{collected.tally.transitions / collected.tally.episodes:.1f}",
-            f"{collected.tally.total_return / collected.tally.episodes:.2f}",
-            f"{collected.seconds:.1f}",
+    rows = []
+    for collected in finished:
+        tally = collected.tally
+        means = f"{tally.transitions / tally.episodes:.1f}", f"{tally.total_return / tally.episodes:.2f}"
+        rows.append(
+            (collected.dataset_id, tally.episodes, tally.transitions, *means, f"{collected.seconds:.1f}")
         )
-        for collected in finished
-    ]
-    console = print_table(headings, rows)
+    print_table(make_table(headings, rows, [False] + [True] * 5))
     for collected in finished:
         tally = collected.tally
         if tally.unstable:
-            console.print(
+            click.echo(
                 f"Warning: {collected.environment}: {tally.unstable} episodes broke and were cut before "
-                f"the bad step ({tally.dropped} left out whole): {tally.reason}",
-                markup=False,
-                soft_wrap=True,
+                f"the bad step ({tally.dropped} left out whole): {tally.reason}"
             )

@@ -24,7 +24,7 @@ from trajworld.collect.corpus_table import PRETRAIN, ROLES, Row, read_table, sel
 from trajworld.errors import UsageError
 
 from .collect import seed_option, workers_option
-from .output import print_table
+from .output import make_table, print_table
 from .progress import job_progress
 
 
@@ -150,26 +150,27 @@ def corpus(name: str, output: Path | None, as_json: bool) -> None:
             entry.environment,
             entry.role,
             f"{entry.weight:.2%}" if entry.role == PRETRAIN else "",
-            str(entry.variates),
-            f"{entry.transitions:,}",
-            f"{entry.episodes:,}",
+            entry.variates,
+            entry.transitions,
+            entry.episodes,
             f"{entry.mean_length:.0f}",
-            f"{entry.terminated:,}",
+            entry.terminated,
             f"{entry.coverage:.2f}",
             " ".join(f"{kind} {share:.0%}" for kind, share in entry.behaviours.items()),
         )
         for entry in description.entries
     ]
     headings = ("environment", "role", "share", "M", "transitions", "episodes", "mean length", "terminated")
-    console = print_table((*headings, "coverage", "behaviours"), rows, ("role", "behaviours"))
+    right = [False, False, *[True] * 7, False]
+    print_table(make_table((*headings, "coverage", "behaviours"), rows, right))
     for role in ROLES:
         if entries := [entry for entry in description.entries if entry.role == role]:
-            console.print(_sum(role, entries))
+            click.echo(_sum(role, entries))
     if missing := description.missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
-        console.print(f"still to be made: {', '.join(missing[:3])}{more}")
+        click.echo(f"still to be made: {', '.join(missing[:3])}{more}")
     if output is not None:
-        console.print(f"Picture: {output}", markup=False)
+        click.echo(f"Picture: {output}")
 
 
 def _factor(text: str) -> tuple[str, float]:
@@ -208,11 +209,12 @@ def _list(rows: list[Row], name: str, as_json: bool) -> None:
             entry["variates"] = entry.pop("num_variates")
         click.echo(json.dumps(entries, indent=2))
         return
+    headings = ("environment", "source", "M", "role", "weight", "size", "behaviour", "search", "variants")
     cells = [
         (
             row.environment,
             row.source,
-            str(row.num_variates),
+            row.num_variates,
             row.role,
             f"{row.weight:g}",
             f"{row.size:g}",
@@ -222,8 +224,7 @@ def _list(rows: list[Row], name: str, as_json: bool) -> None:
         )
         for row in rows
     ]
-    headings = ("environment", "source", "M", "role", "weight", "size", "behaviour", "search", "variants")
-    console = print_table(headings, cells, ("source", "role", "behaviour", "variants"))
+    print_table(make_table(headings, cells, [name in ("M", "weight", "size", "search") for name in headings]))
     sizes = len({row.num_variates for row in rows})
     counts = ", ".join(f"{sum(row.role == role for row in rows)} {role}" for role in ROLES)
-    console.print(f"{len(rows)} environments ({counts}) of {sizes} different M")
+    click.echo(f"{len(rows)} environments ({counts}) of {sizes} different M")

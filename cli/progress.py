@@ -4,6 +4,7 @@ import contextlib
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import (
@@ -17,6 +18,9 @@ from rich.progress import (
 )
 
 from trajworld.text import duration
+
+if TYPE_CHECKING:
+    from trajworld.study.run import Progress as CellProgress
 
 _SECONDS_BETWEEN_LINES = 10.0
 
@@ -70,6 +74,31 @@ def _plain_lines(verb: str, unit: str) -> Callable[[int, int | None, str], None]
         print(f"{verb} {what}: {done:,}{of} {unit}, {per_second:,.0f}/s{left}", file=sys.stderr, flush=True)
 
     return show
+
+
+@contextlib.contextmanager
+def cell_progress(console: Console) -> "Iterator[Callable[[CellProgress], None]]":
+    """Yield an observer of :func:`trajworld.study.run.run_study`: a line for each cell, and on a terminal a bar."""
+    columns = (
+        TextColumn("cells"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[left]}"),
+    )
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task("cells", total=None, left="")
+
+        def show(progress: "CellProgress") -> None:
+            left = f"about {duration(progress.seconds_left)} left" if progress.done < progress.total else ""
+            bar.update(task, completed=progress.done, total=progress.total, left=left)
+            news = "finished" if progress.problem is None else f"FAILED: {progress.problem}"
+            text = f"{progress.done} of {progress.total}: {progress.cell}: {news}"
+            if left and not console.is_terminal:
+                text += f"; {left}"
+            console.print(text, highlight=False, markup=False, soft_wrap=True)
+
+        yield show
 
 
 class _Rate:

@@ -73,7 +73,7 @@ def test_every_accepted_form_gives_the_same_rows(
         "minari:my/thing-v0": "test/thing",
         "my/thing-v0": "test/thing",
         str(make_store([5, 9, 2]).path): "test/made-up",
-        str(d4rl_file(tmp_path / "hopper_tiny-v2.hdf5", episodes)): "gymnasium/Hopper-v4",
+        str(d4rl_file(tmp_path / "tiny-v2.hdf5", episodes)): "d4rl/tiny-v2",
         str(
             unitraj_folder(tmp_path / "modular-rl" / "hopper_3-v2", episodes)
         ): "unitraj/modular_rl/hopper_3-v2",
@@ -192,15 +192,15 @@ def test_damaged_stores_are_listed_with_their_fault(make_episodes: EpisodeMaker)
 
 def test_imports_become_minari_datasets(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
     episodes = make_episodes([5, 9, 2])
-    file = d4rl_file(tmp_path / "hopper_tiny-v2.hdf5", episodes)
+    file = d4rl_file(tmp_path / "tiny-v2.hdf5", episodes)
     folder = unitraj_folder(tmp_path / "env", episodes)
     for source, dataset_id, environment in (
-        (file, "d4rl/hopper/tiny-v2", "gymnasium/Hopper-v4"),
+        (file, "d4rl/hopper/tiny-v2", "d4rl/tiny-v2"),
         (folder, "env-v0", "unitraj/env"),
     ):
-        (path,) = import_dataset(source, dataset_id, description="From elsewhere.")
+        (made,) = import_dataset(source, dataset_id, description="From elsewhere.")
         info, found = read_minari(dataset_id)
-        assert (info.path, info.environment, info.description) == (path, environment, "From elsewhere.")
+        assert (info.path, info.environment, info.description) == (made.path, environment, "From elsewhere.")
         np.testing.assert_array_equal(rows_of(list(found)), rows_of(episodes))
         assert_holds(open_dataset(dataset_id), episodes)
     import_dataset(folder, "named-v0", environment="dm_control/fish-swim")
@@ -215,10 +215,12 @@ def test_old_d4rl_files_are_imported_with_the_given_step_limit(
 ) -> None:
     path = d4rl_file(tmp_path / "old.hdf5", make_episodes([20]))
     with h5py.File(path, "a") as file:
-        del file["timeouts"], file["terminals"]
+        del file["timeouts"], file["terminals"], file["next_observations"]
         file["terminals"] = np.zeros(20, bool)
-    import_dataset(path, "old-v0", max_episode_steps=8)
-    assert [len(e) for e in read_minari("old-v0")[1]] == [8, 8, 4]
+    (made,) = import_dataset(path, "old-v0", max_episode_steps=8)
+    assert [len(e) for e in read_minari("old-v0")[1]] == [7, 7, 3]
+    assert made.account is not None
+    assert (made.account.transitions, made.account.kept) == (20, 17)
 
 
 def test_a_unitraj_root_makes_a_dataset_an_environment(
@@ -231,11 +233,11 @@ def test_a_unitraj_root_makes_a_dataset_an_environment(
     made = import_dataset(root, "unitraj-v1")
     ids = ["unitraj/db1/dmc-finger_spin-v1", "unitraj/modular_rl/hopper_3-v2-v1"]
     assert [entry["id"] for entry in local_datasets()] == ids
-    assert sorted(made) == sorted(Path(entry["path"]) for entry in local_datasets())
+    assert sorted(one.path for one in made) == sorted(Path(entry["path"]) for entry in local_datasets())
     assert read_minari(ids[0])[0].environment == "unitraj/db1/dmc-finger.spin"
     # A second import finds all of them done.
     monkeypatch.setattr(resolve, "write_minari", lambda *_, **__: pytest.fail("imported again"))
-    assert import_dataset(root, "unitraj-v1") == made
+    assert [one.path for one in import_dataset(root, "unitraj-v1")] == [one.path for one in made]
     with pytest.raises(UsageError, match="2 environments"):
         import_dataset(root, "unitraj-v2", environment="one/name")
 

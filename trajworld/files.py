@@ -1,6 +1,7 @@
 """Writing that is atomic (a reader sees the whole new file or folder, or none of it), JSON, and files' digests."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -9,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+import filelock
 
 from trajworld.errors import TrajWorldError
 
@@ -50,6 +53,8 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
     with _removing(temporary), _file_errors(path):
         temporary.chmod(0o777 & ~_umask())
         yield temporary
+        if path.exists() and not replace:
+            raise TrajWorldError(f"{path} was made meanwhile: name another place")
         if path.exists():
             old = temporary.with_suffix(".old")
             os.replace(path, old)
@@ -60,31 +65,50 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
 
 @contextlib.contextmanager
-def held_folder(folder: str | os.PathLike[str], message: str) -> Iterator[None]:
-    """Make a folder, if need be, and hold it for this block alone.
+def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Hold ``path``, whether it is there yet or not, for this process alone, by a hidden lock file beside it.
 
-    The lock ends with the process, however that ends. It is on a file in the folder, ``.lock``, which stays: network
-    file systems lock no folders. Windows has no such locks, and nothing is held there.
+    The lock ends with the process, however that ends.
+
+    Args:
+        path: What is written.
+        what: What it is, for the message.
 
     Raises:
-        TrajWorldError: Another process, or another block of this one, holds it (``message``, at once); or the folder
-            cannot be written.
+        TrajWorldError: Another process holds it, or the lock cannot be made.
     """
-    folder = Path(folder)
-    with _file_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        file = open(folder / ".lock", "ab")  # noqa: SIM115
-    with file:
-        with contextlib.suppress(ImportError):
-            import fcntl
-
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise TrajWorldError(message) from None
-            except OSError as error:
-                raise TrajWorldError(f"cannot lock {folder}: {error.strerror or error}") from None
+    path = Path(path).absolute()
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    with _file_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire()
+        except filelock.Timeout:
+            raise TrajWorldError(
+                f"another process is writing {what} ({path}): wait until it ends, or choose another place"
+            ) from None
+    try:
         yield
+    finally:
+        lock.release()
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)
+
+
+def ensure_room(folder: str | os.PathLike[str], size: int) -> None:
+    """Fail now, in an orderly way, where ``size`` bytes more would not fit into a folder.
+
+    HDF5 cannot close its files on a disk that has filled up under it, and may take the process down with it.
+
+    Raises:
+        TrajWorldError: The disk is full, or the folder cannot be written.
+    """
+    room = Path(folder) / f".{os.getpid()}.tmp.room"
+    with _removing(room), _file_errors(Path(folder)), open(room, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        elif shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:

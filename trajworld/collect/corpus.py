@@ -18,7 +18,7 @@ from trajworld.data.minari_datasets import dataset_path, datasets_folder, write_
 from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import held_folder, read_json, write_json
+from trajworld.files import one_writer, read_json, write_json
 from trajworld.processes import started_workers, worker_died
 
 PREFIX = "corpus:"
@@ -180,7 +180,7 @@ def open_corpus(name: str, rows: Sequence[Row], weights: dict[str, float]) -> It
         if not 0 < factor < float("inf"):
             raise UsageError(f"the weight of {source} must be above 0, not {factor:g}")
     folder = corpus_folder(name)
-    with held_folder(folder, f"another process is collecting the corpus {name}: wait until it ends"):
+    with one_writer(folder, f"the corpus {name}"):
         for left in folder.rglob(".*.tmp*"):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         write_manifest(name, rows, weights)
