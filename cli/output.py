@@ -45,8 +45,9 @@ def print_table(table: Table, out: Console | None = None) -> None:
     """Print a table, as wide as its numbers need where the terminal is narrower; without a terminal, as it needs."""
     out = out or console()
     needed = Measurement.get(out, out.options.update(max_width=10_000), table)
-    least = needed.minimum if out.is_terminal else needed.maximum
-    out.print(table, width=max(out.width, least), crop=False)
+    if not out.is_terminal:
+        out.width = max(out.width, needed.maximum)
+    out.print(table, width=max(out.width, needed.minimum), crop=False)
 
 
 def make_table(
