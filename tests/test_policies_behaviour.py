@@ -24,8 +24,8 @@ LOW, HIGH = np.array([-1.0, 0.0, -2.5], np.float32), np.array([1.0, 4.0, -0.5], 
 
 
 def take(behaviour, count, seed=0, low=LOW, high=HIGH):
-    stream = behaviour.actions(low, high, np.random.default_rng(seed))
-    return np.array(list(itertools.islice(stream, count)))
+    act = behaviour.controller(low, high, np.random.default_rng(seed))
+    return np.array([act(None) for _ in range(count)])
 
 
 @pytest.mark.parametrize("name", BEHAVIOURS)

@@ -19,7 +19,6 @@ from trajworld.environments.open import open_environment
 from trajworld.policies.behaviour import (
     Behaviour,
     Constant,
-    Controlled,
     Gait,
     Mixed,
     OrnsteinUhlenbeck,
@@ -168,9 +167,7 @@ def _searched(environment: Environment, recipe: Recipe) -> list[ClockedPolicy]:
     return search_policies(run, *sizes, recipe.search, generator)
 
 
-def _drawn(
-    name: str, policies: list[ClockedPolicy], generator: np.random.Generator
-) -> tuple[str, Behaviour | Controlled]:
+def _drawn(name: str, policies: list[ClockedPolicy], generator: np.random.Generator) -> tuple[str, Behaviour]:
     """The kind and the behaviour of one episode."""
     if policies and generator.random() < _POLICY_SHARE:
         noise = log_uniform(generator, *_POLICY_NOISE)

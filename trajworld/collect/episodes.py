@@ -8,7 +8,7 @@ import numpy as np
 from trajworld.data.episode import Episode
 from trajworld.environments.interface import Environment
 from trajworld.environments.open import open_environment
-from trajworld.policies.behaviour import Behaviour, Controlled, controller
+from trajworld.policies.behaviour import Behaviour
 
 # A process keeps this many environments open between tasks: some take seconds to start.
 _KEPT = 8
@@ -47,7 +47,7 @@ def episode_seeds(seed: int, environment: str, index: int) -> tuple[int, np.rand
 
 def run_episode(
     environment: Environment,
-    behaviour: Behaviour | Controlled,
+    behaviour: Behaviour,
     seed: int,
     index: int,
     limit: int | None = None,
@@ -56,7 +56,7 @@ def run_episode(
     description = environment.description
     environment_seed, generator = episode_seeds(seed, description.name, index)
     box = description.action_space
-    act = controller(behaviour, box.low, box.high, generator)
+    act = behaviour.controller(box.low, box.high, generator)
     limit = min(limit or description.time_limit, description.time_limit)
     observations = np.empty((limit + 1, description.observation_size), np.float32)
     actions = np.empty((limit, description.action_size), np.float32)

@@ -134,8 +134,6 @@ def _constructor(spec: EnvSpec, name: EnvironmentName) -> tuple[Any, dict[str, V
         parameters = inspect.signature(creator).parameters.values()
     except (ImportError, AttributeError, gymnasium.error.Error) as error:
         raise TrajWorldError(f"{name} cannot start: {_first_line(error)}") from error
-    except (TypeError, ValueError):
-        return spec.entry_point, {}
     return creator, {
         parameter.name: parameter.default
         for parameter in parameters

@@ -1,4 +1,4 @@
-"""Behaviours: endless streams of actions that depend on a seeded generator alone."""
+"""Behaviours: what acts in an episode; these draw actions that depend on a seeded generator alone."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -13,51 +13,34 @@ from trajworld.errors import UsageError
 # Steps of a block of noise. Changing it changes what a seed gives.
 _BLOCK = 64
 
-
-class Behaviour(Protocol):
-    """A rule that draws actions without looking at observations; ``Controlled`` is one that looks."""
-
-    def actions(
-        self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
-    ) -> Iterator[NDArray[np.float32]]:
-        """An endless stream of actions ``[action_size]`` within ``low`` and ``high [action_size]``."""
-
-
 # From an observation [observation_size] to an action [action_size] within the box.
 Controller = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-class Controlled(Protocol):
-    """A rule that looks at observations."""
+class Behaviour(Protocol):
+    """A rule that acts in episodes."""
 
     def controller(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
     ) -> Controller:
-        """A function that is called with each observation of one episode, in order."""
+        """A function that is called with each observation of one episode, in order.
 
-
-def controller(
-    behaviour: Behaviour | Controlled,
-    low: NDArray[np.float32],
-    high: NDArray[np.float32],
-    generator: np.random.Generator,
-) -> Controller:
-    """What acts in one episode, whether it looks at observations or not."""
-    if hasattr(behaviour, "controller"):
-        return behaviour.controller(low, high, generator)
-    stream = behaviour.actions(low, high, generator)
-    return lambda _: next(stream)
+        Args:
+            low: The least actions ``[action_size]``.
+            high: The greatest.
+            generator: What the actions depend on, besides the observations.
+        """
 
 
 class _Blocks:
-    """A behaviour that is defined in the unit box [-1, 1], several steps at a time."""
+    """A behaviour that looks at no observation, defined in the unit box [-1, 1], several steps at a time."""
 
-    def actions(
+    def controller(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
-    ) -> Iterator[NDArray[np.float32]]:
+    ) -> Controller:
         """See ``Behaviour``."""
-        for block in self.blocks(len(low), generator):
-            yield from in_box(block, low, high)
+        stream = (action for block in self.blocks(len(low), generator) for action in in_box(block, low, high))
+        return lambda _: next(stream)
 
     def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
         """Actions ``[steps, size]`` in half boxes, before they are clipped."""

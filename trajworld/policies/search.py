@@ -46,7 +46,7 @@ class ClockedPolicy:
     def controller(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
     ) -> Controller:
-        """See ``trajworld.policies.behaviour.Controlled``."""
+        """See ``trajworld.policies.behaviour.Behaviour``."""
         blocks = OrnsteinUhlenbeck(_THETA, math.sqrt(2 * _THETA)).blocks(len(low), generator)
         noise = itertools.chain.from_iterable(blocks) if self.noise > 0 else None
         features = np.ones(self.weights.shape[1])
