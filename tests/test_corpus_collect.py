@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 
 from trajworld.cli.main import main
-from trajworld.collect.corpus import make_datasets, open_corpus, plan_corpus, training_members
+from trajworld.collect.corpus import open_corpus, plan_corpus, training_members
 from trajworld.collect.corpus_episodes import coverage, gather, recipe_of
 from trajworld.collect.corpus_table import read_table
-from trajworld.data.minari_datasets import local_datasets, read_minari
+from trajworld.data.minari_datasets import read_minari
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.training.config import resolve_config
 from trajworld.training.sources import open_parts
@@ -169,38 +169,18 @@ def test_only_one_process_makes_a_corpus(run, made, table, monkeypatch):
     assert run("-o", str(made))[0] == 0
 
 
-def test_minari_and_the_library_read_the_datasets(made, monkeypatch):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
-    wanted = {
-        "corpus/pre-train/gymnasium-pendulum-v1-g-4_0-v0": 300,
-        "corpus/pre-train/gymnasium-invertedpendulum-v5-v0": 600,
-        "corpus/pre-train/robot-legged-3-v0": 600,
-        "corpus/pre-train/robot-snake-2-v0": 600,
-        "corpus/unseen/gymnasium-pendulum-v1-g-2_0-v0": 600,
-    }
-    assert {entry["id"]: entry["transitions"] for entry in local_datasets()} == wanted
-    assert {name: minari.load_dataset(name).total_steps for name in minari.list_local_datasets()} == wanted
-    info, episodes = read_minari("corpus/pre-train/robot-legged-3-v0")
-    assert info.environment == "robot/legged-3"
-    lengths = [len(episode) for episode in episodes]
-    assert max(lengths) <= 500
-    assert sum(lengths) == 600
-
-
 def test_what_is_gathered_mixes_behaviours_and_variants(table):
     row = read_table(table)[2]
     gathered = gather(row, recipe_of(row, 3000, 0))
-    assert sum(gathered.behaviours.values()) == gathered.tally.transitions == 3000
-    assert set(gathered.behaviours) == {"uniform", "ou", "constant", "gait", "policy"}
+    lengths = [len(episode) for episode in gathered.episodes]
+    assert max(lengths) <= 500
+    assert sum(lengths) == sum(gathered.behaviours.values()) == gathered.tally.transitions == 3000
+    assert set(gathered.behaviours) == {"uniform", "ou", "constant", "gait", "policy"} == set(gathered.kinds)
     # Some episodes end where the robot falls; in the variant others lie on the ground for long.
-    heights = [episode.observations[:, 0] for episode in gathered.episodes]
-    ended = [episode.terminated for episode in gathered.episodes]
-    assert any(ended)
-    lowest = min(height[-1] for height, over in zip(heights, ended, strict=True) if over)
-    lies = [height for height, over in zip(heights, ended, strict=True) if not over and height[-1] < lowest]
-    assert lies
-    assert 0 < gathered.coverage < 1
-    assert gathered.description.name == "robot/legged-3"
+    last = {True: [], False: []}
+    for episode in gathered.episodes:
+        last[episode.terminated].append(episode.observations[-1, 0])
+    assert min(last[False]) < min(last[True])
 
 
 def test_coverage_is_one_where_it_is_even_and_small_where_all_is_in_one_place():
@@ -218,21 +198,25 @@ def test_the_corpus_is_described(made, monkeypatch, capsys, tmp_path):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
     picture = tmp_path / "corpus.png"
     assert main(["data", "corpus", "--json", "-o", str(picture)]) == 0
-    found = json.loads(capsys.readouterr().out)
     assert picture.read_bytes().startswith(b"\x89PNG")
+    found = json.loads(capsys.readouterr().out)
     assert found["missing"] == []
-    assert [entry["variates"] for entry in found["entries"]] == [5, 6, 15, 14, 5]
-    assert [entry["weight"] for entry in found["entries"]] == pytest.approx(
-        [1 / 4.5, 2 / 4.5, 1 / 4.5, 0.5 / 4.5, 0]
-    )
-    for entry in found["entries"]:
+    entries = found["entries"]
+    assert [entry["variates"] for entry in entries] == [5, 6, 15, 14, 5]
+    assert [entry["transitions"] for entry in entries] == [300, 600, 600, 600, 600]
+    assert [entry["weight"] * 4.5 for entry in entries] == pytest.approx([1, 2, 1, 0.5, 0])
+    assert {entry["dataset"] for entry in entries} == set(minari.list_local_datasets())
+    for entry in entries:
         info, episodes = read_minari(entry["dataset"])
-        assert (entry["transitions"], entry["episodes"]) == (info.transitions, info.episodes)
         read = list(episodes)
-        assert entry["terminated"] == sum(episode.terminated for episode in read)
-        assert entry["coverage"] == pytest.approx(
-            coverage(np.concatenate([episode.observations for episode in read])), abs=1e-4
+        assert entry["environment"] == info.environment
+        assert (
+            entry["transitions"] == sum(map(len, read)) == minari.load_dataset(entry["dataset"]).total_steps
         )
+        assert entry["episodes"] == len(read)
+        assert entry["terminated"] == sum(episode.terminated for episode in read)
+        even = coverage(np.concatenate([episode.observations for episode in read]))
+        assert entry["coverage"] == pytest.approx(even, abs=1e-4)
         assert sum(entry["behaviours"].values()) == pytest.approx(1)
     shutil.rmtree(made / "corpus" / "unseen" / "gymnasium-pendulum-v1-g-2_0-v0")
     assert main(["data", "corpus"]) == 0
@@ -321,11 +305,7 @@ def test_a_simulator_that_is_missing_shows_before_anything_is_made(run, table, t
     assert not folder.exists()
 
 
-def test_plans_refuse_numbers_out_of_range_and_no_workers(table):
-    rows = read_table(table)
-    with pytest.raises(UsageError, match="at least 1"):
-        plan_corpus("corpus", rows, 0, 0)
-    with pytest.raises(UsageError, match="at least 1"):
-        plan_corpus("corpus", rows, 10, -1)
-    with pytest.raises(UsageError, match="workers must be at least 1"):
-        list(make_datasets([], 0))
+@pytest.mark.parametrize(("transitions", "seed"), [(0, 0), (10, -1)])
+def test_plans_refuse_numbers_out_of_range(table, transitions, seed):
+    with pytest.raises(UsageError, match="at least"):
+        plan_corpus("corpus", read_table(table), transitions, seed)

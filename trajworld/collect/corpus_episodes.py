@@ -19,11 +19,10 @@ from trajworld.environments.open import open_environment
 from trajworld.policies.behaviour import (
     Behaviour,
     Constant,
+    Drawn,
     Gait,
-    Mixed,
     OrnsteinUhlenbeck,
     Uniform,
-    Varied,
     log_uniform,
     make_behaviour,
 )
@@ -173,5 +172,5 @@ def _drawn(name: str, policies: list[ClockedPolicy], generator: np.random.Genera
         noise = log_uniform(generator, *_POLICY_NOISE)
         return "policy", replace(policies[int(generator.integers(len(policies)))], noise=noise)
     behaviour = make_behaviour(name)
-    drawn = behaviour.draw(generator) if isinstance(behaviour, Mixed | Varied) else behaviour
+    drawn = behaviour.draw(generator) if isinstance(behaviour, Drawn) else behaviour
     return next(kind for kind, of in _KINDS.items() if isinstance(drawn, of)), drawn

@@ -70,6 +70,11 @@ class OrnsteinUhlenbeck(_Blocks):
     theta: float = 0.1
     sigma: float = 0.25
 
+    @staticmethod
+    def of_scale(theta: float, scale: float) -> "OrnsteinUhlenbeck":
+        """The process of a stationary standard deviation."""
+        return OrnsteinUhlenbeck(theta, scale * math.sqrt(2 * theta))
+
     @property
     def correlation(self) -> float:
         """The correlation of a step's noise with the next step's."""
@@ -116,8 +121,20 @@ class Constant(_Blocks):
             yield np.repeat(push, generator.geometric(1 / self.mean_span), axis=0)
 
 
+class Drawn(_Blocks):
+    """A behaviour of which each stream is one of several others."""
+
+    def draw(self, generator: np.random.Generator) -> _Blocks:
+        """The behaviour of one stream."""
+        raise NotImplementedError
+
+    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+        """See ``_Blocks``."""
+        return self.draw(generator).blocks(size, generator)
+
+
 @dataclass(frozen=True)
-class Mixed(_Blocks):
+class Mixed(Drawn):
     """Each stream is one of the other behaviours, of a random scale and correlation.
 
     The scale is log-uniform in [0.1, 1]; so are the noise's ``theta`` in [0.02, 1] and the pushes' mean span
@@ -125,19 +142,14 @@ class Mixed(_Blocks):
     """
 
     def draw(self, generator: np.random.Generator) -> _Blocks:
-        """The behaviour of one stream."""
+        """See ``Drawn``."""
         kind = generator.integers(3)
         scale = log_uniform(generator, 0.1, 1.0)
         if kind == 0:
             return Uniform(scale)
         if kind == 1:
-            theta = log_uniform(generator, 0.02, 1.0)
-            return OrnsteinUhlenbeck(theta, scale * math.sqrt(2 * theta))
+            return OrnsteinUhlenbeck.of_scale(log_uniform(generator, 0.02, 1.0), scale)
         return Constant(log_uniform(generator, 2.0, 50.0), scale)
-
-    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-        """See ``_Blocks``."""
-        return self.draw(generator).blocks(size, generator)
 
 
 @dataclass(frozen=True)
@@ -172,7 +184,7 @@ class Gait(_Blocks):
 
 
 @dataclass(frozen=True)
-class Varied(_Blocks):
+class Varied(Drawn):
     """Each stream is one of the other behaviours, of a random scale and correlation: what a corpus is collected with.
 
     Three in twenty streams are uniform, seven coloured noise, four pushes and six gaits. Scales are log-uniform in
@@ -180,21 +192,16 @@ class Varied(_Blocks):
     """
 
     def draw(self, generator: np.random.Generator) -> _Blocks:
-        """The behaviour of one stream."""
+        """See ``Drawn``."""
         kind = generator.integers(20)
         scale = log_uniform(generator, 0.1, 1.0)
         if kind < 3:
             return Uniform(scale)
         if kind < 10:
-            theta = log_uniform(generator, 0.02, 1.0)
-            return OrnsteinUhlenbeck(theta, scale * math.sqrt(2 * theta))
+            return OrnsteinUhlenbeck.of_scale(log_uniform(generator, 0.02, 1.0), scale)
         if kind < 14:
             return Constant(log_uniform(generator, 2.0, 80.0), scale)
         return Gait(log_uniform(generator, 8.0, 80.0), scale, generator.uniform(0.0, 0.2))
-
-    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-        """See ``_Blocks``."""
-        return self.draw(generator).blocks(size, generator)
 
 
 BEHAVIOURS = ("uniform", "ou", "constant", "gait", "mixed", "varied")
@@ -230,7 +237,7 @@ def make_behaviour(name: str, scale: float | None = None, correlation: float | N
     width = 1.0 if scale is None else scale
     if name == "ou":
         theta = -math.log(0.9 if correlation is None else correlation)
-        return OrnsteinUhlenbeck(theta, (0.5 if scale is None else scale) * math.sqrt(2 * theta))
+        return OrnsteinUhlenbeck.of_scale(theta, 0.5 if scale is None else scale)
     if name == "constant":
         return Constant(1 / (1 - (0.95 if correlation is None else correlation)), width)
     if name == "uniform":

@@ -47,7 +47,7 @@ class ClockedPolicy:
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
     ) -> Controller:
         """See ``trajworld.policies.behaviour.Behaviour``."""
-        blocks = OrnsteinUhlenbeck(_THETA, math.sqrt(2 * _THETA)).blocks(len(low), generator)
+        blocks = OrnsteinUhlenbeck.of_scale(_THETA, 1.0).blocks(len(low), generator)
         noise = itertools.chain.from_iterable(blocks) if self.noise > 0 else None
         features = np.ones(self.weights.shape[1])
         step = generator.uniform(0, self.period)
