@@ -53,7 +53,7 @@ def test_transitions_replayed_in_a_fresh_environment_are_the_same(name, behaviou
 
 
 @needs_dm_control
-@pytest.mark.parametrize("name", ["cartpole-swingup", "manipulator-bring_ball", "finger-spin"])
+@pytest.mark.parametrize("name", ["cartpole-swingup", "manipulator-bring_ball", "humanoid-walk"])
 def test_dm_control_transitions_replayed_in_a_fresh_environment_are_the_same(name):
     seed_name = f"dm_control/{name}"
     environment = open_environment(seed_name)
@@ -163,18 +163,6 @@ def test_an_episode_without_a_good_transition_is_left_out(breaks, at):
     episodes = list(collect(Scripted(breaks, at=at), behaviour=Uniform(), transitions=25, tally=tally))
     assert [len(episode) for episode in episodes] == [10, 10, 5]
     assert (tally.unstable, tally.dropped) == (3, 3)
-
-
-def test_a_simulation_too_coarse_to_be_stable_is_cut_not_fatal(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    tally = Tally()
-    name = "HalfCheetah-v5?timestep=0.08"
-    episodes = list(collect(name, behaviour=Uniform(), transitions=300, tally=tally))
-    assert tally.unstable > 0
-    assert sum(map(len, episodes)) == 300
-    for episode in episodes:
-        check_episode(episode, name)
-    assert not list(tmp_path.iterdir()), "MuJoCo left its log file"
 
 
 @pytest.mark.parametrize(
