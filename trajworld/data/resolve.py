@@ -23,6 +23,7 @@ from trajworld.data.unitraj import (
     unitraj_environment,
 )
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.files import kind_of_file, user_path
 
 ACCEPTED_FORMS = (
     "minari:ID (downloaded if need be), the ID of a local Minari dataset, a store's folder, a D4RL .hdf5 "
@@ -222,7 +223,10 @@ def _origin(spec: str, path: Path | None) -> _Origin:
             return _unitraj_origin(spec, environment)
     if path is None and is_dataset_id(spec):
         return _minari_origin(spec, download=False)
-    problem = "exists but is none of the forms that can be read" if path is not None else "names no dataset"
+    problem = "names no dataset"
+    if path is not None:
+        kind = kind_of_file(path) if path.is_file() else ""
+        problem = f"exists but is none of the forms that can be read{kind and f' ({kind})'}"
     raise UsageError(f"{spec} {problem}; give {ACCEPTED_FORMS}")
 
 
@@ -292,7 +296,7 @@ def _existing_path(spec: str | os.PathLike[str]) -> Path | None:
     text = os.fspath(spec)
     if text.startswith("minari:") or "\0" in text or not text:
         return None
-    path = Path(text).expanduser()
+    path = user_path(text)
     return path if path.exists() else None
 
 
