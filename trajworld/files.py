@@ -53,7 +53,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
     Args:
         path: The folder to make.
-        replace: Whether a folder that is there already gives way; otherwise it is an error.
+        replace: Whether an existing folder is replaced; otherwise it is an error.
 
     Raises:
         TrajWorldError: ``path`` exists and ``replace`` is false, its parent cannot be written, or the disk is full.

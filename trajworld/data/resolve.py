@@ -108,7 +108,7 @@ def import_dataset(
         source: The file or folder.
         dataset_id: The new dataset's id. A UniTraj root makes one dataset an environment: with ``name-v0``
             their ids are ``name/SOURCE/ENVIRONMENT-v0``. Those that are there already are then left as they
-            are, so that an import that was stopped goes on where it was.
+            are, so an import that was stopped continues.
         environment: The environment's name, where the source does not say it rightly; not for a root.
         max_episode_steps: The step limit of D4RL files without ``timeouts``.
         description: For people.
