@@ -89,9 +89,13 @@ def local_datasets() -> list[dict[str, Any]]:
     """
     root = datasets_folder()
     found = []
-    for folder, subfolders, _ in os.walk(root):
+    for folder, subfolders, _ in os.walk(root, followlinks=True):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         path = Path(folder)
+        # Links are followed, but in no circle.
+        if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+            subfolders.clear()
+            continue
         if path == root or "data" not in subfolders:
             continue
         subfolders.clear()
