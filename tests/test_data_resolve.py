@@ -1,6 +1,7 @@
 """From a specification to a dataset: every accepted form, conversion once, imports into Minari."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from trajworld.data import resolve
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, rows_of_episode
 from trajworld.data.home import home, stores_folder
-from trajworld.data.minari_datasets import local_datasets, read_minari, write_minari
+from trajworld.data.minari_datasets import datasets_folder, local_datasets, read_minari, write_minari
 from trajworld.data.resolve import converted_stores, import_dataset, open_dataset
 from trajworld.errors import TrajWorldError, UsageError
 
@@ -262,3 +263,37 @@ def test_the_home_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("TRAJWORLD_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert home().name == "trajworld"
+
+
+def test_a_minari_dataset_is_found_by_id_folder_and_link(
+    tmp_path: Path, make_episodes: EpisodeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episodes = make_episodes([5, 9])
+    folder = minari_dataset("my/thing-v0", episodes)
+    root = datasets_folder()
+    (root / "linked-v0").symlink_to(folder)
+    (root / "my" / "round").symlink_to(root)
+    assert [entry["id"] for entry in local_datasets()] == ["linked-v0", "my/thing-v0"]
+    assert_holds(open_dataset(folder), episodes)
+    monkeypatch.chdir(root)
+    for spec in ("my/thing-v0", "linked-v0", "./my/thing-v0"):
+        assert_holds(open_dataset(spec), episodes)
+    elsewhere = shutil.copytree(folder, tmp_path / "copy-v0")
+    with pytest.raises(UsageError, match="MINARI_DATASETS_PATH"):
+        open_dataset(elsewhere)
+
+
+@pytest.mark.parametrize("dtype", ["?", "u1", "i8", "u8", "f2", ">f4", ">f8", "g"])
+def test_every_type_of_number_is_read_from_every_form(tmp_path: Path, dtype: str) -> None:
+    """UniTraj and Minari; of D4RL in its own test."""
+    numbers = np.random.default_rng(0).integers(0, 2 if dtype == "?" else 100, (6, 3)).astype(dtype)
+    folder = tmp_path / "env"
+    folder.mkdir()
+    # Not all zero, which would be padding.
+    observation = np.concatenate([numbers[:, :2], np.ones((6, 1), dtype)], axis=1)
+    np.savez(folder / "episode_0.npz", observation=observation, action=numbers[:, :2], reward=numbers[:, :1])
+    dataset = open_dataset(folder)
+    np.testing.assert_array_equal(dataset.rows[:, :3], observation.astype(np.float32))
+    np.testing.assert_array_equal(dataset.rows[1:, 3], numbers[1:, 0].astype(np.float32))
+    import_dataset(folder, "types-v0")
+    np.testing.assert_array_equal(open_dataset("types-v0").rows, dataset.rows)

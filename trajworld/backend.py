@@ -132,10 +132,10 @@ class Backend(Protocol):
         Args:
             devices: How many of this process's devices; None for ``usual``, or else ``device().training``.
             batch_size: What must be shared out evenly. Where ``devices`` is None, as many are taken as divide it.
-            usual: How many to take if there are so many.
+            usual: How many to take where that many are available.
 
         Raises:
-            UsageError: There are not so many, or ``batch_size`` cannot be shared out.
+            UsageError: There are fewer, or ``batch_size`` cannot be divided among them.
         """
         ...
 

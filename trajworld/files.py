@@ -13,7 +13,21 @@ from typing import Any
 
 import filelock
 
-from trajworld.errors import TrajWorldError
+from trajworld.errors import TrajWorldError, UsageError
+
+_KINDS = (
+    (b"version https://git-lfs", "it is a Git LFS pointer: fetch the file itself with git lfs pull"),
+    (b"\x1f\x8b", "it is compressed with gzip: unpack it first"),
+    (b"BZh", "it is compressed with bzip2: unpack it first"),
+    (b"\xfd7zXZ", "it is compressed with xz: unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "it is compressed with zstd: unpack it first"),
+    (b"\x89HDF", "it is an HDF5 file"),
+    (b"\x93NUMPY", "it is a NumPy file (.npy)"),
+    (b"PAR1", "it is a Parquet file"),
+    (b"\x89PNG", "it is a picture"),
+    (b"\x80", "it is a pickle"),
+    (b"PK", "it is a zip archive"),
+)
 
 
 @contextlib.contextmanager
@@ -39,7 +53,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
     Args:
         path: The folder to make.
-        replace: Whether a folder that is there already gives way; otherwise it is an error.
+        replace: Whether an existing folder is replaced; otherwise it is an error.
 
     Raises:
         TrajWorldError: ``path`` exists and ``replace`` is false, its parent cannot be written, or the disk is full.
@@ -143,6 +157,42 @@ def file_digest(path: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise TrajWorldError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as a person writes it, with ``~`` for a home folder, in configurations and variables too.
+
+    Raises:
+        UsageError: There is no such user, or the user has no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"{path} begins in the home folder of a user who has none: write the whole path"
+        ) from None
+
+
+def kind_of_file(path: str | os.PathLike[str]) -> str:
+    """What a file is by its first bytes, with what to do about it, for the messages of readers that want another.
+
+    Returns:
+        Such as ``it is a Git LFS pointer: fetch the file itself with git lfs pull``; empty where it is not known.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except OSError:
+        return ""
+    if not start:
+        return "it is empty"
+    if start[:512].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is an HTML page: the download gave a page in place of the file"
+    if start[8:10] == b'{"' and int.from_bytes(start[:8], "little") < 1 << 32:
+        return "it is a safetensors file"
+    if start.startswith(b"PK") and b"data.pkl" in start:
+        return "it is a PyTorch file (.pt)"
+    return next((text for magic, text in _KINDS if start.startswith(magic)), "")
 
 
 @contextlib.contextmanager

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from trajworld.data.account import Account
 from trajworld.data.episode import Episode, as_floats, check_episode
 from trajworld.errors import TrajWorldError
+from trajworld.files import kind_of_file
 
 if TYPE_CHECKING:
     import h5py
@@ -173,9 +174,9 @@ def _open(path: Path) -> Iterator["h5py.File"]:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:
-        raise TrajWorldError(
-            f"{path} is not a readable HDF5 file: {' '.join(str(error).split())[:150]}"
-        ) from error
+        kind = kind_of_file(path)
+        why = " ".join(str(error).split())[:150] if "HDF5" in kind or not kind else kind
+        raise TrajWorldError(f"{path} is not a readable HDF5 file: {why}") from error
 
 
 def _array(file: "h5py.File", name: str, path: Path, dimensions: int) -> "h5py.Dataset":

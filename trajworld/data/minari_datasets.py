@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from trajworld.data.episode import Episode, as_floats, check_episode
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import atomic_folder, ensure_room, one_writer, read_json
+from trajworld.files import atomic_folder, ensure_room, one_writer, read_json, user_path
 
 if TYPE_CHECKING:
     from gymnasium import Space
@@ -59,8 +59,7 @@ class MinariInfo:
 
 def datasets_folder() -> Path:
     """Minari's folder of datasets: ``MINARI_DATASETS_PATH`` where it is set, else ``~/.minari/datasets``."""
-    chosen = os.environ.get("MINARI_DATASETS_PATH")
-    return Path(chosen) if chosen else Path.home() / ".minari" / "datasets"
+    return user_path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets")
 
 
 def is_dataset_id(text: str) -> bool:
@@ -90,9 +89,13 @@ def local_datasets() -> list[dict[str, Any]]:
     """
     root = datasets_folder()
     found = []
-    for folder, subfolders, _ in os.walk(root):
+    for folder, subfolders, _ in os.walk(root, followlinks=True):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         path = Path(folder)
+        # Links are followed, but in no circle.
+        if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+            subfolders.clear()
+            continue
         if path == root or "data" not in subfolders:
             continue
         subfolders.clear()

@@ -14,7 +14,13 @@ from trajworld.data.d4rl import read_d4rl
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.home import stores_folder
-from trajworld.data.minari_datasets import dataset_path, is_dataset_id, read_minari, write_minari
+from trajworld.data.minari_datasets import (
+    dataset_path,
+    datasets_folder,
+    is_dataset_id,
+    read_minari,
+    write_minari,
+)
 from trajworld.data.store import VERSION, is_store, open_store, store_description, write_store
 from trajworld.data.unitraj import (
     UniTrajEnvironment,
@@ -23,6 +29,7 @@ from trajworld.data.unitraj import (
     unitraj_environment,
 )
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.files import kind_of_file, user_path
 
 ACCEPTED_FORMS = (
     "minari:ID (downloaded if need be), the ID of a local Minari dataset, a store's folder, a D4RL .hdf5 "
@@ -107,7 +114,7 @@ def import_dataset(
         source: The file or folder.
         dataset_id: The new dataset's id. A UniTraj root makes one dataset an environment: with ``name-v0``
             their ids are ``name/SOURCE/ENVIRONMENT-v0``. Those that are there already are then left as they
-            are, so that an import that was stopped goes on where it was.
+            are, so an import that was stopped continues.
         environment: The environment's name, where the source does not say it rightly; not for a root.
         max_episode_steps: The step limit of D4RL files without ``timeouts``.
         description: For people.
@@ -220,10 +227,27 @@ def _origin(spec: str, path: Path | None) -> _Origin:
         environment = unitraj_environment(path)
         if environment is not None:
             return _unitraj_origin(spec, environment)
+        if (path / "data" / "metadata.json").is_file():
+            return _minari_origin(_id_of_folder(path), download=False)
     if path is None and is_dataset_id(spec):
         return _minari_origin(spec, download=False)
-    problem = "exists but is none of the forms that can be read" if path is not None else "names no dataset"
+    problem = "names no dataset"
+    if path is not None:
+        kind = kind_of_file(path) if path.is_file() else ""
+        problem = f"exists but is none of the forms that can be read{kind and f' ({kind})'}"
     raise UsageError(f"{spec} {problem}; give {ACCEPTED_FORMS}")
+
+
+def _id_of_folder(path: Path) -> str:
+    """The id of the Minari dataset whose folder was named, perhaps from inside Minari's own folder."""
+    # Not resolved: a dataset may be a link to elsewhere.
+    place, root = Path(os.path.abspath(path)), Path(os.path.abspath(datasets_folder()))
+    for one, folder in ((place, root), (place, root.resolve()), (place.resolve(), root.resolve())):
+        if one.is_relative_to(folder) and is_dataset_id(one.relative_to(folder).as_posix()):
+            return one.relative_to(folder).as_posix()
+    raise UsageError(
+        f"{path} is a Minari dataset outside of {root}: set MINARI_DATASETS_PATH to the folder that its id begins in"
+    )
 
 
 def _minari_origin(dataset_id: str, download: bool) -> _Origin:
@@ -292,7 +316,7 @@ def _existing_path(spec: str | os.PathLike[str]) -> Path | None:
     text = os.fspath(spec)
     if text.startswith("minari:") or "\0" in text or not text:
         return None
-    path = Path(text).expanduser()
+    path = user_path(text)
     return path if path.exists() else None
 
 

@@ -46,7 +46,7 @@ def write_store(
         source: The same.
         environment: The same.
         account: What becomes of the source's transitions while ``episodes`` are read; kept in the description.
-        replace: Whether a folder that is there already gives way.
+        replace: Whether an existing folder is replaced.
 
     Raises:
         TrajWorldError: There is no episode, one is malformed or of another size, or the folder cannot be

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from trajworld.errors import TrajWorldError
+from trajworld.files import kind_of_file
 
 MAX_DEPTH = 100
 # Python hashes a tuple in a tuple by recursion in C, without a limit: some 100,000 levels end the process.
@@ -59,9 +60,11 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     except _Refused as reason:
         raise TrajWorldError(f"{path} is refused: {reason}; nothing in it was run") from None
     except Exception as error:  # Damaged bytes make Python and NumPy raise a dozen types.
+        kind = kind_of_file(path)
         cause = " ".join(str(error).split())[:200] or type(error).__name__
+        cause = cause if kind in ("", "it is a pickle") else kind
         raise TrajWorldError(
-            f"{path} is not a readable pickle: it is damaged or cut short ({cause})"
+            f"{path} is not a readable pickle, or is damaged or cut short ({cause})"
         ) from None
 
 
