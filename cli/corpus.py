@@ -82,7 +82,7 @@ def collect_corpus(
 
     Behaviours are mixed within a dataset: uniform actions, coloured noise, pushes, gaits, and policies of a short
     search, from usual and perturbed starts. Each dataset is a function of the seed and its line of the table: a
-    corpus that was stopped or killed goes on where it was and ends the same, file by file.
+    corpus that was stopped or killed continues where it was and ends the same, file by file.
 
     \b
     Examples:

@@ -208,5 +208,5 @@ def _from_workers(
 
 
 def default_workers(transitions: int) -> int:
-    """How many processes pay off for so many transitions: one a core, but only one for a few thousand."""
+    """How many processes a collection of this size should use: one a core, but only one for a few thousand."""
     return max(1, min(len(available_cores()), transitions // 5000))

@@ -27,7 +27,7 @@ _LEAST_SCALE = 1e-3
 class ClockedPolicy:
     """``tanh(weights @ [1, sin, cos, standardised observation])``, and noise on top.
 
-    The clock lets a gait go on where observations alone would let it stand still.
+    The clock keeps a gait moving where observations alone would let it stand still.
 
     Attributes:
         weights: ``[action_size, 3 + observation_size]``.
