@@ -9,7 +9,7 @@ from trajworld.errors import TrajWorldError
 from trajworld.interop.published import PublishedCheckpoint, read_published
 from trajworld.models.identity import Identity
 from trajworld.models.ranges import UNIT_SUPPORT, Support
-from trajworld.models.sizes import ModelSizes
+from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 from trajworld.versions import versions
 
@@ -39,7 +39,7 @@ def import_published(path: str | os.PathLike[str], heads: int = 4, environment: 
         raise TrajWorldError(
             f"{path} holds a {published.kind.upper()} baseline; only TrajWorld checkpoints are imported"
         )
-    sizes = ModelSizes(
+    sizes = TrajWorldSizes(
         blocks=published.layers,
         width=published.width,
         heads=published.heads,

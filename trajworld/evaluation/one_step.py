@@ -1,31 +1,66 @@
-"""Transition prediction (DESIGN §6): errors of the one-step prediction of each window's last row.
+"""Transition prediction: errors of the one-step prediction of each window's last row.
 
 The metric is written once, for whatever predicts: a model, or the baseline that copies the last row.
 """
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trajworld.backend import active_backend
+from trajworld.data.batch import Batch, Variates, variates_of
 from trajworld.data.dataset import Dataset
-from trajworld.data.statistics import statistics
+from trajworld.data.statistics import statistics, value_range
 from trajworld.data.summary import variate_names
 from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.predictors import OneStep, Predictor, copying_predictor, model_predictor
-from trajworld.evaluation.ranges import Ranges
-from trajworld.models.ranges import Support
-from trajworld.models.trajworld import TrajWorld
+from trajworld.models.interface import Predicted, Short, WorldModel
+from trajworld.models.ranges import Support, pretraining_support
 
 WINDOW = 20
 BATCH_SIZE = 64
 _STILL = 1e-6
 
 Progress = Callable[[int, int | None, str], None]
-"""What a long evaluation tells of itself: transitions predicted, of how many, and of what."""
+"""Called with the transitions that are done, how many there are in all, and what is predicted."""
+
+
+class Prediction(NamedTuple):
+    """A predictor's answer for B windows; P = observation_size + 1, the predicted variates.
+
+    Attributes:
+        mean: ``[B, P]``.
+        entropy: ``[B, P]``: negative log-likelihood of the true value in nats; None for a predictor without one.
+    """
+
+    mean: NDArray[np.floating]
+    entropy: NDArray[np.floating] | None = None
+
+
+Predictor = Callable[[NDArray[np.float32], NDArray[np.float32]], Prediction]
+"""From windows ``[B, T, M]`` and their time mask ``[B, T]`` to the prediction of each one's last row.
+
+It is given the last row, for its likelihood, and must not use it otherwise.
+"""
+
+OneStep = Callable[[NDArray[np.float32], NDArray[np.float32], Variates], Predicted]
+"""What :func:`compile_one_step` returns."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ranges:
+    """A support and where it came from.
+
+    Attributes:
+        support: Arrays ``[M]``.
+        origin: For people: ``the model's own``, or the dataset that an unseen environment's range comes from.
+    """
+
+    support: Support
+    origin: str
 
 
 @dataclass(frozen=True)
@@ -91,8 +126,104 @@ class PredictionErrors:
         return asdict(self)
 
 
+def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | None = None) -> Ranges:
+    """The range over which ``model`` reads and predicts the variates of ``dataset``.
+
+    The model's own where it has one: it was trained on this dataset's environment. A pre-trained model has
+    none for an environment that it never saw; then it is the range of ``ranges_from``, or else of the dataset
+    itself, which knows more than a model could: the origin says so.
+
+    Args:
+        model: The model.
+        dataset: What it is to predict.
+        ranges_from: Data of the same environment, used only where the model has no range of its own.
+
+    Raises:
+        TrajWorldError: The model or ``ranges_from`` is of data of another size.
+    """
+
+    def sizes(data: Dataset) -> str:
+        return f"{data.observation_size} observation and {data.action_size} action variates"
+
+    identity, table = model.identity, model.sizes.variates
+    if dataset.num_variates > table:
+        raise TrajWorldError(
+            f"{dataset.name} has {dataset.num_variates} variates, more than the {table} this model has "
+            "embeddings for: use a model made with a larger table"
+        )
+    trained, found = ((one.observation_size, one.action_size) for one in (identity, dataset))
+    if not identity.support.shared and None not in trained and trained != found:
+        raise TrajWorldError(
+            f"the model predicts {identity.environment or 'its environment'} ({trained[0]} observation and "
+            f"{trained[1]} action variates), but {dataset.name} has {sizes(dataset)}: use a model of that environment, "
+            "or a pre-trained one"
+        )
+    own = identity.support_for(dataset.environment, dataset.num_variates)
+    if own is not None:
+        return Ranges(own, "the model's own")
+    source = ranges_from or dataset
+    if (source.observation_size, source.action_size) != found:
+        raise TrajWorldError(
+            f"the ranges of {source.name} ({sizes(source)}) do not fit {dataset.name} ({sizes(dataset)}): "
+            "name a dataset of the same environment"
+        )
+    return Ranges(pretraining_support(*value_range(source)), f"of {source.name}")
+
+
+def compile_one_step(model: WorldModel, short: Short = "padded") -> OneStep:
+    """Compile the prediction of each window's last row from the rows before it.
+
+    Returns:
+        A function of values ``[B, T, M]``, time mask ``[B, T]`` and variates to what ``model.predict`` says, as
+        tensors. It reads the model's weights as they are at the call.
+    """
+    return active_backend().compile(
+        lambda values, mask, variates: model.predict(Batch(values, mask, variates), short), model
+    )
+
+
+def copying_predictor(dataset: Dataset) -> Predictor:
+    """The baseline that predicts the last row of a dataset's windows to equal the one before it."""
+    predicted = dataset.observation_size + 1
+    return lambda values, time_mask: Prediction(values[:, -2, :predicted])
+
+
+def model_predictor(
+    model: WorldModel,
+    dataset: Dataset,
+    support: Support,
+    one_step: OneStep | None = None,
+    size: int | None = None,
+) -> Predictor:
+    """The model's expectation and negative log-likelihood as a predictor of a dataset's windows.
+
+    Args:
+        model: The model.
+        dataset: Whose windows.
+        support: The range the model reads them over, arrays ``[M]``.
+        one_step: Of :func:`compile_one_step`, where there is one already.
+        size: M_pad: pad the variates to that number, so that datasets of several M share a compilation; None for none.
+    """
+    import keras
+
+    predicted = dataset.observation_size + 1
+    variates = variates_of(dataset, support.lower, support.upper, size)
+    missing = 0 if size is None else size - dataset.num_variates
+    compiled = one_step or compile_one_step(model)
+
+    def numpy(tensor: Any) -> NDArray[np.floating]:
+        return keras.ops.convert_to_numpy(tensor)[:, :predicted]
+
+    def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
+        padded = np.pad(values, ((0, 0), (0, 0), (0, missing))) if missing else values
+        mean, _, nll = compiled(padded, time_mask, variates)
+        return Prediction(numpy(mean), None if nll is None else numpy(nll))
+
+    return predict
+
+
 def prediction_errors(
-    model: TrajWorld,
+    model: WorldModel,
     dataset: Dataset,
     *,
     support: Support | Ranges,
@@ -108,10 +239,9 @@ def prediction_errors(
     Args:
         model: The model; T is its window.
         dataset: Where the windows are.
-        support: The range the model bins over, arrays ``[M]``; ``trajworld.evaluation.ranges.support_for``
-            finds it.
+        support: The range the model bins over, arrays ``[M]``; see :func:`support_for`.
         episodes: Indices of the episodes whose windows count; all where not given.
-        limit: At most so many windows, drawn without replacement; all where not given.
+        limit: The most windows, drawn without replacement; all where not given.
         batch_size: Windows predicted at once; the last batch is filled up, so that one shape is compiled.
         seed: Of the draw.
         one_step: What :func:`compile_one_step` made of this model, where it is evaluated more than once.
