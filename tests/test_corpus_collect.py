@@ -257,7 +257,7 @@ def test_weights_change_the_members_alone(run, made, monkeypatch):
 
 def test_pre_training_takes_a_corpus_by_name(made, monkeypatch):
     from trajworld.training.config import resolve_config
-    from trajworld.training.sources import make_mixture, open_parts
+    from trajworld.training.data import make_mixture, open_parts
 
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
     config = resolve_config(

@@ -5,7 +5,7 @@ The metric is written once, for whatever predicts: a model, or the baseline that
 
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -22,6 +22,7 @@ from trajworld.models.ranges import Support, pretraining_support
 
 WINDOW = 20
 BATCH_SIZE = 64
+_METRICS = ("mae", "mse", "normalised_mae", "normalised_mse", "nll")
 _STILL = 1e-6
 
 Progress = Callable[[int, int | None, str], None]
@@ -125,6 +126,20 @@ class PredictionErrors:
         """Plain JSON values."""
         return asdict(self)
 
+    def rows(self) -> list[dict[str, Any]]:
+        """A table: a row for each predicted variate, then the means over ``observations`` and over ``all``."""
+        table = []
+        for each in self.variates:
+            scale = float("nan") if each.name in self.still else each.std
+            scaled = {"normalised_mae": each.mae / scale, "normalised_mse": each.mse / scale**2}
+            table.append({"variate": each.name, **asdict(each), **scaled})
+            del table[-1]["name"]
+        for name, group in (("observations", "observation"), ("all", "predicted")):
+            averages = {metric: getattr(self, metric) for metric in _METRICS}
+            means = {metric: None if one is None else getattr(one, group) for metric, one in averages.items()}
+            table.append({"variate": name, "std": None, **means})
+        return table
+
 
 def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | None = None) -> Ranges:
     """The range over which ``model`` reads and predicts the variates of ``dataset``.
@@ -222,30 +237,40 @@ def model_predictor(
     return predict
 
 
+class Choice(TypedDict, total=False):
+    """Which windows of a dataset are predicted, and how.
+
+    Attributes:
+        episodes: Indices of the episodes whose windows count; all where not given.
+        limit: The most windows, drawn without replacement; all where not given.
+        batch_size: Windows predicted at once; the last batch is filled up, so that one shape is compiled.
+        seed: Of the draw.
+        progress: Called after each batch.
+    """
+
+    episodes: ArrayLike | None
+    limit: int | None
+    batch_size: int
+    seed: int
+    progress: Progress | None
+
+
 def prediction_errors(
     model: WorldModel,
     dataset: Dataset,
     *,
     support: Support | Ranges,
-    episodes: ArrayLike | None = None,
-    limit: int | None = None,
-    batch_size: int = BATCH_SIZE,
-    seed: int = 0,
     one_step: OneStep | None = None,
-    progress: Progress | None = None,
+    **choice: Unpack[Choice],
 ) -> PredictionErrors:
     """The errors of the model's expectation of each window's last row, from the at most T - 1 rows before it.
 
     Args:
         model: The model; T is its window.
         dataset: Where the windows are.
-        support: The range the model bins over, arrays ``[M]``; see :func:`support_for`.
-        episodes: Indices of the episodes whose windows count; all where not given.
-        limit: The most windows, drawn without replacement; all where not given.
-        batch_size: Windows predicted at once; the last batch is filled up, so that one shape is compiled.
-        seed: Of the draw.
+        support: The range the model reads them over, arrays ``[M]``; see :func:`support_for`.
         one_step: What :func:`compile_one_step` made of this model, where it is evaluated more than once.
-        progress: Called after each batch.
+        choice: See :class:`Choice`.
 
     Raises:
         UsageError: A number is out of range, or there is no such episode.
@@ -253,42 +278,20 @@ def prediction_errors(
     """
     ranges = support if isinstance(support, Ranges) else Ranges(support, "given")
     predict = model_predictor(model, dataset, ranges.support, one_step)
-    return errors_of(
-        predict,
-        dataset,
-        predictor="model",
-        ranges=ranges.origin,
-        episodes=episodes,
-        limit=limit,
-        batch_size=batch_size,
-        window=model.sizes.window,
-        seed=seed,
-        progress=progress,
-    )
+    known = {"predictor": "model", "ranges": ranges.origin, "window": model.sizes.window}
+    return errors_of(predict, dataset, **known, **choice)
 
 
 def copy_last_row_errors(
-    dataset: Dataset,
-    *,
-    episodes: ArrayLike | None = None,
-    limit: int | None = None,
-    batch_size: int = 4096,
-    window: int = WINDOW,
-    seed: int = 0,
+    dataset: Dataset, *, window: int = WINDOW, **choice: Unpack[Choice]
 ) -> PredictionErrors:
     """The errors of the baseline that predicts the last row to equal the one before it; arguments as above.
 
     With the same dataset, episodes, limit and seed it is measured on the same windows as a model.
     """
+    choice.setdefault("batch_size", 4096)
     return errors_of(
-        copying_predictor(dataset),
-        dataset,
-        predictor="copy of the last row",
-        episodes=episodes,
-        limit=limit,
-        batch_size=batch_size,
-        window=window,
-        seed=seed,
+        copying_predictor(dataset), dataset, predictor="copy of the last row", window=window, **choice
     )
 
 
@@ -298,29 +301,55 @@ def errors_of(
     *,
     predictor: str,
     ranges: str = "",
+    window: int = WINDOW,
     episodes: ArrayLike | None = None,
     limit: int | None = None,
     batch_size: int = BATCH_SIZE,
-    window: int = WINDOW,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PredictionErrors:
     """The metric itself: errors of any predictor; see :func:`prediction_errors`."""
     index = WindowIndex.of(dataset, episodes)
-    ranks = _drawn(len(index), limit, seed)
-    absolute, squared, entropies = (np.zeros(dataset.observation_size + 1) for _ in range(3))
-    has_entropy = True
-    for error, entropy in each_error(
-        predict, dataset, *index.locate(ranks), predictor, batch_size, window, progress
-    ):
-        absolute += error.sum(axis=0)
-        squared += np.square(error).sum(axis=0)
-        has_entropy = has_entropy and entropy is not None
+    if limit is not None and limit < 1:
+        raise UsageError(f"at least 1 window must be predicted, not {limit}")
+    ranks = np.arange(len(index))
+    if limit is not None and limit < len(index):
+        ranks = np.sort(np.random.default_rng(seed).choice(len(index), limit, replace=False))
+    mae, mse, nll = (np.zeros(dataset.observation_size + 1) for _ in range(3))
+    has_nll = True
+    places = index.locate(ranks)
+    for error, entropy in each_error(predict, dataset, *places, predictor, batch_size, window, progress):
+        mae += error.sum(axis=0)
+        mse += np.square(error).sum(axis=0)
+        has_nll = has_nll and entropy is not None
         if entropy is not None:
-            entropies += entropy.sum(axis=0, dtype=np.float64)
-    means = [total / len(ranks) for total in (absolute, squared, entropies)]
-    return _report(
-        dataset, predictor, ranges, len(ranks), means[0], means[1], means[2] if has_entropy else None
+            nll += entropy.sum(axis=0, dtype=np.float64)
+    mae, mse, nll = (total / len(ranks) for total in (mae, mse, nll))
+    std, varies = varying(dataset)
+    observation = np.arange(len(mae)) < dataset.observation_size
+
+    def average(values: NDArray[np.float64], counted: NDArray[np.bool_] = np.True_) -> Average:
+        groups = (values[counted & observation], values[counted & np.ones_like(observation)])
+        return Average(*(float(group.mean()) if len(group) else None for group in groups))
+
+    scale, names = np.where(varies, std, 1.0), variate_names(dataset)[: len(mae)]
+    each = zip(names, std, mae, mse, nll if has_nll else [None] * len(mae), strict=True)
+    return PredictionErrors(
+        dataset=dataset.name,
+        environment=dataset.environment,
+        predictor=predictor,
+        ranges=ranges,
+        windows=len(ranks),
+        mae=average(mae),
+        mse=average(mse),
+        normalised_mae=average(mae / scale, varies),
+        normalised_mse=average(mse / scale**2, varies),
+        nll=average(nll) if has_nll else None,
+        still=tuple(names[place] for place in np.flatnonzero(~varies)),
+        variates=tuple(
+            VariateErrors(name, float(s), float(a), float(q), None if e is None else float(e))
+            for name, s, a, q, e in each
+        ),
     )
 
 
@@ -395,51 +424,3 @@ def varying(dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     scale = np.maximum(np.abs(found.minimum), np.abs(found.maximum))[:predicted].astype(np.float64)
     std = found.std[:predicted]
     return std, std > _STILL * scale
-
-
-def _drawn(count: int, limit: int | None, seed: int) -> NDArray[np.int64]:
-    """Window numbers in order, at most ``limit`` of them."""
-    if limit is not None and limit < 1:
-        raise UsageError(f"at least 1 window must be predicted, not {limit}")
-    if limit is None or limit >= count:
-        return np.arange(count)
-    return np.sort(np.random.default_rng(seed).choice(count, limit, replace=False))
-
-
-def _report(
-    dataset: Dataset,
-    predictor: str,
-    ranges: str,
-    windows: int,
-    mae: NDArray[np.float64],
-    mse: NDArray[np.float64],
-    nll: NDArray[np.float64] | None,
-) -> PredictionErrors:
-    std, varies = varying(dataset)
-    observation = np.arange(len(mae)) < dataset.observation_size
-
-    def average(values: NDArray[np.float64], counted: NDArray[np.bool_] | None = None) -> Average:
-        wanted = np.ones(len(values), bool) if counted is None else counted
-        groups = (values[wanted & observation], values[wanted])
-        return Average(*(float(group.mean()) if len(group) else None for group in groups))
-
-    scale = np.where(varies, std, 1.0)
-    names = variate_names(dataset)
-    each = zip(names, std, mae, mse, [None] * len(mae) if nll is None else nll, strict=False)
-    return PredictionErrors(
-        dataset=dataset.name,
-        environment=dataset.environment,
-        predictor=predictor,
-        ranges=ranges,
-        windows=windows,
-        mae=average(mae),
-        mse=average(mse),
-        normalised_mae=average(mae / scale, varies),
-        normalised_mse=average(mse / scale**2, varies),
-        nll=None if nll is None else average(nll),
-        still=tuple(names[place] for place in np.flatnonzero(~varies)),
-        variates=tuple(
-            VariateErrors(name, float(s), float(a), float(q), None if e is None else float(e))
-            for name, s, a, q, e in each
-        ),
-    )

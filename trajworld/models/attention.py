@@ -158,7 +158,9 @@ class AttentionFeedForward(keras.layers.Layer):
         )
         if attendable is not None:
             logits = ops.where(attendable, logits, MASKED_LOGIT)
-        weights = ops.cast(ops.softmax(logits, axis=-1), value.dtype)
+        # Keras warns of a softmax over a single entry, which is 1.
+        weights = ops.softmax(logits, axis=-1) if logits.shape[-1] != 1 else ops.ones_like(logits)
+        weights = ops.cast(weights, value.dtype)
         return ops.reshape(ops.einsum(mixture, weights, value), (-1, self.width))
 
     def get_config(self) -> dict[str, Any]:

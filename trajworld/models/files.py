@@ -147,7 +147,7 @@ def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
         "kind": kind.name,
         "parameters": sizes.parameters,
         "dtype": config["config"]["dtype"],
-        "sizes": dataclasses.asdict(sizes),  # type: ignore[call-overload]
+        "sizes": dataclasses.asdict(sizes),
         **identity.to_config(),
     }
 
@@ -289,7 +289,7 @@ def _objects(value: Any) -> Iterator[str]:
 
 
 def _sizes(kind: Kind, values: Any) -> Sizes:
-    fields = {field.name: field.type for field in dataclasses.fields(kind.sizes)}  # type: ignore[arg-type]
+    fields = {field.name: field.type for field in dataclasses.fields(kind.sizes)}
     if not isinstance(values, dict) or values.keys() != fields.keys():
         raise ValueError(f"its sizes are not {', '.join(fields)}")
     for name, type_ in fields.items():

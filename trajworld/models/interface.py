@@ -83,7 +83,7 @@ class Step(NamedTuple):
 
 
 class WorldModel(Protocol):
-    """A model that predicts the next row. A learned one is a ``keras.Model``, made as ``Class(sizes, identity, dtype=)``.
+    """Predicts the next row; a learned model is a ``keras.Model``, made as ``Class(sizes, identity, dtype=)``.
 
     Its weights are made at once, do not depend on M, and are float32 whatever its dtype policy.
 
@@ -182,7 +182,7 @@ class Kind:
             UsageError: The preset is unknown, or a size is out of range.
         """
         presets = self.sizes.presets
-        if name not in presets:
+        if not isinstance(name, str) or name not in presets:
             raise UsageError(f"no preset of {self.name} is called {name!r}: there are {', '.join(presets)}")
         given = {size: value for size, value in overrides.items() if value is not None}
         return dataclasses.replace(presets[name], **given)
@@ -198,7 +198,7 @@ def kind_of(name: str) -> Kind:
     Raises:
         UsageError: There is none.
     """
-    if name not in MODELS:
+    if not isinstance(name, str) or name not in MODELS:
         raise UsageError(f"no kind of model is called {name!r}: there is {', '.join(MODELS)}")
     return MODELS[name]
 

@@ -34,7 +34,7 @@ class Controller(Protocol):
 
     @property
     def program(self) -> Hashable:
-        """What :meth:`act` computes: controllers of one program differ in their arrays alone, and share compilations."""
+        """What :meth:`act` computes: controllers of one program differ in arrays alone, and share compilations."""
         ...
 
     def arrays(self, begin: int, steps: int) -> Any:

@@ -1,6 +1,5 @@
 """TrajWorld (Yin et al. 2025, section 4): alternating attention over time and over variates."""
 
-import warnings
 from typing import Any, NamedTuple
 
 import keras
@@ -165,10 +164,7 @@ class TrajWorld(keras.Model):
         """The expectation over bins, and the negative log-likelihood of the true bin; see the interface."""
         values, mask, variates, _ = batch
         offset = max(self.sizes.window - values.shape[1], 0) if short == "padded" else 0
-        with warnings.catch_warnings():
-            # Keras doubts attention to a single row.
-            warnings.filterwarnings("ignore", "You are using a softmax over axis")
-            logits = self(values[:, :-1], mask[:, :-1], variates, rows=1, offset=offset)[:, 0]
+        logits = self(values[:, :-1], mask[:, :-1], variates, rows=1, offset=offset)[:, 0]
         mean, std = moments(logits, variates.lower, variates.upper)
         return Predicted(
             mean, std, onehot_cross_entropy(logits, values[:, -1], variates.lower, variates.upper)

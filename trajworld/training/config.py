@@ -183,12 +183,14 @@ def resolve_config(
     values["datasets"] = tuple(_dataset_choice(choice) for choice in choices)
     _check_types(TrainingConfig, values)
     steps = values["steps"]
+    # Of a preset that brings the end of its cosine, the warm-up is as it says, too.
+    fixed = "decay_steps" in model.runs[preset, kind]
     if "steps" in given and written.get("decay_steps") == written.get("steps", steps):
         # The file is of a run whose schedule ended with its steps: another number of steps moves the end with it.
         values["decay_steps"] = given.get("decay_steps", steps)
-        if preset != "paper" and "warmup_steps" not in given:
+        if not fixed and "warmup_steps" not in given:
             values["warmup_steps"] = min(values["warmup_steps"], steps // 20)
-    if "steps" in {**written, **given} and "warmup_steps" not in {**written, **given} and preset != "paper":
+    if "steps" in {**written, **given} and "warmup_steps" not in {**written, **given} and not fixed:
         values["warmup_steps"] = steps // 20
     values.setdefault("decay_steps", steps)
     values.setdefault("log_every", min(50, max(1, steps // 20)))
