@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.models.identity import action_mask
+from trajworld.data.batch import Variates
+from trajworld.models.identity import Identity, action_mask
+from trajworld.models.interface import new_model
 from trajworld.models.ranges import training_support
-from trajworld.models.trajworld import TrajWorld, Variates
 
 from .cases import Case
 
@@ -17,7 +18,7 @@ _WEIGHTS_SEED, _BATCH_SEED, _ROLLOUT_SEED, _MOTION_SEED = 1, 2, 3, 4
 
 
 class Rollout(NamedTuple):
-    """What :func:`trajworld.models.rollout.open_loop` is given, beside the model."""
+    """What a rollout is given, beside the model."""
 
     history: Floats
     history_mask: Floats
@@ -41,9 +42,9 @@ class Motion(NamedTuple):
     observations: int
 
 
-def make_model(case: Case) -> TrajWorld:
+def make_model(case: Case) -> Any:
     """A model of a case's size and dtype with the drawn weights."""
-    model = TrajWorld(case.sizes, dtype=case.dtype)
+    model = new_model(case.sizes, Identity(), case.dtype)
     set_drawn_weights(model)
     return model
 

@@ -9,8 +9,9 @@ import keras
 import numpy as np
 
 from trajworld.backend import active_backend
-from trajworld.models.rollout import chunk_sizes, compile_open_loop
-from trajworld.training.loss import window_loss
+from trajworld.data.batch import Batch
+from trajworld.models.rollout import GivenActions, compile_rollout
+from trajworld.training.loop import mean_loss
 
 from .cases import Case
 from .draws import draw_batch, draw_rollout, make_model
@@ -37,17 +38,18 @@ def probe(what: str, case: Case) -> int | None:
 def _training_step(case: Case) -> Callable[[], None]:
     backend, model = active_backend(), make_model(case)
     optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-5, global_clipnorm=0.25)
-    step = backend.training_step(model, optimizer, lambda *arrays: window_loss(model, *arrays))
+    step = backend.training_step(
+        model, optimizer, lambda *arrays: mean_loss(model, Batch(*arrays[:3]), arrays[3])
+    )
     batch = draw_batch(case)
     return lambda: backend.wait(step(1e-4, *batch, np.array(1, np.int32)))
 
 
 def _rollout(case: Case) -> Callable[[], Any]:
     model = make_model(case)
-    context, chunk = chunk_sizes(model.sizes.window)
-    compiled = compile_open_loop(model, case.observations)
-    arguments = draw_rollout(case, chunk, context)
-    return lambda: compiled(*arguments)
+    compiled = compile_rollout(model, case.observations)
+    history, mask, actions, variates = draw_rollout(case, model.chunk, model.context)
+    return lambda: compiled(history, mask, variates, GivenActions(actions))
 
 
 if __name__ == "__main__":

@@ -18,9 +18,10 @@ from trajworld.benchmarks.cases import Case
 from trajworld.benchmarks.draws import Motion, draw_motion, draw_uneven_batch, make_model
 from trajworld.benchmarks.measure import keep
 from trajworld.benchmarks.results import Result
+from trajworld.data.batch import Batch
 from trajworld.models.bins import moments
 from trajworld.training.config import resolve_config
-from trajworld.training.loss import window_loss
+from trajworld.training.loop import mean_loss
 from trajworld.training.optimizer import learning_rate, make_optimizer
 
 SUITE = "accuracy"
@@ -60,7 +61,9 @@ def test_losses_and_holdout_error(benchmark: Any, arrays: dict[str, NDArray[Any]
     motion = draw_motion(config.steps, config.batch_size, config.model.window, HOLDOUT)
     count = motion.holdout.shape[2]
     model, backend = make_model(Case("tiny", count, "float32", config.batch_size)), active_backend()
-    step = backend.training_step(model, make_optimizer(config), lambda *batch: window_loss(model, *batch))
+    step = backend.training_step(
+        model, make_optimizer(config), lambda *arrays: mean_loss(model, Batch(*arrays[:3]), *arrays[3:])
+    )
     mask = np.ones(motion.training.shape[1:3], np.float32)
     losses: list[Any] = []
 

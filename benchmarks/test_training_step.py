@@ -14,7 +14,8 @@ from trajworld.backend import active_backend
 from trajworld.benchmarks.cases import Case, training_flops
 from trajworld.benchmarks.draws import draw_batch, make_model
 from trajworld.benchmarks.measure import Peak, keep, model_result, timed
-from trajworld.training.loss import window_loss
+from trajworld.data.batch import Batch
+from trajworld.training.loop import mean_loss
 
 SUITE = "training"
 
@@ -22,7 +23,9 @@ SUITE = "training"
 def test_training_step(benchmark: Any, case: Case, peak: Peak, quick: bool) -> None:
     backend, model = active_backend(), make_model(case)
     optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-5, global_clipnorm=0.25)
-    step = backend.training_step(model, optimizer, lambda *arrays: window_loss(model, *arrays))
+    step = backend.training_step(
+        model, optimizer, lambda *arrays: mean_loss(model, Batch(*arrays[:3]), arrays[3])
+    )
     batch, seed = draw_batch(case), np.array(1, np.int32)
     timing = timed(benchmark, lambda: backend.wait(step(1e-4, *batch, seed)), quick)
     rows = case.batch * case.rows_read

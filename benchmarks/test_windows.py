@@ -18,9 +18,10 @@ import pytest
 from trajworld.backend import active_backend
 from trajworld.benchmarks.measure import keep
 from trajworld.benchmarks.results import Result
+from trajworld.data.batch import Batch
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
-from trajworld.data.mixture import Batch, Mixture, Source, windows_in_order
+from trajworld.data.mixture import Mixture, Source, windows_in_order
 from trajworld.data.statistics import value_range
 from trajworld.data.store import open_store, write_store
 from trajworld.data.windows import WindowIndex

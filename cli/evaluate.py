@@ -108,8 +108,7 @@ def evaluate(
         ranges_from = None if ranges is None else open_dataset(ranges, progress=progress)
     model = load_model(model_path)
 
-    from trajworld.evaluation.predictors import compile_one_step
-    from trajworld.evaluation.ranges import support_for
+    from trajworld.evaluation.one_step import compile_one_step, support_for
     from trajworld.evaluation.report import evaluate as evaluate_dataset
 
     # All of them before anything is computed: the last may be the one that does not fit.

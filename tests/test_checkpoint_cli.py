@@ -14,12 +14,13 @@ from checkpoint_command import run
 from keras import ops
 
 from trajworld.backend import active_backend
+from trajworld.data.batch import Variates
 from trajworld.interop.restricted_pickle import read_pickle
 from trajworld.models.files import load_model, save_model
 from trajworld.models.identity import Identity
 from trajworld.models.ranges import training_support
-from trajworld.models.sizes import ModelSizes
-from trajworld.models.trajworld import TrajWorld, Variates
+from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.trajworld import TrajWorld
 
 __all__ = ["run"]
 
@@ -89,7 +90,7 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         history={"steps": 700, "versions": {"keras": "3.99"}},
     )
     path = tmp_path_factory.mktemp("models") / "model.keras"
-    save_model(TrajWorld(ModelSizes(blocks=1, width=8, heads=2, bins=16), identity), path)
+    save_model(TrajWorld(TrajWorldSizes(blocks=1, width=8, heads=2, bins=16), identity), path)
     return path
 
 
@@ -113,7 +114,7 @@ def test_show_prints_json(model_file: Path, run: Any) -> None:
 
 def test_show_of_a_pre_trained_model_lists_its_environments(tmp_path: Path, run: Any) -> None:
     sources = {"gymnasium/Swimmer-v5": training_support([0.0] * 11, [1.0] * 11)}
-    model = TrajWorld(ModelSizes(blocks=1, width=8, heads=2, bins=16), Identity(sources=sources))
+    model = TrajWorld(TrajWorldSizes(blocks=1, width=8, heads=2, bins=16), Identity(sources=sources))
     save_model(model, tmp_path / "model.keras")
     code, out, _ = run("show", tmp_path / "model.keras")
     assert code == 0

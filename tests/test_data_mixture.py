@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trajworld.data.batch import Batch
 from trajworld.data.dataset import Dataset
-from trajworld.data.mixture import Batch, Mixture, Source, windows_in_order
+from trajworld.data.mixture import Mixture, Source, windows_in_order
 from trajworld.data.padding import padded_sizes
 from trajworld.data.statistics import value_range
 from trajworld.data.store import open_store
@@ -29,7 +30,8 @@ def source(dataset: Dataset, **options: object) -> Source:
 
 
 def same(left: Batch, right: Batch) -> bool:
-    return all(np.array_equal(getattr(left, name), getattr(right, name)) for name in vars(left))
+    arrays = ([*batch[:2], *batch.variates, batch.dataset] for batch in (left, right))
+    return all(np.array_equal(one, other) for one, other in zip(*arrays, strict=True))
 
 
 @pytest.fixture
@@ -108,18 +110,18 @@ def test_padding_is_marked(three: list[Source]) -> None:
     for number, (batch, size) in enumerate(zip((seen[0], seen[1], seen[2]), (6, 6, 11), strict=True)):
         dataset, variates = three[number].dataset, three[number].dataset.num_variates
         assert batch.values.shape == (4, 20, size)
-        assert batch.variate_mask.tolist() == [1] * variates + [0] * (size - variates)
-        assert batch.is_action.tolist() == [*dataset.is_action, *[0] * (size - variates)]
-        assert batch.lower.tolist() == [*three[number].lower, *[0] * (size - variates)]
-        assert batch.upper.tolist() == [*three[number].upper, *[1] * (size - variates)]
-        assert (batch.lower.dtype, batch.upper.dtype) == (np.float32, np.float32)
-        assert (batch.variate_mask.dtype, batch.is_action.dtype) == (np.float32, np.int32)
+        assert batch.variates.mask.tolist() == [1] * variates + [0] * (size - variates)
+        assert batch.variates.is_action.tolist() == [*dataset.is_action, *[0] * (size - variates)]
+        assert batch.variates.lower.tolist() == [*three[number].lower, *[0] * (size - variates)]
+        assert batch.variates.upper.tolist() == [*three[number].upper, *[1] * (size - variates)]
+        assert (batch.variates.lower.dtype, batch.variates.upper.dtype) == (np.float32, np.float32)
+        assert (batch.variates.mask.dtype, batch.variates.is_action.dtype) == (np.float32, np.int32)
 
 
 def test_a_single_source_gets_no_padding(three: list[Source]) -> None:
     batch = Mixture(three[2:], 4).batch(0)
     assert batch.values.shape == (4, 20, 11)
-    assert batch.variate_mask.all()
+    assert batch.variates.mask.all()
 
 
 def drawn_ends(given: Source, count: int) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.interop.published import read_published
 from trajworld.models.identity import Identity
-from trajworld.models.sizes import ModelSizes
+from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 
 
@@ -56,7 +56,7 @@ def write(folder: Path, tree: Any, low: Any = None, high: Any = None) -> Path:
 def test_every_size_is_inferred_and_every_weight_renamed(tmp_path: Path) -> None:
     tree = tree_of(layers=2)
     read = read_published(write(tmp_path, tree), heads=3)
-    assert read.sizes == ModelSizes(blocks=2, width=6, heads=3, window=4, bins=5, variates=9)
+    assert read.sizes == TrajWorldSizes(blocks=2, width=6, heads=3, window=4, bins=5, variates=9)
     assert (read.support.lower.tolist(), read.support.upper.tolist()) == ([0] * 4, [1] * 4)
     query, key, value, out = (
         tree["blocks_1"]["Attention_1"][f"Dense_{index}"]["kernel"] for index in range(4)

@@ -22,10 +22,10 @@ from trajworld.errors import TrajWorldError
 from trajworld.models.files import describe_model, load_model, save_model
 from trajworld.models.identity import Identity
 from trajworld.models.ranges import training_support
-from trajworld.models.sizes import ModelSizes
+from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 
-SIZES = ModelSizes(blocks=2, width=8, heads=2, window=5, bins=16, variates=12, dropout=0.1)
+SIZES = TrajWorldSizes(blocks=2, width=8, heads=2, window=5, bins=16, variates=12, dropout=0.1)
 IDENTITY = Identity(
     training_support([0.0, -1.0, 0.1], [1.0, 2.0, 0.2]),
     environment="gymnasium/Toy-v0",

@@ -79,7 +79,7 @@ def test_help_imports_no_framework(command: str, tmp_path: Path) -> None:
         (["DATA", "-o", "run", "--steps", "many"], "'many' is not a valid integer"),
         (["DATA", "-o", "run", "--learning-rate", "nan"], "learning_rate must be above 0, not nan"),
         (["DATA", "-o", "run", "--width", "9", "--heads", "2"], "must be a multiple of its heads"),
-        (["DATA", "-o", "run", "--preset", "huge"], "'huge' is not one of"),
+        (["DATA", "-o", "run", "--preset", "huge"], "no preset of trajworld is called 'huge'"),
         (["DATA", "-o", "run", "--init", "m.keras", "--blocks", "2"], "leave out blocks"),
         (["DATA", "-o", "DATA"], "exists already: name another place"),
         (["DATA", "DATA", "-o", "run"], "unexpected extra argument"),

@@ -9,8 +9,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.models.sizes import PRESETS
-from trajworld.training.config import PRESET_NAMES, DatasetChoice, resolve_config, write_config
+from trajworld.models.sizes import TrajWorldSizes
+from trajworld.training.config import DatasetChoice, resolve_config, write_config
 
 DATA: dict[str, Any] = {"datasets": [{"spec": "data"}]}
 
@@ -34,7 +34,7 @@ def test_the_paper_preset_is_the_published_one(kind: Any, rate: float, steps: in
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "train"])
-@pytest.mark.parametrize("preset", [name for name in PRESET_NAMES if name != "paper"])
+@pytest.mark.parametrize("preset", [name for name in list(TrajWorldSizes.presets) if name != "paper"])
 @pytest.mark.parametrize("steps", [None, 1, 10, 19, 20, 39, 100, 999])
 def test_warm_up_is_at_most_a_twentieth_and_the_cosine_ends_with_the_steps(
     kind: Any, preset: str, steps: int | None
@@ -56,7 +56,7 @@ def test_the_file_overrides_the_preset_and_options_override_both(tmp_path: Path)
         "train", file=path, options={"batch_size": 7, "model": {"width": 12}, "seed": None}
     )
     assert (config.preset, config.steps, config.learning_rate, config.batch_size) == ("tiny", 40, 0.5, 7)
-    assert config.model == dataclasses.replace(PRESETS["tiny"], blocks=5, width=12)
+    assert config.model == dataclasses.replace(TrajWorldSizes.presets["tiny"], blocks=5, width=12)
     assert config.datasets == (DatasetChoice("a", 2.0),)
     assert config.seed == 0
     assert resolve_config("train", preset="paper", file=path).model.heads == 4
@@ -92,15 +92,17 @@ def test_the_file_overrides_the_preset_and_options_override_both(tmp_path: Path)
         ('dtype = "mixed_float16"', "dtype is float32 or mixed_bfloat16"),
         ('targets = "soft"', "targets are onehot or gauss"),
         ("targets = 3", "targets must be a text"),
-        ('preset = "huge"', "no preset is called 'huge': there are tiny, small, paper"),
-        ('preset = ["tiny"]', "no preset is called ['tiny']"),
-        ("preset = 3", "no preset is called 3"),
+        ('preset = "huge"', "no preset of trajworld is called 'huge': there are tiny, small, paper"),
+        ('preset = ["tiny"]', "no preset of trajworld is called ['tiny']"),
+        ("preset = 3", "no preset of trajworld is called 3"),
         ('model = "big"', "model in"),
         ("model = {blocks = 2.0}", "blocks must be a whole number"),
         ('model = {dropout = "some"}', "dropout must be a number"),
         ("model = {width = 5}", "must be a multiple of its heads"),
         ("model = {window = 1}", "window must be at least 2"),
         ("model = {block = 1}", "no model size is called 'block': did you mean blocks?"),
+        ('model = {kind = "mlp"}', "no kind of model is called 'mlp': there is trajworld"),
+        ("model = {kind = [1]}", "no kind of model is called [1]"),
         ("batchsize = 3", "is called 'batchsize': did you mean batch_size?"),
         ("zzz = 3", "is called 'zzz': there are augment, batch_size, "),
     ],
@@ -167,7 +169,7 @@ def test_model_sizes_and_an_initial_model_contradict_each_other() -> None:
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(
     kind=st.sampled_from(["pretrain", "train"]),
-    preset=st.sampled_from(PRESET_NAMES),
+    preset=st.sampled_from(list(TrajWorldSizes.presets)),
     rate=st.floats(1e-12, 1e3),
     steps=st.integers(1, 10**7),
     transitions=st.none() | st.integers(1, 10**9),

@@ -22,7 +22,7 @@ from trajworld.data.windows import WindowIndex
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.files import load_model, save_model
 from trajworld.models.ranges import training_support
-from trajworld.models.sizes import ModelSizes
+from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 from trajworld.training.config import resolve_config
 from trajworld.training.loop import train
@@ -43,7 +43,7 @@ def data(tmp_path: Path) -> str:
 def source(tmp_path: Path) -> Path:
     """A model file of other sizes than the presets'."""
     path = tmp_path / "source.keras"
-    save_model(TrajWorld(ModelSizes(**{**SIZES, "window": 3}, variates=5, dropout=0.25)), path)
+    save_model(TrajWorld(TrajWorldSizes(**{**SIZES, "window": 3}, variates=5, dropout=0.25)), path)
     return path
 
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.interop.restricted_pickle import read_pickle
 from trajworld.models.ranges import UNIT_SUPPORT, Support
-from trajworld.models.sizes import ModelSizes
+from trajworld.models.sizes import TrajWorldSizes
 
 Floats = npt.NDArray[np.float32]
 
@@ -37,7 +37,7 @@ class PublishedCheckpoint:
             such as ``block_0_time/projection/kernel``; kernels are ``[in, out]``.
     """
 
-    sizes: ModelSizes
+    sizes: TrajWorldSizes
     support: Support
     weights: Mapping[str, Floats]
 
@@ -76,7 +76,7 @@ def read_published(path: str | os.PathLike[str], heads: int = 4) -> PublishedChe
             f"{path} has a width of {width}, which {heads} heads do not divide: give the right --heads"
         )
     return PublishedCheckpoint(
-        ModelSizes(blocks, width, heads, window, bins, variates),
+        TrajWorldSizes(blocks, width, heads, window, bins, variates),
         _support(path, content["min_values"], content["max_values"]),
         {name: np.concatenate([weights[old] for old in olds], axis=-1) for name, (olds, _) in layout.items()},
     )

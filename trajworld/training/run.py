@@ -14,8 +14,8 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import file_digest, write_json
 from trajworld.models.files import load_model
 from trajworld.models.identity import Identity
+from trajworld.models.interface import new_model
 from trajworld.models.names import find_model, said_briefly
-from trajworld.models.trajworld import TrajWorld
 from trajworld.training.checkpoint import (
     TrainingState,
     load_checkpoint,
@@ -24,9 +24,9 @@ from trajworld.training.checkpoint import (
     remove_leftovers,
 )
 from trajworld.training.config import TrainingConfig, resolve_config, write_config
+from trajworld.training.data import Part, Progress, identity_of, make_mixture, open_parts
 from trajworld.training.optimizer import make_optimizer
 from trajworld.training.record import CONFIG, RECORD, is_run, read_record
-from trajworld.training.sources import Part, Progress, identity_of, make_mixture, open_parts
 from trajworld.versions import versions
 
 
@@ -49,7 +49,7 @@ class Run:
     config: TrainingConfig
     parts: list[Part]
     mixture: Mixture
-    model: TrajWorld
+    model: Any
     optimizer: keras.optimizers.Optimizer
     state: TrainingState
     layout: Layout
@@ -195,7 +195,7 @@ def _assembled(
     path: Path,
     config: TrainingConfig,
     parts: list[Part],
-    model: TrajWorld,
+    model: Any,
     state: TrainingState,
     layout: Layout,
 ) -> Run:
@@ -204,7 +204,7 @@ def _assembled(
     return Run(path, config, parts, make_mixture(config, parts), model, optimizer, state, layout)
 
 
-def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None) -> TrajWorld:
+def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None) -> Any:
     """Random weights from the seed, or those of ``init`` with this run's ranges and environment."""
     wanted = max(part.dataset.num_variates for part in parts)
     history: dict[str, Any] = {
@@ -231,7 +231,7 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
     held = random.getstate()
     random.seed(config.seed)
     try:
-        model = TrajWorld(sizes, identity, dtype=config.dtype)
+        model = new_model(sizes, identity, config.dtype)
     finally:
         random.setstate(held)
     if init is not None:

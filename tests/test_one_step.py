@@ -9,18 +9,24 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trajworld.data.batch import Variates
 from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import value_range
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.prediction import copy_last_row_errors, errors_of, prediction_errors
-from trajworld.evaluation.predictors import Prediction, compile_one_step
-from trajworld.evaluation.ranges import support_for
+from trajworld.evaluation.one_step import (
+    Prediction,
+    compile_one_step,
+    copy_last_row_errors,
+    errors_of,
+    prediction_errors,
+    support_for,
+)
 from trajworld.models.identity import Identity
 from trajworld.models.ranges import Support, pretraining_support, training_support
-from trajworld.models.sizes import ModelSizes
-from trajworld.models.trajworld import TrajWorld, Variates
+from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.trajworld import TrajWorld
 
-SIZES = ModelSizes(blocks=1, width=16, heads=2, variates=10)
+SIZES = TrajWorldSizes(blocks=1, width=16, heads=2, variates=10)
 
 
 @pytest.fixture(scope="module")

@@ -1,6 +1,6 @@
-"""The data of a run: which episodes are trained on, which are held out, and the ranges both are binned over."""
+"""The data of a run: which episodes are trained on, which are held out, and the ranges of both."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.collect.corpus import PREFIX, training_members
+from trajworld.data.batch import Batch
 from trajworld.data.dataset import Dataset
-from trajworld.data.mixture import Mixture, Source
+from trajworld.data.mixture import Mixture, Source, windows_in_order
 from trajworld.data.padding import padded_sizes
 from trajworld.data.resolve import open_dataset
 from trajworld.data.split import limit_transitions, split_episodes
@@ -88,6 +89,21 @@ def make_mixture(config: TrainingConfig, parts: list[Part]) -> Mixture:
     variates, weights = [part.dataset.num_variates for part in parts], [part.weight for part in parts]
     sizes = padded_sizes(variates, config.padded_sizes, weights)
     return Mixture(sources, config.batch_size, config.model.window, config.seed, sizes, config.augment)
+
+
+def holdout_batches(
+    config: TrainingConfig, parts: list[Part], mixture: Mixture, number: int
+) -> Iterator[Batch]:
+    """The holdout windows of a part, padded like its training batches so that few shapes are compiled."""
+    part, variates, size = parts[number], mixture.variates[number], config.batch_size
+    limit = config.holdout_windows
+    for values, mask in windows_in_order(
+        part.dataset, part.holdout, size, config.model.window, limit, config.seed
+    ):
+        missing = (size - len(values), len(variates.lower) - values.shape[2])
+        # Windows added to fill the last batch have no real row, and so no part in the sums.
+        values = np.pad(values, ((0, missing[0]), (0, 0), (0, missing[1])))
+        yield Batch(values, np.pad(mask, ((0, missing[0]), (0, 0))), variates, number)
 
 
 def identity_of(config: TrainingConfig, parts: list[Part], history: dict[str, Any]) -> Identity:
