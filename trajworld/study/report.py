@@ -101,6 +101,17 @@ def read_report(folder: Path) -> tuple[str, dict[str, Any], pd.DataFrame, dict[s
         ) from None
 
 
+def claim_folder(study: Study, folder: Path) -> None:
+    """Make the folder of a report, before anything is computed, so that what an interrupted run left is known as its.
+
+    Raises:
+        TrajWorldError: It holds anything but a report of the same study.
+    """
+    check_folder(study, folder)
+    if not (folder / RECORD).is_file():
+        write_json(folder / RECORD, {"study": study.name, "options": options(study)})
+
+
 def check_folder(study: Study, folder: Path) -> None:
     """Refuse a folder that holds anything but a report of the same study, before anything is computed.
 
