@@ -5,8 +5,10 @@ import math
 import numpy as np
 import pandas as pd
 
+FINE_TUNED, FROM_SCRATCH = "fine-tuned", "from scratch"
 
-def savings(scratch: pd.DataFrame, tuned: pd.DataFrame, target: float) -> dict[str, float]:
+
+def savings(scratch: pd.DataFrame, tuned: pd.DataFrame, target: float) -> dict[str, dict[str, float]]:
     """What both sides need to have at most the error ``target``, each the least of the measured amounts.
 
     Args:
@@ -15,28 +17,21 @@ def savings(scratch: pd.DataFrame, tuned: pd.DataFrame, target: float) -> dict[s
         target: One of the errors from scratch on the most transitions.
 
     Returns:
-        ``transitions from scratch`` and ``transitions fine-tuned``, after the last step (from scratch at any step,
-        where the last has lost the target again); ``steps from scratch`` and ``steps fine-tuned``, on the most
-        transitions; ``≈ transitions`` and ``≈ steps``, where fine-tuning reaches the target by interpolation;
-        ``data factor`` and ``step factor``, from scratch divided by fine-tuned: 0 where fine-tuning never has the
-        error, infinite where it has it without a step; and the ``least transitions`` with which fine-tuning has it
-        at any step. What is never reached is infinite.
+        Of ``transitions`` (after the last step; from scratch at any step, where the last has lost the target again) and
+        of ``steps`` (on the most transitions): what is needed ``from scratch`` and ``fine-tuned``, infinite where it
+        never has the error; ``≈``, an estimate of the latter by interpolation; and ``factor``, the first divided by the
+        second: 0 where fine-tuning never has the error, infinite where it has it without a step. Of ``transitions``,
+        too, ``at any step``: the least with which the fine-tuned model has the error at any step.
     """
     most, last = scratch.index[-1], scratch.columns[-1]
     amount = _first(scratch[last], target)
     amount = amount if math.isfinite(amount) else _first(scratch.min(axis=1), target)
-    step = _first(scratch.loc[most], target)
-    data, steps = _first(tuned[last], target), _first(tuned.loc[most], target)
     return {
-        "transitions from scratch": amount,
-        "transitions fine-tuned": data,
-        "≈ transitions": interpolated(tuned[last], target),
-        "data factor": _ratio(amount, data),
-        "steps from scratch": step,
-        "steps fine-tuned": steps,
-        "≈ steps": interpolated(tuned.loc[most], target),
-        "step factor": _ratio(step, steps),
-        "least transitions": _first(tuned.min(axis=1), target),
+        "transitions": {
+            **_needs(amount, tuned[last], target),
+            "at any step": _first(tuned.min(axis=1), target),
+        },
+        "steps": _needs(_first(scratch.loc[most], target), tuned.loc[most], target),
     }
 
 
@@ -61,7 +56,12 @@ def _first(errors: "pd.Series[float]", target: float) -> float:
     return float(min(errors.index[errors <= target], default=math.inf))
 
 
-def _ratio(scratch: float, tuned: float) -> float:
-    if tuned == 0:
-        return math.inf if scratch else 1.0
-    return scratch / tuned
+def _needs(scratch: float, errors: "pd.Series[float]", target: float) -> dict[str, float]:
+    tuned = _first(errors, target)
+    factor = scratch / tuned if tuned else math.inf if scratch else 1.0
+    return {
+        FROM_SCRATCH: scratch,
+        FINE_TUNED: tuned,
+        "≈": interpolated(errors, target),
+        "factor": factor,
+    }

@@ -28,9 +28,8 @@ from trajworld.files import read_json
 from trajworld.models.files import load_model
 from trajworld.policies.behaviour import make_behaviour
 from trajworld.studies.data import StudyData
+from trajworld.studies.factors import FINE_TUNED, FROM_SCRATCH
 from trajworld.studies.tasks import (
-    FINE_TUNED,
-    FROM_SCRATCH,
     WEIGHTS,
     Pretrained,
     copying_cell,

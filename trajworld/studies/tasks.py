@@ -1,8 +1,6 @@
 """Tasks that several studies have in common: training runs that are measured as they go, and their baselines."""
 
 import functools
-import hashlib
-import json
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -14,6 +12,7 @@ from trajworld.data.resolve import open_dataset
 from trajworld.evaluation.prediction import PredictionErrors, copy_last_row_errors, prediction_errors
 from trajworld.evaluation.predictors import OneStep, compile_one_step
 from trajworld.evaluation.ranges import Ranges, support_for
+from trajworld.models.digest import weights_digest
 from trajworld.models.files import describe_model, load_model
 from trajworld.models.identity import Identity
 from trajworld.models.names import find_model
@@ -21,13 +20,13 @@ from trajworld.models.ranges import pretraining_support
 from trajworld.models.sizes import ModelSizes
 from trajworld.models.trajworld import TrajWorld
 from trajworld.studies.data import StudyData
+from trajworld.studies.factors import FINE_TUNED, FROM_SCRATCH
 from trajworld.study.cells import Cell, Result, Row
 from trajworld.training.config import DatasetChoice, TrainingConfig, resolve_config
 from trajworld.training.loop import DivergedError, Report, train
 from trajworld.training.run import start_run
 from trajworld.training.sources import open_parts
 
-FINE_TUNED, FROM_SCRATCH = "fine-tuned", "from scratch"
 WEIGHTS = ".keras"
 """Suffix of a cell's file with the final weights."""
 
@@ -43,7 +42,7 @@ class Pretrained:
 
     Attributes:
         path: Its file.
-        digest: Of its sizes and weights: equal for equal weights, whatever the file is called.
+        digest: Of its sizes and weights.
         sizes: Its sizes.
     """
 
@@ -60,10 +59,7 @@ def pretrained(name: str) -> Pretrained:
     """
     path = find_model(name)
     model = load_model(path)
-    digest = hashlib.sha256(json.dumps(asdict(model.sizes), sort_keys=True).encode())
-    for weights in model.get_weights():
-        digest.update(weights.astype("<f4").tobytes())
-    return Pretrained(path, digest.hexdigest()[:16], model.sizes)
+    return Pretrained(path, weights_digest(model), model.sizes)
 
 
 def training_cell(

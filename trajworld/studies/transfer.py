@@ -16,10 +16,8 @@ from trajworld.environments.names import parse_name
 from trajworld.errors import UsageError
 from trajworld.models.sizes import PRESETS
 from trajworld.studies.data import StudyData, behaviour_cell, check_draws, collect_data, open_data
-from trajworld.studies.factors import savings
+from trajworld.studies.factors import FINE_TUNED, FROM_SCRATCH, savings
 from trajworld.studies.tasks import (
-    FINE_TUNED,
-    FROM_SCRATCH,
     Pretrained,
     copying_cell,
     pretrained,
@@ -190,10 +188,15 @@ class Transfer:
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Errors, what fine-tuning needs for the error from scratch, and what the pools are like."""
         table = whole(table)
-        last = f"One-step error after {self.steps[-1]:,} steps, in standard deviations"
+        runs = self._chosen(table)
         found = {
-            last: self._errors(table),
-            "What fine-tuning needs to reach the error from scratch": self._needs(table),
+            f"One-step error after {self.steps[-1]:,} steps, in standard deviations": self._errors(
+                table, runs
+            ),
+            "Transitions that reach the error from scratch": self._needs(runs, "transitions"),
+            f"Steps on {self.sizes[-1]:,} transitions that reach the error from scratch": self._needs(
+                runs, "steps"
+            ),
         }
         pools = table[table["task"] == "describe_behaviours"]
         if len(pools):
@@ -219,27 +222,29 @@ class Transfer:
             **{"side": "zero-shot", f"mae_std{LOW}": np.nan, f"mae_std{HIGH}": np.nan}
         )
         most = by_step[by_step["transitions"] == self.sizes[-1]]
-        after = f"error after {self.steps[-1]:,} steps"
+        by_steps = pd.concat([most, copies.assign(step=np.nan)])
+        after, on_most = f"error after {self.steps[-1]:,} steps", f"error on {self.sizes[-1]:,} transitions"
         by_data = pd.concat(
             [by_step[by_step["step"] == self.steps[-1]], copies.assign(transitions=np.nan), zero]
         )
-        of = {"y": "mae_std", "series": "side", "panel": "panel"}
         charts = {}
         for title, rows, x, x_title, y_title in (
             ("Error against data", by_data, "transitions", "transitions of data (log scale)", after),
-            (
-                "Error against steps",
-                pd.concat([most, copies.assign(step=np.nan)]),
-                "step",
-                "steps of training (log scale)",
-                f"error on {self.sizes[-1]:,} transitions",
-            ),
+            ("Error against steps", by_steps, "step", "steps of training (log scale)", on_most),
         ):
             rows = rows.assign(panel=rows["environment"].map(short_name)).sort_values(
                 "side", key=lambda sides: sides.map(_ORDER), kind="stable"
             )
-            words = f"mean absolute one-step {y_title}, standard deviations"
-            charts[title] = lines(rows, look, x=x, x_title=x_title, y_title=words, **of)
+            charts[title] = lines(
+                rows,
+                look,
+                x=x,
+                y="mae_std",
+                series="side",
+                panel="panel",
+                x_title=x_title,
+                y_title=f"mean absolute one-step {y_title}, standard deviations",
+            )
         return charts
 
     def _chosen(self, table: pd.DataFrame) -> pd.DataFrame:
@@ -252,9 +257,9 @@ class Transfer:
                 found.append(rows)
         return pd.concat(found) if found else table.head(0)
 
-    def _errors(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A row for each environment and amount of data."""
-        runs, rows = self._chosen(table), []
+    def _errors(self, table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+        """A row for each environment and amount of data; ``runs`` are the chosen ones."""
+        rows = []
         for environment, size in itertools.product(self._names, self.sizes):
             copies = table[(table["task"] == "copy_last_row") & (table["environment"] == environment)]
             tuned = _group(runs, size, environment, FINE_TUNED)
@@ -274,28 +279,32 @@ class Transfer:
                 failed = every.loc[every["diverged"].astype(bool), "learning_rate"].nunique()
                 unknown = "diverged" if failed == len(self.learning_rates) else "–"
                 rates.append(f"{mine['learning_rate'].iloc[0]:g}" if len(mine) else unknown)
-            row |= {"ratio": row[FROM_SCRATCH] / row[FINE_TUNED], "rates": ", ".join(rates)}
-            row["seen"] = "yes" if len(tuned) and tuned["seen"].any() else "no"
+            row |= {
+                "ratio": row[FROM_SCRATCH] / row[FINE_TUNED],
+                "rates, scratch and tuned": ", ".join(rates),
+            }
+            row["seen before"] = "yes" if len(tuned) and tuned["seen"].any() else "no"
             rows.append(row)
         return pd.DataFrame(rows)
 
-    def _needs(self, table: pd.DataFrame) -> pd.DataFrame:
-        """A row for each environment of which all is finished, and for each of the two targets."""
-        runs, rows = self._chosen(table), []
+    def _needs(self, runs: pd.DataFrame, kind: str) -> pd.DataFrame:
+        """Of transitions or steps, a row for each of the two targets in each environment of which all is finished."""
+        rows = []
         for environment in self._names:
             mine = runs[runs["environment"] == environment]
             if mine.groupby(["transitions", "side"]).ngroups < len(self.sizes) * len(SIDES):
                 continue
-            of_seeds = [_needs_of(one) for _, one in mine.groupby("seed")]
-            last, best = _needs_of(mine)
-            for place, found in enumerate([last, best] if best["error"] < last["error"] else [last]):
-                row = {"environment": short_name(environment), "of scratch": ("last", "best")[place], **found}
-                for name in ("data factor", "step factor"):
-                    factors = [one[place][name] for one in of_seeds]
-                    ends = (min(factors), max(factors)) if len(set(factors)) > 1 else (np.nan, np.nan)
-                    row |= {name + LOW: ends[0], name + HIGH: ends[1]}
-                rows.append(row)
-        return pd.DataFrame(rows)
+            of_seeds = [_savings(one) for _, one in mine.groupby("seed")]
+            last, least = _savings(mine)
+            for place, (error, found) in enumerate([last, least] if least[0] < last[0] else [last]):
+                factors = [one[place][1][kind]["factor"] for one in of_seeds]
+                low, high = (min(factors), max(factors)) if len(set(factors)) > 1 else (np.nan, np.nan)
+                row = {"environment": short_name(environment), "scratch's error": ("last", "least")[place]}
+                rows.append(row | {"error": error, **found[kind], f"factor{LOW}": low, f"factor{HIGH}": high})
+        needs = pd.DataFrame(rows)
+        for name in needs.columns.intersection([*SIDES, "≈", "at any step"]):
+            needs[name] = needs[name].replace(math.inf, np.nan).round().astype("Int64")
+        return needs
 
 
 _ORDER = {FINE_TUNED: 0, FROM_SCRATCH: 1, "copy": 2, "zero-shot": 3}
@@ -315,17 +324,14 @@ def chosen_rate(rows: pd.DataFrame) -> float | None:
     return float(last.loc[last["holdout_loss"].idxmin(), "learning_rate"]) if len(last) else None
 
 
-def _needs_of(runs: pd.DataFrame) -> tuple[dict[str, float], dict[str, float]]:
-    """What fine-tuning needs for scratch's last and for its least mean error on the most data."""
+def _savings(runs: pd.DataFrame) -> list[tuple[float, dict[str, dict[str, float]]]]:
+    """Scratch's last and its least mean error on the most data, and what fine-tuning needs for each."""
     scratch, tuned = (
         runs[runs["side"] == side].pivot_table(index="transitions", columns="step", values="mae_std")
         for side in SIDES
     )
     errors = scratch.iloc[-1]
-    last, best = (
-        {"error": target, **savings(scratch, tuned, target)} for target in (errors.iloc[-1], errors.min())
-    )
-    return last, best
+    return [(target, savings(scratch, tuned, target)) for target in (errors.iloc[-1], errors.min())]
 
 
 def whole(table: pd.DataFrame) -> pd.DataFrame:

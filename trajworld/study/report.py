@@ -91,9 +91,7 @@ def read_report(folder: Path) -> tuple[str, dict[str, Any], pd.DataFrame, dict[s
     try:
         pictures = {title: (folder / _file_name(title)).read_bytes() for title in record["pictures"]}
         text = (folder / TABLE).read_text("utf-8")
-        table = (
-            pd.read_csv(io.StringIO(text), float_precision="round_trip") if text.strip() else pd.DataFrame()
-        )
+        table = pd.read_csv(io.StringIO(text)) if text.strip() else pd.DataFrame()
         return record["study"], record["options"], table, record["origin"], pictures
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise TrajWorldError(
