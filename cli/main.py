@@ -20,9 +20,6 @@ _COMMANDS = {
     "pretrain": LazyCommand(".train", "pretrain", "Pre-train one model on many datasets."),
     "train": LazyCommand(".train", "train", "Train on one dataset, from scratch or from a model (--init)."),
     "evaluate": LazyCommand(".evaluate", "evaluate", "Measure a model's predictions on datasets."),
-    "evaluate-transfer": LazyCommand(
-        ".transfer", "evaluate_transfer", "Measure what a pre-trained model saves on unseen robots."
-    ),
     "evaluate-zero-shot": LazyCommand(
         ".zero_shot", "evaluate_zero_shot", "Apply a model to environments that it never saw."
     ),
@@ -37,10 +34,18 @@ _COMMANDS = {
     "doctor": LazyCommand(".doctor", "doctor", "Print versions, backends, devices, and what is missing."),
 }
 
+# Commands of earlier versions, and what does their work now.
+_GONE = {
+    "evaluate-transfer": "study run transfer",
+    "evaluate-zero-shot": "study run zero-shot",
+    "bench": "study run backends",
+}
+
 
 @click.group(
     cls=LazyGroup,
     lazy=_COMMANDS,
+    gone=_GONE,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="trajworld")

@@ -105,7 +105,7 @@ class Store:
         record = {
             "task": cell.task.__name__,
             "settings": cell.settings,
-            "rows": _plain(result.rows),
+            "rows": plain(result.rows),
             "origin": origin,
         }
         write_json(self.folder / f"{cell.key}.json", record)
@@ -145,12 +145,12 @@ class Store:
         return self._read.get(key)
 
 
-def _plain(value: Any) -> Any:
-    """JSON values: NumPy scalars as numbers, numbers that are not finite as null."""
+def plain(value: Any) -> Any:
+    """JSON values: NumPy scalars as numbers; numbers that are not finite, and what is missing, as null."""
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return None if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)) else value

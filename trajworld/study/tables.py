@@ -1,7 +1,7 @@
 """Tables of studies: intervals, and the text of each value on a terminal, in Markdown and in HTML.
 
 In a table for people a value stands in one column and its interval in two more, ``NAME low`` and ``NAME high``: they
-are shown together, ``0.0491 [0.0371–0.0680]``. NaN is shown as –.
+are shown together, ``0.0491 [0.0371–0.0680]``. NaN and NA are shown as –.
 """
 
 from collections.abc import Callable, Sequence
@@ -116,6 +116,8 @@ def _text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | np.integer):
         return f"{value:,}"
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    if pd.isna(value):
         return "–"
+    if value == np.inf:
+        return "∞"
     return number(float(value)) if isinstance(value, float | np.floating) else str(value)
