@@ -21,9 +21,6 @@ _COMMANDS = {
     "evaluate-transfer": LazyCommand(
         ".transfer", "evaluate_transfer", "Measure what a pre-trained model saves on unseen robots."
     ),
-    "evaluate-zero-shot": LazyCommand(
-        ".zero_shot", "evaluate_zero_shot", "Apply a model to environments that it never saw."
-    ),
     "checkpoint": LazyCommand(
         ".checkpoint", "checkpoint", "Import published checkpoints; show, describe and publish models."
     ),
