@@ -34,9 +34,9 @@ def predict_unseen(settings: Mapping[str, Any], places: Mapping[str, str]) -> li
     """Predict the same windows of one environment from contexts of several lengths, by the model and by baselines.
 
     Args:
-        settings: ``contexts`` (ascending numbers of rows), ``most_windows``, ``unpadded`` (whether short
-            contexts are given without padding), ``seed`` of the split and the draw; ``data`` and ``model`` are digests.
-        places: ``data`` (a dataset) and ``model`` (its file).
+        settings: ``contexts`` (ascending numbers of rows), ``most_windows``, ``unpadded`` (whether short contexts are
+            given without padding), ``seed`` of the split and the draw, and digests of the data and the model.
+        places: ``data`` (a dataset) and ``init`` (the model's file).
 
     Returns:
         A row for each predictor, context and tested episode: ``windows``, and their mean ``error`` in standard
@@ -46,7 +46,7 @@ def predict_unseen(settings: Mapping[str, Any], places: Mapping[str, str]) -> li
         absolute ``change`` from row to row in bins; and, the same in all of them, the share of the tested values
         ``outside`` the ranges.
     """
-    model, one_step = _loaded(places["model"], settings["model"], settings["unpadded"])
+    model, one_step = _loaded(places["init"], settings["init"]["digest"], settings["unpadded"])
     dataset = open_dataset(places["data"])
     halves = halves_of(dataset, model.sizes.window, settings["most_windows"], settings["seed"])
     episodes, episode = np.unique(halves.tested.first, return_inverse=True)

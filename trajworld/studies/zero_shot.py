@@ -21,7 +21,7 @@ from trajworld.data.minari_datasets import dataset_path
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.contexts import check_contexts
-from trajworld.files import file_digest
+from trajworld.models.digest import weights_digest
 from trajworld.models.files import load_model
 from trajworld.models.names import find_model
 from trajworld.models.seen import check_unseen
@@ -195,7 +195,7 @@ class ZeroShot:
         """The cells, before their datasets need to be there."""
         file = find_model(self.model)
         model = load_model(file)
-        window, digest = model.sizes.window, file_digest(file)
+        window, digest = model.sizes.window, weights_digest(model)
         default = (*(context for context in CONTEXTS if context < window - 1), window - 1)
         contexts = check_contexts(self.contexts or default, window)
         cells = []
@@ -204,13 +204,13 @@ class ZeroShot:
                 "environment": member.environment,
                 "family": family_of(member.environment, member.source),
                 "unseen": "yes" if check_unseen(model.identity, member.environment) else "not known",
-                "model": digest,
+                "init": {"digest": digest},
                 "contexts": list(contexts),
                 "unpadded": self.unpadded,
                 "most_windows": self.windows,
                 "seed": self.seed,
             }
-            cells.append(Cell(predict_unseen, settings, {"model": str(file), "data": member.dataset_id}))
+            cells.append(Cell(predict_unseen, settings, {"init": str(file), "data": member.dataset_id}))
         families = list(dict.fromkeys(cell.settings["family"] for cell in cells))
         return sorted(cells, key=lambda cell: families.index(cell.settings["family"]))
 

@@ -1,0 +1,17 @@
+"""What a model's weights are known by."""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trajworld.models.trajworld import TrajWorld
+
+
+def weights_digest(model: "TrajWorld") -> str:
+    """A digest of a model's sizes and weights: equal for equal weights, whatever their file is called."""
+    digest = hashlib.sha256(json.dumps(asdict(model.sizes), sort_keys=True).encode())
+    for weights in model.get_weights():
+        digest.update(weights.astype("<f4").tobytes())
+    return digest.hexdigest()[:16]
