@@ -54,13 +54,6 @@ def halves(memory_dataset: Callable[..., Dataset]) -> Halves:
     return halves_of(memory_dataset([30, 25, 28, 40]), window=20, windows=12, seed=0)
 
 
-def test_with_one_row_of_context_there_is_nothing_to_fit(halves: Halves) -> None:
-    values, mask = gather_windows(halves.dataset, halves.tested.ends, halves.tested.first, 20)
-    given, penalties = (halves.dataset, halves.support, 1), choose_penalties(values, halves.support, 1, 4)
-    for predict in (minimum_norm_predictor(*given), ridge_predictor(*given, penalties)):
-        np.testing.assert_array_equal(predict(values, mask).mean, values[:, -2, :4])
-
-
 @pytest.mark.parametrize("context", [2, 9, 19])
 def test_predictors_work_in_the_clipped_ranges_and_see_no_more_than_the_context(
     halves: Halves, context: int
