@@ -9,21 +9,18 @@ from typing import Any
 
 import jinja2
 
-from trajworld.card.markdown import code, plain
 from trajworld.collect.corpus_sources import source_of
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import atomic_file
 from trajworld.models.files import describe_model
 from trajworld.models.names import said_briefly
 from trajworld.text import duration, number
-from trajworld.training.config import TrainingConfig, resolve_config
+from trajworld.training.config import resolve_config
 from trajworld.training.record import CONFIG, METRICS, distinct, is_run, read_metrics, read_record
 from trajworld.weights import shipped_card, shipped_models
 
-# Entropy of a Gauss-histogram target, nats: of a normal distribution of 0.75 bin widths.
-GAUSS_FLOOR = math.log(0.75 * math.sqrt(2 * math.pi * math.e))
 _BEST = "best.keras"
-_SPECS, _EVALUATIONS = 5, 12
+_EVALUATIONS = 12
 # A name of the hub's list, and nothing else that YAML or Markdown would read.
 _LICENCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+-]*[A-Za-z0-9+])?")
 _OWN_LICENCE = "mit"
@@ -58,31 +55,23 @@ def card(run: Path, *, name: str = "", licence: str = "", studies: Sequence[Path
         best = min(evaluated, key=lambda row: row["holdout_loss"], default=None)
         _check_step(run, best or (rows[-1] if rows else None), bool(evaluated))
         datasets = _datasets(record["datasets"], best["holdout"] if best else {})
-        stretches = _stretches(record)
+        shipped = name in shipped_models()
         return _template().render(
             record=record,
             config=config,
             name=name or "model.keras",
             title="TrajWorld" if not name or name.endswith(".keras") else name.rsplit("/", 1)[-1],
-            shipped=name in shipped_models(),
-            licence=licence or (_OWN_LICENCE if name in shipped_models() else ""),
+            shipped=shipped,
+            licence=licence or (_OWN_LICENCE if shipped else ""),
             step=rows[-1]["step"] if rows else 0,
             seconds=rows[-1]["seconds"] if rows else 0.0,
             best=best,
-            specs=_specs(config)[:_SPECS],
-            more_specs=max(0, len(config.datasets) - _SPECS),
+            specs=[_spec(choice.spec) for choice in config.datasets],
             init=said_briefly(config.init),
             datasets=datasets,
             sources=_sources(datasets),
-            earlier_ends=[
-                (one["step"], one["steps_before"])
-                for one in record.get("resumed", [])
-                if "steps_before" in one
-            ],
-            stretches=stretches,
-            own_versions=dict.fromkeys(one["own"] for one in stretches),
+            stretches=_stretches(record),
             evaluations=_spread(evaluated, best),
-            gauss_floor=GAUSS_FLOOR,
             studies=[_study(folder, model_file(run)) for folder in studies],
         )
     except (KeyError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
@@ -218,11 +207,11 @@ def _stretches(record: Json) -> list[Json]:
                 "own": entry["versions"].get("trajworld", "?"),
             }
         )
-    return [
-        one
-        for place, one in enumerate(found)
-        if not place or {**one, "step": 0} != {**found[place - 1], "step": 0}
-    ]
+    kept = found[:1]
+    for one in found[1:]:
+        if {**one, "step": 0} != {**kept[-1], "step": 0}:
+            kept.append(one)
+    return kept
 
 
 def _spread(evaluated: Sequence[Json], best: Json | None) -> list[Json]:
@@ -231,12 +220,9 @@ def _spread(evaluated: Sequence[Json], best: Json | None) -> list[Json]:
     return [one for place, one in enumerate(evaluated) if place in places or one is best]
 
 
-def _specs(config: TrainingConfig) -> list[str]:
-    """The datasets as they were named, but of a path the last part: cards are published."""
-    specs = [choice.spec for choice in config.datasets]
-    return [
-        Path(spec).name if Path(spec).is_absolute() or spec.startswith((".", "~")) else spec for spec in specs
-    ]
+def _spec(spec: str) -> str:
+    """A dataset as it was named, but of a path the last part: cards are published."""
+    return Path(spec).name if Path(spec).is_absolute() or spec.startswith((".", "~")) else spec
 
 
 def _study(folder: Path, weights: Path | None) -> str:
@@ -260,15 +246,21 @@ def _study(folder: Path, weights: Path | None) -> str:
     return "\n".join("#" * line.startswith("#") + line for line in lines if not line.startswith("![")).strip()
 
 
+def _code(text: str) -> str:
+    """A name as inline code, what could end the code or the cell replaced."""
+    clean = "".join(c if c.isprintable() else "�" for c in text).replace("`", "'").replace("|", "¦")
+    return f"`{clean}`" if clean.strip() else "–"
+
+
+def _plain(text: str) -> str:
+    """Text as it is read: no tags, no line breaks, no cells."""
+    return " ".join(text.split()).replace("|", "¦").replace("<", "&lt;").replace("`", "'")
+
+
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    environment.filters |= {
-        "code": code,
-        "plain": plain,
-        "number": number,
-        "duration": duration,
-        "log": math.log,
-    }
+    filters = {"code": _code, "plain": _plain, "number": number, "duration": duration, "log": math.log}
+    environment.filters |= filters
     return environment.from_string((resources.files("trajworld.card") / "card.md").read_text("utf-8"))
