@@ -20,9 +20,6 @@ _COMMANDS = {
     "pretrain": LazyCommand(".train", "pretrain", "Pre-train one model on many datasets."),
     "train": LazyCommand(".train", "train", "Train on one dataset, from scratch or from a model (--init)."),
     "evaluate": LazyCommand(".evaluate", "evaluate", "Measure a model's predictions on datasets."),
-    "evaluate-zero-shot": LazyCommand(
-        ".zero_shot", "evaluate_zero_shot", "Apply a model to environments that it never saw."
-    ),
     "checkpoint": LazyCommand(
         ".checkpoint", "checkpoint", "Import published checkpoints; show, describe and publish models."
     ),

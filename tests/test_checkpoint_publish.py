@@ -196,8 +196,8 @@ def test_mistakes_end_in_one_line_and_upload_nothing(
         (2, "a licence is named", ["card", trained, "--license", "a b", "-o", tmp_path / "CARD.md"]),
         (2, "does not end in .md", ["card", trained, "-o", tmp_path / "CARD.txt"]),
         (2, "is not a run directory", ["card", tmp_path, "-o", tmp_path / "CARD.md"]),
-        (1, "does not exist", ["card", trained, "--transfer", tmp_path, "-o", tmp_path / "CARD.md"]),
-        (1, "does not exist", ["card", trained, "--zero-shot", tmp_path, "-o", tmp_path / "CARD.md"]),
+        (1, "does not exist", ["card", trained, "--study", tmp_path, "-o", tmp_path / "CARD.md"]),
+        (2, "by --study", ["card", trained, "--zero-shot", tmp_path, "-o", tmp_path / "CARD.md"]),
     ):
         found, out, err = run(*arguments)
         assert (found, out) == (code, ""), (arguments, err)

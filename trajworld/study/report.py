@@ -132,7 +132,9 @@ def command(study: Study) -> str:
     words = ["trajworld", "study", "run", study.name]
     for field in dataclasses.fields(study):  # type: ignore[arg-type]
         value = getattr(study, field.name)
-        if value != field.default:
+        if isinstance(value, bool) and value != field.default:
+            words.append(f"--{'' if value else 'no-'}{field.name.replace('_', '-')}")
+        elif value != field.default:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
             words += [f"--{field.name.replace('_', '-')}", text]
     return shlex.join(words)

@@ -36,7 +36,10 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str, name: str | N
 
 
 def bootstrap(
-    sums: NDArray[np.floating], counts: NDArray[np.floating], seed: int, replicates: int = 1000
+    sums: NDArray[np.floating],
+    counts: NDArray[np.floating],
+    seed: int | Sequence[int],
+    replicates: int = 1000,
 ) -> NDArray[np.float64]:
     """Replicates of means over episodes, which are the independent unit: they are drawn anew with replacement.
 

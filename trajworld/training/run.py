@@ -16,6 +16,7 @@ from trajworld.models.files import load_model
 from trajworld.models.identity import Identity
 from trajworld.models.interface import new_model
 from trajworld.models.names import find_model, said_briefly
+from trajworld.models.seen import with_init
 from trajworld.training.checkpoint import (
     TrainingState,
     load_checkpoint,
@@ -213,13 +214,16 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
         "seed": config.seed,
         "steps": config.steps,
         "datasets": [part.dataset.name for part in parts],
+        "environments": sorted({part.dataset.environment or part.dataset.name for part in parts}),
         "versions": versions(),
     }
     sizes = config.model
     if init is not None:
         source = load_model(init)
         sizes = source.sizes
-        history["init"] = {"file": said_briefly(config.init), "history": dict(source.identity.history)}
+        name = said_briefly(config.init)
+        history["environments"] = with_init(history["environments"], source.identity, name)
+        history["init"] = {"file": name, "history": dict(source.identity.history)}
     if wanted > sizes.variates:
         raise TrajWorldError(
             f"{wanted} variates are more than the model's table of {sizes.variates}: leave that dataset out, or train "

@@ -1,21 +1,21 @@
-"""Linear least squares on the context alone, for many windows at once: the baseline that learns as it goes.
+"""Linear least squares on the context alone, for many windows at once: the baseline that learns in context.
 
 For each window separately, the change of each observation and reward variate from one row to the next is fitted as a
-linear function of [the row: observation, reward, action; 1] on the c - 1 transitions inside the context, and the last
-row's change is read off. So zero coefficients are copying. All is done in the coordinates in which the model reads,
-each variate scaled to [0, 1] by its range and clipped; the predicted row is clipped to [0, 1] too. With c = 1 there is
-nothing to fit, and the prediction is the last row itself.
+linear function of [the row: observation, reward, action; 1] on the c - 1 transitions inside the context, and the fit
+predicts the change after the last row. Zero coefficients are therefore copying. All is done in the coordinates that the
+model reads: each variate scaled to [0, 1] by its range and clipped; the predicted row is clipped to [0, 1] too. With
+c = 1 there is nothing to fit, and the prediction is the last row itself.
 
-Two such fits are needed to be fair:
+A fair comparison needs two such fits:
 
 - **Minimum norm** (:func:`minimum_norm`): the least-squares solution of least norm, as ``numpy.linalg.lstsq`` gives it.
-  It has no setting. But a context of 18 transitions is about as many equations as there are unknowns (M + 1 is 6 to 27
+  It has no setting. But a context of 18 transitions has about as many equations as there are unknowns (M + 1 is 6 to 27
   here), where it fits every detail, rounding included: its error peaks where c - 1 is near M + 1, and is often worse
   than copying.
 - **Ridge** (:func:`ridge`): rows are taken relative to the last one, so that the constant is the expected change in the
-  last row's state; coefficients are shrunk by a penalty. The penalty is chosen for each environment, length of context
-  and variate, by the error on windows of the episodes for ranges (never on tested ones). That is knowledge of the
-  environment beyond the context, in this baseline's favour: it is the strong one.
+  last row's state; a penalty shrinks the coefficients. It is chosen for each environment, length of context and variate
+  by the error on windows of other episodes (never the tested ones). That is knowledge of the environment beyond the
+  context, in this baseline's favour: it is the strong one.
 """
 
 from collections.abc import Sequence
@@ -23,9 +23,9 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from trajworld.data.dataset import Dataset
 from trajworld.evaluation.predictors import Prediction, Predictor, copying_predictor
 from trajworld.models.ranges import Support
-from trajworld.zero_shot.protocol import Trial
 
 Array = NDArray[np.float64]
 
@@ -71,35 +71,38 @@ def ridge(rows: Array, predicted: int, penalties: Sequence[float] = PENALTIES) -
     return np.moveaxis(np.moveaxis(shrunk, 0, 1) @ (left.mT @ changes), 1, 0)
 
 
-def minimum_norm_predictor(trial: Trial, context: int) -> Predictor:
-    """Minimum-norm least squares on the last ``context`` rows as a predictor of a trial's windows."""
+def minimum_norm_predictor(dataset: Dataset, support: Support, context: int) -> Predictor:
+    """Minimum-norm least squares on the last ``context`` rows as a predictor of a dataset's windows."""
     if context == 1:
-        return copying_predictor(trial.dataset)
-    predicted = trial.dataset.observation_size + 1
+        return copying_predictor(dataset)
+    predicted = dataset.observation_size + 1
 
     def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
-        rows = _scaled(values[:, -1 - context : -1], trial.support)
-        return Prediction(_unscaled(rows[:, -1, :predicted] + minimum_norm(rows, predicted), trial.support))
+        rows = _scaled(values[:, -1 - context : -1], support)
+        return Prediction(_unscaled(rows[:, -1, :predicted] + minimum_norm(rows, predicted), support))
 
     return predict
 
 
-def ridge_predictor(trial: Trial, context: int, penalties: NDArray[np.int64]) -> Predictor:
-    """Ridge regressions on the last ``context`` rows as a predictor of a trial's windows.
+def ridge_predictor(
+    dataset: Dataset, support: Support, context: int, penalties: NDArray[np.int64]
+) -> Predictor:
+    """Ridge regressions on the last ``context`` rows as a predictor of a dataset's windows.
 
     Args:
-        trial: The environment.
+        dataset: Whose windows.
+        support: The range of each variate.
         context: c.
         penalties: ``[P]``: which of ``PENALTIES`` each predicted variate takes; see :func:`choose_penalties`.
     """
     if context == 1:
-        return copying_predictor(trial.dataset)
-    predicted = trial.dataset.observation_size + 1
+        return copying_predictor(dataset)
+    predicted = dataset.observation_size + 1
 
     def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
-        rows = _scaled(values[:, -1 - context : -1], trial.support)
+        rows = _scaled(values[:, -1 - context : -1], support)
         changes = ridge(rows, predicted)[penalties, :, np.arange(predicted)].T
-        return Prediction(_unscaled(rows[:, -1, :predicted] + changes, trial.support))
+        return Prediction(_unscaled(rows[:, -1, :predicted] + changes, support))
 
     return predict
 
@@ -107,7 +110,7 @@ def ridge_predictor(trial: Trial, context: int, penalties: NDArray[np.int64]) ->
 def choose_penalties(
     values: NDArray[np.float32], support: Support, context: int, predicted: int
 ) -> NDArray[np.int64]:
-    """For each predicted variate, which of ``PENALTIES`` errs least.
+    """For each predicted variate, which of ``PENALTIES`` gives the least error.
 
     Args:
         values: ``[N, T, M]``: windows of episodes that are not tested; each one's last row is what is to be predicted.

@@ -1,28 +1,4 @@
-"""The protocol of the zero-shot comparison: which windows, which context, which ranges (DESIGN §6).
-
-A pre-trained model predicts the next observation and reward of an environment that pre-training never saw, without an
-update. What it knows of the environment is its context, and the range of each variate.
-
-- **Episodes.** Half of an environment's episodes, drawn by seed, are for ranges, the other half for the test. Ranges
-  (the scaling of each variate to [0, 1]) are the least and greatest value in the first half alone; what lies outside
-  them in the tested half is clipped, as in pre-training.
-- **Windows.** Those of the tested half with at least T - 1 = 19 real rows before the predicted row, so that no context
-  is short of rows and none begins before the episode; at most N of them, drawn by seed without replacement. All
-  predictors and all lengths of context are tested on the same windows.
-- **Context** c = 1 … 19: the last c rows before the predicted one. Earlier rows are masked (zeros, time mask 0), as in
-  windows that begin at an episode's start; positions stay right-aligned. (On request the rows are given without padding
-  instead, at positions 0 … c - 1. In training, padding precedes only the first rows of an episode; rows from its middle
-  come with short contexts at the beginning of whole windows, each row of which is trained to predict the next. So with
-  padding a model takes a short context for a start, and its error tells of that too.) Of each row the predictors see
-  observation, reward and action; the last row's action is the one that leads to the predicted row.
-- **Errors.** Absolute, divided by each variate's standard deviation in the whole dataset, averaged over the predicted
-  variates (observation and reward) that vary: the metric of ``trajworld.evaluation.prediction``. Of an environment:
-  the mean over windows. Of a family: the mean over its environments.
-- **Predictors.** The model's expectation. Copying the last row. Linear least squares, fitted anew on the c - 1
-  transitions inside each context, by minimum norm and by a ridge: see ``trajworld.zero_shot.linear``.
-- **Intervals.** 95 %, by a bootstrap over the tested episodes, which are the independent unit: see
-  ``trajworld.zero_shot.bootstrap``. From fewer than ten episodes no verdict is given.
-"""
+"""Testing predictors on contexts of different lengths: which windows, which ranges, and what of a window is shown."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,36 +35,35 @@ class Windows:
 
 
 @dataclass(frozen=True, eq=False)
-class Trial:
-    """One environment, ready to be tested on.
+class Halves:
+    """A dataset whose episodes are split: ranges from one half, tested windows from the other.
 
     Attributes:
-        dataset: Its dataset.
+        dataset: The dataset.
         support: The range of each variate, ``[M]``, from the episodes for ranges.
-        test: The windows that are predicted.
-        other: As many windows of the episodes for ranges.
+        tested: The windows that are predicted.
+        other: Windows of the episodes for ranges, at most as many.
         range_episodes: How many episodes the ranges come from.
-        test_episodes: How many episodes the test windows are of: fewer than were set aside where some are too short
-            for a whole window, or none of their windows was drawn.
-        outside: The share of the test windows' real values that lie outside the ranges.
+        outside: The share of the tested windows' values that lie outside the ranges.
     """
 
     dataset: Dataset
     support: Support
-    test: Windows
+    tested: Windows
     other: Windows
     range_episodes: int
-    test_episodes: int
     outside: float
 
 
-def set_up(dataset: Dataset, window: int, windows: int, seed: int) -> Trial:
-    """Split a dataset's episodes, take ranges from one part and draw test windows from the other.
+def halves_of(dataset: Dataset, window: int, windows: int, seed: int) -> Halves:
+    """Split a dataset's episodes in half, take ranges from one half and draw tested windows from the other.
+
+    Windows have at least T - 1 rows of their episode before the predicted row, so that no context is short of rows.
 
     Args:
         dataset: Of one environment.
         window: T.
-        windows: N.
+        windows: N, at most.
         seed: Of the split and the draws.
 
     Raises:
@@ -99,14 +74,12 @@ def set_up(dataset: Dataset, window: int, windows: int, seed: int) -> Trial:
         raise UsageError(f"at least 1 window must be predicted, not {windows}")
     for_ranges, tested = split_episodes(dataset.num_episodes, _TESTED_SHARE, seed)
     support = pretraining_support(*value_range(dataset, for_ranges))
-    test = _draw(dataset, tested, window, windows, seed)
+    drawn = _draw(dataset, tested, window, windows, seed)
     other = _draw(dataset, for_ranges, window, windows, seed)
-    # Each real value counts once for every window that it is in.
-    values, _ = gather_windows(dataset, test.ends, test.first, window)
+    # Each value counts once for every window that it is in.
+    values, _ = gather_windows(dataset, drawn.ends, drawn.first, window)
     outside = (values < support.lower) | (values > support.upper)
-    return Trial(
-        dataset, support, test, other, len(for_ranges), len(np.unique(test.first)), float(outside.mean())
-    )
+    return Halves(dataset, support, drawn, other, len(for_ranges), float(outside.mean()))
 
 
 def check_contexts(contexts: Sequence[int], window: int) -> tuple[int, ...]:
