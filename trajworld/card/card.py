@@ -9,7 +9,7 @@ from typing import Any
 
 import jinja2
 
-from trajworld.collect.corpus_sources import source_of
+from trajworld.collect.corpus_table import source_of
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import atomic_file
 from trajworld.models.files import describe_model

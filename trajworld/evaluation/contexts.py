@@ -11,7 +11,7 @@ from trajworld.data.split import split_episodes
 from trajworld.data.statistics import value_range
 from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.predictors import Prediction, Predictor
+from trajworld.evaluation.one_step import Prediction, Predictor
 from trajworld.models.ranges import Support, pretraining_support
 
 _TESTED_SHARE = 0.5

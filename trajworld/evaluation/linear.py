@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.data.dataset import Dataset
-from trajworld.evaluation.predictors import Prediction, Predictor, copying_predictor
+from trajworld.evaluation.one_step import Prediction, Predictor, copying_predictor
 from trajworld.models.ranges import Support
 
 Array = NDArray[np.float64]

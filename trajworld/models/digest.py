@@ -3,13 +3,10 @@
 import hashlib
 import json
 from dataclasses import asdict
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from trajworld.models.trajworld import TrajWorld
+from typing import Any
 
 
-def weights_digest(model: "TrajWorld") -> str:
+def weights_digest(model: Any) -> str:
     """A digest of a model's sizes and weights: equal for equal weights, whatever their file is called."""
     digest = hashlib.sha256(json.dumps(asdict(model.sizes), sort_keys=True).encode())
     for weights in model.get_weights():

@@ -25,7 +25,7 @@ from trajworld.data.resolve import open_dataset
 from trajworld.data.split import limit_transitions
 from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.prediction import varying
+from trajworld.evaluation.one_step import varying
 from trajworld.files import read_json
 from trajworld.study.cells import Cell
 from trajworld.versions import versions

@@ -9,23 +9,28 @@ from pathlib import Path
 from typing import Any
 
 from trajworld.data.resolve import open_dataset
-from trajworld.evaluation.prediction import PredictionErrors, copy_last_row_errors, prediction_errors
-from trajworld.evaluation.predictors import OneStep, compile_one_step
-from trajworld.evaluation.ranges import Ranges, support_for
+from trajworld.evaluation.one_step import (
+    OneStep,
+    PredictionErrors,
+    Ranges,
+    compile_one_step,
+    copy_last_row_errors,
+    prediction_errors,
+    support_for,
+)
 from trajworld.models.digest import weights_digest
 from trajworld.models.files import describe_model, load_model
 from trajworld.models.identity import Identity
+from trajworld.models.interface import Sizes, kind_of, kind_of_sizes, new_model
 from trajworld.models.names import find_model
 from trajworld.models.ranges import pretraining_support
-from trajworld.models.sizes import ModelSizes
-from trajworld.models.trajworld import TrajWorld
 from trajworld.studies.data import StudyData
 from trajworld.studies.factors import FINE_TUNED, FROM_SCRATCH
 from trajworld.study.cells import Cell, Result, Row
 from trajworld.training.config import DatasetChoice, TrainingConfig, resolve_config
+from trajworld.training.data import open_parts
 from trajworld.training.loop import DivergedError, Report, train
 from trajworld.training.run import start_run
-from trajworld.training.sources import open_parts
 
 WEIGHTS = ".keras"
 """Suffix of a cell's file with the final weights."""
@@ -48,7 +53,7 @@ class Pretrained:
 
     path: Path
     digest: str
-    sizes: ModelSizes
+    sizes: Sizes
 
 
 def pretrained(name: str) -> Pretrained:
@@ -64,7 +69,7 @@ def pretrained(name: str) -> Pretrained:
 
 def training_cell(
     data: StudyData,
-    start: Pretrained | ModelSizes,
+    start: Pretrained | Sizes,
     *,
     transitions: int,
     steps: Sequence[int],
@@ -95,7 +100,7 @@ def training_cell(
             ``clip_norm``, ``holdout_fraction``, ``holdout_windows``, ``dtype``; see
             :class:`~trajworld.training.config.TrainingConfig`.
     """
-    given = start if isinstance(start, Pretrained) else None
+    given, sizes = (start, start.sizes) if isinstance(start, Pretrained) else (None, start)
     settings = {
         "environment": data.environment,
         "side": FROM_SCRATCH if given is None else FINE_TUNED,
@@ -106,7 +111,7 @@ def training_cell(
         "targets": targets,
         "steps": list(steps),
         "training": {**_TRAINING, **training},
-        "model": asdict(start if isinstance(start, ModelSizes) else start.sizes),
+        "model": {"kind": kind_of_sizes(sizes).name, **asdict(sizes)},
         "init": {} if given is None else {"digest": given.digest},
         "test": {"windows": windows, "seed": windows_seed},
         "data": data.digests,
@@ -247,13 +252,13 @@ def _seen(model: str | None, environment: str) -> bool:
 
 
 def _config(settings: Mapping[str, Any], places: Mapping[str, str]) -> TrainingConfig:
-    last = settings["steps"][-1]
+    last, sizes = settings["steps"][-1], dict(settings["model"])
     shown = ("transitions", "learning_rate", "seed", "batch_size", "targets")
     return TrainingConfig(
         kind="train",
         datasets=(DatasetChoice(places["pool"]),),
         preset="small",
-        model=ModelSizes(**settings["model"]),
+        model=kind_of(sizes.pop("kind")).sizes(**sizes),
         init=places.get("init", ""),
         steps=last,
         log_every=last,
@@ -265,7 +270,7 @@ def _config(settings: Mapping[str, Any], places: Mapping[str, str]) -> TrainingC
 
 
 @functools.cache
-def _tester(sizes: ModelSizes) -> tuple[TrajWorld, OneStep]:
+def _tester(sizes: Sizes) -> tuple[Any, OneStep]:
     """A model that is given the weights of every run in turn, so that a process compiles its prediction once."""
-    model = TrajWorld(sizes, Identity())
+    model = new_model(sizes, Identity())
     return model, compile_one_step(model)

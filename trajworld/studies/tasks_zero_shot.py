@@ -12,16 +12,17 @@ from trajworld.data.summary import variate_names
 from trajworld.data.windows import gather_windows
 from trajworld.evaluation.contexts import Halves, halves_of, with_context
 from trajworld.evaluation.linear import choose_penalties, minimum_norm_predictor, ridge_predictor
-from trajworld.evaluation.prediction import each_error, scaled_errors, varying
-from trajworld.evaluation.predictors import (
+from trajworld.evaluation.one_step import (
     OneStep,
     Predictor,
     compile_one_step,
     copying_predictor,
+    each_error,
     model_predictor,
+    scaled_errors,
+    varying,
 )
 from trajworld.models.files import load_model
-from trajworld.models.trajworld import TrajWorld
 from trajworld.study.cells import Row
 
 COPY, MINIMUM_NORM, RIDGE, MODEL = PREDICTORS = ("copy", "least squares", "ridge", "model")
@@ -65,7 +66,9 @@ def predict_unseen(settings: Mapping[str, Any], places: Mapping[str, str]) -> li
             ]
             by_variate[name] = absolute.mean(axis=0) / scale
     predicted = dataset.observation_size + 1
-    bins = (halves.support.upper - halves.support.lower)[:predicted].astype(np.float64) / model.sizes.bins
+    bins = (halves.support.upper - halves.support.lower)[:predicted].astype(np.float64) / getattr(
+        model.sizes, "bins", 256
+    )
     values, _ = gather_windows(dataset, halves.tested.ends, halves.tested.first, 2)
     change = np.abs(np.diff(values[..., :predicted].astype(np.float64), axis=1)).mean(axis=(0, 1)) / bins
     names = variate_names(dataset)[:predicted]
@@ -86,7 +89,7 @@ def predict_unseen(settings: Mapping[str, Any], places: Mapping[str, str]) -> li
 
 
 def _absolute_errors(
-    halves: Halves, model: TrajWorld, one_step: OneStep, context: int, unpadded: bool
+    halves: Halves, model: Any, one_step: OneStep, context: int, unpadded: bool
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
     """Each predictor's name and absolute errors ``[N, P]`` with a context of so many rows."""
     dataset, support, window = halves.dataset, halves.support, model.sizes.window
@@ -110,7 +113,7 @@ def _absolute_errors(
 
 
 @functools.lru_cache(maxsize=1)
-def _loaded(file: str, digest: str, unpadded: bool) -> tuple[TrajWorld, OneStep]:
+def _loaded(file: str, digest: str, unpadded: bool) -> tuple[Any, OneStep]:
     """The model and its compiled prediction, kept in a process from one environment to the next."""
     model = load_model(file)
     return model, compile_one_step(model, "unpadded" if unpadded else "padded")

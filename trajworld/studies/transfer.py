@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from trajworld.charts import Look, lines
 from trajworld.environments.names import parse_name
 from trajworld.errors import UsageError
-from trajworld.models.sizes import PRESETS
+from trajworld.models.interface import DEFAULT, kind_of
 from trajworld.studies.data import StudyData, behaviour_cell, check_draws, collect_data, open_data
 from trajworld.studies.factors import FINE_TUNED, FROM_SCRATCH, savings
 from trajworld.studies.tasks import (
@@ -168,7 +168,7 @@ class Transfer:
 
     def _run(self, transitions: int, environment: str, side: str, rate: float, seed: int) -> Cell:
         start = self._model if side == FINE_TUNED else None
-        sizes = PRESETS[self.preset or "small"] if self._model is None else self._model.sizes
+        sizes = kind_of(DEFAULT).preset(self.preset or "small") if self._model is None else self._model.sizes
         return training_cell(
             self._data[environment],
             start or sizes,

@@ -14,8 +14,15 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from trajworld.charts import Look, lines
-from trajworld.collect.corpus import check_families, make_datasets, open_corpus, plan_corpus
-from trajworld.collect.corpus_manifest import Member, member_id, read_manifest
+from trajworld.collect.corpus import (
+    Member,
+    check_families,
+    make_datasets,
+    member_id,
+    open_corpus,
+    plan_corpus,
+    read_manifest,
+)
 from trajworld.collect.corpus_table import UNSEEN, read_table, select
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.data.resolve import open_dataset
