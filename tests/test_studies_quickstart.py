@@ -15,7 +15,7 @@ from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.files import describe_model
 from trajworld.models.names import find_model
-from trajworld.models.sizes import model_sizes
+from trajworld.models.sizes import TrajWorldSizes
 from trajworld.studies.quickstart import SCALES, Quickstart
 from trajworld.study.report import claim_folder
 
@@ -95,7 +95,9 @@ def test_datasets_that_were_collected_otherwise_are_refused(tmp_path: Path) -> N
 
 def test_both_sides_of_a_plan_are_models_of_one_size() -> None:
     for scale in SCALES.values():
-        assert describe_model(find_model(Quickstart(**scale).model))["sizes"] == asdict(model_sizes("small"))
+        assert describe_model(find_model(Quickstart(**scale).model))["sizes"] == asdict(
+            TrajWorldSizes.presets["small"]
+        )
 
 
 @pytest.mark.parametrize(

@@ -21,7 +21,7 @@ from trajworld.data.minari_datasets import dataset_path
 from trajworld.data.resolve import open_dataset
 from trajworld.data.store import write_store
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.models.sizes import ModelSizes
+from trajworld.models.sizes import TrajWorldSizes
 from trajworld.studies.data import StudyData, check_draws, collect_data, open_data, returns_by_behaviour
 from trajworld.studies.factors import FINE_TUNED, FROM_SCRATCH, interpolated, savings
 from trajworld.studies.tasks import Pretrained, train_and_measure, training_cell
@@ -34,7 +34,7 @@ from trajworld.training.loop import train
 from trajworld.training.run import start_run
 
 ENVIRONMENT = "gymnasium/Robot-v0"
-TINY = ModelSizes(**SIZES)
+TINY = TrajWorldSizes(**SIZES)
 STUDY = Transfer(
     model="model.keras",
     environments=(ENVIRONMENT,),

@@ -17,7 +17,7 @@ from trajworld.cli.main import main
 from trajworld.collect.corpus_table import PRETRAIN, UNSEEN, read_table
 from trajworld.data.dataset import Dataset
 from trajworld.data.minari_datasets import datasets_folder
-from trajworld.data.statistics import variate_std
+from trajworld.data.statistics import statistics
 from trajworld.data.windows import gather_windows
 from trajworld.errors import TrajWorldError
 from trajworld.evaluation.contexts import halves_of
@@ -26,7 +26,7 @@ from trajworld.models.files import load_model, save_model
 from trajworld.models.identity import Identity
 from trajworld.models.ranges import UNIT_SUPPORT, Support, training_support
 from trajworld.models.seen import check_unseen
-from trajworld.models.sizes import ModelSizes
+from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld, Variates
 from trajworld.studies.tasks_zero_shot import COPY, MODEL, PREDICTORS, RIDGE, predict_unseen
 from trajworld.studies.zero_shot import ZeroShot
@@ -36,7 +36,7 @@ from trajworld.weights import shipped_models
 
 __all__ = ["plain_steps"]
 
-SIZES = ModelSizes(blocks=1, width=16, heads=2, variates=12)
+SIZES = TrajWorldSizes(blocks=1, width=16, heads=2, variates=12)
 CONTEXTS = [1, 6, 19]
 HOPPER = "gymnasium/Hopper-v5"
 
@@ -88,7 +88,7 @@ def test_a_cell_equals_a_loop_over_windows(
     model, halves = load_model(model_file), halves_of(dataset, 20, 9, 1)
     variates = Variates(dataset.is_action, halves.support.lower, halves.support.upper)
     low, high = (end[:4].astype(float) for end in (halves.support.lower, halves.support.upper))
-    std, centres = variate_std(dataset)[:4], (np.arange(256) + 0.5) / 256
+    std, centres = statistics(dataset).std[:4], (np.arange(256) + 0.5) / 256
     ends, episode = halves.tested.ends, episodes_of(dataset, halves.tested.ends)
     for context in CONTEXTS:
         # Padded on the left as in training; or at the first positions of a window, whose later rows nobody reads.
@@ -191,7 +191,7 @@ def test_a_run_records_what_the_model_it_starts_from_saw(
 ) -> None:
     sources = {first: UNIT_SUPPORT}
     init, data = tmp_path / "init.keras", store(tmp_path / "data")
-    save_model(TrajWorld(ModelSizes(1, 8, 2, window=4, bins=16), Identity(sources=sources)), init)
+    save_model(TrajWorld(TrajWorldSizes(1, 8, 2, window=4, bins=16), Identity(sources=sources)), init)
     identity = start_run(tmp_path / "run", config_for("pretrain", [data], init=str(init))).model.identity
     unknown = [] if first == HOPPER else ["init.keras"]
     assert identity.history["environments"] == [first, *unknown, "test/data"]
