@@ -73,9 +73,9 @@ def train(
     from trajworld.training.loop import train as train_run
     from trajworld.training.run import start_run
 
-    several = not isinstance(data, Dataset | str | os.PathLike)
-    datasets = [_opened(one) for one in (data if several else [data])]  # type: ignore[union-attr,list-item]
-    options = {**settings, "datasets": [str(one.path) for one in datasets]}
+    several = isinstance(data, Sequence) and not isinstance(data, str)
+    many: Any = data if several else [data]
+    options = {**settings, "datasets": [str(_opened(one).path) for one in many]}
     if init is not None:
         options["init"] = os.fspath(init)
     config = resolve_config("pretrain" if several else "train", preset=preset, options=options)
@@ -178,7 +178,7 @@ def rollout(
         raise UsageError(
             f"actions of shape {controller.actions.shape} must be [B, h, {int(variates.is_action.sum())}]"
         )
-    draws = None if seed is None else draw_uniforms(controller.horizon, *rows.shape[::2], seed)
+    draws = None if seed is None else draw_uniforms(controller.horizon, rows.shape[0], rows.shape[2], seed)
     return _rolling(model, observations)(rows, np.ones(rows.shape[:2]), variates, controller, draws)
 
 
