@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .progress import conversion_progress
+from .progress import job_progress
 from .results_folder import RESULTS, check_overwrite, results_folder
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def evaluate(
     from trajworld.models.names import find_model
 
     model_path = find_model(model_name)
-    with conversion_progress("Converting") as progress:
+    with job_progress("Converting") as progress:
         datasets = [open_dataset(spec, progress=progress) for spec in specs]
         ranges_from = None if ranges is None else open_dataset(ranges, progress=progress)
     model = load_model(model_path)
@@ -116,7 +116,7 @@ def evaluate(
     one_step, name = compile_one_step(model), _title(model_name, model_path)
     found: list[Evaluation] = []
     with results_folder(output, overwrite, _KIND, _CONTENTS) as folder:
-        with conversion_progress("Predicting") as progress:
+        with job_progress("Predicting") as progress:
             for dataset, support, place in zip(datasets, supports, _places(folder, datasets), strict=True):
                 found.append(
                     evaluate_dataset(

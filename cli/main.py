@@ -6,11 +6,13 @@ from typing import Any
 
 import click
 
-from trajworld.errors import TrajWorldError
+from trajworld.backend import BACKENDS
+from trajworld.errors import TrajWorldError, UsageError
 from trajworld.version import __version__
 
 from .ending import exit_code_of
 from .lazy import LazyCommand, LazyGroup
+from .output import set_up_streams
 
 # Loaded lazily: `trajworld --help` imports no framework.
 _COMMANDS = {
@@ -30,6 +32,7 @@ _COMMANDS = {
     "quickstart": LazyCommand(
         ".quickstart", "quickstart", "Fine-tune a pre-trained model on an unseen robot, compare, report."
     ),
+    "study": LazyCommand(".study", "study", "Run the studies: transfer, zero-shot, backends, quickstart."),
     "bench": LazyCommand(".bench", "bench", "Compare the backends: are they equal, which is faster here?"),
     "doctor": LazyCommand(".doctor", "doctor", "Print versions, backends, devices, and what is missing."),
 }
@@ -50,17 +53,26 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a user's mistake ends in one line and exit code 1 or 2, never a traceback."""
+    set_up_streams()
     try:
+        if os.environ["KERAS_BACKEND"] not in BACKENDS and "doctor" not in (arguments or sys.argv):
+            raise UsageError(
+                f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']!r}, which is none of {', '.join(BACKENDS)}"
+            )
         return cli.main(args=arguments, prog_name="trajworld", standalone_mode=False) or 0
     except BrokenPipeError:
-        # The reader of our output went away (`trajworld data list | head`): nothing is wrong.
+        # The reader of our output went away (`trajworld data list | head`): end as other commands do.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(128 + 13)
     except (
         TrajWorldError,
+        ModuleNotFoundError,
         click.exceptions.Exit,
         click.ClickException,
         click.Abort,
         KeyboardInterrupt,
     ) as error:
-        sys.exit(exit_code_of(error))
+        code = exit_code_of(error)
+        if code is None:
+            raise
+        sys.exit(code)

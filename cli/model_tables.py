@@ -100,7 +100,7 @@ def _ranges(description: dict[str, Any]) -> Table:
 
 def _sources(sizes: dict[str, int], shared: str) -> Table:
     """How many environments of each source a model has the ranges of, and of which M."""
-    from trajworld.collect.corpus_sources import grouped
+    from trajworld.collect.corpus_table import grouped
 
     table = Table(title="Ranges", title_justify="left")
     for heading in ("source", "environments", "variates", "different", "shared range"):

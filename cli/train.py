@@ -160,10 +160,10 @@ def _train(
     from trajworld.training.loop import train as train_loop
     from trajworld.training.run import resume_run, start_run
 
-    from .progress import conversion_progress
+    from .progress import job_progress
 
     console = Console(stderr=True)
-    with conversion_progress("converting") as progress:
+    with job_progress("converting") as progress:
         if resuming:
             run, warnings = resume_run(path, steps=given["steps"], devices=devices, progress=progress)
             for warning in warnings if run.layout.leads else ():

@@ -12,8 +12,7 @@ from rich.table import Table
 from trajworld.errors import UsageError
 from trajworld.zero_shot.defaults import CONTEXTS, TRANSITIONS, WINDOWS, default_contexts
 
-from .collection_progress import CollectionProgress
-from .progress import conversion_progress
+from .progress import job_progress
 from .results_folder import check_overwrite, results_folder
 
 if TYPE_CHECKING:
@@ -134,10 +133,10 @@ def evaluate_zero_shot(
         check_unseen(model.identity, [member.environment for member in members])
         if corpus is None:
             _collect(rows, transitions or TRANSITIONS, workers)
-        with conversion_progress("Converting") as progress:
+        with job_progress("Converting") as progress:
             datasets = [open_dataset(member.dataset_id, progress=progress) for member in members]
         trials = [set_up(dataset, window, windows, seed) for dataset in datasets]
-        with conversion_progress("Predicting") as progress:
+        with job_progress("Predicting") as progress:
             measured = measure_all(model, trials, lengths, seed, short, progress)
         settings = {
             "contexts": list(lengths),
@@ -188,10 +187,9 @@ def _collect(rows: "list[Row]", transitions: int, workers: int | None) -> None:
         return
     check_families(jobs)
     total = sum(job.recipe.transitions for job in jobs)
-    console = Console(stderr=True)
-    with open_corpus(name, unseen_rows(), {}), CollectionProgress(console, len(jobs), total) as progress:
-        for made in make_datasets(jobs, workers or default_workers(total)):
-            progress.add(made.job.row.environment, made.tally.transitions, made.seconds)
+    with open_corpus(name, unseen_rows(), {}), job_progress("Collecting") as progress:
+        for _ in make_datasets(jobs, workers or default_workers(total), progress):
+            pass
 
 
 def _table(results: "Results") -> Table:

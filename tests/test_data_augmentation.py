@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trajworld.data.augmentation import draw_change
 from trajworld.data.dataset import Dataset
 from trajworld.data.mixture import Mixture, Source
-from trajworld.data.store import value_range
+from trajworld.data.statistics import value_range
 from trajworld.errors import UsageError
 
 LOWER = np.array([-2, 0, 5, 0], np.float32)

@@ -16,7 +16,8 @@ from trajworld.data.batch import Batch
 from trajworld.data.dataset import Dataset
 from trajworld.data.mixture import Mixture, Source, windows_in_order
 from trajworld.data.padding import padded_sizes
-from trajworld.data.store import open_store, value_range
+from trajworld.data.statistics import value_range
+from trajworld.data.store import open_store
 from trajworld.data.windows import cut_windows, window_ends
 from trajworld.errors import UsageError
 
@@ -238,7 +239,8 @@ def test_a_batch_is_the_same_in_another_process(make_store: StoreMaker) -> None:
     program = f"""
 import zlib
 from trajworld.data.mixture import Mixture, Source
-from trajworld.data.store import open_store, value_range
+from trajworld.data.statistics import value_range
+from trajworld.data.store import open_store
 dataset = open_store({str(dataset.path)!r})
 low, high = value_range(dataset)
 batch = Mixture([Source(dataset, low - 1e-5, high + 1e-5)], 3, seed=9).batch(5)

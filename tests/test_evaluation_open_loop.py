@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from trajworld.data.batch import Variates
 from trajworld.data.dataset import Dataset
-from trajworld.data.statistics import value_range, variate_std
+from trajworld.data.statistics import statistics, value_range
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.open_loop import Foresight, fitting_horizon, open_loop_errors
 from trajworld.models.ranges import Support, training_support
@@ -76,7 +76,7 @@ def test_errors_are_means_over_whole_rollouts(
         model, dataset, support=own_support(dataset), horizon=8, starts=1000, foresight=foresight
     )
     assert (found.starts, found.horizon, found.ranges) == (21, 8, "given")
-    foreseen, std = foresight(starts), variate_std(dataset)[:4]
+    foreseen, std = foresight(starts), statistics(dataset).std[:4]
     error = np.zeros((21, 8))
     held = np.zeros((21, 8))
     for number, start in enumerate(starts):

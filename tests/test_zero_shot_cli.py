@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from trajworld.cli.main import main
-from trajworld.collect.corpus_manifest import write_manifest
+from trajworld.collect.corpus import write_manifest
 from trajworld.collect.corpus_table import read_table
 from trajworld.data.minari_datasets import datasets_folder
 from trajworld.models.files import save_model

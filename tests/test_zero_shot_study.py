@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from trajworld.data.dataset import Dataset
-from trajworld.data.statistics import variate_std
+from trajworld.data.statistics import statistics
 from trajworld.errors import TrajWorldError
 from trajworld.evaluation.predictors import compile_one_step, model_predictor
 from trajworld.models.identity import Identity
@@ -58,7 +58,7 @@ def test_every_context_and_predictor_equals_a_loop_over_windows(model: TrajWorld
     trial = set_up(dataset, 20, 9, 1)
     found = measure(model, trial, CONTEXTS, size=8)
     assert found.errors.predictors == PREDICTORS
-    std = variate_std(dataset)[:4]
+    std = statistics(dataset).std[:4]
     variates = Variates(dataset.is_action, trial.support.lower, trial.support.upper)
     low, high = trial.support.lower[:4].astype(float), trial.support.upper[:4].astype(float)
     for context in CONTEXTS:
@@ -101,7 +101,7 @@ def test_unpadded_contexts_are_at_the_first_positions(model: TrajWorld, dataset:
             weights = np.exp(logits - logits.max(axis=-1, keepdims=True))
             centres = (np.arange(256) + 0.5) / 256
             mean = low + (high - low) * (weights * centres).sum(axis=-1) / weights.sum(axis=-1)
-            errors.append(np.abs(mean - dataset.rows[end, :4]) / variate_std(dataset)[:4])
+            errors.append(np.abs(mean - dataset.rows[end, :4]) / statistics(dataset).std[:4])
         assert found.errors.of(MODEL, context) == pytest.approx(np.mean(errors), rel=1e-4)
         for baseline in (COPY, MINIMUM_NORM, RIDGE):
             assert found.errors.of(baseline, context) == pytest.approx(padded.errors.of(baseline, context))

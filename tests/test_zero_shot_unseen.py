@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trajworld.collect.corpus_manifest import member_id
+from trajworld.collect.corpus import member_id
 from trajworld.collect.corpus_table import PRETRAIN, UNSEEN, read_table
 from trajworld.errors import TrajWorldError
 from trajworld.models.identity import Identity

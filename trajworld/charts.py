@@ -1,17 +1,25 @@
-"""What the charts of all reports share: their colours, their axes and the names beside their lines."""
+"""Charts: one look, and functions that draw tidy tables."""
 
 import io
 import math
 import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from trajworld.errors import UsageError
 from trajworld.files import atomic_file
+from trajworld.text import number
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -45,6 +53,9 @@ COLOURS = {
     "paper": ("#ffffff", "#171b21"),
 }
 MARKERS = {"fine-tuned": "o", "from scratch": "s"}
+_DASHES = {"copy": (1.5, 2), "zero-shot": (6, 3)}
+# Series of other names take these in turn.
+_OTHERS = ("fine-tuned", "from scratch", "minimum norm", "zero-shot", "copy")
 
 
 @dataclass(frozen=True)
@@ -54,6 +65,224 @@ class Label:
     y: float
     text: str
     colour: str
+
+
+def lines(
+    table: "pd.DataFrame",
+    look: Look,
+    *,
+    x: str,
+    y: str,
+    series: str,
+    x_title: str,
+    y_title: str,
+    panel: str | None = None,
+) -> Figure:
+    """Draw ``y`` against ``x``, a line for each of ``series``, a panel for each value of ``panel``.
+
+    Columns ``Y low`` and ``Y high``, where they are there, are bands around the lines. Rows without an ``x`` become
+    horizontal lines. ``x`` is on a logarithmic axis, on which 0 stands left of the others.
+
+    Args:
+        table: Tidy; rows without a finite ``y`` are left out.
+        look: Of the page.
+        x: Column of amounts, 0 or more.
+        y: Column of values.
+        series: Column of names; ``fine-tuned``, ``from scratch``, ``zero-shot``, ``copy`` and ``ridge`` have their own
+            colours.
+        x_title: Of the horizontal axis.
+        y_title: Of the vertical one.
+        panel: Column of the panels' titles; None for a single panel.
+    """
+    table = table[[math.isfinite(value) for value in table[y].astype(float)]]
+    titles = [""] if panel is None else list(dict.fromkeys(table[panel]))
+    names = list(dict.fromkeys(table[series]))
+    styles = {
+        name: name if name in COLOURS else _OTHERS[place % len(_OTHERS)] for place, name in enumerate(names)
+    }
+    figure, panels = new_panels(look, titles)
+    if not len(table):
+        return nothing(figure, panels[0], look, "No finite value to draw")
+    shown: list[tuple[Axes, list[float]]] = []
+    for axes, title in zip(panels, titles, strict=True):
+        part = table if panel is None else table[table[panel] == title]
+        amounts = sorted({float(amount) for amount in part[x].dropna()})
+        places = dict(zip(amounts, _places(amounts), strict=True))
+        values: list[float] = []
+        for name, rows in part.groupby(series, sort=False):
+            values += _draw_series(axes, look, styles[str(name)], rows, places, x, y)
+        _amounts_axis(axes, places)
+        shown.append((axes, values))
+    log = error_axes(shown)
+    panels[-1 if look.narrow else 0].set_xlabel(x_title, loc="left" if len(panels) > 1 else "center")
+    y_title += " (log scale)" if log else ""
+    if len(panels) == 1:
+        axis_title(panels[0], look, y_title)
+    else:
+        top_title(figure, look, y_title)
+    if len(panels) == 1:
+        labels = []
+        for name in names:
+            last = table[table[series] == name].sort_values(x).iloc[-1][y]
+            text = name if look.narrow else f"{name} {number(last)}"
+            labels.append(Label(float(last), text, look.colour(styles[name])))
+        place_labels(figure, panels[0], labels)
+    else:
+        _legend(figure, look, {name: styles[name] for name in names})
+    return figure
+
+
+def bars(table: "pd.DataFrame", look: Look, *, label: str, value: str, series: str, title: str) -> Figure:
+    """Draw horizontal bars: a group for each ``label``, a bar in it for each of ``series``.
+
+    Args:
+        table: Tidy; rows without a finite ``value`` leave a gap.
+        look: Of the page.
+        label: Column of the groups' names.
+        value: Column of the lengths, 0 or more.
+        series: Column of names.
+        title: What the lengths are.
+    """
+    labels, names = list(dict.fromkeys(table[label])), list(dict.fromkeys(table[series]))
+    width, height = look.size
+    figure = Figure(
+        figsize=(width, max(height * 0.5, 1.1 + len(labels) * (0.12 + 0.2 * len(names)))),
+        facecolor=look.colour("paper"),
+    )
+    axes = figure.add_axes(
+        (0.4 if look.narrow else 0.3, 0.02, 0.5 if look.narrow else 0.62, 1 - 0.75 / figure.get_figheight())
+    )
+    style_axes(axes, look)
+    axes.grid(visible=False)
+    axes.spines["bottom"].set_visible(False)
+    thickness = 0.8 / len(names)
+    most = float(table[value].max())
+    for place, name in enumerate(names):
+        rows = table[table[series] == name].set_index(label)[value].reindex(labels)
+        where = [group + (place - (len(names) - 1) / 2) * thickness for group in range(len(labels))]
+        axes.barh(where, rows.fillna(0), thickness * 0.92, color=look.colour(_OTHERS[place % len(_OTHERS)]))
+        for y, length in zip(where, rows, strict=True):
+            if math.isfinite(length):
+                axes.text(
+                    length + most * 0.01,
+                    y,
+                    number(length),
+                    va="center_baseline",
+                    fontsize=8,
+                    color=look.colour("faint text"),
+                )
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.5, -0.5)
+    axes.set_xticks([])
+    top_title(figure, look, title)
+    _legend(figure, look, {name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(names)})
+    return figure
+
+
+def new_panels(look: Look, titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """A figure of panels side by side, on a narrow page below each other; of a single one, as :func:`new_figure`."""
+    if len(titles) == 1:
+        figure, axes = new_figure(look)
+        return figure, [axes]
+    count = len(titles)
+    width, height = (4.0, 1.2 + 2.4 * count) if look.narrow else (max(7.6, 0.6 + 2.9 * count), 4.1)
+    figure = Figure(figsize=(width, height), facecolor=look.colour("paper"))
+    panels = []
+    for place, title in enumerate(titles):
+        if look.narrow:
+            box = (0.5 / width, (0.5 + 2.4 * (count - 1 - place)) / height, 1 - 0.7 / width, 1.75 / height)
+        else:
+            each = (width - 0.2) / count
+            box = (
+                (0.5 + place * each) / width,
+                0.55 / height,
+                (each - 0.6) / width,
+                (height - 1.55) / height,
+            )
+        axes = figure.add_axes(box)
+        style_axes(axes, look)
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=look.colour("text"))
+        panels.append(axes)
+    return figure, panels
+
+
+def _places(amounts: Sequence[float]) -> list[float]:
+    """Where amounts stand on a logarithmic axis: 0 left of the first of the others."""
+    first = min((amount for amount in amounts if amount > 0), default=1.0)
+    return [amount or first / 2.5 for amount in amounts]
+
+
+def _amounts_axis(axes: Axes, places: dict[float, float]) -> None:
+    """A logarithmic axis with a tick at each amount."""
+    if not places:
+        axes.set_xticks([])
+        return
+    axes.set_xscale("log")
+    axes.set_xlim(min(places.values()) / 1.25, max(places.values()) * 1.25)
+    shown = {
+        place: f"{amount / 1000:g}k" if amount >= 1000 else f"{amount:g}" for amount, place in places.items()
+    }
+    axes.xaxis.set_major_locator(FixedLocator(list(shown)))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: shown[min(shown, key=lambda place: abs(place - value))])
+    )
+
+
+def _draw_series(
+    axes: Axes, look: Look, style: str, rows: "pd.DataFrame", places: dict[float, float], x: str, y: str
+) -> list[float]:
+    """Draw the rows of one series; the values that are then in the panel."""
+    colour, dashes = look.colour(style), _DASHES.get(style)
+    flat, rows = rows[rows[x].isna()], rows[rows[x].notna()].sort_values(x)
+    for value in flat[y]:
+        axes.axhline(value, color=colour, linewidth=1.6, dashes=dashes or (6, 3))
+    if not len(rows):
+        return list(flat[y])
+    where = [places[float(amount)] for amount in rows[x]]
+    values = [*flat[y], *rows[y]]
+    if f"{y} low" in rows and rows[f"{y} low"].notna().any():
+        low, high = (rows[f"{y} {end}"].fillna(rows[y]) for end in ("low", "high"))
+        axes.fill_between(where, low, high, color=colour, alpha=0.18, linewidth=0)
+        values += [*low, *high]
+    axes.plot(
+        where,
+        rows[y],
+        color=colour,
+        marker="" if dashes and len(rows) > 1 else MARKERS.get(style, "o"),
+        linestyle=(0, dashes) if dashes else "-",
+        linewidth=1.6 if dashes else 2.2,
+        markersize=6.5,
+        markeredgecolor=look.colour("paper"),
+        zorder=4,
+    )
+    return values
+
+
+def _legend(figure: Figure, look: Look, styles: dict[str, str]) -> None:
+    handles = [
+        Line2D(
+            [],
+            [],
+            color=look.colour(style),
+            marker=MARKERS.get(style, ""),
+            linewidth=2.2,
+            label=name,
+            dashes=_DASHES.get(style, (None, None)),
+        )
+        for name, style in styles.items()
+    ]
+    legend = figure.legend(
+        handles=handles,
+        loc="upper left",
+        bbox_to_anchor=(0.0, 1 - 0.28 / figure.get_figheight()),
+        ncols=2 if look.narrow else len(handles),
+        frameon=False,
+        fontsize=9.5,
+        labelcolor="linecolor",
+    )
+    for text in legend.get_texts():
+        text.set_fontweight("bold")
 
 
 def new_figure(look: Look) -> tuple[Figure, Axes]:
@@ -84,6 +313,12 @@ def nothing(figure: Figure, axes: Axes, look: Look, text: str) -> Figure:
     axes.set_axis_off()
     axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=look.colour("faint text"))
     return figure
+
+
+def top_title(figure: Figure, look: Look, text: str) -> None:
+    """A line of text at the top of a figure."""
+    colour = look.colour("faint text")
+    figure.text(0.01, 1 - 0.1 / figure.get_figheight(), text, fontsize=9.5, color=colour, va="top")
 
 
 def axis_title(axes: Axes, look: Look, text: str) -> None:
@@ -196,6 +431,14 @@ def svg(figure: Figure) -> bytes:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a picture, whole or not at all."""
+    """Write a picture, whole or not at all.
+
+    Raises:
+        UsageError: The name's suffix is of no picture format.
+        TrajWorldError: The picture cannot be written there.
+    """
+    formats = figure.canvas.get_supported_filetypes()
+    if Path(path).suffix.removeprefix(".").lower() not in formats:
+        raise UsageError(f"{path}: a picture's name ends in one of .{', .'.join(sorted(formats))}")
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=160)

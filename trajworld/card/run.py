@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trajworld.card.stretches import Stretch, earlier_ends, stretches_of
-from trajworld.collect.corpus_sources import source_of
+from trajworld.collect.corpus_table import source_of
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import file_digest
 from trajworld.models.files import describe_model

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.collect.corpus_manifest import PREFIX, training_members
+from trajworld.collect.corpus import PREFIX, training_members
 from trajworld.data.batch import Batch
 from trajworld.data.dataset import Dataset
 from trajworld.data.mixture import Mixture, Source, windows_in_order

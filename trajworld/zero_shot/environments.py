@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from trajworld.collect.corpus_manifest import Member, member_id, read_manifest
+from trajworld.collect.corpus import Member, member_id, read_manifest
 from trajworld.collect.corpus_table import UNSEEN, Row, read_table, select
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.errors import TrajWorldError

@@ -1,0 +1,255 @@
+"""``trajworld study``: run a study, or make its report anew."""
+
+import dataclasses
+import importlib
+import inspect
+import json
+import re
+import types
+import typing
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.studies import STUDIES
+
+from .output import console, print_table
+from .progress import cell_progress
+
+if TYPE_CHECKING:
+    from trajworld.study.run import Engine, Study
+
+
+class _Numbers(click.ParamType):
+    """Values with commas between them."""
+
+    name = "list"
+
+    def __init__(self, kind: type) -> None:
+        self._kind = kind
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> tuple[Any, ...]:
+        """The values."""
+        if isinstance(value, tuple):
+            return value
+        try:
+            return tuple(self._kind(part) for part in str(value).split(",") if part)
+        except ValueError:
+            self.fail(
+                f"{value!r} is not a list of {self._kind.__name__} with commas between them", param, ctx
+            )
+
+
+class _Runs(click.Group):
+    """One command for each study, made from its class when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The names of the studies."""
+        return list(STUDIES)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command that runs a study."""
+        return _command(study_class(cmd_name)) if cmd_name in STUDIES else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Names alone: importing every study for its first sentence would take seconds."""
+        with formatter.section("Studies"):
+            formatter.write_text(", ".join(STUDIES))
+
+
+def study_class(name: str) -> "type[Any]":
+    """The class of a study.
+
+    Raises:
+        UsageError: There is none of that name.
+    """
+    if name not in STUDIES:
+        raise UsageError(f"no study is called {name!r}: there are {', '.join(STUDIES)}")
+    module, _, found = STUDIES[name].partition(":")
+    return getattr(importlib.import_module(module), found)
+
+
+@click.group("study", short_help="Run the studies: transfer, zero-shot, backends, quickstart.")
+def study() -> None:
+    """Run a study: a list of cells (single measurements) that are run where they are missing, and their report.
+
+    \b
+    Examples:
+      trajworld study list
+      trajworld study run transfer --model trajworld-small --sizes 1000,4000 -o transfer
+      trajworld study run transfer --engine ray -o transfer      # on a Ray cluster
+      trajworld study report transfer                            # the report again, from its table
+    """
+
+
+@study.command("list")
+def list_studies() -> None:
+    """List the studies."""
+    for name in STUDIES:
+        first = inspect.cleandoc(study_class(name).__doc__ or "").split("\n\n")[0]
+        click.echo(f"{name:12} {' '.join(first.split())}")
+
+
+@study.group("run", cls=_Runs)
+def run() -> None:
+    """Run what is missing of a study, then write its report. Ctrl-C keeps what is finished."""
+
+
+@study.command("report")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+@click.option("--json", "as_json", is_flag=True, help="Print the tables as JSON.")
+def report(folder: Path, as_json: bool) -> None:
+    """Make the report in FOLDER anew from its table; no cell is run."""
+    from trajworld.study.report import read_report, write_report
+
+    name, options, table, origin, pictures = read_report(folder)
+    kind = study_class(name)
+    try:
+        study = kind(
+            **{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+        )
+    except TypeError:
+        raise TrajWorldError(f"{folder} was written by another version of this study: run it again") from None
+    page = write_report(study, table, folder, origin, pictures)
+    show(study, table, page, as_json)
+
+
+def execute(
+    study: "Study", output: Path, store_folder: Path, engine: "Engine", workers: int, as_json: bool
+) -> None:
+    """Prepare and run a study, write its report into ``output`` and print its tables.
+
+    Raises:
+        TrajWorldError: Cells failed (the report of the others is written), or a file cannot be written.
+        KeyboardInterrupt: Ctrl-C.
+    """
+    from trajworld.study.cells import Store
+    from trajworld.study.report import check_folder, write_report
+    from trajworld.study.run import known_cells, origins, run_study
+
+    err = console(stderr=True)
+    check_folder(study, output)
+    study.prepare(workers, lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
+    store = Store(store_folder)
+    with cell_progress(err) as observe:
+        failed = run_study(study, store, engine, observe)
+    table = store.table(known_cells(study, store))
+    pictures: dict[str, bytes] = (
+        study.pictures(table, store) if len(table) and hasattr(study, "pictures") else {}
+    )
+    page = write_report(study, table, output, origins(study, store), pictures)
+    show(study, table, page, as_json)
+    if failed:
+        raise TrajWorldError(
+            f"{len(failed)} cell{'s' * (len(failed) > 1)} failed; the others are kept. The first: {failed[0]}"
+        )
+
+
+def show(study: "Study", table: Any, page: Path, as_json: bool) -> None:
+    """Print the tables of a study."""
+    from trajworld.study.tables import terminal
+
+    tables = study.tables(table) if len(table) else {}
+    if as_json:
+        found = {title: json.loads(one.to_json(orient="records")) for title, one in tables.items()}
+        click.echo(json.dumps({"study": study.name, "report": str(page), "tables": found}, indent=2))
+        return
+    for title, one in tables.items():
+        print_table(terminal(title, one))
+        click.echo()
+    click.echo(f"Report: {page}")
+
+
+def _command(kind: "type[Any]") -> click.Command:
+    """The command of a study: its options are the fields of its class, their help the docstring's attributes."""
+    text = inspect.cleandoc(kind.__doc__ or "")
+    protocol, _, attributes = text.partition("\nAttributes:\n")
+    help_of = {
+        name: " ".join(words.split())
+        for name, words in re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", attributes, re.M | re.S)
+    }
+    hints = typing.get_type_hints(kind)
+
+    def callback(
+        output: Path,
+        store: Path | None,
+        engine: str,
+        address: str | None,
+        workers: int | None,
+        as_json: bool,
+        **options: Any,
+    ) -> None:
+        from trajworld.data.home import home
+        from trajworld.study.run import LocalEngine, RayEngine, default_workers
+
+        study = kind(**options)
+        count = workers or getattr(study, "workers", None) or default_workers()
+        chosen = RayEngine(address) if engine == "ray" else LocalEngine(count)
+        execute(study, output, store or home() / "cells", chosen, count, as_json)
+
+    params: list[click.Parameter] = [
+        _option(field, hints[field.name], help_of.get(field.name, "")) for field in dataclasses.fields(kind)
+    ]
+    folder = click.Path(path_type=Path, file_okay=False)
+    params += [
+        click.Option(
+            ["-o", "--output"],
+            type=folder,
+            default=Path(f"trajworld-{kind.name}"),
+            show_default=True,
+            help="Folder for the report.",
+        ),
+        click.Option(
+            ["--store"],
+            type=folder,
+            help="Folder of finished cells, shared by all studies.  [default: in the library's own folder]",
+        ),
+        click.Option(
+            ["--engine"],
+            type=click.Choice(["local", "ray"]),
+            default="local",
+            show_default=True,
+            help="Processes of this machine, or a Ray cluster.",
+        ),
+        click.Option(["--address"], help="Of a Ray cluster that runs.  [default: one on this machine]"),
+        click.Option(
+            ["--workers"],
+            type=click.IntRange(min=1),
+            help="Processes, each on cores of its own.  [default: one a core; one on a GPU]",
+        ),
+        click.Option(["--json", "as_json"], is_flag=True, help="Print the tables as JSON."),
+    ]
+    return click.Command(
+        kind.name,
+        params=params,
+        callback=callback,
+        help=protocol.replace("\n- ", "\n\n- "),
+        short_help=protocol.split(".")[0],
+    )
+
+
+def _option(field: "dataclasses.Field[Any]", hint: Any, words: str) -> click.Option:
+    kind: Any = hint
+    if isinstance(kind, types.UnionType):
+        kind = next(one for one in typing.get_args(kind) if one is not type(None))
+    if typing.get_origin(kind) is tuple:
+        kind = _Numbers(typing.get_args(kind)[0])
+    elif typing.get_origin(kind) is typing.Literal:
+        kind = click.Choice(typing.get_args(kind))
+    flag = "/--no-" + field.name.replace("_", "-") if kind is bool else ""
+    default = (
+        ",".join(f"{one:g}" if isinstance(one, float) else str(one) for one in field.default)
+        if isinstance(field.default, tuple)
+        else field.default
+    )
+    return click.Option(
+        [f"--{field.name.replace('_', '-')}{flag}", field.name],
+        type=None if flag else kind,
+        default=default,
+        show_default=default not in (None, ""),
+        help=words,
+    )

@@ -1,0 +1,9 @@
+"""The studies, by name; each is one file that declares its cells, tables and charts."""
+
+STUDIES = {
+    "quickstart": "trajworld.studies.quickstart:Quickstart",
+    "transfer": "trajworld.studies.transfer:Transfer",
+    "zero-shot": "trajworld.studies.zero_shot:ZeroShot",
+    "backends": "trajworld.benchmarks.study:Backends",
+}
+"""Where each study's class is; imported when it is used."""

@@ -1,0 +1,156 @@
+"""Cells, the single measurements of studies, and the store that keeps those that are finished."""
+
+import hashlib
+import json
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from trajworld.errors import TrajWorldError
+from trajworld.files import atomic_file, one_writer, read_json, write_json
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a task gives.
+
+    Attributes:
+        rows: JSON values by column; a number that is not finite is kept as null.
+        files: What belongs to them, such as weights: contents by suffix (``.keras``).
+    """
+
+    rows: Sequence[Row]
+    files: Mapping[str, bytes] = field(default_factory=dict)
+
+
+Task = Callable[[Mapping[str, Any], Mapping[str, str]], Result | Sequence[Row]]
+"""A plain function of a module, from a cell's settings and places to its rows."""
+
+
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """One measurement.
+
+    Attributes:
+        task: What measures; its name is part of the key, so a task whose numbers change gets another name.
+        settings: All that the numbers depend on, as JSON values; data and weights by the digest of their contents.
+        places: Where those lie on this machine; not part of the key.
+    """
+
+    task: Task
+    settings: Mapping[str, Any]
+    places: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> str:
+        """What the cell is known by: a SHA-256 of the task's name and the settings."""
+        text = json.dumps([self.task.__name__, self.settings], sort_keys=True, allow_nan=False)
+        return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+    def __str__(self) -> str:
+        shown = (
+            f"{name} {value}" for name, value in self.settings.items() if isinstance(value, str | int | float)
+        )
+        return f"{self.task.__name__}: {', '.join(shown)}"
+
+
+class Store:
+    """A folder of finished cells, shared by all studies: ``KEY.json``, and ``KEY.*`` for a cell's files."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._read: dict[str, dict[str, Any]] = {}
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the store for this process alone.
+
+        Raises:
+            TrajWorldError: Another process holds it, or the folder cannot be made.
+        """
+        with one_writer(self.folder, "the store of cells"):
+            yield
+
+    def get(self, cell: Cell) -> list[Row] | None:
+        """The rows of a finished cell, or None.
+
+        Raises:
+            TrajWorldError: Its file is damaged.
+        """
+        record = self._record(cell.key)
+        return None if record is None else record["rows"]
+
+    def origin(self, cell: Cell) -> dict[str, Any]:
+        """What ran a finished cell: ``seconds``, ``backend``, ``cores``, ``versions``."""
+        record = self._record(cell.key)
+        return {} if record is None else record["origin"]
+
+    def put(self, cell: Cell, result: Result, origin: Mapping[str, Any]) -> None:
+        """Keep a finished cell, atomically: its files first, its rows last.
+
+        Raises:
+            TrajWorldError: The disk is full or the folder cannot be written.
+        """
+        for suffix, content in result.files.items():
+            with atomic_file(self.file(cell.key, suffix)) as temporary:
+                temporary.write_bytes(content)
+        record = {
+            "task": cell.task.__name__,
+            "settings": cell.settings,
+            "rows": _plain(result.rows),
+            "origin": origin,
+        }
+        write_json(self.folder / f"{cell.key}.json", record)
+        # As JSON gives it back, so that a table is the same in this process and in the next.
+        self._read[cell.key] = json.loads(json.dumps(record))
+
+    def file(self, key: str, suffix: str) -> Path:
+        """Where a cell's file is or would be."""
+        return self.folder / f"{key}{suffix}"
+
+    def table(self, cells: Iterable[Cell]) -> pd.DataFrame:
+        """The tidy table of the finished ones of ``cells``, in their order: settings beside each of their rows.
+
+        Settings that are lists or tables are left out; ``cell`` is the key.
+        """
+        rows: list[Row] = []
+        for cell in cells:
+            record = self._record(cell.key)
+            if record is not None:
+                settings = {
+                    name: value
+                    for name, value in record["settings"].items()
+                    if not isinstance(value, list | dict)
+                }
+                rows += [
+                    {"task": record["task"], **settings, **row, "cell": cell.key} for row in record["rows"]
+                ]
+        return pd.DataFrame(rows)
+
+    def _record(self, key: str) -> dict[str, Any] | None:
+        path = self.folder / f"{key}.json"
+        if key not in self._read and path.is_file():
+            record = read_json(path)
+            if not isinstance(record, dict) or not {"task", "settings", "rows", "origin"} <= record.keys():
+                raise TrajWorldError(f"{path} is not the record of a finished cell: remove it")
+            self._read[key] = record
+        return self._read.get(key)
+
+
+def _plain(value: Any) -> Any:
+    """JSON values: NumPy scalars as numbers, numbers that are not finite as null."""
+    if isinstance(value, Mapping):
+        return {name: _plain(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if hasattr(value, "item"):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,173 @@
+"""What a study leaves: its tidy table, charts, a Markdown report, and one HTML page that needs no other file."""
+
+import base64
+import dataclasses
+import inspect
+import io
+import json
+import re
+import shlex
+from collections.abc import Mapping
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+
+from trajworld.charts import Look, save_figure, svg
+from trajworld.errors import TrajWorldError
+from trajworld.files import atomic_file, read_json, write_json
+from trajworld.study.run import Study
+from trajworld.study.tables import markdown, numeric, texts
+from trajworld.text import duration
+
+PAGE, MARKDOWN, TABLE, RECORD = "index.html", "report.md", "table.csv", "study.json"
+_LOOKS = (
+    (Look(dark=True, narrow=True), "screen and (prefers-color-scheme: dark) and (max-width: 640px)"),
+    (Look(narrow=True), "screen and (max-width: 640px)"),
+    (Look(dark=True), "screen and (prefers-color-scheme: dark)"),
+    (Look(), ""),
+)
+
+
+def write_report(
+    study: Study,
+    table: pd.DataFrame,
+    folder: Path,
+    origin: Mapping[str, Any],
+    pictures: Mapping[str, bytes] = {},
+) -> Path:
+    """Write ``table.csv``, ``study.json``, ``report.md``, ``index.html`` and a PNG of each chart; the page's path.
+
+    Args:
+        study: Of which study.
+        table: Its finished cells; see :meth:`trajworld.study.cells.Store.table`.
+        folder: Made where it is not there; what a report of the same study left in it is replaced.
+        origin: What ran the cells, and how long.
+        pictures: PNGs beside the charts, by title.
+
+    Raises:
+        TrajWorldError: The folder holds another study's report, or cannot be written.
+    """
+    check_folder(study, folder)
+    tables = study.tables(table) if len(table) else {}
+    looks = [(study.charts(table, look) if len(table) else {}, media) for look, media in _LOOKS]
+    charts = {title: [(found[title], media) for found, media in looks] for title in looks[0][0]}
+    record = {"study": study.name, "options": options(study), "origin": origin, "pictures": list(pictures)}
+    write_json(folder / RECORD, record)
+    _write(folder / TABLE, table.to_csv(index=False).encode())
+    for title, figures in charts.items():
+        save_figure(figures[-1][0], folder / _file_name(title))
+    for title, picture in pictures.items():
+        _write(folder / _file_name(title), picture)
+    _write(folder / MARKDOWN, _markdown(study, tables, [*charts, *pictures], origin).encode())
+    page = _template().render(
+        name=study.name,
+        title=_title(study),
+        protocol=_paragraphs(study)[1:],
+        tiles=getattr(study, "tiles", lambda table: [])(table) if len(table) else [],
+        tables=[(title, *texts(one), numeric(one)) for title, one in tables.items()],
+        charts={
+            title: [{"media": media, "data": _uri(svg(figure), "svg+xml")} for figure, media in figures]
+            for title, figures in charts.items()
+        },
+        pictures={title: _uri(picture, "png") for title, picture in pictures.items()},
+        command=command(study),
+        options=options(study),
+        origin=_facts(origin),
+    )
+    _write(folder / PAGE, page.encode())
+    return folder / PAGE
+
+
+def read_report(folder: Path) -> tuple[str, dict[str, Any], pd.DataFrame, dict[str, Any], dict[str, bytes]]:
+    """What :func:`write_report` left in a folder: the study's name and options, table, origin and pictures.
+
+    Raises:
+        TrajWorldError: It is no such folder, or is damaged.
+    """
+    record = read_json(folder / RECORD)
+    try:
+        pictures = {title: (folder / _file_name(title)).read_bytes() for title in record["pictures"]}
+        text = (folder / TABLE).read_text("utf-8")
+        table = (
+            pd.read_csv(io.StringIO(text), float_precision="round_trip") if text.strip() else pd.DataFrame()
+        )
+        return record["study"], record["options"], table, record["origin"], pictures
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise TrajWorldError(
+            f"{folder} holds no whole report of a study ({error}): run the study again"
+        ) from None
+
+
+def check_folder(study: Study, folder: Path) -> None:
+    """Refuse a folder that holds anything but a report of the same study, before anything is computed.
+
+    Raises:
+        TrajWorldError: It is so.
+    """
+    found = read_json(folder / RECORD).get("study") if (folder / RECORD).is_file() else None
+    if folder.exists() and found != study.name and (not folder.is_dir() or any(folder.iterdir())):
+        what = f"a report of the study {found}" if found else "something else"
+        raise TrajWorldError(f"{folder} holds {what}: name another folder with -o, or remove it first")
+
+
+def options(study: Study) -> dict[str, Any]:
+    """The options of a study, as JSON values."""
+    return json.loads(json.dumps(dataclasses.asdict(study)))  # type: ignore[call-overload]
+
+
+def command(study: Study) -> str:
+    """The command that runs a study with the options that are not the defaults."""
+    words = ["trajworld", "study", "run", study.name]
+    for field in dataclasses.fields(study):  # type: ignore[arg-type]
+        value = getattr(study, field.name)
+        if value != field.default:
+            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+            words += [f"--{field.name.replace('_', '-')}", text]
+    return shlex.join(words)
+
+
+def _markdown(
+    study: Study, tables: Mapping[str, pd.DataFrame], pictures: list[str], origin: Mapping[str, Any]
+) -> str:
+    parts = [f"# {_title(study)}", *_paragraphs(study)[1:]]
+    parts += [f"## {title}\n\n{markdown(one)}".rstrip() for title, one in tables.items()]
+    parts += [f"![{title}]({_file_name(title)})" for title in pictures]
+    shown = "; ".join(f"{name} {value}" for name, value in _facts(origin).items())
+    return "\n\n".join([*parts, f"Made by `{command(study)}`. {shown}."]) + "\n"
+
+
+def _facts(origin: Mapping[str, Any]) -> dict[str, Any]:
+    return {**origin, "seconds": duration(origin["seconds"])} if "seconds" in origin else dict(origin)
+
+
+def _paragraphs(study: Study) -> list[str]:
+    """The docstring's paragraphs, without its list of attributes."""
+    text = inspect.cleandoc(study.__doc__ or study.name).split("\nAttributes:")[0]
+    return [paragraph.strip() for paragraph in text.split("\n\n")]
+
+
+def _title(study: Study) -> str:
+    return " ".join(_paragraphs(study)[0].split()).rstrip(".")
+
+
+def _file_name(title: str) -> str:
+    return re.sub(r"[^\w.-]+", "-", title.lower(), flags=re.ASCII).strip("-.") + ".png"
+
+
+def _uri(content: bytes, kind: str) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
+
+
+def _write(path: Path, content: bytes) -> None:
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(content)
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    return environment.from_string((resources.files("trajworld.study") / "report.html").read_text("utf-8"))

@@ -1,0 +1,294 @@
+"""Running a study: what is missing of it, on an engine, each finished cell kept at once."""
+
+import logging
+import os
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from dataclasses import dataclass
+from typing import Any, ClassVar, Protocol
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from trajworld.backend import active_backend
+from trajworld.charts import Look
+from trajworld.errors import TrajWorldError
+from trajworld.processes import Workers, available_cores
+from trajworld.study.cells import Cell, Result, Store, Task
+from trajworld.versions import versions
+
+Say = Callable[[str], None]
+
+
+class Study(Protocol):
+    """A frozen dataclass whose fields are its options, and whose docstring is its protocol, in plain words."""
+
+    name: ClassVar[str]
+
+    def prepare(self, workers: int, say: Say) -> None:
+        """Make what the cells need and is not there yet, such as datasets; ``say`` is called with a line of news."""
+        ...
+
+    def cells(self, table: pd.DataFrame) -> list[Cell]:
+        """The cells, as far as they are known from what is finished; ``table`` is of those that were known before."""
+        ...
+
+    def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Tables for people, by title; see :mod:`trajworld.study.tables` for their columns."""
+        ...
+
+    def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
+        """Charts, by title."""
+        ...
+
+
+class Engine(Protocol):
+    """Where cells are computed; a context manager."""
+
+    slots: int
+
+    def __enter__(self) -> "Engine": ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+    def submit(self, cell: Cell) -> "Future[tuple[Result, dict[str, Any]]]":
+        """Begin a cell; the future gives its result and origin (see :func:`run_cell`)."""
+        ...
+
+
+class LocalEngine:
+    """Processes of this machine, each on cores of its own; one worker is this very process, on all its cores."""
+
+    def __init__(self, workers: int) -> None:
+        self.slots = workers
+        self._workers: Workers | None = None
+
+    def __enter__(self) -> "LocalEngine":
+        if self.slots > 1:
+            self._workers = Workers(self.slots, pinned=True).__enter__()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._workers is not None:
+            self._workers.__exit__()
+
+    def submit(self, cell: Cell) -> "Future[tuple[Result, dict[str, Any]]]":
+        """Begin a cell; without workers, run it to its end."""
+        if self._workers is not None:
+            try:
+                return self._workers.submit(run_cell, cell.task, cell.settings, cell.places)
+            except BrokenExecutor:
+                # A worker has died, and its pool with it; the cells that ran know by their futures.
+                self._workers.__exit__()
+                self._workers = Workers(self.slots, pinned=True).__enter__()
+                return self._workers.submit(run_cell, cell.task, cell.settings, cell.places)
+        future: Future[tuple[Result, dict[str, Any]]] = Future()
+        try:
+            future.set_result(run_cell(cell.task, cell.settings, cell.places))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+
+class RayEngine:
+    """A Ray cluster: one of this machine that ends with the study, or the one at ``address``.
+
+    Every machine must see the data and weights under the same paths; the store is written by this process alone.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        self.slots, self._address = 0, address
+
+    def __enter__(self) -> "RayEngine":
+        try:
+            import ray
+        except ImportError:
+            raise TrajWorldError("Ray is not installed: pip install 'trajworld[ray]'") from None
+        try:
+            environment = {
+                name: os.environ[name]
+                for name in ("KERAS_BACKEND", "MINARI_DATASETS_PATH", "TRAJWORLD_HOME")
+                if name in os.environ
+            }
+            ray.init(
+                address=self._address,
+                log_to_driver=False,
+                include_dashboard=False,
+                logging_level=logging.ERROR,
+                runtime_env={"env_vars": environment},
+            )
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise TrajWorldError(f"Ray does not start: {str(error).splitlines()[0]}") from None
+        self.slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
+        self._remote = ray.remote(num_cpus=1, max_retries=0)(run_cell)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        import ray
+
+        ray.shutdown()
+
+    def submit(self, cell: Cell) -> "Future[tuple[Result, dict[str, Any]]]":
+        """Begin a cell somewhere in the cluster."""
+        return self._remote.remote(cell.task, cell.settings, cell.places).future()
+
+
+def default_workers() -> int:
+    """One process a core where cells compute on the processor; one on a GPU."""
+    return len(available_cores()) if active_backend().device().kind == "cpu" else 1
+
+
+def run_cell(
+    task: Task, settings: Mapping[str, Any], places: Mapping[str, str]
+) -> tuple[Result, dict[str, Any]]:
+    """Measure; the result, and its origin: ``seconds``, ``backend``, ``device``, ``cores`` and ``versions``."""
+    began = time.perf_counter()
+    found = task(settings, places)
+    device = active_backend().device()
+    origin = {
+        "seconds": round(time.perf_counter() - began, 3),
+        "backend": active_backend().name,
+        "device": f"{device.name} ({device.kind})",
+        "cores": len(available_cores()),
+        "versions": versions(),
+    }
+    return found if isinstance(found, Result) else Result(found), origin
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What is known when a cell has ended.
+
+    Attributes:
+        cell: Which.
+        problem: Why it failed; None where it finished.
+        done: Cells that are finished, those of earlier runs included.
+        total: All cells that are known.
+        seconds_left: An estimate.
+    """
+
+    cell: Cell
+    problem: str | None
+    done: int
+    total: int
+    seconds_left: float
+
+
+def known_cells(study: Study, store: Store) -> list[Cell]:
+    """All cells of a study that follow from what is finished in the store."""
+    cells: list[Cell] = []
+    while True:
+        found = list({cell.key: cell for cell in study.cells(store.table(cells))}.values())
+        if [cell.key for cell in found] == [cell.key for cell in cells]:
+            return cells
+        cells = found
+
+
+def run_study(
+    study: Study, store: Store, engine: Engine, observe: Callable[[Progress], None] = lambda progress: None
+) -> list[str]:
+    """Run the cells of a study that the store does not hold.
+
+    A cell that fails is reported and stops nothing. When a worker process dies, the cells that ran are run again one at
+    a time; one that then ends its worker again has failed.
+
+    Args:
+        study: Prepared.
+        store: Keeps each finished cell at once.
+        engine: Not entered yet.
+        observe: Called after each cell.
+
+    Returns:
+        A line for each cell that failed.
+
+    Raises:
+        TrajWorldError: Another process writes to the store, or the disk is full.
+        KeyboardInterrupt: Ctrl-C; the cells that ran are lost, those that were finished are kept.
+    """
+    failed: dict[str, str] = {}
+    suspects: dict[str, Cell] = {}
+    running: dict[Future[tuple[Result, dict[str, Any]]], Cell] = {}
+    took: dict[str, list[float]] = {}
+
+    def report(cell: Cell, problem: str | None, seconds: float | None = None) -> None:
+        if problem is not None:
+            failed[cell.key] = f"{cell}: {problem}"
+        if seconds is not None:
+            took.setdefault(cell.task.__name__, []).append(seconds)
+        cells = known_cells(study, store)
+        missing = [one for one in cells if store.get(one) is None and one.key not in failed]
+        every = [seconds for of_task in took.values() for seconds in of_task]
+        left = sum(_mean(took.get(one.task.__name__) or every) for one in missing) / engine.slots
+        finished = len(cells) - len(missing) - len(failed)
+        observe(Progress(cell, problem, finished, len(cells), left))
+
+    with store.writing(), engine:
+        while True:
+            busy = {cell.key for cell in running.values()}
+            ready = [
+                cell
+                for cell in known_cells(study, store)
+                if store.get(cell) is None and cell.key not in failed.keys() | busy | suspects.keys()
+            ]
+            if suspects:
+                ready = list(suspects.values())
+            for cell in ready[: (1 if suspects else engine.slots) - len(running)]:
+                running[engine.submit(cell)] = cell
+            if not running:
+                return list(failed.values())
+            died: list[Cell] = []
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                cell = running.pop(future)
+                try:
+                    result, origin = future.result()
+                except BrokenExecutor:
+                    died.append(cell)
+                except Exception as error:
+                    suspects.pop(cell.key, None)
+                    report(cell, _line(error))
+                else:
+                    suspects.pop(cell.key, None)
+                    store.put(cell, result, origin)
+                    report(cell, None, origin["seconds"])
+            if died:
+                # One death breaks the whole pool: what else ran is lost, too.
+                died += running.values()
+                wait(running)
+                running.clear()
+            for cell in died:
+                if suspects.pop(cell.key, None) is not None:
+                    report(cell, "its worker process died (memory, or a crash)")
+                else:
+                    suspects[cell.key] = cell
+
+
+def origins(study: Study, store: Store) -> dict[str, Any]:
+    """What ran the finished cells: their number and seconds, and each backend, device and version that occurs."""
+    found = [store.origin(cell) for cell in known_cells(study, store) if store.get(cell) is not None]
+    pairs = Counter(
+        pair
+        for one in found
+        for pair in {"backend": one["backend"], "device": one["device"], **one["versions"]}.items()
+    )
+    shown: dict[str, list[str]] = {}
+    for name, value in pairs:
+        shown.setdefault(name, []).append(value)
+    return {
+        "cells": len(found),
+        "seconds": round(sum(one["seconds"] for one in found), 1),
+        **{name: ", ".join(values) for name, values in shown.items()},
+    }
+
+
+def _mean(values: Iterable[float]) -> float:
+    values = list(values)
+    return sum(values) / len(values) if values else 0.0
+
+
+def _line(error: BaseException) -> str:
+    # Ray's own errors hold the task's as their cause.
+    error = getattr(error, "cause", None) or error
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if isinstance(error, TrajWorldError) else f"{type(error).__name__}: {text}"
