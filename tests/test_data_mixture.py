@@ -118,12 +118,6 @@ def test_padding_is_marked(three: list[Source]) -> None:
         assert (batch.variates.mask.dtype, batch.variates.is_action.dtype) == (np.float32, np.int32)
 
 
-def test_a_single_source_gets_no_padding(three: list[Source]) -> None:
-    batch = Mixture(three[2:], 4).batch(0)
-    assert batch.values.shape == (4, 20, 11)
-    assert batch.variates.mask.all()
-
-
 def drawn_ends(given: Source, count: int) -> np.ndarray:
     numbers = np.random.default_rng(0).integers(0, 2**64, size=(2, count), dtype=np.uint64)
     ends, first = given.draw(numbers)

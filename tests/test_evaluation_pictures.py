@@ -14,7 +14,7 @@ from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import value_range
 from trajworld.data.windows import cut_windows
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import compile_one_step, copy_last_row_errors
 from trajworld.evaluation.open_loop import Foresight, OpenLoopErrors
 from trajworld.evaluation.pictures import (
@@ -128,12 +128,3 @@ def test_bars_and_growth_are_drawn_for_odd_data_too(
     ]
     # However many variates, a picture that fits on a screen.
     assert pixels(tmp_path / "many.png").shape[0] < 1400
-
-
-def test_a_picture_that_cannot_be_written_ends_in_one_line(
-    tmp_path: Path, memory_dataset: Callable[..., Dataset]
-) -> None:
-    errors = copy_last_row_errors(memory_dataset([12]))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(TrajWorldError, match="cannot write"):
-        draw_variate_errors(tmp_path / "file" / "x.png", errors, errors, "a model")

@@ -192,7 +192,7 @@ def windows_in_order(
         episodes: Indices; all where None.
         batch_size: Windows in a batch; the last batch may hold fewer.
         window: T, rows in a window.
-        limit: The most windows: where there are more, a random choice of so many, without repetition, in
+        limit: The most windows: where there are more, a random choice of that many, without repetition, in
             order.
         seed: Of that choice.
         views: Whether a batch may be a read-only view of the memory map instead of a copy. It is one where

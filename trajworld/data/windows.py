@@ -1,6 +1,4 @@
-"""Cutting windows of consecutive rows out of a memory-mapped dataset, without a copy of the dataset (DESIGN
-§2).
-"""
+"""Cutting windows of consecutive rows out of a memory-mapped dataset, without a copy of the dataset."""
 
 from dataclasses import dataclass
 
