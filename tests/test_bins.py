@@ -97,7 +97,6 @@ def test_expectation_and_moments_are_those_of_the_bin_centres() -> None:
     scale = UPPER - LOWER
     np.testing.assert_allclose(found_mean / scale, mean / scale, atol=1e-6)
     np.testing.assert_allclose(found_spread / scale, spread / scale, atol=1e-6)
-    np.testing.assert_array_equal(numbers(binning.expectation(logits, LOWER, UPPER)), found_mean)
 
 
 @pytest.mark.parametrize("targets", ["onehot", "gauss"])
@@ -184,5 +183,5 @@ def test_decoding_the_encoding_gives_the_value_back(fractions: list[float]) -> N
     """With the log of the encoding as logits, the expectation is the value, but near the ends."""
     values = np.clip(np.array(fractions, np.float32), 0.02, 0.98)
     logits = np.log(np.maximum(numbers(binning.encode(values, np.float32(0), np.float32(1), BINS)), 1e-30))
-    decoded = numbers(binning.expectation(logits.astype(np.float32), np.float32(0), np.float32(1)))
+    decoded = numbers(binning.moments(logits.astype(np.float32), np.float32(0), np.float32(1))[0])
     np.testing.assert_allclose(decoded, values, atol=0.02 / BINS)

@@ -199,7 +199,7 @@ def windows_in_order(
             its windows are of one episode and none is padded.
 
     Yields:
-        Values ``[<= B, T, M]`` and time mask ``[<= B, T]``, as ``cut_windows`` returns them.
+        Values ``[<= B, T, M]`` and time mask ``[<= B, T]``, as ``gather_windows`` returns them.
 
     Raises:
         UsageError: ``batch_size`` or ``limit`` is less than 1, or an episode is not there.

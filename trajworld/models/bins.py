@@ -64,20 +64,6 @@ def target_bins(values: Tensor, lower: Tensor, upper: Tensor, bins: int) -> Tens
     return ops.cast(ops.floor(position), "int32")
 
 
-def expectation(logits: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """The expected value of each predicted distribution over its bins' centres.
-
-    Args:
-        logits: ``[..., M, B]``.
-        lower: ``[M]`` or scalar.
-        upper: ``[M]`` or scalar.
-
-    Returns:
-        ``[..., M]`` float32 raw values.
-    """
-    return moments(logits, lower, upper)[0]
-
-
 def moments(logits: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:
     """Expectation and standard deviation of each predicted distribution, both ``[..., M]`` float32 in raw units."""
     probabilities = ops.softmax(ops.cast(logits, "float32"), axis=-1)

@@ -261,7 +261,7 @@ def _surroundings(run: Run) -> dict[str, Any]:
 
 
 def _resumed(run: Run, record: dict[str, Any], before: TrainingConfig) -> list[str]:
-    """Note in the run's record from which step it continues, and on what; return what is not as it was when it began."""
+    """Note in the record from which step the run continues, and on what; return what is not as when it began."""
     entry = {"step": run.state.step, **_surroundings(run)}
     if run.config != before:
         entry |= {"steps_before": before.steps, "steps": run.config.steps}
