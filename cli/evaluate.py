@@ -45,7 +45,7 @@ _METRICS = (
     type=click.IntRange(min=0),
     default=_WINDOWS,
     show_default=True,
-    help="Predict at most so many transitions of each dataset, drawn at random; 0 for all.",
+    help="The most transitions of each dataset to predict, drawn at random; 0 for all.",
 )
 @click.option(
     "--horizon",
@@ -174,7 +174,7 @@ def _print(console: Console, found: "Evaluation") -> None:
                 label if group == "observation" else "", of, *cells, end_section=group == "predicted"
             )
     console.print(escape(title), table, sep="\n", highlight=False)
-    lines = [f"Binned over {'the range ' if ours.ranges.startswith('of') else ''}{ours.ranges}"]
+    lines = [f"Read over {'the range ' if ours.ranges.startswith('of') else ''}{ours.ranges}"]
     lines[0] += " range." if ours.ranges.endswith("own") else "."
     if ours.still:
         lines.append(f"Left out of what is divided, since they do not vary: {', '.join(ours.still)}.")

@@ -1,4 +1,4 @@
-"""TrajWorld in plain float64 NumPy, written from its definition (DESIGN §4): what the tests hold the model against."""
+"""TrajWorld in plain float64 NumPy, written from its definition: what the tests hold the model against."""
 
 import io
 import zipfile

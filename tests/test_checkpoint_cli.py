@@ -97,19 +97,24 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_show_prints_what_a_person_asks_for(model_file: Path, run: Any) -> None:
     code, out, err = run("show", model_file)
     assert (code, err) == (0, "")
-    for part in ("parameters", "observation 1", "reward", "action 0", "steps", "700", "keras 3.99"):
+    described = json.loads(run("show", model_file, "--json")[1])
+    assert described["observation_size"] == 2
+    assert described["parameters"] == load_model(model_file).count_params()
+    for part in (
+        "trajworld",
+        "blocks 1, width 8",
+        "parameters",
+        "observation 1",
+        "reward",
+        "action 0",
+        "steps",
+        "700",
+        "keras 3.99",
+    ):
         assert part in out
     # What a file says is neither markup nor a command to the terminal.
     assert "gymnasium/[red]Toy\\x1b[2J" in out
     assert "\x1b[2J" not in out
-
-
-def test_show_prints_json(model_file: Path, run: Any) -> None:
-    code, out, _ = run("show", model_file, "--json")
-    assert code == 0
-    described = json.loads(out)
-    assert described["observation_size"] == 2
-    assert described["parameters"] == load_model(model_file).count_params()
 
 
 def test_show_of_a_pre_trained_model_lists_its_environments(tmp_path: Path, run: Any) -> None:
@@ -138,13 +143,6 @@ def test_show_imports_no_framework(model_file: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_help_shows_examples_line_by_line(run: Any) -> None:
-    for command in ("import", "show"):
-        code, out, _ = run(command, "--help")
-        assert code == 0
-        assert any(line.strip().startswith(f"trajworld checkpoint {command} ") for line in out.splitlines())
 
 
 class Hostile:

@@ -141,7 +141,9 @@ def test_a_run_says_what_it_was_trained_on(work: Path, capsys: pytest.CaptureFix
     (run / "run.json").write_text(json.dumps({**record, "layout": {"devices": 4096, "processes": 2}}))
     capsys.readouterr()
     main(["train", "--resume", str(run)])
-    assert "the run began on 4096 devices and goes on on 1: the numbers will agree" in capsys.readouterr().err
+    assert (
+        "the run began on 4096 devices and continues on 1: the numbers will agree" in capsys.readouterr().err
+    )
 
 
 def test_processes_agree_to_stop_after_the_same_steps() -> None:
@@ -346,7 +348,8 @@ def test_a_run_goes_on_on_another_number_of_devices(work: Path, port: int) -> No
 
     _, err = finish(start(work, ["train", "--resume", "cut"]))
     assert (
-        "Warning: the run began on 2 devices and goes on on 1: the numbers will agree within rounding" in err
+        "Warning: the run began on 2 devices and continues on 1: the numbers will agree within rounding"
+        in err
     )
     finish(whole)
     assert_alike(work / "whole", cut)

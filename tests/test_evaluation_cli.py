@@ -191,9 +191,3 @@ def test_what_stops_half_way_leaves_nothing(
     assert (code, out) == (130, "")
     assert "Interrupted" in err
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "--help")
-    assert code == 0
-    assert "trajworld evaluate runs/hopper/best.keras" in out

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import value_range
-from trajworld.data.windows import cut_windows
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.data.windows import gather_windows
+from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import compile_one_step, copy_last_row_errors
 from trajworld.evaluation.open_loop import Foresight, OpenLoopErrors
 from trajworld.evaluation.pictures import (
@@ -53,7 +53,7 @@ def test_a_view_holds_both_kinds_of_prediction_of_the_same_rows(
     np.testing.assert_array_equal(view.real, dataset.rows[4:26, :4])
     assert view.one_step.steps.tolist() == list(range(1, 22))
     assert view.open_loop.steps.tolist() == list(range(10, 22))
-    values, mask = cut_windows(dataset, [4 + 15])
+    values, mask = gather_windows(dataset, np.array([4 + 15]), np.array([4]), 20)
     mean, std, _ = one_step(
         np.repeat(values, 64, 0), np.repeat(mask, 64, 0), variates_of(dataset, support.lower, support.upper)
     )
@@ -128,12 +128,3 @@ def test_bars_and_growth_are_drawn_for_odd_data_too(
     ]
     # However many variates, a picture that fits on a screen.
     assert pixels(tmp_path / "many.png").shape[0] < 1400
-
-
-def test_a_picture_that_cannot_be_written_ends_in_one_line(
-    tmp_path: Path, memory_dataset: Callable[..., Dataset]
-) -> None:
-    errors = copy_last_row_errors(memory_dataset([12]))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(TrajWorldError, match="cannot write"):
-        draw_variate_errors(tmp_path / "file" / "x.png", errors, errors, "a model")

@@ -73,9 +73,9 @@ def train(
     from trajworld.training.loop import train as train_run
     from trajworld.training.run import start_run
 
-    several = not isinstance(data, Dataset | str | os.PathLike)
-    datasets = [_opened(one) for one in (data if several else [data])]  # type: ignore[union-attr,list-item]
-    options = {**settings, "datasets": [str(one.path) for one in datasets]}
+    several = isinstance(data, Sequence) and not isinstance(data, str)
+    many: Any = data if several else [data]
+    options = {**settings, "datasets": [str(_opened(one).path) for one in many]}
     if init is not None:
         options["init"] = os.fspath(init)
     config = resolve_config("pretrain" if several else "train", preset=preset, options=options)
@@ -100,12 +100,11 @@ def predict(
 
     Args:
         model: The model.
-        history: ``[B, T, M]`` rows, of which the model reads as many of the last as its window holds; or a dataset, to
-            predict every row but the first of one of its episodes from the real rows before it.
+        history: ``[B, T, M]`` rows, of which the last that fit the model's window are read; or a dataset, to predict
+            every row but the first of one of its episodes from the real rows before it.
         episode: Which episode of a dataset.
-        ranges: A dataset of the same environment, whose range the variates are read over where the model has none of
-            its own: for a pre-trained model and an array. A model that was trained on one dataset has that one's; for
-            an environment that pre-training saw, the model's own is used.
+        ranges: A dataset of the same environment, over whose range the rows are read where the model has none of its
+            own: it has one if it was trained on one dataset, or pre-trained on this environment.
 
     Returns:
         Expectation and standard deviation, each ``[B, O + 1]`` float32: the observation, then the reward.
@@ -178,17 +177,12 @@ def rollout(
         raise UsageError(
             f"actions of shape {controller.actions.shape} must be [B, h, {int(variates.is_action.sum())}]"
         )
-    draws = None if seed is None else draw_uniforms(controller.horizon, *rows.shape[::2], seed)
+    draws = None if seed is None else draw_uniforms(controller.horizon, rows.shape[0], rows.shape[2], seed)
     return _rolling(model, observations)(rows, np.ones(rows.shape[:2]), variates, controller, draws)
 
 
 def evaluate(
-    model: Any,
-    data: Data,
-    *,
-    windows: int | None = 5000,
-    seed: int = 0,
-    ranges: Data | None = None,
+    model: Any, data: Data, *, windows: int | None = 5000, seed: int = 0, ranges: Data | None = None
 ) -> "pandas.DataFrame":
     """Measure the one-step predictions of a dataset's transitions, beside the baseline that copies the last row.
 
@@ -205,10 +199,9 @@ def evaluate(
             over the range of ``data`` itself.
 
     Returns:
-        A row for each observation variate and the reward, then their means: ``observations``, and ``all``, which counts
-        the reward too. Columns: ``std`` (over the dataset), ``mae``, ``mse`` (in the data's units), ``normalised_mae``,
-        ``normalised_mse`` (in standard deviations and variances, of variates that vary), ``nll`` (nats), and the
-        baseline's ``copy_mae``, ``copy_mse``, ``copy_normalised_mae``, ``copy_normalised_mse``.
+        A row for each observation variate and the reward, then the means ``observations`` and ``all`` (with the
+        reward). Columns: ``std`` over the dataset, ``mae``, ``mse``, ``normalised_mae`` and ``normalised_mse`` (in
+        standard deviations and variances, of variates that vary), ``nll`` in nats, and the baseline's ``copy_mae``, ….
 
     Raises:
         UsageError: A number is out of range.

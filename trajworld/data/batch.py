@@ -46,7 +46,7 @@ class Batch(NamedTuple):
 def variates_of(
     dataset: Dataset, lower: NDArray[np.float32], upper: NDArray[np.float32], size: int | None = None
 ) -> Variates:
-    """What a model is told of a dataset's variates.
+    """The variates of a dataset, as models are given them.
 
     Args:
         dataset: Whose variates.

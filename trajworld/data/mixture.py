@@ -192,14 +192,14 @@ def windows_in_order(
         episodes: Indices; all where None.
         batch_size: Windows in a batch; the last batch may hold fewer.
         window: T, rows in a window.
-        limit: The most windows: where there are more, a random choice of so many, without repetition, in
+        limit: The most windows: where there are more, a random choice of that many, without repetition, in
             order.
         seed: Of that choice.
         views: Whether a batch may be a read-only view of the memory map instead of a copy. It is one where
             its windows are of one episode and none is padded.
 
     Yields:
-        Values ``[<= B, T, M]`` and time mask ``[<= B, T]``, as ``cut_windows`` returns them.
+        Values ``[<= B, T, M]`` and time mask ``[<= B, T]``, as ``gather_windows`` returns them.
 
     Raises:
         UsageError: ``batch_size`` or ``limit`` is less than 1, or an episode is not there.

@@ -278,8 +278,8 @@ def prediction_errors(
     """
     ranges = support if isinstance(support, Ranges) else Ranges(support, "given")
     predict = model_predictor(model, dataset, ranges.support, one_step)
-    known = {"predictor": "model", "ranges": ranges.origin, "window": model.sizes.window}
-    return errors_of(predict, dataset, **known, **choice)
+    window = model.sizes.window
+    return errors_of(predict, dataset, predictor="model", ranges=ranges.origin, window=window, **choice)
 
 
 def copy_last_row_errors(
@@ -326,10 +326,10 @@ def errors_of(
             nll += entropy.sum(axis=0, dtype=np.float64)
     mae, mse, nll = (total / len(ranks) for total in (mae, mse, nll))
     std, varies = varying(dataset)
-    observation = np.arange(len(mae)) < dataset.observation_size
+    observation, every = np.arange(len(mae)) < dataset.observation_size, np.ones(len(mae), bool)
 
-    def average(values: NDArray[np.float64], counted: NDArray[np.bool_] = np.True_) -> Average:
-        groups = (values[counted & observation], values[counted & np.ones_like(observation)])
+    def average(values: NDArray[np.float64], counted: NDArray[np.bool_]) -> Average:
+        groups = (values[counted & observation], values[counted])
         return Average(*(float(group.mean()) if len(group) else None for group in groups))
 
     scale, names = np.where(varies, std, 1.0), variate_names(dataset)[: len(mae)]
@@ -340,11 +340,11 @@ def errors_of(
         predictor=predictor,
         ranges=ranges,
         windows=len(ranks),
-        mae=average(mae),
-        mse=average(mse),
+        mae=average(mae, every),
+        mse=average(mse, every),
         normalised_mae=average(mae / scale, varies),
         normalised_mse=average(mse / scale**2, varies),
-        nll=average(nll) if has_nll else None,
+        nll=average(nll, every) if has_nll else None,
         still=tuple(names[place] for place in np.flatnonzero(~varies)),
         variates=tuple(
             VariateErrors(name, float(s), float(a), float(q), None if e is None else float(e))

@@ -50,8 +50,8 @@ class OpenLoopErrors:
         horizon: h; less than was asked for where the episodes are too short.
         starts: How many rollouts; each has all of its h steps inside one episode.
         mae: ``[h]``: mean over the rollouts.
-        lower_quartile: ``[h]``: a quarter of the rollouts err less.
-        upper_quartile: ``[h]``: a quarter of them err more.
+        lower_quartile: ``[h]``: the first quartile of the errors.
+        upper_quartile: ``[h]``: their third quartile.
         held_row: ``[h]``: mean error of predicting that the starting row stays as it is.
     """
 
@@ -169,7 +169,7 @@ def open_loop_errors(
         dataset: Where the real rows and actions are.
         support: The range the model bins over; see :func:`trajworld.evaluation.one_step.support_for`.
         horizon: Steps; fewer where less than a tenth of the rows have that many before them.
-        starts: At most so many rollouts.
+        starts: The most rollouts.
         seed: Of the draw.
         batch_size: Rollouts at once.
         foresight: Of this model, dataset and :func:`fitting_horizon`, where it is used more than once.

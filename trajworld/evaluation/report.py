@@ -76,7 +76,7 @@ def evaluate(
         model: The model.
         dataset: What it predicts.
         ranges: Of :func:`trajworld.evaluation.one_step.support_for`.
-        windows: At most so many windows, drawn at random; None for all.
+        windows: The most windows, drawn at random; None for all.
         horizon: Steps of the open loop; 0 for none, and then no trajectory is drawn.
         batch_size: Windows at once.
         seed: Of what is drawn at random.

@@ -1,7 +1,6 @@
-"""What a world model is: the interface that training, model files, evaluation and rollouts know, and nothing else.
+"""What a world model is: all that training, model files, evaluation and rollouts know of one.
 
-A new kind of model is one file with a class that implements :class:`WorldModel`, its sizes in
-:mod:`trajworld.models.sizes`, and one entry of :data:`MODELS`.
+A new kind is one file with a class that implements :class:`WorldModel`, its sizes, and an entry of :data:`MODELS`.
 """
 
 import dataclasses
@@ -17,49 +16,23 @@ from trajworld.models.sizes import TrajWorldSizes
 
 Tensor = Any
 State = Any
-"""Where a rollout stands, as its model keeps it: a structure of tensors, the same at each step."""
+"""Where a rollout stands: a structure of tensors, of the same shapes after each step."""
 
 Short = Literal["padded", "unpadded"]
+"""What windows of fewer rows than the model's are: those that lack as many of their first rows, which would be
+``padded``, or ``unpadded`` ones, whose first row is at the window's first position."""
 
 DEFAULT = "trajworld"
-"""The kind of a model or configuration that names none."""
-
-
-class Sizes(Protocol):
-    """What the shapes of a model's weights follow from; a frozen dataclass of numbers.
-
-    Attributes:
-        presets: Sizes by name.
-        runs: By preset and kind of run (``pretrain`` or ``train``), the settings of :class:`trajworld.training.config.
-            TrainingConfig` that a preset brings.
-        window: T, the most rows a window holds.
-        variates: The most variates that it can read.
-        parameters: How many weights a model of these sizes has.
-    """
-
-    __dataclass_fields__: ClassVar[dict[str, Any]]
-    presets: ClassVar[Any]
-    runs: ClassVar[Any]
-
-    def __init__(self, **sizes: Any) -> None: ...
-
-    @property
-    def window(self) -> int: ...  # noqa: D102
-
-    @property
-    def variates(self) -> int: ...  # noqa: D102
-
-    @property
-    def parameters(self) -> int: ...  # noqa: D102
+"""The kind of a model file or configuration that names none."""
 
 
 class Predicted(NamedTuple):
-    """One predicted row; what stands at action variates and padding is unspecified.
+    """One predicted row, ``[B, M]`` float32 each; what stands at action variates and padding is unspecified.
 
     Attributes:
-        mean: ``[B, M]`` float32: expectation.
-        std: ``[B, M]`` float32: standard deviation of the predicted distribution.
-        nll: ``[B, M]`` float32: negative log-likelihood of the true value, in nats; None for a model without one.
+        mean: Expectation.
+        std: Standard deviation of the predicted distribution.
+        nll: Negative log-likelihood of the true value, in nats; None for a model without one.
     """
 
     mean: Tensor
@@ -73,8 +46,7 @@ class Step(NamedTuple):
     Attributes:
         mean: Expectation of the next row.
         std: Standard deviation of its predicted distribution.
-        value: The next row, in which the following step's action is taken: the expectation, or a sample where draws
-            were given, clipped to the support.
+        value: The row that is fed back: the expectation, or a sample where draws were given, clipped to the support.
     """
 
     mean: Tensor
@@ -82,8 +54,35 @@ class Step(NamedTuple):
     value: Tensor
 
 
+class Sizes(Protocol):
+    """What the shapes of a model's weights follow from: a frozen dataclass of numbers.
+
+    Attributes:
+        presets: Sizes by name.
+        runs: The settings of a training run that a preset brings, by preset and kind of run (``pretrain``, ``train``).
+        window: T, the most rows of a window.
+        variates: The most variates.
+        parameters: How many weights there are.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    presets: ClassVar[Any]
+    runs: ClassVar[Any]
+
+    @property
+    def window(self) -> int: ...  # noqa: D102
+
+    @property
+    def variates(self) -> int: ...  # noqa: D102
+
+    @property
+    def parameters(self) -> int: ...  # noqa: D102
+
+    def __init__(self, **sizes: Any) -> None: ...
+
+
 class WorldModel(Protocol):
-    """Predicts the next row; a learned model is a ``keras.Model``, made as ``Class(sizes, identity, dtype=)``.
+    """Predicts the next row. A learned model is a ``keras.Model``, made as ``Class(sizes, identity, dtype=...)``.
 
     Its weights are made at once, do not depend on M, and are float32 whatever its dtype policy.
 
@@ -95,39 +94,26 @@ class WorldModel(Protocol):
         chunk: K, after how many steps a rollout starts again from its last W rows; None for never.
     """
 
-    kind: str
-    sizes: Sizes
+    kind: Any
+    sizes: Any
     identity: Identity
-
-    @property
-    def context(self) -> int: ...  # noqa: D102
-
-    @property
-    def chunk(self) -> int | None: ...  # noqa: D102
+    context: Any
+    chunk: Any
 
     def loss_sums(
         self, batch: Batch, seed: Tensor | None = None, targets: str = "onehot"
     ) -> tuple[Tensor, Tensor]:
-        """The training loss of a batch of windows.
+        """Sum of the training loss over the rows (or windows) of a batch that are real, and their number; scalars.
 
         Args:
-            batch: Windows; rows that are padding and variates that are masked have no part in the loss.
+            batch: Windows; masked variates have no part in the loss either.
             seed: Scalar int32 that dropout is a function of; None without dropout.
             targets: ``onehot`` or ``gauss``, for a model that predicts bins.
-
-        Returns:
-            Scalars: the sum of the loss over rows (or windows) and their number; training minimises their ratio.
         """
         ...
 
     def predict(self, batch: Batch, short: Short = "padded") -> Predicted:
-        """Predict the last row of each window from the rows before it; the last one is read for its likelihood alone.
-
-        Args:
-            batch: Windows of at least 2 rows.
-            short: What windows of fewer rows than the model's are: those that lack as many of their first rows, which
-                would be ``padded``, or ``unpadded`` ones, whose first row is at the window's first position.
-        """
+        """The last row of each window, of 2 rows at least, from the rows before it; itself read for its likelihood."""
         ...
 
     def start(self, history: Tensor, mask: Tensor, variates: Variates) -> State:
@@ -153,12 +139,12 @@ class WorldModel(Protocol):
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of world model, as it is known without its framework.
+    """A kind of world model, known without its framework.
 
     Attributes:
         name: As ``--model`` and model files have it.
-        sizes: The type of its sizes, a frozen dataclass of numbers.
-        model: Where its class is: ``module:name``.
+        sizes: The type of its sizes.
+        model: Where its class is, ``module:name``.
     """
 
     name: str
@@ -181,15 +167,12 @@ class Kind:
         Raises:
             UsageError: The preset is unknown, or a size is out of range.
         """
-        presets = self.sizes.presets
-        if not isinstance(name, str) or name not in presets:
-            raise UsageError(f"no preset of {self.name} is called {name!r}: there are {', '.join(presets)}")
         given = {size: value for size, value in overrides.items() if value is not None}
-        return dataclasses.replace(presets[name], **given)
+        return dataclasses.replace(_named(name, self.sizes.presets, f"preset of {self.name}"), **given)
 
 
-MODELS = {"trajworld": Kind("trajworld", TrajWorldSizes, "trajworld.models.trajworld:TrajWorld")}
-"""The kinds of world models by name; a model that says nothing of its kind is the first."""
+MODELS = {DEFAULT: Kind(DEFAULT, TrajWorldSizes, "trajworld.models.trajworld:TrajWorld")}
+"""The kinds of world models by name."""
 
 
 def kind_of(name: str) -> Kind:
@@ -198,9 +181,7 @@ def kind_of(name: str) -> Kind:
     Raises:
         UsageError: There is none.
     """
-    if not isinstance(name, str) or name not in MODELS:
-        raise UsageError(f"no kind of model is called {name!r}: there is {', '.join(MODELS)}")
-    return MODELS[name]
+    return _named(name, MODELS, "kind of model")
 
 
 def kind_of_sizes(sizes: Sizes) -> Kind:
@@ -213,15 +194,14 @@ def new_model(sizes: Sizes, identity: Identity, dtype: str = "float32") -> Any:
     return kind_of_sizes(sizes).model_class()(sizes, identity, dtype=dtype)
 
 
-def model_config(model: WorldModel) -> dict[str, Any]:
+def model_config(model: Any) -> dict[str, Any]:
     """What a model is made of again, beside its weights: plain numbers, strings and lists."""
-    learned: Any = model
     return {
         "kind": model.kind,
-        "sizes": dataclasses.asdict(learned.sizes),
+        "sizes": dataclasses.asdict(model.sizes),
         "identity": model.identity.to_config(),
-        "dtype": learned.dtype_policy.name,
-        "name": learned.name,
+        "dtype": model.dtype_policy.name,
+        "name": model.name,
     }
 
 
@@ -231,3 +211,9 @@ def model_from_config(config: Mapping[str, Any]) -> Any:
     kind = MODELS[values.pop("kind", DEFAULT)]
     sizes, identity = kind.sizes(**values.pop("sizes")), Identity.from_config(values.pop("identity"))
     return kind.model_class()(sizes, identity, **values)
+
+
+def _named(name: Any, among: Mapping[str, Any], what: str) -> Any:
+    if not isinstance(name, str) or name not in among:
+        raise UsageError(f"no {what} is called {name!r}: there is {', '.join(among)}")
+    return among[name]

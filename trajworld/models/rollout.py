@@ -101,7 +101,10 @@ class PolicyController:
 
     def arrays(self, begin: int, steps: int) -> tuple[Any, Floats | None]:
         """See :class:`Controller`."""
-        return self.weights, None if self.noise is None else _piece(self.noise, begin, steps, axis=0)
+        noise = (
+            None if self.noise is None else _piece(np.asarray(self.noise, np.float32), begin, steps, axis=0)
+        )
+        return self.weights, noise
 
     def act(self, arrays: tuple[Any, Tensor | None], observation: Tensor, k: Tensor) -> Tensor:
         """See :class:`Controller`."""

@@ -1,4 +1,4 @@
-"""A run directory: made or resumed, with all that it takes to understand and repeat the run (DESIGN §7)."""
+"""A run directory: made or resumed, with all that it takes to understand and repeat the run."""
 
 import random
 import shutil
@@ -72,10 +72,10 @@ def start_run(
         devices: How many to train on; None for all GPUs or TPUs that divide the batch size, and for one CPU. Keras
             makes and this library compiles whatever comes next in this process for them, too.
         overwrite: Whether a run that is there is removed first.
-        progress: Told of the conversion of datasets.
+        progress: Called during the conversion of datasets.
 
     Raises:
-        UsageError: The directory is there already, or there are not so many devices.
+        UsageError: The directory is there already, or there are fewer devices.
         TrajWorldError: A dataset or the initial model is missing or damaged, or does not fit.
     """
     path, backend = Path(path), active_backend()
@@ -127,8 +127,8 @@ def resume_run(
         path: The run directory.
         steps: Where it is to end from now on, the end of the cosine with it where both were one; None for where it
             was to end.
-        devices: How many to train on; None for as many as it began on, where there are so many.
-        progress: Told of the conversion of datasets.
+        devices: How many to train on; None for as many as it began on, where there are that many.
+        progress: Called during the conversion of datasets.
 
     Returns:
         The run, and warnings: what is not as it was and may change the numbers.
@@ -265,7 +265,7 @@ def _surroundings(run: Run) -> dict[str, Any]:
 
 
 def _resumed(run: Run, record: dict[str, Any], before: TrainingConfig) -> list[str]:
-    """Note in the run's record from which step it goes on, and on what; what is not as it was when it began."""
+    """Note in the record from which step the run continues, and on what; return what is not as when it began."""
     entry = {"step": run.state.step, **_surroundings(run)}
     if run.config != before:
         entry |= {"steps_before": before.steps, "steps": run.config.steps}
@@ -303,12 +303,12 @@ def _warnings(record: dict[str, Any], layout: Layout) -> list[str]:
     began_on = record.get("layout", {}).get("devices", layout.devices)
     if began_on != layout.devices:
         found.append(
-            f"the run began on {began_on} device{'s' * (began_on != 1)} and goes on on {layout.devices}: the numbers "
+            f"the run began on {began_on} device{'s' * (began_on != 1)} and continues on {layout.devices}: the numbers "
             "will agree within rounding, not exactly"
         )
     if record.get("backend") != active_backend().name:
         found.append(
-            f"the run began on {record.get('backend')} and goes on on {active_backend().name}: the numbers will "
+            f"the run began on {record.get('backend')} and continues on {active_backend().name}: the numbers will "
             "agree closely, not exactly"
         )
     old, new = record["versions"], versions()
