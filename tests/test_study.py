@@ -198,7 +198,7 @@ def test_a_report_holds_everything_and_can_be_made_again_from_its_table(tmp_path
     text = page.read_text()
     assert text.count("data:image/") == 5
     assert "1 min 1 s" in text
-    assert "8.10 [8.00–8.20]" in text
+    assert "8.10 <small>[8.00–8.20]</small>" in text
     assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org", "")
     name, options, again, facts, pictures = read_report(folder)
     assert name == "powers"

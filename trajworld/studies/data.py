@@ -145,18 +145,8 @@ def behaviour_cell(data: StudyData, pool: int) -> Cell:
 
 
 def describe_behaviours(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What the episodes of a pool are like: the rows of :func:`returns_by_behaviour`.
-
-    Raises:
-        TrajWorldError: The pool's metadata do not say it.
-    """
-    path = Path(places["metadata"])
-    try:
-        return list(read_json(path)[_KEY]["behaviours"])
-    except (KeyError, TypeError):
-        raise TrajWorldError(
-            f"{path} does not describe its behaviours: remove {path.parent.parent}"
-        ) from None
+    """What the episodes of a pool are like: the rows of :func:`returns_by_behaviour`."""
+    return list(read_json(Path(places["metadata"]))[_KEY]["behaviours"])
 
 
 def returns_by_behaviour(episodes: Sequence[Episode], kinds: Sequence[str]) -> list[dict[str, Any]]:

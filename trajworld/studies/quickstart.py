@@ -9,7 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -28,6 +27,7 @@ from trajworld.models.files import load_model
 from trajworld.policies.behaviour import make_behaviour
 from trajworld.studies.data import StudyData
 from trajworld.studies.factors import FINE_TUNED, FROM_SCRATCH
+from trajworld.studies.rates import chosen_runs, training_runs, with_columns
 from trajworld.studies.tasks import (
     WEIGHTS,
     Pretrained,
@@ -36,7 +36,6 @@ from trajworld.studies.tasks import (
     training_cell,
     zero_shot_cell,
 )
-from trajworld.studies.transfer import chosen_rate, whole
 from trajworld.study.cells import Cell, Store
 from trajworld.study.run import Say
 from trajworld.text import number, short_name
@@ -57,7 +56,7 @@ SCALES: dict[str, dict[str, Any]] = {
 """Options by the name of a scale."""
 
 _BEHAVIOUR = "mixed"
-_COPY, _ZERO = "copy the last row", "zero-shot"
+_DATA, _COPY, _ZERO = "transitions to fine-tune on", "copy the last row", "zero-shot"
 
 
 @dataclass(frozen=True)
@@ -185,8 +184,6 @@ class Quickstart:
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """The errors of the chosen runs, and all runs."""
-        runs = whole(table)
-        runs = runs[runs["task"] == "train_and_measure"]
         shown = {
             "side": "run",
             "transitions": "transitions",
@@ -195,44 +192,32 @@ class Quickstart:
             "mae_std": "error",
             "nll": "NLL",
         }
-        every = runs.reindex(columns=list(shown)).rename(columns=shown).astype({"transitions": int})
+        runs, chosen = training_runs(table), set(self._chosen(table)["cell"])
+        every = runs[list(shown)].rename(columns=shown).astype({"transitions": int})
         every["learning rate"] = every["learning rate"].map("{:g}".format)
-        every["chosen"] = ["✓" if cell in set(self._chosen(table)["cell"]) else "" for cell in runs["cell"]]
+        every["chosen"] = ["✓" if cell in chosen else "" for cell in runs["cell"]]
         title = f"One-step error on {short_name(self.environment)}, in standard deviations"
         return {title: self._errors(table), "All runs": every}
 
     def _chosen(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The last row of the run with the chosen rate, for each side and amount of data."""
-        table = whole(table)
-        runs = table[table["task"] == "train_and_measure"]
-        chosen = [
-            rows[(rows["learning_rate"] == chosen_rate(rows)) & (rows["step"] == self.steps)]
-            for _, rows in runs.groupby(["transitions", "side"], sort=True)
-            if rows["learning_rate"].nunique() == len(self.learning_rates)
-        ]
-        return pd.concat(chosen) if chosen else runs.head(0)
+        return chosen_runs(table, rates=len(self.learning_rates), seeds=1)
 
     def _errors(self, table: pd.DataFrame) -> pd.DataFrame:
         """A row for each amount of data."""
-        chosen, table = self._chosen(table), whole(table)
+        chosen, table = self._chosen(table), with_columns(table)
         errors = chosen.pivot_table(index="transitions", columns="side", values="mae_std")
         errors = errors.reindex(index=list(self.sizes), columns=[FROM_SCRATCH, FINE_TUNED])
         for name, task in ((_ZERO, "predict_zero_shot"), (_COPY, "copy_last_row")):
             errors.insert(0, name, table.loc[table["task"] == task, "mae_std"].mean())
         errors["ratio"] = errors[FROM_SCRATCH] / errors[FINE_TUNED]
-        errors.insert(0, "transitions to fine-tune on", list(self.sizes))
+        errors.insert(0, _DATA, list(self.sizes))
         return errors.reset_index(drop=True).rename_axis(columns=None)
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
         """Error against data."""
-        errors = self._errors(table).rename(columns={_COPY: "copy"})
-        series = [FROM_SCRATCH, FINE_TUNED, "copy", _ZERO]
-        rows = errors.melt("transitions to fine-tune on", series, "side", "error")
-        rows = rows.rename(columns={"transitions to fine-tune on": "transitions"}).astype(
-            {"transitions": float}
-        )
-        flat = rows["side"].isin(["copy", _ZERO])
-        rows.loc[flat, "transitions"] = np.nan
+        errors = self._errors(table).rename(columns={_COPY: "copy", _DATA: "transitions"})
+        rows = errors.melt("transitions", [FROM_SCRATCH, FINE_TUNED, "copy", _ZERO], "side", "error")
+        rows["transitions"] = rows["transitions"].where(rows["side"].isin([FROM_SCRATCH, FINE_TUNED]))
         of = "" if look.narrow else f" of {short_name(self.environment)}"
         figure = lines(
             rows.drop_duplicates(),
@@ -254,7 +239,7 @@ class Quickstart:
                 f"{'less' if ratio >= 1 else 'more'} error than from scratch on {size:,} transitions",
                 bool(ratio >= 1),
             )
-            for size, ratio in zip(errors["transitions to fine-tune on"], errors["ratio"], strict=True)
+            for size, ratio in zip(errors[_DATA], errors["ratio"], strict=True)
         ]
 
     def pictures(self, table: pd.DataFrame, store: Store) -> dict[str, bytes]:

@@ -80,7 +80,7 @@ def training_cell(
     windows_seed: int = 0,
     targets: str = "onehot",
     keep: bool = False,
-    **training: int,
+    **training: float | str,
 ) -> Cell:
     """A cell of :func:`train_and_measure`.
 

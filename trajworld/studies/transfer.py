@@ -17,6 +17,7 @@ from trajworld.errors import UsageError
 from trajworld.models.interface import DEFAULT, kind_of
 from trajworld.studies.data import StudyData, behaviour_cell, check_draws, collect_data, open_data
 from trajworld.studies.factors import FINE_TUNED, FROM_SCRATCH, savings
+from trajworld.studies.rates import GROUP, chosen_rate, chosen_runs, training_runs, tried, with_columns
 from trajworld.studies.tasks import (
     Pretrained,
     copying_cell,
@@ -29,6 +30,7 @@ from trajworld.study.tables import HIGH, LOW, over_seeds
 from trajworld.text import short_name
 
 SIDES = (FROM_SCRATCH, FINE_TUNED)
+_ORDER = (FINE_TUNED, FROM_SCRATCH, "copy", "zero-shot")
 
 _ENVIRONMENTS = ("gymnasium/Hopper-v5", "gymnasium/HalfCheetah-v5", "gymnasium/Walker2d-v5")
 # Transitions that are collected of an environment, where no more are needed.
@@ -147,24 +149,19 @@ class Transfer:
         """Every learning rate with the first seed; then the best one with the others."""
         groups = list(itertools.product(self.sizes, self._names, self._sides))
         first = [self._run(*group, rate, 0) for group in groups for rate in self.learning_rates]
-        others = []
+        finished, others = dict(iter(training_runs(table).groupby(GROUP))), []
         for group in groups:
-            runs = set[tuple[float, int]]()
-            rows = _group(table, *group)
+            rows = finished.get(group)
+            if rows is None or tried(rows) < len(self.learning_rates):
+                continue
             rate = chosen_rate(rows)
-            if len(rows) and set(rows.loc[rows["seed"] == 0, "learning_rate"]) == set(self.learning_rates):
-                # Those that are finished stay, the diverged ones, too.
-                runs |= {
-                    (one, int(seed)) for one, seed in zip(rows["learning_rate"], rows["seed"], strict=True)
-                }
-                runs |= set() if rate is None else {(rate, seed) for seed in range(self.seeds)}
+            # Those that are finished stay, the diverged ones, too.
+            runs = {(one, int(seed)) for one, seed in zip(rows["learning_rate"], rows["seed"], strict=True)}
+            runs |= {(rate, seed) for seed in range(self.seeds) if rate is not None}
             others += [self._run(*group, *run) for run in sorted(runs) if run[1]]
-        baselines = [
-            cell
-            for data in self._data.values()
-            for cell in (copying_cell(data, windows=self.windows), behaviour_cell(data, self._pool))
-        ]
-        return [*baselines, *first, *others]
+        copies = [copying_cell(data, windows=self.windows) for data in self._data.values()]
+        behaviours = [behaviour_cell(data, self._pool) for data in self._data.values()]
+        return [*copies, *behaviours, *first, *others]
 
     def _run(self, transitions: int, environment: str, side: str, rate: float, seed: int) -> Cell:
         start = self._model if side == FINE_TUNED else None
@@ -187,103 +184,91 @@ class Transfer:
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Errors, what fine-tuning needs for the error from scratch, and what the pools are like."""
-        table = whole(table)
+        table, most = with_columns(table), f"{self.sizes[-1]:,}"
         runs = self._chosen(table)
+        after = f"One-step error after {self.steps[-1]:,} steps, in standard deviations"
         found = {
-            f"One-step error after {self.steps[-1]:,} steps, in standard deviations": self._errors(
-                table, runs
-            ),
+            after: self._errors(table, runs),
             "Transitions that reach the error from scratch": self._needs(runs, "transitions"),
-            f"Steps on {self.sizes[-1]:,} transitions that reach the error from scratch": self._needs(
-                runs, "steps"
-            ),
+            f"Steps on {most} transitions that reach the error from scratch": self._needs(runs, "steps"),
         }
         pools = table[table["task"] == "describe_behaviours"]
         if len(pools):
-            shown = {
-                "mean_length": "mean length",
-                "mean_return": "mean return",
-                "reward": "reward per transition",
-            }
-            pools = pools.astype({"episodes": int, "transitions": int}).rename(columns=shown)
+            columns = ["kind", "episodes", "transitions", "mean_length", "mean_return", "reward"]
+            pools = pools[["environment", *columns]].astype({"episodes": int, "transitions": int})
             pools["environment"] = pools["environment"].map(short_name)
-            columns = ["environment", "kind", "episodes", "transitions", *shown.values()]
-            found["Behaviours of the pools"] = pools[columns].rename(columns={"kind": "behaviour"})
+            found["Behaviours of the pools"] = pools.rename(columns=lambda name: name.replace("_", " "))
         return {title: one for title, one in found.items() if len(one)}
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
         """Error against data, and against steps."""
-        table = whole(table)
-        runs, copies = self._chosen(table), table[table["task"] == "copy_last_row"].assign(side="copy")
+        table = with_columns(table)
+        runs, copies = self._chosen(table), table[table["task"] == "copy_last_row"]
         if not len(runs):
             return {}
-        by_step = over_seeds(runs, ["environment", "transitions", "step", "side"], "mae_std")
-        zero = by_step[(by_step["step"] == 0) & (by_step["side"] == FINE_TUNED)].assign(
-            **{"side": "zero-shot", f"mae_std{LOW}": np.nan, f"mae_std{HIGH}": np.nan}
-        )
-        most = by_step[by_step["transitions"] == self.sizes[-1]]
-        by_steps = pd.concat([most, copies.assign(step=np.nan)])
-        after, on_most = f"error after {self.steps[-1]:,} steps", f"error on {self.sizes[-1]:,} transitions"
-        by_data = pd.concat(
-            [by_step[by_step["step"] == self.steps[-1]], copies.assign(transitions=np.nan), zero]
-        )
+        errors = over_seeds(runs, [*GROUP, "step"], "mae_std")
+        tuned = errors[(errors["step"] == 0) & (errors["side"] == FINE_TUNED)]
+        zero = tuned.assign(side="zero-shot").drop(columns=[f"mae_std{LOW}", f"mae_std{HIGH}"])
         charts = {}
-        for title, rows, x, x_title, y_title in (
-            ("Error against data", by_data, "transitions", "transitions of data (log scale)", after),
-            ("Error against steps", by_steps, "step", "steps of training (log scale)", on_most),
+        for title, rows, x, of, where in (
+            (
+                "Error against data",
+                [errors[errors["step"] == self.steps[-1]], zero],
+                "transitions",
+                "transitions of data",
+                f"after {self.steps[-1]:,} steps",
+            ),
+            (
+                "Error against steps",
+                [errors[errors["transitions"] == self.sizes[-1]]],
+                "step",
+                "steps of training",
+                f"on {self.sizes[-1]:,} transitions",
+            ),
         ):
-            rows = rows.assign(panel=rows["environment"].map(short_name)).sort_values(
-                "side", key=lambda sides: sides.map(_ORDER), kind="stable"
-            )
+            shown = pd.concat([*rows, copies.assign(**{x: np.nan})])
+            shown["panel"] = shown["environment"].map(short_name)
             charts[title] = lines(
-                rows,
+                shown.sort_values("side", key=lambda sides: sides.map(_ORDER.index), kind="stable"),
                 look,
                 x=x,
                 y="mae_std",
                 series="side",
                 panel="panel",
-                x_title=x_title,
-                y_title=f"mean absolute one-step {y_title}, standard deviations",
+                x_title=f"{of} (log scale)",
+                y_title=f"mean absolute one-step error {where}, standard deviations",
             )
         return charts
 
     def _chosen(self, table: pd.DataFrame) -> pd.DataFrame:
-        """The rows of the runs with the chosen rate, of groups of which every seed is finished."""
-        found = []
-        for group in itertools.product(self.sizes, self._names, self._sides):
-            rows = _group(table, *group)
-            rows = rows[rows["learning_rate"] == chosen_rate(rows)]
-            if rows["seed"].nunique() == self.seeds:
-                found.append(rows)
-        return pd.concat(found) if found else table.head(0)
+        return chosen_runs(table, len(self.learning_rates), self.seeds)
 
     def _errors(self, table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         """A row for each environment and amount of data; ``runs`` are the chosen ones."""
+        copies = table[table["task"] == "copy_last_row"].groupby("environment")["mae_std"].mean()
+        diverged = training_runs(table).query("diverged").groupby(GROUP)["learning_rate"].nunique()
         rows = []
         for environment, size in itertools.product(self._names, self.sizes):
-            copies = table[(table["task"] == "copy_last_row") & (table["environment"] == environment)]
-            tuned = _group(runs, size, environment, FINE_TUNED)
+            mine = runs[(runs["environment"] == environment) & (runs["transitions"] == size)]
             row = {
                 "environment": short_name(environment),
                 "transitions": size,
-                "copy": copies["mae_std"].mean(),
-                "zero-shot": tuned.loc[tuned["step"] == 0, "mae_std"].mean(),
+                "copy": copies.get(environment),
             }
+            row["zero-shot"] = mine.loc[(mine["step"] == 0) & (mine["side"] == FINE_TUNED), "mae_std"].mean()
             rates = []
             for side in SIDES:
-                mine = _group(runs, size, environment, side)
-                errors = mine.loc[mine["step"] == self.steps[-1], "mae_std"]
-                ends = (errors.min(), errors.max()) if len(errors) > 1 else (np.nan, np.nan)
-                row |= {side: errors.mean(), side + LOW: ends[0], side + HIGH: ends[1]}
-                every = _group(table, size, environment, side)
-                failed = every.loc[every["diverged"].astype(bool), "learning_rate"].nunique()
-                unknown = "diverged" if failed == len(self.learning_rates) else "–"
-                rates.append(f"{mine['learning_rate'].iloc[0]:g}" if len(mine) else unknown)
-            row |= {
-                "ratio": row[FROM_SCRATCH] / row[FINE_TUNED],
-                "rates, scratch and tuned": ", ".join(rates),
-            }
-            row["seen before"] = "yes" if len(tuned) and tuned["seen"].any() else "no"
+                last = mine[(mine["side"] == side) & (mine["step"] == self.steps[-1])]
+                errors, several = last["mae_std"], len(last) > 1
+                row[side] = errors.mean()
+                row |= {side + LOW: errors.min(), side + HIGH: errors.max()} if several else {}
+                none_left = diverged.get((size, environment, side)) == len(self.learning_rates)
+                rates += [
+                    f"{last['learning_rate'].iloc[0]:g}" if len(last) else "diverged" if none_left else "–"
+                ]
+            row["ratio"] = row[FROM_SCRATCH] / row[FINE_TUNED]
+            row["rates, scratch and tuned"] = ", ".join(rates)
+            row["seen before"] = "yes" if (mine["seen"] == True).any() else "no"  # noqa: E712
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -307,23 +292,6 @@ class Transfer:
         return needs
 
 
-_ORDER = {FINE_TUNED: 0, FROM_SCRATCH: 1, "copy": 2, "zero-shot": 3}
-
-
-def chosen_rate(rows: pd.DataFrame) -> float | None:
-    """The learning rate with the lowest last holdout loss of the first seed, of those with which no seed diverged.
-
-    Args:
-        rows: Of the runs of one side on one amount of data of one environment.
-    """
-    if not len(rows):
-        return None
-    diverged = rows.loc[rows["diverged"].astype(bool), "learning_rate"]
-    first = rows[(rows["seed"] == rows["seed"].min()) & ~rows["learning_rate"].isin(diverged)]
-    last = first[first["step"] == first["step"].max()]
-    return float(last.loc[last["holdout_loss"].idxmin(), "learning_rate"]) if len(last) else None
-
-
 def _savings(runs: pd.DataFrame) -> list[tuple[float, dict[str, dict[str, float]]]]:
     """Scratch's last and its least mean error on the most data, and what fine-tuning needs for each."""
     scratch, tuned = (
@@ -332,24 +300,6 @@ def _savings(runs: pd.DataFrame) -> list[tuple[float, dict[str, dict[str, float]
     )
     errors = scratch.iloc[-1]
     return [(target, savings(scratch, tuned, target)) for target in (errors.iloc[-1], errors.min())]
-
-
-def whole(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with every column of these cells, those of which none is finished yet, too."""
-    columns = ("task", "environment", "side", "transitions", "learning_rate", "seed", "step", "mae_std")
-    return table.reindex(
-        columns=list(dict.fromkeys([*table.columns, *columns, "holdout_loss", "diverged", "seen"]))
-    )
-
-
-def _group(table: pd.DataFrame, transitions: int, environment: str, side: str) -> pd.DataFrame:
-    table = whole(table)
-    return table[
-        (table["task"] == "train_and_measure")
-        & (table["transitions"] == transitions)
-        & (table["environment"] == environment)
-        & (table["side"] == side)
-    ]
 
 
 def _check_ascending(name: str, values: Sequence[int], least: int) -> None:
