@@ -196,7 +196,7 @@ def new_panels(look: Look, titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
     across, high = (
         (4.0 - 0.2, 1.75) if look.narrow else (2.9 if columns == 3 else 3.7, 2.55 if rows == 1 else 1.9)
     )
-    width, height = columns * across + 0.2, 0.9 + (high + 0.65) * rows
+    width, height = columns * across + 0.2, (1.2 if look.narrow else 0.9) + (high + 0.65) * rows
     figure = Figure(figsize=(width, height), facecolor=look.colour("paper"))
     panels = []
     for place, title in enumerate(titles):
@@ -279,7 +279,7 @@ def _legend(figure: Figure, look: Look, styles: dict[str, str]) -> None:
             [],
             color=look.colour(style),
             marker=MARKERS.get(style, ""),
-            linewidth=2.2,
+            linewidth=1.6 if style in _DASHES else 2.2,
             label=name,
             dashes=_DASHES.get(style, (None, None)),
         )
@@ -288,11 +288,12 @@ def _legend(figure: Figure, look: Look, styles: dict[str, str]) -> None:
     legend = figure.legend(
         handles=handles,
         loc="upper left",
-        bbox_to_anchor=(0.0, 1 - 0.28 / figure.get_figheight()),
+        bbox_to_anchor=(0.0, 1 - (0.45 if look.narrow else 0.28) / figure.get_figheight()),
         ncols=2 if look.narrow else len(handles),
         frameon=False,
         fontsize=9.5,
         labelcolor="linecolor",
+        handlelength=2.4,
     )
     for text in legend.get_texts():
         text.set_fontweight("bold")
@@ -331,6 +332,8 @@ def nothing(figure: Figure, axes: Axes, look: Look, text: str) -> Figure:
 def top_title(figure: Figure, look: Look, text: str) -> None:
     """A line of text at the top of a figure."""
     colour = look.colour("faint text")
+    if look.narrow:
+        text = text.replace(", ", ",\n", 1)
     figure.text(0.01, 1 - 0.1 / figure.get_figheight(), text, fontsize=9.5, color=colour, va="top")
 
 

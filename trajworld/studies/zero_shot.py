@@ -56,36 +56,33 @@ class ZeroShot:
     and Gymnasium's hopper, walker2d and half-cheetah. What it knows of an environment is its context, and the range of
     each variate. Datasets that are not there yet are collected first.
 
-    Episodes: half of an environment's episodes, drawn by seed, are for ranges, the other half for the test. The ranges
-    (the scaling of each variate to [0, 1]) are the least and greatest value in the first half alone; what lies outside
-    them in the tested half is clipped, as in pre-training.
-
-    Windows: those of the tested half that have as many real rows before the predicted row as the model's window takes,
-    so that no context is short of rows; at most --windows of them, drawn by seed. All predictors and all lengths of
-    context are tested on the same windows.
-
-    Context: the last c rows before the predicted one. Earlier rows are masked, as in windows that begin at an episode's
-    start; positions stay right-aligned. In training, padding precedes only the first rows of an episode, so with
-    padding a model takes a short context for a start, and its error tells of that too. With --unpadded the same rows
-    are given without padding, at the window's first positions. Of each row the predictors see observation, reward and
-    action; the last row's action is the one that leads to the predicted row.
-
-    Errors: absolute, divided by each variate's standard deviation in the whole dataset, averaged over the predicted
-    variates that vary. Of an environment: the mean over windows. Of a family: the mean over its environments.
-
-    Predictors: the model's expectation; copying the last row; and linear least squares, fitted anew on the transitions
-    inside each context: by minimum norm, and by a ridge whose penalties are chosen on windows of the episodes for
-    ranges, which is knowledge of the environment beyond the context, in this baseline's favour.
-
-    Intervals: 95 %, by a bootstrap over the tested episodes, which are the independent unit, paired between predictors
-    and contexts. They say how sure the mean over these very environments is, for this one model. From fewer than ten
-    tested episodes in one of the environments no interval is given.
-
-    Columns: "episodes" is the number of tested episodes, of a family in the environment that has the fewest. "¼ bin" is
-    the error of a model that knows the right bin and answers with its centre: where it is near the others, bins are too
-    wide to tell much. "change, bins" is how many bins a variate moves from row to row. "outside" is the share of tested
-    values outside the ranges, which are clipped for all but copying. "unseen" is "not known" where the model's file
-    does not tell all environments that it was trained on.
+    - Episodes: half of an environment's episodes, drawn by seed, are for ranges, the other half for the test. The
+      ranges (the scaling of each variate to [0, 1]) are the least and greatest value in the first half alone;
+      what lies outside them in the tested half is clipped, as in pre-training.
+    - Windows: those of the tested half that have as many real rows before the predicted row as the model's window
+      takes, so that no context is short of rows; at most --windows of them, drawn by seed. All predictors and all
+      lengths of context are tested on the same windows.
+    - Context: the last c rows before the predicted one. Earlier rows are masked, as in windows that begin at an
+      episode's start; positions stay right-aligned. In training, padding precedes only the first rows of an
+      episode, so with padding a model takes a short context for a start, and its error tells of that too. With
+      --unpadded the same rows are given without padding, at the window's first positions. Of each row the
+      predictors see observation, reward and action; the last row's action is the one that leads to the predicted
+      row.
+    - Errors: absolute, divided by each variate's standard deviation in the whole dataset, averaged over the
+      predicted variates that vary. Of an environment: the mean over windows. Of a family: the mean over its
+      environments.
+    - Predictors: the model's expectation; copying the last row; and linear least squares, fitted anew on the
+      transitions inside each context: by minimum norm, and by a ridge whose penalties are chosen on windows of
+      the episodes for ranges, which is knowledge of the environment beyond the context, in this baseline's
+      favour.
+    - Intervals: 95 %, by a bootstrap over the tested episodes, which are the independent unit, paired between
+      predictors and contexts. They say how sure the mean over these very environments is, for this one model.
+      From fewer than ten tested episodes in one of the environments no interval is given.
+    - Columns: "episodes" is the number of tested episodes, of a family in the environment that has the fewest. "¼
+      bin" is the error of a model that knows the right bin and answers with its centre: where it is near the
+      others, bins are too wide to tell much. "change, bins" is how many bins a variate moves from row to row.
+      "outside" is the share of tested values outside the ranges, which are clipped for all but copying. "unseen"
+      is "not known" where the model's file does not tell all environments that it was trained on.
 
     Attributes:
         model: A model that ships, hf://USER/REPO or a file.
