@@ -168,7 +168,7 @@ def test_tables_hold_means_with_paired_intervals_over_episodes(table: pd.DataFra
     assert (few.family, few.episodes, np.isnan(few[f"{COPY} low"])) == ("Few", 9, True)
     assert few[COPY] == pytest.approx(means["b/Few"])
     figure = study.charts(table, Look())["Error by rows of context"]
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a (mean of 2)", "Few"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a (2)", "Few"]
 
 
 def test_a_model_is_refused_where_it_has_seen_the_environment() -> None:

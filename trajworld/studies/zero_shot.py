@@ -150,11 +150,11 @@ class ZeroShot:
         }
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
-        """Error against rows of context, a panel for each family, with a mark at a quarter of a bin."""
+        """Error against rows of context, a panel for each family (of n environments), with a mark at a quarter of a bin."""
         groups = [group for group in _groups(table, self.seed) if group.is_family]
         rows = [
             {
-                "panel": group.title + (f" (mean of {group.members})" if group.members > 1 else ""),
+                "panel": group.title + (f" ({group.members})" if group.members > 1 else ""),
                 "predictor": predictor,
                 "context": context,
                 **group.value("error", (predictor, context)),
