@@ -130,27 +130,23 @@ class ZeroShot:
         groups = list(_groups(table, self.seed))
         first, last = groups[0].contexts[0], groups[0].contexts[-1]
         families = [group for group in groups if group.is_family]
-        by_context = [
-            {
-                "family": group.title,
-                **{
-                    f"{context} row{'s' * (context > 1)}": group.mean[MODEL, context]
-                    for context in group.contexts
-                },
-            }
-            for group in families
-        ]
-        rows = f"{last} row{'s' * (last > 1)} of context"
+        by_context = {
+            _rows(context): [group.mean[MODEL, context] for group in families]
+            for context in groups[0].contexts
+        }
+        titles = {"family": [group.title for group in families]}
         return {
-            f"Error by family, {rows}": pd.DataFrame([group.row(first, last) for group in families]),
-            f"Error by environment, {rows}": pd.DataFrame(
+            f"Error by family, {_rows(last)} of context": pd.DataFrame(
+                [group.row(first, last) for group in families]
+            ),
+            f"Error by environment, {_rows(last)} of context": pd.DataFrame(
                 [group.row(first, last) for group in groups if not group.is_family]
             ),
-            "Error of the model by rows of context": pd.DataFrame(by_context),
+            "Error of the model by rows of context": pd.DataFrame(titles | by_context),
         }
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
-        """Error against rows of context, a panel for each family (of n environments), with a mark at a quarter of a bin."""
+        """Error against rows of context, a panel for each family, with the number of its environments."""
         groups = [group for group in _groups(table, self.seed) if group.is_family]
         rows = [
             {
@@ -183,7 +179,7 @@ class ZeroShot:
         cells = []
         for cell in self._cells_without_data:
             dataset = open_dataset(cell.places["data"])
-            found = {**cell.settings, "variates": dataset.num_variates, "data": dataset.content}
+            found = {**cell.settings, "variates": dataset.num_variates, "data": {"content": dataset.content}}
             cells.append(Cell(cell.task, found, {**cell.places, "data": str(dataset.path)}))
         return cells
 
@@ -266,7 +262,6 @@ class Group:
 
     Attributes:
         title: Its name; of a family only where it is of several environments.
-        family: Its family.
         members: How many environments.
         mean: By (predictor, context).
         replicates: The same columns, a row for each replicate of the bootstrap.
@@ -278,7 +273,6 @@ class Group:
     """
 
     title: str
-    family: str
     members: int
     mean: "pd.Series[float]"
     replicates: pd.DataFrame
@@ -308,17 +302,14 @@ class Group:
 
     def row(self, first: int, last: int) -> dict[str, Any]:
         """A row of a table for people: errors at the longest context, and the model's at the shortest."""
-        about = {"environments": self.members} if self.is_family else {"M": self.variates}
-        row: dict[str, Any] = {
-            "family" if self.is_family else "environment": self.title,
-            **about,
-            "episodes": self.episodes,
-        }
+        row: dict[str, Any] = {"family" if self.is_family else "environment": self.title}
+        row |= {"environments": self.members} if self.is_family else {"M": self.variates}
+        row |= {"episodes": self.episodes}
         for predictor in PREDICTORS:
             row |= self.value(predictor, (predictor, last))
         row |= self.value("model / ridge", (MODEL, last), (RIDGE, last))
         if first != last:
-            row |= self.value(f"model, {first} row{'s' * (first > 1)}", (MODEL, first))
+            row |= self.value(f"model, {_rows(first)}", (MODEL, first))
         row |= {"¼ bin": self.facts["bin_error"]}
         if not self.is_family:
             row |= {"change, bins": self.facts["change"], "outside": self.facts["outside"]}
@@ -329,12 +320,11 @@ def _groups(table: pd.DataFrame, seed: int) -> Iterator[Group]:
     """The family and then its environments, one family after another."""
     for family, rows in table.groupby("family", sort=False):
         members = [
-            _environment(environment, str(family), part, seed)
+            _environment(environment, part, seed)
             for environment, part in rows.groupby("environment", sort=False)
         ]
         yield Group(
             str(family) if len(members) > 1 else members[0].title,
-            str(family),
             len(members),
             _average([member.mean for member in members]),
             # Replicate by replicate: the environments' draws are independent, the environments are fixed.
@@ -346,7 +336,7 @@ def _groups(table: pd.DataFrame, seed: int) -> Iterator[Group]:
         yield from members
 
 
-def _environment(environment: str, family: str, rows: pd.DataFrame, seed: int) -> Group:
+def _environment(environment: str, rows: pd.DataFrame, seed: int) -> Group:
     by_episode = rows[rows["episode"].notna()]
     errors = by_episode.pivot(index="episode", columns=["predictor", "context"], values="error")
     counts = by_episode.groupby("episode")["windows"].first()
@@ -355,7 +345,6 @@ def _environment(environment: str, family: str, rows: pd.DataFrame, seed: int) -
     by_variate = rows[rows["variate"].notna() & (rows["predictor"] == MODEL)]
     return Group(
         short_name(environment),
-        family,
         1,
         sums.sum() / counts.sum(),
         pd.DataFrame(drawn, columns=sums.columns),
@@ -364,6 +353,10 @@ def _environment(environment: str, family: str, rows: pd.DataFrame, seed: int) -
         str(rows["unseen"].iloc[0]),
         int(rows["variates"].iloc[0]),
     )
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count > 1)}"
 
 
 def _average(parts: Sequence[Any]) -> Any:
