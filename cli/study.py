@@ -160,7 +160,10 @@ def show(study: "Study", table: Any, page: Path, as_json: bool) -> None:
         return
     out = Console()
     for title, one in tables.items():
-        out.print(terminal(title, one), "")
+        shown = terminal(title, one)
+        # A table that needs more room than the terminal has is printed whole all the same.
+        needed = Console(width=1000).measure(shown).minimum
+        Console(width=max(out.width, needed)).print(shown, "")
     out.print(f"Report: {page}", highlight=False, markup=False, soft_wrap=True)
 
 
