@@ -24,7 +24,7 @@ from trajworld.evaluation.contexts import halves_of
 from trajworld.models.digest import weights_digest
 from trajworld.models.files import load_model, save_model
 from trajworld.models.identity import Identity
-from trajworld.models.ranges import UNIT_SUPPORT, Support, training_support
+from trajworld.models.ranges import UNIT_SUPPORT, training_support
 from trajworld.models.seen import check_unseen
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld, Variates
@@ -168,7 +168,7 @@ def test_tables_hold_means_with_paired_intervals_over_episodes(table: pd.DataFra
     assert (few.family, few.episodes, np.isnan(few[f"{COPY} low"])) == ("Few", 9, True)
     assert few[COPY] == pytest.approx(means["b/Few"])
     figure = study.charts(table, Look())["Error by rows of context"]
-    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a (mean of 2)", "Few"]
+    assert [axes.get_title(loc="left") for axes in figure.axes] == ["a (2)", "Few"]
 
 
 def test_a_model_is_refused_where_it_has_seen_the_environment() -> None:
@@ -186,12 +186,9 @@ def test_a_model_is_refused_where_it_has_seen_the_environment() -> None:
 
 
 @pytest.mark.parametrize("first", [HOPPER, "d4rl/hopper-medium-v2"])
-def test_a_run_records_what_the_model_it_starts_from_saw(
-    tmp_path: Path, plain_steps: Any, first: str
-) -> None:
-    sources = {first: UNIT_SUPPORT}
+def test_a_run_records_what_its_initial_model_saw(tmp_path: Path, plain_steps: Any, first: str) -> None:
     init, data = tmp_path / "init.keras", store(tmp_path / "data")
-    save_model(TrajWorld(TrajWorldSizes(1, 8, 2, window=4, bins=16), Identity(sources=sources)), init)
+    save_model(TrajWorld(SIZES, Identity(sources={first: UNIT_SUPPORT})), init)
     identity = start_run(tmp_path / "run", config_for("pretrain", [data], init=str(init))).model.identity
     unknown = [] if first == HOPPER else ["init.keras"]
     assert identity.history["environments"] == [first, *unknown, "test/data"]
@@ -245,8 +242,7 @@ def test_the_command_collects_once_measures_and_reports(
 def test_mistakes_end_in_one_line_before_anything_is_collected(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    sources = {HOPPER: Support(np.zeros(15, np.float32), np.ones(15, np.float32))}
-    save_model(TrajWorld(SIZES, Identity(sources=sources)), tmp_path / "saw.keras")
+    save_model(TrajWorld(SIZES, Identity(sources={HOPPER: UNIT_SUPPORT})), tmp_path / "saw.keras")
     for arguments, code, words in (
         (("--contexts", "1,20"), 2, "1 to 19 rows"),
         (("--corpus", "absent", "--transitions", 9), 2, "was collected already"),

@@ -63,36 +63,33 @@ class ZeroShot:
     and Gymnasium's hopper, walker2d and half-cheetah. What it knows of an environment is its context, and the range of
     each variate. Datasets that are not there yet are collected first.
 
-    Episodes: half of an environment's episodes, drawn by seed, are for ranges, the other half for the test. The ranges
-    (the scaling of each variate to [0, 1]) are the least and greatest value in the first half alone; what lies outside
-    them in the tested half is clipped, as in pre-training.
-
-    Windows: those of the tested half that have as many real rows before the predicted row as the model's window takes,
-    so that no context is short of rows; at most --windows of them, drawn by seed. All predictors and all lengths of
-    context are tested on the same windows.
-
-    Context: the last c rows before the predicted one. Earlier rows are masked, as in windows that begin at an episode's
-    start; positions stay right-aligned. In training, padding precedes only the first rows of an episode, so with
-    padding a model takes a short context for a start, and its error tells of that too. With --unpadded the same rows
-    are given without padding, at the window's first positions. Of each row the predictors see observation, reward and
-    action; the last row's action is the one that leads to the predicted row.
-
-    Errors: absolute, divided by each variate's standard deviation in the whole dataset, averaged over the predicted
-    variates that vary. Of an environment: the mean over windows. Of a family: the mean over its environments.
-
-    Predictors: the model's expectation; copying the last row; and linear least squares, fitted anew on the transitions
-    inside each context: by minimum norm, and by a ridge whose penalties are chosen on windows of the episodes for
-    ranges, which is knowledge of the environment beyond the context, in this baseline's favour.
-
-    Intervals: 95 %, by a bootstrap over the tested episodes, which are the independent unit, paired between predictors
-    and contexts. They say how sure the mean over these very environments is, for this one model. From fewer than ten
-    tested episodes in one of the environments no interval is given.
-
-    Columns: "episodes" is the number of tested episodes, of a family in the environment that has the fewest. "¼ bin" is
-    the error of a model that knows the right bin and answers with its centre: where it is near the others, bins are too
-    wide to tell much. "change, bins" is how many bins a variate moves from row to row. "outside" is the share of tested
-    values outside the ranges, which are clipped for all but copying. "unseen" is "not known" where the model's file
-    does not tell all environments that it was trained on.
+    - Episodes: half of an environment's episodes, drawn by seed, are for ranges, the other half for the test. The
+      ranges (the scaling of each variate to [0, 1]) are the least and greatest value in the first half alone;
+      what lies outside them in the tested half is clipped, as in pre-training.
+    - Windows: those of the tested half that have as many real rows before the predicted row as the model's window
+      takes, so that no context is short of rows; at most --windows of them, drawn by seed. All predictors and all
+      lengths of context are tested on the same windows.
+    - Context: the last c rows before the predicted one. Earlier rows are masked, as in windows that begin at an
+      episode's start; positions stay right-aligned. In training, padding precedes only the first rows of an
+      episode, so with padding a model takes a short context for a start, and its error tells of that too. With
+      --unpadded the same rows are given without padding, at the window's first positions. Of each row the
+      predictors see observation, reward and action; the last row's action is the one that leads to the predicted
+      row.
+    - Errors: absolute, divided by each variate's standard deviation in the whole dataset, averaged over the
+      predicted variates that vary. Of an environment: the mean over windows. Of a family: the mean over its
+      environments.
+    - Predictors: the model's expectation; copying the last row; and linear least squares, fitted anew on the
+      transitions inside each context: by minimum norm, and by a ridge whose penalties are chosen on windows of
+      the episodes for ranges, which is knowledge of the environment beyond the context, in this baseline's
+      favour.
+    - Intervals: 95 %, by a bootstrap over the tested episodes, which are the independent unit, paired between
+      predictors and contexts. They say how sure the mean over these very environments is, for this one model.
+      From fewer than ten tested episodes in one of the environments no interval is given.
+    - Columns: "episodes" is the number of tested episodes, of a family in the environment that has the fewest. "¼
+      bin" is the error of a model that knows the right bin and answers with its centre: where it is near the
+      others, bins are too wide to tell much. "change, bins" is how many bins a variate moves from row to row.
+      "outside" is the share of tested values outside the ranges, which are clipped for all but copying. "unseen"
+      is "not known" where the model's file does not tell all environments that it was trained on.
 
     Attributes:
         model: A model that ships, hf://USER/REPO or a file.
@@ -140,31 +137,27 @@ class ZeroShot:
         groups = list(_groups(table, self.seed))
         first, last = groups[0].contexts[0], groups[0].contexts[-1]
         families = [group for group in groups if group.is_family]
-        by_context = [
-            {
-                "family": group.title,
-                **{
-                    f"{context} row{'s' * (context > 1)}": group.mean[MODEL, context]
-                    for context in group.contexts
-                },
-            }
-            for group in families
-        ]
-        rows = f"{last} row{'s' * (last > 1)} of context"
+        by_context = {
+            _rows(context): [group.mean[MODEL, context] for group in families]
+            for context in groups[0].contexts
+        }
+        titles = {"family": [group.title for group in families]}
         return {
-            f"Error by family, {rows}": pd.DataFrame([group.row(first, last) for group in families]),
-            f"Error by environment, {rows}": pd.DataFrame(
+            f"Error by family, {_rows(last)} of context": pd.DataFrame(
+                [group.row(first, last) for group in families]
+            ),
+            f"Error by environment, {_rows(last)} of context": pd.DataFrame(
                 [group.row(first, last) for group in groups if not group.is_family]
             ),
-            "Error of the model by rows of context": pd.DataFrame(by_context),
+            "Error of the model by rows of context": pd.DataFrame(titles | by_context),
         }
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
-        """Error against rows of context, a panel for each family, with a mark at a quarter of a bin."""
+        """Error against rows of context, a panel for each family, with the number of its environments."""
         groups = [group for group in _groups(table, self.seed) if group.is_family]
         rows = [
             {
-                "panel": group.title + (f" (mean of {group.members})" if group.members > 1 else ""),
+                "panel": group.title + (f" ({group.members})" if group.members > 1 else ""),
                 "predictor": predictor,
                 "context": context,
                 **group.value("error", (predictor, context)),
@@ -193,7 +186,7 @@ class ZeroShot:
         cells = []
         for cell in self._cells_without_data:
             dataset = open_dataset(cell.places["data"])
-            found = {**cell.settings, "variates": dataset.num_variates, "data": dataset.content}
+            found = {**cell.settings, "variates": dataset.num_variates, "data": {"content": dataset.content}}
             cells.append(Cell(cell.task, found, {**cell.places, "data": str(dataset.path)}))
         return cells
 
@@ -276,7 +269,6 @@ class Group:
 
     Attributes:
         title: Its name; of a family only where it is of several environments.
-        family: Its family.
         members: How many environments.
         mean: By (predictor, context).
         replicates: The same columns, a row for each replicate of the bootstrap.
@@ -288,7 +280,6 @@ class Group:
     """
 
     title: str
-    family: str
     members: int
     mean: "pd.Series[float]"
     replicates: pd.DataFrame
@@ -318,17 +309,14 @@ class Group:
 
     def row(self, first: int, last: int) -> dict[str, Any]:
         """A row of a table for people: errors at the longest context, and the model's at the shortest."""
-        about = {"environments": self.members} if self.is_family else {"M": self.variates}
-        row: dict[str, Any] = {
-            "family" if self.is_family else "environment": self.title,
-            **about,
-            "episodes": self.episodes,
-        }
+        row: dict[str, Any] = {"family" if self.is_family else "environment": self.title}
+        row |= {"environments": self.members} if self.is_family else {"M": self.variates}
+        row |= {"episodes": self.episodes}
         for predictor in PREDICTORS:
             row |= self.value(predictor, (predictor, last))
         row |= self.value("model / ridge", (MODEL, last), (RIDGE, last))
         if first != last:
-            row |= self.value(f"model, {first} row{'s' * (first > 1)}", (MODEL, first))
+            row |= self.value(f"model, {_rows(first)}", (MODEL, first))
         row |= {"¼ bin": self.facts["bin_error"]}
         if not self.is_family:
             row |= {"change, bins": self.facts["change"], "outside": self.facts["outside"]}
@@ -339,12 +327,11 @@ def _groups(table: pd.DataFrame, seed: int) -> Iterator[Group]:
     """The family and then its environments, one family after another."""
     for family, rows in table.groupby("family", sort=False):
         members = [
-            _environment(environment, str(family), part, seed)
+            _environment(environment, part, seed)
             for environment, part in rows.groupby("environment", sort=False)
         ]
         yield Group(
             str(family) if len(members) > 1 else members[0].title,
-            str(family),
             len(members),
             _average([member.mean for member in members]),
             # Replicate by replicate: the environments' draws are independent, the environments are fixed.
@@ -356,7 +343,7 @@ def _groups(table: pd.DataFrame, seed: int) -> Iterator[Group]:
         yield from members
 
 
-def _environment(environment: str, family: str, rows: pd.DataFrame, seed: int) -> Group:
+def _environment(environment: str, rows: pd.DataFrame, seed: int) -> Group:
     by_episode = rows[rows["episode"].notna()]
     errors = by_episode.pivot(index="episode", columns=["predictor", "context"], values="error")
     counts = by_episode.groupby("episode")["windows"].first()
@@ -365,7 +352,6 @@ def _environment(environment: str, family: str, rows: pd.DataFrame, seed: int) -
     by_variate = rows[rows["variate"].notna() & (rows["predictor"] == MODEL)]
     return Group(
         short_name(environment),
-        family,
         1,
         sums.sum() / counts.sum(),
         pd.DataFrame(drawn, columns=sums.columns),
@@ -374,6 +360,10 @@ def _environment(environment: str, family: str, rows: pd.DataFrame, seed: int) -
         str(rows["unseen"].iloc[0]),
         int(rows["variates"].iloc[0]),
     )
+
+
+def _rows(count: int) -> str:
+    return f"{count} row{'s' * (count > 1)}"
 
 
 def _average(parts: Sequence[Any]) -> Any:

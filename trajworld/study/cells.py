@@ -56,11 +56,8 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     def __str__(self) -> str:
-        # Digests tell a reader nothing.
         shown = (
-            f"{name} {value}"
-            for name, value in self.settings.items()
-            if isinstance(value, str | int | float) and len(str(value)) < 64
+            f"{name} {value}" for name, value in self.settings.items() if isinstance(value, str | int | float)
         )
         return f"{self.task.__name__}: {', '.join(shown)}"
 
