@@ -127,7 +127,7 @@ def test_scale_and_correlation_mean_what_they_say():
     behaviour = make_behaviour("ou", 0.3, 0.8)
     assert isinstance(behaviour, OrnsteinUhlenbeck)
     assert behaviour.scale == pytest.approx(0.3)
-    assert behaviour.correlation == pytest.approx(0.8)
+    assert math.exp(-behaviour.theta) == pytest.approx(0.8)
     assert make_behaviour("constant", 0.4, 0.75) == Constant(pytest.approx(4.0), 0.4)
 
 

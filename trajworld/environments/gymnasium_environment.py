@@ -16,12 +16,14 @@ from trajworld.environments.interface import (
     Description,
     Step,
     UnstableSimulationError,
-    unknown_change,
+    action_box,
+    cannot_start,
+    check_changes,
     unknown_environment,
 )
 from trajworld.environments.names import ROBOT, EnvironmentName, Value
 from trajworld.environments.physics import MUJOCO_CHANGES, change_mujoco, checked_number, silent_mujoco
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import UsageError
 
 # Attributes that the classic environments read at every step but take no argument for; all must be positive.
 _ATTRIBUTES = {"PendulumEnv": ("m", "l"), "Continuous_MountainCarEnv": ("power",)}
@@ -51,39 +53,45 @@ class GymnasiumEnvironment:
         spec = registry.get(identifier)
         if spec is None:
             raise unknown_environment(name, registry, "gymnasium.pprint_registry() in Python lists them")
-        changes = dict(name.changes)
         creator, arguments = _constructor(spec, name)
         arguments = {key: default for key, default in arguments.items() if key not in fixed}
-        options = {
-            key: _typed(changes[key], arguments[key], f"{name}: {key}") for key in changes if key in arguments
-        }
-        attributes = _ATTRIBUTES.get(getattr(creator, "__name__", ""), ())
         is_mujoco = hasattr(creator, "do_simulation")
-        physics = {key: value for key, value in changes.items() if key not in options}
-        valid = set(attributes) | (set(MUJOCO_CHANGES) if is_mujoco else set())
-        if unknown := set(physics) - valid:
-            raise unknown_change(name, unknown, valid | set(arguments))
+        attributes = MUJOCO_CHANGES if is_mujoco else _ATTRIBUTES.get(getattr(creator, "__name__", ""), ())
+        changes = dict(name.changes)
+        check_changes(name, changes, {*attributes, *arguments})
+        options = {
+            key: _typed(changes.pop(key), default, f"{name}: {key}")
+            for key, default in arguments.items()
+            if key in changes
+        }
         self._silent = silent_mujoco if is_mujoco else contextlib.nullcontext
         try:
             with self._silent(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._env = gymnasium.make(identifier, disable_env_checker=True, **fixed, **options)
         except Exception as error:
-            raise TrajWorldError(f"{name} cannot start: {_first_line(error)}") from error
+            raise cannot_start(name, error) from error
         simulator = self._env.unwrapped
         self._warning_counts: NDArray[np.integer] | None = None
         if is_mujoco:
-            change_mujoco(simulator.model, simulator.data, physics, str(name))
+            change_mujoco(simulator.model, simulator.data, changes, str(name))
             self._warning_counts = simulator.data.warning.number
         else:
-            for key, value in physics.items():
+            for key, value in changes.items():
                 setattr(simulator, key, checked_number(value, key, str(name)))
         self._flatten = not isinstance(self._env.observation_space, spaces.Box)
-        self._action_shape = self._env.action_space.shape
+        actions = self._env.action_space
+        if not isinstance(actions, spaces.Box):
+            instead = _CONTINUOUS.get(name.identifier.split("-")[0])
+            hint = f"use {instead}" if instead else "choose an environment with Box actions"
+            raise UsageError(
+                f"{name} has {type(actions).__name__} actions, and only continuous ones are supported: {hint}"
+            )
+        self._action_shape = actions.shape
         self.description = Description(
             name=str(name),
             observation_space=_observation_box(self._env.observation_space, str(name)),
-            action_space=_action_box(self._env.action_space, name),
+            action_space=action_box(actions.low, actions.high, str(name)),
             time_limit=spec.max_episode_steps or DEFAULT_TIME_LIMIT,
         )
 
@@ -127,13 +135,13 @@ def _robot(name: EnvironmentName) -> tuple[str, dict[str, Any]]:
 
 def _constructor(spec: EnvSpec, name: EnvironmentName) -> tuple[Any, dict[str, Value]]:
     """The environment's class or function, and the arguments that a name may set, with their defaults."""
+    creator = spec.entry_point
     try:
-        creator = (
-            load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-        )
+        if isinstance(creator, str):
+            creator = load_env_creator(creator)
         parameters = inspect.signature(creator).parameters.values()
     except (ImportError, AttributeError, gymnasium.error.Error) as error:
-        raise TrajWorldError(f"{name} cannot start: {_first_line(error)}") from error
+        raise cannot_start(name, error) from error
     return creator, {
         parameter.name: parameter.default
         for parameter in parameters
@@ -143,41 +151,19 @@ def _constructor(spec: EnvSpec, name: EnvironmentName) -> tuple[Any, dict[str, V
 
 def _typed(value: Value, default: Value, where: str) -> Value:
     """``value`` as the type of the argument's default."""
-    if isinstance(default, bool) != isinstance(value, bool):
-        kind = "true or false" if isinstance(default, bool) else "a number"
-        raise UsageError(f"{where} must be {kind}, not {str(value).lower()}")
-    if isinstance(default, int) and not isinstance(default, bool):
-        if value != int(value):
-            raise UsageError(f"{where} must be a whole number, not {value}")
-        return int(value)
-    return value
+    wanted = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
+    if isinstance(default, bool) != isinstance(value, bool) or type(default)(value) != value:
+        raise UsageError(f"{where} must be {wanted}, not {str(value).lower()}")
+    return type(default)(value)
 
 
 def _observation_box(space: spaces.Space, where: str) -> spaces.Box:
-    try:
+    flat = space
+    with contextlib.suppress(NotImplementedError):
         flat = space if isinstance(space, spaces.Box) else spaces.flatten_space(space)
-    except NotImplementedError:
-        flat = space
     if not isinstance(flat, spaces.Box) or len(flat.shape) != 1:
         raise UsageError(
             f"{where}: observations of {space} are no vector of numbers; pictures are not supported"
         )
     with np.errstate(over="ignore"):
         return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
-
-
-def _action_box(space: spaces.Space, name: EnvironmentName) -> spaces.Box:
-    if not isinstance(space, spaces.Box):
-        instead = _CONTINUOUS.get(name.identifier.split("-")[0])
-        hint = f"use {instead}" if instead else "choose an environment with Box actions"
-        raise UsageError(
-            f"{name} has {type(space).__name__} actions, and only continuous ones are supported: {hint}"
-        )
-    low, high = space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32)
-    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
-        raise UsageError(f"{name} has actions without bounds: random actions cannot be drawn there")
-    return spaces.Box(low, high, dtype=np.float32)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
