@@ -30,14 +30,10 @@ class Workers:
     """
 
     def __init__(self, count: int, *, pinned: bool = False) -> None:
-        """Set up; processes start as tasks are submitted.
+        """Set up ``count`` processes, which start as tasks are submitted.
 
-        Args:
-            count: How many processes.
-            pinned: Whether each gets cores of its own and as many threads; otherwise one thread, on any core.
-
-        Raises:
-            UsageError: ``count`` is less than 1.
+        Each gets cores of its own and as many threads where they are ``pinned``, otherwise one thread on any core.
+        A ``UsageError`` is raised for less than one.
         """
         if count < 1:
             raise UsageError(f"the number of workers must be at least 1, not {count}")
@@ -57,18 +53,14 @@ class Workers:
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            for process in list((self._pool._processes or {}).values()):
-                process.kill()
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        assert self._pool is not None
+        for process in list((self._pool._processes or {}).values()):
+            process.kill()
+        self._pool.shutdown(wait=True, cancel_futures=True)
+        self._pool = None
 
     def submit(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
-        """Have a worker call a function that can be pickled.
-
-        Raises:
-            BrokenProcessPool: A worker has died.
-        """
+        """Have a worker call a function that can be pickled; a ``BrokenProcessPool`` where a worker has died."""
         assert self._pool is not None, "workers are started by a with statement"
         with starting_workers():
             return self._pool.submit(function, *args, **kwargs)
@@ -76,11 +68,7 @@ class Workers:
 
 @contextlib.contextmanager
 def started_workers(workers: Workers | int) -> Iterator[Workers | None]:
-    """The workers that are given, or as many started for the block; None for 1, which is this process.
-
-    Raises:
-        UsageError: Fewer than 1 are asked for.
-    """
+    """The workers that are given, or as many started for the block; None for 1, which is this process."""
     if not isinstance(workers, int):
         yield workers
     elif workers == 1:
@@ -115,8 +103,7 @@ def core_shares(cores: list[int], workers: int) -> list[list[int]]:
 def start_worker(shares: Any = None) -> None:
     """Set up a worker: its threads and cores; Ctrl-C is left to the parent, and the worker ends when the parent does.
 
-    Args:
-        shares: A queue with the cores of each worker; None for one thread on any core.
+    ``shares`` is a queue with the cores of each worker; None for one thread on any core.
     """
     cores = None if shares is None else shares.get()
     for name in THREAD_LIMITS:

@@ -2,7 +2,7 @@
 
 import contextlib
 import functools
-import math
+import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
@@ -29,16 +29,10 @@ _HOPELESS = 100
 
 @dataclass
 class Tally:
-    """What a collection has given so far; it is brought up to date as episodes are taken.
+    """What a collection has given so far: episodes, their transitions and rewards, and how many terminated.
 
-    Attributes:
-        episodes: Episodes given.
-        transitions: Transitions in them.
-        total_return: The sum of their rewards.
-        terminated: Episodes that ended in a terminal state.
-        unstable: Episodes that were cut before a bad step or lost to one.
-        dropped: Those of them that had no good transition.
-        reason: Why the first of them broke.
+    ``unstable`` episodes were cut before a bad step or lost to one, the first of them for a ``reason``; those of them
+    that had no good transition were ``dropped``.
     """
 
     episodes: int = 0
@@ -48,13 +42,6 @@ class Tally:
     unstable: int = 0
     dropped: int = 0
     reason: str = ""
-
-    def add(self, episode: Episode) -> None:
-        """Count an episode that was given."""
-        self.episodes += 1
-        self.transitions += len(episode)
-        self.total_return += float(np.sum(episode.rewards, dtype=np.float64))
-        self.terminated += episode.terminated
 
 
 def collect(
@@ -89,11 +76,11 @@ def collect(
     """
     if (transitions is None) == (episodes is None):
         raise UsageError("give either a number of transitions or a number of episodes")
-    if (transitions or episodes or 0) < 1:
-        unit = "transition" if transitions is not None else "episode"
-        raise UsageError(f"at least 1 {unit} must be asked for")
-    if seed < 0:
-        raise UsageError(f"the seed must not be negative, and {seed} is")
+    amount = episodes if transitions is None else transitions
+    if not amount or amount < 1 or seed < 0:
+        raise UsageError(
+            f"{amount} and seed {seed}: at least 1 transition or episode, and a seed of at least 0"
+        )
     tally = tally or Tally()
     with contextlib.ExitStack() as stack:
         pool = stack.enter_context(started_workers(workers))
@@ -104,15 +91,13 @@ def collect(
             raise UsageError("an open environment cannot run in other processes: give its name")
         name = environment.description.name
         if pool is None:
-            rollouts = _from_environment(environment, behaviour, seed)
+            rollouts = (run_episode(environment, behaviour, seed, index) for index in itertools.count())
         else:
-            run = functools.partial(run_episodes, name, behaviour, seed)
-            limit = environment.description.time_limit
-            rollouts = _from_workers(pool, run, limit, transitions, episodes, tally)
+            rollouts = _from_workers(pool, functools.partial(run_episodes, name, behaviour, seed))
         # Closed on the way out, so that its tasks are cancelled even if the consumer stops early.
         stack.enter_context(contextlib.closing(rollouts))
         try:
-            yield from take_episodes(rollouts, name, tally, transitions=transitions, episodes=episodes)
+            yield from take_episodes(rollouts, name, tally, transitions, episodes)
         except BrokenProcessPool as error:
             raise worker_died(name) from error
 
@@ -121,7 +106,6 @@ def take_episodes(
     rollouts: Iterable[Rollout],
     where: str,
     tally: Tally,
-    *,
     transitions: int | None = None,
     episodes: int | None = None,
 ) -> Iterator[Episode]:
@@ -147,7 +131,10 @@ def take_episodes(
         episode = rollout.episode
         if transitions is not None:
             episode = cut_episode(episode, transitions - tally.transitions)
-        tally.add(episode)
+        tally.episodes += 1
+        tally.transitions += len(episode)
+        tally.total_return += float(np.sum(episode.rewards, dtype=np.float64))
+        tally.terminated += episode.terminated
         yield episode
         if tally.episodes == episodes or tally.transitions == transitions:
             return
@@ -162,46 +149,20 @@ def cut_episode(episode: Episode, length: int) -> Episode:
     )
 
 
-def _from_environment(environment: Environment, behaviour: Behaviour, seed: int) -> Generator[Rollout]:
-    index = 0
-    while True:
-        yield run_episode(environment, behaviour, seed, index)
-        index += 1
-
-
-def _from_workers(
-    workers: Workers,
-    run: Callable[[int, int], list[Rollout]],
-    limit: int,
-    transitions: int | None,
-    episodes: int | None,
-    tally: Tally,
-) -> Generator[Rollout]:
-    """Rollouts in order from tasks of consecutive episodes; how they are grouped changes no episode.
-
-    Enough tasks wait to keep every worker busy, and no more than what is still wanted seems to need.
-    """
+def _from_workers(workers: Workers, run: Callable[[int, int], list[Rollout]]) -> Generator[Rollout]:
+    """Rollouts in order from tasks of consecutive episodes; how they are grouped changes no episode."""
     waiting: deque[Future[list[Rollout]]] = deque()
-    submitted = seen_episodes = seen_transitions = 0
+    # Until an episode has been seen, tasks of one: it may last a step or the whole time limit.
+    first, size = 0, 1
     try:
         while True:
-            # Until an episode has been seen, tasks of one: it may last a step or the whole time limit.
-            mean_length = max(seen_transitions / seen_episodes, 1.0) if seen_episodes else float(limit)
-            size = min(max(int(_TASK_TRANSITIONS / mean_length), 1), _MOST_EPISODES) if seen_episodes else 1
-            if transitions is not None:
-                wanted = math.ceil((transitions - tally.transitions) / mean_length)
-            else:
-                wanted = (episodes or 0) - tally.episodes
-            pending = submitted - seen_episodes
-            while len(waiting) < 2 * workers.count and (pending < wanted or not waiting):
-                count = max(1, min(size, wanted - pending))
-                waiting.append(workers.submit(run, submitted, count))
-                submitted += count
-                pending += count
-            for rollout in waiting.popleft().result():
-                seen_episodes += 1
-                seen_transitions += 0 if rollout.episode is None else len(rollout.episode)
-                yield rollout
+            while len(waiting) < 2 * workers.count:
+                waiting.append(workers.submit(run, first, size))
+                first += size
+            rollouts = waiting.popleft().result()
+            yield from rollouts
+            steps = sum(len(rollout.episode) for rollout in rollouts if rollout.episode is not None)
+            size = min(max(_TASK_TRANSITIONS * len(rollouts) // max(steps, 1), 1), _MOST_EPISODES)
     finally:
         for task in waiting:
             task.cancel()

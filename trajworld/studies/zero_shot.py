@@ -15,15 +15,14 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from trajworld.charts import Look, lines
 from trajworld.collect.corpus import (
-    Member,
     check_families,
     make_datasets,
-    member_id,
+    member_of,
     open_corpus,
     plan_corpus,
     read_manifest,
 )
-from trajworld.collect.corpus_table import UNSEEN, read_table, select
+from trajworld.collect.corpus_table import UNSEEN, Member, read_table, select
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError, UsageError
@@ -218,10 +217,8 @@ class ZeroShot:
     def _members(self) -> list[Member]:
         """The datasets: of the corpus, where they must be there, or of the study's own one."""
         if not self.corpus:
-            return [
-                Member(member_id(self._own_corpus, row), row.environment, row.source, row.role, row.weight)
-                for row in select(read_table(), self.only, UNSEEN)
-            ]
+            rows = select(read_table(), self.only, UNSEEN)
+            return [member_of(self._own_corpus, row) for row in rows]
         members = select(read_manifest(self.corpus), self.only, UNSEEN)
         if not members:
             raise TrajWorldError(
@@ -248,10 +245,10 @@ class ZeroShot:
             return
         check_families(jobs)
         with open_corpus(self._own_corpus, select(rows, (), UNSEEN), {}):
-            for number, made in enumerate(make_datasets(jobs, workers), start=1):
+            for number, (job, gathered) in enumerate(make_datasets(jobs, workers), start=1):
                 say(
-                    f"{number} of {len(jobs)}: collected {made.tally.transitions:,} transitions of "
-                    f"{made.job.row.environment} in {made.seconds:.1f} s"
+                    f"{number} of {len(jobs)}: collected {gathered.tally.transitions:,} transitions of "
+                    f"{job.row.environment} in {gathered.seconds:.1f} s"
                 )
 
 

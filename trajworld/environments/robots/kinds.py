@@ -11,8 +11,7 @@ from trajworld.environments.robots.robot import Dice, Robot
 from trajworld.environments.robots.snake import draw_snake
 from trajworld.errors import TrajWorldError, UsageError
 
-_KINDS: dict[str, Callable[[str, Dice], Robot]] = {"legged": draw_legged, "snake": draw_snake}
-KINDS = tuple(_KINDS)
+KINDS: dict[str, Callable[[str, Dice], Robot]] = {"legged": draw_legged, "snake": draw_snake}
 _NAME = re.compile(r"(\w+)-(0|[1-9]\d{0,8})", re.ASCII)
 
 # The simulation that a drawn model must survive: steps, how long an action is held, and its limits.
@@ -23,11 +22,7 @@ _ATTEMPTS = 100
 
 
 def parse_robot(identifier: str) -> tuple[str, int]:
-    """The kind and number of ``legged-17``.
-
-    Raises:
-        UsageError: It is no robot's.
-    """
+    """The kind and number of ``legged-17``; a ``UsageError`` where it is no robot's."""
     parts = _NAME.fullmatch(identifier)
     if parts is None or parts[1] not in KINDS:
         offered = " or ".join(f"robot/{kind}-17" for kind in KINDS)
@@ -49,7 +44,7 @@ def draw_robot(kind: str, number: int) -> Robot:
     if number < 0:
         raise UsageError(f"a robot's number must not be negative, and {number} is")
     for attempt in range(_ATTEMPTS):
-        robot = _KINDS[kind](f"{kind}-{number}", Dice(f"trajworld {kind} {number} {attempt}"))
+        robot = KINDS[kind](f"{kind}-{number}", Dice(f"trajworld {kind} {number} {attempt}"))
         if is_sane(robot):
             return robot
     raise TrajWorldError(f"no sane robot of {_ATTEMPTS} draws for {kind}-{number}")

@@ -15,7 +15,6 @@ from trajworld.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS = 6
 # How long it moves before it is drawn (s), so that a body shows its joints.
 _SECONDS = 0.25
 _ROOT_COLOUR, _LINK_COLOURS = "#334155", ("#d97706", "#0e7490")
@@ -36,7 +35,7 @@ def draw_robots(names: Sequence[tuple[str, int]], path: str | Path) -> None:
 
     if not names:
         raise UsageError("name at least one robot to draw")
-    columns = min(_COLUMNS, len(names))
+    columns = min(6, len(names))
     lines = math.ceil(len(names) / columns)
     figure = Figure(figsize=(1.9 * columns, 1.9 * lines), layout="constrained")
     for place, (kind, number) in enumerate(names, start=1):
