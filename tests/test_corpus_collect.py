@@ -7,16 +7,14 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
-import time
 
 import minari
 import numpy as np
 import pytest
+from collect_fixtures import run_data, start_data, wait_for
 
 from trajworld.cli.main import main
-from trajworld.collect.corpus import open_corpus, plan_corpus, training_members
+from trajworld.collect.corpus import open_corpus, training_members
 from trajworld.collect.corpus_episodes import coverage, gather, recipe_of
 from trajworld.collect.corpus_table import read_table
 from trajworld.data.minari_datasets import read_minari
@@ -45,15 +43,8 @@ def table(tmp_path):
 def run(capsys, table):
     """Exit code, output and errors of ``trajworld data collect-corpus`` on the small table."""
 
-    def call(*arguments):
-        try:
-            code = main(["data", "collect-corpus", "--table", str(table), "--transitions", "600", *arguments])
-        except SystemExit as exit_:
-            code = exit_.code
-        printed = capsys.readouterr()
-        return code, printed.out, printed.err
-
-    return call
+    options = ["--table", str(table), "--transitions", "600"]
+    return lambda *arguments: run_data(capsys, "collect-corpus", *options, *arguments)
 
 
 def contents(folder):
@@ -107,20 +98,12 @@ def _datasets_begun(folder):
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_killed_and_started_again_it_ends_the_same(run, made, table, tmp_path, workers):
     folder = tmp_path / "killed"
-    code = "import sys; from trajworld.cli.main import main; main(sys.argv[1:])"
-    options = ["--table", str(table), "--transitions", "600", "-o", str(folder), "--workers", workers]
+    options = ["--table", table, "--transitions", "600", "-o", folder, "--workers", workers]
     for _ in range(3):
-        process = subprocess.Popen(
-            [sys.executable, "-c", code, "data", "collect-corpus", *options],
-            stderr=subprocess.PIPE,
-            start_new_session=True,
-        )
         before = _datasets_begun(folder)
-        deadline = time.monotonic() + 60
+        process = start_data("collect-corpus", *options)
         # The next dataset is begun or there: in between, half of one is on disk.
-        while process.poll() is None and _datasets_begun(folder) <= before:
-            assert time.monotonic() < deadline
-            time.sleep(0.002)
+        wait_for(lambda: process.poll() is not None or _datasets_begun(folder) > before)  # noqa: B023
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
     assert contents(folder) != contents(made), "it was over before it was killed: the test shows nothing"
@@ -140,7 +123,7 @@ def test_finished_datasets_are_not_made_again(run, made):
     assert "Made 0 datasets" in out
     assert "5 were there already" in out
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*.hdf5")} == before
-    # One that is gone is made again, the same.
+    # One that is missing is made again, the same.
     wanted = contents(made)
     shutil.rmtree(made / "corpus" / "pre-train" / "robot-snake-2-v0")
     code, out, _ = run("-o", str(made), "--json")
@@ -210,9 +193,7 @@ def test_the_corpus_is_described(made, monkeypatch, capsys, tmp_path):
         info, episodes = read_minari(entry["dataset"])
         read = list(episodes)
         assert entry["environment"] == info.environment
-        assert (
-            entry["transitions"] == sum(map(len, read)) == minari.load_dataset(entry["dataset"]).total_steps
-        )
+        assert entry["transitions"] == sum(map(len, read))
         assert entry["episodes"] == len(read)
         assert entry["terminated"] == sum(episode.terminated for episode in read)
         even = coverage(np.concatenate([episode.observations for episode in read]))
@@ -266,7 +247,6 @@ def test_a_corpus_that_is_missing_unfinished_or_damaged_is_refused(made, monkeyp
     [
         (["--only", "horse*"], 2, "'horse*' fits no environment or source"),
         (["--name", "a/b"], 2, "a corpus's name is"),
-        (["--name", "x"], 2, "a corpus's name is"),
         (["--weights", "legged"], 2, "SOURCE=FACTOR"),
         (["--weights", "horses=2"], 2, "the table has no source 'horses'"),
         (["--weights", "legged=0"], 2, "the weight of legged must be above 0"),
@@ -298,14 +278,7 @@ def test_a_simulator_that_is_missing_shows_before_anything_is_made(run, table, t
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "dm_control" else find(name)
     )
-    folder = tmp_path / "without"
-    code, _, err = run("-o", str(folder))
+    code, _, err = run("-o", str(tmp_path / "without"))
     assert code == 1
     assert "pip install 'trajworld[dm-control]'" in err
-    assert not folder.exists()
-
-
-@pytest.mark.parametrize(("transitions", "seed"), [(0, 0), (10, -1)])
-def test_plans_refuse_numbers_out_of_range(table, transitions, seed):
-    with pytest.raises(UsageError, match="at least"):
-        plan_corpus("corpus", read_table(table), transitions, seed)
+    assert not (tmp_path / "without").exists()
