@@ -1,6 +1,7 @@
 """Episodes against the simulators themselves, for any number of workers, and when things break."""
 
 import importlib.util
+import itertools
 import os
 import signal
 
@@ -11,7 +12,7 @@ from collect_fixtures import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajworld.collect.collector import Tally, collect, cut_episode, default_workers
+from trajworld.collect.collector import Tally, collect, cut_episode, default_workers, take_episodes
 from trajworld.collect.episodes import episode_seeds, run_episode, run_episodes
 from trajworld.data.episode import Episode
 from trajworld.environments.interface import Description, Step
@@ -112,6 +113,9 @@ class Scripted:
         self.description = Description("gymnasium/Scripted-v0", box, box, 10)
         self.breaks, self.at, self.episodes, self.count = breaks, at, 0, 0
 
+    def rollouts(self):
+        return (run_episode(self, Uniform(), 0, index) for index in itertools.count())
+
     def reset(self, seed):
         self.count, self.episodes = 0, self.episodes + 1
         return np.array([np.nan if self.broken() and self.breaks == "reset" else 0.0])
@@ -132,7 +136,7 @@ class Scripted:
 @pytest.mark.parametrize("breaks", ["raises", "observation", "overflow", "reward"])
 def test_an_episode_is_cut_before_its_bad_step(breaks):
     tally = Tally()
-    episodes = list(collect(Scripted(breaks, at=5), behaviour=Uniform(), episodes=4, tally=tally))
+    episodes = list(take_episodes(Scripted(breaks, at=5).rollouts(), "here", tally, episodes=4))
     assert [len(episode) for episode in episodes] == [4, 10, 4, 10]
     assert all(episode.truncated and not episode.terminated for episode in episodes)
     for episode in episodes:
@@ -145,7 +149,7 @@ def test_an_episode_is_cut_before_its_bad_step(breaks):
 @pytest.mark.parametrize(("breaks", "at"), [("raises", 1), ("observation", 1), ("reset", 0)])
 def test_an_episode_without_a_good_transition_is_left_out(breaks, at):
     tally = Tally()
-    episodes = list(collect(Scripted(breaks, at=at), behaviour=Uniform(), transitions=25, tally=tally))
+    episodes = list(take_episodes(Scripted(breaks, at=at).rollouts(), "here", tally, transitions=25))
     assert [len(episode) for episode in episodes] == [10, 10, 5]
     assert (tally.unstable, tally.dropped) == (3, 3)
 
@@ -158,12 +162,11 @@ def test_an_episode_without_a_good_transition_is_left_out(breaks, at):
         ({"transitions": 0}, "at least 1 transition"),
         ({"episodes": 1, "seed": -1}, "seed of at least 0"),
         ({"episodes": 1, "workers": 0}, "workers must be at least 1"),
-        ({"environment": Scripted("raises", at=5), "episodes": 1, "workers": 2}, "give its name"),
     ],
 )
 def test_wrong_amounts_are_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
-        list(collect(**{"environment": "Pendulum-v1", "behaviour": Uniform(), **arguments}))
+        list(collect("Pendulum-v1", behaviour=Uniform(), **arguments))
 
 
 def test_workers_are_as_many_as_pay_off():

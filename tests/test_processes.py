@@ -11,8 +11,8 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
+from collect_fixtures import wait_for
 
-from trajworld.errors import UsageError
 from trajworld.processes import (
     THREAD_LIMITS,
     Workers,
@@ -27,13 +27,6 @@ needs_affinity = pytest.mark.skipif(
 )
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks for processes in /proc")
 needs_masks = pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks here")
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def runs(process):
@@ -63,24 +56,17 @@ def test_pinned_workers_share_the_cores_others_have_one_thread(tmp_path, pinned)
         pytest.skip("one core cannot be shared")
     with Workers(2, pinned=pinned) as workers:
         tasks = [workers.submit(_meet, tmp_path, number, 2) for number in range(2)]
-        (first, threads), (second, more_threads) = [task.result(timeout=60) for task in tasks]
+        found = [task.result(timeout=60) for task in tasks]
     if pinned:
-        assert not set(first) & set(second)
-        assert sorted(first + second) == cores
-        assert (threads, more_threads) == ({str(len(first))}, {str(len(second))})
+        assert sorted(core for share, _ in found for core in share) == cores, "each has cores of its own"
+        assert all(threads == {str(len(share))} for share, threads in found)
     else:
-        assert first == second == cores
-        assert threads == more_threads == {"1"}
+        assert found == [(cores, {"1"})] * 2
 
 
 def test_cores_are_shared_evenly():
     assert core_shares([0, 1, 4, 5, 7], 2) == [[0, 4, 7], [1, 5]]
     assert core_shares([3, 8], 3) == [[3], [8], [3]]
-
-
-def test_there_is_at_least_one_worker():
-    with pytest.raises(UsageError, match="at least 1"):
-        Workers(0)
 
 
 @needs_proc

@@ -26,6 +26,7 @@ GOLDEN = {
     ("snake", 3): "4bad05970638",
 }
 
+
 @pytest.mark.parametrize("kind", KINDS)
 @given(number=st.integers(0, 10**6), seed=st.integers(0, 2**31))
 @settings(max_examples=15, deadline=None)

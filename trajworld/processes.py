@@ -22,8 +22,8 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class Workers:
-    """A context manager of worker processes that end with it, and with this process, however that ends.
+class Workers(ProcessPoolExecutor):
+    """Worker processes that end with this context manager, and with this process, however that ends.
 
     Leaving it kills what still runs: what it would give is not wanted any more. Ctrl-C reaches this process alone.
     When a worker dies, the futures of all that was submitted raise ``concurrent.futures.process.BrokenProcessPool``.
@@ -37,33 +37,24 @@ class Workers:
         """
         if count < 1:
             raise UsageError(f"the number of workers must be at least 1, not {count}")
-        self.count, self._pinned = count, pinned
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> "Workers":
+        self.count = count
         # spawn: a fork would copy the threads of a framework that this process may have imported.
         context = multiprocessing.get_context("spawn")
-        shares: Any = context.SimpleQueue() if self._pinned else None
-        if self._pinned:
-            for share in core_shares(available_cores(), self.count):
+        shares = context.SimpleQueue() if pinned else None
+        if shares is not None:
+            for share in core_shares(available_cores(), count):
                 shares.put(share)
-        self._pool = ProcessPoolExecutor(
-            self.count, mp_context=context, initializer=start_worker, initargs=(shares,)
-        )
-        return self
+        super().__init__(count, mp_context=context, initializer=start_worker, initargs=(shares,))
 
     def __exit__(self, *_: object) -> None:
-        assert self._pool is not None
-        for process in list((self._pool._processes or {}).values()):
+        for process in list((self._processes or {}).values()):
             process.kill()
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        self._pool = None
+        self.shutdown(wait=True, cancel_futures=True)
 
-    def submit(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
         """Have a worker call a function that can be pickled; a ``BrokenProcessPool`` where a worker has died."""
-        assert self._pool is not None, "workers are started by a with statement"
         with starting_workers():
-            return self._pool.submit(function, *args, **kwargs)
+            return super().submit(fn, *args, **kwargs)
 
 
 @contextlib.contextmanager
@@ -132,7 +123,6 @@ def starting_workers() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
+    if parent := parent_process():
         parent.join()
         os._exit(1)

@@ -13,7 +13,6 @@ import numpy as np
 
 from trajworld.collect.episodes import Rollout, run_episode, run_episodes
 from trajworld.data.episode import Episode
-from trajworld.environments.interface import Environment
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.policies.behaviour import Behaviour
@@ -45,7 +44,7 @@ class Tally:
 
 
 def collect(
-    environment: str | Environment,
+    environment: str,
     *,
     behaviour: Behaviour,
     transitions: int | None = None,
@@ -54,21 +53,11 @@ def collect(
     workers: Workers | int = 1,
     tally: Tally | None = None,
 ) -> Iterator[Episode]:
-    """Run an environment and give its episodes in order, the same for any number of workers.
+    """Run an environment (``Pendulum-v1?g=5``) and give its episodes in order, the same for any number of workers.
 
-    Args:
-        environment: A name (``Hopper-v5``, ``dm_control/cheetah-run``, ``Pendulum-v1?g=5``), or an open
-            environment, which can only run in this process.
-        behaviour: What draws the actions.
-        transitions: How many transitions to give in all; the last episode is cut there.
-        episodes: How many episodes to give instead.
-        seed: Episode i depends on it, the environment's name and i alone.
-        workers: Workers to use, or how many to start for this collection; 1 is this process.
-        tally: Brought up to date as episodes are taken.
-
-    Yields:
-        Episodes in float32. One that breaks (an exception, NaN) ends before its first bad step, and is left
-        out if that was its first; ``tally`` counts both.
+    Episode i, in float32, depends on the seed, the environment's name and i alone. The last one is cut where the number
+    of ``transitions`` is reached. One that breaks (an exception, NaN) ends before its first bad step, and is left out
+    if that was its first; ``tally``, brought up to date as episodes are taken, counts both.
 
     Raises:
         UsageError: The name, the seed or the amount is wrong.
@@ -82,24 +71,18 @@ def collect(
             f"{amount} and seed {seed}: at least 1 transition or episode, and a seed of at least 0"
         )
     tally = tally or Tally()
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(started_workers(workers))
-        if isinstance(environment, str):
-            environment = open_environment(environment)
-            stack.callback(environment.close)
-        elif pool is not None:
-            raise UsageError("an open environment cannot run in other processes: give its name")
-        name = environment.description.name
+    with started_workers(workers) as pool, contextlib.closing(open_environment(environment)) as opened:
+        name = opened.description.name
         if pool is None:
-            rollouts = (run_episode(environment, behaviour, seed, index) for index in itertools.count())
+            rollouts = (run_episode(opened, behaviour, seed, index) for index in itertools.count())
         else:
             rollouts = _from_workers(pool, functools.partial(run_episodes, name, behaviour, seed))
         # Closed on the way out, so that its tasks are cancelled even if the consumer stops early.
-        stack.enter_context(contextlib.closing(rollouts))
-        try:
-            yield from take_episodes(rollouts, name, tally, transitions, episodes)
-        except BrokenProcessPool as error:
-            raise worker_died(name) from error
+        with contextlib.closing(rollouts):
+            try:
+                yield from take_episodes(rollouts, name, tally, transitions, episodes)
+            except BrokenProcessPool as error:
+                raise worker_died(name) from error
 
 
 def take_episodes(
@@ -111,14 +94,12 @@ def take_episodes(
 ) -> Iterator[Episode]:
     """The good episodes of ``rollouts`` until there are enough transitions (the last is cut) or episodes.
 
-    Raises:
-        TrajWorldError: A hundred in a row broke in their first step; ``where`` begins the message.
+    A ``TrajWorldError`` that begins with ``where`` is raised when a hundred in a row broke in their first step.
     """
     hopeless = 0
     for rollout in rollouts:
-        if rollout.unstable:
-            tally.unstable += 1
-            tally.reason = tally.reason or rollout.unstable
+        tally.unstable += bool(rollout.unstable)
+        tally.reason = tally.reason or rollout.unstable
         if rollout.episode is None:
             tally.dropped += 1
             hopeless += 1

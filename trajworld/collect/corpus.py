@@ -39,11 +39,7 @@ class Job:
 
 
 def corpus_folder(name: str) -> Path:
-    """The folder of a corpus among Minari's datasets.
-
-    Raises:
-        UsageError: No corpus can have that name.
-    """
+    """The folder of a corpus among Minari's datasets; a ``UsageError`` where no corpus can have that name."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"a corpus's name is two or more letters, digits, - and _, not {name!r}")
     return datasets_folder() / name
@@ -56,12 +52,7 @@ def member_of(name: str, row: Row, factor: float = 1.0) -> Member:
 
 
 def read_manifest(name: str) -> list[Member]:
-    """The datasets of a corpus.
-
-    Raises:
-        UsageError: The name is malformed.
-        TrajWorldError: There is no such corpus, or its list is damaged.
-    """
+    """The datasets of a corpus; a ``TrajWorldError`` where there is none, or its list is damaged."""
     path = corpus_folder(name) / _LIST
     if not path.is_file():
         raise TrajWorldError(
@@ -75,11 +66,7 @@ def read_manifest(name: str) -> list[Member]:
 
 
 def training_members(name: str) -> list[Member]:
-    """The datasets of a corpus that pre-training uses.
-
-    Raises:
-        TrajWorldError: There is no such corpus, or it is not finished.
-    """
+    """The datasets of a corpus that pre-training uses; a ``TrajWorldError`` where some are still to be made."""
     members = [member for member in read_manifest(name) if member.role == PRETRAIN]
     missing = [member for member in members if not dataset_path(member.dataset_id).exists()]
     if missing or not members:
@@ -91,16 +78,7 @@ def training_members(name: str) -> list[Member]:
 
 
 def plan_corpus(name: str, rows: Sequence[Row], transitions: int, seed: int) -> tuple[list[Job], list[Job]]:
-    """What is to be made, and what is there already.
-
-    Raises:
-        UsageError: A number is out of range.
-        TrajWorldError: A dataset of the corpus is there, but of another recipe.
-    """
-    if transitions < 1 or seed < 0:
-        raise UsageError(
-            f"{transitions} transitions and seed {seed}: at least 1 transition, and a seed of at least 0"
-        )
+    """What is to be made, and what is there already; a ``TrajWorldError`` where that is of another recipe."""
     jobs = [Job(row, recipe_of(row, transitions, seed), member_of(name, row).dataset_id) for row in rows]
     there = [job for job in jobs if dataset_path(job.dataset_id).exists()]
     for job in there:
@@ -109,11 +87,7 @@ def plan_corpus(name: str, rows: Sequence[Row], transitions: int, seed: int) -> 
 
 
 def check_families(jobs: Sequence[Job]) -> None:
-    """Start one environment of each simulator, so that a package that is missing shows before hours of work.
-
-    Raises:
-        TrajWorldError: One cannot start.
-    """
+    """Start one environment of each simulator, so that a package that is missing shows before hours of work."""
     for name in {parse_name(job.row.environment).family: job.row.environment for job in jobs}.values():
         open_environment(name).close()
 
@@ -122,16 +96,9 @@ def check_families(jobs: Sequence[Job]) -> None:
 def open_corpus(name: str, rows: Sequence[Row], weights: dict[str, float]) -> Iterator[None]:
     """Hold a corpus for this process alone, and write the list of its datasets.
 
-    Half-written datasets of a process that was killed are removed.
-
-    Args:
-        name: The corpus's.
-        rows: The whole table, of which only a part may be collected now.
-        weights: Factors of the table's weights, by source.
-
-    Raises:
-        UsageError: The name is malformed, a weight is of no source or not above 0.
-        TrajWorldError: Another process holds the corpus, or its folder cannot be written.
+    Half-written datasets of a process that was killed are removed. ``rows`` are the whole table, of which only a part
+    may be collected now; ``weights`` are factors of its weights, by source. A ``TrajWorldError`` is raised where
+    another process holds the corpus.
     """
     sources = {row.source for row in rows}
     for source, factor in weights.items():
@@ -153,9 +120,7 @@ def make_datasets(
 ) -> Iterator[tuple[Job, Gathered]]:
     """Make the datasets, several at a time, each written whole or not at all; gives each once it is on disk.
 
-    Raises:
-        UsageError: An environment or a variant of it is not possible.
-        TrajWorldError: One cannot start or breaks at once, a worker died, or the disk is full.
+    Errors are those of ``gather_jobs`` and ``write_minari``.
     """
     done, total = 0, sum(job.recipe.transitions for job in jobs)
     # Closed at once when a dataset cannot be written: its processes must not go on.

@@ -91,12 +91,7 @@ def recipe_of(row: Row, transitions: int, seed: int) -> Recipe:
 
 
 def gather(row: Row, recipe: Recipe) -> Gathered:
-    """Search policies, where the recipe says so, and run the episodes.
-
-    Raises:
-        UsageError: The environment or a variant is not possible.
-        TrajWorldError: It cannot start, or its episodes break from their first step on.
-    """
+    """Search policies, where the recipe says so, and run the episodes; errors are those of ``collect``."""
     began = time.monotonic()
     with contextlib.ExitStack() as stack:
         environments = [

@@ -17,13 +17,8 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import read_json
 
 # Apart from the sources' colours: they mean something else.
-_BEHAVIOUR_COLOURS = {
-    "uniform": "#f1c6b6",
-    "ou": "#e29578",
-    "constant": "#b7d5d0",
-    "gait": "#5fa8a0",
-    "policy": "#14504b",
-}
+_KINDS = ("uniform", "ou", "constant", "gait", "policy")
+_KIND_COLOURS = dict(zip(_KINDS, ("#f1c6b6", "#e29578", "#b7d5d0", "#5fa8a0", "#14504b"), strict=True))
 _COLOURS = ("#334155", "#0e7490", "#d97706", "#65a30d", "#9333ea", "#be123c", "#a8a29e")
 Entry = dict[str, Any]
 _TICKS = (5, 10, 20, 50, 100)
@@ -104,7 +99,7 @@ def draw_corpus(name: str, entries: list[Entry], path: str | Path) -> None:
     counts = pd.DataFrame(list(table["behaviours"])).mul(table["transitions"], axis=0)
     counts = counts.groupby(table["source"], sort=False).sum()
     shares = counts.div(counts.sum(axis=1), axis=0)
-    _stacked_bars(axes, shares[[kind for kind in _BEHAVIOUR_COLOURS if kind in shares]], _BEHAVIOUR_COLOURS)
+    _stacked_bars(axes, shares[[kind for kind in _KINDS if kind in shares]], _KIND_COLOURS)
     axes.set(ylim=(0, 1), ylabel="share of the transitions")
     axes.legend(ncols=len(shares.columns), frameon=False, fontsize=8, loc="lower center",
                 bbox_to_anchor=(0.5, 1.0), handlelength=1.0, columnspacing=1.0)  # fmt: skip

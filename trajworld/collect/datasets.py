@@ -42,12 +42,8 @@ def dataset_targets(
 ) -> dict[str, Description]:
     """The Minari id that each environment's dataset gets, and the environment's description.
 
-    Each is opened once, so that every mistake shows before the first step is taken.
-
-    Args:
-        environments: Names.
-        behaviour_name: What ``{behaviour}`` stands for in the template.
-        template: A Minari id in which ``{environment}`` stands for the environment (``gymnasium-hopper-v5``).
+    Each is opened once, so that every mistake shows before the first step is taken. In the template ``{environment}``
+    stands for ``gymnasium-hopper-v5``.
 
     Raises:
         UsageError: A name or the template is wrong, or two environments get the same id.
@@ -90,21 +86,10 @@ def collect_datasets(
     replace: bool = False,
     progress: Progress = lambda done, total, environment: None,
 ) -> Iterator[Collected]:
-    """Collect one dataset after another, each written whole or not at all.
+    """Collect one dataset after another, each written whole or not at all, from what ``dataset_targets`` gives.
 
-    Args:
-        targets: What to collect, from ``dataset_targets``.
-        behaviour_name: The behaviour's name, recorded with its numbers.
-        behaviour: What draws the actions.
-        transitions: How many transitions each dataset gets; or
-        episodes: how many episodes.
-        seed: What every episode is a function of, with the environment's name and its number.
-        workers: How many processes to use.
-        replace: Whether datasets of the same id are replaced.
-        progress: Called after each episode.
-
-    Yields:
-        Each dataset once it is on disk; an error later on leaves it there.
+    Each is given once it is on disk; an error later on leaves it there. ``progress`` is called after each episode; the
+    other arguments are those of ``collect``.
 
     Raises:
         TrajWorldError: As ``collect`` and ``write_minari`` do; an id that is taken is refused before anything

@@ -28,12 +28,7 @@ from trajworld.errors import TrajWorldError
 
 
 class DmControlEnvironment:
-    """A task of the suite; dict observations are flattened in the specification's order, scalars included.
-
-    Raises (when it is made):
-        UsageError: The task is unknown, a change is not possible, or the actions have no bounds.
-        TrajWorldError: ``dm_control`` is not installed or cannot start.
-    """
+    """A task of the suite; dict observations are flattened in the specification's order, scalars included."""
 
     def __init__(self, name: EnvironmentName) -> None:
         suite = _suite(name)

@@ -41,12 +41,7 @@ _PICTURES = ("render_mode", "width", "height", "camera_id", "camera_name", "max_
 
 
 class GymnasiumEnvironment:
-    """A registered Gymnasium environment with Box actions, or a procedural robot.
-
-    Raises (when it is made):
-        UsageError: The id is unknown, a change is not possible, or the spaces are not plain boxes.
-        TrajWorldError: A package it needs is missing or it cannot start.
-    """
+    """A registered Gymnasium environment with Box actions, or a procedural robot."""
 
     def __init__(self, name: EnvironmentName) -> None:
         identifier, fixed = _robot(name) if name.family == ROBOT else (name.identifier, {})
@@ -101,14 +96,10 @@ class GymnasiumEnvironment:
             return self._flat(self._env.reset(seed=seed)[0])
 
     def step(self, action: NDArray[np.float32]) -> Step:
-        """Act with ``action [action_size]``.
-
-        Raises:
-            UnstableSimulationError: MuJoCo found an invalid state; it then resets its state silently.
-        """
+        """Act with ``action [action_size]``; an ``UnstableSimulationError`` where MuJoCo found an invalid state."""
         with self._silent():
             observation, reward, terminated, truncated, _ = self._env.step(action.reshape(self._action_shape))
-        # The counts are a view of the simulator's, and resetting an episode zeroes them.
+        # It then resets the state silently. The counts are a view of its own; resetting an episode zeroes them.
         if self._warning_counts is not None and self._warning_counts.any():
             raise UnstableSimulationError("MuJoCo warned of an invalid state or full buffers")
         return Step(self._flat(observation), float(reward), bool(terminated), bool(truncated))

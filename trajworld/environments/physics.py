@@ -15,11 +15,7 @@ MUJOCO_CHANGES = ("gravity", "friction", "mass", "timestep")
 
 
 def change_mujoco(model: Any, data: Any, changes: dict[str, Value], where: str) -> None:
-    """Change an ``MjModel`` in place by values of ``MUJOCO_CHANGES``; its ``MjData`` recomputes what depends on mass.
-
-    Raises:
-        UsageError: A value is out of range, or the model has no gravity to change; it begins with ``where``.
-    """
+    """Change an ``MjModel`` in place by values of ``MUJOCO_CHANGES``; ``MjData`` recomputes what depends on mass."""
     import mujoco
 
     for key, raw in changes.items():
