@@ -3,7 +3,7 @@
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -352,6 +352,19 @@ def axis_title(axes: Axes, look: Look, text: str) -> None:
         color=look.colour("faint text"),
         va="bottom",
     )
+
+
+def amounts_axis(axes: Axes, amounts: Iterable[int]) -> None:
+    """Set the horizontal axis: logarithmic, with a tick at each amount."""
+    ticks = sorted(amount for amount in amounts if amount > 0)
+    if not ticks:
+        axes.set_xticks([])
+        return
+    axes.set_xscale("log")
+    axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
+    axes.xaxis.set_major_locator(FixedLocator(ticks))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def error_axes(panels: Sequence[tuple[Axes, Sequence[float]]]) -> bool:
