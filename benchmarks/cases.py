@@ -1,8 +1,41 @@
-"""What is measured: which sizes, numbers of variates and dtypes each suite goes through, and their nominal work."""
+"""What is measured: the suites, the sizes, numbers of variates and dtypes each goes through, and their nominal work."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 from trajworld.models.sizes import PRESETS, ModelSizes
+
+FOLDER = Path(__file__).parent
+
+
+class Suite(NamedTuple):
+    """One suite.
+
+    Attributes:
+        file: Its file in this folder.
+        question: What it answers.
+        every_backend: Whether the backend matters to it; where it does not, a quick run takes the first alone.
+        timed: Whether its times are what is asked.
+    """
+
+    file: str
+    question: str
+    every_backend: bool = True
+    timed: bool = True
+
+
+SUITES: dict[str, Suite] = {
+    "accuracy": Suite("test_accuracy.py", "Is it the same model on each backend?", timed=False),
+    "training": Suite("test_training_step.py", "How fast is a training step?"),
+    "rollout": Suite("test_rollout.py", "How fast is a cached open-loop rollout?"),
+    "forward": Suite("test_forward.py", "How fast is a forward pass?"),
+    "tokenizing": Suite("test_tokenizing.py", "How fast are values encoded and targets binned?"),
+    "windows": Suite("test_windows.py", "How fast are windows cut and batches made?", every_backend=False),
+    "startup": Suite("test_start_up.py", "How long until the first answer?"),
+    "memory": Suite("test_memory.py", "How much memory do a training step and a rollout take?", timed=False),
+}
+"""In the order in which they run and are reported."""
 
 SIZES: dict[str, ModelSizes] = {
     "tiny": PRESETS["tiny"],
@@ -61,12 +94,17 @@ class Case:
     def __str__(self) -> str:
         return f"{self.size}-M{self.variates}-{self.dtype}"
 
+    @property
+    def title(self) -> str:
+        """As tables name it."""
+        return f"{self.size}, M = {self.variates}, {self.dtype.removeprefix('mixed_')}"
+
 
 def cases(suite: str, quick: bool) -> list[Case]:
     """The cases of a suite that goes through sizes, numbers of variates and dtypes.
 
     Args:
-        suite: A name of :data:`trajworld.benchmarks.suites.SUITES`.
+        suite: A name of :data:`SUITES` whose tests take a ``case``.
         quick: Only ``tiny`` and ``small`` at one M; ``paper`` once, in a training step and a rollout.
     """
     if suite == "memory":

@@ -5,7 +5,9 @@ import pytest
 
 from trajworld.benchmarks import draws
 from trajworld.benchmarks.cases import (
+    FOLDER,
     SIZES,
+    SUITES,
     Case,
     cases,
     forward_flops,
@@ -14,7 +16,6 @@ from trajworld.benchmarks.cases import (
     rollout_flops,
     training_flops,
 )
-from trajworld.benchmarks.suites import FOLDER, SUITES
 from trajworld.models.trajworld import TrajWorld
 
 

@@ -123,7 +123,9 @@ def command(study: Study) -> str:
     words = ["trajworld", "study", "run", study.name]
     for field in dataclasses.fields(study):  # type: ignore[arg-type]
         value = getattr(study, field.name)
-        if value != field.default:
+        if isinstance(value, bool):
+            words += [f"--{'' if value else 'no-'}{field.name.replace('_', '-')}"] * (value != field.default)
+        elif value != field.default:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
             words += [f"--{field.name.replace('_', '-')}", text]
     return shlex.join(words)

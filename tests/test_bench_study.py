@@ -1,0 +1,348 @@
+"""The study of backends: the reader, differences, tables, a run through the command line, failures and Ctrl-C."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from numpy_reference import Reference, weights_of_model
+
+from trajworld.benchmarks import study, suite_run
+from trajworld.benchmarks.accuracy import ARRAYS, difference
+from trajworld.benchmarks.cases import FOLDER, Case, Suite
+from trajworld.benchmarks.draws import draw_uneven_batch, make_model
+from trajworld.benchmarks.results import read_rows
+from trajworld.benchmarks.study import Backends
+from trajworld.benchmarks.suite_run import benchmark
+from trajworld.charts import Look
+from trajworld.cli.main import cli
+from trajworld.doctor import Framework
+from trajworld.errors import TrajWorldError, UsageError
+
+ACTIVE = keras.backend.backend()
+OTHER = "torch" if ACTIVE == "tensorflow" else "tensorflow"
+GOOD = """
+from trajworld.benchmarks.cases import Case
+from trajworld.benchmarks.measure import Peak, keep, rates
+def test_good(benchmark):
+    benchmark.pedantic(lambda: sum(range(1000)), rounds=3)
+    found = rates(benchmark, Peak(2e11, 3e11), 10**9, 608)
+    keep(benchmark, "training", "good", Case("tiny", 15, "float32"), first=100.0, **found)
+"""
+LONG = """
+import os, subprocess, sys, time
+from pathlib import Path
+def test_long():
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    place = Path(__file__).with_name("started")
+    place.with_suffix(".new").write_text(f"{os.getpid()} {child.pid}")
+    place.with_suffix(".new").rename(place)
+    time.sleep(600)
+"""
+SUITES = {
+    "training": Suite("test_good.py", "Fast?"),
+    "rollout": Suite("test_half.py", "Half?"),
+    "forward": Suite("test_crash.py", "Crash?"),
+    "memory": Suite("test_long.py", "Long?"),
+}
+
+
+@pytest.fixture
+def suites(tmp_path, monkeypatch):
+    """A folder of suites that take no time: ``training`` passes, ``rollout`` fails half, ``forward`` crashes."""
+    folder = tmp_path / "suites"
+    folder.mkdir()
+    for name in ("conftest.py", "pytest.ini"):
+        (folder / name).write_text((FOLDER / name).read_text())
+    (folder / "test_good.py").write_text(GOOD)
+    (folder / "test_half.py").write_text(
+        GOOD + "\ndef test_bad(benchmark):\n    raise ValueError('no memory')\n"
+    )
+    (folder / "test_crash.py").write_text("import os\ndef test_crash():\n    os._exit(9)\n")
+    (folder / "test_long.py").write_text(LONG)
+    for module in (study, suite_run):
+        monkeypatch.setattr(module, "SUITES", SUITES)
+    monkeypatch.setattr(suite_run, "FOLDER", folder)
+    return folder
+
+
+@pytest.fixture
+def frameworks(monkeypatch):
+    """The active backend and JAX work, without being tried; the others are not installed."""
+
+    def tried(name, timeout):
+        return Framework(name, "1.0", name in (ACTIVE, "jax"), "cpu", problem="not installed")
+
+    monkeypatch.setattr(study, "try_framework", tried)
+    study._frameworks.cache_clear()
+    yield
+    study._frameworks.cache_clear()
+
+
+def settings(suite="training"):
+    return {"suite": suite, "backend": ACTIVE, "device": "cpu", "quick": True}
+
+
+def test_the_reader_gives_what_was_kept_beside_its_times(suites, tmp_path):
+    path = tmp_path / "found.json"
+    command = [sys.executable, "-P", "-m", "pytest", "-q", "-c", str(suites / "pytest.ini")]
+    arguments = [*command, "--benchmark-json", str(path), str(suites / "test_good.py")]
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
+    subprocess.run(arguments, check=True, capture_output=True, env=environment, cwd=tmp_path)
+    (row,) = read_rows(path)
+    stats = json.loads(path.read_text())["benchmarks"][0]["stats"]
+    assert (row["seconds"], row["best_seconds"], row["rounds"]) == (stats["median"], stats["min"], 3)
+    assert row["per_second"] * row["seconds"] == pytest.approx(608)
+    assert row["share_of_peak"] == pytest.approx(1e9 / row["seconds"] / 2e11)
+    assert row["compile_seconds"] == pytest.approx(100 - row["seconds"])
+    assert (row["backend"], row["suite"], row["size"], row["variates"]) == (ACTIVE, "training", "tiny", 15)
+    assert row["case"] == "good, tiny, M = 15, float32"
+    assert row["cores"] == len(os.sched_getaffinity(0))
+    for text in (path.read_text()[:-100], '{"benchmarks": [7]}', "[]"):
+        path.write_text(text)
+        with pytest.raises(TrajWorldError, match=r"found\.json"):
+            read_rows(path)
+
+
+def test_differences_are_the_largest_of_two_cells_arrays(tmp_path):
+    generator = np.random.default_rng(0)
+    first = {
+        "logits/tiny": generator.normal(size=(5, 7)),
+        "losses": generator.uniform(3, 6, 20),
+        "holdout_error": 0.5,
+    }
+    second = {
+        name: np.float32(value * (1 + 1e-4 * generator.normal(size=np.shape(value))))
+        for name, value in first.items()
+    }
+    first = {name: np.float32(value) for name, value in first.items()}
+    for name, arrays in (("a", first), ("b", second)):
+        np.savez(tmp_path / f"{name}{ARRAYS}", **arrays)
+    given = settings() | {"cells": ["a", "b"]}
+    rows = difference(given, {"store": str(tmp_path)}).rows
+    logits = max(
+        abs(float(x) - float(y))
+        for x, y in zip(first["logits/tiny"].flat, second["logits/tiny"].flat, strict=True)
+    )
+    losses = [
+        abs(float(y) - float(x)) / float(x) for x, y in zip(first["losses"], second["losses"], strict=True)
+    ]
+    error = abs(float(second["holdout_error"]) - 0.5) / 0.5
+    assert [row["measure"] for row in rows] == ["logits", *["loss"] * 20, "holdout error"]
+    np.testing.assert_allclose([row["difference"] for row in rows], [logits, *losses, error], atol=1e-12)
+    assert [row.get("step") for row in rows[1:3]] == [1, 2]
+    np.savez(tmp_path / f"b{ARRAYS}", **second | {"losses": np.ones(7)})
+    with pytest.raises(TrajWorldError, match="the same options"):
+        difference(given, {"store": str(tmp_path)})
+    (tmp_path / f"b{ARRAYS}").write_bytes(b"PK no archive")
+    with pytest.raises(TrajWorldError, match=r"b\.npz"):
+        difference(given, {"store": str(tmp_path)})
+
+
+@pytest.mark.slow
+def test_the_accuracy_suite_computes_the_model(tmp_path):
+    """Its logits against NumPy's in double precision, and losses that fall."""
+    found = benchmark(settings("accuracy"), {})
+    path = tmp_path / f"a{ARRAYS}"
+    path.write_bytes(found.files[ARRAYS])
+    arrays = np.load(path)
+    model = make_model(Case("tiny", 15, "float32"))
+    values, mask, variates = draw_uneven_batch(Case("tiny", 15, "float32", batch=8))
+    expected = Reference(model.sizes, weights_of_model(model))(values[5:6], mask[5:6], variates)[
+        mask[5:6] > 0
+    ]
+    first = int(mask[:5].sum())
+    np.testing.assert_allclose(arrays["logits/tiny"][first : first + len(expected)], expected, atol=2e-4)
+    assert set(arrays) == {"logits/tiny", "logits/small", "losses", "holdout_error"}
+    (row,) = [row for row in found.rows if row["measure"] == "losses"]
+    assert (row["first_loss"], row["last_loss"]) == (arrays["losses"][0], arrays["losses"][-1])
+
+
+def table():
+    """Two backends' training in both dtypes, on a machine that was busy once, and differences."""
+    common = {
+        "task": "benchmark",
+        "version": "1",
+        "device": "cpu",
+        "processor": "Abacus",
+        "cores": 2,
+        "cell": "x",
+    }
+    model = {"suite": "training", "measure": "step", "size": "small", "variates": 15, "peak_bfloat16": 1e11}
+    rows = []
+    for backend, dtype, seconds, peak in (
+        ("jax", "float32", 0.2, 2e11), ("jax", "mixed_bfloat16", 0.1, 2e11),
+        ("torch", "float32", 0.4, 4e11), ("torch", "mixed_bfloat16", 0.5, 1e11),
+    ):  # fmt: skip
+        rows.append({
+            **common, **model, "backend": backend, "dtype": dtype, "case": f"step, small, {dtype}", "seconds": seconds,
+            "best_seconds": seconds, "peak_float32": peak, "share_of_peak": 1e9 / seconds / peak,
+            "per_second": 32 / seconds, "unit": "rows",
+        })  # fmt: skip
+    for step, value in ((1, 0.0), (100, 5e-3), (200, 1e-4)):
+        given = {
+            "suite": "accuracy",
+            "backend": "torch",
+            "measure": "loss",
+            "case": "losses",
+            "reference": "jax",
+        }
+        rows.append({**given, "step": step, "difference": value, "device": "cpu", "task": "difference"})
+    return pd.DataFrame(rows)
+
+
+def test_tables_have_a_row_for_each_quantity_and_a_column_for_each_backend():
+    found = Backends(suites=("accuracy", "training")).tables(table())
+    assert list(found) == [
+        "What was compared",
+        "Is it the same model on each backend?",
+        "How fast is a training step?",
+    ]
+    speed = found["How fast is a training step?"].set_index(["quantity", "of"])
+    assert speed.loc[("median, ms", "step, small, float32")].tolist() == [200, 400, ""]
+    assert speed.loc[("of the peak, %", "step, small, float32")].tolist() == pytest.approx([2.5, 0.625, ""])
+    gain = speed.loc[("times float32's speed", "step, small, mixed_bfloat16")]
+    assert gain.tolist() == pytest.approx([2, 0.8, "PyTorch"])
+    (losses,) = found["Is it the same model on each backend?"].to_dict("records")
+    assert losses == {
+        "quantity": "difference from JAX",
+        "of": "losses",
+        "PyTorch": 5e-3,
+        "target": 1e-3,
+        "within": False,
+    }
+    machine = found["What was compared"].set_index("backend")
+    assert machine.loc["PyTorch", "float32 matrix product, GFLOP/s"] == 400
+    charts = Backends().charts(table(), Look())
+    assert list(charts) == ["Speed", "Share of the peak", "Losses"]
+    (axes,) = charts["Speed"].axes
+    assert sorted(round(bar.get_width()) for bar in axes.patches) == [20, 50, 100, 100]
+
+
+@pytest.mark.slow
+def test_a_failing_suite_is_named_and_the_others_are_kept(suites, frameworks, tmp_path):
+    options = ["--quick", "--backends", f"{ACTIVE},{OTHER}", "--store", str(tmp_path / "store")]
+    arguments = ["study", "run", "backends", *options]
+    outcome = CliRunner().invoke(
+        cli, [*arguments, "--suites", "forward,rollout,training", "-o", str(tmp_path / "report")]
+    )
+    assert isinstance(outcome.exception, TrajWorldError)
+    assert "2 cells failed; the others are kept" in str(outcome.exception)
+    assert "test_bad - ValueError: no memory" in outcome.stderr
+    assert f"KERAS_BACKEND={ACTIVE} pytest -s {suites / 'test_half.py'}" in outcome.stderr
+    assert "forward" in str(outcome.exception)
+    assert f"{study.NAMES[OTHER]} is left out: not installed" in outcome.stderr
+    rows = pd.read_csv(tmp_path / "report" / "table.csv")
+    assert rows[["suite", "measure", "backend"]].values.tolist() == [["training", "good", ACTIVE]]
+    origin = json.loads((tmp_path / "report" / "study.json").read_text())["origin"]
+    assert (origin["backend"], origin["device"]) == (ACTIVE, "cpu")
+
+    # Mended, only that suite is run again; the report says the same from its folder.
+    (suites / "test_half.py").write_text(GOOD.replace("training", "rollout").replace('"good"', '"other"'))
+    arguments += ["--suites", "rollout,training", "-o", str(tmp_path / "report")]
+    outcome = CliRunner().invoke(cli, arguments)
+    assert outcome.exit_code == 0, outcome.output
+    assert "2 of 2: benchmark: suite rollout" in outcome.stderr
+    assert "suite training" not in outcome.stderr
+    assert "trajworld study run backends" in (tmp_path / "report" / "report.md").read_text()
+    assert "--quick --store" not in (tmp_path / "report" / "report.md").read_text()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/stat").is_file(), reason="needs Linux's list of processes")
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_keeps_what_is_finished_and_leaves_no_process(suites, tmp_path, sent):
+    program = (
+        "import sys\n"
+        "from pathlib import Path\n"
+        "from trajworld.benchmarks import study, suite_run\n"
+        "from trajworld.benchmarks.cases import Suite\n"
+        "suite_run.FOLDER = Path(sys.argv[1])\n"
+        "good, long = Suite('test_good.py', '?'), Suite('test_long.py', '?')\n"
+        "study.SUITES = suite_run.SUITES = {'training': good, 'memory': long}\n"
+        "from trajworld.cli.main import main\n"
+        "sys.exit(main(sys.argv[2:]))\n"
+    )
+    store, started = tmp_path / "store", suites / "started"
+    options = [
+        "--backends",
+        ACTIVE,
+        "--suites",
+        "training,memory",
+        "--store",
+        str(store),
+        "-o",
+        str(tmp_path / "r"),
+    ]
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-c", program, str(suites), "study", "run", "backends", *options],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        until(lambda: started.is_file() or process.poll() is not None, 240)
+        assert process.poll() is None, process.communicate()
+        process.send_signal(sent)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == (130 if sent == signal.SIGINT else -sent)
+    assert "Traceback" not in errors
+    assert "1 of 2: benchmark: suite training" in errors
+    (kept,) = store.glob("*.json")
+    assert json.loads(kept.read_text())["settings"]["suite"] == "training"
+    until(lambda: not any(lives(int(child)) for child in started.read_text().split()), 30)
+
+
+def until(condition, seconds):
+    """Wait for something to become true."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not so within {seconds} s"
+        time.sleep(0.05)
+
+
+def lives(pid):
+    """Whether a process is there and has not ended: one that nobody asked after yet stays in the list."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_wrong_options_are_refused_in_one_line(frameworks, monkeypatch):
+    for options, words in ({"suites": ("flying",)}, "flying"), ({"backends": ("abacus",)}, "abacus"):
+        with pytest.raises(UsageError, match=f"'{words}' is none of"):
+            Backends(**options)
+    run = ["study", "run", "backends"]
+    for arguments in (["--workers", "2"], ["--engine", "ray"]):
+        assert isinstance(CliRunner().invoke(cli, [*run, *arguments]).exception, UsageError)
+    monkeypatch.setattr(
+        study, "try_framework", lambda name, timeout: Framework(name, None, False, problem="gone")
+    )
+    study._frameworks.cache_clear()
+    with pytest.raises(TrajWorldError, match="trajworld doctor"):
+        Backends().prepare(1, print)
+
+
+def test_the_core_does_not_import_benchmarks():
+    import trajworld
+
+    core = Path(trajworld.__file__).resolve().parent
+    # Installed, these are inside the core's folder.
+    above = {core / "backends", core / "benchmarks", core / "cli"}
+    files = [path for path in core.rglob("*.py") if not above.intersection(path.parents)]
+    assert len(files) > 50
+    assert not [
+        path for path in files if re.search(r"(from|import) trajworld\.benchmarks", path.read_text("utf-8"))
+    ]
