@@ -10,18 +10,10 @@ FOLDER = Path(__file__).parent
 
 
 class Suite(NamedTuple):
-    """One suite.
-
-    Attributes:
-        file: Its file in this folder.
-        question: What it answers.
-        every_backend: Whether the backend matters to it; where it does not, a quick run takes the first alone.
-        timed: Whether its times are what is asked.
-    """
+    """A suite: its file in this folder, the question that it answers, and whether times are the answer."""
 
     file: str
     question: str
-    every_backend: bool = True
     timed: bool = True
 
 
@@ -31,7 +23,7 @@ SUITES: dict[str, Suite] = {
     "rollout": Suite("test_rollout.py", "How fast is a cached open-loop rollout?"),
     "forward": Suite("test_forward.py", "How fast is a forward pass?"),
     "tokenizing": Suite("test_tokenizing.py", "How fast are values encoded and targets binned?"),
-    "windows": Suite("test_windows.py", "How fast are windows cut and batches made?", every_backend=False),
+    "windows": Suite("test_windows.py", "How fast are windows cut and batches made?"),
     "startup": Suite("test_start_up.py", "How long until the first answer?"),
     "memory": Suite("test_memory.py", "How much memory do a training step and a rollout take?", timed=False),
 }

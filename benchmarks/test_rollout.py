@@ -35,7 +35,7 @@ def test_rollout(benchmark: Any, case: Case, peak: Peak, quick: bool) -> None:
     keep(
         benchmark,
         SUITE,
-        f"{horizon} steps",
+        f"rollout of {horizon} steps",
         case,
         # What a user's first rollout takes: the longest one's own first call may find what the others compiled.
         first=again + compile_seconds[0],

@@ -115,37 +115,26 @@ def test_the_reader_gives_what_was_kept_beside_its_times(suites, tmp_path):
 
 def test_differences_are_the_largest_of_two_cells_arrays(tmp_path):
     generator = np.random.default_rng(0)
-    first = {
-        "logits/tiny": generator.normal(size=(5, 7)),
-        "losses": generator.uniform(3, 6, 20),
-        "holdout_error": 0.5,
-    }
-    second = {
-        name: np.float32(value * (1 + 1e-4 * generator.normal(size=np.shape(value))))
-        for name, value in first.items()
-    }
-    first = {name: np.float32(value) for name, value in first.items()}
+    shapes = {"logits/tiny": (5, 7), "losses": (20,), "holdout_error": ()}
+    first, second = (
+        {name: generator.uniform(3, 6, shape) for name, shape in shapes.items()} for _ in range(2)
+    )
     for name, arrays in (("a", first), ("b", second)):
         np.savez(tmp_path / f"{name}{ARRAYS}", **arrays)
-    given = settings() | {"cells": ["a", "b"]}
-    rows = difference(given, {"store": str(tmp_path)}).rows
-    logits = max(
-        abs(float(x) - float(y))
-        for x, y in zip(first["logits/tiny"].flat, second["logits/tiny"].flat, strict=True)
-    )
-    losses = [
-        abs(float(y) - float(x)) / float(x) for x, y in zip(first["losses"], second["losses"], strict=True)
-    ]
-    error = abs(float(second["holdout_error"]) - 0.5) / 0.5
+    given, places = settings() | {"cells": ["a", "b"]}, {"store": str(tmp_path)}
+    rows = difference(given, places).rows
+    pairs = {name: list(zip(first[name].flat, second[name].flat, strict=True)) for name in shapes}
+    expected = [max(abs(x - y) for x, y in pairs["logits/tiny"])]
+    expected += [abs(y - x) / x for x, y in pairs["losses"] + pairs["holdout_error"]]
+    np.testing.assert_allclose([row["difference"] for row in rows], expected, rtol=1e-9)
     assert [row["measure"] for row in rows] == ["logits", *["loss"] * 20, "holdout error"]
-    np.testing.assert_allclose([row["difference"] for row in rows], [logits, *losses, error], atol=1e-12)
-    assert [row.get("step") for row in rows[1:3]] == [1, 2]
+    assert [row.get("step") for row in rows] == [None, *range(1, 21), None]
     np.savez(tmp_path / f"b{ARRAYS}", **second | {"losses": np.ones(7)})
     with pytest.raises(TrajWorldError, match="the same options"):
-        difference(given, {"store": str(tmp_path)})
+        difference(given, places)
     (tmp_path / f"b{ARRAYS}").write_bytes(b"PK no archive")
     with pytest.raises(TrajWorldError, match=r"b\.npz"):
-        difference(given, {"store": str(tmp_path)})
+        difference(given, places)
 
 
 @pytest.mark.slow
@@ -170,34 +159,26 @@ def test_the_accuracy_suite_computes_the_model(tmp_path):
 def table():
     """Two backends' training in both dtypes, on a machine that was busy once, and differences."""
     common = {
-        "task": "benchmark",
         "version": "1",
         "device": "cpu",
         "processor": "Abacus",
         "cores": 2,
-        "cell": "x",
+        "suite": "training",
+        "size": "small",
     }
-    model = {"suite": "training", "measure": "step", "size": "small", "variates": 15, "peak_bfloat16": 1e11}
-    rows = []
-    for backend, dtype, seconds, peak in (
-        ("jax", "float32", 0.2, 2e11), ("jax", "mixed_bfloat16", 0.1, 2e11),
-        ("torch", "float32", 0.4, 4e11), ("torch", "mixed_bfloat16", 0.5, 1e11),
-    ):  # fmt: skip
-        rows.append({
-            **common, **model, "backend": backend, "dtype": dtype, "case": f"step, small, {dtype}", "seconds": seconds,
-            "best_seconds": seconds, "peak_float32": peak, "share_of_peak": 1e9 / seconds / peak,
-            "per_second": 32 / seconds, "unit": "rows",
-        })  # fmt: skip
-    for step, value in ((1, 0.0), (100, 5e-3), (200, 1e-4)):
-        given = {
-            "suite": "accuracy",
-            "backend": "torch",
-            "measure": "loss",
-            "case": "losses",
-            "reference": "jax",
-        }
-        rows.append({**given, "step": step, "difference": value, "device": "cpu", "task": "difference"})
-    return pd.DataFrame(rows)
+    model = common | {"measure": "step", "variates": 15, "peak_bfloat16": 1e11, "unit": "rows"}
+    columns = ["backend", "dtype", "seconds", "peak_float32", "share_of_peak"]
+    values = [
+        ("jax", "float32", 0.2, 2e11, 0.025),
+        ("jax", "mixed_bfloat16", 0.1, 2e11, 0.05),
+        ("torch", "float32", 0.4, 4e11, 0.00625),
+        ("torch", "mixed_bfloat16", 0.5, 1e11, 0.02),
+    ]
+    timed = pd.DataFrame(values, columns=columns).assign(**model)
+    timed["case"] = "step, small, " + timed["dtype"]
+    apart = pd.DataFrame({"step": [1, 100, 200], "difference": [0.0, 5e-3, 1e-4]})
+    given = {"suite": "accuracy", "backend": "torch", "measure": "loss", "case": "losses", "reference": "jax"}
+    return pd.concat([timed, apart.assign(**given, device="cpu")], ignore_index=True)
 
 
 def test_tables_have_a_row_for_each_quantity_and_a_column_for_each_backend():

@@ -148,8 +148,10 @@ def bars(table: "pd.DataFrame", look: Look, *, label: str, value: str, series: s
         figsize=(width, max(height * 0.5, 1.1 + len(labels) * (0.12 + 0.2 * len(names)))),
         facecolor=look.colour("paper"),
     )
+    # The names of more than two series take a second line on a narrow page.
+    top = 0.95 if look.narrow and len(names) > 2 else 0.75
     axes = figure.add_axes(
-        (0.4 if look.narrow else 0.3, 0.02, 0.5 if look.narrow else 0.62, 1 - 0.75 / figure.get_figheight())
+        (0.4 if look.narrow else 0.3, 0.02, 0.5 if look.narrow else 0.62, 1 - top / figure.get_figheight())
     )
     style_axes(axes, look)
     axes.grid(visible=False)
