@@ -104,9 +104,8 @@ def rates(benchmark: Any, peak: Peak, flops: int, count: int, unit: str = "rows"
     seconds = benchmark.stats.stats.median
     found = {"per_second": count / seconds, "unit": unit}
     if flops:
-        found |= {
-            "flops_per_second": flops / seconds, "share_of_peak": flops / seconds / peak.float32
-        }  # fmt: skip
+        rate = flops / seconds
+        found |= {"flops_per_second": rate, "share_of_peak": rate / peak.float32}
     return {**found, "peak_float32": peak.float32, "peak_bfloat16": peak.bfloat16}
 
 

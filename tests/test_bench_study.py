@@ -48,27 +48,24 @@ def test_long():
     place.with_suffix(".new").rename(place)
     time.sleep(600)
 """
-SUITES = {
-    "training": Suite("test_good.py", "Fast?"),
-    "rollout": Suite("test_half.py", "Half?"),
-    "forward": Suite("test_crash.py", "Crash?"),
-    "memory": Suite("test_long.py", "Long?"),
+FILES = {
+    "training": GOOD,
+    "rollout": GOOD + "\ndef test_bad(benchmark):\n    raise ValueError('no memory')\n",
+    "forward": "import os\ndef test_crash():\n    os._exit(9)\n",
+    "memory": LONG,
 }
+SUITES = {name: Suite(f"test_{name}.py", f"{name}?") for name in FILES}
 
 
 @pytest.fixture
 def suites(tmp_path, monkeypatch):
-    """A folder of suites that take no time: ``training`` passes, ``rollout`` fails half, ``forward`` crashes."""
+    """A folder of suites that take no time."""
     folder = tmp_path / "suites"
     folder.mkdir()
     for name in ("conftest.py", "pytest.ini"):
         (folder / name).write_text((FOLDER / name).read_text())
-    (folder / "test_good.py").write_text(GOOD)
-    (folder / "test_half.py").write_text(
-        GOOD + "\ndef test_bad(benchmark):\n    raise ValueError('no memory')\n"
-    )
-    (folder / "test_crash.py").write_text("import os\ndef test_crash():\n    os._exit(9)\n")
-    (folder / "test_long.py").write_text(LONG)
+    for name, source in FILES.items():
+        (folder / f"test_{name}.py").write_text(source)
     for module in (study, suite_run):
         monkeypatch.setattr(module, "SUITES", SUITES)
     monkeypatch.setattr(suite_run, "FOLDER", folder)
@@ -95,7 +92,7 @@ def settings(suite="training"):
 def test_the_reader_gives_what_was_kept_beside_its_times(suites, tmp_path):
     path = tmp_path / "found.json"
     command = [sys.executable, "-P", "-m", "pytest", "-q", "-c", str(suites / "pytest.ini")]
-    arguments = [*command, "--benchmark-json", str(path), str(suites / "test_good.py")]
+    arguments = [*command, "--benchmark-json", str(path), str(suites / "test_training.py")]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
     subprocess.run(arguments, check=True, capture_output=True, env=environment, cwd=tmp_path)
     (row,) = read_rows(path)
@@ -146,9 +143,8 @@ def test_the_accuracy_suite_computes_the_model(tmp_path):
     arrays = np.load(path)
     model = make_model(Case("tiny", 15, "float32"))
     values, mask, variates = draw_uneven_batch(Case("tiny", 15, "float32", batch=8))
-    expected = Reference(model.sizes, weights_of_model(model))(values[5:6], mask[5:6], variates)[
-        mask[5:6] > 0
-    ]
+    reference = Reference(model.sizes, weights_of_model(model))
+    expected = reference(values[5:6], mask[5:6], variates)[mask[5:6] > 0]
     first = int(mask[:5].sum())
     np.testing.assert_allclose(arrays["logits/tiny"][first : first + len(expected)], expected, atol=2e-4)
     assert set(arrays) == {"logits/tiny", "logits/small", "losses", "holdout_error"}
@@ -158,14 +154,7 @@ def test_the_accuracy_suite_computes_the_model(tmp_path):
 
 def table():
     """Two backends' training in both dtypes, on a machine that was busy once, and differences."""
-    common = {
-        "version": "1",
-        "device": "cpu",
-        "processor": "Abacus",
-        "cores": 2,
-        "suite": "training",
-        "size": "small",
-    }
+    common = {"version": "1", "processor": "Abacus", "cores": 2, "suite": "training", "size": "small"}
     model = common | {"measure": "step", "variates": 15, "peak_bfloat16": 1e11, "unit": "rows"}
     columns = ["backend", "dtype", "seconds", "peak_float32", "share_of_peak"]
     values = [
@@ -178,31 +167,21 @@ def table():
     timed["case"] = "step, small, " + timed["dtype"]
     apart = pd.DataFrame({"step": [1, 100, 200], "difference": [0.0, 5e-3, 1e-4]})
     given = {"suite": "accuracy", "backend": "torch", "measure": "loss", "case": "losses", "reference": "jax"}
-    return pd.concat([timed, apart.assign(**given, device="cpu")], ignore_index=True)
+    return pd.concat([timed, apart.assign(**given)], ignore_index=True).assign(device="cpu")
 
 
 def test_tables_have_a_row_for_each_quantity_and_a_column_for_each_backend():
     found = Backends(suites=("accuracy", "training")).tables(table())
-    assert list(found) == [
-        "What was compared",
-        "Is it the same model on each backend?",
-        "How fast is a training step?",
-    ]
-    speed = found["How fast is a training step?"].set_index(["quantity", "of"])
+    machine, accuracy, training = found.values()
+    speed = training.set_index(["quantity", "of"])
     assert speed.loc[("median, ms", "step, small, float32")].tolist() == [200, 400, ""]
     assert speed.loc[("of the peak, %", "step, small, float32")].tolist() == pytest.approx([2.5, 0.625, ""])
     gain = speed.loc[("times float32's speed", "step, small, mixed_bfloat16")]
     assert gain.tolist() == pytest.approx([2, 0.8, "PyTorch"])
-    (losses,) = found["Is it the same model on each backend?"].to_dict("records")
-    assert losses == {
-        "quantity": "difference from JAX",
-        "of": "losses",
-        "PyTorch": 5e-3,
-        "target": 1e-3,
-        "within": False,
-    }
-    machine = found["What was compared"].set_index("backend")
-    assert machine.loc["PyTorch", "float32 matrix product, GFLOP/s"] == 400
+    (losses,) = accuracy.to_dict("records")
+    wanted = {"PyTorch": 5e-3, "target": 1e-3, "within": False}
+    assert losses == {"quantity": "difference from JAX", "of": "losses", **wanted}
+    assert machine.set_index("backend").loc["PyTorch", "float32 matrix product, GFLOP/s"] == 400
     charts = Backends().charts(table(), Look())
     assert list(charts) == ["Speed", "Share of the peak", "Losses"]
     (axes,) = charts["Speed"].axes
@@ -219,7 +198,7 @@ def test_a_failing_suite_is_named_and_the_others_are_kept(suites, frameworks, tm
     assert isinstance(outcome.exception, TrajWorldError)
     assert "2 cells failed; the others are kept" in str(outcome.exception)
     assert "test_bad - ValueError: no memory" in outcome.stderr
-    assert f"KERAS_BACKEND={ACTIVE} pytest -s {suites / 'test_half.py'}" in outcome.stderr
+    assert f"KERAS_BACKEND={ACTIVE} pytest -s {suites / 'test_rollout.py'}" in outcome.stderr
     assert "forward" in str(outcome.exception)
     assert f"{study.NAMES[OTHER]} is left out: not installed" in outcome.stderr
     rows = pd.read_csv(tmp_path / "report" / "table.csv")
@@ -228,14 +207,17 @@ def test_a_failing_suite_is_named_and_the_others_are_kept(suites, frameworks, tm
     assert (origin["backend"], origin["device"]) == (ACTIVE, "cpu")
 
     # Mended, only that suite is run again; the report says the same from its folder.
-    (suites / "test_half.py").write_text(GOOD.replace("training", "rollout").replace('"good"', '"other"'))
+    (suites / "test_rollout.py").write_text(GOOD.replace("training", "rollout").replace('"good"', '"other"'))
     arguments += ["--suites", "rollout,training", "-o", str(tmp_path / "report")]
     outcome = CliRunner().invoke(cli, arguments)
     assert outcome.exit_code == 0, outcome.output
     assert "2 of 2: benchmark: suite rollout" in outcome.stderr
     assert "suite training" not in outcome.stderr
-    assert "trajworld study run backends" in (tmp_path / "report" / "report.md").read_text()
-    assert "--quick --store" not in (tmp_path / "report" / "report.md").read_text()
+    report = (tmp_path / "report" / "report.md").read_text()
+    assert (
+        f"`trajworld study run backends --suites rollout,training --backends {ACTIVE},{OTHER} --quick`"
+        in report
+    )
 
 
 @pytest.mark.slow
@@ -248,27 +230,18 @@ def test_an_interrupted_run_keeps_what_is_finished_and_leaves_no_process(suites,
         "from trajworld.benchmarks import study, suite_run\n"
         "from trajworld.benchmarks.cases import Suite\n"
         "suite_run.FOLDER = Path(sys.argv[1])\n"
-        "good, long = Suite('test_good.py', '?'), Suite('test_long.py', '?')\n"
-        "study.SUITES = suite_run.SUITES = {'training': good, 'memory': long}\n"
+        "found = {name: Suite(f'test_{name}.py', '?') for name in ('training', 'memory')}\n"
+        "study.SUITES = suite_run.SUITES = found\n"
         "from trajworld.cli.main import main\n"
         "sys.exit(main(sys.argv[2:]))\n"
     )
     store, started = tmp_path / "store", suites / "started"
-    options = [
-        "--backends",
-        ACTIVE,
-        "--suites",
-        "training,memory",
-        "--store",
-        str(store),
-        "-o",
-        str(tmp_path / "r"),
-    ]
+    options = ["--backends", ACTIVE, "--suites", "training,memory", "--store", str(store)]
     process = subprocess.Popen(
         [sys.executable, "-P", "-c", program, str(suites), "study", "run", "backends", *options],
-        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        cwd=tmp_path,
     )
     try:
         until(lambda: started.is_file() or process.poll() is not None, 240)
@@ -308,9 +281,8 @@ def test_wrong_options_are_refused_in_one_line(frameworks, monkeypatch):
     run = ["study", "run", "backends"]
     for arguments in (["--workers", "2"], ["--engine", "ray"]):
         assert isinstance(CliRunner().invoke(cli, [*run, *arguments]).exception, UsageError)
-    monkeypatch.setattr(
-        study, "try_framework", lambda name, timeout: Framework(name, None, False, problem="gone")
-    )
+    broken = lambda name, timeout: Framework(name, None, False, problem="gone")  # noqa: E731
+    monkeypatch.setattr(study, "try_framework", broken)
     study._frameworks.cache_clear()
     with pytest.raises(TrajWorldError, match="trajworld doctor"):
         Backends().prepare(1, print)
