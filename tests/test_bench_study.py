@@ -1,5 +1,6 @@
 """The study of backends: the reader, differences, tables, a run through the command line, failures and Ctrl-C."""
 
+import io
 import json
 import os
 import re
@@ -27,6 +28,8 @@ from trajworld.charts import Look
 from trajworld.cli.main import cli
 from trajworld.doctor import Framework
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.study.cells import Result, Store
+from trajworld.study.run import LocalEngine, known_cells, run_study
 
 ACTIVE = keras.backend.backend()
 OTHER = "torch" if ACTIVE == "tensorflow" else "tensorflow"
@@ -110,23 +113,36 @@ def test_the_reader_gives_what_was_kept_beside_its_times(suites, tmp_path):
             read_rows(path)
 
 
-def test_differences_are_the_largest_of_two_cells_arrays(tmp_path):
-    generator = np.random.default_rng(0)
-    shapes = {"logits/tiny": (5, 7), "losses": (20,), "holdout_error": ()}
-    first, second = (
-        {name: generator.uniform(3, 6, shape) for name, shape in shapes.items()} for _ in range(2)
-    )
-    for name, arrays in (("a", first), ("b", second)):
-        np.savez(tmp_path / f"{name}{ARRAYS}", **arrays)
+def test_differences_from_jax_are_cells_of_their_own(tmp_path, monkeypatch, frameworks):
+    works = lambda name, timeout: Framework(name, "1.0", True, "cpu")  # noqa: E731
+    monkeypatch.setattr(study, "try_framework", works)
+    generator, store, arrays = np.random.default_rng(0), Store(tmp_path), {}
+    compared = Backends(suites=("accuracy",), quick=True)
+    for cell in compared.cells(pd.DataFrame()):
+        shapes = {"logits/tiny": (5, 7), "losses": (20,), "holdout_error": ()}
+        found = {name: generator.uniform(3, 6, shape) for name, shape in shapes.items()}
+        content = io.BytesIO()
+        np.savez(content, **found)
+        arrays[cell.settings["backend"]] = found
+        origin = {"seconds": 1.0, "backend": "", "device": "", "versions": {}}
+        store.put(cell, Result([{"backend": cell.settings["backend"]}], {ARRAYS: content.getvalue()}), origin)
+    assert run_study(compared, store, LocalEngine(1)) == []
+    rows = store.table(known_cells(compared, store))
+    rows = rows[rows["task"] == "difference"]
+    assert rows["backend"].unique().tolist() == ["tensorflow", "torch"]
+    for backend, one in rows.groupby("backend"):
+        pairs = {
+            name: zip(arrays["jax"][name].flat, arrays[backend][name].flat, strict=True) for name in shapes
+        }
+        expected = [max(abs(x - y) for x, y in pairs["logits/tiny"])]
+        expected += [abs(y - x) / x for name in ("losses", "holdout_error") for x, y in pairs[name]]
+        np.testing.assert_allclose(one["difference"], expected, rtol=1e-9)
+        assert one["measure"].tolist() == ["logits", *["loss"] * 20, "holdout error"]
+        assert one["step"].tolist()[1:21] == list(range(1, 21))
+
+    np.savez(tmp_path / f"a{ARRAYS}", **arrays["jax"])
+    np.savez(tmp_path / f"b{ARRAYS}", **arrays["jax"] | {"losses": np.ones(7)})
     given, places = settings() | {"cells": ["a", "b"]}, {"store": str(tmp_path)}
-    rows = difference(given, places).rows
-    pairs = {name: list(zip(first[name].flat, second[name].flat, strict=True)) for name in shapes}
-    expected = [max(abs(x - y) for x, y in pairs["logits/tiny"])]
-    expected += [abs(y - x) / x for x, y in pairs["losses"] + pairs["holdout_error"]]
-    np.testing.assert_allclose([row["difference"] for row in rows], expected, rtol=1e-9)
-    assert [row["measure"] for row in rows] == ["logits", *["loss"] * 20, "holdout error"]
-    assert [row.get("step") for row in rows] == [None, *range(1, 21), None]
-    np.savez(tmp_path / f"b{ARRAYS}", **second | {"losses": np.ones(7)})
     with pytest.raises(TrajWorldError, match="the same options"):
         difference(given, places)
     (tmp_path / f"b{ARRAYS}").write_bytes(b"PK no archive")
