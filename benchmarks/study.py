@@ -139,7 +139,7 @@ class Backends:
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """The machine, then what each suite found: a row for each quantity, a column for each backend."""
         table = _completed(table)
-        found = {"What was compared": _machine(table)}
+        found = {"What was compared, with the GFLOP/s of 2048³ matrix products": _machine(table)}
         for suite in self.suites:
             rows = table[table["suite"] == suite]
             if len(rows):
@@ -213,15 +213,16 @@ def _machine(table: pd.DataFrame) -> pd.DataFrame:
             "version": one["version"].dropna().iloc[0],
             "processor": one["processor"].dropna().iloc[0],
             "cores": int(one["cores"].max()),
-            "float32 matrix product, GFLOP/s": one["peak_float32"].max() / 1e9,
-            "bfloat16 matrix product, GFLOP/s": one["peak_bfloat16"].max() / 1e9,
+            "float32 GFLOP/s": one["peak_float32"].max() / 1e9,
+            "bfloat16 GFLOP/s": one["peak_bfloat16"].max() / 1e9,
         })  # fmt: skip
-    return pd.DataFrame(rows)
+    # A column for each backend, as in the other tables.
+    return pd.DataFrame(rows).set_index("backend").T.rename_axis(columns=None).reset_index(names="quantity")
 
 
 def _quantities(rows: pd.DataFrame, suite: str) -> pd.DataFrame:
     """A row for each quantity and case, a column for each backend, and which of them were timed on a busy machine."""
-    found = []
+    found, same_measure = [], rows["measure"].nunique() == 1
     for column, (what, factor) in ((_TIMES if SUITES[suite].timed else {}) | _QUANTITIES).items():
         known = rows[rows[column].notna()] if column in rows else rows.head(0)
         for case, same in known.groupby("case", sort=False):
@@ -229,7 +230,7 @@ def _quantities(rows: pd.DataFrame, suite: str) -> pd.DataFrame:
             unit = f"{same['unit'].iloc[0]} " if column == "per_second" else ""
             found.append({
                 "quantity": unit + what,
-                "of": case,
+                "of": case.partition(", ")[2] if same_measure and ", " in case else case,
                 **{name: values.get(name) for name in rows["name"].unique()},
                 "busy": ", ".join(same.loc[same["busy"], "name"]),
             })  # fmt: skip
