@@ -124,7 +124,7 @@ def _layout(devices: int | None, batch_size: int, usual: int | None) -> Layout:
     if devices < 1:
         raise UsageError(f"the number of devices must be at least 1, not {devices}")
     if devices > found:
-        hint = f": JAX_NUM_CPU_DEVICES={devices} makes so many of one processor" if kind == "cpu" else ""
+        hint = f": JAX_NUM_CPU_DEVICES={devices} divides one processor" if kind == "cpu" else ""
         raise UsageError(f"JAX finds {found} {kind} device{'s' * (found > 1)} here, not {devices}{hint}")
     if batch_size % devices:
         raise UsageError(

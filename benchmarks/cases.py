@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from trajworld.models.sizes import PRESETS, ModelSizes
+from trajworld.models.sizes import TrajWorldSizes
 
 FOLDER = Path(__file__).parent
 
@@ -29,10 +29,11 @@ SUITES: dict[str, Suite] = {
 }
 """In the order in which they run and are reported."""
 
-SIZES: dict[str, ModelSizes] = {
+PRESETS = TrajWorldSizes.presets
+SIZES: dict[str, TrajWorldSizes] = {
     "tiny": PRESETS["tiny"],
     "small": PRESETS["small"],
-    "d64x2": ModelSizes(blocks=2, width=64, heads=4),
+    "d64x2": TrajWorldSizes(blocks=2, width=64, heads=4),
     "paper": PRESETS["paper"],
 }
 """The presets, and the width of 64 in 2 blocks that earlier measurements were made at."""
@@ -64,7 +65,7 @@ class Case:
     batch: int = BATCH
 
     @property
-    def sizes(self) -> ModelSizes:
+    def sizes(self) -> TrajWorldSizes:
         """The model's sizes."""
         return SIZES[self.size]
 

@@ -8,10 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.backend import active_backend
-from trajworld.models.identity import action_mask
+from trajworld.data.batch import Batch, Variates
+from trajworld.models.identity import Identity, action_mask
+from trajworld.models.interface import new_model
 from trajworld.models.ranges import training_support
-from trajworld.models.trajworld import TrajWorld, Variates
-from trajworld.training.loss import window_loss
+from trajworld.training.loop import mean_loss
 
 from .cases import Case
 
@@ -36,9 +37,9 @@ class Motion(NamedTuple):
     observations: int
 
 
-def make_model(case: Case) -> TrajWorld:
+def make_model(case: Case) -> Any:
     """A model of a case's size and dtype with the drawn weights."""
-    model = TrajWorld(case.sizes, dtype=case.dtype)
+    model = new_model(case.sizes, Identity(), case.dtype)
     set_drawn_weights(model)
     return model
 
@@ -90,9 +91,9 @@ def training_call(case: Case) -> Callable[[], None]:
     """What makes a training step with dropout, and waits for it."""
     backend, model = active_backend(), make_model(case)
     optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-5, global_clipnorm=0.25)
-    step = backend.training_step(model, optimizer, lambda *arrays: window_loss(model, *arrays))
-    batch, seed = draw_batch(case), np.array(1, np.int32)
-    return lambda: backend.wait(step(1e-4, *batch, seed))
+    step = backend.training_step(model, optimizer, lambda batch, seed: mean_loss(model, batch, seed))
+    batch, seed = Batch(*draw_batch(case)), np.array(1, np.int32)
+    return lambda: backend.wait(step(1e-4, batch, seed))
 
 
 def draw_motion(steps: int, batch: int, window: int, holdout: int) -> Motion:

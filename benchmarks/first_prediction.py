@@ -5,8 +5,8 @@ import sys
 import numpy as np
 
 from trajworld.backend import active_backend
+from trajworld.data.batch import Variates
 from trajworld.models.files import load_model
-from trajworld.models.trajworld import Variates
 
 
 def predict_once(path: str, variates: int) -> None:

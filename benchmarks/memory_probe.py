@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trajworld.backend import active_backend
-from trajworld.models.rollout import chunk_sizes, compile_open_loop
+from trajworld.models.rollout import GivenActions, compile_rollout
 
 from .cases import Case
 from .draws import draw_rollout, make_model, training_call
@@ -23,10 +23,9 @@ def probe(call: Callable[[], Any]) -> int | None:
 
 def _rollout_call(case: Case) -> Callable[[], Any]:
     model = make_model(case)
-    context, chunk = chunk_sizes(model.sizes.window)
-    compiled = compile_open_loop(model, case.observations)
-    arguments = draw_rollout(case, chunk, context)
-    return lambda: compiled(*arguments)
+    compiled = compile_rollout(model, case.observations)
+    history, mask, actions, variates = draw_rollout(case, model.chunk, model.context)
+    return lambda: compiled(history, mask, variates, GivenActions(actions))
 
 
 if __name__ == "__main__":

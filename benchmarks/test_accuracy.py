@@ -15,9 +15,10 @@ from trajworld.backend import active_backend
 from trajworld.benchmarks.cases import Case
 from trajworld.benchmarks.draws import Motion, draw_motion, draw_uneven_batch, make_model
 from trajworld.benchmarks.measure import keep
+from trajworld.data.batch import Batch
 from trajworld.models.bins import moments
 from trajworld.training.config import resolve_config
-from trajworld.training.loss import window_loss
+from trajworld.training.loop import mean_loss
 from trajworld.training.optimizer import learning_rate, make_optimizer
 
 SUITE = "accuracy"
@@ -57,13 +58,13 @@ def test_losses_and_holdout_error(benchmark: Any, arrays: dict[str, NDArray[Any]
     motion = draw_motion(config.steps, config.batch_size, config.model.window, HOLDOUT)
     count = motion.holdout.shape[2]
     model, backend = make_model(Case("tiny", count, "float32", config.batch_size)), active_backend()
-    step = backend.training_step(model, make_optimizer(config), lambda *batch: window_loss(model, *batch))
+    step = backend.training_step(model, make_optimizer(config), lambda batch: mean_loss(model, batch))
     mask = np.ones(motion.training.shape[1:3], np.float32)
     losses: list[Any] = []
 
     def train() -> None:
         for number, values in enumerate(motion.training):
-            losses.append(step(learning_rate(config, number), values, mask, motion.variates))
+            losses.append(step(learning_rate(config, number), Batch(values, mask, motion.variates)))
         backend.wait(losses)
 
     benchmark.pedantic(train, rounds=1)

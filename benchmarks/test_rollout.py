@@ -5,7 +5,7 @@ from typing import Any
 from trajworld.benchmarks.cases import Case, horizons, rollout_flops
 from trajworld.benchmarks.draws import draw_rollout, make_model
 from trajworld.benchmarks.measure import Peak, keep, rates, seconds_of, timed
-from trajworld.models.rollout import chunk_sizes, compile_open_loop
+from trajworld.models.rollout import GivenActions, compile_rollout
 
 SUITE = "rollout"
 
@@ -13,15 +13,18 @@ SUITE = "rollout"
 def test_rollout(benchmark: Any, case: Case, peak: Peak, quick: bool) -> None:
     """The shortest rollout compiles; the others tell whether a new length compiles again; the longest is timed."""
     model = make_model(case)
-    context, chunk = chunk_sizes(model.sizes.window)
-    compiled = compile_open_loop(model, case.observations)
+    context, chunk = model.context, model.chunk
+    compiled = compile_rollout(model, case.observations)
     python_calls = _count_calls(model)
     compile_seconds, compilations = list[float](), 0
     for horizon in horizons(case, quick):
-        arguments = draw_rollout(case, horizon, context)
+        history, mask, actions, variates = draw_rollout(case, horizon, context)
+        controller = GivenActions(actions)
 
-        def run(arguments: Any = arguments) -> None:
-            compiled(*arguments)  # Returns NumPy arrays, so has waited.
+        def run(
+            history: Any = history, mask: Any = mask, variates: Any = variates, controller: Any = controller
+        ) -> None:
+            compiled(history, mask, variates, controller)  # Returns NumPy arrays, so has waited.
 
         before = len(python_calls)
         new = seconds_of(run)
@@ -48,11 +51,11 @@ def test_rollout(benchmark: Any, case: Case, peak: Peak, quick: bool) -> None:
 def _count_calls(model: Any) -> list[None]:
     """A list that grows whenever Python runs the model's encoding of a chunk's first rows."""
     calls: list[None] = []
-    prefill = model.prefill
+    start = model.start
 
     def counted(*arguments: Any, **named: Any) -> Any:
         calls.append(None)
-        return prefill(*arguments, **named)
+        return start(*arguments, **named)
 
-    object.__setattr__(model, "prefill", counted)
+    object.__setattr__(model, "start", counted)
     return calls

@@ -16,10 +16,12 @@ import numpy as np
 import pytest
 
 from trajworld.benchmarks.measure import keep, seconds_of
+from trajworld.data.batch import Batch
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
-from trajworld.data.mixture import Batch, Mixture, Source, windows_in_order
-from trajworld.data.store import open_store, value_range, write_store
+from trajworld.data.mixture import Mixture, Source, windows_in_order
+from trajworld.data.statistics import value_range
+from trajworld.data.store import open_store, write_store
 from trajworld.data.windows import WindowIndex
 
 SUITE = "windows"

@@ -102,36 +102,35 @@ def list_(as_json: bool) -> None:
     "--name", default="", help="What the model is loaded by: trajworld-small, hf://USER/REPO, a file."
 )
 @click.option(
-    "--transfer",
-    metavar="DIR",
+    "--study",
+    "studies",
+    metavar="FOLDER",
+    multiple=True,
     type=click.Path(path_type=Path),
-    help="Add what `trajworld evaluate-transfer` found: its folder.",
+    help="Add the report of a study of this model: the folder of `trajworld study run`; may be repeated.",
 )
-@click.option(
-    "--zero-shot",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="Add what `trajworld evaluate-zero-shot` found: its folder.",
-)
+@click.option("--transfer", "--zero-shot", "gone", hidden=True)
 @click.option("--license", "licence", default="", metavar="ID", help=_LICENCE_HELP)
 def card(
-    run: Path, output: Path, name: str, transfer: Path | None, zero_shot: Path | None, licence: str
+    run: Path, output: Path, name: str, studies: tuple[Path, ...], gone: str | None, licence: str
 ) -> None:
     """Write the card of the model that RUN trained, Markdown for people and for the Hugging Face hub.
 
-    Its numbers come from the run's config.toml, run.json and metrics.jsonl, and from the results of studies, which must
+    Its numbers come from the run's config.toml, run.json and metrics.jsonl, and from the reports of studies, which must
     be of the run's best.keras (last.keras where nothing was held out).
 
     \b
     Examples:
       trajworld checkpoint card runs/pre -o CARD.md
-      trajworld checkpoint card runs/pre --name hf://USER/REPO --transfer transfer --zero-shot zero-shot -o CARD.md
+      trajworld checkpoint card runs/pre --name hf://USER/REPO --study transfer --study zero-shot -o CARD.md
     """
+    if gone is not None:
+        raise UsageError("--transfer and --zero-shot are gone: name the folder of each study by --study")
     if output.suffix.lower() != ".md":
         raise UsageError(f"a card is Markdown: {output} does not end in .md")
     from trajworld.card.card import write_card
 
-    write_card(run, output, name=name, licence=licence, transfer=transfer, zero_shot=zero_shot)
+    write_card(run, output, name=name, licence=licence, studies=studies)
     Console(stderr=True).print(f"Card: {output}", highlight=False, markup=False, soft_wrap=True)
 
 

@@ -1,21 +1,27 @@
-"""``trajworld data collect``: run simulators and keep what happened as Minari datasets."""
+"""``trajworld data collect``: run simulators and keep their transitions as Minari datasets."""
 
-import contextlib
 import json
-import time
-from collections.abc import Iterator
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
-from rich.table import Table
 
-from trajworld.collect.collector import Tally, default_workers
+from trajworld.collect.collector import default_workers
 from trajworld.collect.datasets import DEFAULT_ID, Collected, collect_datasets, dataset_targets
 from trajworld.errors import UsageError
 from trajworld.policies.behaviour import BEHAVIOURS, make_behaviour
 
+from .output import make_table, print_table
+from .progress import job_progress
+
 _TRANSITIONS = 20_000
+
+seed_option = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other episodes."
+)
+workers_option = click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Processes; any number gives the same datasets.  [default: one a core, fewer for little to do]",
+)
 
 
 @click.command(short_help="Run Gymnasium and dm_control environments into Minari datasets.")
@@ -43,16 +49,10 @@ _TRANSITIONS = 20_000
 @click.option(
     "--noise-correlation",
     type=float,
-    help="ou: of a step's noise with the next's (default 0.9); constant: that a push goes on (0.95).",
+    help="ou: of a step's noise with the next's (default 0.9); constant: that a push is held for another step (0.95).",
 )
-@click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other episodes."
-)
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Processes; any number gives the same datasets.  [default: one a core, fewer for little to do]",
-)
+@seed_option
+@workers_option
 @click.option(
     "--id",
     "template",
@@ -104,16 +104,15 @@ def collect(
         transitions = transitions or _TRANSITIONS
     actions = make_behaviour(behaviour, noise_scale, noise_correlation)
     targets = dataset_targets(environments, behaviour, template)
-    console = Console(stderr=True)
     if skip_existing:
         for target in targets:
             if target.exists:
-                console.print(f"{target.dataset_id} is there already: left as it is", highlight=False)
+                click.echo(f"{target.dataset_id} is there already: left as it is", err=True)
         targets = [target for target in targets if not target.exists]
     expected = sum(transitions or (episodes or 0) * target.description.time_limit for target in targets)
     finished: list[Collected] = []
     try:
-        with _progress(console, transitions, episodes, [target.environment for target in targets]) as report:
+        with job_progress("Collecting", "transitions" if transitions else "episodes") as progress:
             for collected in collect_datasets(
                 targets,
                 behaviour_name=behaviour,
@@ -123,7 +122,7 @@ def collect(
                 seed=seed,
                 workers=workers or default_workers(expected),
                 replace=replace,
-                progress=report,
+                progress=progress,
             ):
                 finished.append(collected)
     finally:
@@ -131,59 +130,7 @@ def collect(
         if as_json:
             click.echo(json.dumps([_row(collected) for collected in finished], indent=2))
         elif finished:
-            _print_table(finished)
-
-
-@contextlib.contextmanager
-def _progress(
-    console: Console, transitions: int | None, episodes: int | None, environments: list[str]
-) -> "Iterator[_Report]":
-    """A bar per environment with rate and time left; where there is no terminal, a line every few seconds."""
-    total = transitions or episodes or 0
-    unit = "transitions" if transitions else "episodes"
-    if not console.is_terminal:
-        yield _Report(console, None, {}, total, unit)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=console) as progress:
-        tasks = {name: progress.add_task(name, total=total, start=False, rate="") for name in environments}
-        yield _Report(console, progress, tasks, total, unit)
-
-
-class _Report:
-    """Called after each episode; a class because it remembers when each environment began."""
-
-    def __init__(
-        self, console: Console, progress: Progress | None, tasks: dict[str, TaskID], total: int, unit: str
-    ) -> None:
-        self._console, self._progress, self._tasks = console, progress, tasks
-        self._total, self._unit = total, unit
-        self._began: dict[str, float] = {}
-        self._last = self._printed = time.monotonic()
-
-    def __call__(self, environment: str, tally: Tally) -> None:
-        now = time.monotonic()
-        first = environment not in self._began
-        # One follows the other, so that an environment begins with the last episode of the one before.
-        seconds = now - self._began.setdefault(environment, self._last)
-        self._last = now
-        done = tally.transitions if self._unit == "transitions" else tally.episodes
-        rate = done / max(seconds, 1e-9)
-        if self._progress is not None:
-            if first:
-                self._progress.start_task(self._tasks[environment])
-            self._progress.update(self._tasks[environment], completed=done, rate=f"{rate:,.0f}/s")
-        elif done >= self._total or now - self._printed > 5:
-            left = f", {(self._total - done) / rate:.0f} s left" if done < self._total else ""
-            line = f"{environment}: {done:,} of {self._total:,} {self._unit}, {rate:,.0f}/s{left}"
-            self._console.print(line, highlight=False, soft_wrap=True)
-            self._printed = now
+            _print(finished)
 
 
 def _row(collected: Collected) -> dict[str, object]:
@@ -204,32 +151,20 @@ def _row(collected: Collected) -> dict[str, object]:
     }
 
 
-def _print_table(finished: list[Collected]) -> None:
-    table = Table(box=None, pad_edge=False)
-    table.add_column("dataset", overflow="fold")
-    for heading in ("episodes", "transitions", "mean length", "mean return", "seconds"):
-        table.add_column(heading, justify="right")
+def _print(finished: list[Collected]) -> None:
+    headings = ("dataset", "episodes", "transitions", "mean length", "mean return", "seconds")
+    rows = []
     for collected in finished:
         tally = collected.tally
-        table.add_row(
-            collected.dataset_id,
-            f"{tally.episodes:,}",
-            f"{tally.transitions:,}",
-            f"{tally.transitions / tally.episodes:.1f}",
-            f"{tally.total_return / tally.episodes:.2f}",
-            f"{collected.seconds:.1f}",
+        means = f"{tally.transitions / tally.episodes:.1f}", f"{tally.total_return / tally.episodes:.2f}"
+        rows.append(
+            (collected.dataset_id, tally.episodes, tally.transitions, *means, f"{collected.seconds:.1f}")
         )
-    console = Console()
-    if not console.is_terminal:
-        # A pipe has no width: ids must come through whole.
-        console = Console(width=160)
-    console.print(table)
+    print_table(make_table(headings, rows, [False] + [True] * 5))
     for collected in finished:
         tally = collected.tally
         if tally.unstable:
-            console.print(
+            click.echo(
                 f"Warning: {collected.environment}: {tally.unstable} episodes broke and were cut before "
-                f"the bad step ({tally.dropped} left out whole): {tally.reason}",
-                highlight=False,
-                soft_wrap=True,
+                f"the bad step ({tally.dropped} left out whole): {tally.reason}"
             )

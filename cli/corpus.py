@@ -1,17 +1,126 @@
-"""``trajworld data corpus``: what a corpus holds."""
+"""``trajworld data collect-corpus`` and ``corpus``: make the pre-training corpus, and show what it holds."""
 
 import json
-from collections.abc import Sequence
+import os
+import time
+from dataclasses import asdict
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
-from trajworld.collect.corpus_manifest import DEFAULT_NAME
-from trajworld.collect.corpus_summary import Description, Entry, describe_corpus, draw_corpus
-from trajworld.collect.corpus_table import PRETRAIN
+from trajworld.collect.collector import default_workers
+from trajworld.collect.corpus import (
+    DEFAULT_NAME,
+    Made,
+    check_families,
+    checked_name,
+    make_datasets,
+    member_id,
+    open_corpus,
+    plan_corpus,
+)
+from trajworld.collect.corpus_summary import Entry, describe_corpus, draw_corpus
+from trajworld.collect.corpus_table import PRETRAIN, ROLES, Row, read_table, select
+from trajworld.errors import UsageError
+
+from .collect import seed_option, workers_option
+from .output import make_table, print_table
+from .progress import job_progress
+
+
+@click.command("collect-corpus", short_help="Make the corpus that models are pre-trained on.")
+@click.option("--name", default=DEFAULT_NAME, show_default=True, help="What its datasets' ids begin with.")
+@click.option("--list", "list_only", is_flag=True, help="Show the table of environments and do nothing.")
+@click.option(
+    "--table",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="A table (CSV) in place of the built-in one.",
+)
+@click.option(
+    "--only",
+    multiple=True,
+    metavar="PATTERN",
+    help="Only environments or sources that fit, e.g. dm_control or 'robot/*'; may be repeated.",
+)
+@click.option("--role", type=click.Choice(ROLES), help="Only environments of this role.  [default: both]")
+@click.option(
+    "--transitions",
+    type=click.IntRange(min=1),
+    default=20_000,
+    show_default=True,
+    help="Of an environment of size 1 in the table.",
+)
+@click.option(
+    "--weights",
+    multiple=True,
+    metavar="SOURCE=FACTOR",
+    help="Multiply the weights of a source in pre-training, e.g. legged=2; may be repeated.",
+)
+@seed_option
+@workers_option
+@click.option(
+    "-o",
+    "--output",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder of Minari datasets to write to.  [default: Minari's, MINARI_DATASETS_PATH]",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print what was made (or the table) as JSON.")
+def collect_corpus(
+    name: str,
+    list_only: bool,
+    table: Path | None,
+    only: tuple[str, ...],
+    role: str | None,
+    transitions: int,
+    weights: tuple[str, ...],
+    seed: int,
+    workers: int | None,
+    output: Path | None,
+    as_json: bool,
+) -> None:
+    """Make one Minari dataset of each environment of a table, for pre-training and for tests of the unseen.
+
+    Behaviours are mixed within a dataset: uniform actions, coloured noise, pushes, gaits, and policies of a short
+    search, from usual and perturbed starts. Each dataset is a function of the seed and its line of the table: a
+    corpus that was stopped or killed continues where it was and ends the same, file by file.
+
+    \b
+    Examples:
+      trajworld data collect-corpus --list
+      trajworld data collect-corpus
+      trajworld data collect-corpus --only 'robot/snake-*' --transitions 2000 --name snakes
+      trajworld pretrain corpus:corpus -o runs/pre
+    """
+    rows = read_table(table)
+    chosen = select(rows, only, role)
+    checked_name(name)
+    if list_only:
+        _list(chosen, name, as_json)
+        return
+    factors = dict(_factor(text) for text in weights)
+    if output is not None:
+        # Where Minari and the worker processes look.
+        os.environ["MINARI_DATASETS_PATH"] = str(output.absolute())
+    began = time.monotonic()
+    made: list[Made] = []
+    jobs, there = plan_corpus(name, chosen, transitions, seed)
+    check_families(jobs)
+    workers = workers or default_workers(sum(job.recipe.transitions for job in jobs))
+    with open_corpus(name, rows, factors):
+        try:
+            with job_progress("Collecting") as progress:
+                for dataset in make_datasets(jobs, workers, progress):
+                    made.append(dataset)
+        finally:
+            # After a failure or a Ctrl-C too: these datasets are whole and stay.
+            if as_json:
+                click.echo(json.dumps([_made(dataset) for dataset in made], indent=2))
+    if not as_json:
+        kept = sum(dataset.tally.transitions for dataset in made)
+        click.echo(
+            f"Made {len(made)} datasets ({kept:,} transitions) in {time.monotonic() - began:.0f} s; "
+            f"{len(there)} were there already. `trajworld data corpus {name}` describes the corpus."
+        )
 
 
 @click.command(short_help="Show what a corpus holds.")
@@ -34,41 +143,58 @@ def corpus(name: str, output: Path | None, as_json: bool) -> None:
     if output is not None:
         draw_corpus(description, output)
     if as_json:
-        click.echo(json.dumps(description.as_json(), indent=2))
+        click.echo(json.dumps(asdict(description), indent=2))
         return
-    console = Console()
-    if not console.is_terminal:
-        # A pipe has no width: names must come through whole.
-        console = Console(width=250)
-    table = Table(box=None, pad_edge=False)
-    table.add_column("environment", overflow="fold")
-    table.add_column("role")
-    for heading in ("share", "M", "transitions", "episodes", "mean length", "terminated", "coverage"):
-        table.add_column(heading, justify="right")
-    table.add_column("behaviours")
-    for entry in description.entries:
-        table.add_row(
-            escape(entry.environment),
+    rows = [
+        (
+            entry.environment,
             entry.role,
             f"{entry.weight:.2%}" if entry.role == PRETRAIN else "",
-            str(entry.variates),
-            f"{entry.transitions:,}",
-            f"{entry.episodes:,}",
+            entry.variates,
+            entry.transitions,
+            entry.episodes,
             f"{entry.mean_length:.0f}",
-            f"{entry.terminated:,}",
+            entry.terminated,
             f"{entry.coverage:.2f}",
             " ".join(f"{kind} {share:.0%}" for kind, share in entry.behaviours.items()),
         )
-    console.print(table)
-    for role in sorted({entry.role for entry in description.entries}):
-        console.print(_sum(role, description.of_role(role)), highlight=False)
-    if description.missing:
-        console.print(_missing(description), highlight=False)
+        for entry in description.entries
+    ]
+    headings = ("environment", "role", "share", "M", "transitions", "episodes", "mean length", "terminated")
+    right = [False, False, *[True] * 7, False]
+    print_table(make_table((*headings, "coverage", "behaviours"), rows, right))
+    for role in ROLES:
+        if entries := [entry for entry in description.entries if entry.role == role]:
+            click.echo(_sum(role, entries))
+    if missing := description.missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        click.echo(f"still to be made: {', '.join(missing[:3])}{more}")
     if output is not None:
-        console.print(f"Picture: {output}", highlight=False)
+        click.echo(f"Picture: {output}")
 
 
-def _sum(role: str, entries: Sequence[Entry]) -> str:
+def _factor(text: str) -> tuple[str, float]:
+    source, _, factor = text.partition("=")
+    try:
+        return source, float(factor)
+    except ValueError:
+        raise UsageError(f"--weights takes SOURCE=FACTOR, as in legged=2, not {text!r}") from None
+
+
+def _made(dataset: Made) -> dict[str, object]:
+    tally = dataset.tally
+    return {
+        "dataset": dataset.job.dataset_id,
+        "environment": dataset.job.row.environment,
+        "transitions": tally.transitions,
+        "episodes": tally.episodes,
+        "unstable": tally.unstable,
+        "unstable_reason": tally.reason,
+        "seconds": round(dataset.seconds, 3),
+    }
+
+
+def _sum(role: str, entries: list[Entry]) -> str:
     return (
         f"{role}: {len(entries)} environments of {len({entry.variates for entry in entries})} different M, "
         f"{sum(entry.transitions for entry in entries):,} transitions in "
@@ -76,7 +202,29 @@ def _sum(role: str, entries: Sequence[Entry]) -> str:
     )
 
 
-def _missing(description: Description) -> str:
-    shown = ", ".join(description.missing[:3])
-    more = f" and {len(description.missing) - 3} more" if len(description.missing) > 3 else ""
-    return f"still to be made: {shown}{more}"
+def _list(rows: list[Row], name: str, as_json: bool) -> None:
+    if as_json:
+        entries = [{"dataset": member_id(name, row), **asdict(row)} for row in rows]
+        for entry in entries:
+            entry["variates"] = entry.pop("num_variates")
+        click.echo(json.dumps(entries, indent=2))
+        return
+    headings = ("environment", "source", "M", "role", "weight", "size", "behaviour", "search", "variants")
+    cells = [
+        (
+            row.environment,
+            row.source,
+            row.num_variates,
+            row.role,
+            f"{row.weight:g}",
+            f"{row.size:g}",
+            row.behaviour,
+            f"{row.search:g}k" if row.search else "",
+            " ".join(row.variants),
+        )
+        for row in rows
+    ]
+    print_table(make_table(headings, cells, [name in ("M", "weight", "size", "search") for name in headings]))
+    sizes = len({row.num_variates for row in rows})
+    counts = ", ".join(f"{sum(row.role == role for row in rows)} {role}" for role in ROLES)
+    click.echo(f"{len(rows)} environments ({counts}) of {sizes} different M")

@@ -5,17 +5,16 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+from rich.text import Text
 
 from .lazy import LazyCommand, LazyGroup
-from .progress import conversion_progress
+from .output import make_table, print_table
+from .progress import job_progress
 
 _COMMANDS = {
     "collect": LazyCommand(".collect", "collect", "Run environments into Minari datasets."),
     "collect-corpus": LazyCommand(
-        ".collect_corpus", "collect_corpus", "Make the corpus that models are pre-trained on."
+        ".corpus", "collect_corpus", "Make the corpus that models are pre-trained on."
     ),
     "corpus": LazyCommand(".corpus", "corpus", "Show what a corpus holds."),
     "draw-robots": LazyCommand(".robots", "draw_robots", "Draw procedural robots."),
@@ -45,27 +44,25 @@ def list_datasets(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"minari": minari, "stores": stores}, indent=2))
         return
-    console = Console()
-    table = Table(title=f"Minari datasets in {datasets_folder()}", title_justify="left")
-    for heading in ("id", "environment"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("episodes", "transitions"):
-        table.add_column(heading, justify="right")
-    for entry in minari:
-        table.add_row(escape(entry["id"]), *_row(entry, ("environment", "episodes", "transitions")))
-    _print_or(console, table, "No Minari datasets yet: `trajworld data collect Hopper-v5` makes one.")
-    table = Table(title=f"Stores converted to {stores_folder()}", title_justify="left")
-    for heading in ("name", "environment"):
-        table.add_column(heading, overflow="fold")
-    for heading in ("episodes", "variates"):
-        table.add_column(heading, justify="right")
-    table.add_column("folder", overflow="fold")
+    shown = [_row(entry, "id", ("environment", "episodes", "transitions")) for entry in minari]
+    if minari:
+        headers = ("id", "environment", "episodes", "transitions")
+        print_table(
+            make_table(headers, shown, (False, False, True, True), f"Minari datasets in {datasets_folder()}")
+        )
+    else:
+        click.echo("No Minari datasets yet: `trajworld data collect Hopper-v5` makes one.")
     for store in stores:
         if "error" not in store:
-            variates = store["observation_size"] + 1 + store["action_size"]
-            store = {**store, "variates": variates, "folder": Path(store["path"]).name}
-        table.add_row(escape(store["name"]), *_row(store, ("environment", "episodes", "variates", "folder")))
-    _print_or(console, table, "No converted stores: training and `trajworld data inspect` make them.")
+            store["variates"] = store["observation_size"] + 1 + store["action_size"]
+            store["folder"] = Path(store["path"]).name
+    shown = [_row(store, "name", ("environment", "episodes", "variates", "folder")) for store in stores]
+    if stores:
+        columns = ("name", "environment", "episodes", "variates", "folder")
+        right = (False, False, True, True, False)
+        print_table(make_table(columns, shown, right, f"Stores converted to {stores_folder()}"))
+    else:
+        click.echo("No converted stores: training and `trajworld data inspect` make them.")
 
 
 @data.command(short_help="Show what a dataset holds.")
@@ -88,7 +85,7 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
     from trajworld.data.resolve import open_dataset
     from trajworld.data.summary import draw_summary, summarise
 
-    with conversion_progress("Converting") as progress:
+    with job_progress("Converting") as progress:
         dataset = open_dataset(spec, progress=progress)
     summary = summarise(dataset)
     if output is not None:
@@ -96,11 +93,7 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(summary.as_json(), indent=2))
         return
-    console = Console()
-    facts = Table(show_header=False, box=None)
-    facts.add_column()
-    facts.add_column(overflow="fold")
-    for name, value in (
+    facts = [
         ("dataset", summary.name),
         ("environment", summary.environment or "(not known)"),
         ("episodes", f"{summary.episodes:,} ({summary.terminated_episodes:,} terminated)"),
@@ -111,22 +104,22 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
             f"{summary.action_size} action)",
         ),
         ("store", summary.path),
-    ):
-        facts.add_row(name, escape(value))
-    console.print(facts)
-    table = Table()
-    table.add_column("", overflow="fold")
-    for heading in ("min", "mean", "max", "std"):
-        table.add_column(heading, justify="right")
-    for name, spread in (
-        ("episode length", summary.episode_length),
-        ("episode return", summary.episode_return),
-        *summary.variates.items(),
-    ):
-        table.add_row(name, *(_number(v) for v in (spread.minimum, spread.mean, spread.maximum, spread.std)))
-    console.print(table)
+    ]
+    facts += [("source", line) for line in ([] if summary.account is None else summary.account.lines())]
+    for name, value in facts:
+        click.echo(f"{name:13}{value}")
+    spreads = {
+        "episode length": summary.episode_length,
+        "episode return": summary.episode_return,
+        **summary.variates,
+    }
+    rows = [
+        (name, *(_number(value) for value in (one.minimum, one.mean, one.maximum, one.std)))
+        for name, one in spreads.items()
+    ]
+    print_table(make_table(("", "min", "mean", "max", "std"), rows, (False, *[True] * 4)))
     if output is not None:
-        console.print(f"Picture: {output}")
+        click.echo(f"Picture: {output}")
 
 
 @data.command("import", short_help="Make Minari datasets of D4RL files or UniTraj folders.")
@@ -144,6 +137,7 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
 )
 @click.option("--description", default="", help="A line for people.")
 @click.option("--replace", is_flag=True, help="Replace a dataset of the same id.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def import_(
     source: Path,
     dataset_id: str,
@@ -151,12 +145,13 @@ def import_(
     max_episode_steps: int,
     description: str,
     replace: bool,
+    as_json: bool,
 ) -> None:
     """Make Minari datasets of a D4RL .hdf5 file or a UniTraj folder.
 
     A folder of one environment's episodes makes one dataset. UniTraj's root makes one an environment that
-    pre-training uses, name/SOURCE/ENVIRONMENT-v0 of an id name-v0; an import that was stopped goes on where
-    it was.
+    pre-training uses, name/SOURCE/ENVIRONMENT-v0 of an id name-v0; an import that was stopped continues. Says how many
+    transitions and how much reward the source holds, how much was kept, and why the rest was not.
 
     \b
     Examples:
@@ -165,7 +160,7 @@ def import_(
     """
     from trajworld.data.resolve import import_dataset
 
-    with conversion_progress("Importing") as progress:
+    with job_progress("Importing") as progress:
         made = import_dataset(
             source,
             dataset_id,
@@ -175,22 +170,21 @@ def import_(
             replace=replace,
             progress=progress,
         )
-    for path in made:
-        click.echo(str(path))
+    if as_json:
+        found = [{"path": str(one.path), "account": one.account and one.account.as_json()} for one in made]
+        click.echo(json.dumps(found, indent=2))
+        return
+    for one in made:
+        click.echo(str(one.path))
+        for line in [] if one.account is None else one.account.lines():
+            click.echo(f"  {line}")
 
 
-def _row(entry: dict[str, Any], keys: tuple[str, ...]) -> list[str]:
+def _row(entry: dict[str, Any], name: str, keys: tuple[str, ...]) -> list[object]:
     """The cells of a table's row; an entry that could not be read says why instead."""
     if "error" in entry:
-        return [f"[red]{escape(entry['error'])}[/red]", *[""] * (len(keys) - 1)]
-    return [f"{value:,}" if isinstance(value := entry[key], int) else escape(str(value)) for key in keys]
-
-
-def _print_or(console: Console, table: Table, nothing: str) -> None:
-    if table.row_count:
-        console.print(table)
-    else:
-        console.print(nothing)
+        return [entry[name], Text(entry["error"], style="red"), *[""] * (len(keys) - 1)]
+    return [entry[name], *(entry[key] for key in keys)]
 
 
 def _number(value: float) -> str:

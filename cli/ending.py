@@ -4,9 +4,27 @@ import click
 
 from trajworld.errors import TrajWorldError
 
+# Packages that an installation may lack, and the extra that brings each.
+_EXTRAS = {
+    "jax": "jax",
+    "jaxlib": "jax",
+    "tensorflow": "tensorflow-cpu",
+    "torch": "torch",
+    "dm_control": "dm-control",
+    "huggingface_hub": "hub",
+    "ray": "ray",
+    "pytest": "bench",
+    "pytest_benchmark": "bench",
+}
+
 
 def exit_code_of(error: BaseException) -> int | None:
     """Print what a person needs to know of an error; the exit code, or None where it is a fault of the program."""
+    if isinstance(error, ModuleNotFoundError):
+        package = (error.name or "").split(".")[0]
+        if package not in _EXTRAS:
+            return None
+        error = TrajWorldError(f"{package} is not installed: pip install 'trajworld[{_EXTRAS[package]}]'")
     if isinstance(error, TrajWorldError):
         click.echo(f"Error: {error}", err=True)
         return error.exit_code

@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from .progress import conversion_progress
+from .progress import job_progress
 from .results_folder import RESULTS, check_overwrite, results_folder
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ _METRICS = (
     type=click.IntRange(min=0),
     default=_WINDOWS,
     show_default=True,
-    help="Predict at most so many transitions of each dataset, drawn at random; 0 for all.",
+    help="The most transitions of each dataset to predict, drawn at random; 0 for all.",
 )
 @click.option(
     "--horizon",
@@ -103,13 +103,12 @@ def evaluate(
     from trajworld.models.names import find_model
 
     model_path = find_model(model_name)
-    with conversion_progress("Converting") as progress:
+    with job_progress("Converting") as progress:
         datasets = [open_dataset(spec, progress=progress) for spec in specs]
         ranges_from = None if ranges is None else open_dataset(ranges, progress=progress)
     model = load_model(model_path)
 
-    from trajworld.evaluation.predictors import compile_one_step
-    from trajworld.evaluation.ranges import support_for
+    from trajworld.evaluation.one_step import compile_one_step, support_for
     from trajworld.evaluation.report import evaluate as evaluate_dataset
 
     # All of them before anything is computed: the last may be the one that does not fit.
@@ -117,7 +116,7 @@ def evaluate(
     one_step, name = compile_one_step(model), _title(model_name, model_path)
     found: list[Evaluation] = []
     with results_folder(output, overwrite, _KIND, _CONTENTS) as folder:
-        with conversion_progress("Predicting") as progress:
+        with job_progress("Predicting") as progress:
             for dataset, support, place in zip(datasets, supports, _places(folder, datasets), strict=True):
                 found.append(
                     evaluate_dataset(
@@ -175,7 +174,7 @@ def _print(console: Console, found: "Evaluation") -> None:
                 label if group == "observation" else "", of, *cells, end_section=group == "predicted"
             )
     console.print(escape(title), table, sep="\n", highlight=False)
-    lines = [f"Binned over {'the range ' if ours.ranges.startswith('of') else ''}{ours.ranges}"]
+    lines = [f"Read over {'the range ' if ours.ranges.startswith('of') else ''}{ours.ranges}"]
     lines[0] += " range." if ours.ranges.endswith("own") else "."
     if ours.still:
         lines.append(f"Left out of what is divided, since they do not vary: {', '.join(ours.still)}.")

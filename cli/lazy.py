@@ -6,6 +6,8 @@ from typing import Any, NamedTuple
 
 import click
 
+from trajworld.errors import UsageError
+
 
 class LazyCommand(NamedTuple):
     """Where a command lives: ``module`` (relative to this package), ``attribute``, and one line of
@@ -21,12 +23,19 @@ class LazyGroup(click.Group):
     """A group that knows its commands' names and a line of help each, and imports a command when it is
     called.
 
-    Listing the commands imports none of them, so that ``--help`` needs no framework.
+    Listing the commands imports none of them, so that ``--help`` needs no framework. Commands that are gone are not
+    listed; calling one says what does its work now.
     """
 
-    def __init__(self, *args: Any, lazy: Mapping[str, LazyCommand] | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        lazy: Mapping[str, LazyCommand] | None = None,
+        gone: Mapping[str, str] | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._lazy = dict(lazy or {})
+        self._lazy, self._gone = dict(lazy or {}), dict(gone or {})
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names, the lazy ones first, in the order they were given."""
@@ -34,6 +43,9 @@ class LazyGroup(click.Group):
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The command of that name, imported now if it is a lazy one."""
+        if cmd_name in self._gone and cmd_name not in self._lazy:
+            name = ctx.command_path
+            raise UsageError(f"{name} {cmd_name} is now: {name} {self._gone[cmd_name]}")
         if cmd_name not in self._lazy:
             return super().get_command(ctx, cmd_name)
         entry = self._lazy[cmd_name]

@@ -6,11 +6,13 @@ from typing import Any
 
 import click
 
-from trajworld.errors import TrajWorldError
+from trajworld.backend import BACKENDS
+from trajworld.errors import TrajWorldError, UsageError
 from trajworld.version import __version__
 
 from .ending import exit_code_of
 from .lazy import LazyCommand, LazyGroup
+from .output import set_up_streams
 
 # Loaded lazily: `trajworld --help` imports no framework.
 _COMMANDS = {
@@ -18,12 +20,6 @@ _COMMANDS = {
     "pretrain": LazyCommand(".train", "pretrain", "Pre-train one model on many datasets."),
     "train": LazyCommand(".train", "train", "Train on one dataset, from scratch or from a model (--init)."),
     "evaluate": LazyCommand(".evaluate", "evaluate", "Measure a model's predictions on datasets."),
-    "evaluate-transfer": LazyCommand(
-        ".transfer", "evaluate_transfer", "Measure what a pre-trained model saves on unseen robots."
-    ),
-    "evaluate-zero-shot": LazyCommand(
-        ".zero_shot", "evaluate_zero_shot", "Apply a model to environments that it never saw."
-    ),
     "checkpoint": LazyCommand(
         ".checkpoint", "checkpoint", "Import published checkpoints; show, describe and publish models."
     ),
@@ -34,10 +30,18 @@ _COMMANDS = {
     "doctor": LazyCommand(".doctor", "doctor", "Print versions, backends, devices, and what is missing."),
 }
 
+# Commands of earlier versions, and what does their work now.
+_GONE = {
+    "evaluate-transfer": "study run transfer",
+    "evaluate-zero-shot": "study run zero-shot",
+    "bench": "study run backends",
+}
+
 
 @click.group(
     cls=LazyGroup,
     lazy=_COMMANDS,
+    gone=_GONE,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="trajworld")
@@ -50,17 +54,26 @@ def cli() -> None:
 
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a user's mistake ends in one line and exit code 1 or 2, never a traceback."""
+    set_up_streams()
     try:
+        if os.environ["KERAS_BACKEND"] not in BACKENDS and "doctor" not in (arguments or sys.argv):
+            raise UsageError(
+                f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']!r}, which is none of {', '.join(BACKENDS)}"
+            )
         return cli.main(args=arguments, prog_name="trajworld", standalone_mode=False) or 0
     except BrokenPipeError:
-        # The reader of our output went away (`trajworld data list | head`): nothing is wrong.
+        # The reader of our output went away (`trajworld data list | head`): end as other commands do.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
+        sys.exit(128 + 13)
     except (
         TrajWorldError,
+        ModuleNotFoundError,
         click.exceptions.Exit,
         click.ClickException,
         click.Abort,
         KeyboardInterrupt,
     ) as error:
-        sys.exit(exit_code_of(error))
+        code = exit_code_of(error)
+        if code is None:
+            raise
+        sys.exit(code)

@@ -54,10 +54,9 @@ def print_model(description: dict[str, Any], as_json: bool) -> None:
     for name, value in (
         ("model", description["path"]),
         ("size", f"{description['bytes'] / 1e6:,.1f} MB, {description['parameters']:,} parameters"),
-        ("blocks, width, heads", f"{sizes['blocks']}, {sizes['width']}, {sizes['heads']}"),
-        ("window, bins", f"{sizes['window']} rows, {sizes['bins']} bins"),
-        ("most variates", str(sizes["variates"])),
-        ("dropout, dtype", f"{sizes['dropout']}, {description['dtype']}"),
+        ("kind", description["kind"]),
+        ("sizes", ", ".join(f"{name} {value}" for name, value in sizes.items())),
+        ("dtype", description["dtype"]),
         ("environment", environments),
         ("saved", f"{saved['date_saved']}, Keras {saved['keras_version']}"),
         *((name, _value(value)) for name, value in history.items()),
@@ -101,7 +100,7 @@ def _ranges(description: dict[str, Any]) -> Table:
 
 def _sources(sizes: dict[str, int], shared: str) -> Table:
     """How many environments of each source a model has the ranges of, and of which M."""
-    from trajworld.collect.corpus_sources import grouped
+    from trajworld.collect.corpus_table import grouped
 
     table = Table(title="Ranges", title_justify="left")
     for heading in ("source", "environments", "variates", "different", "shared range"):

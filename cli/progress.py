@@ -17,6 +17,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from trajworld.text import duration
+
 if TYPE_CHECKING:
     from trajworld.study.run import Progress as CellProgress
 
@@ -24,12 +26,13 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 @contextlib.contextmanager
-def conversion_progress(verb: str) -> Iterator[Callable[[int, int | None, str], None]]:
-    """Yield a function (done, total or None, of what) that shows how a conversion goes on, on standard
-    error.
+def job_progress(verb: str, unit: str = "transitions") -> Iterator[Callable[[int, int | None, str], None]]:
+    """Yield a function (done, total or None, of what) that shows a job's progress on standard error.
+
+    What is worked on may change: one thing begins where the one before it ended.
     """
     if not sys.stderr.isatty():
-        yield _plain_lines(verb)
+        yield _plain_lines(verb, unit)
         return
     columns = (
         TextColumn("{task.description}"),
@@ -40,34 +43,35 @@ def conversion_progress(verb: str) -> Iterator[Callable[[int, int | None, str], 
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        tasks: dict[str, tuple[TaskID, float]] = {}
+        task: TaskID | None = None
+        current, rate = None, _Rate()
 
         def show(done: int, total: int | None, what: str) -> None:
-            if what not in tasks:
-                for task, _ in tasks.values():
+            nonlocal task, current
+            per_second = rate(done, what)
+            if what != current:
+                if task is not None:
                     bars.update(task, visible=False)
-                tasks[what] = (bars.add_task(f"{verb} {what}", total=total, rate=""), time.monotonic())
-            task, started = tasks[what]
-            seconds = max(time.monotonic() - started, 1e-9)
-            bars.update(task, completed=done, rate=f"{done / seconds:,.0f} transitions/s")
+                task, current = bars.add_task(f"{verb} {what}", total=total, rate=""), what
+            assert task is not None
+            bars.update(task, completed=done, rate=f"{per_second:,.0f} {unit}/s")
 
         yield show
 
 
-def _plain_lines(verb: str) -> Callable[[int, int | None, str], None]:
+def _plain_lines(verb: str, unit: str) -> Callable[[int, int | None, str], None]:
     """A function that prints a line at most every few seconds."""
-    started = last = time.monotonic()
+    printed, rate = time.monotonic(), _Rate()
 
     def show(done: int, total: int | None, what: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last < _SECONDS_BETWEEN_LINES:
+        nonlocal printed
+        per_second = rate(done, what)
+        if time.monotonic() - printed < _SECONDS_BETWEEN_LINES:
             return
-        last = now
-        rate = done / (now - started)
-        left = f", {(total - done) / rate:,.0f} s left" if total is not None and rate > 0 else ""
-        of = f" of {total:,}" if total is not None else ""
-        print(f"{verb} {what}: {done:,}{of} transitions, {rate:,.0f}/s{left}", file=sys.stderr, flush=True)
+        printed = time.monotonic()
+        left = "" if total is None else f", {duration((total - done) / max(per_second, 1e-9))} left"
+        of = "" if total is None else f" of {total:,}"
+        print(f"{verb} {what}: {done:,}{of} {unit}, {per_second:,.0f}/s{left}", file=sys.stderr, flush=True)
 
     return show
 
@@ -86,8 +90,6 @@ def cell_progress(console: Console) -> "Iterator[Callable[[CellProgress], None]]
         task = bar.add_task("cells", total=None, left="")
 
         def show(progress: "CellProgress") -> None:
-            from trajworld.text import duration
-
             left = f"about {duration(progress.seconds_left)} left" if progress.done < progress.total else ""
             bar.update(task, completed=progress.done, total=progress.total, left=left)
             news = "finished" if progress.problem is None else f"FAILED: {progress.problem}"
@@ -97,3 +99,17 @@ def cell_progress(console: Console) -> "Iterator[Callable[[CellProgress], None]]
             console.print(text, highlight=False, markup=False, soft_wrap=True)
 
         yield show
+
+
+class _Rate:
+    """What is done of a thing in a second, since the last call for the thing before it."""
+
+    def __init__(self) -> None:
+        self._what: str | None = None
+        self._began = self._last = time.monotonic()
+
+    def __call__(self, done: int, what: str) -> float:
+        if what != self._what:
+            self._what, self._began = what, self._last
+        self._last = time.monotonic()
+        return done / max(self._last - self._began, 1e-9)

@@ -24,15 +24,12 @@ def draw_robots(robots: tuple[str, ...], output: Path) -> None:
     Examples:
       trajworld data draw-robots robot/legged-{0..17} robot/snake-{0..5} -o robots.png
     """
+    from trajworld.environments.robots.kinds import parse_robot
     from trajworld.environments.robots.picture import draw_robots as draw
 
-    draw([_robot(text) for text in robots], output)
+    names = [parse_name(text) for text in robots]
+    for name in names:
+        if name.family != ROBOT or name.changes:
+            raise UsageError(f"{name} is no robot to draw: write a kind and a number, as in robot/legged-17")
+    draw([parse_robot(name.identifier) for name in names], output)
     click.echo(f"Picture: {output}")
-
-
-def _robot(text: str) -> tuple[str, int]:
-    name = parse_name(text)
-    kind, _, number = name.identifier.rpartition("-")
-    if name.family != ROBOT or name.changes or not number.isdecimal():
-        raise UsageError(f"{text!r} is no robot to draw: write a kind and a number, as in robot/legged-17")
-    return kind, int(number)

@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
 
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.studies import STUDIES
 
+from .output import console, print_table
 from .progress import cell_progress
 
 if TYPE_CHECKING:
@@ -128,14 +128,15 @@ def execute(
         KeyboardInterrupt: Ctrl-C.
     """
     from trajworld.study.cells import Store
-    from trajworld.study.report import check_folder, write_report
+    from trajworld.study.report import check_folder, claim_folder, write_report
     from trajworld.study.run import known_cells, origins, run_study
 
-    console = Console(stderr=True)
+    err = console(stderr=True)
     check_folder(study, output)
-    study.prepare(workers, lambda line: console.print(line, highlight=False, markup=False, soft_wrap=True))
+    study.prepare(workers, lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
+    claim_folder(study, output)
     store = Store(store_folder)
-    with cell_progress(console) as observe:
+    with cell_progress(err) as observe:
         failed = run_study(study, store, engine, observe)
     table = store.table(known_cells(study, store))
     pictures: dict[str, bytes] = (
@@ -151,17 +152,18 @@ def execute(
 
 def show(study: "Study", table: Any, page: Path, as_json: bool) -> None:
     """Print the tables of a study."""
+    from trajworld.study.cells import plain
     from trajworld.study.tables import terminal
 
     tables = study.tables(table) if len(table) else {}
     if as_json:
-        found = {title: json.loads(one.to_json(orient="records")) for title, one in tables.items()}
+        found = {title: plain(one.to_dict("records")) for title, one in tables.items()}
         click.echo(json.dumps({"study": study.name, "report": str(page), "tables": found}, indent=2))
         return
-    out = Console()
     for title, one in tables.items():
-        out.print(terminal(title, one), "")
-    out.print(f"Report: {page}", highlight=False, markup=False, soft_wrap=True)
+        print_table(terminal(title, one))
+        click.echo()
+    click.echo(f"Report: {page}")
 
 
 def _command(kind: "type[Any]") -> click.Command:
@@ -230,14 +232,14 @@ def _command(kind: "type[Any]") -> click.Command:
         kind.name,
         params=params,
         callback=callback,
-        help=protocol.replace("\n- ", "\n\n- "),
+        help=re.sub(r"\n {2,}", " ", protocol).replace("\n- ", "\n\n- "),
         short_help=protocol.split(".")[0],
     )
 
 
 def _option(field: "dataclasses.Field[Any]", hint: Any, words: str) -> click.Option:
     kind: Any = hint
-    if isinstance(kind, types.UnionType):
+    if typing.get_origin(kind) in (types.UnionType, typing.Union):
         kind = next(one for one in typing.get_args(kind) if one is not type(None))
     if typing.get_origin(kind) is tuple:
         kind = _Numbers(typing.get_args(kind)[0])

@@ -1,5 +1,6 @@
 """``trajworld pretrain`` and ``trajworld train``."""
 
+import dataclasses
 import json
 import shlex
 from collections.abc import Callable
@@ -10,10 +11,13 @@ import click
 from rich.console import Console
 
 from trajworld.errors import UsageError
+from trajworld.models.interface import DEFAULT, MODELS
 
 from . import cluster
 from .training_progress import training_progress
 
+# Of every kind of model; which of them a model has, its kind says.
+_SIZES = {field.name: field.type for kind in MODELS.values() for field in dataclasses.fields(kind.sizes)}
 _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("-o", "--output", type=click.Path(path_type=Path), help="The run directory to make."),
     click.option(
@@ -23,7 +27,10 @@ _OPTIONS: list[Callable[[Any], Any]] = [
         help="Continue a run from its last checkpoint.",
     ),
     click.option("--overwrite", is_flag=True, help="Remove a run that is at the output first."),
-    click.option("--preset", type=click.Choice(["tiny", "small", "paper"]), help="[default: small]"),
+    click.option("--model", "model_kind", metavar="KIND", help=f"{', '.join(MODELS)}.  [default: {DEFAULT}]"),
+    click.option(
+        "--preset", metavar="NAME", help=f"{', '.join(MODELS[DEFAULT].sizes.presets)}.  [default: small]"
+    ),
     click.option(
         "--config",
         "file",
@@ -48,7 +55,7 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     click.option("--targets", type=click.Choice(["onehot", "gauss"]), help="[default: onehot]"),
     click.option("--dtype", type=click.Choice(["float32", "mixed_bfloat16"]), help="[default: float32]"),
     click.option(
-        "--transitions", type=int, help="Use at most so many transitions of each dataset, holdout included."
+        "--transitions", type=int, help="The most transitions of each dataset to use, holdout included."
     ),
     click.option("--holdout-fraction", type=float, help="Share of the episodes held out.  [default: 0.1]"),
     click.option(
@@ -60,15 +67,13 @@ _OPTIONS: list[Callable[[Any], Any]] = [
     ),
     click.option("--log-every", type=int, help="Steps between rows of the log.  [default: at most 50]"),
     click.option("--seed", type=int, help="Of weights, split, batches and dropout.  [default: 0]"),
-    click.option("--blocks", type=int, help="Model size: blocks."),
-    click.option("--width", type=int, help="Model size: d."),
-    click.option("--heads", type=int, help="Model size: attention heads."),
-    click.option("--variates", type=int, help="Model size: the most variates.  [default: 100]"),
-    click.option("--dropout", type=float, help="Rate.  [default: 0.05]"),
+    *(
+        click.option(f"--{name}", type=type_, help="Model size, instead of the preset's.")
+        for name, type_ in _SIZES.items()
+    ),
     *cluster.OPTIONS,
     click.option("--json", "as_json", is_flag=True, help="Print the outcome as JSON."),
 ]
-_SIZES = ("blocks", "width", "heads", "variates", "dropout")
 
 
 def _with_options(command: Any) -> Any:
@@ -79,7 +84,7 @@ def _with_options(command: Any) -> Any:
 
 @click.command(short_help="Pre-train one model on many datasets.")
 @click.argument("datasets", metavar="DATASET[=WEIGHT]...", nargs=-1)
-@click.option("--padded-sizes", type=int, help="Pad M to at most so many sizes.  [default: 3]")
+@click.option("--padded-sizes", type=int, help="The most sizes that M is padded to.  [default: 3]")
 @click.option(
     "--augment",
     type=float,
@@ -134,6 +139,8 @@ def _run(kind: Any, datasets: list[dict[str, Any]], options: dict[str, Any]) -> 
             "--resume takes a run as it is: no datasets and no other settings but --steps and where it computes"
         )
     sizes = {name: value for name in _SIZES if (value := options.pop(name)) is not None}
+    if (model_kind := options.pop("model_kind")) is not None:
+        sizes["kind"] = model_kind
     given = {**options, "datasets": datasets or None, "model": sizes or None}
     with cluster.joined(*processes):
         _train(kind, given, resume or output, resume is not None, overwrite, devices, as_json)
@@ -153,10 +160,10 @@ def _train(
     from trajworld.training.loop import train as train_loop
     from trajworld.training.run import resume_run, start_run
 
-    from .progress import conversion_progress
+    from .progress import job_progress
 
     console = Console(stderr=True)
-    with conversion_progress("converting") as progress:
+    with job_progress("converting") as progress:
         if resuming:
             run, warnings = resume_run(path, steps=given["steps"], devices=devices, progress=progress)
             for warning in warnings if run.layout.leads else ():

@@ -1,4 +1,4 @@
-"""TrajWorld in plain float64 NumPy, written from its definition (DESIGN §4): what the tests hold the model against."""
+"""TrajWorld in plain float64 NumPy, written from its definition: what the tests hold the model against."""
 
 import io
 import zipfile
@@ -13,8 +13,8 @@ import scipy.stats
 from keras import ops
 from numpy.typing import NDArray
 
-from trajworld.models.sizes import ModelSizes
-from trajworld.models.trajworld import Variates
+from trajworld.data.batch import Variates
+from trajworld.models.sizes import TrajWorldSizes
 
 MASKED_LOGIT = -1e4
 
@@ -29,7 +29,7 @@ class Reference:
         weights: By the layer's name and its own, ``head/kernel``.
     """
 
-    def __init__(self, sizes: ModelSizes, weights: Mapping[str, Array]) -> None:
+    def __init__(self, sizes: TrajWorldSizes, weights: Mapping[str, Array]) -> None:
         self.sizes = sizes
         self.weights = {name: array.astype(np.float64) for name, array in weights.items()}
 

@@ -14,12 +14,13 @@ from checkpoint_command import run
 from keras import ops
 
 from trajworld.backend import active_backend
+from trajworld.data.batch import Variates
 from trajworld.interop.restricted_pickle import read_pickle
 from trajworld.models.files import load_model, save_model
 from trajworld.models.identity import Identity
 from trajworld.models.ranges import training_support
-from trajworld.models.sizes import ModelSizes
-from trajworld.models.trajworld import TrajWorld, Variates
+from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.trajworld import TrajWorld
 
 __all__ = ["run"]
 
@@ -89,31 +90,36 @@ def model_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
         history={"steps": 700, "versions": {"keras": "3.99"}},
     )
     path = tmp_path_factory.mktemp("models") / "model.keras"
-    save_model(TrajWorld(ModelSizes(blocks=1, width=8, heads=2, bins=16), identity), path)
+    save_model(TrajWorld(TrajWorldSizes(blocks=1, width=8, heads=2, bins=16), identity), path)
     return path
 
 
 def test_show_prints_what_a_person_asks_for(model_file: Path, run: Any) -> None:
     code, out, err = run("show", model_file)
     assert (code, err) == (0, "")
-    for part in ("parameters", "observation 1", "reward", "action 0", "steps", "700", "keras 3.99"):
+    described = json.loads(run("show", model_file, "--json")[1])
+    assert described["observation_size"] == 2
+    assert described["parameters"] == load_model(model_file).count_params()
+    for part in (
+        "trajworld",
+        "blocks 1, width 8",
+        "parameters",
+        "observation 1",
+        "reward",
+        "action 0",
+        "steps",
+        "700",
+        "keras 3.99",
+    ):
         assert part in out
     # What a file says is neither markup nor a command to the terminal.
     assert "gymnasium/[red]Toy\\x1b[2J" in out
     assert "\x1b[2J" not in out
 
 
-def test_show_prints_json(model_file: Path, run: Any) -> None:
-    code, out, _ = run("show", model_file, "--json")
-    assert code == 0
-    described = json.loads(out)
-    assert described["observation_size"] == 2
-    assert described["parameters"] == load_model(model_file).count_params()
-
-
 def test_show_of_a_pre_trained_model_lists_its_environments(tmp_path: Path, run: Any) -> None:
     sources = {"gymnasium/Swimmer-v5": training_support([0.0] * 11, [1.0] * 11)}
-    model = TrajWorld(ModelSizes(blocks=1, width=8, heads=2, bins=16), Identity(sources=sources))
+    model = TrajWorld(TrajWorldSizes(blocks=1, width=8, heads=2, bins=16), Identity(sources=sources))
     save_model(model, tmp_path / "model.keras")
     code, out, _ = run("show", tmp_path / "model.keras")
     assert code == 0
@@ -137,13 +143,6 @@ def test_show_imports_no_framework(model_file: Path) -> None:
         )
         assert done.returncode == 0, done.stderr
         assert done.stdout.splitlines()[-1] == "[]"
-
-
-def test_help_shows_examples_line_by_line(run: Any) -> None:
-    for command in ("import", "show"):
-        code, out, _ = run(command, "--help")
-        assert code == 0
-        assert any(line.strip().startswith(f"trajworld checkpoint {command} ") for line in out.splitlines())
 
 
 class Hostile:

@@ -17,7 +17,7 @@ from trajworld.collect.corpus_table import read_table
 from trajworld.models.files import save_model
 from trajworld.models.identity import Identity
 from trajworld.models.ranges import training_support
-from trajworld.models.sizes import ModelSizes
+from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 from trajworld.training.loop import train
 from trajworld.training.run import start_run
@@ -56,7 +56,7 @@ def test_show_stays_readable_with_the_whole_corpus(tmp_path: Path, run: Any) -> 
         "init": {"file": "best.keras", "history": {"datasets": list(sources)}},
     }
     model = TrajWorld(
-        ModelSizes(blocks=1, width=8, heads=2, bins=16), Identity(sources=sources, history=history)
+        TrajWorldSizes(blocks=1, width=8, heads=2, bins=16), Identity(sources=sources, history=history)
     )
     save_model(model, tmp_path / "model.keras")
     code, out, err = run("show", tmp_path / "model.keras")
@@ -196,8 +196,8 @@ def test_mistakes_end_in_one_line_and_upload_nothing(
         (2, "a licence is named", ["card", trained, "--license", "a b", "-o", tmp_path / "CARD.md"]),
         (2, "does not end in .md", ["card", trained, "-o", tmp_path / "CARD.txt"]),
         (2, "is not a run directory", ["card", tmp_path, "-o", tmp_path / "CARD.md"]),
-        (1, "does not exist", ["card", trained, "--transfer", tmp_path, "-o", tmp_path / "CARD.md"]),
-        (1, "does not exist", ["card", trained, "--zero-shot", tmp_path, "-o", tmp_path / "CARD.md"]),
+        (1, "does not exist", ["card", trained, "--study", tmp_path, "-o", tmp_path / "CARD.md"]),
+        (2, "by --study", ["card", trained, "--zero-shot", tmp_path, "-o", tmp_path / "CARD.md"]),
     ):
         found, out, err = run(*arguments)
         assert (found, out) == (code, ""), (arguments, err)

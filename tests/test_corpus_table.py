@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import re
-from collections import Counter
 
 import gymnasium
 import mujoco
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 
 from trajworld.cli.main import main
-from trajworld.collect.corpus_table import PRETRAIN, UNSEEN, read_table, select
+from trajworld.collect.corpus_table import PRETRAIN, UNSEEN, grouped, read_table, select, source_of
 from trajworld.environments.open import open_environment
 from trajworld.environments.robots.kinds import draw_robot
 from trajworld.errors import TrajWorldError, UsageError
@@ -33,20 +32,18 @@ def test_the_three_embodiments_are_trained_on_in_no_suite():
 def test_what_is_held_out_is_not_trained_on_under_another_name():
     rows = read_table()
     trained = {row.environment for row in rows if row.role == PRETRAIN}
+    unseen = {row.environment for row in rows if row.role == UNSEEN}
     # Nothing of the cart with three poles, whatever its physics.
     assert not any("three_poles" in name for name in trained)
-    assert "dm_control/cartpole-three_poles" in {row.environment for row in rows if row.role == UNSEEN}
+    assert "dm_control/cartpole-three_poles" in unseen
     gravity = re.compile(r"gymnasium/Pendulum-v1\?g=([\d.]+)$")
-    seen = {float(found[1]) for name in trained if (found := gravity.match(name))}
-    held = {
-        float(found[1]) for row in rows if row.role == UNSEEN and (found := gravity.match(row.environment))
-    }
+    seen, held = (
+        {float(found[1]) for name in names if (found := gravity.match(name))} for names in (trained, unseen)
+    )
     assert len(seen) >= 3
-    assert held
     assert not seen & held
-    assert min(held) < min(seen)
-    assert max(held) > max(seen)
-    assert len([row for row in rows if row.role == UNSEEN and row.environment.startswith("robot/")]) >= 8
+    assert min(held) < min(seen) < max(seen) < max(held)
+    assert len([name for name in unseen if name.startswith("robot/")]) >= 8
 
 
 def test_it_is_as_wide_as_it_should_be():
@@ -54,13 +51,7 @@ def test_it_is_as_wide_as_it_should_be():
     assert len(rows) >= 40
     assert len({row.num_variates for row in rows}) >= 15
     assert max(row.num_variates for row in rows) <= 100, "a default model embeds 100 variates"
-    assert set(Counter(row.source for row in rows)) == {
-        "classic",
-        "gymnasium",
-        "dm_control",
-        "legged",
-        "snake",
-    }
+    assert {row.source for row in rows} == {"classic", "gymnasium", "dm_control", "legged", "snake"}
 
 
 @pytest.mark.slow
@@ -77,23 +68,16 @@ def test_every_line_is_true_of_its_environment():
         assert description.name in row.environments
 
 
-def write(tmp_path, text):
-    path = tmp_path / "table.csv"
-    path.write_text(text)
-    return path
-
-
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", "holds no line"),
-        ("# nothing\n\n", "holds no line"),
+        ("# nothing\n\n", "its first line must name the columns environment, source, M"),
+        ("name, source\n", "its first line must name the columns"),
         (HEAD, "names no environment"),
-        ("name, source\n", "line 1: its columns must be environment, source, M"),
         (HEAD + "Pendulum-v1, classic, 5\n", "line 2: 3 values for the 9 columns"),
         ("# a comment\n" + HEAD + "\n" + LINE.replace(" 5,", " x,"), "line 4: M must be a whole number"),
         (HEAD + LINE.replace(" 5,", " 5.5,"), "M must be a whole number"),
-        (HEAD + LINE.replace("pre-train", "test"), "the role is pre-train or unseen, not 'test'"),
+        (HEAD + LINE.replace("pre-train", "test"), "the role is one of pre-train, unseen, not 'test'"),
         (HEAD + LINE.replace("1, 1", "0, 1"), "weight must be a number above 0"),
         (HEAD + LINE.replace("1, 1", "1, nan"), "size must be a number above 0"),
         (HEAD + LINE.replace("30,", "-1,"), "search must be a number of at least 0"),
@@ -102,32 +86,23 @@ def write(tmp_path, text):
         (HEAD + LINE.replace("30,", "30, g=1"), "sets g twice"),
         (HEAD + LINE.replace("classic", ""), "needs a source"),
         (HEAD + LINE + LINE.replace("gymnasium/", ""), "line 3: gymnasium/Pendulum-v1?g=4.0 is there twice"),
+        ("\xff", "cannot read the table"),
     ],
 )
 def test_mistakes_are_named_with_their_line(tmp_path, text, message):
+    path = tmp_path / "table.csv"
+    path.write_bytes(text.encode("latin-1"))
     with pytest.raises(TrajWorldError, match=re.escape(message)):
-        read_table(write(tmp_path, text))
-
-
-def test_a_missing_or_unreadable_table_is_one_line(tmp_path):
-    with pytest.raises(TrajWorldError, match="cannot read the table"):
-        read_table(tmp_path / "none.csv")
-    (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(TrajWorldError, match="cannot read the table"):
-        read_table(tmp_path / "bytes.csv")
+        read_table(path)
 
 
 def test_variants_are_changes_of_the_environment_itself(tmp_path):
-    text = (
-        HEAD + LINE + "robot/legged-3, legged, 15, pre-train, 1, 1, varied, 0, gravity=5 gravity=7&mass=2\n"
-    )
-    pendulum, robot = read_table(write(tmp_path, text))
-    assert pendulum.environments == ("gymnasium/Pendulum-v1?g=4.0",)
-    assert robot.environments == (
-        "robot/legged-3",
-        "robot/legged-3?gravity=5.0",
-        "robot/legged-3?gravity=7.0&mass=2.0",
-    )
+    robot = "robot/legged-3, legged, 15, pre-train, 1, 1, varied, 0, gravity=5 gravity=7&mass=2\n"
+    (tmp_path / "table.csv").write_text(HEAD + LINE + robot)
+    assert [row.environments for row in read_table(tmp_path / "table.csv")] == [
+        ("gymnasium/Pendulum-v1?g=4.0",),
+        ("robot/legged-3", "robot/legged-3?gravity=5.0", "robot/legged-3?gravity=7.0&mass=2.0"),
+    ]
 
 
 def test_rows_are_selected_by_pattern_and_role():
@@ -146,18 +121,30 @@ def test_rows_are_selected_by_pattern_and_role():
 def test_the_command_lists_the_table(capsys):
     assert main(["data", "collect-corpus", "--list"]) == 0
     printed = capsys.readouterr().out
-    rows = read_table()
-    # Names are folded where they are longer than a column, never cut.
-    flat = "".join(line.split(" ")[0] for line in printed.splitlines())
-    for row in rows:
-        assert row.environment in flat
-    assert f"{len(rows)} environments" in printed
+    assert all(row.environment in printed for row in read_table()), "names are folded where nothing is narrow"
     assert main(["data", "collect-corpus", "--list", "--json", "--role", "unseen", "--name", "mine"]) == 0
     listed = json.loads(capsys.readouterr().out)
-    assert [entry["environment"] for entry in listed] == [
-        row.environment for row in select(rows, role=UNSEEN)
+    unseen = select(read_table(), role=UNSEEN)
+    assert [entry["environment"] for entry in listed] == [row.environment for row in unseen]
+    assert all(entry["dataset"].startswith("mine/unseen/") for entry in listed)
+
+
+def test_environments_are_grouped_by_their_source():
+    names = [
+        "robot/legged-3",
+        "dm_control/cheetah-run",
+        "gymnasium/Pendulum-v1",
+        "robot/legged-4",
+        "else/x",
+        "",
     ]
-    assert listed[0]["dataset"].startswith("mine/unseen/")
+    assert grouped(names) == {
+        "legged": ["robot/legged-3", "robot/legged-4"],
+        "dm_control": ["dm_control/cheetah-run"],
+        source_of("gymnasium/Pendulum-v1"): ["gymnasium/Pendulum-v1"],
+        "else": ["else/x"],
+        "(not named)": [""],
+    }
 
 
 def proportions(model):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trajworld.data.augmentation import draw_change
 from trajworld.data.dataset import Dataset
 from trajworld.data.mixture import Mixture, Source
-from trajworld.data.store import value_range
+from trajworld.data.statistics import value_range
 from trajworld.errors import UsageError
 
 LOWER = np.array([-2, 0, 5, 0], np.float32)
@@ -76,14 +76,14 @@ def test_batches_are_the_same_windows_changed(mixture: MixtureMaker) -> None:
     for step in range(20):
         one, other = plain.batch(step), changed.batch(step)
         np.testing.assert_array_equal(one.time_mask, other.time_mask)
-        np.testing.assert_array_equal(one.is_action, other.is_action)
-        change = draw_change(one.lower, one.upper, one.variate_mask, 1.0, 3, step)
+        np.testing.assert_array_equal(one.variates.is_action, other.variates.is_action)
+        change = draw_change(one.variates.lower, one.variates.upper, one.variates.mask, 1.0, 3, step)
         assert change is not None
         # What is outside the dataset's own range is clipped to that, before it is mirrored.
-        clipped = np.minimum(np.maximum(one.values, one.lower), one.upper)
+        clipped = np.minimum(np.maximum(one.values, one.variates.lower), one.variates.upper)
         np.testing.assert_array_equal(other.values, change.sign * clipped)
-        np.testing.assert_array_equal(other.lower, change.lower)
-        np.testing.assert_array_equal(other.upper, change.upper)
+        np.testing.assert_array_equal(other.variates.lower, change.lower)
+        np.testing.assert_array_equal(other.variates.upper, change.upper)
     for step, batch in zip(range(3, 9), changed.iterate(3, 9), strict=True):
         np.testing.assert_array_equal(batch.values, changed.batch(step).values)
 

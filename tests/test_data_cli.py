@@ -34,8 +34,8 @@ def d4rl_file(tmp_path: Path) -> Path:
     rng = np.random.default_rng(0)
     path = tmp_path / "walker2d_tiny-v2.hdf5"
     with h5py.File(path, "w") as file:
-        file["observations"] = rng.normal(size=(50, 3))
-        file["next_observations"] = rng.normal(size=(50, 3))
+        states = rng.normal(size=(51, 3))
+        file["observations"], file["next_observations"] = states[:-1], states[1:]
         file["actions"] = rng.normal(size=(50, 2))
         file["rewards"] = rng.normal(size=50)
         file["terminals"] = np.arange(50) == 29
@@ -73,13 +73,14 @@ def test_import_list_and_inspect(capsys: pytest.CaptureFixture[str], d4rl_file: 
     assert "No Minari datasets yet" in out
     code, out, _ = run(capsys, "data", "import", str(d4rl_file), "--id", "d4rl/walker/tiny-v2")
     assert code == 0
-    assert out.strip().endswith("d4rl/walker/tiny-v2")
+    assert out.splitlines()[0].endswith("d4rl/walker/tiny-v2")
+    assert "50 of 50 transitions kept, in 2 episodes" in out
     picture = tmp_path / "picture.png"
     code, out, _ = run(capsys, "data", "inspect", "d4rl/walker/tiny-v2", "--json", "-o", str(picture))
     assert code == 0
     found = json.loads(out)
     assert (found["episodes"], found["transitions"], found["num_variates"]) == (2, 50, 6)
-    assert (found["environment"], found["terminated_episodes"]) == ("gymnasium/Walker2d-v4", 1)
+    assert (found["environment"], found["terminated_episodes"]) == ("d4rl/walker2d_tiny-v2", 1)
     with h5py.File(d4rl_file) as file:
         rewards = file["rewards"][:]
     assert found["variates"]["reward"]["mean"] == pytest.approx(rewards.mean(), rel=1e-5)
@@ -91,7 +92,7 @@ def test_import_list_and_inspect(capsys: pytest.CaptureFixture[str], d4rl_file: 
     assert picture.read_bytes().startswith(b"\x89PNG")
     code, out, _ = run(capsys, "data", "inspect", "minari:d4rl/walker/tiny-v2")
     assert code == 0
-    for text in ("gymnasium/Walker2d-v4", "2 (1 terminated)", "observation 2", "action 1", "episode return"):
+    for text in ("d4rl/walker2d_tiny-v2", "2 (1 terminated)", "observation 2", "action 1", "episode return"):
         assert text in out
     code, out, _ = run(capsys, "data", "list", "--json")
     listed = json.loads(out)

@@ -9,21 +9,26 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trajworld.data import d4rl
+from trajworld.data.account import Account
 from trajworld.data.d4rl import read_d4rl
 from trajworld.data.episode import Episode
 from trajworld.errors import TrajWorldError
 
 
 def steps(count: int, seed: int = 0) -> dict[str, np.ndarray]:
-    """Steps of a chain of states, with random flags."""
+    """Steps of chains of states, with random flags, some of which are missing or where no chain ends."""
     rng = np.random.default_rng(seed)
+    states = rng.normal(size=(count + 1, 3)).astype(np.float32)
+    following = states[1:].copy()
+    ends = rng.random(count) < 0.1
+    following[ends] += 1
     return {
-        "observations": rng.normal(size=(count, 3)).astype(np.float32),
+        "observations": states[:-1],
         "actions": rng.uniform(-1, 1, size=(count, 2)).astype(np.float32),
         "rewards": rng.normal(size=count).astype(np.float32),
         "terminals": rng.random(count) < 0.1,
-        "timeouts": rng.random(count) < 0.1,
-        "next_observations": rng.normal(size=(count, 3)).astype(np.float32),
+        "timeouts": (rng.random(count) < 0.1) | (ends & (rng.random(count) < 0.5)),
+        "next_observations": following,
     }
 
 
@@ -36,17 +41,22 @@ def write(path: Path, arrays: dict[str, np.ndarray]) -> Path:
 
 def loop_episodes(arrays: dict[str, np.ndarray], limit: int) -> list[Episode]:
     """The episodes by walking the steps one at a time."""
-    found, current = [], []
-    for t in range(len(arrays["rewards"])):
+    found, current, count = [], [], len(arrays["rewards"])
+    successors, timeouts = arrays.get("next_observations"), arrays.get("timeouts", np.zeros(count, bool))
+    for t in range(count):
         current.append(t)
         terminal = bool(arrays["terminals"][t])
-        ended = terminal or (bool(arrays["timeouts"][t]) if "timeouts" in arrays else len(current) == limit)
-        if not ended and t + 1 < len(arrays["rewards"]):
+        ended = terminal or bool(timeouts[t]) or t + 1 == count
+        if successors is not None and not ended:
+            ended = not np.array_equal(successors[t], arrays["observations"][t + 1])
+        if successors is None and not timeouts.any():
+            ended = ended or len(current) == limit
+        if not ended:
             continue
         observations = [arrays["observations"][i] for i in current]
         kept = current
-        if "next_observations" in arrays:
-            observations.append(arrays["next_observations"][t])
+        if successors is not None:
+            observations.append(successors[t])
         else:
             kept, terminal = current[:-1], False
         if kept:
@@ -72,8 +82,15 @@ def test_episodes_equal_a_loop(
     path = write(tmp_path / "some.hdf5", arrays)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(d4rl, "_STEPS_AT_ONCE", block)
-        info, found = read_d4rl(path, max_episode_steps=limit)
+        info, found = read_d4rl(path, limit, account := Account())
         episodes = list(found)
+    assert account.transitions == count
+    assert account.kept == sum(map(len, episodes)) == count - sum(n for n, _ in account.left_out.values())
+    assert account.episodes == len(episodes)
+    np.testing.assert_allclose(account.reward, arrays["rewards"].sum(), atol=1e-4)
+    np.testing.assert_allclose(account.kept_reward, sum(e.rewards.sum() for e in episodes), atol=1e-4)
+    if "next_observations" in arrays:
+        assert account.kept == count
     wanted = loop_episodes(arrays, limit)
     assert len(episodes) == len(wanted)
     for got, want in zip(episodes, wanted, strict=True):
@@ -86,16 +103,87 @@ def test_episodes_equal_a_loop(
     assert info.has_next_observations == ("next_observations" not in left_out)
 
 
-def test_old_files_end_after_a_thousand_steps(tmp_path: Path) -> None:
+def test_old_files_end_after_a_thousand_steps_where_nothing_else_tells(tmp_path: Path) -> None:
     arrays = steps(2500)
     arrays["terminals"] = np.zeros(2500, bool)
     arrays["terminals"][1199] = True
-    del arrays["timeouts"]
-    path = write(tmp_path / "old.hdf5", arrays)
-    assert [len(e) for e in read_d4rl(path)[1]] == [1000, 200, 1000, 300]
-    assert [e.terminated for e in read_d4rl(path)[1]] == [False, True, False, False]
     del arrays["next_observations"]
-    assert [len(e) for e in read_d4rl(write(path, arrays))[1]] == [999, 199, 999, 299]
+    arrays["timeouts"] = np.zeros(2500, bool)
+    for name in ("none set", "none there"):
+        path = write(tmp_path / "old.hdf5", arrays)
+        assert [len(e) for e in read_d4rl(path)[1]] == [999, 199, 999, 299], name
+        arrays.pop("timeouts", None)
+    list(read_d4rl(path, account=(account := Account()))[1])
+    assert list(account.notes.values()) == [2]
+    assert [count for count, _ in account.left_out.values()] == [4]
+
+
+@pytest.mark.parametrize("shuffled", [False, True])
+def test_every_stored_transition_is_one_of_the_file(tmp_path: Path, shuffled: bool) -> None:
+    """Flags that come three steps late, and a shuffled replay buffer."""
+    count, length = 60, 20
+    observations = (
+        np.repeat(10 * np.arange(3), length)[:, None] + np.tile(np.arange(length), 3)[:, None] * 0.1
+    )
+    arrays = {
+        "observations": np.tile(observations, 3).astype(np.float32),
+        "next_observations": np.tile(observations + 0.1, 3).astype(np.float32),
+        "actions": np.random.default_rng(0).uniform(-1, 1, (count, 2)).astype(np.float32),
+        "rewards": np.arange(count, dtype=np.float32),
+        "terminals": np.zeros(count, bool),
+        "timeouts": np.isin(np.arange(count), [22, 42, 59]),
+    }
+    # The chain as such files have it: a step's successor is the very next row's observation.
+    inner = np.arange(count) % length < length - 1
+    arrays["next_observations"][inner] = arrays["observations"][1:][inner[:-1]]
+    if shuffled:
+        order = np.random.default_rng(1).permutation(count)
+        arrays = {name: array if name == "timeouts" else array[order] for name, array in arrays.items()}
+    account = Account()
+    found = list(read_d4rl(write(tmp_path / "late.hdf5", arrays), account=account)[1])
+    assert account.kept == sum(map(len, found)) == count
+    assert sum(account.notes.values()) == (2 if not shuffled else len(found) - 3)
+    for episode in found:
+        for t, reward in enumerate(episode.rewards):
+            row = int(np.flatnonzero(arrays["rewards"] == reward)[0])
+            np.testing.assert_array_equal(episode.observations[t], arrays["observations"][row])
+            np.testing.assert_array_equal(episode.observations[t + 1], arrays["next_observations"][row])
+
+
+def test_clusters_of_terminals_lose_nothing_without_a_word(tmp_path: Path) -> None:
+    count = 40
+    arrays = {
+        "observations": np.arange(count, dtype=np.float32)[:, None],
+        "actions": np.ones((count, 1), np.float32),
+        "rewards": np.isin(np.arange(count), range(10, 20)).astype(np.float32),
+        "terminals": np.isin(np.arange(count), range(10, 20)),
+        "timeouts": np.isin(np.arange(count), [19, 39]),
+    }
+    account = Account()
+    list(read_d4rl(write(tmp_path / "clusters.hdf5", arrays), account=account)[1])
+    assert (account.transitions, account.kept, account.reward, account.kept_reward) == (40, 29, 10.0, 0.0)
+    assert list(account.left_out.values()) == [(11, 10.0)]
+    assert "29 of 40 transitions kept, in 2 episodes; reward 0 of 10" in account.lines()[0]
+    arrays["next_observations"] = arrays["observations"] + 1
+    account = Account()
+    found = list(read_d4rl(write(tmp_path / "next.hdf5", arrays), account=account)[1])
+    assert (account.kept, account.kept_reward, account.left_out) == (40, 10.0, {})
+    assert [episode.terminated for episode in found] == [True] * 10 + [False]
+
+
+@pytest.mark.parametrize(
+    "dtype", ["?", "u1", "i1", "u2", "u4", "i8", "u8", "f2", "f4", ">f4", ">f8", "f8", ">i2", "g"]
+)
+def test_every_type_of_number_is_read(tmp_path: Path, dtype: str) -> None:
+    arrays = {**steps(12), "timeouts": np.arange(12) == 11, "terminals": np.zeros(12, bool)}
+    del arrays["next_observations"]
+    numbers = np.random.default_rng(0).integers(0, 2 if dtype == "?" else 100, (12, 3)).astype(dtype)
+    arrays |= {"observations": numbers, "actions": numbers[:, :2], "rewards": numbers[:, :1]}
+    (episode,) = read_d4rl(write(tmp_path / "a.hdf5", arrays))[1]
+    assert episode.observations.dtype in (np.float32, np.float64)
+    assert episode.observations.dtype.isnative
+    np.testing.assert_array_equal(episode.observations, numbers.astype(np.float64))
+    np.testing.assert_array_equal(episode.rewards, numbers[:-1, 0].astype(np.float64))
 
 
 def test_other_spellings_of_the_arrays_are_read(tmp_path: Path) -> None:
@@ -110,16 +198,22 @@ def test_other_spellings_of_the_arrays_are_read(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "environment"),
+    ("name", "sizes", "environment"),
     [
-        ("hopper_medium-v2.hdf5", "gymnasium/Hopper-v4"),
-        ("walker2d_expert-v2.hdf5", "gymnasium/Walker2d-v4"),
-        ("halfcheetah-random-v0.hdf5", "gymnasium/HalfCheetah-v4"),
-        ("door-human-v1.hdf5", "d4rl/door-human-v1"),
+        ("hopper_medium-v2.hdf5", (11, 3), "gymnasium/Hopper-v4"),
+        ("walker2d_expert-v2.hdf5", (17, 6), "gymnasium/Walker2d-v4"),
+        ("halfcheetah-random-v0.hdf5", (17, 6), "gymnasium/HalfCheetah-v4"),
+        ("hopper_mine.hdf5", (12, 3), "d4rl/hopper_mine"),
+        ("door-human-v1.hdf5", (17, 6), "d4rl/door-human-v1"),
     ],
 )
-def test_the_environment_is_known_by_the_files_name(tmp_path: Path, name: str, environment: str) -> None:
-    assert read_d4rl(write(tmp_path / name, steps(5)))[0].environment == environment
+def test_the_environment_is_known_by_name_and_sizes(
+    tmp_path: Path, name: str, sizes: tuple[int, int], environment: str
+) -> None:
+    arrays = steps(5)
+    arrays |= {"observations": np.zeros((5, sizes[0])), "next_observations": np.zeros((5, sizes[0]))}
+    path = write(tmp_path / name, arrays | {"actions": np.zeros((5, sizes[1]))})
+    assert read_d4rl(path)[0].environment == environment
 
 
 @pytest.mark.parametrize(

@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trajworld.data.batch import Batch
 from trajworld.data.dataset import Dataset
-from trajworld.data.mixture import Batch, Mixture, Source, windows_in_order
+from trajworld.data.mixture import Mixture, Source, windows_in_order
 from trajworld.data.padding import padded_sizes
-from trajworld.data.store import open_store, value_range
-from trajworld.data.windows import cut_windows, window_ends
+from trajworld.data.statistics import value_range
+from trajworld.data.store import open_store
+from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import UsageError
 
 StoreMaker = Callable[..., Dataset]
@@ -28,8 +30,16 @@ def source(dataset: Dataset, **options: object) -> Source:
     return Source(dataset, minimum - 1e-5, maximum + 1e-5, **options)
 
 
+def all_windows(
+    dataset: Dataset, episodes: list[int] | None = None, length: int = 5
+) -> tuple[np.ndarray, np.ndarray]:
+    index = WindowIndex.of(dataset, episodes)
+    return gather_windows(dataset, *index.locate(np.arange(len(index))), length)
+
+
 def same(left: Batch, right: Batch) -> bool:
-    return all(np.array_equal(getattr(left, name), getattr(right, name)) for name in vars(left))
+    arrays = ([*batch[:2], *batch.variates, batch.dataset] for batch in (left, right))
+    return all(np.array_equal(one, other) for one, other in zip(*arrays, strict=True))
 
 
 @pytest.fixture
@@ -89,7 +99,7 @@ def test_every_window_of_a_batch_is_one_of_its_dataset(three: list[Source]) -> N
     for step in range(30):
         batch = mixture.batch(step)
         dataset = three[batch.dataset].dataset
-        values, mask = cut_windows(dataset, window_ends(dataset), 6)
+        values, mask = all_windows(dataset, length=6)
         known = {(v.tobytes(), m.tobytes()) for v, m in zip(values, mask, strict=True)}
         variates = dataset.num_variates
         assert batch.values.dtype == batch.time_mask.dtype == np.float32
@@ -108,18 +118,12 @@ def test_padding_is_marked(three: list[Source]) -> None:
     for number, (batch, size) in enumerate(zip((seen[0], seen[1], seen[2]), (6, 6, 11), strict=True)):
         dataset, variates = three[number].dataset, three[number].dataset.num_variates
         assert batch.values.shape == (4, 20, size)
-        assert batch.variate_mask.tolist() == [1] * variates + [0] * (size - variates)
-        assert batch.is_action.tolist() == [*dataset.is_action, *[0] * (size - variates)]
-        assert batch.lower.tolist() == [*three[number].lower, *[0] * (size - variates)]
-        assert batch.upper.tolist() == [*three[number].upper, *[1] * (size - variates)]
-        assert (batch.lower.dtype, batch.upper.dtype) == (np.float32, np.float32)
-        assert (batch.variate_mask.dtype, batch.is_action.dtype) == (np.float32, np.int32)
-
-
-def test_a_single_source_gets_no_padding(three: list[Source]) -> None:
-    batch = Mixture(three[2:], 4).batch(0)
-    assert batch.values.shape == (4, 20, 11)
-    assert batch.variate_mask.all()
+        assert batch.variates.mask.tolist() == [1] * variates + [0] * (size - variates)
+        assert batch.variates.is_action.tolist() == [*dataset.is_action, *[0] * (size - variates)]
+        assert batch.variates.lower.tolist() == [*three[number].lower, *[0] * (size - variates)]
+        assert batch.variates.upper.tolist() == [*three[number].upper, *[1] * (size - variates)]
+        assert (batch.variates.lower.dtype, batch.variates.upper.dtype) == (np.float32, np.float32)
+        assert (batch.variates.mask.dtype, batch.variates.is_action.dtype) == (np.float32, np.int32)
 
 
 def drawn_ends(given: Source, count: int) -> np.ndarray:
@@ -210,14 +214,14 @@ def test_windows_in_order_are_all_windows(
     assert any(np.shares_memory(v, dataset.rows) for v, _ in batches) == views
     assert all(v.flags.writeable != np.shares_memory(v, dataset.rows) for v, _ in batches)
     assert {len(values) for values, _ in batches[:-1]} == {8}
-    values, mask = cut_windows(dataset, window_ends(dataset, episodes), 5)
+    values, mask = all_windows(dataset, episodes)
     np.testing.assert_array_equal(np.concatenate([v for v, _ in batches]), values)
     np.testing.assert_array_equal(np.concatenate([m for _, m in batches]), mask)
 
 
 def test_a_limit_chooses_a_fixed_part_of_the_windows(memory_dataset: StoreMaker) -> None:
     dataset = memory_dataset([30, 4, 9])
-    every = [v.tobytes() for v in cut_windows(dataset, window_ends(dataset), 5)[0]]
+    every = [v.tobytes() for v in all_windows(dataset)[0]]
 
     def chosen(limit: int, seed: int) -> list[int]:
         batches = windows_in_order(dataset, None, 8, 5, limit=limit, seed=seed)
@@ -237,7 +241,8 @@ def test_a_batch_is_the_same_in_another_process(make_store: StoreMaker) -> None:
     program = f"""
 import zlib
 from trajworld.data.mixture import Mixture, Source
-from trajworld.data.store import open_store, value_range
+from trajworld.data.statistics import value_range
+from trajworld.data.store import open_store
 dataset = open_store({str(dataset.path)!r})
 low, high = value_range(dataset)
 batch = Mixture([Source(dataset, low - 1e-5, high + 1e-5)], 3, seed=9).batch(5)

@@ -1,6 +1,7 @@
 """From a specification to a dataset: every accepted form, conversion once, imports into Minari."""
 
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from trajworld.data import resolve
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, rows_of_episode
 from trajworld.data.home import home, stores_folder
-from trajworld.data.minari_datasets import local_datasets, read_minari, write_minari
+from trajworld.data.minari_datasets import datasets_folder, local_datasets, read_minari, write_minari
 from trajworld.data.resolve import converted_stores, import_dataset, open_dataset
 from trajworld.errors import TrajWorldError, UsageError
 
@@ -73,7 +74,7 @@ def test_every_accepted_form_gives_the_same_rows(
         "minari:my/thing-v0": "test/thing",
         "my/thing-v0": "test/thing",
         str(make_store([5, 9, 2]).path): "test/made-up",
-        str(d4rl_file(tmp_path / "hopper_tiny-v2.hdf5", episodes)): "gymnasium/Hopper-v4",
+        str(d4rl_file(tmp_path / "tiny-v2.hdf5", episodes)): "d4rl/tiny-v2",
         str(
             unitraj_folder(tmp_path / "modular-rl" / "hopper_3-v2", episodes)
         ): "unitraj/modular_rl/hopper_3-v2",
@@ -192,15 +193,15 @@ def test_damaged_stores_are_listed_with_their_fault(make_episodes: EpisodeMaker)
 
 def test_imports_become_minari_datasets(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
     episodes = make_episodes([5, 9, 2])
-    file = d4rl_file(tmp_path / "hopper_tiny-v2.hdf5", episodes)
+    file = d4rl_file(tmp_path / "tiny-v2.hdf5", episodes)
     folder = unitraj_folder(tmp_path / "env", episodes)
     for source, dataset_id, environment in (
-        (file, "d4rl/hopper/tiny-v2", "gymnasium/Hopper-v4"),
+        (file, "d4rl/hopper/tiny-v2", "d4rl/tiny-v2"),
         (folder, "env-v0", "unitraj/env"),
     ):
-        (path,) = import_dataset(source, dataset_id, description="From elsewhere.")
+        (made,) = import_dataset(source, dataset_id, description="From elsewhere.")
         info, found = read_minari(dataset_id)
-        assert (info.path, info.environment, info.description) == (path, environment, "From elsewhere.")
+        assert (info.path, info.environment, info.description) == (made.path, environment, "From elsewhere.")
         np.testing.assert_array_equal(rows_of(list(found)), rows_of(episodes))
         assert_holds(open_dataset(dataset_id), episodes)
     import_dataset(folder, "named-v0", environment="dm_control/fish-swim")
@@ -215,10 +216,12 @@ def test_old_d4rl_files_are_imported_with_the_given_step_limit(
 ) -> None:
     path = d4rl_file(tmp_path / "old.hdf5", make_episodes([20]))
     with h5py.File(path, "a") as file:
-        del file["timeouts"], file["terminals"]
+        del file["timeouts"], file["terminals"], file["next_observations"]
         file["terminals"] = np.zeros(20, bool)
-    import_dataset(path, "old-v0", max_episode_steps=8)
-    assert [len(e) for e in read_minari("old-v0")[1]] == [8, 8, 4]
+    (made,) = import_dataset(path, "old-v0", max_episode_steps=8)
+    assert [len(e) for e in read_minari("old-v0")[1]] == [7, 7, 3]
+    assert made.account is not None
+    assert (made.account.transitions, made.account.kept) == (20, 17)
 
 
 def test_a_unitraj_root_makes_a_dataset_an_environment(
@@ -231,11 +234,11 @@ def test_a_unitraj_root_makes_a_dataset_an_environment(
     made = import_dataset(root, "unitraj-v1")
     ids = ["unitraj/db1/dmc-finger_spin-v1", "unitraj/modular_rl/hopper_3-v2-v1"]
     assert [entry["id"] for entry in local_datasets()] == ids
-    assert sorted(made) == sorted(Path(entry["path"]) for entry in local_datasets())
+    assert sorted(one.path for one in made) == sorted(Path(entry["path"]) for entry in local_datasets())
     assert read_minari(ids[0])[0].environment == "unitraj/db1/dmc-finger.spin"
     # A second import finds all of them done.
     monkeypatch.setattr(resolve, "write_minari", lambda *_, **__: pytest.fail("imported again"))
-    assert import_dataset(root, "unitraj-v1") == made
+    assert [one.path for one in import_dataset(root, "unitraj-v1")] == [one.path for one in made]
     with pytest.raises(UsageError, match="2 environments"):
         import_dataset(root, "unitraj-v2", environment="one/name")
 
@@ -260,3 +263,37 @@ def test_the_home_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch
     monkeypatch.delenv("TRAJWORLD_HOME")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     assert home().name == "trajworld"
+
+
+def test_a_minari_dataset_is_found_by_id_folder_and_link(
+    tmp_path: Path, make_episodes: EpisodeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    episodes = make_episodes([5, 9])
+    folder = minari_dataset("my/thing-v0", episodes)
+    root = datasets_folder()
+    (root / "linked-v0").symlink_to(folder)
+    (root / "my" / "round").symlink_to(root)
+    assert [entry["id"] for entry in local_datasets()] == ["linked-v0", "my/thing-v0"]
+    assert_holds(open_dataset(folder), episodes)
+    monkeypatch.chdir(root)
+    for spec in ("my/thing-v0", "linked-v0", "./my/thing-v0"):
+        assert_holds(open_dataset(spec), episodes)
+    elsewhere = shutil.copytree(folder, tmp_path / "copy-v0")
+    with pytest.raises(UsageError, match="MINARI_DATASETS_PATH"):
+        open_dataset(elsewhere)
+
+
+@pytest.mark.parametrize("dtype", ["?", "u1", "i8", "u8", "f2", ">f4", ">f8", "g"])
+def test_every_type_of_number_is_read_from_every_form(tmp_path: Path, dtype: str) -> None:
+    """UniTraj and Minari; of D4RL in its own test."""
+    numbers = np.random.default_rng(0).integers(0, 2 if dtype == "?" else 100, (6, 3)).astype(dtype)
+    folder = tmp_path / "env"
+    folder.mkdir()
+    # Not all zero, which would be padding.
+    observation = np.concatenate([numbers[:, :2], np.ones((6, 1), dtype)], axis=1)
+    np.savez(folder / "episode_0.npz", observation=observation, action=numbers[:, :2], reward=numbers[:, :1])
+    dataset = open_dataset(folder)
+    np.testing.assert_array_equal(dataset.rows[:, :3], observation.astype(np.float32))
+    np.testing.assert_array_equal(dataset.rows[1:, 3], numbers[1:, 0].astype(np.float32))
+    import_dataset(folder, "types-v0")
+    np.testing.assert_array_equal(open_dataset("types-v0").rows, dataset.rows)

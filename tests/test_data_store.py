@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 from trajworld.data import statistics
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, rows_of_episode
-from trajworld.data.store import open_store, value_range, variate_std, write_store
+from trajworld.data.statistics import statistics as statistics_of
+from trajworld.data.statistics import value_range
+from trajworld.data.store import open_store, write_store
 from trajworld.errors import TrajWorldError, UsageError
 
 NAMES = {"name": "n", "source": "s", "environment": "e/v"}
@@ -97,18 +99,18 @@ def test_the_whole_datasets_statistics_are_kept(
         assert minimum.dtype == maximum.dtype == np.float32
         np.testing.assert_array_equal(minimum, [v.min() for v in wanted])
         np.testing.assert_array_equal(maximum, [v.max() for v in wanted])
-        np.testing.assert_allclose(variate_std(dataset, episodes), [v.std() for v in wanted])
+        np.testing.assert_allclose(statistics_of(dataset, episodes).std, [v.std() for v in wanted])
 
 
 @pytest.mark.parametrize("text", ["", "{}", '{"minimum": [1]}', "[]", None])
 def test_lost_or_damaged_statistics_are_computed_again(make_store: StoreMaker, text: str | None) -> None:
     dataset = make_store([5, 6])
-    before = variate_std(dataset)
+    before = statistics_of(dataset).std
     file = dataset.path / "statistics.json"
     file.unlink()
     if text is not None:
         file.write_text(text)
-    np.testing.assert_allclose(variate_std(dataset), before)
+    np.testing.assert_allclose(statistics_of(dataset).std, before)
 
 
 def test_synthetic_zeros_do_not_widen_the_range(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, check_episode, rows_of_episode
-from trajworld.data.windows import WindowIndex, cut_windows, window_ends
+from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import TrajWorldError, UsageError
 
 LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=6)
@@ -37,9 +37,10 @@ def test_windows_equal_a_loop(
 ) -> None:
     dataset = memory_dataset(lengths)
     wanted = loop_windows(dataset, window)
-    ends = window_ends(dataset)
+    index = WindowIndex.of(dataset)
+    ends, first = index.locate(np.arange(len(index)))
     assert ends.tolist() == sorted(wanted)
-    values, mask = cut_windows(dataset, ends, window)
+    values, mask = gather_windows(dataset, ends, first, window)
     assert values.dtype == mask.dtype == np.float32
     assert values.shape == (len(ends), window, dataset.num_variates)
     for i, end in enumerate(ends):
@@ -58,9 +59,9 @@ def test_ends_of_chosen_episodes(
     wanted = [row for e in episodes for row in range(offsets[e] + 1, offsets[e + 1])]
     index = WindowIndex.of(dataset, episodes)
     assert len(index) == len(wanted) == sum(lengths[e] for e in episodes)
-    assert window_ends(dataset, episodes).tolist() == wanted
     some = data.draw(st.lists(st.integers(0, len(index) - 1), min_size=1))
-    assert index.ends(some).tolist() == [wanted[i] for i in some]
+    for ranks in (range(len(index)), some):
+        assert index.locate(list(ranks))[0].tolist() == [wanted[i] for i in ranks]
 
 
 def test_a_window_never_holds_another_episode(memory_dataset: Callable[..., Dataset]) -> None:
@@ -69,8 +70,9 @@ def test_a_window_never_holds_another_episode(memory_dataset: Callable[..., Data
     rows = dataset.rows.copy()
     rows[:, 0] = number + 1
     marked = Dataset(**{**vars(dataset), "rows": rows})
-    ends = window_ends(marked)
-    values, mask = cut_windows(marked, ends, 20)
+    index = WindowIndex.of(marked)
+    ends, first = index.locate(np.arange(len(index)))
+    values, mask = gather_windows(marked, ends, first, 20)
     own = (number[ends] + 1)[:, None]
     assert np.array_equal(values[..., 0], np.where(mask == 1, own, 0))
     assert (mask.sum(axis=1) >= 2).all()
@@ -85,17 +87,10 @@ def test_rows_hold_the_reward_of_arrival_and_the_action_of_departure() -> None:
 
 
 def test_a_batch_of_no_window_is_empty(memory_dataset: Callable[..., Dataset]) -> None:
-    values, mask = cut_windows(memory_dataset([3]), np.zeros(0, np.int64), 20)
+    nothing = np.zeros(0, np.int64)
+    values, mask = gather_windows(memory_dataset([3]), nothing, nothing, 20)
     assert values.shape == (0, 20, 6)
     assert mask.shape == (0, 20)
-
-
-@pytest.mark.parametrize(("ends", "length"), [([99], 20), ([-1], 20), ([1], 0), ([[1]], 20)])
-def test_ends_that_are_not_there_are_refused(
-    memory_dataset: Callable[..., Dataset], ends: list[int], length: int
-) -> None:
-    with pytest.raises(UsageError):
-        cut_windows(memory_dataset([3]), ends, length)
 
 
 @pytest.mark.parametrize("episodes", [[], [4], [-1]])

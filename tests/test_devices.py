@@ -141,7 +141,9 @@ def test_a_run_says_what_it_was_trained_on(work: Path, capsys: pytest.CaptureFix
     (run / "run.json").write_text(json.dumps({**record, "layout": {"devices": 4096, "processes": 2}}))
     capsys.readouterr()
     main(["train", "--resume", str(run)])
-    assert "the run began on 4096 devices and goes on on 1: the numbers will agree" in capsys.readouterr().err
+    assert (
+        "the run began on 4096 devices and continues on 1: the numbers will agree" in capsys.readouterr().err
+    )
 
 
 def test_processes_agree_to_stop_after_the_same_steps() -> None:
@@ -157,16 +159,17 @@ import jax, keras, numpy as np
 from keras import ops
 from trajworld.backend import Layout, active_backend
 from trajworld.errors import UsageError
-from trajworld.evaluation.predictors import compile_one_step
+from trajworld.evaluation.one_step import compile_one_step
 from trajworld.models.identity import action_mask
-from trajworld.models.sizes import ModelSizes
-from trajworld.models.rollout import compile_open_loop, draw_uniforms
-from trajworld.models.trajworld import TrajWorld, Variates
-from trajworld.training.loss import window_loss, window_loss_sums
+from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.rollout import GivenActions, compile_rollout, draw_uniforms
+from trajworld.data.batch import Batch, Variates
+from trajworld.models.trajworld import TrajWorld
+from trajworld.training.loop import mean_loss
 
 backend = active_backend()
 assert backend.device().count == 2 and backend.device().training == 1
-sizes = ModelSizes(blocks=1, width=16, heads=2, window=6, bins=16, variates=12, dropout=0.2)
+sizes = TrajWorldSizes(blocks=1, width=16, heads=2, window=6, bins=16, variates=12, dropout=0.2)
 # As many variates as windows: which of the two an axis is must not be guessed from its length.
 count = batch = 6
 variates = Variates(action_mask(3, 2, count), np.full(count, -1, np.float32), np.full(count, 1, np.float32))
@@ -184,24 +187,24 @@ def everything(devices):
     model = TrajWorld(sizes)
     optimizer = keras.optimizers.AdamW(1e-3, global_clipnorm=0.25)
     shares = []
-    def loss(values, mask, known, seed):
-        for array in (values, known.lower):
+    def loss(batch, seed):
+        for array in (batch.values, batch.variates.lower):
             jax.debug.inspect_array_sharding(array, callback=lambda s, n=array.shape: shares.append(s.shard_shape(n)))
-        return window_loss(model, values, mask, known, seed)
+        return mean_loss(model, batch, seed)
     step = backend.training_step(model, optimizer, loss)
-    losses = [float(step(3e-3, *windows(batch, n), variates, np.int32(n))) for n in range(20)]
+    losses = [float(step(3e-3, Batch(*windows(batch, n), variates), np.int32(n))) for n in range(20)]
     assert {shape for shape in shares} == {(batch // devices, 6, count), (count,)}, shares
     step.write_back()
-    sums = backend.compile(lambda *arrays: window_loss_sums(model, *arrays), model)
-    rollout, one_step = compile_open_loop(model, 3), compile_one_step(model)
+    sums = backend.compile(model.loss_sums, model)
+    rollout, one_step = compile_rollout(model, 3), compile_one_step(model)
     found = {"losses": losses, "iterations": int(optimizer.iterations.value)}
     for number in (batch, 5):  # Five do not divide: whole on each device.
-        found[f"sums {number}"] = [float(value) for value in sums(*windows(number, 99), variates)]
+        found[f"sums {number}"] = [float(value) for value in sums(Batch(*windows(number, 99), variates))]
         found[f"one step {number}"] = np.stack(one_step(*windows(number, 97), variates))[..., :4]
         history = [array[:, :4] for array in windows(number, 98)]
         uniforms = draw_uniforms(13, number, count, 5)
         for draws in (None, uniforms) if number == batch else (None,):
-            seen = rollout(*history, actions[:number], variates, draws)
+            seen = rollout(*history, variates, GivenActions(actions[:number]), draws)
             found[f"rollout {number} {draws is None}"] = np.concatenate([np.ravel(a) for a in seen])
     found["weights"] = np.concatenate([np.ravel(weight) for weight in model.get_weights()])
     return found
@@ -345,7 +348,8 @@ def test_a_run_goes_on_on_another_number_of_devices(work: Path, port: int) -> No
 
     _, err = finish(start(work, ["train", "--resume", "cut"]))
     assert (
-        "Warning: the run began on 2 devices and goes on on 1: the numbers will agree within rounding" in err
+        "Warning: the run began on 2 devices and continues on 1: the numbers will agree within rounding"
+        in err
     )
     finish(whole)
     assert_alike(work / "whole", cut)

@@ -56,13 +56,6 @@ def test_the_dtype_stays() -> None:
     np.testing.assert_array_equal(values, [0.0, 2.0])
 
 
-def test_a_seed_gives_its_mask_again_and_another_seed_or_site_another() -> None:
-    first = kept((64, 64), 0.5, 7, 2)
-    np.testing.assert_array_equal(first, kept((64, 64), 0.5, 7, 2))
-    for seed, site in ((8, 2), (7, 3)):
-        assert 0.45 < np.mean(first != kept((64, 64), 0.5, seed, site)) < 0.55
-
-
 @pytest.mark.parametrize("rate", [0.05, 0.5])
 def test_the_rate_holds_within_chance(rate: float) -> None:
     masks = np.stack([kept((200, 64), rate, seed, 1) for seed in range(20)])

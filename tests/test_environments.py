@@ -1,6 +1,5 @@
 """The simulators' adapters: names, spaces, changed physics, and what is refused."""
 
-import builtins
 import importlib.util
 import math
 import subprocess
@@ -40,9 +39,9 @@ def opened():
     ("text", "canonical"),
     [
         ("Hopper-v5", "gymnasium/Hopper-v5"),
-        ("gymnasium/Hopper-v5", "gymnasium/Hopper-v5"),
         ("dm_control/cheetah-run", "dm_control/cheetah-run"),
         ("Pendulum-v1?l=1.5&g=5", "gymnasium/Pendulum-v1?g=5.0&l=1.5"),
+        ("Pendulum-v1?", "gymnasium/Pendulum-v1"),
         (
             "Ant-v5?include_cfrc_ext_in_observation=False",
             "gymnasium/Ant-v5?include_cfrc_ext_in_observation=false",
@@ -70,12 +69,9 @@ def test_canonical_names_read_back(family, changes):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "?g=1", "gymnasium/", "A?", "A?g", "A?g=", "A?g=1&g=2", "A?g=nan", "A?g=inf", "A?=1"]
+    "text", ["", "?g=1", "gymnasium/", "A?g", "A?g=", "A?g=1&g=2", "A?g=nan", "A?g=inf", "A?=1"]
 )
 def test_malformed_names_are_refused(text):
-    if text == "A?":
-        assert str(parse_name(text)) == "gymnasium/A"
-        return
     with pytest.raises(UsageError):
         parse_name(text)
 
@@ -86,8 +82,6 @@ def test_malformed_names_are_refused(text):
         ("Hoper-v5", "did you mean gymnasium/Hopper-v5"),
         ("../../etc/passwd", "there is no environment"),
         ("CartPole-v1", "Discrete actions.*InvertedPendulum-v5"),
-        ("MountainCar-v0", "use MountainCarContinuous-v0"),
-        ("Acrobot-v1", "use dm_control/acrobot-swingup"),
         ("Pendulum-v1?gravity=5", "unknown gravity; what can be changed there: g, l, m$"),
         ("Pendulum-v1?l=0", "l must be above 0"),
         ("Pendulum-v1?m=true", "m must be a number"),
@@ -97,27 +91,20 @@ def test_malformed_names_are_refused(text):
         ("Hopper-v5?frame_skip=2.5", "must be a whole number"),
         ("Hopper-v5?terminate_when_unhealthy=3", "must be true or false"),
         ("Hopper-v5?render_mode=1", "unknown render_mode"),
+        pytest.param(
+            "dm_control/cheetah-runn", "did you mean dm_control/cheetah-run", marks=needs_dm_control
+        ),
+        pytest.param("dm_control/xyz", "write domain-task", marks=needs_dm_control),
+        pytest.param(
+            "dm_control/cheetah-run?g=3", "friction, gravity, mass, timestep", marks=needs_dm_control
+        ),
+        pytest.param("dm_control/lqr-lqr_2_1", "without bounds", marks=needs_dm_control),
     ],
 )
-def test_what_gymnasium_cannot_do_is_refused_in_one_line(name, message):
+def test_what_cannot_be_done_is_refused_in_one_line(name, message):
     with pytest.raises(UsageError, match=message) as error:
         open_environment(name)
     assert "\n" not in str(error.value)
-
-
-@needs_dm_control
-@pytest.mark.parametrize(
-    ("name", "message"),
-    [
-        ("dm_control/cheetah-runn", "did you mean dm_control/cheetah-run"),
-        ("dm_control/xyz", "write domain-task"),
-        ("dm_control/cheetah-run?g=3", "what can be changed there: friction, gravity, mass, timestep"),
-        ("dm_control/lqr-lqr_2_1", "without bounds"),
-    ],
-)
-def test_what_dm_control_cannot_do_is_refused_in_one_line(name, message):
-    with pytest.raises(UsageError, match=message):
-        open_environment(name)
 
 
 def test_without_dm_control_the_message_says_how_to_get_it(monkeypatch):
@@ -130,15 +117,9 @@ def test_without_dm_control_the_message_says_how_to_get_it(monkeypatch):
 
 
 def test_an_environment_that_cannot_start_is_one_line(monkeypatch):
-    real_import = builtins.__import__
-
-    def no_box2d(name, *arguments, **keywords):
-        if name.startswith("Box2D"):
-            raise ImportError("no Box2D here")
-        return real_import(name, *arguments, **keywords)
-
-    monkeypatch.setattr(builtins, "__import__", no_box2d)
-    for module in [name for name in sys.modules if name.startswith(("Box2D", "gymnasium.envs.box2d"))]:
+    # As if the package were not installed.
+    monkeypatch.setitem(sys.modules, "Box2D", None)
+    for module in [name for name in sys.modules if name.startswith("gymnasium.envs.box2d")]:
         monkeypatch.delitem(sys.modules, module)
     with pytest.raises(TrajWorldError, match="cannot start") as error:
         open_environment("BipedalWalker-v3")
@@ -155,17 +136,18 @@ def test_importing_the_package_imports_no_simulator():
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes", "limit"), [("Hopper-v5", (11, 3), 1000), ("Pendulum-v1", (3, 1), 200)]
+    ("name", "sizes", "limit"),
+    [
+        ("Hopper-v5", (11, 3), 1000),
+        ("Pendulum-v1", (3, 1), 200),
+        ("Ant-v5?include_cfrc_ext_in_observation=false", (27, 8), 1000),
+    ],
 )
 def test_descriptions(opened, name, sizes, limit):
     description = opened(name).description
     assert (description.observation_size, description.action_size) == sizes
     assert description.time_limit == limit
     assert description.observation_space.dtype == np.float32
-
-
-def test_gymnasium_arguments_can_be_set_by_name(opened):
-    assert opened("Ant-v5?include_cfrc_ext_in_observation=false").description.observation_size == 27
 
 
 @pytest.mark.parametrize("change", ["", "?g=3.7", "?m=2.5", "?g=5.0&l=1.5&m=0.5"])
@@ -183,21 +165,15 @@ def test_the_pendulum_obeys_its_equation_with_the_changed_constants(opened, chan
         np.testing.assert_allclose(step.observation, [math.cos(angle), math.sin(angle), speed], atol=2e-5)
 
 
-def free_fall(environment, steps=3):
-    """The vertical speed that a hopper in the air gains per second."""
-    simulator = environment._env.unwrapped
-    environment.reset(0)
-    state = simulator.init_qpos.copy()
-    state[1] = 5.0
-    simulator.set_state(state, np.zeros_like(simulator.init_qvel))
-    before = simulator.data.qvel[1]
-    simulator.do_simulation(np.zeros(3), steps)
-    return (simulator.data.qvel[1] - before) / (steps * simulator.model.opt.timestep)
-
-
 @pytest.mark.parametrize(("change", "gravity"), [("", 9.81), ("?gravity=3.0", 3.0), ("?gravity=0", 0.0)])
 def test_a_falling_hopper_gains_speed_at_the_gravity_that_was_set(opened, change, gravity):
-    assert free_fall(opened("Hopper-v5" + change)) == pytest.approx(-gravity, rel=1e-3, abs=1e-6)
+    environment = opened("Hopper-v5" + change)
+    environment.reset(0)
+    simulator = environment._env.unwrapped
+    simulator.set_state(np.add(simulator.init_qpos, [0, 4, 0, 0, 0, 0]), np.zeros(6))
+    simulator.do_simulation(np.zeros(3), 3)
+    seconds = 3 * simulator.model.opt.timestep
+    assert simulator.data.qvel[1] / seconds == pytest.approx(-gravity, rel=1e-3, abs=1e-6)
 
 
 def test_mass_friction_and_timestep_change_the_model(opened):
@@ -224,23 +200,6 @@ def test_dm_control_gravity_changes_what_a_falling_cheetah_does(opened):
         speeds.append(physics.named.data.qvel["rootz"][0] / physics.data.time)
     assert speeds[0] == pytest.approx(-9.81, rel=0.02)
     assert speeds[1] == pytest.approx(-2.0, rel=0.02)
-
-
-@needs_dm_control
-@pytest.mark.parametrize("name", ["cheetah-run", "humanoid-walk", "fish-swim"])
-def test_dm_control_observations_follow_the_specification(opened, name):
-    environment = opened(f"dm_control/{name}")
-    from dm_control import suite  # after the adapter, which imports it without a renderer
-
-    reference = suite.load(*name.split("-"), task_kwargs={"random": np.random.RandomState(17)})
-    first = environment.reset(17)
-    expected = reference.reset()
-    action = np.full(environment.description.action_size, 0.25, np.float32)
-    for observation in (first, environment.step(action).observation):
-        # Scalar entries (the humanoid's height) count as one.
-        flat = [np.atleast_1d(expected.observation[key]).ravel() for key in reference.observation_spec()]
-        np.testing.assert_array_equal(observation, np.concatenate(flat))
-        expected = reference.step(action)
 
 
 def test_mujocos_silent_reset_of_a_broken_state_is_an_error(opened, tmp_path, monkeypatch):
@@ -277,27 +236,19 @@ def test_gymnasium_dict_observations_are_flattened(opened):
         del gymnasium.registry["TrajWorldDictionary-v0"]
 
 
-@needs_dm_control
-def test_dm_control_starts_without_a_display_and_leaves_the_environment_variables_alone():
+@pytest.mark.parametrize(
+    "name", ["HalfCheetah-v5", pytest.param("dm_control/pendulum-swingup", marks=needs_dm_control)]
+)
+def test_starting_needs_no_display_and_leaves_no_trace(name, tmp_path):
     code = (
-        "import os; os.environ.pop('MUJOCO_GL', None); os.environ.pop('DISPLAY', None)\n"
-        "os.environ.pop('WAYLAND_DISPLAY', None)\n"
+        "import os; [os.environ.pop(name, None) for name in ('MUJOCO_GL', 'DISPLAY', 'WAYLAND_DISPLAY')]\n"
         "from trajworld.environments.open import open_environment\n"
-        "e = open_environment('dm_control/pendulum-swingup'); e.reset(0)\n"
+        f"e = open_environment({name!r}); e.reset(0); e.close()\n"
         "print(os.environ.get('MUJOCO_GL'))"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "None", "")
-
-
-def test_loading_a_model_that_mujoco_warns_about_leaves_no_log(tmp_path):
-    code = (
-        "from trajworld.environments.open import open_environment\n"
-        "e = open_environment('HalfCheetah-v5'); e.reset(0); e.close()"
-    )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
-    assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
-    assert not list(tmp_path.iterdir())
+    assert (result.returncode, result.stdout.strip(), result.stderr) == (0, "None", "")
+    assert not list(tmp_path.iterdir()), "MuJoCo left its log file"
 
 
 @needs_dm_control

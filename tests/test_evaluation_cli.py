@@ -12,15 +12,15 @@ from trajworld.cli.main import main
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.data.statistics import value_range
-from trajworld.evaluation.prediction import prediction_errors
+from trajworld.evaluation.one_step import prediction_errors
 from trajworld.models.files import save_model
 from trajworld.models.identity import Identity
 from trajworld.models.ranges import Support, training_support
-from trajworld.models.sizes import ModelSizes
+from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 
 PENDULUM = "trajworld/gymnasium-pendulum-v1/ou-v0"
-SIZES = ModelSizes(blocks=1, width=16, heads=2, variates=12)
+SIZES = TrajWorldSizes(blocks=1, width=16, heads=2, variates=12)
 
 
 def save(path: Path, identity: Identity | None = None) -> TrajWorld:
@@ -191,9 +191,3 @@ def test_what_stops_half_way_leaves_nothing(
     assert (code, out) == (130, "")
     assert "Interrupted" in err
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_help_shows_examples(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "--help")
-    assert code == 0
-    assert "trajworld evaluate runs/hopper/best.keras" in out

@@ -8,20 +8,21 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trajworld.data.batch import Variates
 from trajworld.data.dataset import Dataset
-from trajworld.data.statistics import value_range, variate_std
+from trajworld.data.statistics import statistics, value_range
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.open_loop import Foresight, fitting_horizon, open_loop_errors
 from trajworld.models.ranges import Support, training_support
-from trajworld.models.rollout import open_loop
-from trajworld.models.sizes import ModelSizes
-from trajworld.models.trajworld import TrajWorld, Variates
+from trajworld.models.rollout import GivenActions, compile_rollout
+from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.trajworld import TrajWorld
 
 
 @pytest.fixture(scope="module")
 def model() -> TrajWorld:
     keras.utils.set_random_seed(0)
-    return TrajWorld(ModelSizes(blocks=1, width=16, heads=2, variates=10))
+    return TrajWorld(TrajWorldSizes(blocks=1, width=16, heads=2, variates=10))
 
 
 def own_support(dataset: Dataset) -> Support:
@@ -48,12 +49,13 @@ def test_rollouts_follow_the_real_actions_and_histories(
     starts = [0, 12, 24, 33]
     found = Foresight(model, dataset, support, horizon=5, batch_size=3)(starts)
     variates = Variates(dataset.is_action, support.lower, support.upper)
+    run = compile_rollout(model, 3)
     for number, (start, first, stop) in enumerate([(0, 0, 21), (12, 0, 21), (24, 21, 28), (33, 28, 44)]):
         history = dataset.rows[max(first, start - 9) : start + 1][None]
         count = min(5, stop - 1 - start)
         actions = dataset.rows[start : start + count, 4:][None]
-        expected = open_loop(model, history, np.ones(history.shape[:2], np.float32), actions, variates, 3)
-        observations, rewards, std, _ = (keras.ops.convert_to_numpy(array)[0] for array in expected)
+        expected = run(history, np.ones(history.shape[:2], np.float32), variates, GivenActions(actions))
+        observations, rewards, std, _, _ = (array[0] for array in expected)
         np.testing.assert_allclose(found.mean[number, :count, :3], observations, atol=1e-3)
         np.testing.assert_allclose(found.mean[number, :count, 3], rewards, atol=1e-3)
         np.testing.assert_allclose(found.std[number, :count, :3], std, atol=1e-3)
@@ -74,7 +76,7 @@ def test_errors_are_means_over_whole_rollouts(
         model, dataset, support=own_support(dataset), horizon=8, starts=1000, foresight=foresight
     )
     assert (found.starts, found.horizon, found.ranges) == (21, 8, "given")
-    foreseen, std = foresight(starts), variate_std(dataset)[:4]
+    foreseen, std = foresight(starts), statistics(dataset).std[:4]
     error = np.zeros((21, 8))
     held = np.zeros((21, 8))
     for number, start in enumerate(starts):

@@ -10,10 +10,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import value_range
-from trajworld.data.windows import cut_windows
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.data.windows import gather_windows
+from trajworld.errors import UsageError
+from trajworld.evaluation.one_step import compile_one_step, copy_last_row_errors
 from trajworld.evaluation.open_loop import Foresight, OpenLoopErrors
 from trajworld.evaluation.pictures import (
     draw_growth,
@@ -23,10 +25,8 @@ from trajworld.evaluation.pictures import (
     typical_episodes,
     view_episode,
 )
-from trajworld.evaluation.prediction import copy_last_row_errors
-from trajworld.evaluation.predictors import compile_one_step, variates_of
 from trajworld.models.ranges import training_support
-from trajworld.models.sizes import ModelSizes
+from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 
 
@@ -40,7 +40,7 @@ def test_a_view_holds_both_kinds_of_prediction_of_the_same_rows(
     tmp_path: Path, memory_dataset: Callable[..., Dataset]
 ) -> None:
     keras.utils.set_random_seed(0)
-    model = TrajWorld(ModelSizes(blocks=1, width=16, heads=2, variates=10))
+    model = TrajWorld(TrajWorldSizes(blocks=1, width=16, heads=2, variates=10))
     dataset = memory_dataset([3, 60, 1])
     support = training_support(*value_range(dataset))
     one_step, foresight = (
@@ -53,8 +53,10 @@ def test_a_view_holds_both_kinds_of_prediction_of_the_same_rows(
     np.testing.assert_array_equal(view.real, dataset.rows[4:26, :4])
     assert view.one_step.steps.tolist() == list(range(1, 22))
     assert view.open_loop.steps.tolist() == list(range(10, 22))
-    values, mask = cut_windows(dataset, [4 + 15])
-    mean, std, _ = one_step(np.repeat(values, 64, 0), np.repeat(mask, 64, 0), variates_of(dataset, support))
+    values, mask = gather_windows(dataset, np.array([4 + 15]), np.array([4]), 20)
+    mean, std, _ = one_step(
+        np.repeat(values, 64, 0), np.repeat(mask, 64, 0), variates_of(dataset, support.lower, support.upper)
+    )
     np.testing.assert_allclose(view.one_step.mean[14], keras.ops.convert_to_numpy(mean)[0, :4], atol=1e-5)
     np.testing.assert_allclose(view.one_step.std[14], keras.ops.convert_to_numpy(std)[0, :4], atol=1e-5)
     np.testing.assert_array_equal(view.open_loop.mean, foresight([4 + 9]).mean[0])
@@ -126,12 +128,3 @@ def test_bars_and_growth_are_drawn_for_odd_data_too(
     ]
     # However many variates, a picture that fits on a screen.
     assert pixels(tmp_path / "many.png").shape[0] < 1400
-
-
-def test_a_picture_that_cannot_be_written_ends_in_one_line(
-    tmp_path: Path, memory_dataset: Callable[..., Dataset]
-) -> None:
-    errors = copy_last_row_errors(memory_dataset([12]))
-    (tmp_path / "file").write_text("")
-    with pytest.raises(TrajWorldError, match="cannot write"):
-        draw_variate_errors(tmp_path / "file" / "x.png", errors, errors, "a model")

@@ -16,7 +16,7 @@ from trajworld.models.files import load_model
 from trajworld.models.names import find_model, said_briefly
 from trajworld.training.loop import train
 from trajworld.training.run import resume_run, start_run
-from trajworld.weights import shipped_card, shipped_models
+from trajworld.weights import shipped_models
 
 __all__ = ["plain_steps"]
 
@@ -58,13 +58,6 @@ def test_what_is_no_model_files_name(name: str) -> None:
         find_model(name)
 
 
-def test_what_is_there_without_the_suffix_is_told_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    Path("model").write_bytes(b"")
-    with pytest.raises(TrajWorldError, match=r"does not end in \.keras"):
-        find_model("model")
-
-
 def test_load_reads_by_name_and_by_path() -> None:
     by_name, by_path = trajworld.load(SMALL), trajworld.load(shipped_models()[SMALL])
     for one, other in zip(by_name.get_weights(), by_path.get_weights(), strict=True):
@@ -79,16 +72,6 @@ def test_save_writes_a_path_and_no_shipped_name(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="is a model that ships"):
         trajworld.save(model, SMALL)
     assert shipped_models()[SMALL].read_bytes() == before
-
-
-def test_importing_the_package_imports_no_framework() -> None:
-    code = (
-        "import sys, trajworld; trajworld.load, trajworld.save\n"
-        "from trajworld.models.names import find_model; find_model('trajworld-small')\n"
-        "print({'keras', 'jax', 'tensorflow', 'torch', 'huggingface_hub'} & sys.modules.keys() or 'none')"
-    )
-    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout.strip() == "none", done.stderr
 
 
 def test_records_hold_a_name_whole_and_of_a_path_the_file(tmp_path: Path) -> None:
@@ -131,12 +114,6 @@ def test_a_shipped_model_that_has_changed_is_not_silently_another_start(
     monkeypatch.setattr("trajworld.models.names.shipped_models", lambda: {SMALL: other})
     with pytest.raises(TrajWorldError, match=r"trajworld-small is not the model that .* began with"):
         resume_run(tmp_path / "run")
-
-
-def test_every_card_belongs_to_a_model() -> None:
-    folder = shipped_models()[SMALL].parent
-    assert {path.stem for path in folder.glob("*.md")} <= set(shipped_models())
-    assert shipped_card("no-such-model") is None
 
 
 def run_trajworld(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

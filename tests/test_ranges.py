@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 from trajworld.errors import TrajWorldError
 from trajworld.models.identity import Identity, action_mask
 from trajworld.models.ranges import (
-    UNIT_SUPPORT,
     Support,
     pretraining_support,
     training_support,
@@ -75,12 +74,6 @@ def test_a_support_survives_json_exactly(ends: list[list[float]]) -> None:
     again = Support.from_config(json.loads(json.dumps(support.to_config())))
     np.testing.assert_array_equal(again.lower, support.lower)
     np.testing.assert_array_equal(again.upper, support.upper)
-
-
-def test_a_shared_support_stays_shared() -> None:
-    assert UNIT_SUPPORT.shared
-    assert Support.from_config(UNIT_SUPPORT.to_config()).shared
-    assert not training_support([0.0], [1.0]).shared
 
 
 def test_an_identity_survives_json() -> None:

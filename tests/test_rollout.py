@@ -1,4 +1,4 @@
-"""Open-loop rollouts against a plain loop that computes whole windows anew for every prediction."""
+"""Rollouts under both controllers against a plain loop that computes whole windows anew for every prediction."""
 
 import functools
 from collections.abc import Callable
@@ -7,41 +7,49 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from keras import ops
 
 from trajworld.backend import active_backend
+from trajworld.data.batch import Variates
 from trajworld.errors import UsageError
 from trajworld.models.identity import action_mask
-from trajworld.models.rollout import OpenLoop, chunk_sizes, compile_open_loop, draw_uniforms, open_loop
-from trajworld.models.sizes import ModelSizes
-from trajworld.models.trajworld import TrajWorld, Variates
+from trajworld.models.rollout import (
+    Controller,
+    GivenActions,
+    PolicyController,
+    RollOut,
+    Rollout,
+    compile_rollout,
+    draw_uniforms,
+)
+from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.trajworld import TrajWorld
 
-SIZES = ModelSizes(blocks=2, width=16, heads=2, variates=12)
 OBSERVATIONS, ACTIONS, BATCH = 3, 2, 2
 LOWER = np.array([-2, -1, 0, -3, -1, -1], np.float32)
 UPPER = np.array([2, 3, 1, 5, 1, 1], np.float32)
+KNOWN = Variates(action_mask(OBSERVATIONS, ACTIONS), LOWER, UPPER)
 
 
-@pytest.fixture(scope="module")
-def model() -> TrajWorld:
+@functools.cache
+def model_of(window: int = 20) -> TrajWorld:
     keras.utils.set_random_seed(0)
-    made = TrajWorld(SIZES)
+    made = TrajWorld(TrajWorldSizes(blocks=2, width=16, heads=2, window=window, variates=12))
     # Random weights predict nearly the same everywhere: a stronger head makes a wrong row or position show.
     made.head.kernel.assign(made.head.kernel * 6.0)
     return made
 
 
-def variates() -> Variates:
-    return Variates(action_mask(OBSERVATIONS, ACTIONS), LOWER, UPPER)
+@functools.cache
+def rolling(window: int = 20) -> RollOut:
+    return compile_rollout(model_of(window), OBSERVATIONS)
 
 
 def trajectory(horizon: int, rows: int = 14, seed: int = 0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     history = rng.uniform(LOWER, UPPER, (BATCH, rows, 6)).astype(np.float32)
-    return (
-        history,
-        np.ones((BATCH, rows), np.float32),
-        rng.uniform(-1, 1, (BATCH, horizon, 2)).astype(np.float32),
-    )
+    actions = rng.uniform(-1, 1, (BATCH, horizon, 2)).astype(np.float32)
+    return history, np.ones((BATCH, rows), np.float32), actions
 
 
 @functools.cache
@@ -50,21 +58,19 @@ def compiled(model: TrajWorld) -> Callable[..., Any]:
 
 
 def logits_of_last_row(model: TrajWorld, rows: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The model's answer at the last row; rows after it, which it cannot see, make every window 20 long."""
-    room = 20 - rows.shape[1]
+    """The model's answer at the last row; rows after it, which it cannot see, make every window equally long."""
+    room = model.sizes.window - rows.shape[1]
     longer = np.pad(rows, [(0, 0), (0, room), (0, 0)]), np.pad(mask, [(0, 0), (0, room)])
-    logits = compiled(model)(*longer, variates())
-    return keras.ops.convert_to_numpy(logits).astype(float)[:, rows.shape[1] - 1]
+    logits = compiled(model)(*longer, KNOWN)
+    return ops.convert_to_numpy(logits).astype(float)[:, rows.shape[1] - 1]
 
 
 def plain_loop(
     model: TrajWorld,
     history: np.ndarray,
     mask: np.ndarray,
-    actions: np.ndarray,
+    act: Callable[[np.ndarray, int], np.ndarray],
     fed: np.ndarray,
-    context: int = 10,
-    chunk: int = 10,
     uniforms: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray]:
     """Chosen values and deviations ``[B, h, O + 1]`` without a cache: each window is computed anew.
@@ -72,15 +78,15 @@ def plain_loop(
     Each step is given the predictions ``fed [B, h, O + 1]`` of the rollout under test as its past: fed its
     own, it would drift away by rounding alone.
     """
-    horizon = actions.shape[1]
+    context, chunk = model.context, model.chunk
     rows = np.concatenate([np.zeros((BATCH, context, 6), np.float32), history], axis=1)
     mask = np.concatenate([np.zeros((BATCH, context), np.float32), mask], axis=1)
     values, deviations = [], []
     start = 0
-    for step in range(horizon):
+    for step in range(fed.shape[1]):
         if step % chunk == 0:
             start = rows.shape[1] - context
-        rows[:, -1, OBSERVATIONS + 1 :] = actions[:, step]
+        rows[:, -1, OBSERVATIONS + 1 :] = act(rows[:, -1, :OBSERVATIONS], step)
         logits = logits_of_last_row(model, rows[:, start:], mask[:, start:])
         probabilities = np.exp(logits - logits.max(axis=-1, keepdims=True))
         probabilities /= probabilities.sum(axis=-1, keepdims=True)
@@ -98,58 +104,95 @@ def plain_loop(
     return np.stack(values, 1)[..., :4], np.stack(deviations, 1)[..., :4]
 
 
-def arrays(found: OpenLoop) -> tuple[np.ndarray, np.ndarray]:
-    observations, rewards, std, reward_std = (keras.ops.convert_to_numpy(array) for array in found)
+def arrays(found: Rollout) -> tuple[np.ndarray, np.ndarray]:
     return (
-        np.concatenate([observations, rewards[..., None]], -1),
-        np.concatenate([std, reward_std[..., None]], -1),
+        np.concatenate([found.observations, found.rewards[..., None]], -1),
+        np.concatenate([found.observation_std, found.reward_std[..., None]], -1),
     )
 
 
-@pytest.mark.parametrize(("horizon", "rows"), [(23, 14), (1, 3), (10, 1), (11, 10)])
-def test_open_loop_equals_a_loop_without_a_cache(model: TrajWorld, horizon: int, rows: int) -> None:
+def given(actions: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
+    return lambda observation, step: actions[:, step]
+
+
+@pytest.mark.parametrize(
+    ("horizon", "rows", "window"),
+    [(23, 14, 20), (1, 3, 20), (10, 1, 20), (11, 10, 20), (9, 14, 2), (4, 1, 3), (13, 9, 11)],
+)
+def test_the_open_loop_equals_a_loop_without_a_cache(horizon: int, rows: int, window: int) -> None:
+    model = model_of(window)
     history, mask, actions = trajectory(horizon, rows)
-    found = arrays(open_loop(model, history, mask, actions, variates(), OBSERVATIONS))
-    expected = plain_loop(model, history, mask, actions, found[0])
+    rollout = rolling(window)(history, mask, KNOWN, GivenActions(actions))
+    found = arrays(rollout)
+    expected = plain_loop(model, history, mask, given(actions), found[0])
     assert found[0].shape == (BATCH, horizon, 4)
     np.testing.assert_allclose(found[0], expected[0], atol=2e-4)
     np.testing.assert_allclose(found[1], expected[1], atol=2e-4)
+    np.testing.assert_array_equal(rollout.actions, actions)
 
 
-def test_masked_history_and_other_chunks(model: TrajWorld) -> None:
-    history, mask, actions = trajectory(9, rows=5)
+def test_a_masked_history_is_not_read() -> None:
+    history, mask, actions = trajectory(9, rows=7)
     mask[0, :3] = 0
-    found = arrays(open_loop(model, history, mask, actions, variates(), OBSERVATIONS, context=7, chunk=4))
-    # What stands in masked rows is not read.
+    found = arrays(rolling()(history, mask, KNOWN, GivenActions(actions)))
     history[0, :3] = 0
-    expected = plain_loop(model, history, mask, actions, found[0], context=7, chunk=4)
+    expected = plain_loop(model_of(), history, mask, given(actions), found[0])
     np.testing.assert_allclose(found[0], expected[0], atol=2e-4)
 
 
-def test_compiled_and_sampled_with_a_seed(model: TrajWorld) -> None:
+def policy(weights: Any, observation: Any, noise: Any) -> Any:
+    action = ops.tanh(ops.matmul(observation, weights["kernel"]) + weights["bias"])
+    return action if noise is None else action + 0.3 * noise
+
+
+@pytest.mark.parametrize("noisy", [False, True])
+def test_a_policy_acts_on_every_predicted_row(noisy: bool) -> None:
+    history, mask, _ = trajectory(23)
+    rng = np.random.default_rng(1)
+    weights = {"kernel": rng.normal(size=(3, 2)).astype("f4"), "bias": rng.normal(size=2).astype("f4")}
+    noise = rng.normal(size=(23, BATCH, ACTIONS)).astype("f4") if noisy else None
+    controller = PolicyController(policy, weights, 23, noise)
+
+    def act(observation: np.ndarray, step: int) -> np.ndarray:
+        action = np.tanh(observation @ weights["kernel"] + weights["bias"])
+        return action if noise is None else action + np.float32(0.3) * noise[step]
+
+    rollout = rolling()(history, mask, KNOWN, controller)
+    found = arrays(rollout)
+    expected = plain_loop(model_of(), history, mask, act, found[0])
+    np.testing.assert_allclose(found[0], expected[0], atol=3e-4)
+    seen = np.concatenate([history[:, -1:, :3], rollout.observations[:, :-1]], axis=1)
+    wanted = np.stack([act(seen[:, step], step) for step in range(23)], axis=1)
+    np.testing.assert_allclose(rollout.actions, wanted, atol=1e-5)
+    # The actions that the policy took, given beforehand, lead to the same rows.
+    again = arrays(rolling()(history, mask, KNOWN, GivenActions(rollout.actions)))
+    np.testing.assert_allclose(again[0], found[0], atol=1e-4)
+
+
+def test_sampling_is_a_function_of_the_seed() -> None:
     history, mask, actions = trajectory(13)
     uniforms = draw_uniforms(13, BATCH, 6, seed=5)
-    run = compile_open_loop(model, OBSERVATIONS)
-    found = arrays(run(history, mask, actions, variates(), uniforms))
-    expected = plain_loop(model, history, mask, actions, found[0], uniforms=uniforms)
+    run = functools.partial(rolling(), history, mask, KNOWN, GivenActions(actions))
+    found = arrays(run(uniforms))
+    expected = plain_loop(model_of(), history, mask, given(actions), found[0], uniforms)
     # A draw within rounding of a bin's edge falls one bin off; the other draws agree.
     width = ((UPPER - LOWER) / 256)[:4]
     assert np.all(np.abs(found[0] - expected[0]) < 1.5 * width)
     assert np.mean(np.abs(found[0] - expected[0]) < 0.01 * width) > 0.95
-    again = arrays(run(history, mask, actions, variates(), uniforms))
-    np.testing.assert_array_equal(found[0], again[0])
-    other = arrays(run(history, mask, actions, variates(), draw_uniforms(13, BATCH, 6, seed=6)))
-    assert not np.allclose(found[0], other[0])
-    expectation = arrays(run(history, mask, actions, variates(), None))
-    expected = plain_loop(model, history, mask, actions, expectation[0])
-    np.testing.assert_allclose(expectation[0], expected[0], atol=2e-4)
+    np.testing.assert_array_equal(found[0], arrays(run(uniforms))[0])
+    assert not np.allclose(found[0], arrays(run(draw_uniforms(13, BATCH, 6, seed=6)))[0])
+    assert not np.allclose(found[0], arrays(run())[0])
 
 
-def test_every_horizon_uses_one_compilation(model: TrajWorld, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_horizon_and_every_controller_of_a_program_use_one_compilation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compilations: list[str] = []
     shapes: list[Any] = []
 
     class Recorder:
         def compile(self, function: Callable[..., Any], model: TrajWorld) -> Callable[..., Any]:
+            compilations.append(function.__name__)
             inner = active_backend().compile(function, model)
 
             def run(*arrays: Any) -> Any:
@@ -161,29 +204,35 @@ def test_every_horizon_uses_one_compilation(model: TrajWorld, monkeypatch: pytes
             return run
 
     monkeypatch.setattr("trajworld.models.rollout.active_backend", Recorder)
-    run = compile_open_loop(model, OBSERVATIONS)
+    run = compile_rollout(model_of(), OBSERVATIONS)
     for horizon, rows in ((1, 1), (10, 14), (23, 4), (40, 14)):
         history, mask, actions = trajectory(horizon, rows)
-        assert run(history, mask, actions, variates()).rewards.shape == (BATCH, horizon)
+        assert run(history, mask, KNOWN, GivenActions(actions)).rewards.shape == (BATCH, horizon)
     assert len(shapes) == 1 + 1 + 3 + 4
     assert all(found == shapes[0] for found in shapes)
+    assert len(compilations) == 2
+    for bias in (0.0, 1.0):
+        weights = {"kernel": np.ones((3, 2), np.float32), "bias": np.float32([bias, 0])}
+        run(history, mask, KNOWN, PolicyController(policy, weights, 3))
+    assert len(compilations) == 4
 
 
-def test_every_action_matters_from_its_own_step_on_and_the_history_has_none(model: TrajWorld) -> None:
+def test_every_action_matters_from_its_own_step_on_and_the_history_has_none() -> None:
     history, mask, actions = trajectory(14)
-    run = compile_open_loop(model, OBSERVATIONS)
-    before = arrays(run(history, mask, actions, variates()))[0]
+    before = arrays(rolling()(history, mask, KNOWN, GivenActions(actions)))[0]
     for step in (0, 4, 10, 13):
         changed = actions.copy()
         changed[:, step] = -changed[:, step]
-        after = arrays(run(history, mask, changed, variates()))[0]
+        after = arrays(rolling()(history, mask, KNOWN, GivenActions(changed)))[0]
         np.testing.assert_allclose(before[:, :step], after[:, :step], atol=1e-6)
         assert not np.allclose(before[:, step], after[:, step], atol=1e-6)
     history[:, -1, 4:] = 0.123
-    np.testing.assert_allclose(arrays(run(history, mask, actions, variates()))[0], before, atol=1e-6)
+    np.testing.assert_allclose(
+        arrays(rolling()(history, mask, KNOWN, GivenActions(actions)))[0], before, atol=1e-6
+    )
 
 
-def test_variates_added_to_make_a_batch_rectangular_change_nothing(model: TrajWorld) -> None:
+def test_variates_added_to_make_a_batch_rectangular_change_nothing() -> None:
     history, mask, actions = trajectory(12)
     wide = np.concatenate([history, np.full((BATCH, 14, 3), 0.7, np.float32)], axis=-1)
     known = Variates(
@@ -192,25 +241,25 @@ def test_variates_added_to_make_a_batch_rectangular_change_nothing(model: TrajWo
         np.concatenate([UPPER, np.ones(3, np.float32)]),
         np.array([1] * 6 + [0] * 3, np.float32),
     )
-    found = arrays(open_loop(model, wide, mask, actions, known, OBSERVATIONS))
-    expected = plain_loop(model, history, mask, actions, found[0])
+    found = arrays(rolling()(wide, mask, known, GivenActions(actions)))
+    expected = plain_loop(model_of(), history, mask, given(actions), found[0])
     np.testing.assert_allclose(found[0], expected[0], atol=2e-4)
 
 
-def test_predictions_stay_in_the_support(model: TrajWorld) -> None:
+def test_predictions_stay_in_the_support() -> None:
     history, mask, actions = trajectory(21)
-    values, std = arrays(open_loop(model, history * 50, mask, actions * 50, variates(), OBSERVATIONS))
-    assert np.all(values >= LOWER[:4])
-    assert np.all(values <= UPPER[:4])
-    assert np.all(std > 0)
+    for draws in (None, draw_uniforms(21, BATCH, 6, seed=0)):
+        values, std = arrays(rolling()(history * 50, mask, KNOWN, GivenActions(actions * 50), draws))
+        assert np.all((values >= LOWER[:4]) & (values <= UPPER[:4]))
+        assert np.all(std > 0)
 
 
-def test_in_mixed_precision(model: TrajWorld) -> None:
-    half = TrajWorld(SIZES, dtype="mixed_bfloat16")
-    half.set_weights(model.get_weights())
+def test_in_mixed_precision() -> None:
+    half = TrajWorld(model_of().sizes, dtype="mixed_bfloat16")
+    half.set_weights(model_of().get_weights())
     history, mask, actions = trajectory(12)
-    found = arrays(compile_open_loop(half, OBSERVATIONS)(history, mask, actions, variates()))[0]
-    exact = arrays(open_loop(model, history, mask, actions, variates(), OBSERVATIONS))[0]
+    found = arrays(compile_rollout(half, OBSERVATIONS)(history, mask, KNOWN, GivenActions(actions)))[0]
+    exact = arrays(rolling()(history, mask, KNOWN, GivenActions(actions)))[0]
     assert found.dtype == np.float32
     # Later steps may drift: they are fed what differed before them.
     assert np.all(np.abs(found - exact)[:, :2] < 0.1 * (UPPER - LOWER)[:4])
@@ -219,24 +268,25 @@ def test_in_mixed_precision(model: TrajWorld) -> None:
 
 @pytest.mark.parametrize("window", [2, 3, 8, 19, 20, 40])
 def test_chunks_fit_every_window(window: int) -> None:
-    context, chunk = chunk_sizes(window)
+    context, chunk = model_of(window).context, model_of(window).chunk
     assert context >= 1
     assert chunk >= 2
     assert context + chunk - 1 <= window
     assert window < 19 or (context, chunk) == (10, 10)
 
 
-def test_what_does_not_fit_is_refused(model: TrajWorld) -> None:
+def test_what_does_not_fit_is_refused() -> None:
     history, mask, actions = trajectory(4)
-    with pytest.raises(UsageError, match="window of 20"):
-        open_loop(model, history, mask, actions, variates(), OBSERVATIONS, context=12)
+
+    def run(model: TrajWorld, history: np.ndarray, controller: Controller, observations: int = 3) -> None:
+        compile_rollout(model, observations)(history, mask, KNOWN, controller)
+
     with pytest.raises(UsageError, match="at least 2 rows"):
-        chunk_sizes(1)
-    with pytest.raises(UsageError, match="chunks of 1"):
-        open_loop(model, history, mask, actions, variates(), OBSERVATIONS, chunk=1)
-    with pytest.raises(UsageError, match="must be"):
-        open_loop(model, history[:1], mask, actions, variates(), OBSERVATIONS)
-    with pytest.raises(UsageError, match="must be"):
-        open_loop(model, history, mask, actions[:, :0], variates(), OBSERVATIONS)
-    with pytest.raises(UsageError, match="more than the 6"):
-        open_loop(model, history, mask, actions, variates(), 4)
+        run(model_of(1), history, GivenActions(actions))
+    for wrong in (history[:1], history[:, :0], history[0]):
+        with pytest.raises(UsageError, match="must be"):
+            run(model_of(), wrong, GivenActions(actions))
+    with pytest.raises(UsageError, match="at least one step"):
+        run(model_of(), history, GivenActions(actions[:, :0]))
+    with pytest.raises(UsageError, match="4 observations"):
+        run(model_of(), history, GivenActions(actions), 4)

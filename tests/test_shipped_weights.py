@@ -7,10 +7,11 @@ from numpy_reference import Reference, weights_of_file
 
 import trajworld
 from trajworld.backend import active_backend
+from trajworld.data.batch import Variates
 from trajworld.models.files import describe_model
 from trajworld.models.identity import action_mask
-from trajworld.models.sizes import PRESETS
-from trajworld.models.trajworld import TrajWorld, Variates
+from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.trajworld import TrajWorld
 from trajworld.weights import shipped_models
 
 NAMES = sorted(shipped_models())
@@ -48,7 +49,7 @@ def fixed_windows(observations: int, actions: int) -> tuple[np.ndarray, np.ndarr
 def test_what_ships_is_named_and_pre_trained(name: str) -> None:
     described = describe_model(shipped_models()[name])
     assert name.startswith("trajworld-")
-    assert described["parameters"] == PRESETS[name.removeprefix("trajworld-")].parameters
+    assert described["parameters"] == TrajWorldSizes.presets[name.removeprefix("trajworld-")].parameters
     assert described["support"] == {"lower": 0.0, "upper": 1.0}
     assert len(described["sources"]) > 1
     assert described["history"]["kind"] == "pretrain"

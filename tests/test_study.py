@@ -135,7 +135,10 @@ def test_a_study_that_is_killed_ten_times_ends_with_the_same_table(tmp_path):
 
 
 def test_a_store_has_one_writer(tmp_path):
-    with Store(tmp_path).writing(), pytest.raises(TrajWorldError, match="another process writes"):
+    with (
+        Store(tmp_path).writing(),
+        pytest.raises(TrajWorldError, match="another process is writing the store"),
+    ):
         run_study(Powers(), Store(tmp_path), LocalEngine(1))
     assert run_study(Powers(), Store(tmp_path), LocalEngine(1)) == []
 
@@ -195,7 +198,7 @@ def test_a_report_holds_everything_and_can_be_made_again_from_its_table(tmp_path
     text = page.read_text()
     assert text.count("data:image/") == 5
     assert "1 min 1 s" in text
-    assert "8.10 [8.00–8.20]" in text
+    assert "8.10 <small>[8.00–8.20]</small>" in text
     assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org", "")
     name, options, again, facts, pictures = read_report(folder)
     assert name == "powers"

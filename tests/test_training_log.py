@@ -1,6 +1,5 @@
-"""The log of a run: JSON lines, CSV and TensorBoard agree, and are cut back to what a checkpoint knows."""
+"""The log of a run: JSON lines and TensorBoard agree, and are cut back to what a checkpoint knows."""
 
-import csv
 import json
 import struct
 from pathlib import Path
@@ -10,7 +9,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from trajworld.errors import TrajWorldError
-from trajworld.training.log import COLUMNS, MetricsLog
+from trajworld.training.log import MetricsLog
 from trajworld.training.record import read_metrics
 
 
@@ -38,31 +37,21 @@ def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
     return found
 
 
-def test_three_logs_say_the_same(tmp_path: Path) -> None:
+def test_both_logs_say_the_same(tmp_path: Path) -> None:
     rows = [row(1), row(2, holdout_loss=0.25, holdout={"a": 0.2, "b/c": 0.3})]
     with MetricsLog(tmp_path) as log:
-        for one in rows:
+        for count, one in enumerate(rows, start=1):
             log.write(one)
+            # On disk before the log is closed.
+            assert len(read_metrics(tmp_path)) == count
     assert [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == rows
     assert read_metrics(tmp_path) == rows
-    with open(tmp_path / "metrics.csv", newline="") as file:
-        table = list(csv.DictReader(file))
-    assert list(table[0]) == list(COLUMNS)
-    assert [float(line["loss"]) for line in table] == [1.0, 0.5]
-    assert [line["holdout_loss"] for line in table] == ["", "0.25"]
     found = scalars(tmp_path)
     assert found["loss"] == [(1, 1.0), (2, 0.5)]
     assert found["holdout_loss"] == [(2, 0.25)]
     assert found["holdout/a"] == [(2, pytest.approx(0.2))]
     assert found["holdout/b/c"] == [(2, pytest.approx(0.3))]
     assert "step" not in found
-
-
-def test_rows_are_on_disk_before_the_log_is_closed(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path) as log:
-        log.write(row(1))
-        assert read_metrics(tmp_path) == [row(1)]
-        assert len((tmp_path / "metrics.csv").read_text().splitlines()) == 2
 
 
 def test_rows_after_the_checkpoint_are_forgotten_everywhere(tmp_path: Path) -> None:
@@ -72,8 +61,6 @@ def test_rows_after_the_checkpoint_are_forgotten_everywhere(tmp_path: Path) -> N
     with MetricsLog(tmp_path, 4) as log:
         log.write(row(5, loss=77.0))
     assert read_metrics(tmp_path) == [*[row(step) for step in range(1, 5)], row(5, loss=77.0)]
-    with open(tmp_path / "metrics.csv", newline="") as file:
-        assert [line["step"] for line in csv.DictReader(file)] == ["1", "2", "3", "4", "5"]
     assert scalars(tmp_path)["loss"] == [
         *[(step, pytest.approx(1 / step)) for step in range(1, 5)],
         (5, 77.0),
@@ -110,10 +97,6 @@ def test_a_last_line_that_was_cut_short_is_left_out(tmp_path: Path, torn: str) -
     with MetricsLog(tmp_path, 2) as log:
         log.write(row(3))
     assert read_metrics(tmp_path) == [row(1), row(2), row(3)]
-
-
-def test_there_is_no_log_before_the_first_row(tmp_path: Path) -> None:
-    assert read_metrics(tmp_path) == []
 
 
 def test_a_full_disk_is_one_line(tmp_path: Path) -> None:

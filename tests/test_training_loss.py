@@ -8,14 +8,15 @@ import pytest
 from keras import ops
 
 from trajworld.backend import active_backend
-from trajworld.models.sizes import ModelSizes
-from trajworld.models.trajworld import TrajWorld, Variates
-from trajworld.training.loss import predicted_mask, window_loss, window_loss_sums
+from trajworld.data.batch import Batch, Variates
+from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.trajworld import TrajWorld
+from trajworld.training.loop import mean_loss
 
 BINS = 16
 
 
-def batch() -> tuple[np.ndarray, np.ndarray, Variates]:
+def batch() -> Batch:
     """Three windows of five rows: 2 observations, reward, action, two variates of padding; one window is padded."""
     rng = np.random.default_rng(1)
     values = rng.normal(size=(3, 5, 6)).astype(np.float32)
@@ -28,11 +29,11 @@ def batch() -> tuple[np.ndarray, np.ndarray, Variates]:
         np.array([1, 2, 0.5, 1, 1, 1], np.float32),
         np.array([1, 1, 1, 1, 0, 0], np.float32),
     )
-    return values, mask, variates
+    return Batch(values, mask, variates)
 
 
 def target(value: float, lower: float, upper: float, kind: str) -> np.ndarray:
-    """The target distribution over the bins: DESIGN §3, by the error function of the standard library."""
+    """The target distribution over the bins: by the error function of the standard library."""
     scaled = (value - lower) / (upper - lower) * BINS
     if kind == "onehot":
         return np.eye(BINS)[int(min(max(math.floor(scaled), 0), BINS - 1))]
@@ -46,8 +47,8 @@ def target(value: float, lower: float, upper: float, kind: str) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["onehot", "gauss"])
 def test_the_loss_is_that_of_a_plain_loop(kind: str) -> None:
     random.seed(0)
-    model = TrajWorld(ModelSizes(blocks=1, width=8, heads=2, window=5, bins=BINS))
-    values, mask, variates = batch()
+    model = TrajWorld(TrajWorldSizes(blocks=1, width=8, heads=2, window=5, bins=BINS))
+    values, mask, variates, _ = batch()
     call = active_backend().compile(lambda *arrays: model(*arrays), model)
     logits = np.asarray(ops.convert_to_numpy(call(values[:, :-1], mask[:, :-1], variates)), np.float64)
     rows = []
@@ -69,34 +70,26 @@ def test_the_loss_is_that_of_a_plain_loop(kind: str) -> None:
             rows.append(np.mean(entropies))
     assert len(rows) == 4 + 1 + 2
     run = active_backend().compile(
-        lambda *arrays: (
-            window_loss(model, *arrays, targets=kind),
-            *window_loss_sums(model, *arrays, targets=kind),
-        ),
-        model,
+        lambda batch: (mean_loss(model, batch, targets=kind), *model.loss_sums(batch, targets=kind)), model
     )
-    loss, total, count = (float(value) for value in run(values, mask, variates))
+    loss, total, count = (float(value) for value in run(batch()))
     assert loss == pytest.approx(np.mean(rows), rel=1e-4)
     assert (total, count) == (pytest.approx(np.sum(rows), rel=1e-4), 7)
 
 
 def test_padding_has_no_part_in_the_loss() -> None:
     random.seed(0)
-    model = TrajWorld(ModelSizes(blocks=1, width=8, heads=2, window=5, bins=BINS))
-    values, mask, variates = batch()
-    run = active_backend().compile(lambda *arrays: window_loss(model, *arrays), model)
-    loss = float(run(values, mask, variates))
+    model = TrajWorld(TrajWorldSizes(blocks=1, width=8, heads=2, window=5, bins=BINS))
+    values, mask, variates, _ = batch()
+    run = active_backend().compile(lambda batch: mean_loss(model, batch), model)
+    loss = float(run(Batch(values, mask, variates)))
     other = values.copy()
     other[:, :, 4:] = 77.0
     other[mask == 0] = -55.0
-    assert float(run(other, mask, variates)) == pytest.approx(loss, rel=1e-5)
+    assert float(run(Batch(other, mask, variates))) == pytest.approx(loss, rel=1e-5)
+    # Actions are read but not predicted: that of the last row has no part either.
+    other[:, -1, 3] = 9.0
+    assert float(run(Batch(other, mask, variates))) == pytest.approx(loss, rel=1e-5)
     other = values.copy()
     other[0, 2, 0] += 1.0
-    assert float(run(other, mask, variates)) != pytest.approx(loss, rel=1e-5)
-
-
-def test_observations_and_the_reward_are_predicted_and_nothing_else() -> None:
-    _, _, variates = batch()
-    np.testing.assert_array_equal(ops.convert_to_numpy(predicted_mask(variates)), [1, 1, 1, 0, 0, 0])
-    unpadded = variates._replace(mask=None)
-    np.testing.assert_array_equal(ops.convert_to_numpy(predicted_mask(unpadded)), [1, 1, 1, 0, 1, 1])
+    assert float(run(Batch(other, mask, variates))) != pytest.approx(loss, rel=1e-5)

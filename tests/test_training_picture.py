@@ -14,7 +14,6 @@ ROWS: list[dict[str, Any]] = [
     {"step": 2, "loss": math.nan, "holdout_loss": None},
     {"step": 3, "holdout_loss": 4.0, "holdout": {"a": 3.0, "b": 5.0}},
     {"step": 4, "loss": 3.0, "holdout_loss": 3.5, "holdout": {"a": 2.5, "b": 4.5}},
-    {"note": "resumed"},
 ]
 
 

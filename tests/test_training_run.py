@@ -1,7 +1,6 @@
 """Run directories: what is in them, where a run begins, and what is refused before anything is written."""
 
 import json
-import os
 import random
 import shutil
 import tomllib
@@ -22,7 +21,7 @@ from trajworld.data.windows import WindowIndex
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.files import load_model, save_model
 from trajworld.models.ranges import training_support
-from trajworld.models.sizes import ModelSizes
+from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 from trajworld.training.config import resolve_config
 from trajworld.training.loop import train
@@ -43,7 +42,7 @@ def data(tmp_path: Path) -> str:
 def source(tmp_path: Path) -> Path:
     """A model file of other sizes than the presets'."""
     path = tmp_path / "source.keras"
-    save_model(TrajWorld(ModelSizes(**{**SIZES, "window": 3}, variates=5, dropout=0.25)), path)
+    save_model(TrajWorld(TrajWorldSizes(**{**SIZES, "window": 3}, variates=5, dropout=0.25)), path)
     return path
 
 
@@ -176,38 +175,6 @@ def test_initial_models_that_do_not_fit(tmp_path: Path, data: str, source: Path)
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(
-    ("lengths", "options", "message"),
-    [
-        ([9], {}, "one episode cannot be split into training and holdout"),
-        ([9, 9], {"transitions": 9}, "one episode cannot be split"),
-        (None, {}, "names no dataset"),
-    ],
-)
-def test_data_that_cannot_be_trained_on(
-    tmp_path: Path, lengths: list[int] | None, options: dict[str, Any], message: str
-) -> None:
-    spec = str(tmp_path / "none") if lengths is None else store(tmp_path / "data", lengths)
-    with pytest.raises(TrajWorldError, match=message) as caught:
-        start_run(tmp_path / "run", config_for("train", [spec], **options))
-    assert "\n" not in str(caught.value)
-    assert not (tmp_path / "run").exists()
-
-
-def test_one_episode_is_enough_without_a_holdout_set(tmp_path: Path) -> None:
-    data = store(tmp_path / "data", [9])
-    (part,) = start_run(tmp_path / "run", config_for("train", [data], holdout_fraction=0.0)).parts
-    assert (len(part.training), len(part.holdout)) == (1, 0)
-
-
-def test_a_damaged_store_is_refused_before_anything_is_written(tmp_path: Path, data: str) -> None:
-    rows = Path(data) / "rows.npy"
-    rows.write_bytes(rows.read_bytes()[:-40])
-    with pytest.raises(TrajWorldError, match=r"rows\.npy"):
-        start_run(tmp_path / "run", config_for("train", [data]))
-    assert not (tmp_path / "run").exists()
-
-
 def test_outputs_that_are_taken(tmp_path: Path, data: str) -> None:
     config = config_for("train", [data])
     run = start_run(tmp_path / "run", config)
@@ -253,13 +220,6 @@ def test_a_run_that_cannot_start_does_not_remove_the_one_that_is_there(tmp_path:
         with pytest.raises(TrajWorldError):
             start_run(run.path, bad, overwrite=True)
     assert (run.path / "best.keras").read_text() == "an earlier result"
-
-
-def test_what_is_not_a_run_cannot_be_resumed(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    for path in (tmp_path, tmp_path / "none", tmp_path / "file"):
-        with pytest.raises(UsageError, match="is not a run directory"):
-            resume_run(path)
 
 
 @pytest.mark.parametrize(
@@ -378,7 +338,7 @@ def test_another_backend_and_other_versions_are_warned_of(tmp_path: Path, data: 
     record["versions"]["keras"] = "0.1"
     (run.path / "run.json").write_text(json.dumps(record))
     backend, changed = resume_run(run.path)[1]
-    assert "began on theano and goes on on" in backend
+    assert "began on theano and continues on" in backend
     assert "keras 0.1 -> " in changed
 
 
@@ -389,11 +349,3 @@ def test_weights_of_the_datasets_share_the_batches(tmp_path: Path, data: str) ->
     drawn = [run.mixture.source_of(step) for step in range(400)]
     assert drawn.count(0) == pytest.approx(300, abs=2)
     assert set(run.model.identity.sources) == {"test/data", "test/other"}
-
-
-def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, data: str) -> None:
-    if os.geteuid() == 0:
-        pytest.skip("the superuser may write everywhere")
-    (tmp_path / "locked").mkdir(mode=0o500)
-    with pytest.raises(TrajWorldError, match="cannot write"):
-        start_run(tmp_path / "locked" / "run", config_for("train", [data]))

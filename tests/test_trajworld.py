@@ -13,17 +13,19 @@ from numpy.typing import NDArray
 from numpy_reference import Reference, weights_of_model
 
 from trajworld.backend import active_backend
+from trajworld.data.batch import Variates
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.identity import action_mask
-from trajworld.models.sizes import PRESETS, ModelSizes, model_sizes
-from trajworld.models.trajworld import TrajWorld, Variates
+from trajworld.models.interface import MODELS
+from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.trajworld import TrajWorld
 
-SIZES = ModelSizes(blocks=2, width=8, heads=2, window=6, bins=16, variates=12, dropout=0.2)
+SIZES = TrajWorldSizes(blocks=2, width=8, heads=2, window=6, bins=16, variates=12, dropout=0.2)
 
 Array = NDArray[Any]
 
 
-def randomised(sizes: ModelSizes, seed: int = 0, dtype: str = "float32") -> TrajWorld:
+def randomised(sizes: TrajWorldSizes, seed: int = 0, dtype: str = "float32") -> TrajWorld:
     """A model all of whose weights, biases and norms included, are random."""
     rng = np.random.default_rng(seed)
     model = TrajWorld(sizes, dtype=dtype)
@@ -140,12 +142,11 @@ def test_a_row_alters_its_own_and_later_predictions_only(predict: Callable[..., 
     np.testing.assert_array_equal(first[1:], second[1:])
 
 
-@pytest.mark.parametrize(("rows", "padded"), [(None, None), (1, None), (None, 9)])
+@pytest.mark.parametrize("padded", [None, 9])
 def test_cached_decoding_gives_what_one_pass_gives(
     model: TrajWorld,
     predict: Callable[..., Array],
     decode: Callable[..., Any],
-    rows: int | None,
     padded: int | None,
 ) -> None:
     variates = known_variates(3, 2, padded)
@@ -155,12 +156,8 @@ def test_cached_decoding_gives_what_one_pass_gives(
     )
     expected = predict(values, time_mask, variates)
     # The cache holds one row more than is used: what lies beyond must not be seen.
-    prefill = active_backend().compile(functools.partial(model.prefill, length=6, rows=rows), model)
-    logits, cache = prefill(values[:, :3], time_mask[:, :3], variates)
-    real = time_mask > 0
-    first = 3 - (rows or 3)
-    answered = real[:, first:3]
-    np.testing.assert_allclose(numpy(logits)[answered], expected[:, first:3][answered], atol=1e-4)
+    past = active_backend().compile(functools.partial(model.encode_past, length=6), model)
+    cache = past(values[:, :3], time_mask[:, :3], variates)
     for position in range(3, 5):
         logits, cache = decode(values[:, position], np.int32(position), cache, variates)
         np.testing.assert_allclose(numpy(logits), expected[:, position], atol=1e-4)
@@ -175,7 +172,7 @@ def test_too_many_variates_or_rows_are_refused_by_name(model: TrajWorld) -> None
         model(values, time_mask, variates)
     variates = known_variates(2, 1)
     values, time_mask = windows(variates, rows=7)
-    for call in (model, functools.partial(model.prefill, length=7)):
+    for call in (model, model.start):
         with pytest.raises(TrajWorldError, match=r"^a window of 7 rows is longer than the model's 6$"):
             call(values, time_mask, variates)
     with pytest.raises(TrajWorldError, match=r"must be \[windows, rows, variates\]"):
@@ -183,17 +180,17 @@ def test_too_many_variates_or_rows_are_refused_by_name(model: TrajWorld) -> None
 
 
 def test_more_than_100_variates_need_a_larger_table() -> None:
-    small = ModelSizes(blocks=1, width=4, heads=1, window=3, bins=8)
+    small = TrajWorldSizes(blocks=1, width=4, heads=1, window=3, bins=8)
     variates = known_variates(100, 1)
     values, time_mask = windows(variates, rows=3)
     with pytest.raises(TrajWorldError, match="102 variates are more than the 100"):
         TrajWorld(small)(values, time_mask, variates)
-    wide = TrajWorld(ModelSizes(blocks=1, width=4, heads=1, window=3, bins=8, variates=102))
+    wide = TrajWorld(TrajWorldSizes(blocks=1, width=4, heads=1, window=3, bins=8, variates=102))
     assert active_backend().compile(wide, wide)(values, time_mask, variates).shape == (3, 3, 102, 8)
 
 
 def test_mixed_precision_computes_in_bfloat16_but_reads_raw_values_in_float32() -> None:
-    sizes = ModelSizes(blocks=1, width=16, heads=2, window=6, bins=32, variates=12)
+    sizes = TrajWorldSizes(blocks=1, width=16, heads=2, window=6, bins=32, variates=12)
     exact, mixed = randomised(sizes), randomised(sizes, dtype="mixed_bfloat16")
     assert {str(keras.backend.standardize_dtype(variable.dtype)) for variable in mixed.weights} == {"float32"}
     # Values whose differences bfloat16 cannot hold: near 1000, it has steps of 4.
@@ -226,17 +223,20 @@ def test_dropout_is_a_function_of_the_seed(model: TrajWorld, predict: Callable[.
     assert np.abs(with_seed(3) - predict(values, time_mask, variates)).max() > 1e-2
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", TrajWorldSizes.presets)
 def test_presets_are_as_large_as_they_say(preset: str) -> None:
     expected = {"paper": 9.6e6, "small": 0.34e6}
     if preset in expected:
-        assert PRESETS[preset].parameters == pytest.approx(expected[preset], rel=0.02)
+        assert TrajWorldSizes.presets[preset].parameters == pytest.approx(expected[preset], rel=0.02)
     if preset != "paper":
-        assert TrajWorld(PRESETS[preset]).count_params() == PRESETS[preset].parameters
+        assert (
+            TrajWorld(TrajWorldSizes.presets[preset]).count_params()
+            == TrajWorldSizes.presets[preset].parameters
+        )
 
 
 def test_initial_weights_are_as_defined() -> None:
-    model = TrajWorld(model_sizes("small"))
+    model = TrajWorld(MODELS["trajworld"].preset("small"))
     weights = {
         variable.path.removeprefix(f"{model.name}/"): numpy(variable.value) for variable in model.weights
     }
@@ -250,10 +250,12 @@ def test_initial_weights_are_as_defined() -> None:
 def test_wrong_sizes_are_refused() -> None:
     for wrong in ({"blocks": 0}, {"heads": 5}, {"dropout": 1.0}, {"bins": -1}):
         with pytest.raises(UsageError):
-            model_sizes("tiny", **wrong)
-    with pytest.raises(UsageError, match="no model preset is called 'huge'"):
-        model_sizes("huge")
-    assert model_sizes("tiny", variates=None, bins=32) == ModelSizes(blocks=2, width=32, heads=2, bins=32)
+            MODELS["trajworld"].preset("tiny", **wrong)
+    with pytest.raises(UsageError, match="no preset of trajworld is called 'huge'"):
+        MODELS["trajworld"].preset("huge")
+    assert MODELS["trajworld"].preset("tiny", variates=None, bins=32) == TrajWorldSizes(
+        blocks=2, width=32, heads=2, bins=32
+    )
 
 
 def test_a_window_may_lack_its_first_padded_rows() -> None:

@@ -52,9 +52,9 @@ class PlainStep:
         self._total = np.array(ops.convert_to_numpy(self._moment.value))
         self._steps = int(ops.convert_to_numpy(self._iterations.value))
 
-    def __call__(self, rate: float, values: Any, mask: Any, variates: Any, seed: Any) -> float:
+    def __call__(self, rate: float, batch: Any, seed: Any) -> float:
         noise = np.random.default_rng(int(seed) & 0xFFFFFFFF).normal(size=self._held.shape)
-        self._total = (0.9 * self._total + values.mean()).astype(np.float32)
+        self._total = (0.9 * self._total + batch.values.mean()).astype(np.float32)
         self._held = (self._held * (1 - rate) + rate * noise + 1e-3 * self._total.mean()).astype(np.float32)
         self._steps += 1
         return float(np.abs(self._held).mean())
@@ -68,7 +68,6 @@ class PlainStep:
 @pytest.fixture
 def plain_steps(monkeypatch: pytest.MonkeyPatch) -> type[PlainStep]:
     """Train with :class:`PlainStep`, and evaluate by the size of its weight: what the loop does, without a compiler."""
-    import trajworld.training.holdout
     import trajworld.training.loop
     from trajworld.backend import active_backend
 
@@ -78,9 +77,9 @@ def plain_steps(monkeypatch: pytest.MonkeyPatch) -> type[PlainStep]:
         def compile(self, function: Callable[..., Any], model: Any) -> Callable[..., Any]:
             from keras import ops
 
-            def sums(values: Any, mask: Any, variates: Any) -> tuple[float, float]:
+            def sums(batch: Any) -> tuple[float, float]:
                 weight = ops.convert_to_numpy(model.trainable_variables[0].value)
-                rows = float(mask[:, :-1].sum())
+                rows = float(batch.time_mask[:, :-1].sum())
                 return rows * float(np.abs(weight).mean()), rows
 
             return sums
@@ -88,8 +87,7 @@ def plain_steps(monkeypatch: pytest.MonkeyPatch) -> type[PlainStep]:
         def training_step(self, model: Any, optimizer: Any, loss: Any) -> PlainStep:
             return PlainStep(model, optimizer, loss)
 
-    for module in (trajworld.training.loop, trajworld.training.holdout):
-        monkeypatch.setattr(module, "active_backend", PlainBackend)
+    monkeypatch.setattr(trajworld.training.loop, "active_backend", PlainBackend)
     return PlainStep
 
 

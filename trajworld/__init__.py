@@ -1,11 +1,12 @@
 """Trajectory world models across heterogeneous environments.
 
 Importing this package chooses Keras's backend: ``KERAS_BACKEND`` where it is set, JAX otherwise. It imports no
-deep-learning framework by itself; the modules that need one do.
+deep-learning framework by itself; the functions that need one do, when they are called.
 """
 
+import importlib
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 # Keras reads this once, when it is first imported, and falls back to TensorFlow: so it is set here, before anything
 # in the package can import Keras, and nowhere else.
@@ -14,32 +15,18 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 from trajworld.version import __version__
 
 if TYPE_CHECKING:
-    from trajworld.models.trajworld import TrajWorld
+    from trajworld.api import evaluate, load, open_dataset, predict, rollout, save, train
 
-__all__ = ["__version__", "load", "save"]
-
-
-def load(name: str | os.PathLike[str]) -> "TrajWorld":
-    """Read a model, on whatever backend; nothing in its file is trusted.
-
-    Args:
-        name: A model that ships (``trajworld-small``), one on the Hugging Face hub
-            (``hf://USER/REPO[@REVISION][/FILE.keras]``), or a ``.keras`` file.
-
-    Raises:
-        trajworld.errors.TrajWorldError: There is no such model, or its file is damaged or hostile.
-    """
-    from trajworld.models import names
-
-    return names.load(name)
+__all__ = ["__version__", "evaluate", "load", "open_dataset", "predict", "rollout", "save", "train"]
 
 
-def save(model: "TrajWorld", name: str | os.PathLike[str]) -> None:
-    """Write a model: to a ``.keras`` file, atomically, or to ``hf://USER/REPO[@BRANCH][/FILE.keras]``.
+def __getattr__(name: str) -> Any:
+    """The functions of :mod:`trajworld.api`, imported when they are first asked for."""
+    if name not in __all__:
+        raise AttributeError(f"module 'trajworld' has no attribute {name!r}")
+    return getattr(importlib.import_module("trajworld.api"), name)
 
-    Raises:
-        trajworld.errors.TrajWorldError: The file cannot be written, or the hub does not take it.
-    """
-    from trajworld.models import names
 
-    names.save(model, name)
+def __dir__() -> list[str]:
+    """The names of this module and of the functions that are imported later."""
+    return sorted({*globals(), *__all__})

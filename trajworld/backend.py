@@ -5,11 +5,18 @@ The active backend is found once, by Keras's own answer, so that no other module
 
 import functools
 import importlib
+import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
+from trajworld.errors import TrajWorldError, UsageError
+
 Tensor = Any
+
+BACKENDS = {"jax": "jax", "tensorflow": "tensorflow-cpu", "torch": "torch"}
+"""The backends, and the extra of this package that installs each."""
 
 _T = TypeVar("_T")
 
@@ -125,10 +132,10 @@ class Backend(Protocol):
         Args:
             devices: How many of this process's devices; None for ``usual``, or else ``device().training``.
             batch_size: What must be shared out evenly. Where ``devices`` is None, as many are taken as divide it.
-            usual: How many to take if there are so many.
+            usual: How many to take where that many are available.
 
         Raises:
-            UsageError: There are not so many, or ``batch_size`` cannot be shared out.
+            UsageError: There are fewer, or ``batch_size`` cannot be divided among them.
         """
         ...
 
@@ -157,9 +164,32 @@ class Backend(Protocol):
         ...
 
 
+def require_framework() -> None:
+    """Refuse, before Keras is imported, a ``KERAS_BACKEND`` that is not known or not installed.
+
+    Raises:
+        UsageError: It is not known.
+        TrajWorldError: It is not installed; the line names the command that installs it.
+    """
+    chosen = os.environ.get("KERAS_BACKEND", "jax")
+    if chosen not in BACKENDS:
+        raise UsageError(f"KERAS_BACKEND is {chosen!r}, which is none of {', '.join(BACKENDS)}")
+    if importlib.util.find_spec(chosen) is None:
+        there = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
+        other = f", or set KERAS_BACKEND to {' or '.join(there)}" if there else ""
+        raise TrajWorldError(
+            f"{chosen}, the backend that computes, is not installed: pip install 'trajworld[{BACKENDS[chosen]}]'{other}"
+        )
+
+
 @functools.cache
 def active_backend() -> Backend:
-    """The implementation for the framework that Keras runs on in this process."""
+    """The implementation for the framework that Keras runs on in this process.
+
+    Raises:
+        TrajWorldError: See :func:`require_framework`.
+    """
+    require_framework()
     import keras
 
     return importlib.import_module(f"trajworld.backends.on_{keras.backend.backend()}").BACKEND

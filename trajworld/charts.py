@@ -3,8 +3,9 @@
 import io
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import matplotlib
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
+from trajworld.errors import UsageError
 from trajworld.files import atomic_file
 from trajworld.text import number
 
@@ -43,7 +45,9 @@ COLOURS = {
     "from scratch": ("#c8500a", "#ff9d5c"),
     "zero-shot": ("#8a3c86", "#d795d3"),
     "copy": ("#5b6470", "#aab2bd"),
+    "model": ("#8a3c86", "#d795d3"),
     "ridge": ("#c8500a", "#ff9d5c"),
+    "least squares": ("#2a8f83", "#6fd0c3"),
     "minimum norm": ("#2a8f83", "#6fd0c3"),
     "JAX": ("#0068a8", "#5bb8f0"),
     "TensorFlow": ("#d98200", "#f2b450"),
@@ -53,8 +57,8 @@ COLOURS = {
     "grid": ("#e2e6eb", "#343c47"),
     "paper": ("#ffffff", "#171b21"),
 }
-MARKERS = {"fine-tuned": "o", "from scratch": "s"}
-_DASHES = {"copy": (1.5, 2), "zero-shot": (6, 3)}
+MARKERS = {"fine-tuned": "o", "from scratch": "s", "model": "o", "ridge": "s"}
+_DASHES = {"copy": (1.5, 2), "zero-shot": (6, 3), "least squares": (4, 2)}
 # Series of other names take these in turn.
 _OTHERS = ("fine-tuned", "from scratch", "minimum norm", "zero-shot", "copy")
 
@@ -78,22 +82,24 @@ def lines(
     x_title: str,
     y_title: str,
     panel: str | None = None,
+    log_x: bool = True,
 ) -> Figure:
     """Draw ``y`` against ``x``, a line for each of ``series``, a panel for each value of ``panel``.
 
     Columns ``Y low`` and ``Y high``, where they are there, are bands around the lines. Rows without an ``x`` become
-    horizontal lines. ``x`` is on a logarithmic axis, on which 0 stands left of the others.
+    horizontal lines. On a logarithmic axis an ``x`` of 0 stands left of the others.
 
     Args:
         table: Tidy; rows without a finite ``y`` are left out.
         look: Of the page.
         x: Column of amounts, 0 or more.
         y: Column of values.
-        series: Column of names; ``fine-tuned``, ``from scratch``, ``zero-shot``, ``copy`` and ``ridge`` have their own
-            colours.
+        series: Column of names; ``fine-tuned``, ``from scratch``, ``zero-shot``, ``copy``, ``ridge`` and others have
+            their own colours.
         x_title: Of the horizontal axis.
         y_title: Of the vertical one.
         panel: Column of the panels' titles; None for a single panel.
+        log_x: Whether the horizontal axis is logarithmic.
     """
     table = table[[math.isfinite(value) for value in table[y].astype(float)]]
     titles = [""] if panel is None else list(dict.fromkeys(table[panel]))
@@ -106,14 +112,16 @@ def lines(
     for axes, title in zip(panels, titles, strict=True):
         part = table if panel is None else table[table[panel] == title]
         amounts = sorted({float(amount) for amount in part[x].dropna()})
-        places = dict(zip(amounts, _places(amounts), strict=True))
+        places = dict(zip(amounts, _places(amounts) if log_x else amounts, strict=True))
         values: list[float] = []
         for name, rows in part.groupby(series, sort=False):
             values += _draw_series(axes, look, styles[str(name)], rows, places, x, y)
-        _amounts_axis(axes, places)
+        _amounts_axis(axes, places, log_x)
         shown.append((axes, values))
     log = error_axes(shown)
-    panels[-1 if look.narrow else 0].set_xlabel(x_title, loc="left" if len(panels) > 1 else "center")
+    below = min(axes.get_position().y0 for axes in panels)
+    first = next(axes for axes in panels if axes.get_position().y0 == below)
+    first.set_xlabel(x_title, loc="left" if len(panels) > 1 else "center")
     y_title += " (log scale)" if log else ""
     if len(panels) == 1:
         axis_title(panels[0], look, y_title)
@@ -188,26 +196,25 @@ def _styles(names: Sequence[str]) -> dict[str, str]:
 
 
 def new_panels(look: Look, titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """A figure of panels side by side, on a narrow page below each other; of a single one, as :func:`new_figure`."""
+    """A figure of panels; of a single one, as :func:`new_figure`.
+
+    Up to three are side by side, more in two columns; on a narrow page they are below each other.
+    """
     if len(titles) == 1:
         figure, axes = new_figure(look)
         return figure, [axes]
-    count = len(titles)
-    width, height = (4.0, 1.2 + 2.4 * count) if look.narrow else (max(7.6, 0.6 + 2.9 * count), 4.1)
+    columns = 1 if look.narrow else len(titles) if len(titles) <= 3 else 2
+    rows = -(-len(titles) // columns)
+    across, high = (
+        (4.0 - 0.2, 1.75) if look.narrow else (2.9 if columns == 3 else 3.7, 2.55 if rows == 1 else 1.9)
+    )
+    width, height = columns * across + 0.2, (1.2 if look.narrow else 0.9) + (high + 0.65) * rows
     figure = Figure(figsize=(width, height), facecolor=look.colour("paper"))
     panels = []
     for place, title in enumerate(titles):
-        if look.narrow:
-            box = (0.5 / width, (0.5 + 2.4 * (count - 1 - place)) / height, 1 - 0.7 / width, 1.75 / height)
-        else:
-            each = (width - 0.2) / count
-            box = (
-                (0.5 + place * each) / width,
-                0.55 / height,
-                (each - 0.6) / width,
-                (height - 1.55) / height,
-            )
-        axes = figure.add_axes(box)
+        row, column = divmod(place, columns)
+        left, bottom = 0.5 + column * across, 0.55 + (rows - 1 - row) * (high + 0.65)
+        axes = figure.add_axes((left / width, bottom / height, (across - 0.6) / width, high / height))
         style_axes(axes, look)
         axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=look.colour("text"))
         panels.append(axes)
@@ -220,13 +227,23 @@ def _places(amounts: Sequence[float]) -> list[float]:
     return [amount or first / 2.5 for amount in amounts]
 
 
-def _amounts_axis(axes: Axes, places: dict[float, float]) -> None:
-    """A logarithmic axis with a tick at each amount."""
+def _amounts_axis(axes: Axes, places: dict[float, float], log: bool) -> None:
+    """An axis with a tick at each amount; on a linear one, at those that leave room."""
     if not places:
         axes.set_xticks([])
         return
-    axes.set_xscale("log")
-    axes.set_xlim(min(places.values()) / 1.25, max(places.values()) * 1.25)
+    least, most = min(places.values()), max(places.values())
+    if log:
+        axes.set_xscale("log")
+        axes.set_xlim(least / 1.25, most * 1.25)
+    else:
+        room = 0.08 * (most - least or 1.0)
+        axes.set_xlim(least - 0.4 * room, most + 0.4 * room)
+        kept = [least]
+        for place in sorted(places.values()):
+            if place - kept[-1] >= room and most - place >= room:
+                kept.append(place)
+        places = {amount: place for amount, place in places.items() if place in {*kept, most}}
     shown = {
         place: f"{amount / 1000:g}k" if amount >= 1000 else f"{amount:g}" for amount, place in places.items()
     }
@@ -274,7 +291,7 @@ def _legend(figure: Figure, look: Look, styles: dict[str, str]) -> None:
             [],
             color=look.colour(style),
             marker=MARKERS.get(style, ""),
-            linewidth=2.2,
+            linewidth=1.6 if style in _DASHES else 2.2,
             label=name,
             dashes=_DASHES.get(style, (None, None)),
         )
@@ -283,11 +300,12 @@ def _legend(figure: Figure, look: Look, styles: dict[str, str]) -> None:
     legend = figure.legend(
         handles=handles,
         loc="upper left",
-        bbox_to_anchor=(0.0, 1 - 0.28 / figure.get_figheight()),
+        bbox_to_anchor=(0.0, 1 - (0.45 if look.narrow else 0.28) / figure.get_figheight()),
         ncols=2 if look.narrow else len(handles),
         frameon=False,
         fontsize=9.5,
         labelcolor="linecolor",
+        handlelength=2.4,
     )
     for text in legend.get_texts():
         text.set_fontweight("bold")
@@ -326,6 +344,8 @@ def nothing(figure: Figure, axes: Axes, look: Look, text: str) -> Figure:
 def top_title(figure: Figure, look: Look, text: str) -> None:
     """A line of text at the top of a figure."""
     colour = look.colour("faint text")
+    if look.narrow:
+        text = text.replace(", ", ",\n", 1)
     figure.text(0.01, 1 - 0.1 / figure.get_figheight(), text, fontsize=9.5, color=colour, va="top")
 
 
@@ -344,19 +364,6 @@ def axis_title(axes: Axes, look: Look, text: str) -> None:
         color=look.colour("faint text"),
         va="bottom",
     )
-
-
-def amounts_axis(axes: Axes, amounts: Iterable[int]) -> None:
-    """Set the horizontal axis: logarithmic, with a tick at each amount."""
-    ticks = sorted(amount for amount in amounts if amount > 0)
-    if not ticks:
-        axes.set_xticks([])
-        return
-    axes.set_xscale("log")
-    axes.set_xlim(ticks[0] / 1.25, ticks[-1] * 1.25)
-    axes.xaxis.set_major_locator(FixedLocator(ticks))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
 
 def error_axes(panels: Sequence[tuple[Axes, Sequence[float]]]) -> bool:
@@ -439,6 +446,14 @@ def svg(figure: Figure) -> bytes:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a picture, whole or not at all."""
+    """Write a picture, whole or not at all.
+
+    Raises:
+        UsageError: The name's suffix is of no picture format.
+        TrajWorldError: The picture cannot be written there.
+    """
+    formats = figure.canvas.get_supported_filetypes()
+    if Path(path).suffix.removeprefix(".").lower() not in formats:
+        raise UsageError(f"{path}: a picture's name ends in one of .{', .'.join(sorted(formats))}")
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=160)

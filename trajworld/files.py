@@ -1,6 +1,7 @@
 """Writing that is atomic (a reader sees the whole new file or folder, or none of it), JSON, and files' digests."""
 
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -10,7 +11,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from trajworld.errors import TrajWorldError
+import filelock
+
+from trajworld.errors import TrajWorldError, UsageError
+
+_KINDS = (
+    (b"version https://git-lfs", "it is a Git LFS pointer: fetch the file itself with git lfs pull"),
+    (b"\x1f\x8b", "it is compressed with gzip: unpack it first"),
+    (b"BZh", "it is compressed with bzip2: unpack it first"),
+    (b"\xfd7zXZ", "it is compressed with xz: unpack it first"),
+    (b"\x28\xb5\x2f\xfd", "it is compressed with zstd: unpack it first"),
+    (b"\x89HDF", "it is an HDF5 file"),
+    (b"\x93NUMPY", "it is a NumPy file (.npy)"),
+    (b"PAR1", "it is a Parquet file"),
+    (b"\x89PNG", "it is a picture"),
+    (b"\x80", "it is a pickle"),
+    (b"PK", "it is a zip archive"),
+)
 
 
 @contextlib.contextmanager
@@ -36,7 +53,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
     Args:
         path: The folder to make.
-        replace: Whether a folder that is there already gives way; otherwise it is an error.
+        replace: Whether an existing folder is replaced; otherwise it is an error.
 
     Raises:
         TrajWorldError: ``path`` exists and ``replace`` is false, its parent cannot be written, or the disk is full.
@@ -50,6 +67,8 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
     with _removing(temporary), _file_errors(path):
         temporary.chmod(0o777 & ~_umask())
         yield temporary
+        if path.exists() and not replace:
+            raise TrajWorldError(f"{path} was made meanwhile: name another place")
         if path.exists():
             old = temporary.with_suffix(".old")
             os.replace(path, old)
@@ -60,30 +79,50 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
 
 @contextlib.contextmanager
-def held_folder(folder: str | os.PathLike[str], message: str) -> Iterator[None]:
-    """Hold a folder for this process alone, making it where it is not there; the lock ends with the process.
+def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+    """Hold ``path``, whether it is there yet or not, for this process alone, by a hidden lock file beside it.
+
+    The lock ends with the process, however that ends.
+
+    Args:
+        path: What is written.
+        what: What it is, for the message.
 
     Raises:
-        TrajWorldError: Another process holds it (``message`` says what to do), or it cannot be made.
+        TrajWorldError: Another process holds it, or the lock cannot be made.
     """
-    folder = Path(folder)
-    with _file_errors(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-    try:
-        import fcntl
-    except ImportError:
-        # No such locks on this system.
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
+    path = Path(path).absolute()
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    with _file_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise TrajWorldError(message) from None
+            lock.acquire()
+        except filelock.Timeout:
+            raise TrajWorldError(
+                f"another process is writing {what} ({path}): wait until it ends, or choose another place"
+            ) from None
+    try:
         yield
     finally:
-        os.close(descriptor)
+        lock.release()
+        with contextlib.suppress(OSError):
+            os.unlink(lock.lock_file)
+
+
+def ensure_room(folder: str | os.PathLike[str], size: int) -> None:
+    """Fail now, in an orderly way, where ``size`` bytes more would not fit into a folder.
+
+    HDF5 cannot close its files on a disk that has filled up under it, and may take the process down with it.
+
+    Raises:
+        TrajWorldError: The disk is full, or the folder cannot be written.
+    """
+    room = Path(folder) / f".{os.getpid()}.tmp.room"
+    with _removing(room), _file_errors(Path(folder)), open(room, "wb") as file:
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)
+        elif shutil.disk_usage(folder).free < size:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -118,6 +157,42 @@ def file_digest(path: str | os.PathLike[str]) -> str:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise TrajWorldError(f"cannot read {path}: {error.strerror or error}") from None
+
+
+def user_path(path: str | os.PathLike[str]) -> Path:
+    """A path as a person writes it, with ``~`` for a home folder, in configurations and variables too.
+
+    Raises:
+        UsageError: There is no such user, or the user has no home folder.
+    """
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        raise UsageError(
+            f"{path} begins in the home folder of a user who has none: write the whole path"
+        ) from None
+
+
+def kind_of_file(path: str | os.PathLike[str]) -> str:
+    """What a file is by its first bytes, with what to do about it, for the messages of readers that want another.
+
+    Returns:
+        Such as ``it is a Git LFS pointer: fetch the file itself with git lfs pull``; empty where it is not known.
+    """
+    try:
+        with open(path, "rb") as file:
+            start = file.read(512)
+    except OSError:
+        return ""
+    if not start:
+        return "it is empty"
+    if start[:512].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+        return "it is an HTML page: the download gave a page in place of the file"
+    if start[8:10] == b'{"' and int.from_bytes(start[:8], "little") < 1 << 32:
+        return "it is a safetensors file"
+    if start.startswith(b"PK") and b"data.pkl" in start:
+        return "it is a PyTorch file (.pt)"
+    return next((text for magic, text in _KINDS if start.startswith(magic)), "")
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ProcessPoolExecutor
 from multiprocessing import parent_process
 from typing import Any, ParamSpec, TypeVar
 
-from trajworld.errors import UsageError
+from trajworld.errors import TrajWorldError, UsageError
 
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -72,6 +72,30 @@ class Workers:
         assert self._pool is not None, "workers are started by a with statement"
         with starting_workers():
             return self._pool.submit(function, *args, **kwargs)
+
+
+@contextlib.contextmanager
+def started_workers(workers: Workers | int) -> Iterator[Workers | None]:
+    """The workers that are given, or as many started for the block; None for 1, which is this process.
+
+    Raises:
+        UsageError: Fewer than 1 are asked for.
+    """
+    if not isinstance(workers, int):
+        yield workers
+    elif workers == 1:
+        yield None
+    else:
+        with Workers(workers) as started:
+            yield started
+
+
+def worker_died(task: str) -> TrajWorldError:
+    """The error to raise for a ``BrokenProcessPool`` while workers ran ``task``."""
+    return TrajWorldError(
+        f"a worker process died while it ran {task} (memory, a crash, or a script without "
+        "`if __name__ == '__main__':`); with one worker, everything runs in this process"
+    )
 
 
 def available_cores() -> list[int]:

@@ -1,29 +1,29 @@
 """Collecting a given number of transitions or episodes, in this process or in several."""
 
 import contextlib
-import multiprocessing
-import os
+import functools
+import math
 from collections import deque
-from collections.abc import Generator, Iterable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 
 import numpy as np
 
-from trajworld.collect.episodes import Plan, Rollout, run_episode, run_episodes
+from trajworld.collect.episodes import Rollout, run_episode, run_episodes
 from trajworld.data.episode import Episode
 from trajworld.environments.interface import Environment
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.policies.behaviour import Behaviour
-from trajworld.processes import start_worker, starting_workers
+from trajworld.processes import Workers, available_cores, started_workers, worker_died
 
-# A task is worth about so many transitions: enough to hide its overhead, few enough to stop soon.
+# The transitions that a task is worth: enough to hide its overhead, few enough to stop soon.
 _TASK_TRANSITIONS = 2000
 _MOST_EPISODES = 256
 
-# After so many episodes in a row without one good transition, an environment is given up.
+# An environment is given up after this many episodes in a row that broke in their first step.
 _HOPELESS = 100
 
 
@@ -57,46 +57,6 @@ class Tally:
         self.terminated += episode.terminated
 
 
-class Workers:
-    """Worker processes that stay for several collections, and so start each environment once.
-
-    A context manager; ``count`` 1 means this process. Leaving it early (an error, Ctrl-C) abandons the tasks
-    that wait and ends once those that run are over (a second or so).
-    """
-
-    def __init__(self, count: int = 1) -> None:
-        if count < 1:
-            raise UsageError(f"the number of workers must be at least 1, not {count}")
-        self.count = count
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> "Workers":
-        if self.count > 1:
-            # spawn: a fork would copy the threads of a framework that the caller may have imported.
-            context = multiprocessing.get_context("spawn")
-            self._pool = ProcessPoolExecutor(self.count, mp_context=context, initializer=start_worker)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
-
-    @property
-    def parallel(self) -> bool:
-        """Whether there are processes to give tasks to."""
-        return self._pool is not None
-
-    def submit(self, plan: Plan, first: int, count: int) -> "Future[list[Rollout]]":
-        """Have a process run ``count`` episodes from number ``first``."""
-        assert self._pool is not None
-        try:
-            with starting_workers():
-                return self._pool.submit(run_episodes, plan, first, count)
-        except BrokenProcessPool as error:
-            raise _crashed(plan.environment) from error
-
-
 def collect(
     environment: str | Environment,
     *,
@@ -116,7 +76,7 @@ def collect(
         transitions: How many transitions to give in all; the last episode is cut there.
         episodes: How many episodes to give instead.
         seed: Episode i depends on it, the environment's name and i alone.
-        workers: Processes to use, or how many to start for this collection.
+        workers: Workers to use, or how many to start for this collection; 1 is this process.
         tally: Brought up to date as episodes are taken.
 
     Yields:
@@ -129,48 +89,32 @@ def collect(
     """
     if (transitions is None) == (episodes is None):
         raise UsageError("give either a number of transitions or a number of episodes")
-    amount = transitions if transitions is not None else episodes
-    assert amount is not None
-    if amount < 1:
-        raise UsageError(
-            f"at least 1 {'transition' if transitions is not None else 'episode'} must be asked for"
-        )
+    if (transitions or episodes or 0) < 1:
+        unit = "transition" if transitions is not None else "episode"
+        raise UsageError(f"at least 1 {unit} must be asked for")
     if seed < 0:
         raise UsageError(f"the seed must not be negative, and {seed} is")
-    return _collect(environment, behaviour, transitions, episodes, seed, workers, tally or Tally())
-
-
-def _collect(
-    environment: str | Environment,
-    behaviour: Behaviour,
-    transitions: int | None,
-    episodes: int | None,
-    seed: int,
-    workers: Workers | int,
-    tally: Tally,
-) -> Iterator[Episode]:
+    tally = tally or Tally()
     with contextlib.ExitStack() as stack:
-        if isinstance(workers, int):
-            workers = stack.enter_context(Workers(workers))
-        if not isinstance(environment, str):
-            if workers.parallel:
-                raise UsageError("an open environment cannot run in other processes: give its name")
+        pool = stack.enter_context(started_workers(workers))
+        if isinstance(environment, str):
+            environment = open_environment(environment)
+            stack.callback(environment.close)
+        elif pool is not None:
+            raise UsageError("an open environment cannot run in other processes: give its name")
+        name = environment.description.name
+        if pool is None:
             rollouts = _from_environment(environment, behaviour, seed)
         else:
-            opened = open_environment(environment)
-            name, limit = opened.description.name, opened.description.time_limit
-            if workers.parallel:
-                opened.close()
-                rollouts = _from_workers(
-                    workers, Plan(name, behaviour, seed), transitions, episodes, limit, tally
-                )
-            else:
-                stack.callback(opened.close)
-                rollouts = _from_environment(opened, behaviour, seed)
-        where = environment if isinstance(environment, str) else environment.description.name
+            run = functools.partial(run_episodes, name, behaviour, seed)
+            limit = environment.description.time_limit
+            rollouts = _from_workers(pool, run, limit, transitions, episodes, tally)
         # Closed on the way out, so that its tasks are cancelled even if the consumer stops early.
-        rollouts = stack.enter_context(contextlib.closing(rollouts))
-        yield from take_episodes(rollouts, where, tally, transitions=transitions, episodes=episodes)
+        stack.enter_context(contextlib.closing(rollouts))
+        try:
+            yield from take_episodes(rollouts, name, tally, transitions=transitions, episodes=episodes)
+        except BrokenProcessPool as error:
+            raise worker_died(name) from error
 
 
 def take_episodes(
@@ -181,7 +125,7 @@ def take_episodes(
     transitions: int | None = None,
     episodes: int | None = None,
 ) -> Iterator[Episode]:
-    """The good episodes of ``rollouts`` until there are so many transitions (the last is cut) or episodes.
+    """The good episodes of ``rollouts`` until there are enough transitions (the last is cut) or episodes.
 
     Raises:
         TrajWorldError: A hundred in a row broke in their first step; ``where`` begins the message.
@@ -226,57 +170,43 @@ def _from_environment(environment: Environment, behaviour: Behaviour, seed: int)
 
 
 def _from_workers(
-    workers: Workers, plan: Plan, transitions: int | None, episodes: int | None, limit: int, tally: Tally
+    workers: Workers,
+    run: Callable[[int, int], list[Rollout]],
+    limit: int,
+    transitions: int | None,
+    episodes: int | None,
+    tally: Tally,
 ) -> Generator[Rollout]:
     """Rollouts in order from tasks of consecutive episodes; how they are grouped changes no episode.
 
     Enough tasks wait to keep every worker busy, and no more than what is still wanted seems to need.
     """
-    waiting: deque[tuple[int, Future[list[Rollout]]]] = deque()
-    next_episode, pending = 0, 0
-    seen_transitions, seen_episodes = 0, 0
+    waiting: deque[Future[list[Rollout]]] = deque()
+    submitted = seen_episodes = seen_transitions = 0
     try:
         while True:
-            # Short tasks until an episode has been seen: it may last one step or the whole time limit.
-            mean_length = seen_transitions / seen_episodes if seen_episodes else float(limit)
+            # Until an episode has been seen, tasks of one: it may last a step or the whole time limit.
+            mean_length = max(seen_transitions / seen_episodes, 1.0) if seen_episodes else float(limit)
+            size = min(max(int(_TASK_TRANSITIONS / mean_length), 1), _MOST_EPISODES) if seen_episodes else 1
             if transitions is not None:
-                wanted = int(np.ceil((transitions - tally.transitions) / max(mean_length, 1.0)))
+                wanted = math.ceil((transitions - tally.transitions) / mean_length)
             else:
-                assert episodes is not None
-                wanted = episodes - tally.episodes
-            size = (
-                int(np.clip(_TASK_TRANSITIONS / max(mean_length, 1.0), 1, _MOST_EPISODES))
-                if seen_episodes
-                else 1
-            )
+                wanted = (episodes or 0) - tally.episodes
+            pending = submitted - seen_episodes
             while len(waiting) < 2 * workers.count and (pending < wanted or not waiting):
                 count = max(1, min(size, wanted - pending))
-                waiting.append((count, workers.submit(plan, next_episode, count)))
-                next_episode += count
+                waiting.append(workers.submit(run, submitted, count))
+                submitted += count
                 pending += count
-            count, task = waiting.popleft()
-            try:
-                rollouts = task.result()
-            except BrokenProcessPool as error:
-                raise _crashed(plan.environment) from error
-            for rollout in rollouts:
-                pending -= 1
+            for rollout in waiting.popleft().result():
                 seen_episodes += 1
                 seen_transitions += 0 if rollout.episode is None else len(rollout.episode)
                 yield rollout
     finally:
-        for _, task in waiting:
+        for task in waiting:
             task.cancel()
 
 
-def _crashed(environment: str) -> TrajWorldError:
-    return TrajWorldError(
-        f"a worker process died while it ran {environment} (memory, a crash, or a script without "
-        "`if __name__ == '__main__':`); with one worker, everything runs in this process"
-    )
-
-
 def default_workers(transitions: int) -> int:
-    """How many processes pay off for so many transitions: one a core, but only one for a few thousand."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(cores, transitions // 5000))
+    """How many processes a collection of this size should use: one a core, but only one for a few thousand."""
+    return max(1, min(len(available_cores()), transitions // 5000))

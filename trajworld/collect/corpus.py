@@ -1,28 +1,44 @@
-"""Making a corpus: each dataset a function of its recipe, whatever was killed or ran beside it."""
+"""A corpus among Minari's datasets: which they are, and how they are made, each a function of its recipe alone."""
 
 import contextlib
-import multiprocessing
-import os
+import re
 import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from trajworld.collect.collector import Tally
 from trajworld.collect.corpus_episodes import Gathered, Recipe, gather, recipe_of
-from trajworld.collect.corpus_manifest import corpus_folder, member_id, write_manifest
-from trajworld.collect.corpus_table import Row
-from trajworld.collect.datasets import DECIDING
-from trajworld.data.minari_datasets import dataset_path, write_minari
+from trajworld.collect.corpus_table import PRETRAIN, Row
+from trajworld.collect.datasets import Progress, deciding_versions
+from trajworld.data.minari_datasets import dataset_path, datasets_folder, write_minari
 from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import read_json
-from trajworld.processes import start_worker, starting_workers
-from trajworld.versions import versions
+from trajworld.files import one_writer, read_json, write_json
+from trajworld.processes import started_workers, worker_died
+
+PREFIX = "corpus:"
+"""Pre-training takes a corpus as ``corpus:NAME``."""
+
+DEFAULT_NAME = "corpus"
+_LIST = "corpus.json"
+# Minari refuses a namespace of a single letter.
+_NAME = re.compile(r"[\w-]{2,}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Member:
+    """A dataset of a corpus, whether it is there yet or not: its Minari id, and its row of the table in brief."""
+
+    dataset_id: str
+    environment: str
+    source: str
+    role: str
+    weight: float
 
 
 @dataclass(frozen=True)
@@ -43,6 +59,77 @@ class Made:
     seconds: float
 
 
+def checked_name(name: str) -> str:
+    """``name``, if it can name a corpus.
+
+    Raises:
+        UsageError: It cannot.
+    """
+    if not _NAME.fullmatch(name):
+        raise UsageError(f"a corpus's name is two or more letters, digits, - and _, not {name!r}")
+    return name
+
+
+def corpus_folder(name: str) -> Path:
+    """The folder of a corpus among Minari's datasets."""
+    return datasets_folder() / checked_name(name)
+
+
+def member_id(name: str, row: Row) -> str:
+    """The Minari id of a row's dataset: ``NAME/pre-train/robot-legged-17-v0``."""
+    return f"{name}/{row.role}/{row.slug}-v0"
+
+
+def write_manifest(name: str, rows: Sequence[Row], weights: dict[str, float]) -> None:
+    """Write the list of a corpus's datasets; ``weights`` are factors by source."""
+    members = [
+        Member(
+            member_id(name, row),
+            row.environment,
+            row.source,
+            row.role,
+            row.weight * weights.get(row.source, 1.0),
+        )
+        for row in rows
+    ]
+    write_json(corpus_folder(name) / _LIST, {"name": name, "datasets": [asdict(each) for each in members]})
+
+
+def read_manifest(name: str) -> list[Member]:
+    """The datasets of a corpus.
+
+    Raises:
+        UsageError: The name is malformed.
+        TrajWorldError: There is no such corpus, or its list is damaged.
+    """
+    path = corpus_folder(name) / _LIST
+    if not path.is_file():
+        raise TrajWorldError(
+            f"there is no corpus {name} in {datasets_folder()}: `trajworld data collect-corpus` makes one"
+        )
+    found = read_json(path)
+    try:
+        return [Member(**entry) for entry in found["datasets"]]
+    except (KeyError, TypeError) as error:
+        raise TrajWorldError(f"{path} is damaged ({error!r}): collect-corpus writes it anew") from None
+
+
+def training_members(name: str) -> list[Member]:
+    """The datasets of a corpus that pre-training uses.
+
+    Raises:
+        TrajWorldError: There is no such corpus, or it is not finished.
+    """
+    members = [member for member in read_manifest(name) if member.role == PRETRAIN]
+    missing = [member for member in members if not dataset_path(member.dataset_id).exists()]
+    if missing or not members:
+        lack = f"{len(missing)} of its {len(members)} pre-training datasets" if members else "any to train on"
+        raise TrajWorldError(
+            f"the corpus {name} lacks {lack}: `trajworld data collect-corpus` makes the rest"
+        )
+    return members
+
+
 def plan_corpus(name: str, rows: Sequence[Row], transitions: int, seed: int) -> tuple[list[Job], list[Job]]:
     """What is to be made, and what is there already.
 
@@ -52,16 +139,13 @@ def plan_corpus(name: str, rows: Sequence[Row], transitions: int, seed: int) -> 
     """
     if transitions < 1 or seed < 0:
         raise UsageError(
-            f"{transitions} transitions and seed {seed}: at least 1, and none below 0, can be used"
+            f"{transitions} transitions and seed {seed}: at least 1 transition, and a seed of at least 0"
         )
-    new: list[Job] = []
-    there: list[Job] = []
-    for row in rows:
-        job = Job(row, recipe_of(row, transitions, seed), member_id(name, row))
-        (there if dataset_path(job.dataset_id).exists() else new).append(job)
+    jobs = [Job(row, recipe_of(row, transitions, seed), member_id(name, row)) for row in rows]
+    there = [job for job in jobs if dataset_path(job.dataset_id).exists()]
     for job in there:
-        _check_recipe(name, job)
-    return new, there
+        _check_recipe(job)
+    return [job for job in jobs if job not in there], there
 
 
 def check_families(jobs: Sequence[Job]) -> None:
@@ -70,9 +154,8 @@ def check_families(jobs: Sequence[Job]) -> None:
     Raises:
         TrajWorldError: One cannot start.
     """
-    for family in dict.fromkeys(parse_name(job.row.environment).family for job in jobs):
-        first = next(job.row for job in jobs if parse_name(job.row.environment).family == family)
-        open_environment(first.environment).close()
+    for name in {parse_name(job.row.environment).family: job.row.environment for job in jobs}.values():
+        open_environment(name).close()
 
 
 @contextlib.contextmanager
@@ -97,28 +180,29 @@ def open_corpus(name: str, rows: Sequence[Row], weights: dict[str, float]) -> It
         if not 0 < factor < float("inf"):
             raise UsageError(f"the weight of {source} must be above 0, not {factor:g}")
     folder = corpus_folder(name)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise TrajWorldError(f"cannot make {folder}: {error.strerror or error}") from None
-    with _held(folder, name):
+    with one_writer(folder, f"the corpus {name}"):
         for left in folder.rglob(".*.tmp*"):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
         write_manifest(name, rows, weights)
         yield
 
 
-def make_datasets(jobs: Sequence[Job], workers: int = 1) -> Iterator[Made]:
+def make_datasets(jobs: Sequence[Job], workers: int = 1, progress: Progress | None = None) -> Iterator[Made]:
     """Make the datasets, several at a time, each written whole or not at all; gives each once it is on disk.
 
     Raises:
         UsageError: An environment or a variant of it is not possible.
         TrajWorldError: One cannot start or breaks at once, a worker died, or the disk is full.
     """
+    done, total = 0, sum(job.recipe.transitions for job in jobs)
     # Closed at once when a dataset cannot be written: its processes must not go on.
     with contextlib.closing(gather_jobs(jobs, workers)) as stream:
         for job, gathered, seconds in stream:
-            yield _write(job, gathered, seconds)
+            _write(job, gathered)
+            done += gathered.tally.transitions
+            if progress is not None:
+                progress(done, total, f"{len(jobs)} environments")
+            yield Made(job, gathered.tally, seconds)
 
 
 def gather_jobs(jobs: Sequence[Job], workers: int = 1) -> Generator[tuple[Job, Gathered, float], None, None]:
@@ -128,36 +212,25 @@ def gather_jobs(jobs: Sequence[Job], workers: int = 1) -> Generator[tuple[Job, G
         UsageError: An environment or a variant of it is not possible.
         TrajWorldError: One cannot start or breaks at once, or a worker died.
     """
-    if workers < 1:
-        raise UsageError(f"the number of workers must be at least 1, not {workers}")
-    if workers == 1 or len(jobs) < 2:
-        for job in jobs:
-            yield job, *_run(job.row, job.recipe)
-        return
-    # spawn: a fork would copy the threads of a framework that the caller may have imported.
-    context = multiprocessing.get_context("spawn")
-    pool = ProcessPoolExecutor(min(workers, len(jobs)), mp_context=context, initializer=start_worker)
-    try:
+    with started_workers(min(workers, max(1, len(jobs)))) as pool:
+        if pool is None:
+            for job in jobs:
+                yield job, *_run(job.row, job.recipe)
+            return
         running: dict[Future[tuple[Gathered, float]], Job] = {}
         left = list(reversed(jobs))
-        while left or running:
-            # Few at a time, so that finished episodes do not pile up in memory.
-            while left and len(running) < workers + 2:
-                job = left.pop()
-                with starting_workers():
+        try:
+            while left or running:
+                # Few at a time, so that finished episodes do not pile up in memory.
+                while left and len(running) < workers + 2:
+                    job = left.pop()
                     running[pool.submit(_run, job.row, job.recipe)] = job
-            for done in wait(running, return_when=FIRST_COMPLETED).done:
-                yield running.pop(done), *done.result()
-    except BrokenProcessPool as error:
-        names = ", ".join(job.row.environment for job in running.values())
-        raise TrajWorldError(
-            f"a worker process died (memory, or a crash) while it ran one of {names}"
-        ) from error
-    finally:
-        # They only compute; what they would still give is not wanted any more, and a search takes long.
-        for process in list((pool._processes or {}).values()):
-            process.terminate()
-        pool.shutdown(wait=True, cancel_futures=True)
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    gathered, seconds = done.result()
+                    yield running.pop(done), gathered, seconds
+        except BrokenProcessPool as error:
+            names = ", ".join(job.row.environment for job in running.values())
+            raise worker_died(f"one of {names}") from error
 
 
 def _run(row: Row, recipe: Recipe) -> tuple[Gathered, float]:
@@ -165,7 +238,7 @@ def _run(row: Row, recipe: Recipe) -> tuple[Gathered, float]:
     return gather(row, recipe), time.monotonic() - began
 
 
-def _write(job: Job, gathered: Gathered, seconds: float) -> Made:
+def _write(job: Job, gathered: Gathered) -> None:
     row, description = job.row, gathered.description
     lengths = [len(episode) for episode in gathered.episodes]
     size = description.observation_size + 1 + description.action_size
@@ -183,7 +256,7 @@ def _write(job: Job, gathered: Gathered, seconds: float) -> Made:
             "terminated": gathered.tally.terminated,
             "unstable": gathered.tally.unstable,
             "coverage": round(gathered.coverage, 4),
-            "versions": {name: text for name, text in versions().items() if name in DECIDING},
+            "versions": deciding_versions(),
         }
     }
     write_minari(
@@ -195,43 +268,19 @@ def _write(job: Job, gathered: Gathered, seconds: float) -> Made:
         description=f"{description.name} of a corpus: {', '.join(gathered.behaviours)}; seed {job.recipe.seed}",
         metadata=metadata,
     )
-    return Made(job, gathered.tally, seconds)
 
 
-def _check_recipe(name: str, job: Job) -> None:
+def _check_recipe(job: Job) -> None:
     path = dataset_path(job.dataset_id)
     described = read_json(path / "data" / "metadata.json")
-    found = described.get("corpus", {}).get("recipe") if isinstance(described, dict) else None
-    wanted = job.recipe.as_json()
-    if found == wanted:
-        return
-    found = found if isinstance(found, dict) else {}
-    differing = ", ".join(
+    found = (described.get("corpus") or {}).get("recipe") or {}
+    differing = [
         f"{key} {found.get(key, 'unknown')} instead of {value}"
-        for key, value in wanted.items()
+        for key, value in job.recipe.as_json().items()
         if found.get(key) != value
-    )
-    raise TrajWorldError(
-        f"{job.dataset_id} was made otherwise ({differing}): give the corpus another --name, or remove {path}"
-    )
-
-
-@contextlib.contextmanager
-def _held(folder: Path, name: str) -> Iterator[None]:
-    """A lock on the folder that ends with the process, however that ends; none where the system has none."""
-    try:
-        import fcntl
-    except ImportError:
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise TrajWorldError(
-                f"another process is collecting the corpus {name}: wait until it ends"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
+    ]
+    if differing:
+        raise TrajWorldError(
+            f"{job.dataset_id} was made otherwise ({', '.join(differing)}): give the corpus another --name, or "
+            f"remove {path}"
+        )

@@ -1,6 +1,7 @@
 """What one environment of a corpus gives: episodes of varied behaviours, starts and endings, from a recipe alone."""
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -13,17 +14,15 @@ from trajworld.collect.collector import Tally, take_episodes
 from trajworld.collect.corpus_table import Row
 from trajworld.collect.episodes import Rollout, episode_seeds, run_episode
 from trajworld.data.episode import Episode
-from trajworld.environments.interface import Description
+from trajworld.environments.interface import Description, Environment
 from trajworld.environments.open import open_environment
 from trajworld.policies.behaviour import (
     Behaviour,
     Constant,
-    Controlled,
+    Drawn,
     Gait,
-    Mixed,
     OrnsteinUhlenbeck,
     Uniform,
-    Varied,
     log_uniform,
     make_behaviour,
 )
@@ -34,9 +33,13 @@ _VERSION = 1
 
 # Episodes are cut at a length drawn log-uniformly from here (steps): many starts, and some long runs.
 _LENGTHS = (60.0, 500.0)
-# Where policies were found, so many of the episodes follow one, with noise of a scale drawn from here (half boxes).
+# Where policies were found, the share of the episodes that follow one, with noise of a scale from here (half boxes).
 _POLICY_SHARE = 0.4
 _POLICY_NOISE = (0.02, 0.6)
+
+# The episodes of a search for policies: the number of the first, and how long each is (steps).
+_FIRST_TRIAL = 2**40
+_TRIAL_STEPS = 200
 
 _KINDS: dict[str, type] = {"uniform": Uniform, "ou": OrnsteinUhlenbeck, "constant": Constant, "gait": Gait}
 
@@ -75,7 +78,7 @@ class Gathered:
     """The episodes of a recipe.
 
     Attributes:
-        description: What the environment says of itself.
+        description: The environment's.
         episodes: In order.
         kinds: The kind of behaviour of each.
         tally: What is in them and what broke.
@@ -110,12 +113,12 @@ def gather(row: Row, recipe: Recipe) -> Gathered:
         environments = [open_environment(name) for name in row.environments]
         for environment in environments:
             stack.callback(environment.close)
-        policies = search_policies(environments[0], recipe.search, recipe.seed)
+        description = environments[0].description
+        policies = _searched(environments[0], recipe)
         kinds: list[str] = []
 
         def rollouts() -> Iterator[Rollout]:
-            index = 0
-            while True:
+            for index in itertools.count():
                 _, generator = episode_seeds(recipe.seed, f"{recipe.environment} corpus", index)
                 environment = environments[int(generator.integers(len(environments)))]
                 limit = round(log_uniform(generator, *_LENGTHS))
@@ -124,21 +127,15 @@ def gather(row: Row, recipe: Recipe) -> Gathered:
                 if rollout.episode is not None:
                     kinds.append(kind)
                 yield rollout
-                index += 1
 
         tally = Tally()
         episodes = list(take_episodes(rollouts(), recipe.environment, tally, transitions=recipe.transitions))
-        behaviours: dict[str, int] = {}
-        for kind, episode in zip(kinds, episodes, strict=True):
-            behaviours[kind] = behaviours.get(kind, 0) + len(episode)
-        return Gathered(
-            environments[0].description,
-            episodes,
-            kinds,
-            tally,
-            dict(sorted(behaviours.items())),
-            coverage(np.concatenate([episode.observations for episode in episodes])),
-        )
+    behaviours = {
+        kind: sum(len(episode) for episode, other in zip(episodes, kinds, strict=True) if other == kind)
+        for kind in sorted(set(kinds))
+    }
+    even = coverage(np.concatenate([episode.observations for episode in episodes]))
+    return Gathered(description, episodes, kinds, tally, behaviours, even)
 
 
 def coverage(observations: NDArray[np.floating]) -> float:
@@ -157,13 +154,23 @@ def coverage(observations: NDArray[np.floating]) -> float:
     return float(np.mean(shares)) if shares else 0.0
 
 
-def _drawn(
-    name: str, policies: list[ClockedPolicy], generator: np.random.Generator
-) -> tuple[str, Behaviour | Controlled]:
+def _searched(environment: Environment, recipe: Recipe) -> list[ClockedPolicy]:
+    """The policies of a search of its own seeds: those of the episodes that are kept count from 0 upwards."""
+    description = environment.description
+    _, generator = episode_seeds(recipe.seed, f"{description.name} search", 0)
+
+    def run(policy: ClockedPolicy, trial: int) -> Episode | None:
+        return run_episode(environment, policy, recipe.seed, _FIRST_TRIAL + trial, _TRIAL_STEPS).episode
+
+    sizes = description.observation_size, description.action_size
+    return search_policies(run, *sizes, recipe.search, generator)
+
+
+def _drawn(name: str, policies: list[ClockedPolicy], generator: np.random.Generator) -> tuple[str, Behaviour]:
     """The kind and the behaviour of one episode."""
     if policies and generator.random() < _POLICY_SHARE:
         noise = log_uniform(generator, *_POLICY_NOISE)
         return "policy", replace(policies[int(generator.integers(len(policies)))], noise=noise)
     behaviour = make_behaviour(name)
-    drawn = behaviour.draw(generator) if isinstance(behaviour, Mixed | Varied) else behaviour
+    drawn = behaviour.draw(generator) if isinstance(behaviour, Drawn) else behaviour
     return next(kind for kind, of in _KINDS.items() if isinstance(drawn, of)), drawn

@@ -1,15 +1,18 @@
-"""What a corpus holds, from what its datasets say of themselves: no episode is read."""
+"""What a corpus holds, from the metadata of its datasets: no episode is read."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from trajworld.collect.corpus_manifest import Member, read_manifest
+import numpy as np
+
+from trajworld.collect.corpus import Member, read_manifest
 from trajworld.collect.corpus_table import PRETRAIN
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import atomic_file, read_json
+from trajworld.files import read_json
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -23,6 +26,7 @@ _BEHAVIOUR_COLOURS = {
     "policy": "#14504b",
 }
 _COLOURS = ("#334155", "#0e7490", "#d97706", "#65a30d", "#9333ea", "#be123c", "#a8a29e")
+_TICKS = (5, 10, 20, 50, 100)
 
 
 @dataclass(frozen=True)
@@ -31,13 +35,10 @@ class Entry:
 
     Attributes:
         dataset: Its Minari id.
-        environment: The environment's name.
-        source: The group it belongs to.
-        role: ``pre-train`` or ``unseen``.
+        environment, source, role: As in the corpus's table.
         weight: Its share of pre-training's batches, of 1; 0 where it is unseen.
         variates: M.
-        transitions: Their number.
-        episodes: Their number.
+        transitions, episodes: Their numbers.
         mean_length: Transitions of an episode.
         terminated: Episodes that ended in a terminal state.
         coverage: How evenly observations fill their ranges, in (0, 1]; see ``corpus_episodes.coverage``.
@@ -65,14 +66,6 @@ class Description:
     name: str
     entries: tuple[Entry, ...]
     missing: tuple[str, ...]
-
-    def of_role(self, role: str) -> list[Entry]:
-        """The datasets of a role."""
-        return [entry for entry in self.entries if entry.role == role]
-
-    def as_json(self) -> dict[str, Any]:
-        """The description as plain JSON values."""
-        return asdict(self)
 
 
 def describe_corpus(name: str) -> Description:
@@ -119,104 +112,82 @@ def draw_corpus(description: Description, path: str | Path) -> None:
         UsageError: The name's suffix is of no picture format, or nothing was collected yet.
         TrajWorldError: The picture cannot be written there.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    formats = FigureCanvasAgg.get_supported_filetypes()
-    if Path(path).suffix.removeprefix(".").lower() not in formats:
-        raise UsageError(f"{path}: a picture's name ends in one of .{', .'.join(sorted(formats))}")
-    entries = description.of_role(PRETRAIN)
+    from trajworld.charts import save_figure
+
+    entries = [entry for entry in description.entries if entry.role == PRETRAIN]
     if not entries:
         raise UsageError(
             f"the corpus {description.name} has no pre-training dataset yet: there is nothing to draw"
         )
-    sources = list(dict.fromkeys(entry.source for entry in entries))
-    figure = Figure(figsize=(10, 6.4), layout="constrained")
-    FigureCanvasAgg(figure)
+    sources: dict[str, list[Entry]] = {}
+    for entry in entries:
+        sources.setdefault(entry.source, []).append(entry)
+    colours = dict(zip(sources, itertools.cycle(_COLOURS), strict=False))
+    sizes = sorted({entry.variates for entry in entries})
     total = sum(entry.transitions for entry in entries)
+    figure = Figure(figsize=(10, 6.4), layout="constrained")
     figure.suptitle(
-        f"{description.name}: {len(entries)} environments to pre-train on, "
-        f"{len({entry.variates for entry in entries})} different M, {total / 1e6:.2f} million transitions",
+        f"{description.name}: {len(entries)} environments to pre-train on, {len(sizes)} different M, "
+        f"{total / 1e6:.2f} million transitions",
         fontsize=11,
     )
     grid = figure.add_gridspec(2, 2)
-    _draw_sizes(figure.add_subplot(grid[0, :]), entries, sources)
-    _draw_behaviours(figure.add_subplot(grid[1, 0]), entries, sources)
-    _draw_coverage(figure.add_subplot(grid[1, 1]), entries, sources)
-    with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=120)
 
-
-def _draw_sizes(axes: "Axes", entries: Sequence[Entry], sources: Sequence[str]) -> None:
-    sizes = sorted({entry.variates for entry in entries})
-    floor = [0.0] * len(sizes)
-    for source, colour in zip(sources, _cycle(sources), strict=True):
-        heights = [
-            sum(entry.transitions for entry in entries if (entry.variates, entry.source) == (size, source))
-            / 1000
-            for size in sizes
-        ]
-        axes.bar(range(len(sizes)), heights, bottom=floor, color=colour, label=source)
-        floor = [low + height for low, height in zip(floor, heights, strict=True)]
-    axes.set_xticks(range(len(sizes)), [str(size) for size in sizes])
-    axes.set_xlabel("M, variates of a row")
-    axes.set_ylabel("thousand transitions")
+    axes = figure.add_subplot(grid[0, :])
+    layers = {
+        source: [sum(one.transitions for one in of_source if one.variates == size) / 1000 for size in sizes]
+        for source, of_source in sources.items()
+    }
+    _stacked_bars(axes, [str(size) for size in sizes], layers, colours)
+    axes.set(xlabel="M, variates of a row", ylabel="thousand transitions")
     axes.legend(title="source", frameon=False, fontsize=8, title_fontsize=8)
-    _plain(axes)
 
-
-def _draw_behaviours(axes: "Axes", entries: Sequence[Entry], sources: Sequence[str]) -> None:
+    axes = figure.add_subplot(grid[1, 0])
     seen = {kind for entry in entries for kind in entry.behaviours}
-    kinds = [kind for kind in _BEHAVIOUR_COLOURS if kind in seen]
-    floor = [0.0] * len(sources)
-    for kind in kinds:
-        shares = []
-        for source in sources:
-            of_source = [entry for entry in entries if entry.source == source]
-            total = sum(entry.transitions for entry in of_source)
-            shares.append(
-                sum(entry.behaviours.get(kind, 0.0) * entry.transitions for entry in of_source) / total
-            )
-        axes.barh(range(len(sources)), shares, left=floor, color=_BEHAVIOUR_COLOURS[kind], label=kind)
-        floor = [low + share for low, share in zip(floor, shares, strict=True)]
-    axes.set_yticks(range(len(sources)), sources)
-    axes.invert_yaxis()
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("share of the transitions")
-    axes.legend(ncols=len(kinds), frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0),
+    layers = {
+        kind: [_share(kind, of_source) for of_source in sources.values()]
+        for kind in _BEHAVIOUR_COLOURS
+        if kind in seen
+    }
+    _stacked_bars(axes, list(sources), layers, _BEHAVIOUR_COLOURS)
+    axes.set(ylim=(0, 1), ylabel="share of the transitions")
+    axes.legend(ncols=len(layers), frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0),
                 handlelength=1.0, columnspacing=1.0)  # fmt: skip
-    _plain(axes)
 
-
-def _draw_coverage(axes: "Axes", entries: Sequence[Entry], sources: Sequence[str]) -> None:
-    for source, colour in zip(sources, _cycle(sources), strict=True):
-        of_source = [entry for entry in entries if entry.source == source]
-        axes.plot(
-            [entry.variates for entry in of_source],
-            [entry.coverage for entry in of_source],
-            "o",
-            color=colour,
-            markersize=4.5,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-        )
-    axes.set_xscale("log")
-    ticks = [5, 10, 20, 50, 100]
-    axes.set_xticks(ticks, [str(tick) for tick in ticks])
+    axes = figure.add_subplot(grid[1, 1])
+    for source, of_source in sources.items():
+        variates, coverages = [one.variates for one in of_source], [one.coverage for one in of_source]
+        axes.scatter(variates, coverages, 22, colours[source], edgecolors="white", linewidths=0.5)
+    axes.set(xscale="log", ylim=(0, 1), xlabel="M, variates of a row", ylabel="coverage of the ranges")
+    axes.set_xticks(_TICKS, [str(tick) for tick in _TICKS])
     axes.minorticks_off()
-    axes.set_ylim(0, 1)
-    axes.set_xlabel("M, variates of a row")
-    axes.set_ylabel("coverage of the ranges")
     axes.set_title("each dataset, in its source's colour", fontsize=9)
-    _plain(axes)
+    _style(axes)
+    save_figure(figure, path)
 
 
-def _cycle(names: Sequence[str]) -> list[str]:
-    return [_COLOURS[number % len(_COLOURS)] for number in range(len(names))]
+def _share(kind: str, entries: Sequence[Entry]) -> float:
+    """The share of the entries' transitions that are of a kind of behaviour."""
+    of_kind = sum(entry.behaviours.get(kind, 0.0) * entry.transitions for entry in entries)
+    return of_kind / sum(entry.transitions for entry in entries)
 
 
-def _plain(axes: "Axes") -> None:
-    axes.spines[["top", "right"]].set_visible(False)
+def _stacked_bars(
+    axes: "Axes", names: Sequence[str], layers: Mapping[str, Sequence[float]], colours: Mapping[str, str]
+) -> None:
+    """A bar for each name, of one layer on the other."""
+    floor = np.zeros(len(names))
+    for layer, heights in layers.items():
+        axes.bar(names, heights, bottom=floor, color=colours[layer], label=layer)
+        floor += heights
+    _style(axes)
+
+
+def _style(axes: "Axes") -> None:
+    from trajworld.charts import Look, style_axes
+
+    style_axes(axes, Look())
     axes.tick_params(labelsize=8)
-    axes.xaxis.label.set_fontsize(9)
-    axes.yaxis.label.set_fontsize(9)
+    axes.yaxis.label.set(fontsize=9, color=axes.xaxis.label.get_color())

@@ -1,8 +1,9 @@
 """The table that says which environments a corpus holds, for what, and how each is collected."""
 
 import csv
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -63,64 +64,46 @@ def read_table(path: str | Path | None = None) -> list[Row]:
     Raises:
         TrajWorldError: The file is missing, or a line of it is wrong; the message names both.
     """
-    if path is None:
-        where, text = (
-            "the built-in table",
-            (resources.files("trajworld.collect") / "corpus.csv").read_text("utf-8"),
-        )
-    else:
-        where = str(path)
-        try:
-            text = Path(path).read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            reason = getattr(error, "strerror", None) or error
-            raise TrajWorldError(f"cannot read the table {path}: {reason}") from None
+    where = "the built-in table" if path is None else str(path)
+    file = resources.files("trajworld.collect") / "corpus.csv" if path is None else Path(path)
+    try:
+        text = file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise TrajWorldError(f"cannot read the table {path}: {reason}") from None
     lines = [
-        (number, line)
+        (number, [cell.strip() for cell in next(csv.reader([line]))])
         for number, line in enumerate(text.splitlines(), start=1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
-    if not lines:
-        raise TrajWorldError(f"{where} holds no line: its first names the columns {', '.join(_COLUMNS)}")
-    cells = [[cell.strip() for cell in record] for record in csv.reader(line for _, line in lines)]
-    if tuple(cells[0]) != _COLUMNS:
-        raise TrajWorldError(f"{where}, line {lines[0][0]}: its columns must be {', '.join(_COLUMNS)}")
-    rows: list[Row] = []
-    slugs: dict[str, str] = {}
-    for (number, _), values in zip(lines[1:], cells[1:], strict=True):
+    if not lines or tuple(lines[0][1]) != _COLUMNS:
+        raise TrajWorldError(f"{where}: its first line must name the columns {', '.join(_COLUMNS)}")
+    rows: dict[str, Row] = {}
+    for number, values in lines[1:]:
         try:
             row = _row(values)
+            if row.slug in rows:
+                raise ValueError(f"{row.environment} is there twice")
         except (ValueError, UsageError) as error:
             raise TrajWorldError(f"{where}, line {number}: {error}") from None
-        if row.slug in slugs:
-            raise TrajWorldError(f"{where}, line {number}: {row.environment} is there twice")
-        slugs[row.slug] = row.environment
-        rows.append(row)
+        rows[row.slug] = row
     if not rows:
         raise TrajWorldError(f"{where} names no environment")
-    return rows
+    return list(rows.values())
 
 
-class Listed(Protocol):
-    """What stands for an environment of a corpus: a row of its table, or a dataset that was made of it."""
-
-    @property
-    def environment(self) -> str:
-        """Its name."""
-        ...
+class _Listed(Protocol):
+    """A row of a table, or a dataset that was made of it."""
 
     @property
-    def source(self) -> str:
-        """The group it belongs to."""
-        ...
-
+    def environment(self) -> str: ...
     @property
-    def role(self) -> str:
-        """``pre-train`` or ``unseen``."""
-        ...
+    def source(self) -> str: ...
+    @property
+    def role(self) -> str: ...
 
 
-_L = TypeVar("_L", bound=Listed)
+_L = TypeVar("_L", bound=_Listed)
 
 
 def select(rows: Sequence[_L], patterns: Sequence[str] = (), role: str | None = None) -> list[_L]:
@@ -129,24 +112,36 @@ def select(rows: Sequence[_L], patterns: Sequence[str] = (), role: str | None = 
     Raises:
         UsageError: A pattern fits no row.
     """
+
+    def fits(row: _L, pattern: str) -> bool:
+        return fnmatchcase(row.environment, pattern) or fnmatchcase(row.source, pattern)
+
     of_role = [row for row in rows if role in (None, row.role)]
-    if not patterns:
-        return of_role
-    fits = {
-        pattern: {
-            row.environment
-            for row in of_role
-            if fnmatchcase(row.environment, pattern) or fnmatchcase(row.source, pattern)
-        }
-        for pattern in patterns
-    }
-    if nothing := [pattern for pattern, found in fits.items() if not found]:
-        kind = "environment or source" if role is None else f"{role} environment or source"
-        raise UsageError(
-            f"{nothing[0]!r} fits no {kind} of the table: `trajworld data collect-corpus --list` shows it"
-        )
-    chosen = set().union(*fits.values())
-    return [row for row in of_role if row.environment in chosen]
+    for pattern in patterns:
+        if not any(fits(row, pattern) for row in of_role):
+            kind = "environment or source" if role is None else f"{role} environment or source"
+            raise UsageError(
+                f"{pattern!r} fits no {kind} of the table: `trajworld data collect-corpus --list` shows it"
+            )
+    return [row for row in of_role if not patterns or any(fits(row, pattern) for pattern in patterns)]
+
+
+def source_of(environment: str) -> str:
+    """An environment's source in the built-in table; where it is not in there, its name's first part."""
+    return _sources().get(environment) or environment.partition("/")[0] or "(not named)"
+
+
+def grouped(environments: Iterable[str]) -> dict[str, list[str]]:
+    """Environments by source, the sources in order of first appearance."""
+    found: dict[str, list[str]] = {}
+    for environment in environments:
+        found.setdefault(source_of(environment), []).append(environment)
+    return found
+
+
+@functools.cache
+def _sources() -> dict[str, str]:
+    return {row.environment: row.source for row in read_table()}
 
 
 def _row(values: Sequence[str]) -> Row:
@@ -156,37 +151,32 @@ def _row(values: Sequence[str]) -> Row:
     name = str(parse_name(given["environment"]))
     if not given["source"]:
         raise ValueError(f"{name} needs a source")
-    if given["role"] not in ROLES:
-        raise ValueError(f"the role is {' or '.join(ROLES)}, not {given['role']!r}")
-    if given["behaviour"] not in BEHAVIOURS:
-        raise ValueError(f"the behaviour is one of {', '.join(BEHAVIOURS)}, not {given['behaviour']!r}")
+    for column, choices in (("role", ROLES), ("behaviour", BEHAVIOURS)):
+        if given[column] not in choices:
+            raise ValueError(f"the {column} is one of {', '.join(choices)}, not {given[column]!r}")
+    if not given["M"].isdecimal():
+        raise ValueError(f"M must be a whole number, not {given['M']!r}")
     row = Row(
         environment=name,
         source=given["source"],
-        num_variates=int(_number(given, "M", 1.0, whole=True)),
+        num_variates=int(_number(given, "M")),
         role=given["role"],
-        weight=_number(given, "weight", 0.0, above=True),
-        size=_number(given, "size", 0.0, above=True),
+        weight=_number(given, "weight"),
+        size=_number(given, "size"),
         behaviour=given["behaviour"],
-        search=_number(given, "search", 0.0),
+        search=_number(given, "search", may_be_zero=True),
         variants=tuple(given["variants"].split()),
     )
-    _ = row.environments
+    _ = row.environments  # its variants can be parsed
     return row
 
 
-def _number(
-    given: dict[str, str], column: str, least: float, *, above: bool = False, whole: bool = False
-) -> float:
+def _number(given: dict[str, str], column: str, may_be_zero: bool = False) -> float:
     try:
         value = float(given[column])
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and value >= least and not (above and value == least)) or (
-        whole and value != int(value)
-    ):
-        kind = "whole number" if whole else "number"
-        raise ValueError(
-            f"{column} must be a {kind} {'above' if above else 'of at least'} {least:g}, not {given[column]!r}"
-        )
+    if not (0 <= value < math.inf) or (value == 0 and not may_be_zero):
+        least = "of at least" if may_be_zero else "above"
+        raise ValueError(f"{column} must be a number {least} 0, not {given[column]!r}")
     return value

@@ -1,14 +1,13 @@
 """Collecting several environments into one Minari dataset each."""
 
 import dataclasses
-import string
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trajworld.collect.collector import Tally, Workers, collect
+from trajworld.collect.collector import Tally, collect
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import dataset_path, is_dataset_id, write_minari
 from trajworld.environments.interface import Description
@@ -16,6 +15,7 @@ from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.policies.behaviour import Behaviour
+from trajworld.processes import started_workers
 from trajworld.versions import versions
 
 DEFAULT_ID = "trajworld/{environment}/{behaviour}-v0"
@@ -23,21 +23,16 @@ DEFAULT_ID = "trajworld/{environment}/{behaviour}-v0"
 # The packages whose versions decide what a collection gives.
 DECIDING = ("trajworld", "python", "numpy", "gymnasium", "mujoco", "dm_control", "minari")
 
-# Called with an environment's name and what has been collected of it, after each of its episodes.
-Progress = Callable[[str, Tally], None]
+# Called with how much is collected (in the unit that was asked for), of how much, and of which environment.
+Progress = Callable[[int, int | None, str], None]
 
 
 @dataclass(frozen=True)
 class Target:
-    """A dataset that is to be collected: what its environment says of itself, and the Minari id it gets."""
+    """A dataset that is to be collected: the description of its environment, and the Minari id it gets."""
 
     description: Description
     dataset_id: str
-
-    @property
-    def environment(self) -> str:
-        """The environment's canonical name."""
-        return self.description.name
 
     @property
     def exists(self) -> bool:
@@ -47,15 +42,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Collected:
-    """A dataset that was collected.
-
-    Attributes:
-        environment: The environment's canonical name.
-        dataset_id: Its Minari id.
-        path: Its folder.
-        tally: What is in it and what broke.
-        seconds: How long it took.
-    """
+    """A dataset that was collected: its Minari id and folder, what is in it, and how long it took."""
 
     environment: str
     dataset_id: str
@@ -78,28 +65,25 @@ def dataset_targets(
         UsageError: A name or the template is wrong, or two environments get the same id.
         TrajWorldError: An environment cannot start.
     """
-    try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
-    except ValueError as error:
-        raise UsageError(f"the id template {template!r} is malformed ({error})") from None
-    if unknown := fields - {"environment", "behaviour"}:
-        raise UsageError(
-            f"{{{sorted(unknown)[0]}}} in the id template {template!r} is no {{environment}} or {{behaviour}}"
-        )
     targets: dict[str, Target] = {}
     for text in environments:
         environment = open_environment(text)
         environment.close()
         description = environment.description
-        slug = parse_name(description.name).slug
-        dataset_id = template.replace("{environment}", slug).replace("{behaviour}", behaviour_name)
+        names = {"environment": parse_name(description.name).slug, "behaviour": behaviour_name}
+        try:
+            dataset_id = template.format(**names)
+        except (LookupError, ValueError, AttributeError) as error:
+            raise UsageError(
+                f"the id template {template!r} is malformed ({error}): {{environment}} and {{behaviour}} are replaced"
+            ) from None
         if not is_dataset_id(dataset_id):
             raise UsageError(
                 f"{dataset_id!r} is no Minari id: write (namespace/)name-v0, with letters, digits, - and _"
             )
         if dataset_id in targets:
             raise UsageError(
-                f"{targets[dataset_id].environment} and {description.name} would both be {dataset_id}: name "
+                f"{targets[dataset_id].description.name} and {description.name} would both be {dataset_id}: name "
                 "each environment once, and put {environment} in the id template"
             )
         targets[dataset_id] = Target(description, dataset_id)
@@ -114,7 +98,7 @@ def collect_datasets(
     transitions: int | None = None,
     episodes: int | None = None,
     seed: int = 0,
-    workers: Workers | int = 1,
+    workers: int = 1,
     replace: bool = False,
     progress: Progress | None = None,
 ) -> Iterator[Collected]:
@@ -127,7 +111,7 @@ def collect_datasets(
         transitions: How many transitions each dataset gets; or
         episodes: how many episodes.
         seed: What every episode is a function of, with the environment's name and its number.
-        workers: Processes to use, or how many to start.
+        workers: How many processes to use.
         replace: Whether datasets of the same id give way.
         progress: Called after each episode.
 
@@ -142,69 +126,57 @@ def collect_datasets(
         raise TrajWorldError(
             f"Minari has {', '.join(taken)} already: replace what is there, skip it, or choose another id"
         )
-    if isinstance(workers, int):
-        with Workers(workers) as started:
-            yield from _collect_datasets(
-                targets, behaviour_name, behaviour, transitions, episodes, seed, started, replace, progress
+    with started_workers(workers) as pool:
+        for target in targets:
+            description, tally, began = target.description, Tally(), time.monotonic()
+            stream = collect(
+                description.name,
+                behaviour=behaviour,
+                transitions=transitions,
+                episodes=episodes,
+                seed=seed,
+                workers=pool or 1,
+                tally=tally,
             )
-    else:
-        yield from _collect_datasets(
-            targets, behaviour_name, behaviour, transitions, episodes, seed, workers, replace, progress
-        )
+            if progress is not None:
+                stream = _reported(stream, description.name, transitions, episodes, tally, progress)
+            recorded = {
+                "behaviour": {"name": behaviour_name, **_numbers(behaviour)},
+                "seed": seed,
+                "time_limit": description.time_limit,
+                "versions": deciding_versions(),
+            }
+            path = write_minari(
+                target.dataset_id,
+                stream,
+                environment=description.name,
+                observation_space=description.observation_space,
+                action_space=description.action_space,
+                description=f"{description.name}: {behaviour_name} actions, seed {seed}",
+                metadata={"collection": recorded},
+                replace=replace,
+            )
+            yield Collected(description.name, target.dataset_id, path, tally, time.monotonic() - began)
 
 
-def _collect_datasets(
-    targets: Sequence[Target],
-    behaviour_name: str,
-    behaviour: Behaviour,
+def deciding_versions() -> dict[str, str]:
+    """The versions of the packages that decide which episodes a seed gives."""
+    return {name: text for name, text in versions().items() if name in DECIDING}
+
+
+def _reported(
+    stream: Iterator[Episode],
+    environment: str,
     transitions: int | None,
     episodes: int | None,
-    seed: int,
-    workers: Workers,
-    replace: bool,
-    progress: Progress | None,
-) -> Iterator[Collected]:
-    for target in targets:
-        began, tally = time.monotonic(), Tally()
-        stream = collect(
-            target.environment,
-            behaviour=behaviour,
-            transitions=transitions,
-            episodes=episodes,
-            seed=seed,
-            workers=workers,
-            tally=tally,
-        )
-        path = write_minari(
-            target.dataset_id,
-            _watched(stream, target.environment, tally, progress),
-            environment=target.environment,
-            observation_space=target.description.observation_space,
-            action_space=target.description.action_space,
-            description=f"{target.environment}: {behaviour_name} actions, seed {seed}",
-            metadata={"collection": _provenance(target.description, behaviour_name, behaviour, seed)},
-            replace=replace,
-        )
-        yield Collected(target.environment, target.dataset_id, path, tally, time.monotonic() - began)
-
-
-def _watched(
-    stream: Iterator[Episode], environment: str, tally: Tally, progress: Progress | None
+    tally: Tally,
+    progress: Progress,
 ) -> Iterator[Episode]:
     for episode in stream:
         yield episode
-        if progress is not None:
-            progress(environment, tally)
+        done = tally.episodes if transitions is None else tally.transitions
+        progress(done, transitions or episodes, environment)
 
 
-def _provenance(
-    description: Description, behaviour_name: str, behaviour: Behaviour, seed: int
-) -> dict[str, Any]:
-    """What repeats the collection, in JSON's types."""
-    numbers: dict[str, Any] = dataclasses.asdict(behaviour) if dataclasses.is_dataclass(behaviour) else {}
-    return {
-        "behaviour": {"name": behaviour_name, **numbers},
-        "seed": seed,
-        "time_limit": description.time_limit,
-        "versions": {name: text for name, text in versions().items() if name in DECIDING},
-    }
+def _numbers(behaviour: Behaviour) -> dict[str, Any]:
+    return dataclasses.asdict(behaviour) if dataclasses.is_dataclass(behaviour) else {}

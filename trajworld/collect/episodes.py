@@ -8,7 +8,7 @@ import numpy as np
 from trajworld.data.episode import Episode
 from trajworld.environments.interface import Environment
 from trajworld.environments.open import open_environment
-from trajworld.policies.behaviour import Behaviour, Controlled, controller
+from trajworld.policies.behaviour import Behaviour
 
 # A process keeps this many environments open between tasks: some take seconds to start.
 _KEPT = 8
@@ -28,22 +28,13 @@ class Rollout:
     unstable: str = ""
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What decides the episodes of one environment."""
-
-    environment: str
-    behaviour: Behaviour
-    seed: int
-
-
-def run_episodes(plan: Plan, first: int, count: int) -> list[Rollout]:
+def run_episodes(name: str, behaviour: Behaviour, seed: int, first: int, count: int) -> list[Rollout]:
     """Run ``count`` episodes from number ``first``; the process keeps the environment for the next call."""
-    environment = _open.pop(plan.environment, None) or open_environment(plan.environment)
-    _open[plan.environment] = environment
+    environment = _open.pop(name) if name in _open else open_environment(name)
+    _open[name] = environment
     while len(_open) > _KEPT:
         _open.pop(next(iter(_open))).close()
-    return [run_episode(environment, plan.behaviour, plan.seed, first + index) for index in range(count)]
+    return [run_episode(environment, behaviour, seed, first + index) for index in range(count)]
 
 
 def episode_seeds(seed: int, environment: str, index: int) -> tuple[int, np.random.Generator]:
@@ -56,7 +47,7 @@ def episode_seeds(seed: int, environment: str, index: int) -> tuple[int, np.rand
 
 def run_episode(
     environment: Environment,
-    behaviour: Behaviour | Controlled,
+    behaviour: Behaviour,
     seed: int,
     index: int,
     limit: int | None = None,
@@ -65,7 +56,7 @@ def run_episode(
     description = environment.description
     environment_seed, generator = episode_seeds(seed, description.name, index)
     box = description.action_space
-    act = controller(behaviour, box.low, box.high, generator)
+    act = behaviour.controller(box.low, box.high, generator)
     limit = min(limit or description.time_limit, description.time_limit)
     observations = np.empty((limit + 1, description.observation_size), np.float32)
     actions = np.empty((limit, description.action_size), np.float32)

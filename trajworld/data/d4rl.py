@@ -1,27 +1,34 @@
-"""Reading D4RL's HDF5 files: flat arrays of steps, cut into episodes by their flags (DESIGN §5)."""
+"""Reading D4RL's HDF5 files: flat arrays of steps, cut into episodes by their flags and successors."""
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.data.episode import Episode, check_episode
+from trajworld.data.account import Account
+from trajworld.data.episode import Episode, as_floats, check_episode
 from trajworld.errors import TrajWorldError
+from trajworld.files import kind_of_file
 
 if TYPE_CHECKING:
     import h5py
 
 # The files' own environments (gym -v2) are gone; these have the same observations, actions and dynamics.
+# By the first word of a file's name: the environment, its observation size and its action size.
 _ENVIRONMENTS = {
-    "hopper": "gymnasium/Hopper-v4",
-    "halfcheetah": "gymnasium/HalfCheetah-v4",
-    "walker2d": "gymnasium/Walker2d-v4",
+    "hopper": ("gymnasium/Hopper-v4", 11, 3),
+    "halfcheetah": ("gymnasium/HalfCheetah-v4", 17, 6),
+    "walker2d": ("gymnasium/Walker2d-v4", 17, 6),
 }
 _STEPS_AT_ONCE = 65536
+_UNRECORDED = "the result of an episode's last action is not in the file (it has no next_observations)"
+_BROKEN = "an episode ended where the next row is not the recorded successor and no flag marks an end"
+_LONG = "an episode was cut at the step limit, since no flag marks an end"
 
 
 @dataclass(frozen=True)
@@ -37,25 +44,26 @@ class D4RLInfo:
     has_timeouts: bool
 
 
-def d4rl_environment(path: Path) -> str:
-    """The environment's name as far as a D4RL file's name gives it away, else ``d4rl/NAME``."""
-    for prefix, environment in _ENVIRONMENTS.items():
-        if path.name.startswith((f"{prefix}_", f"{prefix}-")):
-            return environment
-    return f"d4rl/{path.stem}"
+def d4rl_environment(path: Path, observation_size: int, action_size: int) -> str:
+    """The environment that a D4RL file's name and sizes tell, else ``d4rl/NAME``."""
+    environment, *sizes = _ENVIRONMENTS.get(re.split("[_-]", path.name)[0], ("", 0, 0))
+    return environment if sizes == [observation_size, action_size] else f"d4rl/{path.stem}"
 
 
-def read_d4rl(path: str | Path, max_episode_steps: int = 1000) -> tuple[D4RLInfo, Iterator[Episode]]:
-    """Open a D4RL file and read its episodes one at a time.
+def read_d4rl(
+    path: str | Path, max_episode_steps: int = 1000, account: Account | None = None
+) -> tuple[D4RLInfo, Iterator[Episode]]:
+    """Open a D4RL file and read its episodes one at a time; each of their transitions is one of the file's.
 
-    An episode ends at a terminal or a timeout; in files without ``timeouts``, after ``max_episode_steps``
-    steps. Without ``next_observations`` the result of an episode's last action is not recorded: its last
-    observation closes the episode, which then counts as truncated, and an episode of a single step is left
-    out.
+    An episode ends at a terminal or a timeout. With ``next_observations`` it also ends where a step's successor is
+    not the next row, whatever the flags say (late or missing flags, shuffled buffers, joined files). No step is lost.
+    Without them the result of an episode's last action is not recorded: that step is left out, the episode counts as
+    truncated, and one that no flag ends is cut after ``max_episode_steps`` steps.
 
     Args:
         path: The ``.hdf5`` file.
-        max_episode_steps: The environment's step limit, used only where the file has no ``timeouts``.
+        max_episode_steps: The environment's step limit, used only where no flag or successor marks an end.
+        account: Brought up to date as episodes are read.
 
     Raises:
         TrajWorldError: The file is missing, truncated or not HDF5, lacks an array, or its arrays disagree or
@@ -77,62 +85,72 @@ def read_d4rl(path: str | Path, max_episode_steps: int = 1000) -> tuple[D4RLInfo
             raise TrajWorldError(f"{path}: next_observations and observations have different shapes")
         if steps == 0:
             raise TrajWorldError(f"{path}: the file holds no step")
+        sizes = observations.shape[1], actions.shape[1]
         info = D4RLInfo(
-            path=path,
-            environment=d4rl_environment(path),
-            observation_size=observations.shape[1],
-            action_size=actions.shape[1],
-            steps=steps,
-            has_next_observations="next_observations" in file,
-            has_timeouts="timeouts" in file,
+            path,
+            d4rl_environment(path, *sizes),
+            *sizes,
+            steps,
+            "next_observations" in file,
+            "timeouts" in file,
         )
-    return info, _read_episodes(info, max_episode_steps)
+    return info, _read_episodes(info, max_episode_steps, account or Account())
 
 
-def _read_episodes(info: D4RLInfo, max_episode_steps: int) -> Iterator[Episode]:
+def _read_episodes(info: D4RLInfo, max_episode_steps: int, account: Account) -> Iterator[Episode]:
     number = 0
     with _open(info.path) as file:
         terminals = file["terminals"][:].reshape(-1) > 0
-        timeouts = file["timeouts"][:].reshape(-1) > 0 if info.has_timeouts else None
-        starts, stops = _bounds(terminals, timeouts, max_episode_steps)
+        timeouts = file["timeouts"][:].reshape(-1) > 0 if info.has_timeouts else np.zeros_like(terminals)
+        ends = terminals | timeouts
+        if info.has_next_observations:
+            broken = _broken(file["observations"], file["next_observations"]) & ~ends[:-1]
+            ends[:-1] |= broken
+            if broken.any():
+                account.note(_BROKEN, int(broken.sum()))
+        ends[-1] = True
+        stops = np.flatnonzero(ends) + 1
+        starts = np.concatenate([[0], stops[:-1]])
+        if not info.has_next_observations and not timeouts.any():
+            pieces = [np.arange(a, b, max_episode_steps) for a, b in zip(starts, stops, strict=True)]
+            if any(len(piece) > 1 for piece in pieces):
+                account.note(_LONG, sum(len(piece) - 1 for piece in pieces))
+            starts = np.concatenate(pieces)
+            stops = np.append(starts[1:], len(ends))
         names = ["observations", "actions", "rewards"] + ["next_observations"] * info.has_next_observations
         for first, last in _groups(starts, stops):
             offset = starts[first]
-            block = {name: file[name][offset : stops[last - 1]] for name in names}
-            for episode in range(first, last):
-                begin, end = starts[episode] - offset, stops[episode] - offset
-                terminated = bool(terminals[stops[episode] - 1])
-                made = _episode({name: array[begin:end] for name, array in block.items()}, terminated)
+            block = {name: as_floats(file[name][offset : stops[last - 1]]) for name in names}
+            for begin, end in zip(starts[first:last] - offset, stops[first:last] - offset, strict=True):
+                steps = {name: array[begin:end] for name, array in block.items()}
+                made = _episode(steps, bool(terminals[offset + end - 1]), account)
                 if made is not None:
                     yield check_episode(made, f"{info.path}, episode {number}")
                     number += 1
 
 
-def _episode(steps: dict[str, NDArray[Any]], terminated: bool) -> Episode | None:
+def _broken(observations: "h5py.Dataset", successors: "h5py.Dataset") -> NDArray[np.bool_]:
+    """``[N - 1]``: where a step's successor is not the next row, as 32-bit floats."""
+    found = np.zeros(len(observations) - 1, bool)
+    for begin in range(0, len(found), _STEPS_AT_ONCE):
+        end = min(begin + _STEPS_AT_ONCE, len(found))
+        following, recorded = observations[begin + 1 : end + 1], successors[begin:end]
+        found[begin:end] = np.any(following.astype(np.float32) != recorded.astype(np.float32), axis=1)
+    return found
+
+
+def _episode(steps: dict[str, NDArray[np.floating]], terminated: bool, account: Account) -> Episode | None:
     """The episode of these steps, or None where nothing of it is a whole transition."""
     observations, actions, rewards = steps["observations"], steps["actions"], steps["rewards"].reshape(-1)
     if "next_observations" in steps:
         observations = np.concatenate([observations, steps["next_observations"][-1:]])
-        return Episode(observations, actions, rewards, terminated=terminated, truncated=not terminated)
-    if len(rewards) < 2:
+    else:
+        account.leave_out(_UNRECORDED, rewards[-1:])
+        actions, rewards, terminated = actions[:-1], rewards[:-1], False
+    if not len(rewards):
         return None
-    return Episode(observations, actions[:-1], rewards[:-1], terminated=False, truncated=True)
-
-
-def _bounds(
-    terminals: NDArray[np.bool_], timeouts: NDArray[np.bool_] | None, max_episode_steps: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """First step and one past the last step of each episode."""
-    ends = terminals if timeouts is None else terminals | timeouts
-    stops = np.flatnonzero(ends) + 1
-    if not len(stops) or stops[-1] != len(ends):
-        stops = np.append(stops, len(ends))
-    starts = np.concatenate([[0], stops[:-1]])
-    if timeouts is None:
-        pieces = [np.arange(a, b, max_episode_steps) for a, b in zip(starts, stops, strict=True)]
-        starts = np.concatenate(pieces)
-        stops = np.append(starts[1:], len(ends))
-    return starts, stops
+    account.keep(rewards)
+    return Episode(observations, actions, rewards, terminated=terminated, truncated=not terminated)
 
 
 def _groups(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
@@ -156,9 +174,9 @@ def _open(path: Path) -> Iterator["h5py.File"]:
         with h5py.File(path, "r") as file:
             yield file
     except (OSError, RuntimeError, KeyError) as error:
-        raise TrajWorldError(
-            f"{path} is not a readable HDF5 file: {' '.join(str(error).split())[:150]}"
-        ) from error
+        kind = kind_of_file(path)
+        why = " ".join(str(error).split())[:150] if "HDF5" in kind or not kind else kind
+        raise TrajWorldError(f"{path} is not a readable HDF5 file: {why}") from error
 
 
 def _array(file: "h5py.File", name: str, path: Path, dimensions: int) -> "h5py.Dataset":

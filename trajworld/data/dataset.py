@@ -1,4 +1,4 @@
-"""A dataset as training sees it: the rows of one environment's episodes, memory-mapped (DESIGN §2, §5)."""
+"""A dataset as training sees it: the rows of one environment's episodes, memory-mapped."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+
+from trajworld.data.account import Account
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,10 +21,11 @@ class Dataset:
         environment: For example ``gymnasium/Hopper-v5``; empty where it is not known.
         observation_size: Observation variates.
         action_size: Action variates.
-        rows: ``[N, M]`` float32, in the row layout of DESIGN §2.
+        rows: ``[N, M]`` float32, rows ``[observation, reward, action]``, see ``episode.rows_of_episode``.
         episode_offsets: ``[E + 1]`` int64; episode e's rows are ``rows[offsets[e]:offsets[e + 1]]``.
         terminated: ``[E]`` bool: whether an episode's last observation is terminal.
         content: SHA-256 of the rows, the episodes' bounds and their ends: equal for equal data, wherever they lie.
+        account: What became of the source's transitions, where the conversion counted them.
     """
 
     path: Path
@@ -35,6 +38,7 @@ class Dataset:
     episode_offsets: NDArray[np.int64]
     terminated: NDArray[np.bool_]
     content: str = ""
+    account: Account | None = None
 
     @property
     def num_variates(self) -> int:

@@ -1,9 +1,9 @@
-"""An episode as every reader gives it, and its rows as the models read them (DESIGN §2)."""
+"""An episode as every reader gives it, and its rows as the models read them."""
 
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from trajworld.errors import TrajWorldError
 
@@ -59,10 +59,17 @@ def check_episode(episode: Episode, where: str) -> Episode:
     return episode
 
 
+def as_floats(array: ArrayLike) -> NDArray[np.floating]:
+    """Numbers of any type as native float32, or float64 where float32 does not hold each of the type's values."""
+    array = np.asarray(array)
+    small = array.dtype.kind in "biuf" and np.can_cast(array.dtype, np.float32, "safe")
+    return np.ascontiguousarray(array, np.float32 if small else np.float64)
+
+
 def rows_of_episode(episode: Episode) -> NDArray[np.float32]:
     """The episode's rows ``[observation, reward, action]``, ``[L + 1, M]``.
 
-    Row t is ``(s_t, r_{t-1}, a_t)``: the first row's reward and the last row's action are 0 (DESIGN §2).
+    Row t is ``(s_t, r_{t-1}, a_t)``: the first row's reward and the last row's action are 0.
     """
     length, observation_size = len(episode), episode.observations.shape[1]
     rows = np.zeros((length + 1, observation_size + 1 + episode.actions.shape[1]), np.float32)

@@ -5,11 +5,12 @@ from pathlib import Path
 
 import platformdirs
 
+from trajworld.files import user_path
+
 
 def home() -> Path:
     """The library's own folder: ``TRAJWORLD_HOME`` where it is set, else the user's cache folder."""
-    chosen = os.environ.get("TRAJWORLD_HOME")
-    return Path(chosen).expanduser() if chosen else Path(platformdirs.user_cache_dir("trajworld"))
+    return user_path(os.environ.get("TRAJWORLD_HOME") or platformdirs.user_cache_dir("trajworld"))
 
 
 def stores_folder() -> Path:

@@ -14,13 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.data.episode import Episode, check_episode
+from trajworld.data.episode import Episode, as_floats, check_episode
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import atomic_folder, read_json
+from trajworld.files import atomic_folder, ensure_room, one_writer, read_json, user_path
 
 if TYPE_CHECKING:
     from gymnasium import Space
     from gymnasium.envs.registration import EnvSpec
+
+# What HDF5 may still hold in memory of its own structures, bytes.
+_ROOM = 4 << 20
 
 # Letters, digits, - and _ only: no dot, so that no id can name a folder outside Minari's. Minari refuses
 # a namespace of a single letter.
@@ -56,8 +59,7 @@ class MinariInfo:
 
 def datasets_folder() -> Path:
     """Minari's folder of datasets: ``MINARI_DATASETS_PATH`` where it is set, else ``~/.minari/datasets``."""
-    chosen = os.environ.get("MINARI_DATASETS_PATH")
-    return Path(chosen) if chosen else Path.home() / ".minari" / "datasets"
+    return user_path(os.environ.get("MINARI_DATASETS_PATH") or "~/.minari/datasets")
 
 
 def is_dataset_id(text: str) -> bool:
@@ -87,9 +89,13 @@ def local_datasets() -> list[dict[str, Any]]:
     """
     root = datasets_folder()
     found = []
-    for folder, subfolders, _ in os.walk(root):
+    for folder, subfolders, _ in os.walk(root, followlinks=True):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
         path = Path(folder)
+        # Links are followed, but in no circle.
+        if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+            subfolders.clear()
+            continue
         if path == root or "data" not in subfolders:
             continue
         subfolders.clear()
@@ -165,6 +171,11 @@ def write_minari(
                     f"{dataset_id}, episode {number}: {given[0]} observation and {given[1]} action values, "
                     f"but the dataset's spaces have {sizes[0]} and {sizes[1]}"
                 )
+            ensure_room(
+                path.parent,
+                2 * sum(array.nbytes for array in vars(episode).values() if isinstance(array, np.ndarray))
+                + _ROOM,
+            )
             ends = np.zeros((2, len(episode)), bool)
             ends[:, -1] = episode.terminated, episode.truncated
             yield EpisodeBuffer(
@@ -186,8 +197,14 @@ def write_minari(
     if description:
         described["description"] = description
     namespace = dataset_id.rpartition("/")[0]
-    with _no_empty_parents(path), atomic_folder(path, replace=replace) as folder, warnings.catch_warnings():
+    with (
+        _no_empty_parents(path),
+        one_writer(path, f"the Minari dataset {dataset_id}"),
+        atomic_folder(path, replace=replace) as folder,
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
+        ensure_room(path.parent, _ROOM)
         storage = MinariStorage.new(
             folder / "data",
             observation_space=observation_space,
@@ -196,8 +213,8 @@ def write_minari(
         )
         storage.update_metadata(described)
         storage.update_episodes(buffers())
-    if namespace and namespace not in list_local_namespaces():
-        create_namespace(namespace)
+        if namespace and namespace not in list_local_namespaces():
+            create_namespace(namespace)
     return path
 
 
@@ -254,7 +271,7 @@ def _read_episodes(info: MinariInfo, observation_space: "Space", action_space: "
                 Episode(
                     observations=_flat(observation_space, episode["observations"]),
                     actions=_flat(action_space, episode["actions"]),
-                    rewards=np.asarray(episode["rewards"]).reshape(-1),
+                    rewards=as_floats(episode["rewards"]).reshape(-1),
                     terminated=bool(episode["terminations"][-1]),
                     truncated=bool(episode["truncations"][-1]),
                 ),
@@ -281,7 +298,7 @@ def _flat(space: "Space", data: Any) -> NDArray[np.floating]:
         raise ValueError(
             f"arrays of shape {array.shape} do not hold values of a space of shape {space.shape}"
         )
-    return array.reshape(len(array), -1)
+    return as_floats(array.reshape(len(array), -1))
 
 
 def _size(space: "Space", dataset_id: str, what: str) -> int:

@@ -13,38 +13,15 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trajworld.data.augmentation import draw_change
+from trajworld.data.batch import Batch, variates_of
 from trajworld.data.dataset import Dataset
-from trajworld.data.padding import Frame, padded_frame, padded_sizes
+from trajworld.data.padding import padded_sizes
 from trajworld.data.windows import WindowIndex, gather_windows, whole_batches, window_views
 from trajworld.errors import UsageError
 
 _READ_THREADS = 2
 _BATCHES_AHEAD = 4
 _STEPS_DRAWN = 64
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """Windows of one dataset, its variates padded to ``M_pad``.
-
-    Attributes:
-        values: ``[B, T, M_pad]`` float32: rows as they are stored, unscaled; 0 where padded.
-        time_mask: ``[B, T]`` float32: 1 for real rows.
-        variate_mask: ``[M_pad]`` float32: 1 for real variates.
-        is_action: ``[M_pad]`` int32: 1 for action variates; 0 where padded.
-        lower: ``[M_pad]`` float32: lower end of each variate's support, in this batch where it is augmented; 0 where
-            padded.
-        upper: ``[M_pad]`` float32: upper end of each variate's support; 1 where padded.
-        dataset: The number of the source in the mixture.
-    """
-
-    values: NDArray[np.float32]
-    time_mask: NDArray[np.float32]
-    variate_mask: NDArray[np.float32]
-    is_action: NDArray[np.int32]
-    lower: NDArray[np.float32]
-    upper: NDArray[np.float32]
-    dataset: int
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,6 +69,10 @@ class Mixture:
     Which source a step draws from is Grain's deterministic interleaving of the weights; which windows, a
     generator seeded with (seed, step). Nothing else is state, so that a resumed run sees exactly the batches
     that it would have seen.
+
+    Attributes:
+        variates: Of each source, what its batches say of its padded variates where they are not augmented.
+        sizes: The values of M_pad, ascending.
     """
 
     def __init__(
@@ -131,24 +112,20 @@ class Mixture:
         if not 0 <= augment <= 1:
             raise UsageError(f"the share of batches to augment must lie in [0, 1], not {augment}")
         self.batch_size, self.window, self.seed, self.augment = batch_size, window, seed, augment
-        variates = [source.dataset.num_variates for source in self.sources]
+        counts = [source.dataset.num_variates for source in self.sources]
         weights = [source.weight for source in self.sources]
-        self.sizes = tuple(sorted(set(padded_sizes(variates, weights=weights) if sizes is None else sizes)))
-        if max(variates) > max(self.sizes, default=0):
-            raise UsageError(f"no size of {list(self.sizes)} holds a dataset of {max(variates)} variates")
-        self._frames = [
-            padded_frame(source.dataset, source.lower, source.upper, min(n for n in self.sizes if n >= m))
-            for source, m in zip(self.sources, variates, strict=True)
+        self.sizes = tuple(sorted(set(padded_sizes(counts, weights=weights) if sizes is None else sizes)))
+        if max(counts) > max(self.sizes, default=0):
+            raise UsageError(f"no size of {list(self.sizes)} holds a dataset of {max(counts)} variates")
+        self.variates = [
+            variates_of(source.dataset, source.lower, source.upper, min(n for n in self.sizes if n >= m))
+            for source, m in zip(self.sources, counts, strict=True)
         ]
         self._numbers = lru_cache(maxsize=8)(partial(_random_numbers, seed, batch_size=batch_size))
         endless = [_Endless(number) for number in range(len(self.sources))]
         parts = [grain.MapDataset.source(source) for source in endless]
         mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
         self._order = mixed
-
-    def frame(self, number: int) -> Frame:
-        """What all batches of a source share: masks and supports of its padded variates."""
-        return self._frames[number]
 
     def source_of(self, step: int) -> int:
         """The number of the source that a step's batch is drawn from."""
@@ -177,20 +154,20 @@ class Mixture:
             iterator.close()
 
     def _make(self, step: int, number: int) -> Batch:
-        source, frame = self.sources[number], self._frames[number]
+        source, variates = self.sources[number], self.variates[number]
         ends, first = source.draw(self._numbers(step // _STEPS_DRAWN)[step % _STEPS_DRAWN])
         values, time_mask = gather_windows(source.dataset, ends, first, self.window)
-        missing = len(frame.variate_mask) - values.shape[2]
+        missing = len(variates.lower) - values.shape[2]
         if missing:
             values = np.pad(values, ((0, 0), (0, 0), (0, missing)))
-        lower, upper = frame.lower, frame.upper
         if self.augment:
-            change = draw_change(lower, upper, frame.variate_mask, self.augment, self.seed, step)
+            lower, upper = variates.lower, variates.upper
+            change = draw_change(lower, upper, np.asarray(variates.mask), self.augment, self.seed, step)
             if change is not None:
                 # What lies outside the dataset's own range is clipped to that, not to the wider one.
                 values = np.clip(values, lower, upper) * change.sign
-                lower, upper = change.lower, change.upper
-        return Batch(values, time_mask, frame.variate_mask, frame.is_action, lower, upper, dataset=number)
+                variates = variates._replace(lower=change.lower, upper=change.upper)
+        return Batch(values, time_mask, variates, number)
 
 
 def _random_numbers(seed: int, block: int, batch_size: int) -> NDArray[np.uint64]:
@@ -215,14 +192,14 @@ def windows_in_order(
         episodes: Indices; all where None.
         batch_size: Windows in a batch; the last batch may hold fewer.
         window: T, rows in a window.
-        limit: The most windows: where there are more, a random choice of so many, without repetition, in
+        limit: The most windows: where there are more, a random choice of that many, without repetition, in
             order.
         seed: Of that choice.
         views: Whether a batch may be a read-only view of the memory map instead of a copy. It is one where
             its windows are of one episode and none is padded.
 
     Yields:
-        Values ``[<= B, T, M]`` and time mask ``[<= B, T]``, as ``cut_windows`` returns them.
+        Values ``[<= B, T, M]`` and time mask ``[<= B, T]``, as ``gather_windows`` returns them.
 
     Raises:
         UsageError: ``batch_size`` or ``limit`` is less than 1, or an episode is not there.

@@ -1,30 +1,8 @@
 """Padding the variates of datasets to a few sizes, so that compiled functions stay few."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
-import numpy as np
-from numpy.typing import NDArray
-
-from trajworld.data.dataset import Dataset
 from trajworld.errors import UsageError
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """What all batches of a dataset share.
-
-    Attributes:
-        variate_mask: ``[M_pad]`` float32: 1 for real variates.
-        is_action: ``[M_pad]`` int32: 1 for action variates; 0 where padded.
-        lower: ``[M_pad]`` float32: lower end of each variate's support; 0 where padded.
-        upper: ``[M_pad]`` float32: upper end of each variate's support; 1 where padded.
-    """
-
-    variate_mask: NDArray[np.float32]
-    is_action: NDArray[np.int32]
-    lower: NDArray[np.float32]
-    upper: NDArray[np.float32]
 
 
 def padded_sizes(sizes: Sequence[int], most: int = 3, weights: Sequence[float] | None = None) -> list[int]:
@@ -65,31 +43,3 @@ def padded_sizes(sizes: Sequence[int], most: int = 3, weights: Sequence[float] |
             for last in range(len(distinct))
         ]
     return best[-1][1]
-
-
-def padded_frame(
-    dataset: Dataset, lower: NDArray[np.float32], upper: NDArray[np.float32], size: int
-) -> Frame:
-    """What is the same of every batch of a dataset that is padded to ``size`` variates.
-
-    Args:
-        dataset: Whose variates.
-        lower: ``[M]``: lower end of each one's support.
-        upper: ``[M]``: upper end.
-        size: M_pad, at least M.
-    """
-    variates = dataset.num_variates
-    frame = Frame(
-        np.zeros(size, np.float32),
-        np.zeros(size, np.int32),
-        np.zeros(size, np.float32),
-        np.ones(size, np.float32),
-    )
-    frame.variate_mask[:variates] = 1
-    frame.is_action[:variates] = dataset.is_action
-    frame.lower[:variates] = lower
-    frame.upper[:variates] = upper
-    for array in vars(frame).values():
-        # Every batch holds these very arrays.
-        array.setflags(write=False)
-    return frame

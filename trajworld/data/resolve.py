@@ -9,11 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trajworld.data.account import Account
 from trajworld.data.d4rl import read_d4rl
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.home import stores_folder
-from trajworld.data.minari_datasets import dataset_path, is_dataset_id, read_minari, write_minari
+from trajworld.data.minari_datasets import (
+    dataset_path,
+    datasets_folder,
+    is_dataset_id,
+    read_minari,
+    write_minari,
+)
 from trajworld.data.store import VERSION, is_store, open_store, store_description, write_store
 from trajworld.data.unitraj import (
     UniTrajEnvironment,
@@ -22,6 +29,7 @@ from trajworld.data.unitraj import (
     unitraj_environment,
 )
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.files import kind_of_file, user_path
 
 ACCEPTED_FORMS = (
     "minari:ID (downloaded if need be), the ID of a local Minari dataset, a store's folder, a D4RL .hdf5 "
@@ -35,6 +43,14 @@ Progress = Callable[[int, int | None, str], None]
 
 
 @dataclass(frozen=True)
+class Imported:
+    """A Minari dataset of a source; ``account`` is None where it was there already."""
+
+    path: Path
+    account: Account | None
+
+
+@dataclass(frozen=True)
 class _Origin:
     """A source outside the store: where it lies and how its episodes are read."""
 
@@ -43,7 +59,7 @@ class _Origin:
     environment: str
     folder_or_file: Path
     files: Callable[[], Iterable[Path]]
-    episodes: Callable[[], Iterator[Episode]]
+    episodes: Callable[[Account], Iterator[Episode]]
     transitions: int | None
 
 
@@ -91,14 +107,14 @@ def import_dataset(
     description: str = "",
     replace: bool = False,
     progress: Progress | None = None,
-) -> list[Path]:
+) -> list[Imported]:
     """Make Minari datasets of a D4RL file, a folder of UniTraj episodes, or a UniTraj root.
 
     Args:
         source: The file or folder.
         dataset_id: The new dataset's id. A UniTraj root makes one dataset an environment: with ``name-v0``
             their ids are ``name/SOURCE/ENVIRONMENT-v0``. Those that are there already are then left as they
-            are, so that an import that was stopped goes on where it was.
+            are, so an import that was stopped continues.
         environment: The environment's name, where the source does not say it rightly; not for a root.
         max_episode_steps: The step limit of D4RL files without ``timeouts``.
         description: For people.
@@ -106,7 +122,7 @@ def import_dataset(
         progress: Called now and then.
 
     Returns:
-        The folders of the datasets.
+        The datasets, and what became of the source's transitions.
 
     Raises:
         UsageError: The source is of no known form, or the id is malformed.
@@ -117,7 +133,7 @@ def import_dataset(
     if path is None:
         raise UsageError(f"{source} does not exist: import reads a D4RL .hdf5 file or a UniTraj folder")
 
-    def write(origin: _Origin, new_id: str) -> Path:
+    def write(origin: _Origin, new_id: str) -> Imported:
         name = environment or origin.environment
         return _import(origin, new_id, name, description=description, replace=replace, progress=progress)
 
@@ -135,10 +151,10 @@ def import_dataset(
     made = []
     for one in many:
         new_id = f"{stem}/{one.source}/{_slug(one.environment)}-{version}"
-        finished = dataset_path(new_id)
-        if replace or not finished.exists():
-            finished = write(_unitraj_origin(str(one.folder), one), new_id)
-        made.append(finished)
+        if replace or not dataset_path(new_id).exists():
+            made.append(write(_unitraj_origin(str(one.folder), one), new_id))
+        else:
+            made.append(Imported(dataset_path(new_id), None))
     return made
 
 
@@ -150,20 +166,21 @@ def _import(
     description: str,
     replace: bool,
     progress: Progress | None,
-) -> Path:
+) -> Imported:
     import numpy as np
     from gymnasium.spaces import Box
 
-    first = next(origin.episodes(), None)
+    first = next(origin.episodes(Account()), None)
     if first is None:
         raise TrajWorldError(f"{origin.name} holds no whole transition")
     observation_space, action_space = (
         Box(-np.inf, np.inf, (array.shape[1],), array.dtype.type)
         for array in (first.observations, first.actions)
     )
-    return write_minari(
+    account = Account()
+    path = write_minari(
         dataset_id,
-        _reporting(origin, progress),
+        _reporting(origin, account, progress),
         environment=environment,
         observation_space=observation_space,
         action_space=action_space,
@@ -171,6 +188,7 @@ def _import(
         metadata={"imported_from": origin.name},
         replace=replace,
     )
+    return Imported(path, account)
 
 
 def _open_converted(origin: _Origin, progress: Progress | None) -> Dataset:
@@ -180,9 +198,11 @@ def _open_converted(origin: _Origin, progress: Progress | None) -> Dataset:
     path = stores_folder() / f"{prefix}{fingerprint[:12]}"
     if is_store(path):
         return open_store(path)
+    account = Account()
     dataset = write_store(
         path,
-        _reporting(origin, progress),
+        _reporting(origin, account, progress),
+        account=account,
         name=origin.name,
         source=origin.spec,
         environment=origin.environment,
@@ -207,10 +227,27 @@ def _origin(spec: str, path: Path | None) -> _Origin:
         environment = unitraj_environment(path)
         if environment is not None:
             return _unitraj_origin(spec, environment)
+        if (path / "data" / "metadata.json").is_file():
+            return _minari_origin(_id_of_folder(path), download=False)
     if path is None and is_dataset_id(spec):
         return _minari_origin(spec, download=False)
-    problem = "exists but is none of the forms that can be read" if path is not None else "names no dataset"
+    problem = "names no dataset"
+    if path is not None:
+        kind = kind_of_file(path) if path.is_file() else ""
+        problem = f"exists but is none of the forms that can be read{kind and f' ({kind})'}"
     raise UsageError(f"{spec} {problem}; give {ACCEPTED_FORMS}")
+
+
+def _id_of_folder(path: Path) -> str:
+    """The id of the Minari dataset whose folder was named, perhaps from inside Minari's own folder."""
+    # Not resolved: a dataset may be a link to elsewhere.
+    place, root = Path(os.path.abspath(path)), Path(os.path.abspath(datasets_folder()))
+    for one, folder in ((place, root), (place, root.resolve()), (place.resolve(), root.resolve())):
+        if one.is_relative_to(folder) and is_dataset_id(one.relative_to(folder).as_posix()):
+            return one.relative_to(folder).as_posix()
+    raise UsageError(
+        f"{path} is a Minari dataset outside of {root}: set MINARI_DATASETS_PATH to the folder that its id begins in"
+    )
 
 
 def _minari_origin(dataset_id: str, download: bool) -> _Origin:
@@ -221,7 +258,7 @@ def _minari_origin(dataset_id: str, download: bool) -> _Origin:
         environment=info.environment,
         folder_or_file=info.path,
         files=lambda: (path for path in (info.path / "data").rglob("*") if path.is_file()),
-        episodes=lambda: read_minari(dataset_id)[1],
+        episodes=lambda account: _counted(read_minari(dataset_id)[1], account),
         transitions=info.transitions,
     )
 
@@ -234,7 +271,7 @@ def _d4rl_origin(spec: str, path: Path, max_episode_steps: int) -> _Origin:
         environment=info.environment,
         folder_or_file=path,
         files=lambda: [path],
-        episodes=lambda: read_d4rl(path, max_episode_steps)[1],
+        episodes=lambda account: read_d4rl(path, max_episode_steps, account)[1],
         transitions=info.steps,
     )
 
@@ -246,7 +283,7 @@ def _unitraj_origin(spec: str, environment: UniTrajEnvironment) -> _Origin:
         environment=environment.name,
         folder_or_file=environment.folder,
         files=lambda: environment.episodes,
-        episodes=lambda: read_unitraj(environment),
+        episodes=lambda account: read_unitraj(environment, account),
         transitions=None,
     )
 
@@ -262,20 +299,24 @@ def _fingerprint(origin: _Origin) -> str:
     return digest.hexdigest()
 
 
-def _reporting(origin: _Origin, progress: Progress | None) -> Iterator[Episode]:
-    done = 0
-    for episode in origin.episodes():
+def _reporting(origin: _Origin, account: Account, progress: Progress | None) -> Iterator[Episode]:
+    for episode in origin.episodes(account):
         yield episode
-        done += len(episode)
         if progress is not None:
-            progress(done, origin.transitions, origin.name)
+            progress(account.kept, origin.transitions, origin.name)
+
+
+def _counted(episodes: Iterator[Episode], account: Account) -> Iterator[Episode]:
+    for episode in episodes:
+        account.keep(episode.rewards)
+        yield episode
 
 
 def _existing_path(spec: str | os.PathLike[str]) -> Path | None:
     text = os.fspath(spec)
     if text.startswith("minari:") or "\0" in text or not text:
         return None
-    path = Path(text).expanduser()
+    path = user_path(text)
     return path if path.exists() else None
 
 

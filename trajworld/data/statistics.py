@@ -56,13 +56,6 @@ def value_range(
     return found.minimum, found.maximum
 
 
-def variate_std(dataset: Dataset, episodes: ArrayLike | None = None) -> NDArray[np.float64]:
-    """The standard deviation of the real values of each variate, ``[M]``, over ``episodes`` (all where not
-    given).
-    """
-    return statistics(dataset, episodes).std
-
-
 def write_statistics(dataset: Dataset) -> None:
     """Compute the whole dataset's statistics and keep them in its folder."""
     found = compute_statistics(dataset, np.ones(dataset.num_episodes, bool))

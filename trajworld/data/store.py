@@ -6,28 +6,19 @@ A store is a folder of ``dataset.json``, ``rows.npy`` (float32 ``[N, M]``), ``ep
 """
 
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trajworld.data.account import Account
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, check_episode, rows_of_episode
-from trajworld.data.statistics import value_range, variate_std, write_statistics
+from trajworld.data.statistics import write_statistics
 from trajworld.errors import TrajWorldError
-from trajworld.files import atomic_folder, read_json, write_json
-
-__all__ = [
-    "Dataset",
-    "is_store",
-    "open_store",
-    "store_description",
-    "value_range",
-    "variate_std",
-    "write_store",
-]
+from trajworld.files import atomic_folder, one_writer, read_json, write_json
 
 FORMAT = "trajworld-store"
 VERSION = 2
@@ -41,7 +32,7 @@ def write_store(
     name: str,
     source: str,
     environment: str,
-    progress: Callable[[Episode], None] | None = None,
+    account: Account | None = None,
     replace: bool = False,
 ) -> Dataset:
     """Write episodes as a store, one episode in memory at a time, and open it.
@@ -54,15 +45,15 @@ def write_store(
         name: See ``Dataset``, as ``source`` and ``environment``.
         source: The same.
         environment: The same.
-        progress: Called with each episode once it is written.
-        replace: Whether a folder that is there already gives way.
+        account: What becomes of the source's transitions while ``episodes`` are read; kept in the description.
+        replace: Whether an existing folder is replaced.
 
     Raises:
         TrajWorldError: There is no episode, one is malformed or of another size, or the folder cannot be
             written.
     """
     path, content = Path(path), hashlib.sha256()
-    with atomic_folder(path, replace=replace) as folder:
+    with one_writer(path, f"the store of {name}"), atomic_folder(path, replace=replace) as folder:
         lengths: list[int] = []
         terminated: list[bool] = []
         sizes: tuple[int, int] | None = None
@@ -87,8 +78,6 @@ def write_store(
                 file.write(written)
                 lengths.append(len(rows))
                 terminated.append(bool(episode.terminated))
-                if progress is not None:
-                    progress(episode)
             if sizes is None:
                 raise TrajWorldError(f"{name}: there is no episode to store")
             # NumPy pads the header so that the number of rows can be filled in afterwards.
@@ -110,6 +99,7 @@ def write_store(
             "episodes": len(lengths),
             "rows": sum(lengths),
             "content": content.hexdigest(),
+            **({} if account is None else {"account": account.as_json()}),
         }
         write_json(folder / _DESCRIPTION, description)
         write_statistics(open_store(folder))
@@ -162,6 +152,7 @@ def open_store(path: str | Path) -> Dataset:
         episode_offsets=offsets,
         terminated=terminated,
         content=description["content"],
+        account=_account(path, description),
     )
 
 
@@ -188,6 +179,15 @@ def store_description(path: str | Path) -> dict[str, Any]:
         if not isinstance(value, int) or isinstance(value, bool) or value < least:
             raise TrajWorldError(f"{file}: {key!r} must be a whole number of at least {least}, not {value!r}")
     return description
+
+
+def _account(path: Path, description: dict[str, Any]) -> Account | None:
+    try:
+        return Account.from_json(description["account"]) if "account" in description else None
+    except (TypeError, ValueError, KeyError, AttributeError):
+        raise TrajWorldError(
+            f"{path / _DESCRIPTION}: its account is damaged: convert the source again"
+        ) from None
 
 
 def _write_header(file: BinaryIO, rows: int, variates: int) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trajworld.data.account import Account
 from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import statistics
 from trajworld.errors import UsageError
@@ -36,7 +37,11 @@ class Spread:
 
 @dataclass(frozen=True)
 class Summary:
-    """A dataset in numbers; ``variates`` holds one spread a variate, in row order, by its name."""
+    """A dataset in numbers.
+
+    ``variates`` holds one spread a variate, in row order, by its name; ``account`` says what became of the source's
+    transitions, where the conversion counted them.
+    """
 
     name: str
     path: str
@@ -51,6 +56,7 @@ class Summary:
     episode_length: Spread
     episode_return: Spread
     variates: dict[str, Spread]
+    account: Account | None
 
     def as_json(self) -> dict[str, Any]:
         """The summary as plain JSON values."""
@@ -93,6 +99,7 @@ def summarise(dataset: Dataset) -> Summary:
         episode_length=Spread.of(dataset.transitions_per_episode),
         episode_return=Spread.of(episode_returns(dataset)),
         variates=spreads,
+        account=dataset.account,
     )
 
 

@@ -1,4 +1,4 @@
-"""Reading UniTraj's folders: one ``.npz`` an episode, in dm_env order (DESIGN §5)."""
+"""Reading UniTraj's folders: one ``.npz`` an episode, in dm_env order."""
 
 import zipfile
 import zlib
@@ -9,10 +9,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.data.episode import Episode, check_episode
+from trajworld.data.account import Account
+from trajworld.data.episode import Episode, as_floats, check_episode
 from trajworld.errors import TrajWorldError
 
 _RANGE_FILE = "max_min_values.npz"
+_PADDING = "the observation before or after is all zero: a row of padding"
 
 
 @dataclass(frozen=True)
@@ -165,16 +167,17 @@ def unitraj_environment(folder: str | Path) -> UniTrajEnvironment | None:
     return None
 
 
-def read_unitraj(environment: UniTrajEnvironment) -> Iterator[Episode]:
+def read_unitraj(environment: UniTrajEnvironment, account: Account | None = None) -> Iterator[Episode]:
     """The episodes of an environment, read one file at a time.
 
     Rows whose observation is all zero are padding and are skipped: a file is cut there into episodes of the
-    rows between them, and pieces without a whole transition are left out.
+    rows between them, and pieces without a whole transition are left out. ``account`` counts both.
 
     Raises:
         TrajWorldError: A file is missing, truncated, holds objects or a NaN, its arrays' shapes disagree with
             each other or with the other files', or the range file's size disagrees with them.
     """
+    account = account or Account()
     limits = unitraj_range(environment.folder)
     sizes: tuple[int, int] | None = None
     for path in environment.episodes:
@@ -191,7 +194,14 @@ def read_unitraj(environment: UniTrajEnvironment) -> Iterator[Episode]:
                 f"{environment.folder / _RANGE_FILE}: ranges of {len(limits[0])} variates for episodes of "
                 f"{sum(sizes) + 1}"
             )
-        for begin, end in _pieces(observation):
+        pieces = _pieces(observation)
+        used = np.zeros(len(reward), bool)
+        for begin, end in pieces:
+            used[begin + 1 : end] = True
+        if not used[1:].all():
+            account.leave_out(_PADDING, reward[1:][~used[1:]])
+        for begin, end in pieces:
+            account.keep(reward[begin + 1 : end])
             # dm_env order: the action and reward of a row led to its observation, so a transition's are the
             # next row's.
             yield check_episode(
@@ -241,7 +251,7 @@ def _read_arrays(path: Path) -> tuple[NDArray[np.floating], NDArray[np.floating]
             f"{path}: observation {observation.shape}, action {action.shape} and reward {reward.shape} do "
             "not make an episode ([L, O], [L, A] and [L, 1] are wanted)"
         )
-    return observation, action, reward.reshape(-1)
+    return as_floats(observation), as_floats(action), as_floats(reward.reshape(-1))
 
 
 def _load(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.floating]]:

@@ -1,6 +1,4 @@
-"""Cutting windows of consecutive rows out of a memory-mapped dataset, without a copy of the dataset (DESIGN
-§2).
-"""
+"""Cutting windows of consecutive rows out of a memory-mapped dataset, without a copy of the dataset."""
 
 from dataclasses import dataclass
 
@@ -52,10 +50,6 @@ class WindowIndex:
         """``[K]``: the windows of each episode."""
         return np.diff(self.first_ranks)
 
-    def ends(self, ranks: ArrayLike) -> NDArray[np.int64]:
-        """The row at which each window of these numbers ends; ``ranks`` are within ``[0, len)``."""
-        return self.locate(ranks)[0]
-
     def locate(self, ranks: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of each window of these numbers, the row at which it ends and its episode's first row."""
         ranks = np.asarray(ranks, np.int64)
@@ -64,42 +58,21 @@ class WindowIndex:
         return first + 1 + ranks - self.first_ranks[episode], first
 
 
-def window_ends(dataset: Dataset, episodes: ArrayLike | None = None) -> NDArray[np.int64]:
-    """The row at which each window of ``episodes`` ends: every row but an episode's first."""
-    index = WindowIndex.of(dataset, episodes)
-    return index.ends(np.arange(len(index)))
-
-
-def cut_windows(
-    dataset: Dataset, ends: ArrayLike, length: int = 20
-) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The windows that end at the rows ``ends [B]``, none of which crosses its episode's start.
-
-    Args:
-        dataset: Where the rows are.
-        ends: Row indices, ``[B]``.
-        length: T, rows in a window.
-
-    Returns:
-        Values ``[B, T, M]`` float32, padded with zeros on the left, and the time mask ``[B, T]`` float32, 1
-        for real rows.
-
-    Raises:
-        UsageError: ``length`` is less than 1 or an end is no row of the dataset.
-    """
-    ends = np.asarray(ends, np.int64)
-    if length < 1:
-        raise UsageError(f"a window needs at least 1 row, not {length}")
-    if ends.ndim != 1 or (len(ends) and (ends.min() < 0 or ends.max() >= len(dataset.rows))):
-        raise UsageError(f"{dataset.name} has rows 0 to {len(dataset.rows) - 1}; a window ends elsewhere")
-    episode = np.searchsorted(dataset.episode_offsets, ends, side="right") - 1
-    return gather_windows(dataset, ends, dataset.episode_offsets[episode], length)
-
-
 def gather_windows(
     dataset: Dataset, ends: NDArray[np.int64], first: NDArray[np.int64], length: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """``cut_windows`` for ends that are known to be rows of episodes whose first rows are ``first [B]``."""
+    """The windows that end at given rows, none of which crosses its episode's start.
+
+    Args:
+        dataset: Where the rows are.
+        ends: ``[B]`` rows.
+        first: ``[B]``: the first row of each one's episode.
+        length: T, rows in a window.
+
+    Returns:
+        Values ``[B, T, M]`` float32, padded with zeros on the left, and the time mask ``[B, T]`` float32, 1 for real
+        rows.
+    """
     starts = ends - (length - 1)
     missing = first - starts
     if len(ends) and starts.min() < 0:

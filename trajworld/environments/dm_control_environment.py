@@ -49,22 +49,17 @@ class DmControlEnvironment:
             raise TrajWorldError(f"{name} cannot start: {error}") from error
         physics = self._env.physics
         # Nothing is drawn here; a task that would refresh its picture must not ask for an OpenGL context.
-        physics._make_rendering_contexts = _no_contexts
+        physics._make_rendering_contexts = lambda: None
         change_mujoco(physics.model.ptr, physics.data.ptr, changes, str(name))
         self._keys = list(self._env.observation_spec())
         size = sum(int(np.prod(spec.shape, dtype=int)) for spec in self._env.observation_spec().values())
-        self._description = Description(
+        self.description = Description(
             name=str(name),
             observation_space=spaces.Box(-np.inf, np.inf, (size,), np.float32),
             action_space=_action_box(self._env.action_spec(), str(name)),
             time_limit=_time_limit(self._env),
         )
         self._steps = 0
-
-    @property
-    def description(self) -> Description:
-        """Its name, spaces and time limit."""
-        return self._description
 
     def reset(self, seed: int) -> NDArray[np.floating]:
         """Begin the episode of ``seed``: the task's random state starts anew from it."""
@@ -79,7 +74,7 @@ class DmControlEnvironment:
             time_step = self._env.step(action)
         self._steps += 1
         terminated = bool(time_step.last() and time_step.discount == 0.0)
-        truncated = not terminated and (time_step.last() or self._steps >= self._description.time_limit)
+        truncated = not terminated and (time_step.last() or self._steps >= self.description.time_limit)
         return Step(self._flat(time_step.observation), float(time_step.reward), terminated, bool(truncated))
 
     def close(self) -> None:
@@ -122,10 +117,6 @@ def _without_renderer() -> Iterator[None]:
         yield
     finally:
         del os.environ["MUJOCO_GL"]
-
-
-def _no_contexts() -> None:
-    pass
 
 
 def _action_box(spec: Any, where: str) -> spaces.Box:

@@ -2,7 +2,6 @@
 
 import contextlib
 import inspect
-import re
 import warnings
 from typing import Any
 
@@ -37,9 +36,6 @@ _CONTINUOUS = {
 
 # Constructor arguments that concern pictures only.
 _PICTURES = ("render_mode", "width", "height", "camera_id", "camera_name", "max_geom", "screen_size")
-
-
-_ROBOT_NUMBER = re.compile(r"(\w+)-(0|[1-9]\d{0,8})", re.ASCII)
 
 
 class GymnasiumEnvironment:
@@ -81,20 +77,15 @@ class GymnasiumEnvironment:
             self._warning_counts = simulator.data.warning.number
         else:
             for key, value in physics.items():
-                setattr(simulator, key, checked_number(value, key, str(name), minimum=0.0, open_end=True))
+                setattr(simulator, key, checked_number(value, key, str(name)))
         self._flatten = not isinstance(self._env.observation_space, spaces.Box)
         self._action_shape = self._env.action_space.shape
-        self._description = Description(
+        self.description = Description(
             name=str(name),
             observation_space=_observation_box(self._env.observation_space, str(name)),
             action_space=_action_box(self._env.action_space, name),
             time_limit=spec.max_episode_steps or DEFAULT_TIME_LIMIT,
         )
-
-    @property
-    def description(self) -> Description:
-        """Its name, spaces and time limit."""
-        return self._description
 
     def reset(self, seed: int) -> NDArray[np.floating]:
         """Begin the episode of ``seed``, as ``env.reset(seed=seed)`` does."""
@@ -127,14 +118,11 @@ class GymnasiumEnvironment:
 def _robot(name: EnvironmentName) -> tuple[str, dict[str, Any]]:
     """The Gymnasium id of a robot and the arguments that its name fixes."""
     from trajworld.environments.robots.environment import ROBOT_ID, register_robots
-    from trajworld.environments.robots.kinds import KINDS
+    from trajworld.environments.robots.kinds import parse_robot
 
-    parts = _ROBOT_NUMBER.fullmatch(name.identifier)
-    if parts is None or parts[1] not in KINDS:
-        offered = " or ".join(f"robot/{kind}-17" for kind in KINDS)
-        raise UsageError(f"there is no robot {name.identifier!r}: write a kind and a number, {offered}")
+    kind, number = parse_robot(name.identifier)
     register_robots()
-    return ROBOT_ID, {"kind": parts[1], "number": int(parts[2])}
+    return ROBOT_ID, {"kind": kind, "number": number}
 
 
 def _constructor(spec: EnvSpec, name: EnvironmentName) -> tuple[Any, dict[str, Value]]:
@@ -146,8 +134,6 @@ def _constructor(spec: EnvSpec, name: EnvironmentName) -> tuple[Any, dict[str, V
         parameters = inspect.signature(creator).parameters.values()
     except (ImportError, AttributeError, gymnasium.error.Error) as error:
         raise TrajWorldError(f"{name} cannot start: {_first_line(error)}") from error
-    except (TypeError, ValueError):
-        return spec.entry_point, {}
     return creator, {
         parameter.name: parameter.default
         for parameter in parameters
@@ -168,21 +154,14 @@ def _typed(value: Value, default: Value, where: str) -> Value:
 
 
 def _observation_box(space: spaces.Space, where: str) -> spaces.Box:
-    if isinstance(space, spaces.Box):
-        if len(space.shape) != 1:
-            raise UsageError(
-                f"{where}: observations of shape {space.shape} are not a vector; pictures are not supported"
-            )
+    try:
+        flat = space if isinstance(space, spaces.Box) else spaces.flatten_space(space)
+    except NotImplementedError:
         flat = space
-    else:
-        try:
-            flat = spaces.flatten_space(space)
-        except NotImplementedError:
-            flat = space
-        if not isinstance(flat, spaces.Box):
-            raise UsageError(
-                f"{where}: observations of {type(space).__name__} cannot be flattened to numbers"
-            )
+    if not isinstance(flat, spaces.Box) or len(flat.shape) != 1:
+        raise UsageError(
+            f"{where}: observations of {space} are no vector of numbers; pictures are not supported"
+        )
     with np.errstate(over="ignore"):
         return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
 

@@ -9,13 +9,9 @@ import numpy as np
 from trajworld.environments.names import Value
 from trajworld.errors import UsageError
 
-# Key -> what it sets, for messages and the command's help.
-MUJOCO_CHANGES = {
-    "gravity": "gravity in m/s² (9.81 on Earth), in the model's own direction",
-    "friction": "factor on every contact friction coefficient",
-    "mass": "factor on every body's mass and inertia",
-    "timestep": "seconds per simulator step (steps per action stay the same)",
-}
+# Gravity in m/s², in the model's own direction; factors on every contact friction coefficient, and on every body's
+# mass and inertia; seconds of a simulator step (the steps of an action stay the same).
+MUJOCO_CHANGES = ("gravity", "friction", "mass", "timestep")
 
 
 def change_mujoco(model: Any, data: Any, changes: dict[str, Value], where: str) -> None:
@@ -33,7 +29,7 @@ def change_mujoco(model: Any, data: Any, changes: dict[str, Value], where: str) 
     import mujoco
 
     for key, raw in changes.items():
-        value = checked_number(raw, key, where, minimum=0.0, open_end=key in ("mass", "timestep"))
+        value = checked_number(raw, key, where, may_be_zero=key in ("gravity", "friction"))
         if key == "gravity":
             if model.opt.disableflags & int(mujoco.mjtDisableBit.mjDSBL_GRAVITY):
                 raise UsageError(f"{where}: gravity is switched off in this model")
@@ -61,29 +57,21 @@ def silent_mujoco() -> Iterator[None]:
     import mujoco
 
     before = mujoco.get_mju_user_warning()
-    mujoco.set_mju_user_warning(_ignore)
+    mujoco.set_mju_user_warning(lambda message: None)
     try:
         yield
     finally:
         mujoco.set_mju_user_warning(before)
 
 
-def _ignore(message: str) -> None:
-    pass
-
-
-def checked_number(
-    value: Value, key: str, where: str, *, minimum: float | None = None, open_end: bool = False
-) -> float:
-    """``value`` as a float, at least ``minimum`` (above it where ``open_end``).
+def checked_number(value: Value, key: str, where: str, *, may_be_zero: bool = False) -> float:
+    """``value`` as a float above 0, or at least 0.
 
     Raises:
         UsageError: It is true/false, or out of range.
     """
     if isinstance(value, bool):
         raise UsageError(f"{where}: {key} must be a number, not {str(value).lower()}")
-    if minimum is not None and (value < minimum or (open_end and value == minimum)):
-        raise UsageError(
-            f"{where}: {key} must be {'above' if open_end else 'at least'} {minimum:g}, not {value:g}"
-        )
+    if value < 0 or (value == 0 and not may_be_zero):
+        raise UsageError(f"{where}: {key} must be {'at least' if may_be_zero else 'above'} 0, not {value:g}")
     return float(value)

@@ -6,14 +6,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.windows import gather_windows
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.prediction import Progress, scaled_errors
-from trajworld.evaluation.predictors import variates_of
-from trajworld.evaluation.ranges import Ranges
+from trajworld.evaluation.one_step import Progress, Ranges, scaled_errors
+from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
-from trajworld.models.trajworld import TrajWorld
 
 HORIZON = 100
 STARTS = 64
@@ -51,8 +50,8 @@ class OpenLoopErrors:
         horizon: h; less than was asked for where the episodes are too short.
         starts: How many rollouts; each has all of its h steps inside one episode.
         mae: ``[h]``: mean over the rollouts.
-        lower_quartile: ``[h]``: a quarter of the rollouts err less.
-        upper_quartile: ``[h]``: a quarter of them err more.
+        lower_quartile: ``[h]``: the first quartile of the errors.
+        upper_quartile: ``[h]``: their third quartile.
         held_row: ``[h]``: mean error of predicting that the starting row stays as it is.
     """
 
@@ -76,7 +75,7 @@ class Foresight:
 
     def __init__(
         self,
-        model: TrajWorld,
+        model: WorldModel,
         dataset: Dataset,
         support: Support,
         horizon: int = HORIZON,
@@ -95,14 +94,14 @@ class Foresight:
             UsageError: A number is less than 1.
             TrajWorldError: The support does not fit the dataset.
         """
-        from trajworld.models.rollout import chunk_sizes, compile_open_loop
+        from trajworld.models.rollout import compile_rollout
 
         if horizon < 1 or batch_size < 1:
             raise UsageError(f"horizon {horizon} and batch size {batch_size} must be at least 1")
         self.dataset, self.horizon, self.batch_size = dataset, horizon, batch_size
-        self._variates = variates_of(dataset, support)
-        self.context = chunk_sizes(model.sizes.window)[0]
-        self._run = compile_open_loop(model, dataset.observation_size)
+        self._variates = variates_of(dataset, support.lower, support.upper)
+        self.context = model.context
+        self._run = compile_rollout(model, dataset.observation_size)
 
     def __call__(self, starts: ArrayLike, progress: Progress | None = None) -> Foreseen:
         """Roll out from the rows ``starts [N]``, with the rows before them in their episodes as history.
@@ -131,7 +130,7 @@ class Foresight:
         return found
 
     def _batch(self, starts: NDArray[np.int64]) -> Foreseen:
-        import keras
+        from trajworld.models.rollout import GivenActions
 
         dataset, predicted = self.dataset, self.dataset.observation_size + 1
         episode = np.searchsorted(dataset.episode_offsets, starts, side="right") - 1
@@ -139,18 +138,17 @@ class Foresight:
         places = starts[:, None] + np.arange(self.horizon + 1)
         present = places < dataset.episode_offsets[episode + 1][:, None]
         rows = np.asarray(dataset.rows)[np.minimum(places, len(dataset.rows) - 1)]
-        answer = self._run(history, mask, rows[:, :-1, predicted:], self._variates, None)
-        observations, rewards, std, reward_std = (keras.ops.convert_to_numpy(array) for array in answer)
+        answer = self._run(history, mask, self._variates, GivenActions(rows[:, :-1, predicted:]))
         return Foreseen(
-            mean=np.concatenate([observations, rewards[..., None]], axis=-1),
-            std=np.concatenate([std, reward_std[..., None]], axis=-1),
+            mean=np.concatenate([answer.observations, answer.rewards[..., None]], axis=-1),
+            std=np.concatenate([answer.observation_std, answer.reward_std[..., None]], axis=-1),
             real=rows[:, 1:, :predicted],
             present=present[:, 1:],
         )
 
 
 def open_loop_errors(
-    model: TrajWorld,
+    model: WorldModel,
     dataset: Dataset,
     *,
     support: Support | Ranges,
@@ -169,9 +167,9 @@ def open_loop_errors(
     Args:
         model: The model.
         dataset: Where the real rows and actions are.
-        support: The range the model bins over; see :func:`trajworld.evaluation.ranges.support_for`.
+        support: The range the model bins over; see :func:`trajworld.evaluation.one_step.support_for`.
         horizon: Steps; fewer where less than a tenth of the rows have that many before them.
-        starts: At most so many rollouts.
+        starts: The most rollouts.
         seed: Of the draw.
         batch_size: Rollouts at once.
         foresight: Of this model, dataset and :func:`fitting_horizon`, where it is used more than once.

@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.summary import variate_names
 from trajworld.data.windows import gather_windows
 from trajworld.errors import UsageError
+from trajworld.evaluation.one_step import BATCH_SIZE, OneStep, PredictionErrors, varying
 from trajworld.evaluation.open_loop import Foresight, OpenLoopErrors
-from trajworld.evaluation.prediction import BATCH_SIZE, PredictionErrors, varying
-from trajworld.evaluation.predictors import OneStep, variates_of
 from trajworld.files import atomic_file
 from trajworld.models.ranges import Support
 
@@ -69,7 +69,7 @@ def view_episode(
         dataset: Where the episode is.
         episode: Its number.
         support: The range the model bins over.
-        one_step: Of :func:`trajworld.evaluation.predictors.compile_one_step`.
+        one_step: Of :func:`trajworld.evaluation.one_step.compile_one_step`.
         window: The model's window, T.
         foresight: Of the same model and dataset; its horizon is how far the open loop goes.
 
@@ -81,7 +81,7 @@ def view_episode(
     if not 0 <= episode < dataset.num_episodes:
         raise UsageError(f"{dataset.name} has episodes 0 to {dataset.num_episodes - 1}, not {episode}")
     first, stop = dataset.episode_offsets[episode : episode + 2]
-    predicted, variates = dataset.observation_size + 1, variates_of(dataset, support)
+    predicted, variates = dataset.observation_size + 1, variates_of(dataset, support.lower, support.upper)
     begin = min(foresight.context, max(1, int(stop - first) // 4)) - 1
     seen = foresight([first + begin])
     ahead = int(seen.present[0].sum())

@@ -5,6 +5,15 @@ from pathlib import Path
 from typing import Any
 
 from trajworld.data.dataset import Dataset
+from trajworld.evaluation.one_step import (
+    OneStep,
+    PredictionErrors,
+    Progress,
+    Ranges,
+    compile_one_step,
+    copy_last_row_errors,
+    prediction_errors,
+)
 from trajworld.evaluation.open_loop import (
     BATCH_SIZE,
     STARTS,
@@ -20,15 +29,7 @@ from trajworld.evaluation.pictures import (
     typical_episodes,
     view_episode,
 )
-from trajworld.evaluation.prediction import (
-    PredictionErrors,
-    Progress,
-    copy_last_row_errors,
-    prediction_errors,
-)
-from trajworld.evaluation.predictors import OneStep, compile_one_step
-from trajworld.evaluation.ranges import Ranges
-from trajworld.models.trajworld import TrajWorld
+from trajworld.models.interface import WorldModel
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,7 @@ class Evaluation:
 
 
 def evaluate(
-    model: TrajWorld,
+    model: WorldModel,
     dataset: Dataset,
     ranges: Ranges,
     *,
@@ -74,12 +75,12 @@ def evaluate(
     Args:
         model: The model.
         dataset: What it predicts.
-        ranges: Of :func:`trajworld.evaluation.ranges.support_for`.
-        windows: At most so many windows, drawn at random; None for all.
+        ranges: Of :func:`trajworld.evaluation.one_step.support_for`.
+        windows: The most windows, drawn at random; None for all.
         horizon: Steps of the open loop; 0 for none, and then no trajectory is drawn.
         batch_size: Windows at once.
         seed: Of what is drawn at random.
-        one_step: Of :func:`trajworld.evaluation.predictors.compile_one_step`, where there is one already.
+        one_step: Of :func:`trajworld.evaluation.one_step.compile_one_step`, where there is one already.
         pictures: The folder to draw into; None for no picture.
         drawn_episodes: How many episodes to draw.
         name: The model's, in the pictures' titles.

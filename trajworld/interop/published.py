@@ -5,65 +5,53 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.interop.restricted_pickle import read_pickle
+from trajworld.models.ranges import UNIT_SUPPORT, Support
+from trajworld.models.sizes import TrajWorldSizes
 
 Floats = npt.NDArray[np.float32]
 
-# The published TDM's position table has this many entries for each row of its window, and uses one.
-_TDM_POSITIONS_PER_ROW = 512
-_PUBLISHED_WINDOW = 20
+# In a published block, temporal attention is Attention_1, followed by LayerNorm_1, Dense_2, Dense_3 and LayerNorm_3;
+# variate attention is Attention_0, followed by LayerNorm_0, Dense_0, Dense_1 and LayerNorm_2.
+_HALVES = {
+    "time": ("Attention_1", "LayerNorm_1", "Dense_2", "Dense_3", "LayerNorm_3"),
+    "variate": ("Attention_0", "LayerNorm_0", "Dense_0", "Dense_1", "LayerNorm_2"),
+}
 
 
 @dataclass(frozen=True, eq=False)
 class PublishedCheckpoint:
-    """One published model: what it is, its sizes, ranges and weights.
+    """One published TrajWorld model.
 
     Attributes:
-        kind: ``trajworld`` or ``tdm``.
-        layers: Number of blocks.
-        width: Embedding width d.
-        heads: Attention heads; the file does not say, so it is what the caller said.
-        bins: Bins B of the tokenizer.
-        positions: Rows of the position table.
-        window: Rows of a window. TDM's table is larger than its window, so for TDM this is inferred from the
-            table and the number of variates, or 20.
-        variates: Rows of the variate table; 0 for TDM, which has none.
-        minimum: Lower ends of the ranges, already widened: ``[M]``, or ``[]`` where pre-training stored one
-            number (it trained on exactly [0, 1], whatever the stored widening says).
-        maximum: Upper ends, of the same shape.
-        weights: Names such as ``blocks_0/Attention_0/Dense_0/kernel`` to float32 arrays; kernels are
-            ``[in, out]``.
+        sizes: As the weights tell; the heads are what the caller said.
+        support: The ranges, already widened: of each variate, or [0, 1] for all where pre-training stored one number
+            (it trained on exactly that, whatever the stored widening says).
+        weights: Float32 arrays by the names that :class:`trajworld.models.trajworld.TrajWorld` gives its weights,
+            such as ``block_0_time/projection/kernel``; kernels are ``[in, out]``.
     """
 
-    kind: Literal["trajworld", "tdm"]
-    layers: int
-    width: int
-    heads: int
-    bins: int
-    positions: int
-    window: int
-    variates: int
-    minimum: Floats
-    maximum: Floats
+    sizes: TrajWorldSizes
+    support: Support
     weights: Mapping[str, Floats]
 
 
 def read_published(path: str | os.PathLike[str], heads: int = 4) -> PublishedCheckpoint:
-    """Read ``trm_dynamics*.pkl`` or ``tdm_dynamics*.pkl``, through the restricted unpickler.
+    """Read ``trm_dynamics*.pkl``, through the restricted unpickler.
 
     Args:
         path: The file.
         heads: Attention heads; the weights do not tell.
 
     Raises:
-        TrajWorldError: The file cannot be read, lacks a weight, has one too many, or one of a wrong shape or
-            with values that are not finite, or its ranges are not ranges.
+        TrajWorldError: The file cannot be read, is a TDM baseline's, lacks a weight, has one too many, or one of a
+            wrong shape or with values that are not finite, or its ranges are not ranges.
         UsageError: ``heads`` does not divide the width.
     """
     path = Path(path)
@@ -73,36 +61,63 @@ def read_published(path: str | os.PathLike[str], heads: int = 4) -> PublishedChe
             f"{path} is not a published checkpoint: it is no dict of params, min_values and max_values"
         )
     weights = dict(_flat(path, content["params"]))
-    kind: Literal["trajworld", "tdm"] = "tdm"
-    if "embed_variate/embedding" in weights or any(
-        name.startswith("blocks_0/Attention_0/") for name in weights
-    ):
-        kind = "trajworld"
-
     bins, width = _matrix(path, weights, "embed_proj/kernel").shape
-    positions = _matrix(path, weights, "embed_timestep/embedding").shape[0]
-    variates = _matrix(path, weights, "embed_variate/embedding").shape[0] if kind == "trajworld" else 0
-    layers = len({name.split("/")[0] for name in weights if re.fullmatch(r"blocks_\d+/.*", name)})
-    _check_shapes(path, weights, _expected(kind, layers, width, bins, positions, variates))
+    if not any(name.startswith(("embed_variate/", "blocks_0/Attention_0/")) for name in weights):
+        raise TrajWorldError(f"{path} holds a TDM baseline; only TrajWorld checkpoints are imported")
+    window = _matrix(path, weights, "embed_timestep/embedding").shape[0]
+    variates = _matrix(path, weights, "embed_variate/embedding").shape[0]
+    blocks = len({name.split("/")[0] for name in weights if re.fullmatch(r"blocks_\d+/.*", name)})
+    if blocks == 0:
+        raise TrajWorldError(f"{path} is not a published checkpoint: it has no blocks")
+    layout = _layout(blocks, width, bins, window, variates)
+    _check_shapes(path, weights, {old: shape for olds, shape in layout.values() for old in olds})
     if heads < 1 or width % heads:
         raise UsageError(
             f"{path} has a width of {width}, which {heads} heads do not divide: give the right --heads"
         )
-
-    minimum, maximum = _ranges(path, content["min_values"], content["max_values"])
-    window = positions if kind == "trajworld" else _tdm_window(positions, minimum.size if minimum.ndim else 0)
     return PublishedCheckpoint(
-        kind, layers, width, heads, bins, positions, window, variates, minimum, maximum, weights
+        TrajWorldSizes(blocks, width, heads, window, bins, variates),
+        _support(path, content["min_values"], content["max_values"]),
+        {name: np.concatenate([weights[old] for old in olds], axis=-1) for name, (olds, _) in layout.items()},
     )
+
+
+def _layout(
+    blocks: int, width: int, bins: int, window: int, variates: int
+) -> dict[str, tuple[list[str], tuple[int, ...]]]:
+    """For each weight of our model: the published weights to concatenate on the last axis, and the shape of each."""
+    places: dict[str, tuple[list[str], tuple[int, ...]]] = {
+        "kind_embedding/embeddings": (["embed_obs_act/embedding"], (2, width)),
+        "position_embedding/embeddings": (["embed_timestep/embedding"], (window, width)),
+        "variate_embedding/embeddings": (["embed_variate/embedding"], (variates, width)),
+    }
+
+    def dense(ours: str, theirs: list[str], size_in: int, size_out: int) -> None:
+        places[f"{ours}/kernel"] = [f"{name}/kernel" for name in theirs], (size_in, size_out)
+        places[f"{ours}/bias"] = [f"{name}/bias" for name in theirs], (size_out,)
+
+    dense("input_projection", ["embed_proj"], bins, width)
+    dense("head", ["head"], width, bins)
+    for block in range(blocks):
+        for axis, (attention, norm, expansion, contraction, last_norm) in _HALVES.items():
+            ours, theirs = f"block_{block}_{axis}", f"blocks_{block}"
+            queries = [f"{theirs}/{attention}/Dense_{index}" for index in range(3)]
+            dense(f"{ours}/query_key_value", queries, width, width)
+            dense(f"{ours}/projection", [f"{theirs}/{attention}/Dense_3"], width, width)
+            dense(f"{ours}/expansion", [f"{theirs}/{expansion}"], width, 4 * width)
+            dense(f"{ours}/contraction", [f"{theirs}/{contraction}"], 4 * width, width)
+            for part, gamma in (("scale", "gamma"), ("bias", "beta")):
+                places[f"{ours}/attention_norm/{gamma}"] = [f"{theirs}/{norm}/{part}"], (width,)
+                places[f"{ours}/feed_forward_norm/{gamma}"] = [f"{theirs}/{last_norm}/{part}"], (width,)
+    return places
 
 
 def _flat(path: Path, tree: Any) -> Iterator[tuple[str, Floats]]:
     """Yield (name, float32 array) of nested dicts, below Flax's outer ``params`` where it is there."""
     while isinstance(tree, dict) and tree.keys() == {"params"}:
         tree = tree["params"]
-    left = (
-        4 * path.stat().st_size
-    )  # Arrays may share one memory in the file; their copies must stay bounded by it.
+    # Arrays may share one memory in the file; their copies must stay bounded by it.
+    left = 4 * path.stat().st_size
     waiting: list[tuple[str, Any]] = [("", tree)]
     while waiting:
         name, node = waiting.pop()
@@ -120,18 +135,12 @@ def _flat(path: Path, tree: Any) -> Iterator[tuple[str, Floats]]:
 
 
 def _finite(path: Path, name: str, values: npt.NDArray[Any]) -> Floats:
-    """Copy ``values`` as float32.
-
-    Raises:
-        TrajWorldError: One is NaN, infinite or beyond float32.
-    """
+    """Copy ``values`` as float32; refuse NaN and what is infinite in float32."""
     with np.errstate(over="ignore"):
         numbers = np.array(values, dtype=np.float32, order="C")
     if not np.isfinite(numbers).all():
-        bad = int(numbers.size - np.isfinite(numbers).sum())
-        raise TrajWorldError(
-            f"{path}: {name!r} holds {bad} value(s) that are NaN or infinite; the file is damaged"
-        )
+        bad = np.count_nonzero(~np.isfinite(numbers))
+        raise TrajWorldError(f"{path}: {name!r} holds {bad} value(s) that are NaN or infinite; it is damaged")
     return numbers
 
 
@@ -141,40 +150,6 @@ def _matrix(path: Path, weights: Mapping[str, Floats], name: str) -> Floats:
     if weights[name].ndim != 2:
         raise TrajWorldError(f"{path}: {name!r} has the shape {weights[name].shape}; two axes are expected")
     return weights[name]
-
-
-def _expected(
-    kind: str, layers: int, width: int, bins: int, positions: int, variates: int
-) -> dict[str, tuple[int, ...]]:
-    """Name every weight of a model of these sizes, with its shape."""
-    shapes: dict[str, tuple[int, ...]] = {
-        "embed_obs_act/embedding": (2, width),
-        "embed_timestep/embedding": (positions, width),
-        **_dense("embed_proj", bins, width),
-        **_dense("head", width, bins),
-    }
-    if kind == "trajworld":
-        shapes["embed_variate/embedding"] = (variates, width)
-    # Temporal attention goes with LayerNorm 1, Dense 2, Dense 3 and LayerNorm 3; TDM has no more.
-    attentions, feed_forwards, norms = [1], [(2, 3)], [1, 3]
-    if kind == "trajworld":
-        attentions, feed_forwards, norms = [0, 1], [(0, 1), (2, 3)], [0, 1, 2, 3]
-    for layer in range(layers):
-        block = f"blocks_{layer}"
-        for attention in attentions:
-            for dense in range(4):
-                shapes |= _dense(f"{block}/Attention_{attention}/Dense_{dense}", width, width)
-        for wide, narrow in feed_forwards:
-            shapes |= _dense(f"{block}/Dense_{wide}", width, 4 * width)
-            shapes |= _dense(f"{block}/Dense_{narrow}", 4 * width, width)
-        for norm in norms:
-            shapes[f"{block}/LayerNorm_{norm}/scale"] = (width,)
-            shapes[f"{block}/LayerNorm_{norm}/bias"] = (width,)
-    return shapes
-
-
-def _dense(name: str, size_in: int, size_out: int) -> dict[str, tuple[int, ...]]:
-    return {f"{name}/kernel": (size_in, size_out), f"{name}/bias": (size_out,)}
 
 
 def _check_shapes(path: Path, weights: Mapping[str, Floats], expected: Mapping[str, tuple[int, ...]]) -> None:
@@ -187,8 +162,6 @@ def _check_shapes(path: Path, weights: Mapping[str, Floats], expected: Mapping[s
         raise TrajWorldError(
             f"{path} holds {extra[0]!r}, which no published model has ({len(extra)} such in all)"
         )
-    if not any(name.startswith("blocks_") for name in weights):
-        raise TrajWorldError(f"{path} is not a published checkpoint: it has no blocks")
     for name, shape in expected.items():
         if weights[name].shape != shape:
             raise TrajWorldError(
@@ -198,14 +171,12 @@ def _check_shapes(path: Path, weights: Mapping[str, Floats], expected: Mapping[s
             raise TrajWorldError(f"{path}: {name!r} is empty")
 
 
-def _ranges(path: Path, minimum: Any, maximum: Any) -> tuple[Floats, Floats]:
+def _support(path: Path, minimum: Any, maximum: Any) -> Support:
     """Check the ranges: two numbers, or two arrays ``[M]``, with minimum < maximum."""
     ends = []
     for name, value in (("min_values", minimum), ("max_values", maximum)):
-        if (
-            not isinstance(value, int | float | np.number | np.ndarray)
-            or np.asarray(value).dtype.kind not in "iuf"
-        ):
+        is_number = isinstance(value, int | float | np.number | np.ndarray)
+        if not is_number or np.asarray(value).dtype.kind not in "iuf":
             raise TrajWorldError(f"{path}: {name!r} is neither a number nor an array of numbers")
         ends.append(_finite(path, name, np.asarray(value)))
     low, high = ends
@@ -215,12 +186,4 @@ def _ranges(path: Path, minimum: Any, maximum: Any) -> tuple[Floats, Floats]:
         )
     if not (low < high).all():
         raise TrajWorldError(f"{path}: min_values is not below max_values everywhere")
-    return low, high
-
-
-def _tdm_window(positions: int, variates: int) -> int:
-    """Guess the rows of a TDM window from its oversized position table."""
-    for share in (_TDM_POSITIONS_PER_ROW, variates):
-        if share and positions % share == 0:
-            return positions // share
-    return min(positions, _PUBLISHED_WINDOW)
+    return Support(low, high) if low.ndim else UNIT_SUPPORT

@@ -1,313 +1,226 @@
-"""Reading pickles of strangers: an interpreter of a few opcodes, in which no name is ever called."""
+"""Reading pickles of strangers: a name in them stands for an array or an inert record, and is never imported."""
 
+import io
 import os
+import pickle
 import pickletools
+import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trajworld.errors import TrajWorldError
-from trajworld.interop import pickle_names
-from trajworld.interop.pickle_names import ArrayShell, DtypeShell, Name, Record, Refused
+import numpy as np
 
-MAX_FILE_BYTES = 8 << 30
+from trajworld.errors import TrajWorldError
+from trajworld.files import kind_of_file
+
 MAX_DEPTH = 100
-MAX_VALUES = 20_000_000
-_MAX_INTEGER_BITS = 256
-_MARK = object()
+# Python hashes a tuple in a tuple by recursion in C, without a limit: some 100,000 levels end the process.
+MAX_TUPLES = 20_000
+# EXT takes objects from a cache of the process without asking find_class; data files need none of these.
+_FORBIDDEN = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
+
+
+@dataclass
+class Record:
+    """An object of an outside class, inert: the class's full name, what it was made with, and its state."""
+
+    name: str
+    arguments: tuple[Any, ...] = ()
+    state: Any = None
+
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The state as named fields; empty where the state is not a dict."""
+        return self.state if isinstance(self.state, dict) else {}
 
 
 def read_pickle(path: str | os.PathLike[str]) -> Any:
-    """Read a pickle (protocols 2 to 5) without running anything that it names.
+    """Read a pickle (protocols 0 to 5) without importing or calling anything that it names.
 
-    The result holds None, booleans, numbers, strings, bytes, lists, tuples, dicts, sets, NumPy arrays,
-    scalars and dtypes, and a ``Record`` (of ``pickle_names``) for each object of a known outside class.
+    The result holds None, booleans, numbers, strings, bytes, lists, tuples, dicts, sets, NumPy arrays, scalars and
+    dtypes of numbers, and a ``Record`` for each object of a known outside class and for the name of one.
     A ``jax.Array`` becomes a NumPy array. Arrays are views of the file's bytes and may be read-only.
 
     Raises:
-        TrajWorldError: The file is missing, damaged, too large or too deep, or names anything outside the
-            allow-list.
+        TrajWorldError: The file is missing, damaged or too deep, or names anything outside the allow-list.
     """
     path = Path(path)
-    data = _read_bytes(path)
-    try:
-        return _settle(_Interpreter(len(data)).run(data))
-    except Refused as reason:
-        raise TrajWorldError(f"{path} is refused: {reason}; nothing in it was run") from None
-    except (
-        ArithmeticError,
-        AttributeError,
-        LookupError,
-        MemoryError,
-        RecursionError,
-        TypeError,
-        ValueError,
-    ) as error:
-        reason_text = " ".join(str(error).split())[:200]
-        raise TrajWorldError(
-            f"{path} is not a readable pickle: it is damaged or cut short ({reason_text})"
-        ) from None
-
-
-def _read_bytes(path: Path) -> bytes:
-    """Read a regular file of a bearable size."""
-    if not path.exists():
-        raise TrajWorldError(f"{path} does not exist")
-    if not path.is_file():
+    if path.exists() and not path.is_file():
         raise TrajWorldError(f"{path} is not a file: name the pickle itself")
     try:
-        size = path.stat().st_size
-        if size > MAX_FILE_BYTES:
-            raise TrajWorldError(f"{path} holds {size} bytes, more than a pickle may ({MAX_FILE_BYTES})")
         data = path.read_bytes()
     except OSError as error:
         raise TrajWorldError(f"cannot read {path}: {error.strerror or error}") from None
-    if not data:
-        raise TrajWorldError(f"{path} is empty: it is not a pickle")
-    return data
+    try:
+        _check_opcodes(data)
+        reader = _Reader(data)
+        return reader.settle(reader.load())
+    except _Refused as reason:
+        raise TrajWorldError(f"{path} is refused: {reason}; nothing in it was run") from None
+    except Exception as error:  # Damaged bytes make Python and NumPy raise a dozen types.
+        kind = kind_of_file(path)
+        cause = " ".join(str(error).split())[:200] or type(error).__name__
+        cause = cause if kind in ("", "it is a pickle") else kind
+        raise TrajWorldError(
+            f"{path} is not a readable pickle, or is damaged or cut short ({cause})"
+        ) from None
 
 
-class _Interpreter:
-    """The pickle machine's stack and memo, for the opcodes of binary pickles only."""
-
-    def __init__(self, file_bytes: int) -> None:
-        self.stack: list[Any] = []
-        self.memo: dict[Any, Any] = {}
-        # Copies of memoised values: without a bound, a small file can ask for any amount of memory.
-        self.budget = pickle_names.Budget(4 * file_bytes + 4096)
-
-    def run(self, data: bytes) -> Any:
-        """Interpret ``data`` and return what its STOP leaves, shells still inside."""
-        for opcode, argument, _ in pickletools.genops(data):
-            name = opcode.name
-            if name in _PUSHED:
-                self.stack.append(_PUSHED[name])
-            elif name in _PUSH_ARGUMENT:
-                self.stack.append(_number(argument))
-            elif name in _EMPTY:
-                self.stack.append(_EMPTY[name]())
-            elif name in _MEMOISE:
-                self.memo[len(self.memo) if argument is None else argument] = self.top()
-            elif name in _RECALL:
-                self.stack.append(self.memo[argument])
-            elif name in _HANDLERS:
-                _HANDLERS[name](self, argument)
-            elif name == "STOP":
-                return self.pop()
-            elif name not in _IGNORED:
-                raise Refused(f"it uses the opcode {name}, which data files do not need")
-        raise ValueError("no end")
-
-    def pop(self) -> Any:
-        """Take the top of the stack, which must not be a mark."""
-        value = self.stack.pop()
-        if value is _MARK:
-            raise ValueError("a mark where a value is expected")
-        return value
-
-    def pop_to_mark(self) -> list[Any]:
-        """Take everything above the last mark, and the mark."""
-        items: list[Any] = []
-        while (item := self.stack.pop()) is not _MARK:
-            items.append(item)
-        items.reverse()
-        return items
-
-    def drop(self, items: list[Any]) -> None:
-        """Forget ``items``, which were taken from the stack."""
-
-    def top(self) -> Any:
-        """Look at the top of the stack."""
-        if self.stack[-1] is _MARK:
-            raise ValueError("a mark where a value is expected")
-        return self.stack[-1]
-
-    def tuple_of(self, count: int) -> None:
-        """Replace the top ``count`` values by a tuple of them."""
-        items = [self.pop() for _ in range(count)]
-        self.stack.append(tuple(reversed(items)))
-
-    def append(self, items: list[Any]) -> None:
-        """Append ``items`` to the list at the top."""
-        target = self.top()
-        if type(target) is not list:
-            raise Refused(f"it appends to a {_kind(target)}")
-        target.extend(items)
-
-    def set_items(self, items: list[Any]) -> None:
-        """Put keys and values, in turns, into the dict at the top."""
-        target = self.top()
-        if type(target) is not dict or len(items) % 2:
-            raise Refused(f"it sets items of a {_kind(target)}")
-        for key, value in zip(items[::2], items[1::2], strict=True):
-            target[pickle_names.checked_key(key)] = value
-
-    def add_items(self, items: list[Any]) -> None:
-        """Put ``items`` into the set at the top."""
-        target = self.top()
-        if type(target) is not set:
-            raise Refused(f"it adds items to a {_kind(target)}")
-        target.update(pickle_names.checked_key(item) for item in items)
-
-    def name(self, module: Any, attribute: Any) -> None:
-        """Push the inert stand-in of an allowed name."""
-        if not isinstance(module, str) or not isinstance(attribute, str):
-            raise Refused("it takes a name from something that is not text")
-        self.stack.append(pickle_names.lookup(module, attribute))
-
-    def stack_global(self) -> None:
-        """Push the name whose module and attribute are the two top strings."""
-        attribute = self.pop()
-        self.name(self.pop(), attribute)
-
-    def reduce(self) -> None:
-        """Rebuild what ``name(*arguments)`` would have made, by our own function for that name."""
-        arguments, target = self.pop(), self.pop()
-        if not isinstance(target, Name) or type(arguments) is not tuple:
-            raise Refused(f"it calls a {_kind(target)}")
-        self.stack.append(target.rebuild(arguments, self.budget))
-
-    def new_object_with_keywords(self) -> None:
-        """NEWOBJ_EX with no keywords is NEWOBJ; with keywords it is refused."""
-        if self.pop() != {}:
-            raise Refused("it passes keywords to a constructor")
-        self.reduce()
-
-    def build(self) -> None:
-        """Give the top object its state: numbers to an array, byte order to a dtype, fields to a record."""
-        state = self.pop()
-        target = self.top()
-        if isinstance(target, ArrayShell):
-            target.set_state(state, self.budget)
-        elif isinstance(target, DtypeShell):
-            target.set_state(state)
-        elif isinstance(target, Record) and target.state is None:
-            target.state = state
-        else:
-            raise Refused(f"it sets the state of a {_kind(target)}")
+class _Refused(Exception):
+    """The file asks for something that a data file does not need; the text completes "it is refused: ..."."""
 
 
-def _number(argument: Any) -> Any:
-    """Pass a literal on, unless it is an integer that no data file needs."""
-    if isinstance(argument, int) and argument.bit_length() > _MAX_INTEGER_BITS:
-        raise Refused(f"it holds an integer of {argument.bit_length()} bits")
-    return argument
+def _check_opcodes(data: bytes) -> None:
+    """Refuse opcodes that data files do not need, and what makes the unpickler crash or take memory without bound."""
+    tuples = 0
+    for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
+        if opcode.name in _FORBIDDEN:
+            raise _Refused(f"it uses the opcode {opcode.name}, which data files do not need")
+        tuples += opcode.name.startswith("TUPLE")
+        if tuples > MAX_TUPLES:
+            raise _Refused(f"it holds more than {MAX_TUPLES} tuples")
+        # The unpickler's memo is a table as long as the largest number in use.
+        if "PUT" in opcode.name and argument not in range(count + 1):
+            raise _Refused("it numbers its objects with gaps")
 
 
-def _kind(value: Any) -> str:
-    if isinstance(value, Name | Record):
-        return value.name
-    return "mark" if value is _MARK else type(value).__name__
+class _StandIn:
+    """What a call of an allowed name gives: a note of that call. Each name has its own subclass."""
+
+    __slots__ = ("arguments", "items", "state")
+    arguments: tuple[Any, ...]
+    items: dict[Any, Any]
+    state: Any
+
+    def __new__(cls, *arguments: Any) -> "_StandIn":
+        made = super().__new__(cls)
+        made.arguments, made.items, made.state = arguments, {}, None
+        return made
+
+    def __setitem__(self, key: Any, value: Any) -> None:
+        self.items[key] = value
+
+    # The unpickler's BUILD calls this; without it BUILD would set attributes.
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
 
 
-_PUSHED: dict[str, Any] = {"NONE": None, "NEWTRUE": True, "NEWFALSE": False, "MARK": _MARK}
-_PUSH_ARGUMENT = frozenset(
-    [
-        "BININT",
-        "BININT1",
-        "BININT2",
-        "LONG1",
-        "LONG4",
-        "BINFLOAT",
-        "BINSTRING",
-        "SHORT_BINSTRING",
-        "BINUNICODE",
-        "SHORT_BINUNICODE",
-        "BINUNICODE8",
-        "BINBYTES",
-        "SHORT_BINBYTES",
-        "BINBYTES8",
-        "BYTEARRAY8",
-    ]
-)
-_EMPTY: dict[str, Callable[[], Any]] = {
-    "EMPTY_LIST": list,
-    "EMPTY_TUPLE": tuple,
-    "EMPTY_DICT": dict,
-    "EMPTY_SET": set,
-}
-_MEMOISE = frozenset(["MEMOIZE", "BINPUT", "LONG_BINPUT"])
-_RECALL = frozenset(["BINGET", "LONG_BINGET"])
-_IGNORED = frozenset(["PROTO", "FRAME"])
-_HANDLERS: dict[str, Callable[[_Interpreter, Any], None]] = {
-    "POP": lambda machine, _: machine.drop([machine.stack.pop()]),
-    "POP_MARK": lambda machine, _: machine.drop(machine.pop_to_mark()),
-    "TUPLE": lambda machine, _: machine.stack.append(tuple(machine.pop_to_mark())),
-    "TUPLE1": lambda machine, _: machine.tuple_of(1),
-    "TUPLE2": lambda machine, _: machine.tuple_of(2),
-    "TUPLE3": lambda machine, _: machine.tuple_of(3),
-    "APPEND": lambda machine, _: machine.append([machine.pop()]),
-    "APPENDS": lambda machine, _: machine.append(machine.pop_to_mark()),
-    "SETITEM": lambda machine, _: machine.set_items([machine.pop(), machine.pop()][::-1]),
-    "SETITEMS": lambda machine, _: machine.set_items(machine.pop_to_mark()),
-    "ADDITEMS": lambda machine, _: machine.add_items(machine.pop_to_mark()),
-    "FROZENSET": lambda machine, _: machine.stack.append(
-        frozenset(pickle_names.checked_key(item) for item in machine.pop_to_mark())
-    ),
-    "GLOBAL": lambda machine, argument: machine.name(*argument.split(" ", 1)),
-    "STACK_GLOBAL": lambda machine, _: machine.stack_global(),
-    "REDUCE": lambda machine, _: machine.reduce(),
-    "NEWOBJ": lambda machine, _: machine.reduce(),
-    "NEWOBJ_EX": lambda machine, _: machine.new_object_with_keywords(),
-    "BUILD": lambda machine, _: machine.build(),
-}
+class _Reader(pickle.Unpickler):
+    """An unpickler for which a name is one of our stand-ins or an error; ``settle`` then makes values of those.
 
-
-def _settle(root: Any) -> Any:
-    """Replace the shells inside ``root`` by their arrays and dtypes, bottom up and without recursion.
-
-    Raises:
-        Refused: It holds itself, is nested too deep, or references to references spell out to too much.
+    A file can refer to one object many times: ``room`` bounds the values visited and the characters copied.
     """
-    done: dict[int, tuple[Any, int, int]] = {}  # id -> settled value, depth, number of values spelled out
-    open_ids: set[int] = set()
-    waiting: list[tuple[Any, bool]] = [(root, False)]
-    while waiting:
-        value, children_done = waiting.pop()
-        children = _children(value)
-        if id(value) in done:
-            continue
-        if not children_done and children:
-            if id(value) in open_ids:
-                raise Refused("it holds an object that contains itself")
-            open_ids.add(id(value))
-            waiting.append((value, True))
-            waiting.extend((child, False) for child in children)
-            continue
-        open_ids.discard(id(value))
-        settled = [done[id(child)] for child in children]
-        depth = 1 + max((child[1] for child in settled), default=0)
-        values = 1 + sum(child[2] for child in settled)
+
+    def __init__(self, data: bytes) -> None:
+        super().__init__(io.BytesIO(data), encoding="latin1")
+        self.room = 4 * len(data) + 4096
+
+    def find_class(self, module: str, name: str) -> Any:
+        full = f"{module}.{name}"
+        if full not in _STAND_INS:
+            raise _Refused(f"it names {full[:120]!r}, which is not among the few names that are read")
+        return _STAND_INS[full]
+
+    def settle(self, value: Any, depth: int = 0) -> Any:
+        """Return a copy of ``value`` without stand-ins; arrays share the memory of their bytes."""
+        self.room -= 1
+        if self.room < 0:
+            raise _Refused("it repeats its own content again and again")
         if depth > MAX_DEPTH:
-            raise Refused(f"it is nested more than {MAX_DEPTH} deep")
-        if values > MAX_VALUES:
-            raise Refused(f"it spells out to more than {MAX_VALUES} values")
-        done[id(value)] = (_with_children(value, [child[0] for child in settled]), depth, values)
-    return done[id(root)][0]
+            raise _Refused(f"it is nested more than {MAX_DEPTH} deep")
+        if type(value) in (list, tuple, set, frozenset):
+            return type(value)([self.settle(item, depth + 1) for item in value])
+        if type(value) is dict:
+            return {self.settle(key, depth + 1): self.settle(item, depth + 1) for key, item in value.items()}
+        if isinstance(value, type):
+            return _SCALAR_TYPES.get(value.__name__, Record(value.__name__))
+        if not isinstance(value, _StandIn):
+            return value
+        name = type(value).__name__
+        arguments, state, items = self.settle((value.arguments, value.state, value.items), depth + 1)
+        copied = (*arguments, *state) if type(state) is tuple else arguments
+        self.room -= sum(len(item) for item in copied if type(item) is str)
+        if items and name not in _DICTS:
+            raise _Refused(f"it sets items of a {name}")
+        if name in _DICTS:
+            return _plain(dict, arguments, list, dict) | items
+        return _REBUILDERS[name](arguments, state) if name in _REBUILDERS else Record(name, arguments, state)
 
 
-def _children(value: Any) -> list[Any]:
-    if type(value) in (list, tuple):
-        return list(value)
-    if type(value) is dict:
-        return list(value.values())
-    if isinstance(value, Record):
-        return [value.arguments, value.state]
-    return []
+def _plain(kind: type[Any], arguments: tuple[Any, ...], *sources: type[Any]) -> Any:
+    """Call a container's type with nothing, or with one value of the given types."""
+    if len(arguments) > 1 or any(type(argument) not in sources for argument in arguments):
+        raise _Refused(f"it calls {kind.__name__} in a way that data files do not")
+    return kind(*arguments)
 
 
-def _with_children(value: Any, children: list[Any]) -> Any:
-    """Return ``value`` holding ``children``: in place where it can be changed."""
-    if isinstance(value, ArrayShell | DtypeShell):
-        return value.value()
-    if isinstance(value, Name):
-        raise Refused(f"it holds the bare name {value.name}")
-    if type(value) is list:
-        value[:] = children
-    elif type(value) is tuple:
-        return tuple(children)
-    elif type(value) is dict:
-        value.update(zip(value, children, strict=True))
-    elif isinstance(value, Record):
-        value.arguments, value.state = children
-    return value
+def _encoded(text: Any, encoding: Any) -> bytes:
+    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
+        raise _Refused("it encodes something other than bytes kept as text")
+    return text.encode("latin-1")
+
+
+def _dtype(text: Any, state: Any) -> np.dtype[Any]:
+    """Make a dtype of numbers; the state is NumPy's ``(version, byte order, ...)``."""
+    if not isinstance(text, str) or not re.fullmatch(r"[biufc][0-9]{1,2}", text):
+        raise _Refused(f"it holds an array of the type {str(text)[:40]!r}; numbers are read")
+    return np.dtype(text).newbyteorder(state[1] if state else "=")
+
+
+def _array(data: Any, dtype: Any, shape: Any, order: str) -> np.ndarray[Any, Any]:
+    """View ``data`` (bytes, or the text that Python 2 wrote) as an array of exactly ``shape``."""
+    data = data.encode("latin-1") if isinstance(data, str) else data
+    if not isinstance(dtype, np.dtype) or not isinstance(data, bytes | bytearray):
+        raise _Refused("it holds an array of something other than numbers")
+    flat = np.frombuffer(data, dtype) if data else np.zeros(0, dtype)
+    if dtype.kind == "b" and flat.view(np.uint8).max(initial=0) > 1:
+        raise _Refused("it holds a truth value that is neither true nor false")
+    array = flat.reshape(shape, order="F" if order == "F" else "C")
+    if array.shape != shape:  # NumPy takes -1 for "as many as there are".
+        raise _Refused("it holds an array of an impossible shape")
+    return array
+
+
+def _array_of_state(_: Any, shape: Any, dtype: Any, fortran: Any, data: Any) -> np.ndarray[Any, Any]:
+    return _array(data, dtype, shape, "F" if fortran else "C")
+
+
+# What is made of a call of each name, by its arguments and by the state set afterwards.
+_REBUILDERS: dict[str, Callable[[tuple[Any, ...], Any], Any]] = {
+    "numpy.dtype": lambda arguments, state: _dtype(arguments[0], state),
+    "_codecs.encode": lambda arguments, _: _encoded(*arguments),
+    "jax._src.array._reconstruct_array": lambda arguments, _: _array_of_state(*arguments[2]),
+    "jax._src.device_array.reconstruct_device_array": lambda arguments, _: _array_of_state(*arguments[2]),
+}
+for _core in ("numpy._core", "numpy.core"):
+    _REBUILDERS[f"{_core}.multiarray._reconstruct"] = lambda _, state: _array_of_state(*state)
+    _REBUILDERS[f"{_core}.multiarray.scalar"] = lambda parts, _: _array(parts[1], parts[0], (1,), "C")[0]
+    _REBUILDERS[f"{_core}.numeric._frombuffer"] = lambda arguments, _: _array(*arguments)
+for _builtins in ("builtins", "__builtin__"):
+    _REBUILDERS[f"{_builtins}.bytes"] = lambda arguments, _: _plain(bytes, arguments)
+    _REBUILDERS[f"{_builtins}.set"] = lambda arguments, _: _plain(set, arguments, list)
+    _REBUILDERS[f"{_builtins}.frozenset"] = lambda arguments, _: _plain(frozenset, arguments, list)
+_DICTS = {"collections.OrderedDict", "flax.core.frozen_dict.FrozenDict"}
+_INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
+_SCALAR_TYPES = {
+    f"numpy.{name}": np.dtype(name.rstrip("_"))
+    for name in ("bool", "bool_", *_INTEGERS, "float16", "float32", "float64")
+}
+_SPACES = ["box.Box", "discrete.Discrete", "dict.Dict", "tuple.Tuple"]
+_SPACES += ["multi_discrete.MultiDiscrete", "multi_binary.MultiBinary"]
+_RECORDS = {
+    "numpy.ndarray",
+    "stable_baselines3.common.vec_env.vec_normalize.VecNormalize",
+    "stable_baselines3.common.running_mean_std.RunningMeanStd",
+    "gym.utils.seeding.RandomNumberGenerator",
+    "gym.utils.seeding.RNG",
+    *(f"{gym}.spaces.{kind}" for gym in ("gym", "gymnasium") for kind in _SPACES),
+    *(f"numpy.random._pickle.__{kind}_ctor" for kind in ("randomstate", "generator", "bit_generator")),
+    *(f"numpy.random.{name}" for name in ("_mt19937.MT19937", "_pcg64.PCG64", "bit_generator.SeedSequence")),
+}
+_STAND_INS = {
+    name: type(name, (_StandIn,), {"__slots__": ()})
+    for name in (*_REBUILDERS, *_DICTS, *_SCALAR_TYPES, *_RECORDS)
+}

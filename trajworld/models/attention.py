@@ -124,11 +124,7 @@ class AttentionFeedForward(keras.layers.Layer):
             ``[B * rows * M, d]``, and keys and values: the updated cache where one was given.
         """
         batch, time, variates = grid
-        triple = ops.reshape(
-            self.query_key_value(x), (batch, time, variates, 3, self.heads, self.width // self.heads)
-        )
-        # Unstacked, not sliced: the gradient of three slices is three arrays of zeros, filled and added.
-        query, key, value = ops.unstack(triple, 3, axis=3)
+        query, key, value = self.query_key_value_of(x, grid)
         if rows is not None and rows != time:
             query = query[:, time - rows :]
             x = ops.reshape(
@@ -147,6 +143,13 @@ class AttentionFeedForward(keras.layers.Layer):
         fed = dropout(self.contraction(self.expansion(x)), self.rate, seed, self.site + 2)
         return self.feed_forward_norm(x + fed), (key, value)
 
+    def query_key_value_of(self, x: Tensor, grid: Grid) -> tuple[Tensor, Tensor, Tensor]:
+        """``[B * T * M, d]`` to queries, keys and values, ``[B, T, M, heads, d / heads]`` each."""
+        triple = ops.reshape(self.query_key_value(x), (*grid, 3, self.heads, self.width // self.heads))
+        # Unstacked, not sliced: the gradient of three slices is three arrays of zeros, filled and added.
+        query, key, value = ops.unstack(triple, 3, axis=3)
+        return query, key, value
+
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, attendable: Tensor | None) -> Tensor:
         """Softmax attention, ``[B, T, M, heads, d / heads]`` three times to ``[N, d]``; the softmax in float32."""
         scores, mixture = _EQUATIONS[self.axis]
@@ -155,7 +158,9 @@ class AttentionFeedForward(keras.layers.Layer):
         )
         if attendable is not None:
             logits = ops.where(attendable, logits, MASKED_LOGIT)
-        weights = ops.cast(ops.softmax(logits, axis=-1), value.dtype)
+        # Keras warns of a softmax over a single entry, which is 1.
+        weights = ops.softmax(logits, axis=-1) if logits.shape[-1] != 1 else ops.ones_like(logits)
+        weights = ops.cast(weights, value.dtype)
         return ops.reshape(ops.einsum(mixture, weights, value), (-1, self.width))
 
     def get_config(self) -> dict[str, Any]:

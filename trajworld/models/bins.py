@@ -1,4 +1,4 @@
-"""The tokenizer (DESIGN §3): values to bin probabilities and back, in Keras ops.
+"""The tokenizer: values to bin probabilities and back, in Keras ops.
 
 Everything is computed in float32 whatever the model's dtype policy: a bin of 1/256 of the range is below bfloat16's
 resolution. Values are first measured in bin widths from the support's lower end, so one code serves every support.
@@ -62,20 +62,6 @@ def target_bins(values: Tensor, lower: Tensor, upper: Tensor, bins: int) -> Tens
     """The bin that holds each value, those outside the support falling in the end bins; ``[..., M]`` int32."""
     position = ops.clip(bin_units(values, lower, upper, bins), 0.0, bins - 1.0)
     return ops.cast(ops.floor(position), "int32")
-
-
-def expectation(logits: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """The expected value of each predicted distribution over its bins' centres.
-
-    Args:
-        logits: ``[..., M, B]``.
-        lower: ``[M]`` or scalar.
-        upper: ``[M]`` or scalar.
-
-    Returns:
-        ``[..., M]`` float32 raw values.
-    """
-    return moments(logits, lower, upper)[0]
 
 
 def moments(logits: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tensor]:

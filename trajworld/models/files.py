@@ -2,7 +2,7 @@
 
 An archive holds ``config.json`` (sizes and identity), ``metadata.json`` and ``model.weights.h5``. Keras can
 read it too; here it is read more carefully: Keras makes whatever objects a configuration names, this module
-makes a TrajWorld of checked numbers and nothing else. It is written part by part as well, because
+makes a world model of a known kind, of checked numbers, and nothing else. It is written part by part as well, because
 ``model.save`` imports TensorFlow wherever it is installed, whatever the backend.
 """
 
@@ -19,7 +19,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import h5py
 import numpy as np
@@ -27,19 +27,16 @@ import numpy as np
 from trajworld.errors import TrajWorldError
 from trajworld.files import atomic_file
 from trajworld.models.identity import Identity
-from trajworld.models.sizes import ModelSizes
-
-if TYPE_CHECKING:
-    from trajworld.models.trajworld import TrajWorld
+from trajworld.models.interface import DEFAULT, MODELS, Kind, Sizes, model_config, model_from_config
 
 SUFFIX = ".keras"
 
-_REGISTERED_NAME = "trajworld>TrajWorld"
 _CONFIG, _METADATA, _WEIGHTS = "config.json", "metadata.json", "model.weights.h5"
 _MAX_CONFIG_BYTES = 16 << 20
 _MAX_SIZE = 2**31
 _MAX_EXPANSION = 20  # Keras stores its members uncompressed; packed again, weights expand by little.
-_MAX_OBJECTS_PER_BLOCK = 64  # HDF5 groups and arrays; a block makes about 56.
+_MAX_OBJECTS = 10_000  # HDF5 groups and arrays; a block of a transformer makes about 56.
+_MAX_OBJECT_BYTES = 4096  # Of an HDF5 group or array beside its numbers.
 _DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")  # All of them keep their weights in float32.
 _DAMAGE = (
     zipfile.BadZipFile,
@@ -55,7 +52,7 @@ _DAMAGE = (
 )
 
 
-def save_model(model: "TrajWorld", path: str | os.PathLike[str]) -> None:
+def save_model(model: Any, path: str | os.PathLike[str]) -> None:
     """Write ``model`` as a ``.keras`` file, atomically: sizes, identity and weights.
 
     Raises:
@@ -68,8 +65,8 @@ def save_model(model: "TrajWorld", path: str | os.PathLike[str]) -> None:
     config: dict[str, Any] = {
         "module": type(model).__module__,
         "class_name": type(model).__name__,
-        "config": model.get_config(),
-        "registered_name": _REGISTERED_NAME,
+        "config": model_config(model),
+        "registered_name": MODELS[model.kind].registered_name,
         "build_config": {"shapes_dict": {}},
         "compile_config": None,
     }
@@ -79,7 +76,7 @@ def save_model(model: "TrajWorld", path: str | os.PathLike[str]) -> None:
         raise TrajWorldError(
             f"{path} is not written: the model's identity is not plain data ({error})"
         ) from None
-    _sizes_and_identity(path, json.loads(text))  # What could not be read back is not written.
+    _parts(path, json.loads(text))  # What could not be read back is not written.
     for variable in model.weights:
         _check_finite(path, variable.path, keras.ops.convert_to_numpy(variable.value))
     metadata = {
@@ -98,21 +95,17 @@ def save_model(model: "TrajWorld", path: str | os.PathLike[str]) -> None:
             weights.unlink(missing_ok=True)
 
 
-def load_model(path: str | os.PathLike[str]) -> "TrajWorld":
+def load_model(path: str | os.PathLike[str]) -> Any:
     """Read a model that :func:`save_model` wrote, on whatever backend.
 
     Nothing that the file names is imported or called: its sizes and identity are checked numbers, strings
     and lists, and its weights are arrays of the shapes that the sizes ask for.
 
     Raises:
-        TrajWorldError: The file is missing, damaged, not a TrajWorld model, or hostile.
+        TrajWorldError: The file is missing, damaged, not a world model, or hostile.
     """
     path = model_path(path)
-    config = _checked(path)
-
-    from trajworld.models.trajworld import TrajWorld
-
-    model = TrajWorld.from_config(config["config"])
+    model = model_from_config(_checked(path)["config"])
     try:
         model.load_weights(path)
     except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
@@ -126,7 +119,7 @@ def check_model(path: str | os.PathLike[str]) -> None:
     """Look for everything that :func:`load_model` refuses, without importing Keras.
 
     Raises:
-        TrajWorldError: The file is missing, damaged, not a TrajWorld model, or hostile.
+        TrajWorldError: The file is missing, damaged, not a world model, or hostile.
     """
     _checked(model_path(path))
 
@@ -135,22 +128,23 @@ def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Sizes and identity of a model file as plain values, without importing Keras or reading the weights.
 
     Returns:
-        ``path``, ``bytes``, ``saved`` (date and Keras version), ``parameters``, ``dtype``, ``sizes``, and the
+        ``path``, ``bytes``, ``saved`` (date and Keras version), ``kind``, ``parameters``, ``dtype``, ``sizes``, and the
         fields of :class:`~trajworld.models.identity.Identity`.
 
     Raises:
-        TrajWorldError: The file is missing, damaged, not a TrajWorld model, or hostile.
+        TrajWorldError: The file is missing, damaged, not a world model, or hostile.
     """
     path = model_path(path)
     with _opened(path) as archive:
         config = _read_config(path, archive)
-        sizes, identity = _sizes_and_identity(path, config)
+        kind, sizes, identity = _parts(path, config)
         metadata = _read_json(path, archive, _METADATA) if _METADATA in archive.namelist() else {}
     saved = metadata if isinstance(metadata, dict) else {}
     return {
         "path": str(path),
         "bytes": path.stat().st_size,
         "saved": {name: str(saved.get(name, "")) for name in ("date_saved", "keras_version")},
+        "kind": kind.name,
         "parameters": sizes.parameters,
         "dtype": config["config"]["dtype"],
         "sizes": dataclasses.asdict(sizes),
@@ -174,7 +168,7 @@ def _checked(path: Path) -> dict[str, Any]:
     """The configuration of a file that holds a model and nothing else."""
     with _opened(path) as archive:
         config = _read_config(path, archive)
-        sizes, _ = _sizes_and_identity(path, config)
+        _, sizes, _ = _parts(path, config)
         _check_weights(path, archive, sizes)
     return config
 
@@ -234,30 +228,36 @@ def _no_constant(name: str) -> None:
 
 
 def _read_config(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
-    """The archive's configuration, once it is certain that it is a TrajWorld's."""
+    """The archive's configuration, once it is certain that it is a world model's."""
     config = _read_json(path, archive, _CONFIG)
-    if not isinstance(config, dict) or config.get("registered_name") != _REGISTERED_NAME:
-        found = (
-            config.get("registered_name") or config.get("class_name") if isinstance(config, dict) else None
-        )
+    config = config if isinstance(config, dict) else {}
+    found = config.get("registered_name")
+    if found not in [kind.registered_name for kind in MODELS.values()]:
+        found = found or config.get("class_name")
         of = f" but a Keras {found[:60]!r}" if isinstance(found, str) else ""
         raise TrajWorldError(
-            f"{path} is not a TrajWorld model{of}: `trajworld checkpoint import` and training write them"
+            f"{path} is not a world model of this version{of}: `trajworld checkpoint import` and training write them"
         )
     return config
 
 
-def _sizes_and_identity(path: Path, config: Mapping[str, Any]) -> tuple[ModelSizes, Identity]:
+def _parts(path: Path, config: Mapping[str, Any]) -> tuple[Kind, Sizes, Identity]:
     """Check everything in a configuration that a model is built of.
 
     Raises:
         TrajWorldError: A part is missing, of another type, out of range, or is itself an object to be made.
     """
     inner = config.get("config")
-    if not isinstance(inner, dict) or inner.keys() != {"sizes", "identity", "dtype", "name"}:
-        raise TrajWorldError(f"{path}: its configuration is not a TrajWorld model's of this version")
+    # Files written before there were several kinds name none.
+    if not isinstance(inner, dict) or inner.keys() - {"kind"} != {"sizes", "identity", "dtype", "name"}:
+        raise TrajWorldError(f"{path}: its configuration is not a world model's of this version")
     if found := next(_objects(inner), None):
         raise TrajWorldError(f"{path} is refused: its configuration asks to make an object ({found[:60]!r})")
+    kind = MODELS.get(name) if isinstance(name := inner.get("kind", DEFAULT), str) else None
+    if kind is None or config["registered_name"] != kind.registered_name:
+        raise TrajWorldError(
+            f"{path}: its kind {str(name)[:60]!r} is not that of a {config['registered_name']!r}"
+        )
     if inner["dtype"] not in _DTYPES:
         raise TrajWorldError(
             f"{path}: its dtype {str(inner['dtype'])[:60]!r} is none of {', '.join(_DTYPES)}"
@@ -265,7 +265,7 @@ def _sizes_and_identity(path: Path, config: Mapping[str, Any]) -> tuple[ModelSiz
     if not isinstance(inner["name"], str) or not inner["name"].isidentifier():
         raise TrajWorldError(f"{path}: its name {str(inner['name'])[:60]!r} is not a model's")
     try:
-        sizes = _sizes(inner["sizes"])
+        sizes = _sizes(kind, inner["sizes"])
         identity = _identity(inner["identity"])
     except (TrajWorldError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
         raise TrajWorldError(f"{path}: its configuration is damaged: {_first_line(error)}") from None
@@ -274,7 +274,7 @@ def _sizes_and_identity(path: Path, config: Mapping[str, Any]) -> tuple[ModelSiz
         raise TrajWorldError(
             f"{path}: it has ranges of {variates} variates, but embeddings for {sizes.variates}"
         )
-    return sizes, identity
+    return kind, sizes, identity
 
 
 def _objects(value: Any) -> Iterator[str]:
@@ -288,15 +288,15 @@ def _objects(value: Any) -> Iterator[str]:
             yield from _objects(item)
 
 
-def _sizes(values: Any) -> ModelSizes:
-    fields = {field.name: field.type for field in dataclasses.fields(ModelSizes)}
+def _sizes(kind: Kind, values: Any) -> Sizes:
+    fields = {field.name: field.type for field in dataclasses.fields(kind.sizes)}
     if not isinstance(values, dict) or values.keys() != fields.keys():
         raise ValueError(f"its sizes are not {', '.join(fields)}")
-    for name, kind in fields.items():
-        wanted = (int, float) if kind is float else (int,)
+    for name, type_ in fields.items():
+        wanted = (int, float) if type_ in (float, "float") else (int,)
         if type(values[name]) not in wanted or not abs(values[name]) < _MAX_SIZE:
             raise ValueError(f"its {name} is not a number of that kind but {str(values[name])[:40]!r}")
-    return ModelSizes(**values)
+    return kind.sizes(**values)
 
 
 def _identity(values: Any) -> Identity:
@@ -314,14 +314,14 @@ def _identity(values: Any) -> Identity:
     return identity
 
 
-def _check_weights(path: Path, archive: zipfile.ZipFile, sizes: ModelSizes) -> None:
+def _check_weights(path: Path, archive: zipfile.ZipFile, sizes: Sizes) -> None:
     """Check the weights' number and values before any memory is set aside for a model of ``sizes``.
 
     Raises:
         TrajWorldError: They are more or fewer than the sizes ask, not numbers, not finite, or kept elsewhere
             than in this file.
     """
-    room = 4 * sizes.parameters + (4096 * _MAX_OBJECTS_PER_BLOCK) * (sizes.blocks + 1)
+    room = 4 * sizes.parameters + _MAX_OBJECT_BYTES * _MAX_OBJECTS
     stored = archive.getinfo(_WEIGHTS).file_size
     if stored < 4 * sizes.parameters or stored > room:
         raise TrajWorldError(
@@ -329,7 +329,7 @@ def _check_weights(path: Path, archive: zipfile.ZipFile, sizes: ModelSizes) -> N
         )
     found = 0
     with h5py.File(io.BytesIO(archive.read(_WEIGHTS)), "r") as weights:
-        for name, array in _arrays(path, weights, _MAX_OBJECTS_PER_BLOCK * (sizes.blocks + 1)):
+        for name, array in _arrays(path, weights):
             found += array.size
             if found <= sizes.parameters:
                 _check_finite(path, name, array[()])
@@ -339,7 +339,7 @@ def _check_weights(path: Path, archive: zipfile.ZipFile, sizes: ModelSizes) -> N
         )
 
 
-def _arrays(path: Path, weights: h5py.File, most: int) -> Iterator[tuple[str, h5py.Dataset]]:
+def _arrays(path: Path, weights: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
     """Yield the arrays of an HDF5 file by name; what leads out of the file, or round in it, is refused."""
     waiting: list[tuple[str, h5py.Group]] = [("", weights)]
     seen = 0
@@ -348,8 +348,8 @@ def _arrays(path: Path, weights: h5py.File, most: int) -> Iterator[tuple[str, h5
         for key in group:
             name = f"{prefix}/{key}" if prefix else key
             seen += 1
-            if seen > most:
-                raise TrajWorldError(f"{path} is refused: it holds more arrays than a model of its sizes has")
+            if seen > _MAX_OBJECTS:
+                raise TrajWorldError(f"{path} is refused: it holds more arrays than any model")
             if type(group.get(key, getlink=True)) is not h5py.HardLink:
                 raise TrajWorldError(
                     f"{path} is refused: its weights {name[:80]!r} are a link to somewhere else"

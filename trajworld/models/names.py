@@ -7,15 +7,12 @@ before weights are read.
 import os
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from trajworld.errors import UsageError
 from trajworld.models.files import SUFFIX, load_model, model_path, save_model
 from trajworld.models.hub import DEFAULT_FILE, PREFIX, download, hub_address, upload
 from trajworld.weights import shipped_models
-
-if TYPE_CHECKING:
-    from trajworld.models.trajworld import TrajWorld
 
 ModelName = str | os.PathLike[str]
 
@@ -48,14 +45,14 @@ def find_model(name: ModelName) -> Path:
     return model_path(text)
 
 
-def load(name: ModelName) -> "TrajWorld":
+def load(name: ModelName) -> Any:
     """Read a model by its name, on whatever backend; see :func:`find_model` and
     :func:`trajworld.models.files.load_model`.
     """
     return load_model(find_model(name))
 
 
-def save(model: "TrajWorld", name: ModelName) -> None:
+def save(model: Any, name: ModelName) -> None:
     """Write a model to a ``.keras`` file, atomically, or to ``hf://USER/REPO[@BRANCH][/FILE.keras]``.
 
     Raises:

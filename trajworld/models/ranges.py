@@ -1,4 +1,4 @@
-"""The range each variate is binned over (DESIGN §3), as plain NumPy."""
+"""The range each variate is binned over, as plain NumPy."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -54,7 +54,7 @@ UNIT_SUPPORT = Support(np.float32(0.0), np.float32(1.0))  # type: ignore[arg-typ
 
 
 def training_support(minimum: ArrayLike, maximum: ArrayLike) -> Support:
-    """The support of one dataset's variates: ``[minimum - 1e-5, maximum + 1e-5]`` (DESIGN §2).
+    """The support of one dataset's variates: ``[minimum - 1e-5, maximum + 1e-5]``.
 
     A variate that is constant, or so large that float32 swallows the widening, gets the next representable range
     around its values, tiny but valid.
@@ -69,7 +69,7 @@ def pretraining_support(minimum: ArrayLike, maximum: ArrayLike) -> Support:
     """The range that scales one pre-training dataset to [0, 1]: its own, not widened, but where a variate is constant.
 
     Binning raw values over ``[minimum, maximum]`` is the same as scaling them to [0, 1], clipping, and binning over
-    [0, 1] (DESIGN §3).
+    [0, 1].
     """
     low, high = np.asarray(minimum, np.float32), np.asarray(maximum, np.float32)
     widened = training_support(low, high)

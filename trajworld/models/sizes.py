@@ -1,14 +1,14 @@
-"""Named sizes of TrajWorld (DESIGN §4)."""
+"""The sizes of each kind of model and their presets, as plain numbers: a model file is described by them alone."""
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from trajworld.errors import UsageError
 
 
 @dataclass(frozen=True)
-class ModelSizes:
-    """The sizes of a TrajWorld model.
+class TrajWorldSizes:
+    """The sizes of the transformer over rows and variates.
 
     Attributes:
         blocks: The number of blocks, each a temporal and a variate attention with their feed-forward nets.
@@ -19,6 +19,35 @@ class ModelSizes:
         variates: How many variates the embedding table holds; wider environments are refused.
         dropout: Rate.
     """
+
+    presets: ClassVar[dict[str, "TrajWorldSizes"]] = {}
+    # Short runs need higher rates than the published ones: each preset has its own peak and a warm-up of at most 5 % of
+    # its steps.
+    runs: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {
+        ("tiny", "pretrain"): {"steps": 300, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 15},
+        ("tiny", "train"): {"steps": 200, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 10},
+        ("small", "pretrain"): {
+            "steps": 7000,
+            "batch_size": 32,
+            "learning_rate": 1e-3,
+            "warmup_steps": 200,
+        },
+        ("small", "train"): {"steps": 1000, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 50},
+        ("paper", "pretrain"): {
+            "steps": 1_000_000,
+            "batch_size": 64,
+            "learning_rate": 1e-4,
+            "warmup_steps": 10_000,
+            "decay_steps": 10_000_000,
+        },
+        ("paper", "train"): {
+            "steps": 250_000,
+            "batch_size": 64,
+            "learning_rate": 1e-5,
+            "warmup_steps": 10_000,
+            "decay_steps": 10_000_000,
+        },
+    }
 
     blocks: int
     width: int
@@ -51,19 +80,8 @@ class ModelSizes:
         return 2 * self.blocks * half + embeddings + 2 * self.bins * width + width + self.bins
 
 
-PRESETS: dict[str, ModelSizes] = {
-    "tiny": ModelSizes(blocks=2, width=32, heads=2),
-    "small": ModelSizes(blocks=3, width=64, heads=4),
-    "paper": ModelSizes(blocks=6, width=256, heads=4),
-}
-
-
-def model_sizes(preset: str, **overrides: Any) -> ModelSizes:
-    """The sizes of a preset, with any of them overridden.
-
-    Raises:
-        UsageError: The preset is unknown, or a size is out of range.
-    """
-    if preset not in PRESETS:
-        raise UsageError(f"no model preset is called {preset!r}: there are {', '.join(PRESETS)}")
-    return replace(PRESETS[preset], **{name: value for name, value in overrides.items() if value is not None})
+TrajWorldSizes.presets.update(
+    tiny=TrajWorldSizes(blocks=2, width=32, heads=2),
+    small=TrajWorldSizes(blocks=3, width=64, heads=4),
+    paper=TrajWorldSizes(blocks=6, width=256, heads=4),
+)

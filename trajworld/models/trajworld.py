@@ -1,18 +1,22 @@
-"""TrajWorld (DESIGN §4; Yin et al. 2025, section 4): attention over time and over variates, turn about."""
+"""TrajWorld (Yin et al. 2025, section 4): alternating attention over time and over variates."""
 
-import dataclasses
 from typing import Any, NamedTuple
 
 import keras
 from keras import ops
 
+from trajworld.data.batch import Batch, Variates
 from trajworld.errors import TrajWorldError
 from trajworld.models.attention import DROPOUT_SITES, AttentionFeedForward, Grid, RowDense
-from trajworld.models.bins import encode
+from trajworld.models.bins import CROSS_ENTROPIES, encode, moments, onehot_cross_entropy, sample
 from trajworld.models.identity import Identity
-from trajworld.models.sizes import ModelSizes
+from trajworld.models.interface import Predicted, Short, Step, model_config, model_from_config
+from trajworld.models.sizes import TrajWorldSizes
 
 Tensor = Any
+
+_CONTEXT = 10
+_CHUNK = 10
 
 
 class Cache(NamedTuple):
@@ -29,20 +33,20 @@ class Cache(NamedTuple):
     time_mask: Tensor
 
 
-class Variates(NamedTuple):
-    """What is known of the variates of a batch.
+class Rollout(NamedTuple):
+    """Where a rollout stands.
 
     Attributes:
-        is_action: ``[M]`` int32, 1 for an action.
-        lower: ``[M]`` float32, lower ends of the support.
-        upper: ``[M]`` float32, upper ends.
-        mask: ``[M]`` float32, 0 for variates added to make a batch rectangular; None where all are real.
+        cache: The rows before the newest.
+        row: ``[B, M]``: the newest row, in which the next action is taken.
+        position: Scalar int32: the newest row's position in the window.
+        variates: What is known of the M variates.
     """
 
-    is_action: Tensor
-    lower: Tensor
-    upper: Tensor
-    mask: Tensor | None = None
+    cache: Cache
+    row: Tensor
+    position: Tensor
+    variates: Variates
 
 
 @keras.saving.register_keras_serializable("trajworld")
@@ -54,9 +58,14 @@ class TrajWorld(keras.Model):
     Args:
         sizes: Blocks, width, heads and the rest.
         identity: What the model was trained on: its support, environment and versions; travels with its file.
+
+    A rollout goes in chunks of K steps with a key/value cache: all but the newest of the last W rows are encoded, at
+    positions 0 to W - 2, then each step adds a row at the next position, the last at W + K - 2.
     """
 
-    def __init__(self, sizes: ModelSizes, identity: Identity | None = None, **kwargs: Any) -> None:
+    kind = "trajworld"
+
+    def __init__(self, sizes: TrajWorldSizes, identity: Identity | None = None, **kwargs: Any) -> None:
         # Raw values must reach the tokenizer in float32 whatever the policy: Keras would cast them to bfloat16 first.
         super().__init__(autocast=False, **kwargs)
         self.sizes = sizes
@@ -129,32 +138,91 @@ class TrajWorld(keras.Model):
         Raises:
             TrajWorldError: T (with ``offset``) or M is more than the model has embeddings for.
         """
-        return self._window(values, time_mask, variates, seed, rows, offset)[0]
+        batch, time, count = ops.shape(values)
+        x = self._embed(values, ops.arange(time) + offset, variates)
+        x, _ = self._blocks(x, (batch, time, count), time_mask, variates, self.sizes.blocks, seed, rows)
+        return self._logits(x, (batch, rows or time, count))
 
-    def prefill(
-        self, values: Tensor, time_mask: Tensor, variates: Variates, length: int, rows: int | None = None
-    ) -> tuple[Tensor, Cache]:
-        """Encode a window's first rows and keep the keys and values of its temporal attention.
+    def loss_sums(
+        self, batch: Batch, seed: Tensor | None = None, targets: str = "onehot"
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropy of the next row's observation and reward in nats; see the interface.
+
+        The mean over variates, summed over the rows whose input row is real; and their number.
+        """
+        values, mask, variates, _ = batch
+        logits = self(values[:, :-1], mask[:, :-1], variates, seed=seed)
+        entropies = CROSS_ENTROPIES[targets](logits, values[:, 1:], variates.lower, variates.upper)
+        predicted = 1.0 - ops.cast(variates.is_action, "float32")
+        if variates.mask is not None:
+            predicted = predicted * ops.cast(variates.mask, "float32")
+        rows = ops.sum(entropies * predicted, axis=-1) / ops.sum(predicted)
+        present = ops.cast(mask[:, :-1], "float32")
+        return ops.sum(rows * present), ops.sum(present)
+
+    def predict(self, batch: Batch, short: Short = "padded") -> Predicted:
+        """The expectation over bins, and the negative log-likelihood of the true bin; see the interface."""
+        values, mask, variates, _ = batch
+        offset = max(self.sizes.window - values.shape[1], 0) if short == "padded" else 0
+        logits = self(values[:, :-1], mask[:, :-1], variates, rows=1, offset=offset)[:, 0]
+        mean, std = moments(logits, variates.lower, variates.upper)
+        return Predicted(
+            mean, std, onehot_cross_entropy(logits, values[:, -1], variates.lower, variates.upper)
+        )
+
+    @property
+    def context(self) -> int:
+        """W: 10, or about half of a smaller window."""
+        return min(_CONTEXT, (self.sizes.window + 1) // 2)
+
+    @property
+    def chunk(self) -> int:
+        """K: 10, or what a smaller window has room for."""
+        return min(_CHUNK, self.sizes.window - self.context + 1)
+
+    def start(self, history: Tensor, mask: Tensor, variates: Variates) -> Rollout:
+        """Encode all rows but the newest; see the interface."""
+        self._check_sizes(history.shape)
+        past = history.shape[1] - 1
+        cache = self.encode_past(history[:, :past], mask[:, :past], variates, past + self.chunk)
+        return Rollout(cache, history[:, past], ops.convert_to_tensor(past, "int32"), variates)
+
+    def step(self, state: Rollout, action: Tensor, draws: Tensor | None = None) -> tuple[Rollout, Step]:
+        """Put the action into the newest row and encode it; see the interface."""
+        cache, row, position, variates = state
+        row = ops.where(variates.is_action > 0, action, row)
+        logits, cache = self.decode(row, position, cache, variates)
+        mean, std = moments(logits, variates.lower, variates.upper)
+        value = mean if draws is None else sample(logits, variates.lower, variates.upper, draws)
+        value = ops.clip(value, variates.lower, variates.upper)
+        return Rollout(cache, value, position + 1, variates), Step(mean, std, value)
+
+    def encode_past(self, values: Tensor, time_mask: Tensor, variates: Variates, length: int) -> Cache:
+        """The keys and values of a window's first rows, at positions 0 to W - 1, for :meth:`decode`.
 
         Args:
-            values: ``[B, W, M]``.
+            values: ``[B, W, M]``; W may be 0.
             time_mask: ``[B, W]``.
             variates: What is known of the variates.
             length: S, how many rows the cache is to hold, W included; at most the model's window.
-            rows: Answer for the last ``rows`` rows only.
-
-        Returns:
-            ``[B, rows, M, bins]`` logits, and the cache to pass to :meth:`decode`, whose next position is W.
         """
-        self._check_sizes(values.shape)
-        logits, pairs = self._window(values, time_mask, variates, None, rows)
-        room = length - values.shape[1]
+        batch, time, count = ops.shape(values)
+        blocks, room = self.sizes.blocks, length - values.shape[1]
 
         def padded(array: Tensor) -> Tensor:
             return ops.pad(array, [[0, 0], [0, room]] + [[0, 0]] * (len(array.shape) - 2))
 
+        mask = padded(ops.cast(time_mask, "float32"))
+        if not values.shape[1]:
+            shape = (batch, length, count, self.sizes.heads, self.sizes.width // self.sizes.heads)
+            nothing = (ops.zeros(shape, self.compute_dtype),) * blocks
+            return Cache(nothing, nothing, mask)
+        x = self._embed(values, ops.arange(time), variates)
+        x, pairs = self._blocks(x, (batch, time, count), time_mask, variates, blocks - 1)
+        # Nobody reads what the last block makes of these rows, only what later rows attend to.
+        pairs.append(self.temporal[-1].query_key_value_of(x, (batch, time, count))[1:])
         keys, past = zip(*[(padded(key), padded(value)) for key, value in pairs], strict=True)
-        return logits, Cache(keys, past, padded(ops.cast(time_mask, "float32")))
+        return Cache(keys, past, mask)
 
     def decode(self, row: Tensor, position: Tensor, cache: Cache, variates: Variates) -> tuple[Tensor, Cache]:
         """Encode one more row, attending to the cached ones.
@@ -162,7 +230,7 @@ class TrajWorld(keras.Model):
         Args:
             row: ``[B, M]`` raw values.
             position: Scalar int, the row's position in the window: how many rows the cache holds already.
-            cache: As :meth:`prefill` or this method returned it.
+            cache: As :meth:`encode_past` or this method returned it.
             variates: What is known of the variates.
 
         Returns:
@@ -186,32 +254,31 @@ class TrajWorld(keras.Model):
             past.append(value)
         return self._logits(x, grid)[:, 0], Cache(tuple(keys), tuple(past), time_mask)
 
-    def _window(
+    def _blocks(
         self,
-        values: Tensor,
+        x: Tensor,
+        grid: Grid,
         time_mask: Tensor,
         variates: Variates,
-        seed: Tensor | None,
-        rows: int | None,
-        offset: int = 0,
+        count: int,
+        seed: Tensor | None = None,
+        rows: int | None = None,
     ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
-        """Logits of the last ``rows`` rows, and each block's keys and values."""
-        batch, time, count = ops.shape(values)
-        grid = (batch, time, count)
+        """The first ``count`` blocks' answer at the last ``rows`` rows, and each one's keys and values."""
+        batch, time, variate_count = grid
         steps = ops.arange(time)
-        x = self._embed(values, steps + offset, variates)
         causal = ops.expand_dims(steps, 1) >= ops.expand_dims(steps, 0)
         present = ops.reshape(time_mask, (batch, 1, 1, 1, time)) > 0
         temporal_mask = ops.logical_and(causal, present)
         pairs = []
-        for index, (temporal, across) in enumerate(zip(self.temporal, self.across, strict=True)):
+        for index in range(count):
             # Nobody reads the last block's earlier rows when only the last are asked for.
             asked = rows if index == self.sizes.blocks - 1 else None
-            x, pair = temporal(x, grid=grid, attendable=temporal_mask, seed=seed, rows=asked)
-            grid = (batch, asked or time, count)
-            x, _ = across(x, grid=grid, attendable=_variate_mask(variates), seed=seed)
+            x, pair = self.temporal[index](x, grid=grid, attendable=temporal_mask, seed=seed, rows=asked)
+            grid = (batch, asked or time, variate_count)
+            x, _ = self.across[index](x, grid=grid, attendable=_variate_mask(variates), seed=seed)
             pairs.append(pair)
-        return self._logits(x, grid), pairs
+        return x, pairs
 
     def _embed(self, values: Tensor, positions: Tensor, variates: Variates) -> Tensor:
         """``[B, T, M]`` raw values to ``[B * T * M, d]``."""
@@ -241,19 +308,12 @@ class TrajWorld(keras.Model):
 
     def get_config(self) -> dict[str, Any]:
         """Sizes and identity as plain numbers, strings and lists."""
-        return {
-            "sizes": dataclasses.asdict(self.sizes),
-            "identity": self.identity.to_config(),
-            "dtype": self.dtype_policy.name,
-            "name": self.name,
-        }
+        return model_config(self)
 
     @classmethod
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "TrajWorld":
         """The inverse of :meth:`get_config`."""
-        config = dict(config)
-        sizes, identity = ModelSizes(**config.pop("sizes")), Identity.from_config(config.pop("identity"))
-        return cls(sizes, identity, **config)
+        return model_from_config(config)
 
 
 def _variate_mask(variates: Variates) -> Tensor | None:

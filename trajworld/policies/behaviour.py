@@ -1,4 +1,4 @@
-"""Behaviours: what actions an episode tries, as endless streams that a seeded generator alone decides."""
+"""Behaviours: what acts in an episode; these draw actions that depend on a seeded generator alone."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -10,61 +10,57 @@ from numpy.typing import NDArray
 
 from trajworld.errors import UsageError
 
-# Noise is drawn in blocks of so many steps; part of what a seed means, so never to be changed lightly.
+# Steps of a block of noise. Changing it changes what a seed gives.
 _BLOCK = 64
-
-
-class Behaviour(Protocol):
-    """A rule that draws actions without looking at observations; ``Controlled`` is one that looks."""
-
-    def actions(
-        self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
-    ) -> Iterator[NDArray[np.float32]]:
-        """An endless stream of actions ``[action_size]`` within ``low`` and ``high [action_size]``."""
-
 
 # From an observation [observation_size] to an action [action_size] within the box.
 Controller = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
 
-class Controlled(Protocol):
-    """A rule that looks at observations."""
+class Behaviour(Protocol):
+    """A rule that acts in episodes."""
 
     def controller(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
     ) -> Controller:
-        """A function that is called with each observation of one episode, in order."""
+        """A function that is called with each observation of one episode, in order.
+
+        Args:
+            low: The least actions ``[action_size]``.
+            high: The greatest.
+            generator: What the actions depend on, besides the observations.
+        """
 
 
-def controller(
-    behaviour: Behaviour | Controlled,
-    low: NDArray[np.float32],
-    high: NDArray[np.float32],
-    generator: np.random.Generator,
-) -> Controller:
-    """What acts in one episode, whether it looks at observations or not."""
-    if hasattr(behaviour, "controller"):
-        return behaviour.controller(low, high, generator)
-    stream = behaviour.actions(low, high, generator)
-    return lambda _: next(stream)
+class _Blocks:
+    """A behaviour that looks at no observation, defined in the unit box [-1, 1], several steps at a time."""
+
+    def controller(
+        self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
+    ) -> Controller:
+        """See ``Behaviour``."""
+        stream = (action for block in self.blocks(len(low), generator) for action in in_box(block, low, high))
+        return lambda _: next(stream)
+
+    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+        """Actions ``[steps, size]`` in half boxes, before they are clipped."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Uniform:
+class Uniform(_Blocks):
     """Independent uniform actions over the middle ``scale`` of the box (1: all of it)."""
 
     scale: float = 1.0
 
-    def actions(
-        self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
-    ) -> Iterator[NDArray[np.float32]]:
-        """See ``Behaviour``."""
+    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+        """See ``_Blocks``."""
         while True:
-            yield from in_box(generator.uniform(-self.scale, self.scale, (_BLOCK, len(low))), low, high)
+            yield generator.uniform(-self.scale, self.scale, (_BLOCK, size))
 
 
 @dataclass(frozen=True)
-class OrnsteinUhlenbeck:
+class OrnsteinUhlenbeck(_Blocks):
     """Coloured noise ``dx = -theta x dt + sigma dW`` with one unit of time a step, in units of half the box.
 
     It begins in its stationary distribution (standard deviation ``sigma / sqrt(2 theta)``), is sampled
@@ -73,6 +69,11 @@ class OrnsteinUhlenbeck:
 
     theta: float = 0.1
     sigma: float = 0.25
+
+    @staticmethod
+    def of_scale(theta: float, scale: float) -> "OrnsteinUhlenbeck":
+        """The process of a stationary standard deviation."""
+        return OrnsteinUhlenbeck(theta, scale * math.sqrt(2 * theta))
 
     @property
     def correlation(self) -> float:
@@ -84,15 +85,8 @@ class OrnsteinUhlenbeck:
         """The stationary standard deviation before clipping, in half boxes."""
         return self.sigma / math.sqrt(2 * self.theta)
 
-    def actions(
-        self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
-    ) -> Iterator[NDArray[np.float32]]:
-        """See ``Behaviour``."""
-        for noise in self.noise(len(low), generator):
-            yield from in_box(noise, low, high)
-
-    def noise(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-        """Blocks ``[64, size]`` of the process before it is clipped."""
+    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+        """See ``_Blocks``."""
         rho, scale = self.correlation, self.scale
         # A block at once: x_k = rho^(k+1) x_before + scale sqrt(1 - rho^2) sum_{j<=k} rho^(k-j) e_j.
         lag = np.subtract.outer(np.arange(_BLOCK), np.arange(_BLOCK))
@@ -109,7 +103,7 @@ class OrnsteinUhlenbeck:
 
 
 @dataclass(frozen=True)
-class Constant:
+class Constant(_Blocks):
     """Pushes: a random action of the middle ``scale`` of the box, held for a while, then another.
 
     Attributes:
@@ -120,44 +114,46 @@ class Constant:
     mean_span: float = 20.0
     scale: float = 1.0
 
-    def actions(
-        self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
-    ) -> Iterator[NDArray[np.float32]]:
-        """See ``Behaviour``."""
+    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+        """See ``_Blocks``."""
         while True:
-            push = in_box(generator.uniform(-self.scale, self.scale, (1, len(low))), low, high)[0]
-            for _ in range(generator.geometric(1 / self.mean_span)):
-                yield push
+            push = generator.uniform(-self.scale, self.scale, (1, size))
+            yield np.repeat(push, generator.geometric(1 / self.mean_span), axis=0)
+
+
+class Drawn(_Blocks):
+    """A behaviour of which each stream is one of several others."""
+
+    def draw(self, generator: np.random.Generator) -> _Blocks:
+        """The behaviour of one stream."""
+        raise NotImplementedError
+
+    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+        """See ``_Blocks``."""
+        return self.draw(generator).blocks(size, generator)
 
 
 @dataclass(frozen=True)
-class Mixed:
+class Mixed(Drawn):
     """Each stream is one of the other behaviours, of a random scale and correlation.
 
     The scale is log-uniform in [0.1, 1]; so are the noise's ``theta`` in [0.02, 1] and the pushes' mean span
     in [2, 50]. A third of the streams are of each kind.
     """
 
-    def draw(self, generator: np.random.Generator) -> Behaviour:
-        """The behaviour of one stream."""
+    def draw(self, generator: np.random.Generator) -> _Blocks:
+        """See ``Drawn``."""
         kind = generator.integers(3)
-        scale = math.exp(generator.uniform(math.log(0.1), 0.0))
+        scale = log_uniform(generator, 0.1, 1.0)
         if kind == 0:
             return Uniform(scale)
         if kind == 1:
-            theta = math.exp(generator.uniform(math.log(0.02), 0.0))
-            return OrnsteinUhlenbeck(theta, scale * math.sqrt(2 * theta))
-        return Constant(math.exp(generator.uniform(math.log(2.0), math.log(50.0))), scale)
-
-    def actions(
-        self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
-    ) -> Iterator[NDArray[np.float32]]:
-        """See ``Behaviour``."""
-        yield from self.draw(generator).actions(low, high, generator)
+            return OrnsteinUhlenbeck.of_scale(log_uniform(generator, 0.02, 1.0), scale)
+        return Constant(log_uniform(generator, 2.0, 50.0), scale)
 
 
 @dataclass(frozen=True)
-class Gait:
+class Gait(_Blocks):
     """Sine waves, one an actuator, of one period and of random phases, strengths and middles.
 
     In half of the streams the phase grows evenly from actuator to actuator, as in a wave that travels along a body;
@@ -173,11 +169,8 @@ class Gait:
     scale: float = 1.0
     noise: float = 0.05
 
-    def actions(
-        self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
-    ) -> Iterator[NDArray[np.float32]]:
-        """See ``Behaviour``."""
-        size = len(low)
+    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+        """See ``_Blocks``."""
         phase = generator.uniform(0, 2 * math.pi, size)
         if generator.random() < 0.5:
             phase = phase[0] + generator.uniform(-math.pi, math.pi) * np.arange(size)
@@ -186,37 +179,29 @@ class Gait:
         step = 0
         while True:
             angle = 2 * math.pi / self.period * np.arange(step, step + _BLOCK)[:, None] + phase
-            block = middle + swing * np.sin(angle) + self.noise * generator.standard_normal((_BLOCK, size))
-            yield from in_box(block, low, high)
+            yield middle + swing * np.sin(angle) + self.noise * generator.standard_normal((_BLOCK, size))
             step += _BLOCK
 
 
 @dataclass(frozen=True)
-class Varied:
+class Varied(Drawn):
     """Each stream is one of the other behaviours, of a random scale and correlation: what a corpus is collected with.
 
     Three in twenty streams are uniform, seven coloured noise, four pushes and six gaits. Scales are log-uniform in
     [0.1, 1]; the noise's ``theta`` is in [0.02, 1], the pushes' mean span in [2, 80] and gaits' period in [8, 80].
     """
 
-    def draw(self, generator: np.random.Generator) -> Behaviour:
-        """The behaviour of one stream."""
+    def draw(self, generator: np.random.Generator) -> _Blocks:
+        """See ``Drawn``."""
         kind = generator.integers(20)
         scale = log_uniform(generator, 0.1, 1.0)
         if kind < 3:
             return Uniform(scale)
         if kind < 10:
-            theta = log_uniform(generator, 0.02, 1.0)
-            return OrnsteinUhlenbeck(theta, scale * math.sqrt(2 * theta))
+            return OrnsteinUhlenbeck.of_scale(log_uniform(generator, 0.02, 1.0), scale)
         if kind < 14:
             return Constant(log_uniform(generator, 2.0, 80.0), scale)
         return Gait(log_uniform(generator, 8.0, 80.0), scale, generator.uniform(0.0, 0.2))
-
-    def actions(
-        self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
-    ) -> Iterator[NDArray[np.float32]]:
-        """See ``Behaviour``."""
-        yield from self.draw(generator).actions(low, high, generator)
 
 
 BEHAVIOURS = ("uniform", "ou", "constant", "gait", "mixed", "varied")
@@ -249,18 +234,17 @@ def make_behaviour(name: str, scale: float | None = None, correlation: float | N
         )
     if correlation is not None and not 0 < correlation < 1:
         raise UsageError(f"the noise correlation must lie in (0, 1), not {correlation:g}")
-    if name == "mixed":
-        return Mixed()
-    if name == "varied":
-        return Varied()
-    if name == "gait":
-        return Gait(scale=1.0 if scale is None else scale)
-    if name == "uniform":
-        return Uniform(1.0 if scale is None else scale)
+    width = 1.0 if scale is None else scale
     if name == "ou":
         theta = -math.log(0.9 if correlation is None else correlation)
-        return OrnsteinUhlenbeck(theta, (0.5 if scale is None else scale) * math.sqrt(2 * theta))
-    return Constant(1 / (1 - (0.95 if correlation is None else correlation)), 1.0 if scale is None else scale)
+        return OrnsteinUhlenbeck.of_scale(theta, 0.5 if scale is None else scale)
+    if name == "constant":
+        return Constant(1 / (1 - (0.95 if correlation is None else correlation)), width)
+    if name == "uniform":
+        return Uniform(width)
+    if name == "gait":
+        return Gait(scale=width)
+    return Mixed() if name == "mixed" else Varied()
 
 
 def log_uniform(generator: np.random.Generator, low: float, high: float) -> float:

@@ -1,24 +1,24 @@
 """Policies that see the observation and a clock, and a short random search for good ones."""
 
+import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.collect.episodes import episode_seeds, run_episode
 from trajworld.data.episode import Episode
-from trajworld.environments.interface import Environment
 from trajworld.policies.behaviour import Controller, OrnsteinUhlenbeck, in_box
 
-# The search: how many directions a generation tries, how many of them count, and for how long each is run.
+# The search: how many directions a generation tries, and how many of them count.
 _DIRECTIONS = 8
 _BEST = 4
-_EPISODE_STEPS = 200
 _STARTS = 16
 _EXPLORATION = 0.1
 _STEP = 0.1
+# The noise on top of a policy, of standard deviation 1 before it is scaled.
+_THETA = 0.2
 # The least standard deviation that an observation is divided by.
 _LEAST_SCALE = 1e-3
 
@@ -27,7 +27,7 @@ _LEAST_SCALE = 1e-3
 class ClockedPolicy:
     """``tanh(weights @ [1, sin, cos, standardised observation])``, and noise on top.
 
-    The clock lets a gait go on where observations alone would let it stand still.
+    The clock keeps a gait moving where observations alone would let it stand still.
 
     Attributes:
         weights: ``[action_size, 3 + observation_size]``.
@@ -46,8 +46,9 @@ class ClockedPolicy:
     def controller(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
     ) -> Controller:
-        """See ``trajworld.policies.behaviour.Controlled``."""
-        noise = _rows(len(low), generator) if self.noise > 0 else None
+        """See ``trajworld.policies.behaviour.Behaviour``."""
+        blocks = OrnsteinUhlenbeck.of_scale(_THETA, 1.0).blocks(len(low), generator)
+        noise = itertools.chain.from_iterable(blocks) if self.noise > 0 else None
         features = np.ones(self.weights.shape[1])
         step = generator.uniform(0, self.period)
 
@@ -65,43 +66,39 @@ class ClockedPolicy:
         return act
 
 
-def _rows(size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-    """Coloured noise of standard deviation 1, one step after the other."""
-    theta = 0.2
-    for block in OrnsteinUhlenbeck(theta, math.sqrt(2 * theta)).noise(size, generator):
-        yield from block
-
-
-def search_policies(environment: Environment, transitions: int, seed: int) -> list[ClockedPolicy]:
+def search_policies(
+    run: Callable[[ClockedPolicy, int], Episode | None],
+    observations: int,
+    actions: int,
+    transitions: int,
+    generator: np.random.Generator,
+) -> list[ClockedPolicy]:
     """Policies of growing skill, by a short random search for return.
 
     A few policies that only follow the clock are tried, and the best is improved by augmented random search (Mania
     et al., 2018): finite differences along random directions, scaled by the spread of the returns.
 
     Args:
-        environment: What they act in.
-        transitions: The search ends with the generation in which it has used so many.
-        seed: The policies are a function of it, the environment's name and ``transitions``.
+        run: Runs a policy in the episode of a number and returns it; None where it broke at once.
+        observations: The size of an observation.
+        actions: The size of an action.
+        transitions: The search ends with the generation in which it has used this many.
+        generator: The policies are a function of it, ``run`` and ``transitions``.
 
     Returns:
         The policy after the first quarter, the first half and the whole of the search; none for 0 transitions.
     """
     if transitions < 1:
         return []
-    description = environment.description
-    # Its own stream of seeds: those of the episodes that are kept count from 0 upwards.
-    _, generator = episode_seeds(seed, f"{description.name} search", 0)
-    trial = iter(range(2**40, 2**41))
-
+    trial = itertools.count()
     used = 0
 
-    def run(policy: ClockedPolicy, index: int) -> tuple[float, Episode | None]:
+    def value(policy: ClockedPolicy, index: int) -> tuple[float, Episode | None]:
         nonlocal used
-        episode = run_episode(environment, policy, seed, index, _EPISODE_STEPS).episode
+        episode = run(policy, index)
         used += 1 if episode is None else len(episode)
         return -math.inf if episode is None else float(episode.rewards.sum(dtype=np.float64)), episode
 
-    observations, actions = description.observation_size, description.action_size
     mean, scale = np.zeros(observations), np.ones(observations)
     starts: list[tuple[float, int, ClockedPolicy]] = []
     seen: list[NDArray[np.floating]] = []
@@ -110,10 +107,10 @@ def search_policies(environment: Environment, transitions: int, seed: int) -> li
         weights[:, :3] = generator.normal(0, 0.5, (actions, 3))
         period = math.exp(generator.uniform(math.log(10), math.log(60)))
         policy = ClockedPolicy(weights, mean, scale, period, noise=0.3)
-        value, episode = run(policy, next(trial))
+        found, episode = value(policy, next(trial))
         if episode is not None:
             seen.append(episode.observations)
-            starts.append((value, len(starts), policy))
+            starts.append((found, len(starts), policy))
     if not starts:
         return []
     rows = np.concatenate(seen).astype(np.float64)
@@ -123,18 +120,17 @@ def search_policies(environment: Environment, transitions: int, seed: int) -> li
     stages: list[ClockedPolicy] = []
     while len(stages) < len(marks):
         directions = generator.standard_normal((_DIRECTIONS, *best.weights.shape))
-        results: list[tuple[float, int, float, NDArray[np.float64], float, float]] = []
+        results: list[tuple[float, int, float, float, NDArray[np.float64]]] = []
         for direction in directions:
-            index = next(trial)
-            change = _EXPLORATION * direction
-            up, _ = run(replace(best, weights=best.weights + change), index)
-            down, _ = run(replace(best, weights=best.weights - change), index)
+            index, change = next(trial), _EXPLORATION * direction
+            up, _ = value(replace(best, weights=best.weights + change), index)
+            down, _ = value(replace(best, weights=best.weights - change), index)
             if math.isfinite(up) and math.isfinite(down):
-                results.append((max(up, down), len(results), up - down, direction, up, down))
+                results.append((max(up, down), len(results), up, down, direction))
         results = sorted(results, key=lambda result: result[:2], reverse=True)[:_BEST]
-        spread = float(np.std([value for result in results for value in result[4:]])) if results else 0.0
+        spread = float(np.std([result[2:4] for result in results])) if results else 0.0
         if spread > 0:
-            gradient = sum(result[2] * result[3] for result in results) / (len(results) * spread)
-            best = replace(best, weights=best.weights + _STEP * gradient)
+            gradient = sum((up - down) * direction for _, _, up, down, direction in results)
+            best = replace(best, weights=best.weights + _STEP * (gradient / (len(results) * spread)))
         stages.extend([best] * sum(mark <= used for mark in marks[len(stages) :]))
     return stages

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from trajworld.errors import TrajWorldError
-from trajworld.files import atomic_file, held_folder, read_json, write_json
+from trajworld.files import atomic_file, one_writer, read_json, write_json
 
 Row = dict[str, Any]
 
@@ -79,9 +79,7 @@ class Store:
         Raises:
             TrajWorldError: Another process holds it, or the folder cannot be made.
         """
-        with held_folder(
-            self.folder, f"another process writes to {self.folder}: wait, or name another --store"
-        ):
+        with one_writer(self.folder, "the store of cells"):
             yield
 
     def get(self, cell: Cell) -> list[Row] | None:
@@ -110,7 +108,7 @@ class Store:
         record = {
             "task": cell.task.__name__,
             "settings": cell.settings,
-            "rows": _plain(result.rows),
+            "rows": plain(result.rows),
             "origin": origin,
         }
         write_json(self.folder / f"{cell.key}.json", record)
@@ -150,12 +148,12 @@ class Store:
         return self._read.get(key)
 
 
-def _plain(value: Any) -> Any:
-    """JSON values: NumPy scalars as numbers, numbers that are not finite as null."""
+def plain(value: Any) -> Any:
+    """JSON values: NumPy scalars as numbers; numbers that are not finite, and what is missing, as null."""
     if isinstance(value, Mapping):
-        return {name: _plain(item) for name, item in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if hasattr(value, "item"):
         value = value.item()
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return None if value is pd.NA or (isinstance(value, float) and not math.isfinite(value)) else value

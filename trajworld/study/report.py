@@ -91,14 +91,23 @@ def read_report(folder: Path) -> tuple[str, dict[str, Any], pd.DataFrame, dict[s
     try:
         pictures = {title: (folder / _file_name(title)).read_bytes() for title in record["pictures"]}
         text = (folder / TABLE).read_text("utf-8")
-        table = (
-            pd.read_csv(io.StringIO(text), float_precision="round_trip") if text.strip() else pd.DataFrame()
-        )
+        table = pd.read_csv(io.StringIO(text)) if text.strip() else pd.DataFrame()
         return record["study"], record["options"], table, record["origin"], pictures
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise TrajWorldError(
             f"{folder} holds no whole report of a study ({error}): run the study again"
         ) from None
+
+
+def claim_folder(study: Study, folder: Path) -> None:
+    """Make the folder of a report, before anything is computed, so that what an interrupted run left is known as its.
+
+    Raises:
+        TrajWorldError: It holds anything but a report of the same study.
+    """
+    check_folder(study, folder)
+    if not (folder / RECORD).is_file():
+        write_json(folder / RECORD, {"study": study.name, "options": options(study)})
 
 
 def check_folder(study: Study, folder: Path) -> None:
@@ -123,8 +132,8 @@ def command(study: Study) -> str:
     words = ["trajworld", "study", "run", study.name]
     for field in dataclasses.fields(study):  # type: ignore[arg-type]
         value = getattr(study, field.name)
-        if isinstance(value, bool):
-            words += [f"--{'' if value else 'no-'}{field.name.replace('_', '-')}"] * (value != field.default)
+        if isinstance(value, bool) and value != field.default:
+            words.append(f"--{'' if value else 'no-'}{field.name.replace('_', '-')}")
         elif value != field.default:
             text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
             words += [f"--{field.name.replace('_', '-')}", text]

@@ -270,9 +270,14 @@ def run_study(
 
 
 def origins(study: Study, store: Store) -> dict[str, Any]:
-    """What ran the finished cells: their number and seconds, and each backend, device and version that occurs."""
-    found = [store.origin(cell) for cell in known_cells(study, store) if store.get(cell) is not None]
-    pairs = Counter(
+    """What ran the finished cells: their number and seconds, and each model, backend, device and version that occurs.
+
+    A model is known by its digest, where a cell's settings hold one under ``init``.
+    """
+    cells = [cell for cell in known_cells(study, store) if store.get(cell) is not None]
+    found = [store.origin(cell) for cell in cells]
+    pairs = Counter(("model", cell.settings["init"]["digest"]) for cell in cells if cell.settings.get("init"))
+    pairs += Counter(
         pair
         for one in found
         for pair in {"backend": one["backend"], "device": one["device"], **one["versions"]}.items()

@@ -1,10 +1,11 @@
 """Tables of studies: intervals, and the text of each value on a terminal, in Markdown and in HTML.
 
 In a table for people a value stands in one column and its interval in two more, ``NAME low`` and ``NAME high``: they
-are shown together, ``0.0491 [0.0371–0.0680]``. NaN is shown as –.
+are shown together, ``0.0491 [0.0371–0.0680]``. NaN and NA are shown as –.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -35,7 +36,10 @@ def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str, name: str | N
 
 
 def bootstrap(
-    sums: NDArray[np.floating], counts: NDArray[np.floating], seed: int, replicates: int = 1000
+    sums: NDArray[np.floating],
+    counts: NDArray[np.floating],
+    seed: int | Sequence[int],
+    replicates: int = 1000,
 ) -> NDArray[np.float64]:
     """Replicates of means over episodes, which are the independent unit: they are drawn anew with replacement.
 
@@ -93,7 +97,9 @@ def terminal(title: str, table: pd.DataFrame) -> Table:
     found = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
     headers, rows = texts(table)
     for header, right in zip(headers, numeric(table), strict=True):
-        found.add_column(Text(header), justify="right" if right else "left", no_wrap=right, overflow="fold")
+        least = 0 if right else min(12, len(header))
+        side: Literal["right", "left"] = "right" if right else "left"
+        found.add_column(Text(header), justify=side, no_wrap=right, overflow="fold", min_width=least)
     for cells in rows:
         # An interval may stand below its value, but is not broken itself.
         found.add_row(*(Text(cell.replace(" [", "\n[")) for cell in cells))
@@ -113,6 +119,8 @@ def _text(value: object) -> str:
         return "yes" if value else "no"
     if isinstance(value, int | np.integer):
         return f"{value:,}"
-    if value is None or (isinstance(value, float) and np.isnan(value)):
+    if pd.isna(value):
         return "–"
+    if value == np.inf:
+        return "∞"
     return number(float(value)) if isinstance(value, float | np.floating) else str(value)

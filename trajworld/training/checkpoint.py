@@ -33,7 +33,7 @@ class TrainingState:
         best_loss: Its holdout loss; None before the first.
         seconds: Time trained so far.
         unlogged: The losses of the last steps, which no row of the log holds yet: a run that is stopped between two
-            rows goes on to write the row that it would have written.
+            rows still writes the row that it would have written.
     """
 
     step: int = 0

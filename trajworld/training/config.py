@@ -13,11 +13,9 @@ import tomli_w
 
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import atomic_file
-from trajworld.models.sizes import PRESETS, ModelSizes, model_sizes
+from trajworld.models.interface import DEFAULT, Sizes, kind_of, kind_of_sizes
 
 Kind = Literal["pretrain", "train"]
-
-PRESET_NAMES = tuple(PRESETS)
 
 # The optimisers count their steps in 32 bits.
 _MOST_STEPS = 2**31 - 1
@@ -51,14 +49,15 @@ class TrainingConfig:
         kind: ``pretrain`` (several datasets, each scaled to [0, 1]) or ``train`` (one, over its own range).
         datasets: What to train on.
         preset: Which preset the other values came from.
-        model: Sizes; where ``init`` gives a model, a run replaces them by that model's.
+        model: Sizes of the model, whose type tells its kind; where ``init`` gives a model, a run replaces them by that
+            model's.
         dtype: Keras dtype policy: ``float32`` or ``mixed_bfloat16``.
         init: The model to start from, as :func:`trajworld.models.names.find_model` takes it; empty to start from random
             weights.
-        transitions: At most so many transitions of each dataset are used, in whole episodes, holdout included;
-            None for all.
+        transitions: The most transitions of each dataset that are used, in whole episodes, holdout included; None for
+            all.
         holdout_fraction: Share of each dataset's episodes that is held out; 0 for none.
-        holdout_windows: At most so many windows of each holdout set are evaluated.
+        holdout_windows: The most windows of each holdout set that are evaluated.
         batch_size: Windows in a batch.
         steps: Optimiser steps in all.
         learning_rate: Peak.
@@ -69,7 +68,7 @@ class TrainingConfig:
         targets: ``onehot`` or ``gauss``.
         augment: Pre-training: share of the batches whose variates are mirrored and moved within [0, 1] at random, see
             :mod:`trajworld.data.augmentation`; 0 as published.
-        padded_sizes: Pre-training: M is padded up to at most so many sizes, each compiled once.
+        padded_sizes: Pre-training: the most sizes that M is padded up to, each compiled once.
         log_every: Steps between rows of the log.
         evaluate_every: Steps between holdout evaluations.
         checkpoint_every: Steps between checkpoints.
@@ -79,7 +78,7 @@ class TrainingConfig:
     kind: Kind
     datasets: tuple[DatasetChoice, ...]
     preset: str
-    model: ModelSizes
+    model: Sizes
     steps: int
     batch_size: int
     learning_rate: float
@@ -139,30 +138,6 @@ class TrainingConfig:
             raise UsageError(f"dtype is float32 or mixed_bfloat16, not {self.dtype!r}")
 
 
-# What a preset says beside the model's sizes, by kind of run. Short runs need higher rates than the published
-# ones: each preset has its own peak and a warm-up of at most 5 % of its steps (DESIGN §4).
-_RUNS: dict[tuple[str, Kind], dict[str, Any]] = {
-    ("tiny", "pretrain"): {"steps": 300, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 15},
-    ("tiny", "train"): {"steps": 200, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 10},
-    ("small", "pretrain"): {"steps": 7000, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 200},
-    ("small", "train"): {"steps": 1000, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 50},
-    ("paper", "pretrain"): {
-        "steps": 1_000_000,
-        "batch_size": 64,
-        "learning_rate": 1e-4,
-        "warmup_steps": 10_000,
-        "decay_steps": 10_000_000,
-    },
-    ("paper", "train"): {
-        "steps": 250_000,
-        "batch_size": 64,
-        "learning_rate": 1e-5,
-        "warmup_steps": 10_000,
-        "decay_steps": 10_000_000,
-    },
-}
-
-
 def resolve_config(
     kind: Kind,
     *,
@@ -174,10 +149,10 @@ def resolve_config(
 
     Args:
         kind: ``pretrain`` or ``train``.
-        preset: ``tiny``, ``small`` (the default) or ``paper``; overrides the file's.
-        file: TOML with any of :class:`TrainingConfig`'s fields, a ``[model]`` table of sizes and ``[[datasets]]``
-            tables of ``spec`` and ``weight``. A run's own ``config.toml`` is such a file.
-        options: Fields by name, None where not given; ``model`` is a mapping of sizes.
+        preset: One of the model's kind, ``small`` where not given; overrides the file's.
+        file: TOML with any of :class:`TrainingConfig`'s fields, a ``[model]`` table of the model's ``kind`` and sizes,
+            and ``[[datasets]]`` tables of ``spec`` and ``weight``. A run's own ``config.toml`` is such a file.
+        options: Fields by name, None where not given; ``model`` is a mapping of ``kind`` and sizes.
 
     Raises:
         UsageError: A name is unknown or a value does not fit.
@@ -186,21 +161,20 @@ def resolve_config(
     written = {} if file is None else _read_toml(Path(file))
     given = {name: value for name, value in (options or {}).items() if value is not None}
     preset = preset or written.get("preset") or "small"
-    if preset not in PRESET_NAMES:
-        raise UsageError(f"no preset is called {preset!r}: there are {', '.join(PRESET_NAMES)}")
     table, own = written.pop("model", {}), given.pop("model", {})
     if not isinstance(table, Mapping):
-        raise UsageError(f"model in {file} must be a table of sizes, [model], not {table!r}")
+        raise UsageError(f"model in {file} must be a table of a kind and sizes, [model], not {table!r}")
     if own and (given.get("init") or written.get("init")):
         raise UsageError(f"init brings its model's own sizes: leave out {', '.join(own)}, or init")
     sizes = {**table, **own}
-    _check_names(sizes, [field.name for field in dataclasses.fields(ModelSizes)], "model size")
-    _check_types(ModelSizes, sizes)
-    model = model_sizes(preset, **sizes)
+    model_kind = kind_of(sizes.pop("kind", DEFAULT))
+    _check_names(sizes, [field.name for field in dataclasses.fields(model_kind.sizes)], "model size")
+    _check_types(model_kind.sizes, sizes)
+    model = model_kind.preset(preset, **sizes)
     known = [field.name for field in dataclasses.fields(TrainingConfig)]
     _check_names(written, known, f"setting of {file}")
     _check_names(given, known, "setting")
-    values = {**_RUNS[preset, kind], **written, **given, "kind": kind, "preset": preset, "model": model}
+    values = {**model.runs[preset, kind], **written, **given, "kind": kind, "preset": preset, "model": model}
     choices = values.get("datasets", ())
     if isinstance(choices, str) or not isinstance(choices, Sequence):
         raise UsageError(
@@ -209,12 +183,14 @@ def resolve_config(
     values["datasets"] = tuple(_dataset_choice(choice) for choice in choices)
     _check_types(TrainingConfig, values)
     steps = values["steps"]
+    # Of a preset that brings the end of its cosine, the warm-up is as it says, too.
+    fixed = "decay_steps" in model.runs[preset, kind]
     if "steps" in given and written.get("decay_steps") == written.get("steps", steps):
         # The file is of a run whose schedule ended with its steps: another number of steps moves the end with it.
         values["decay_steps"] = given.get("decay_steps", steps)
-        if preset != "paper" and "warmup_steps" not in given:
+        if not fixed and "warmup_steps" not in given:
             values["warmup_steps"] = min(values["warmup_steps"], steps // 20)
-    if "steps" in {**written, **given} and "warmup_steps" not in {**written, **given} and preset != "paper":
+    if "steps" in {**written, **given} and "warmup_steps" not in {**written, **given} and not fixed:
         values["warmup_steps"] = steps // 20
     values.setdefault("decay_steps", steps)
     values.setdefault("log_every", min(50, max(1, steps // 20)))
@@ -227,6 +203,7 @@ def write_config(config: TrainingConfig, path: str | Path) -> None:
     """Write a configuration as TOML that :func:`resolve_config` reads back."""
     values = dataclasses.asdict(config)
     values["datasets"] = list(values["datasets"])
+    values["model"] = {"kind": kind_of_sizes(config.model).name, **values["model"]}
     with atomic_file(path) as temporary:
         temporary.write_text(
             tomli_w.dumps({name: value for name, value in values.items() if value is not None})

@@ -1,7 +1,6 @@
-"""A run's metrics as JSON lines, CSV and TensorBoard, cut back on resumption to what the checkpoint knows."""
+"""A run's metrics as JSON lines and for TensorBoard, cut back on resumption to what the checkpoint knows."""
 
 import contextlib
-import csv
 import json
 import os
 import shutil
@@ -19,10 +18,6 @@ from trajworld.errors import TrajWorldError
 from trajworld.files import atomic_file
 from trajworld.training.record import METRICS, read_metrics
 
-COLUMNS = ("step", "loss", "holdout_loss", "learning_rate", "steps_per_second", "seconds")
-"""The columns of ``metrics.csv``; JSON lines and TensorBoard have each dataset's holdout loss beside."""
-
-
 _BOARD = "tensorboard"
 _SECONDS_BETWEEN_FLUSHES = 10.0
 
@@ -39,21 +34,12 @@ class MetricsLog:
         self._run = run
         kept = [row for row in read_metrics(run) if row["step"] <= step]
         with _file_errors(run):
-            json_path, csv_path = run / METRICS, run / "metrics.csv"
-            with atomic_file(json_path) as temporary:
+            with atomic_file(run / METRICS) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-            with (
-                atomic_file(csv_path) as temporary,
-                open(temporary, "w", newline="", encoding="utf-8") as file,
-            ):
-                writer = csv.DictWriter(file, COLUMNS, extrasaction="ignore")
-                writer.writeheader()
-                writer.writerows(kept)
             # Written anew from the rows: what was killed had events that it had not written yet.
             shutil.rmtree(run / _BOARD, ignore_errors=True)
             (run / _BOARD).mkdir()
-            self._json: TextIO = open(json_path, "a", encoding="utf-8")  # noqa: SIM115
-            self._csv: TextIO = open(csv_path, "a", newline="", encoding="utf-8")  # noqa: SIM115
+            self._json: TextIO = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
             # Not a SummaryWriter: it hands events to a thread, and waits for ever once a full disk has ended that.
             self._board = EventsWriter(os.fspath(run / _BOARD / "events"))
             now = time.time()
@@ -70,8 +56,6 @@ class MetricsLog:
         with _file_errors(self._run):
             self._json.write(json.dumps(row, allow_nan=False) + "\n")
             self._json.flush()
-            csv.DictWriter(self._csv, COLUMNS, extrasaction="ignore").writerow(row)
-            self._csv.flush()
             self._write_events(row, time.time())
             if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
                 self._flush_board()
@@ -103,7 +87,7 @@ class MetricsLog:
                 # On a full disk closing fails too; the first error says why.
                 closing.enter_context(contextlib.suppress(TrajWorldError))
             closing.enter_context(_file_errors(self._run))
-            for file in (self._json, self._csv, self._board):
+            for file in (self._json, self._board):
                 closing.callback(file.close)
 
 

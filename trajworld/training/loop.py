@@ -9,15 +9,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.backend import active_backend
-from trajworld.data.mixture import Batch
+from trajworld.data.batch import Batch
 from trajworld.errors import TrajWorldError
-from trajworld.models.trajworld import Variates
+from trajworld.models.interface import WorldModel
 from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint, save_whole_model
-from trajworld.training.holdout import HoldoutLoss
+from trajworld.training.data import holdout_batches
 from trajworld.training.interrupt import deferred_interrupt, stop_agreed
 from trajworld.training.log import MetricsLog, NoLog
-from trajworld.training.loss import window_loss
 from trajworld.training.optimizer import learning_rate
+from trajworld.training.record import distinct
 from trajworld.training.run import Run
 
 _DROPOUT_STREAM = 1
@@ -34,7 +34,7 @@ class DivergedError(TrajWorldError):
 
 @dataclass(frozen=True)
 class Report:
-    """What an observer is told after every step.
+    """What an observer is given after every step.
 
     Attributes:
         step: Steps done.
@@ -76,9 +76,9 @@ def train(
 
     Args:
         run: As made by :func:`trajworld.training.run.start_run` or ``resume_run``; its model is trained in place.
-        observe: Told of every step.
-        at: Steps that end in an evaluation and a checkpoint, beside every ``evaluate_every``. When ``observe`` is told
-            of one of them, or of any other evaluation, ``run.model`` holds the weights of that step.
+        observe: Called after every step.
+        at: Steps that end in an evaluation and a checkpoint, beside every ``evaluate_every``. When ``observe`` is
+            called after one of them, or after any other evaluation, ``run.model`` holds the weights of that step.
 
     Raises:
         DivergedError: The loss is no longer finite.
@@ -90,7 +90,7 @@ def train(
     step_function = active_backend().training_step(
         model,
         run.optimizer,
-        lambda values, mask, variates, seed: window_loss(model, values, mask, variates, seed, config.targets),
+        lambda batch, seed: mean_loss(model, batch, seed, config.targets),
     )
     holdout = HoldoutLoss(run)
     with MetricsLog(run.path, state.step) if leads else NoLog() as log, deferred_interrupt() as interrupted:
@@ -100,7 +100,7 @@ def train(
         before = state.seconds
         for batch in run.mixture.iterate(state.step, config.steps):
             rate = learning_rate(config, state.step)
-            losses.append(step_function(rate, *model_inputs(batch), step_seed(config.seed, state.step)))
+            losses.append(step_function(rate, batch, step_seed(config.seed, state.step)))
             counted += 1
             step = state.step + 1
             asked = step in at or step == config.steps
@@ -162,13 +162,37 @@ def _check_finite(loss: float, name: str, step: int, run: Run) -> None:
         )
 
 
-def model_inputs(batch: Batch) -> tuple[NDArray[np.float32], NDArray[np.float32], Variates]:
-    """A batch as the model's arguments."""
-    return (
-        batch.values,
-        batch.time_mask,
-        Variates(batch.is_action, batch.lower, batch.upper, batch.variate_mask),
-    )
+def mean_loss(model: WorldModel, batch: Batch, seed: Any = None, targets: str = "onehot") -> Any:
+    """The training loss of a batch, a scalar; arguments as :meth:`trajworld.models.interface.WorldModel.loss_sums`."""
+    total, count = model.loss_sums(batch, seed, targets)
+    return total / count
+
+
+class HoldoutLoss:
+    """The loss of held-out windows, without dropout; compiled once for each size of M."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._parts = [(number, part) for number, part in enumerate(run.parts) if len(part.holdout)]
+        self._names = distinct([part.dataset.name for part in run.parts])
+        model, targets = run.model, run.config.targets
+        self._sums = active_backend().compile(lambda batch: model.loss_sums(batch, targets=targets), model)
+
+    def __bool__(self) -> bool:
+        """Whether any episode is held out."""
+        return bool(self._parts)
+
+    def __call__(self) -> tuple[float, dict[str, float]]:
+        """The mean over datasets, each weighted as in training, and each dataset's own, by name."""
+        run, losses, weights = self._run, {}, []
+        for number, part in self._parts:
+            total = count = 0.0
+            for batch in holdout_batches(run.config, run.parts, run.mixture, number):
+                batch_total, batch_count = self._sums(batch)
+                total, count = total + float(batch_total), count + float(batch_count)
+            losses[self._names[number]] = total / count
+            weights.append(part.weight)
+        return float(np.average(list(losses.values()), weights=weights)), losses
 
 
 def step_seed(seed: int, step: int) -> NDArray[np.int32]:

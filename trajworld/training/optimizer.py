@@ -1,4 +1,4 @@
-"""The optimiser and its schedule (DESIGN §4)."""
+"""The optimiser and its schedule."""
 
 import math
 

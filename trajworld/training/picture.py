@@ -2,9 +2,10 @@
 
 import math
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
@@ -14,8 +15,8 @@ from trajworld.text import number
 NAME = "losses.png"
 """What the picture is called in a run directory."""
 
-# The smoothed training loss is a mean over so many parts of the log.
-_PARTS = 40
+# The smoothed training loss is a mean over this share of the log's rows.
+_SMOOTHED = 1 / 40
 
 
 def draw_losses(
@@ -35,37 +36,31 @@ def draw_losses(
 
 
 def losses_figure(rows: Sequence[dict[str, Any]], look: Look) -> Figure:
-    """The figure of ``draw_losses``."""
+    """The figure of :func:`draw_losses`."""
     figure, axes = new_figure(look)
     labels = []
-    training = _points(rows, "loss")
-    if training:
-        colour = look.colour("copy")
-        steps, losses = _columns(training)
-        smooth = _running_mean(losses, max(1, len(losses) // _PARTS))
-        axes.plot(steps, losses, color=colour, linewidth=1, alpha=0.3)
-        axes.plot(steps, smooth, color=colour, linewidth=2, marker="s" if len(steps) == 1 else None)
-        labels.append(Label(smooth[-1], f"training {number(smooth[-1])}", colour))
-    curves = _curves(rows)
+    grey, colour = look.colour("copy"), look.colour("zero-shot")
+    steps, losses = _finite([(row["step"], row.get("loss")) for row in rows])
+    if len(steps):
+        width = max(1, int(len(losses) * _SMOOTHED))
+        smooth = [losses[max(0, end - width) : end].mean() for end in range(1, len(losses) + 1)]
+        axes.plot(steps, losses, color=grey, linewidth=1, alpha=0.3)
+        axes.plot(steps, smooth, color=grey, linewidth=2, marker="s" if len(steps) == 1 else None)
+        labels.append(Label(smooth[-1], f"training {number(smooth[-1])}", grey))
+    names = list(dict.fromkeys(name for row in rows for name in row.get("holdout") or {}))
+    each = [_finite([(row["step"], (row.get("holdout") or {}).get(name)) for row in rows]) for name in names]
+    curves = [curve for curve in each if len(curve[0])]
     if len(curves) > 1:
-        for points in curves.values():
-            axes.plot(*_columns(points), color=look.colour("zero-shot"), linewidth=0.7, alpha=0.25)
-        last = [points[-1][1] for points in curves.values()]
+        for curve in curves:
+            axes.plot(*curve, color=colour, linewidth=0.7, alpha=0.25)
+        last = [float(curve[1][-1]) for curve in curves]
         for name, value in (("lowest", min(last)), ("highest", max(last))):
             labels.append(Label(value, f"{name} {number(value)}", look.colour("faint text")))
-    holdout = _points(rows, "holdout_loss")
-    if holdout:
-        colour = look.colour("zero-shot")
-        axes.plot(
-            *_columns(holdout),
-            marker="o",
-            color=colour,
-            linewidth=2,
-            markersize=6.5,
-            markeredgecolor=look.colour("paper"),
-            zorder=4,
-        )
-        labels.append(Label(holdout[-1][1], f"holdout {number(holdout[-1][1])}", colour))
+    steps, losses = _finite([(row["step"], row.get("holdout_loss")) for row in rows])
+    if len(steps):
+        edge = look.colour("paper")
+        axes.plot(steps, losses, "o-", color=colour, lw=2, ms=6.5, markeredgecolor=edge, zorder=4)
+        labels.append(Label(losses[-1], f"holdout {number(losses[-1])}", colour))
     if not labels:
         return nothing(figure, axes, look, "The run has logged no finite loss")
     axes.margins(x=0.02, y=0.08)
@@ -73,36 +68,13 @@ def losses_figure(rows: Sequence[dict[str, Any]], look: Look) -> Figure:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("steps")
     thin = f" (thin: each of {len(curves)} datasets)" if len(curves) > 1 else ""
-    axis_title(axes, look, f"cross-entropy of the next row, nats a variate{thin}")
+    axis_title(axes, look, f"loss of the next row, nats a variate{thin}")
     place_labels(figure, axes, labels)
     return figure
 
 
-def _curves(rows: Iterable[dict[str, Any]]) -> dict[str, list[tuple[float, float]]]:
-    """Each dataset's holdout losses, by its name."""
-    curves: dict[str, list[tuple[float, float]]] = {}
-    for row in rows:
-        for name, value in (row.get("holdout") or {}).items():
-            if math.isfinite(value):
-                curves.setdefault(name, []).append((float(row["step"]), float(value)))
-    return curves
-
-
-def _points(rows: Iterable[dict[str, Any]], name: str) -> list[tuple[float, float]]:
-    """(step, value) where a row of the log has a finite value of that name."""
-    return [
-        (float(row["step"]), float(row[name]))
-        for row in rows
-        if row.get("step") is not None and row.get(name) is not None and math.isfinite(float(row[name]))
-    ]
-
-
-def _columns(points: Sequence[tuple[float, float]]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]
-
-
-def _running_mean(values: list[float], width: int) -> list[float]:
-    """The mean of at most ``width`` values up to each one."""
-    return [
-        sum(part) / len(part) for part in (values[max(0, i + 1 - width) : i + 1] for i in range(len(values)))
-    ]
+def _finite(points: Sequence[tuple[Any, Any]]) -> tuple[Any, Any]:
+    """The steps and values, as arrays, of points that have a finite value."""
+    kept = [(step, value) for step, value in points if value is not None and math.isfinite(value)]
+    steps, values = np.array(kept, float).reshape(-1, 2).T
+    return steps, values

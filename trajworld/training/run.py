@@ -1,4 +1,4 @@
-"""A run directory: made or resumed, with all that it takes to understand and repeat the run (DESIGN §7)."""
+"""A run directory: made or resumed, with all that it takes to understand and repeat the run."""
 
 import random
 import shutil
@@ -14,8 +14,9 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import file_digest, write_json
 from trajworld.models.files import load_model
 from trajworld.models.identity import Identity
+from trajworld.models.interface import new_model
 from trajworld.models.names import find_model, said_briefly
-from trajworld.models.trajworld import TrajWorld
+from trajworld.models.seen import with_init
 from trajworld.training.checkpoint import (
     TrainingState,
     load_checkpoint,
@@ -24,9 +25,9 @@ from trajworld.training.checkpoint import (
     remove_leftovers,
 )
 from trajworld.training.config import TrainingConfig, resolve_config, write_config
+from trajworld.training.data import Part, Progress, identity_of, make_mixture, open_parts
 from trajworld.training.optimizer import make_optimizer
 from trajworld.training.record import CONFIG, RECORD, is_run, read_record
-from trajworld.training.sources import Part, Progress, identity_of, make_mixture, open_parts
 from trajworld.versions import versions
 
 
@@ -49,7 +50,7 @@ class Run:
     config: TrainingConfig
     parts: list[Part]
     mixture: Mixture
-    model: TrajWorld
+    model: Any
     optimizer: keras.optimizers.Optimizer
     state: TrainingState
     layout: Layout
@@ -71,10 +72,10 @@ def start_run(
         devices: How many to train on; None for all GPUs or TPUs that divide the batch size, and for one CPU. Keras
             makes and this library compiles whatever comes next in this process for them, too.
         overwrite: Whether a run that is there is removed first.
-        progress: Told of the conversion of datasets.
+        progress: Called during the conversion of datasets.
 
     Raises:
-        UsageError: The directory is there already, or there are not so many devices.
+        UsageError: The directory is there already, or there are fewer devices.
         TrajWorldError: A dataset or the initial model is missing or damaged, or does not fit.
     """
     path, backend = Path(path), active_backend()
@@ -126,8 +127,8 @@ def resume_run(
         path: The run directory.
         steps: Where it is to end from now on, the end of the cosine with it where both were one; None for where it
             was to end.
-        devices: How many to train on; None for as many as it began on, where there are so many.
-        progress: Told of the conversion of datasets.
+        devices: How many to train on; None for as many as it began on, where there are that many.
+        progress: Called during the conversion of datasets.
 
     Returns:
         The run, and warnings: what is not as it was and may change the numbers.
@@ -195,7 +196,7 @@ def _assembled(
     path: Path,
     config: TrainingConfig,
     parts: list[Part],
-    model: TrajWorld,
+    model: Any,
     state: TrainingState,
     layout: Layout,
 ) -> Run:
@@ -204,7 +205,7 @@ def _assembled(
     return Run(path, config, parts, make_mixture(config, parts), model, optimizer, state, layout)
 
 
-def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None) -> TrajWorld:
+def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None) -> Any:
     """Random weights from the seed, or those of ``init`` with this run's ranges and environment."""
     wanted = max(part.dataset.num_variates for part in parts)
     history: dict[str, Any] = {
@@ -213,13 +214,16 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
         "seed": config.seed,
         "steps": config.steps,
         "datasets": [part.dataset.name for part in parts],
+        "environments": sorted({part.dataset.environment or part.dataset.name for part in parts}),
         "versions": versions(),
     }
     sizes = config.model
     if init is not None:
         source = load_model(init)
         sizes = source.sizes
-        history["init"] = {"file": said_briefly(config.init), "history": dict(source.identity.history)}
+        name = said_briefly(config.init)
+        history["environments"] = with_init(history["environments"], source.identity, name)
+        history["init"] = {"file": name, "history": dict(source.identity.history)}
     if wanted > sizes.variates:
         raise TrajWorldError(
             f"{wanted} variates are more than the model's table of {sizes.variates}: leave that dataset out, or train "
@@ -231,7 +235,7 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
     held = random.getstate()
     random.seed(config.seed)
     try:
-        model = TrajWorld(sizes, identity, dtype=config.dtype)
+        model = new_model(sizes, identity, config.dtype)
     finally:
         random.setstate(held)
     if init is not None:
@@ -261,7 +265,7 @@ def _surroundings(run: Run) -> dict[str, Any]:
 
 
 def _resumed(run: Run, record: dict[str, Any], before: TrainingConfig) -> list[str]:
-    """Note in the run's record from which step it goes on, and on what; what is not as it was when it began."""
+    """Note in the record from which step the run continues, and on what; return what is not as when it began."""
     entry = {"step": run.state.step, **_surroundings(run)}
     if run.config != before:
         entry |= {"steps_before": before.steps, "steps": run.config.steps}
@@ -299,12 +303,12 @@ def _warnings(record: dict[str, Any], layout: Layout) -> list[str]:
     began_on = record.get("layout", {}).get("devices", layout.devices)
     if began_on != layout.devices:
         found.append(
-            f"the run began on {began_on} device{'s' * (began_on != 1)} and goes on on {layout.devices}: the numbers "
+            f"the run began on {began_on} device{'s' * (began_on != 1)} and continues on {layout.devices}: the numbers "
             "will agree within rounding, not exactly"
         )
     if record.get("backend") != active_backend().name:
         found.append(
-            f"the run began on {record.get('backend')} and goes on on {active_backend().name}: the numbers will "
+            f"the run began on {record.get('backend')} and continues on {active_backend().name}: the numbers will "
             "agree closely, not exactly"
         )
     old, new = record["versions"], versions()

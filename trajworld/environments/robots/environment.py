@@ -83,7 +83,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         return self._observation(), reward, terminated, False, {"x_velocity": velocity}
 
     def do_simulation(self, action: NDArray[np.float32], frames: int) -> None:
-        """Hold an action for so many simulator steps."""
+        """Hold an action for ``frames`` simulator steps."""
         self.data.ctrl[:] = action
         mujoco.mj_step(self.model, self.data, nstep=frames)
 

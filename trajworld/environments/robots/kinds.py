@@ -1,5 +1,6 @@
 """The kinds of procedural robots: the same kind and number always give the same robot."""
 
+import re
 from collections.abc import Callable
 
 import numpy as np
@@ -12,12 +13,26 @@ from trajworld.errors import TrajWorldError, UsageError
 
 _KINDS: dict[str, Callable[[str, Dice], Robot]] = {"legged": draw_legged, "snake": draw_snake}
 KINDS = tuple(_KINDS)
+_NAME = re.compile(r"(\w+)-(0|[1-9]\d{0,8})", re.ASCII)
 
 # The simulation that a drawn model must survive: steps, how long an action is held, and its limits.
 _TRIAL_STEPS = 300
 _HELD = 15
 _FASTEST = 60.0
 _ATTEMPTS = 100
+
+
+def parse_robot(identifier: str) -> tuple[str, int]:
+    """The kind and number of ``legged-17``.
+
+    Raises:
+        UsageError: It is no robot's.
+    """
+    parts = _NAME.fullmatch(identifier)
+    if parts is None or parts[1] not in KINDS:
+        offered = " or ".join(f"robot/{kind}-17" for kind in KINDS)
+        raise UsageError(f"there is no robot {identifier!r}: write a kind and a number, {offered}")
+    return parts[1], int(parts[2])
 
 
 def draw_robot(kind: str, number: int) -> Robot:

@@ -1,0 +1,104 @@
+"""What commands print: tables that cut no number, in any encoding, to whatever reads it."""
+
+import codecs
+import io
+import sys
+from collections.abc import Sequence
+from typing import Literal, NoReturn
+
+from rich.console import Console
+from rich.measure import Measurement
+from rich.table import Table
+from rich.text import Text
+
+# What an encoding such as ASCII or cp932 may lack, in letters that every encoding has.
+_PLAIN = {
+    "–": "-",
+    "—": "-",
+    "…": "...",
+    "×": "x",
+    "±": "+-",
+    "²": "2",
+    "→": "->",
+    "▸": ">",
+    "✓": "yes",
+    "✗": "no",
+}
+
+_LEAST = 12
+
+
+class _Console(Console):
+    """A console that tells of a reader who went away, where Rich would end the program itself."""
+
+    def on_broken_pipe(self) -> NoReturn:
+        """Leave it to the command line's end."""
+        raise BrokenPipeError
+
+
+def console(stderr: bool = False) -> Console:
+    """Where to print."""
+    return _Console(stderr=stderr)
+
+
+def print_table(table: Table, out: Console | None = None) -> None:
+    """Print a table, as wide as its numbers need where the terminal is narrower; without a terminal, as it needs."""
+    out = out or console()
+    needed = Measurement.get(out, out.options.update(max_width=10_000), table)
+    if not out.is_terminal:
+        out.width = max(out.width, needed.maximum)
+    out.print(table, width=max(out.width, needed.minimum), crop=False)
+
+
+def make_table(
+    headers: Sequence[str],
+    rows: Sequence[Sequence[object]],
+    right: Sequence[bool] | None = None,
+    title: str = "",
+) -> Table:
+    """A table of texts and numbers.
+
+    Args:
+        headers: Of the columns.
+        rows: Cells; whole numbers get thousands separators, None is shown as –.
+        right: Which columns hold numbers: these are set to the right and never cut. Where not given, those whose
+            cells are all numbers.
+        title: Above it.
+    """
+    if right is None:
+        right = [
+            bool(rows) and all(isinstance(row[place], int | float) or row[place] is None for row in rows)
+            for place in range(len(headers))
+        ]
+    table = Table(title=Text(title) if title else None, title_justify="left")
+    texts = [[cell if isinstance(cell, Text) else Text(_text(cell)) for cell in row] for row in rows]
+    for place, (header, number) in enumerate(zip(headers, right, strict=True)):
+        # Columns of words give way before numbers do, but not to nothing.
+        least = min(_LEAST, max([len(header), *(len(row[place]) for row in texts)]))
+        side: Literal["right", "left"] = "right" if number else "left"
+        table.add_column(Text(header), justify=side, no_wrap=number, overflow="fold", min_width=least)
+    for row in texts:
+        table.add_row(*row)
+    return table
+
+
+def set_up_streams() -> None:
+    """Let standard output and error show what their encoding lacks in plainer letters."""
+    codecs.register_error("trajworld", _plainer)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="trajworld")
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    missing = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(letter, "?") for letter in missing), error.end
+
+
+def _text(cell: object) -> str:
+    if cell is None:
+        return "–"
+    if isinstance(cell, int) and not isinstance(cell, bool):
+        return f"{cell:,}"
+    return str(cell)

@@ -1,0 +1,199 @@
+"""The library from Python: its docstrings' examples run, it agrees with the command line, mistakes are one line."""
+
+import doctest
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+
+import trajworld as tw
+from trajworld import api
+from trajworld.cli.main import main
+from trajworld.data.dataset import Dataset
+from trajworld.data.windows import gather_windows
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.training.record import read_metrics
+
+FRAMEWORKS = {"keras", "jax", "tensorflow", "torch", "pandas", "matplotlib", "scipy"}
+SIZES = {"blocks": 1, "width": 16, "heads": 2, "window": 8, "bins": 32}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a D4RL file of six episodes, of 3 observation and 2 action variates."""
+    path, rng = tmp_path_factory.mktemp("work"), np.random.default_rng(0)
+    count, lengths = 120, np.array([30, 15, 25, 20, 18, 12])
+    timeouts = np.zeros(count, bool)
+    timeouts[np.cumsum(lengths) - 1] = True
+    with h5py.File(path / "hopper_medium-v2.hdf5", "w") as file:
+        file["observations"] = rng.normal(size=(count, 3)).cumsum(axis=0).astype(np.float32)
+        file["actions"] = rng.uniform(-1, 1, (count, 2)).astype(np.float32)
+        file["rewards"] = rng.normal(size=count).astype(np.float32)
+        file["terminals"], file["timeouts"] = np.zeros(count, bool), timeouts
+    return path
+
+
+@pytest.fixture
+def data(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Dataset:
+    monkeypatch.chdir(folder)
+    return tw.open_dataset("hopper_medium-v2.hdf5")
+
+
+@pytest.fixture(scope="module")
+def tuned(folder: Path) -> Any:
+    """A model of that dataset, trained by the command line."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TRAJWORLD_HOME", str(folder / "home"))
+        data = tw.open_dataset(folder / "hopper_medium-v2.hdf5")
+        return tw.train(data, preset="tiny", steps=30, model=SIZES, run=folder / "tuned")
+
+
+def history(data: Dataset, rows: int = 7) -> np.ndarray:
+    return np.stack([data.rows[4 : 4 + rows], data.rows[40 : 40 + rows]])
+
+
+def test_importing_the_package_imports_no_framework() -> None:
+    code = "import sys, trajworld as tw; tw.__version__; dir(tw); print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert not FRAMEWORKS & {name.split(".")[0] for name in done.stdout.split()}
+    assert set(api.__all__) < set(dir(tw))
+    assert all(getattr(tw, name) is getattr(api, name) for name in api.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'tain'"):
+        _ = tw.tain
+
+
+@pytest.mark.slow
+def test_the_examples_run(data: Dataset, tuned: Any) -> None:
+    rng = np.random.default_rng(0)
+    given = {"tw": tw, "data": data, "tuned": tuned, "history": history(data)}
+    given["actions"] = rng.uniform(-1, 1, (2, 5, 2)).astype(np.float32)
+    found = doctest.DocTestFinder().find(api, "trajworld.api", globs=given)
+    examples = [one for one in found if one.examples]
+    assert {one.name.rpartition(".")[2] for one in examples} >= {*api.__all__} - {
+        "load",
+        "save",
+        "open_dataset",
+    }
+    runner = doctest.DocTestRunner()
+    for one in examples:
+        # A model of the shipped sizes is trained for two steps; the others are given what the test made.
+        assert runner.run(one, clear_globs=False).failed == 0
+    assert Path("runs/fresh/last.keras").is_file()
+
+
+def test_training_gives_the_best_model_and_keeps_a_run_where_one_is_named(folder: Path, tuned: Any) -> None:
+    losses = {
+        row["step"]: row["holdout_loss"] for row in read_metrics(folder / "tuned") if "holdout_loss" in row
+    }
+    assert tuned.identity.steps == min(losses, key=lambda step: losses[step])
+    with pytest.raises(UsageError, match="exists already"):
+        tw.train(folder / "hopper_medium-v2.hdf5", run=folder / "tuned", steps=1)
+
+
+def test_several_datasets_are_pretrained_on(data: Dataset, make_store: Any) -> None:
+    other = make_store([12, 9, 8], observations=2)
+    model = tw.train([data, other], preset="tiny", model=SIZES, steps=2, holdout_fraction=0.0)
+    assert model.identity.support.shared
+    assert len(model.identity.sources) == 2
+    with pytest.raises(UsageError, match="name a dataset of their environment"):
+        tw.predict(model, history(data))
+    own = tw.predict(model, history(data), ranges=data)
+    assert np.isfinite(own).all()
+    # The range of an environment that pre-training saw is the model's own.
+    support = model.identity.sources[data.environment or data.name]
+    assert np.all((own[0] >= support.lower[:4]) & (own[0] <= support.upper[:4]))
+
+
+def test_predictions_of_arrays_and_episodes_are_the_same(data: Dataset, tuned: Any) -> None:
+    mean, std = tw.predict(tuned, data, episode=1)
+    assert mean.shape == std.shape == (14, 4)
+    for row in (1, 4, 12):
+        one, deviation = tw.predict(tuned, data.rows[None, 30 : 30 + row])
+        np.testing.assert_allclose(one[0], mean[row - 1], atol=1e-5)
+        np.testing.assert_allclose(deviation[0], std[row - 1], atol=1e-5)
+    # As the model itself says of the same windows.
+    values, mask = gather_windows(data, np.arange(31, 45), np.full(14, 30), 8)
+    from trajworld.evaluation.one_step import model_predictor, support_for
+
+    expected = model_predictor(tuned, data, support_for(tuned, data).support)(values, mask).mean
+    np.testing.assert_allclose(mean, expected, atol=1e-5)
+    longer = history(data, 20)
+    np.testing.assert_array_equal(tw.predict(tuned, longer)[0], tw.predict(tuned, longer[:, -7:])[0])
+
+
+def test_a_rollout_begins_with_the_prediction_and_feeds_it_back(data: Dataset, tuned: Any) -> None:
+    rows, actions = history(data), np.stack([data.rows[10:23, 4:], data.rows[46:59, 4:]])
+    future = tw.rollout(tuned, rows, actions)
+    assert future.observations.shape == future.observation_std.shape == (2, 13, 3)
+    assert future.rewards.shape == future.reward_std.shape == (2, 13)
+    for begin, step in ((0, 0), (1, 7)):
+        again = tw.rollout(tuned, rows, actions[:, : step + 1])
+        np.testing.assert_allclose(
+            again.observations[:, begin:], future.observations[:, begin : step + 1], atol=1e-5
+        )
+    assert np.abs(tw.rollout(tuned, rows, actions, seed=1).rewards - future.rewards).max() > 1e-3
+
+
+def test_an_evaluation_says_what_the_command_line_says(
+    data: Dataset, tuned: Any, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    table = tw.evaluate(tuned, data, windows=40, seed=3)
+    names = ["observation 0", "observation 1", "observation 2", "reward", "observations", "all"]
+    assert list(table.index) == names
+    words = ["--windows", "40", "--seed", "3", "--horizon", "0", "--json"]
+    assert main(["evaluate", str(folder / "tuned" / "best.keras"), "hopper_medium-v2.hdf5", *words]) == 0
+    (found,) = json.loads(capsys.readouterr().out)["datasets"]
+    for metric in ("mae", "mse", "normalised_mae", "normalised_mse", "nll"):
+        for row, group in (("observations", "observation"), ("all", "predicted")):
+            assert table.loc[row, metric] == pytest.approx(found["prediction"][metric][group])
+            if metric != "nll":
+                assert table.loc[row, f"copy_{metric}"] == pytest.approx(
+                    found["copy_last_row"][metric][group]
+                )
+    assert table.loc["all", "mae"] == pytest.approx(table["mae"][:4].mean())
+    np.testing.assert_allclose(table["normalised_mae"][:4], table["mae"][:4] / table["std"][:4])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[0], r"history of shape \(7, 6\) must have 3 axes"),
+        (lambda rows: rows[:, :0], "none of them empty"),
+        (lambda rows: rows * np.nan, "history holds NaN or infinite values"),
+        (lambda rows: rows[..., :5], "predicts rows of 6 variates, not of 5"),
+        (lambda rows: [["a"]], "history must be an array of numbers"),
+    ],
+)
+def test_what_a_history_cannot_be(data: Dataset, tuned: Any, change: Any, message: str) -> None:
+    actions = np.zeros((2, 3, 2))
+    for call in (lambda rows: tw.predict(tuned, rows), lambda rows: tw.rollout(tuned, rows, actions)):
+        with pytest.raises(UsageError, match=message) as caught:
+            call(change(history(data)))
+        assert "\n" not in str(caught.value)
+
+
+def test_other_mistakes_are_one_line(data: Dataset, tuned: Any, make_store: Any) -> None:
+    rows = history(data)
+    for actions, message in [
+        (np.zeros((2, 3, 1)), r"must be \[B, h, 2\]"),
+        (np.zeros((1, 3, 2)), "must be"),
+        (np.full((2, 3, 2), np.inf), "actions holds NaN or infinite"),
+    ]:
+        with pytest.raises(UsageError, match=message):
+            tw.rollout(tuned, rows, actions)
+    with pytest.raises(UsageError, match="episodes 0 to 5, not 6"):
+        tw.predict(tuned, data, episode=6)
+    with pytest.raises(UsageError, match="did you mean batch_size"):
+        tw.train(data, batchsize=3)
+    with pytest.raises(UsageError, match="names no dataset"):
+        tw.evaluate(tuned, "nowhere")
+    other = make_store([12], observations=4)
+    with pytest.raises(TrajWorldError, match="use a model of that environment"):
+        tw.evaluate(tuned, other)
+    with pytest.raises(UsageError, match="rows of 6 variates are not those of"):
+        tw.predict(tuned, rows, ranges=other)

@@ -1,0 +1,133 @@
+"""Files: one writer, room on the disk, and what a file is when it is not what it should be."""
+
+import gzip
+import json
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from trajworld.data.home import home
+from trajworld.data.minari_datasets import datasets_folder
+from trajworld.data.resolve import open_dataset
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.files import atomic_folder, ensure_room, kind_of_file, one_writer, user_path
+from trajworld.interop.restricted_pickle import read_pickle
+
+
+def test_a_path_has_one_writer_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
+    code = (
+        "import os, sys, time\nfrom trajworld.files import one_writer\n"
+        "with one_writer(sys.argv[1], 'the thing'):\n    print('held', flush=True)\n    time.sleep(60)\n"
+    )
+    path = tmp_path / "deep" / "thing"
+    process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "held\n"
+    with (
+        pytest.raises(TrajWorldError, match="another process is writing the thing"),
+        one_writer(path, "the thing"),
+    ):
+        pytest.fail("both hold it")
+    process.kill()
+    process.wait()
+    with one_writer(path, "the thing"):
+        pass
+    assert list(path.parent.iterdir()) == []
+
+
+def test_a_folder_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "folder"
+
+    def make() -> None:
+        with atomic_folder(path) as temporary:
+            (temporary / "mine").write_text("mine")
+            path.mkdir()
+            (path / "theirs").write_text("theirs")
+
+    with pytest.raises(TrajWorldError, match="made meanwhile"):
+        make()
+    assert [item.name for item in path.iterdir()] == ["theirs"]
+
+
+@pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="asks the disk itself")
+def test_room_that_is_not_there_is_told_before_anything_is_written(tmp_path: Path) -> None:
+    ensure_room(tmp_path, 1 << 20)
+    with pytest.raises(TrajWorldError, match="cannot write"):
+        ensure_room(tmp_path, 1 << 60)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "words"),
+    [
+        ("pointer.hdf5", b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n", "Git LFS pointer"),
+        ("page.hdf5", b"\n<!DOCTYPE html><html></html>", "HTML page"),
+        ("packed.hdf5", gzip.compress(b"x"), "gzip"),
+        ("weights.hdf5", (100).to_bytes(8, "little") + b'{"a": 1}', "safetensors"),
+        ("empty.hdf5", b"", "empty"),
+    ],
+)
+def test_files_that_are_something_else_are_named_for_what_they_are(
+    tmp_path: Path, name: str, content: bytes, words: str
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    for read in (open_dataset, read_pickle):
+        with pytest.raises(TrajWorldError, match=words) as error:
+            read(path)
+        assert "\n" not in str(error.value)
+    other = path.rename(path.with_suffix(".xyz"))
+    with pytest.raises(UsageError, match=words):
+        open_dataset(other)
+
+
+def test_more_kinds_of_files(tmp_path: Path) -> None:
+    np.save(tmp_path / "a.npy", np.zeros(3))
+    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
+        archive.writestr("archive/data.pkl", b"x")
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        archive.writestr("x", b"x")
+    (tmp_path / "a.json").write_text(json.dumps({"a": 1}))
+    found = {path.name: kind_of_file(path) for path in tmp_path.iterdir()}
+    assert found == {
+        "a.npy": "it is a NumPy file (.npy)",
+        "a.pt": "it is a PyTorch file (.pt)",
+        "a.zip": "it is a zip archive",
+        "a.json": "",
+    }
+    assert kind_of_file(tmp_path / "nothing") == ""
+
+
+def test_a_tilde_is_the_home_folder_wherever_it_is_written(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert user_path("~/a=b,c") == tmp_path / "a=b,c"
+    monkeypatch.setenv("MINARI_DATASETS_PATH", "~/minari")
+    monkeypatch.setenv("TRAJWORLD_HOME", "~/own")
+    assert (datasets_folder(), home()) == (tmp_path / "minari", tmp_path / "own")
+    with pytest.raises(UsageError, match="~no-such-user"):
+        user_path("~no-such-user/data")
+
+
+@pytest.mark.skipif(
+    not hasattr(os, "setuid") or os.getuid() != 0, reason="needs root, to be a user without a home"
+)
+def test_a_user_without_a_home_is_told_in_one_line() -> None:
+    code = (
+        # All is imported first: Python itself may lie where that user cannot read.
+        "import os, trajworld.cli.data, trajworld.data.resolve\nfrom trajworld.cli.main import main\n"
+        "os.setuid(54321)\nos.environ.pop('HOME', None)\nmain(['data', 'list'])\n"
+    )
+    environment = {
+        name: text for name, text in os.environ.items() if "HOME" not in name and "MINARI" not in name
+    }
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
+    assert done.returncode == 2
+    assert done.stderr.count("\n") == 1
+    assert "home folder" in done.stderr

@@ -1,0 +1,282 @@
+"""Model files that are damaged or hostile: nothing of them is believed or obeyed, and the refusal is one line."""
+
+import os
+import sys
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import h5py
+import keras
+import numpy as np
+import pytest
+from model_file_fixtures import CONFIG, WEIGHTS, assert_equal, model, remade, saved, with_config, with_weights
+
+from trajworld.errors import TrajWorldError
+from trajworld.models.files import describe_model, load_model
+from trajworld.models.trajworld import TrajWorld
+
+__all__ = ["model", "remade", "saved", "with_config", "with_weights"]
+
+
+def changed(*path: str) -> Callable[[Any], Callable[[dict[str, Any]], None]]:
+    """A function from a value to the change of a configuration that puts it at ``path``."""
+
+    def to(value: Any) -> Callable[[dict[str, Any]], None]:
+        def change(config: dict[str, Any]) -> None:
+            target = config["config"]
+            for name in path[:-1]:
+                target = target[name]
+            target[path[-1]] = value
+
+        return change
+
+    return to
+
+
+def refusal(path: Path, loaded: bool = True) -> str:
+    """The one line with which loading, or describing, refuses a file."""
+    with pytest.raises(TrajWorldError) as caught:
+        (load_model if loaded else describe_model)(path)
+    message = str(caught.value)
+    assert str(path) in message
+    assert "\n" not in message
+    assert len(message) < 500
+    return message
+
+
+# What follows is tried against both readers where it concerns more than the weights.
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_files_that_are_no_archives(saved: Path, tmp_path: Path, loaded: bool) -> None:
+    content = saved.read_bytes()
+    assert "does not exist" in refusal(tmp_path / "missing.keras", loaded)
+    folder = tmp_path / "folder.keras"
+    folder.mkdir()
+    assert "is a folder" in refusal(folder, loaded)
+    named = tmp_path / "model.zip"
+    named.write_bytes(content)
+    assert "does not end in .keras" in refusal(named, loaded)
+    for index, broken in enumerate((b"", b"hello", content[: len(content) // 2], content[:-30])):
+        path = tmp_path / f"broken{index}.keras"
+        path.write_bytes(broken)
+        assert "not a model file, or is damaged or cut short" in refusal(path, loaded)
+
+
+def test_a_flipped_byte_is_found(saved: Path, tmp_path: Path) -> None:
+    content = bytearray(saved.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path = tmp_path / "flipped.keras"
+    path.write_bytes(content)
+    assert "damaged" in refusal(path)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "..\\evil", "C:\\evil"])
+def test_names_that_escape(remade: Callable[..., Path], name: str, loaded: bool) -> None:
+    assert "would escape" in refusal(remade({name: b"x"}), loaded)
+
+
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_missing_or_repeated_members(remade: Callable[..., Path]) -> None:
+    for name in (CONFIG, WEIGHTS):
+        assert f"holds no {name}" in refusal(remade({name: None}))
+    path = remade({})
+    with zipfile.ZipFile(path, "a") as archive:
+        archive.writestr(CONFIG, "{}")
+    assert "two members of one name" in refusal(path)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_bombs(remade: Callable[..., Path], loaded: bool) -> None:
+    for name in (CONFIG, WEIGHTS, "assets/other"):
+        bomb = remade({name: b" " * (8 << 20)}, zipfile.ZIP_DEFLATED)
+        assert "would unpack to 8,388,608 bytes" in refusal(bomb, loaded)
+    large = remade({CONFIG: os.urandom(17 << 20)})
+    assert "is no model's" in refusal(large, loaded)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", '"x"', "{}", '{"a": NaN}', "[" * 100_000, b"\xff\xfe", '{"config": 1e999}'],
+)
+def test_configurations_that_are_none(remade: Callable[..., Path], text: Any, loaded: bool) -> None:
+    refusal(remade({CONFIG: text}), loaded)
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+def test_other_keras_models_are_named(tmp_path: Path, loaded: bool) -> None:
+    other = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
+    other.save(tmp_path / "other.keras")
+    assert "not a world model of this version but a Keras 'Sequential'" in refusal(
+        tmp_path / "other.keras", loaded
+    )
+
+
+def hostile_objects() -> list[dict[str, Any]]:
+    code = {"class_name": "__lambda__", "config": {"value": "b3duZWQ="}}
+    return [
+        code,
+        {"module": "os", "class_name": "system", "config": {"command": "touch owned"}},
+        {"module": "builtins", "class_name": "function", "config": "exec", "registered_name": "function"},
+        {"registered_name": "anything>Evil"},
+    ]
+
+
+@pytest.mark.parametrize("loaded", [True, False])
+@pytest.mark.parametrize("index", range(4))
+def test_serialised_objects_anywhere_are_refused(
+    with_config: Callable[..., Path], index: int, loaded: bool
+) -> None:
+    hostile = hostile_objects()[index]
+    for change in (
+        changed("identity", "history", "deep")([{"deeper": [hostile]}]),
+        changed("dtype")(hostile),
+        changed("identity", "support", "lower")(hostile),
+        changed("sizes", "blocks")(hostile),
+    ):
+        assert "asks to make an object" in refusal(with_config(change), loaded)
+
+
+def test_what_stands_beside_the_configuration_is_not_obeyed(
+    model: TrajWorld, with_config: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "hostile_module.py").write_text("open('owned', 'w').write('x')\nTrajWorld = None\n")
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def change(config: dict[str, Any]) -> None:
+        config["module"] = "hostile_module"
+        config["compile_config"] = hostile_objects()[0]
+        config["build_config"] = hostile_objects()[1]
+
+    assert_equal(model, load_model(with_config(change)))
+    assert "hostile_module" not in sys.modules
+    assert not (tmp_path / "owned").exists()
+
+
+WRONG: dict[tuple[str, ...], list[Any]] = {
+    ("sizes", "blocks"): [0, -1, 1.5, "2", None, True, [2], 10**9, 10**400, 3],
+    ("sizes", "width"): [7, 16, 10**6, "8"],
+    ("sizes", "dropout"): [1.0, -0.1, "0.1", None],
+    ("sizes", "extra"): [1],
+    ("sizes",): [None, [], "small", {"blocks": 2}],
+    ("dtype",): ["float31", None, 3, ["float32"]],
+    ("name",): ["a/b", "", None, 3, "x" * 10 + "\n"],
+    ("kind",): ["mlp", None, 3, ["trajworld"]],
+    ("extra",): [1],
+    ("identity",): [None, [], {}],
+    ("identity", "support"): [None, {}, {"lower": [0.0]}, {"lower": 1.0, "upper": 0.0}],
+    ("identity", "support", "lower"): [
+        "abc",
+        [0.0],
+        [[0.0] * 3],
+        [9.0] * 3,
+        [1e39] * 3,
+        [None] * 3,
+        [[0.0], 1.0, 2.0],
+        {"a": 1},
+        10**400,
+    ],
+    ("identity", "environment"): [None, 3, ["x"]],
+    ("identity", "observation_size"): [2, -1, 1.0, "1", True],
+    ("identity", "sources"): [None, [1], {"a": None}, {"a": {"lower": 0.0}}],
+    ("identity", "history"): [None, [1], "x"],
+    ("identity", "extra"): [1],
+}
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("path", WRONG, ids=".".join)
+def test_wrong_parts_of_a_configuration(with_config: Callable[..., Path], path: tuple[str, ...]) -> None:
+    for value in WRONG[path]:
+        refusal(with_config(changed(*path)(value)))
+
+
+def test_more_ranges_than_embeddings(with_config: Callable[..., Path]) -> None:
+    def change(config: dict[str, Any]) -> None:
+        config["config"]["identity"] |= {
+            "support": {"lower": [0.0] * 13, "upper": [1.0] * 13},
+            "observation_size": 11,
+        }
+
+    assert "ranges of 13 variates, but embeddings for 12" in refusal(with_config(change), loaded=False)
+
+
+def test_sizes_too_large_for_the_weights_take_no_memory(with_config: Callable[..., Path]) -> None:
+    """A model of these sizes would need terabytes: it must be refused before it is made."""
+    message = refusal(with_config(changed("sizes", "blocks")(10**6)))
+    assert "its sizes ask for" in message
+
+
+ARRAY = "head/vars/0"
+
+
+def replaced(**options: Any) -> Callable[[h5py.File], None]:
+    def change(weights: h5py.File) -> None:
+        shape = weights[ARRAY].shape
+        del weights[ARRAY]
+        weights.create_dataset(ARRAY, **{"shape": shape, "dtype": "f4", **options})
+
+    return change
+
+
+def virtual_data(weights: h5py.File) -> None:
+    layout = h5py.VirtualLayout(weights[ARRAY].shape, "f4")
+    layout[:] = h5py.VirtualSource("/etc/other.h5", "x", weights[ARRAY].shape)
+    del weights[ARRAY]
+    weights.create_virtual_dataset(ARRAY, layout)
+
+
+def assigned(name: str, value: Callable[[h5py.File], Any]) -> Callable[[h5py.File], None]:
+    def change(weights: h5py.File) -> None:
+        new = value(weights)
+        if name in weights:
+            del weights[name]
+        weights[name] = new
+
+    return change
+
+
+def poisoned(value: float) -> Callable[[h5py.File], None]:
+    return lambda weights: weights["head/vars/1"].write_direct(np.full(16, value, "f4"))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (poisoned(np.nan), "NaN or infinite"),
+        (poisoned(-np.inf), "NaN or infinite"),
+        (lambda weights: weights.pop("head"), "weights, but it holds"),
+        (lambda weights: weights.create_dataset("more", data=np.zeros(3, "f4")), "weights, but it holds"),
+        (replaced(dtype="i4"), "not float32"),
+        (replaced(dtype=h5py.string_dtype()), "not float32"),
+        (replaced(dtype=[("a", "f4")]), "not float32"),
+        (replaced(shape=(2**40,), chunks=(1024,)), "declare more than is stored"),
+        (replaced(shape=(), data=None), "not those of a model|weights, but it holds|more than is stored"),
+        (replaced(external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)]), "another file"),
+        (virtual_data, "another file"),
+        (assigned(ARRAY, lambda weights: h5py.SoftLink("/head/vars/1")), "a link"),
+        (assigned(ARRAY, lambda weights: h5py.ExternalLink("/etc/other.h5", "/x")), "a link"),
+        (assigned("again", lambda weights: weights["/"]), "more arrays|weights, but it holds"),
+        (lambda weights: weights.move("head", "body"), "not those of a model of its sizes"),
+        (assigned(ARRAY, lambda weights: weights[ARRAY][()].T.copy()), "not those of a model of its sizes"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else value.__qualname__.split(".")[0],
+)
+def test_wrong_weights(
+    with_weights: Callable[..., Path], change: Callable[[h5py.File], Any], said: str
+) -> None:
+    message = refusal(with_weights(change))
+    assert any(part in message for part in said.split("|")), message
+
+
+def test_weights_that_are_no_hdf5_file(saved: Path, remade: Callable[..., Path]) -> None:
+    with zipfile.ZipFile(saved) as archive:
+        content = archive.read(WEIGHTS)
+    refusal(remade({WEIGHTS: b"not hdf5" * (len(content) // 8)}))
+    refusal(remade({WEIGHTS: content[: len(content) * 9 // 10]}))
+    refusal(remade({WEIGHTS: b""}))

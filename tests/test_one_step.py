@@ -1,0 +1,244 @@
+"""One-step prediction errors against direct loops over windows, and properties of the metric."""
+
+import dataclasses
+from collections.abc import Callable
+
+import keras
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trajworld.data.batch import Variates
+from trajworld.data.dataset import Dataset
+from trajworld.data.statistics import value_range
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.one_step import (
+    Prediction,
+    compile_one_step,
+    copy_last_row_errors,
+    errors_of,
+    prediction_errors,
+    support_for,
+)
+from trajworld.models.identity import Identity
+from trajworld.models.ranges import Support, pretraining_support, training_support
+from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.trajworld import TrajWorld
+
+SIZES = TrajWorldSizes(blocks=1, width=16, heads=2, variates=10)
+
+
+@pytest.fixture(scope="module")
+def model() -> TrajWorld:
+    keras.utils.set_random_seed(0)
+    return TrajWorld(SIZES)
+
+
+@pytest.fixture
+def dataset(memory_dataset: Callable[..., Dataset]) -> Dataset:
+    return memory_dataset([1, 30, 4, 22])
+
+
+def own_support(dataset: Dataset) -> Support:
+    return training_support(*value_range(dataset))
+
+
+def every_window(dataset: Dataset, length: int = 20) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The rows before each window's last and that last row, by walking the episodes."""
+    found = []
+    for start, stop in zip(dataset.episode_offsets[:-1], dataset.episode_offsets[1:], strict=True):
+        for last in range(start + 1, stop):
+            found.append((dataset.rows[max(start, last - length + 1) : last], dataset.rows[last]))
+    return found
+
+
+def real_std(dataset: Dataset) -> np.ndarray:
+    """Population deviation of the predicted variates, an episode's first reward left out."""
+    first = dataset.episode_offsets[:-1]
+    size = dataset.observation_size
+    rewards = np.delete(dataset.rows[:, size], first)
+    return np.array([*dataset.rows[:, :size].std(axis=0, dtype=float), rewards.std(dtype=float)])
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
+    return exponents / exponents.sum(axis=-1, keepdims=True)
+
+
+def test_model_errors_equal_a_loop_over_windows(model: TrajWorld, dataset: Dataset) -> None:
+    support = own_support(dataset)
+    variates = Variates(dataset.is_action, support.lower, support.upper)
+    errors, entropies = [], []
+    for history, target in every_window(dataset):
+        padded = np.zeros((1, 19, 6), np.float32)
+        padded[0, 19 - len(history) :] = history
+        mask = (np.arange(19) >= 19 - len(history)).astype(np.float32)[None]
+        logits = keras.ops.convert_to_numpy(model(padded, mask, variates)).astype(float)[0, -1, :4]
+        probabilities = softmax(logits)
+        low, high = support.lower[:4].astype(float), support.upper[:4].astype(float)
+        centres = low[:, None] + (np.arange(256) + 0.5) / 256 * (high - low)[:, None]
+        errors.append((probabilities * centres).sum(axis=-1) - target[:4])
+        where = np.clip(np.floor((target[:4] - low) / (high - low) * 256), 0, 255).astype(int)
+        entropies.append(-np.log(probabilities[np.arange(4), where]))
+    error, entropy = np.array(errors), np.array(entropies)
+
+    found = prediction_errors(model, dataset, support=support, batch_size=10)
+
+    std = real_std(dataset)
+    assert found.windows == len(error) == 57
+    for average, direct in (
+        (found.mae, np.abs(error)),
+        (found.mse, error**2),
+        (found.normalised_mae, np.abs(error) / std),
+        (found.normalised_mse, (error / std) ** 2),
+        (found.nll, entropy),
+    ):
+        assert average is not None
+        assert average.observation == pytest.approx(direct[:, :3].mean(), rel=1e-4)
+        assert average.predicted == pytest.approx(direct.mean(), rel=1e-4)
+    assert [each.mae for each in found.variates] == pytest.approx(np.abs(error).mean(axis=0), rel=1e-4)
+    assert [each.nll for each in found.variates] == pytest.approx(entropy.mean(axis=0), rel=1e-4)
+    assert [each.std for each in found.variates] == pytest.approx(std)
+    assert [each.name for each in found.variates] == [
+        "observation 0",
+        "observation 1",
+        "observation 2",
+        "reward",
+    ]
+
+
+def test_copying_the_last_row_equals_a_loop(dataset: Dataset) -> None:
+    error = np.array(
+        [history[-1, :4].astype(float) - target[:4] for history, target in every_window(dataset)]
+    )
+    found = copy_last_row_errors(dataset, batch_size=7)
+    assert found.nll is None
+    assert found.windows == 57
+    assert found.mae.predicted == pytest.approx(np.abs(error).mean())
+    assert found.mse.observation == pytest.approx((error[:, :3] ** 2).mean())
+    assert found.normalised_mae.predicted == pytest.approx((np.abs(error) / real_std(dataset)).mean())
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=4),
+    batch_size=st.integers(1, 40),
+    offset=st.floats(-3, 3, width=32),
+)
+def test_a_prediction_off_by_a_constant_errs_by_that_constant(
+    memory_dataset: Callable[..., Dataset], lengths: list[int], batch_size: int, offset: float
+) -> None:
+    dataset = memory_dataset([*lengths, 2])
+
+    def predict(values: np.ndarray, mask: np.ndarray) -> Prediction:
+        return Prediction(values[:, -1, :4].astype(float) + offset)
+
+    found = errors_of(predict, dataset, predictor="all-knowing", batch_size=batch_size)
+    assert found.windows == sum(lengths) + 2
+    assert found.mae.predicted == pytest.approx(abs(offset), abs=1e-12)
+    assert found.mse.observation == pytest.approx(offset**2, abs=1e-12)
+    assert found.normalised_mae.predicted == pytest.approx((abs(offset) / real_std(dataset)).mean(), abs=1e-9)
+
+
+@settings(max_examples=15, deadline=None)
+@given(batch_size=st.integers(1, 70), limit=st.integers(1, 80), seed=st.integers(0, 5))
+def test_batch_size_changes_nothing_and_a_draw_depends_on_its_seed_alone(
+    memory_dataset: Callable[..., Dataset], batch_size: int, limit: int, seed: int
+) -> None:
+    dataset = memory_dataset([12, 40, 3])
+    found = copy_last_row_errors(dataset, limit=limit, seed=seed, batch_size=batch_size)
+    again = copy_last_row_errors(dataset, limit=limit, seed=seed)
+    assert found.windows == again.windows == min(limit, 55)
+    assert found.mse.predicted == pytest.approx(again.mse.predicted)
+
+
+def test_the_whole_dataset_is_the_sum_of_its_episodes(model: TrajWorld, dataset: Dataset) -> None:
+    one_step, support = compile_one_step(model), own_support(dataset)
+
+    def mae(episodes: list[int] | None) -> tuple[float, int]:
+        found = prediction_errors(
+            model, dataset, support=support, episodes=episodes, batch_size=16, one_step=one_step
+        )
+        assert found.mae.predicted is not None
+        return found.mae.predicted, found.windows
+
+    whole, parts = mae(None), [mae([1]), mae([3, 0, 2])]
+    assert whole[1] == sum(windows for _, windows in parts)
+    assert whole[0] == pytest.approx(sum(error * windows for error, windows in parts) / whole[1], rel=1e-5)
+
+
+def test_variates_that_stand_still_are_left_out_of_the_normalised_errors(dataset: Dataset) -> None:
+    dataset.rows[:, 1] = 7.25
+    found = copy_last_row_errors(dataset)
+    assert found.still == ("observation 1",)
+    error = np.array(
+        [history[-1, :4].astype(float) - target[:4] for history, target in every_window(dataset)]
+    )
+    moving = [0, 2, 3]
+    expected = (np.abs(error) / np.where(real_std(dataset) == 0, 1, real_std(dataset)))[:, moving]
+    assert found.normalised_mae.predicted == pytest.approx(expected.mean())
+    assert found.normalised_mae.observation == pytest.approx(expected[:, :2].mean())
+    dataset.rows[:, :3] = -1e4
+    found = copy_last_row_errors(dataset)
+    assert found.normalised_mae.observation is None
+    assert found.normalised_mae.predicted is not None
+
+
+def test_later_weights_are_seen_by_what_was_compiled(dataset: Dataset) -> None:
+    keras.utils.set_random_seed(1)
+    model, support = TrajWorld(SIZES), own_support(dataset)
+    one_step = compile_one_step(model)
+    before = prediction_errors(model, dataset, support=support, one_step=one_step)
+    model.head.kernel.assign(model.head.kernel * 3.0)
+    after = prediction_errors(model, dataset, support=support, one_step=one_step)
+    fresh = prediction_errors(model, dataset, support=support)
+    assert after.nll != before.nll
+    assert after.nll is not None
+    assert fresh.nll is not None
+    assert after.nll.predicted == pytest.approx(fresh.nll.predicted)
+
+
+def test_broken_weights_and_bad_numbers_end_in_one_line(dataset: Dataset) -> None:
+    broken, support = TrajWorld(SIZES), own_support(dataset)
+    broken.head.bias.assign(np.full(256, np.nan, np.float32))
+    with pytest.raises(TrajWorldError, match="NaN or infinite"):
+        prediction_errors(broken, dataset, support=support)
+    with pytest.raises(UsageError, match="at least 1 window"):
+        copy_last_row_errors(dataset, limit=0)
+    with pytest.raises(UsageError, match="batch size"):
+        copy_last_row_errors(dataset, batch_size=0)
+    with pytest.raises(UsageError, match="episodes 0 to 3"):
+        copy_last_row_errors(dataset, episodes=[4])
+    with pytest.raises(TrajWorldError, match="does not fit the 6 variates"):
+        prediction_errors(broken, dataset, support=Support(np.zeros(3, np.float32), np.ones(3, np.float32)))
+
+
+def test_a_model_of_one_environment_uses_its_own_ranges(memory_dataset: Callable[..., Dataset]) -> None:
+    train, test = memory_dataset([40]), memory_dataset([25], seed=1)
+    identity = Identity(own_support(train), "gymnasium/Made-Up", 3, 2)
+    found = support_for(TrajWorld(SIZES, identity), test, ranges_from=test)
+    assert found.origin == "the model's own"
+    np.testing.assert_array_equal(found.support.lower, own_support(train).lower)
+    with pytest.raises(TrajWorldError, match="3 observation and 2 action"):
+        support_for(TrajWorld(SIZES, identity), memory_dataset([9], observations=4, actions=1))
+    with pytest.raises(TrajWorldError, match="more than the 10"):
+        support_for(TrajWorld(SIZES), memory_dataset([9], observations=12))
+
+
+def test_a_pretrained_model_takes_ranges_from_what_it_saw_or_is_given(
+    memory_dataset: Callable[..., Dataset],
+) -> None:
+    test, other = memory_dataset([25]), dataclasses.replace(memory_dataset([9], seed=1), name="other")
+    seen = pretraining_support(np.full(6, -9.0), np.full(6, 9.0))
+    model = TrajWorld(SIZES, Identity(sources={"gymnasium/Seen": seen}))
+    found = support_for(model, dataclasses.replace(test, environment="gymnasium/Seen"))
+    assert found.origin == "the model's own"
+    np.testing.assert_array_equal(found.support.upper, seen.upper)
+    assert support_for(model, test).origin == "of memory"
+    np.testing.assert_array_equal(support_for(model, test).support.lower, value_range(test)[0])
+    found = support_for(model, test, ranges_from=other)
+    assert found.origin == "of other"
+    np.testing.assert_array_equal(found.support.upper, value_range(other)[1])
+    with pytest.raises(TrajWorldError, match="do not fit memory"):
+        support_for(model, test, ranges_from=memory_dataset([9], observations=4))

@@ -1,0 +1,115 @@
+"""The quickstart: its plans, its folder, and the whole of it, tiny."""
+
+import json
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from click.testing import CliRunner
+from studies_fixtures import error_of
+
+from trajworld.cli.main import cli
+from trajworld.data.resolve import open_dataset
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.models.files import describe_model
+from trajworld.models.names import find_model
+from trajworld.models.sizes import TrajWorldSizes
+from trajworld.studies.quickstart import SCALES, Quickstart
+from trajworld.study.report import claim_folder
+
+
+def run(folder: Path, *arguments: str) -> tuple[dict, str]:
+    outcome = CliRunner().invoke(
+        cli,
+        ["quickstart", "--scale", "tiny", "-o", str(folder), "--json", *arguments],
+        catch_exceptions=False,
+    )
+    assert outcome.exit_code == 0
+    return json.loads(outcome.stdout), outcome.stderr
+
+
+@pytest.mark.slow
+def test_the_whole_of_it_and_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "mine"))
+    folder, plan = tmp_path / "quick", Quickstart(**SCALES["tiny"])
+    found, _ = run(folder)
+    assert not (tmp_path / "mine").exists()
+    assert os.environ["MINARI_DATASETS_PATH"] == str(tmp_path / "mine")
+    table = pd.read_csv(folder / "table.csv")
+    runs = table[table["task"] == "train_and_measure"]
+    assert len(runs) == 2 * len(plan.sizes) * len(plan.learning_rates)
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "datasets"))
+    test = open_dataset("unseen/gymnasium-hopper-v5-v1")
+    assert test.num_transitions == plan.test
+    expected = {
+        (side, size): error_of(folder / "cells" / f"{cell}.keras", test, plan.windows, 0)
+        for side, size, cell in zip(runs["side"], runs["transitions"], runs["cell"], strict=True)
+    }
+    errors, every = found["tables"].values()
+    assert [row["transitions to fine-tune on"] for row in errors] == list(plan.sizes)
+    for row in errors:
+        both = [expected[side, row["transitions to fine-tune on"]] for side in ("from scratch", "fine-tuned")]
+        assert [row["from scratch"], row["fine-tuned"]] == pytest.approx(both, rel=1e-4)
+        assert row["ratio"] == pytest.approx(both[0] / both[1], rel=1e-4)
+        assert 0 < row["copy the last row"] != row["zero-shot"] > 0
+    assert [row["chosen"] for row in every] == ["✓"] * 4
+    page = (folder / "index.html").read_text(encoding="utf-8")
+    assert f"{errors[0]['ratio']:.3g}×" in page
+    assert page.count("predicted and real</h2>") == 2
+
+    # Again, it finds everything; another seed is not for this folder.
+    before = {path: path.read_bytes() for path in (folder / "cells").iterdir()}
+    again, log = run(folder)
+    assert again == found
+    assert "of 6" not in log
+    assert {path: path.read_bytes() for path in (folder / "cells").iterdir()} == before
+    with pytest.raises(UsageError, match="not empty"):
+        run(folder, "--seed", "1")
+
+
+def test_a_folder_in_use_is_refused_and_one_that_was_interrupted_is_not(tmp_path: Path) -> None:
+    (tmp_path / "something").write_text("kept")
+    with pytest.raises(UsageError, match="not empty"):
+        run(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["something"]
+    study = Quickstart(datasets=str(tmp_path / "quick" / "datasets"))
+    claim_folder(study, tmp_path / "quick")
+    (tmp_path / "quick" / "cells").mkdir()
+    claim_folder(study, tmp_path / "quick")
+
+
+@pytest.mark.slow
+def test_datasets_that_were_collected_otherwise_are_refused(tmp_path: Path) -> None:
+    small = {"sizes": (20,), "pool": 40, "test": 20, "datasets": str(tmp_path)}
+    said: list[str] = []
+    Quickstart(**small).prepare(1, said.append)
+    assert len(said) == 2
+    Quickstart(**small).prepare(1, said.append)
+    assert len(said) == 2
+    for change in ({"seed": 1}, {"test": 21}):
+        with pytest.raises(TrajWorldError, match="collected otherwise: remove it"):
+            Quickstart(**{**small, **change}).prepare(1, said.append)
+
+
+def test_both_sides_of_a_plan_are_models_of_one_size() -> None:
+    for scale in SCALES.values():
+        assert describe_model(find_model(Quickstart(**scale).model))["sizes"] == asdict(
+            TrajWorldSizes.presets["small"]
+        )
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "the seed cannot be negative"),
+        ({"sizes": (4000, 1000)}, "must ascend"),
+        ({"sizes": (30_000,)}, "at most the pool, 20,000"),
+        ({"steps": 0}, "must be above 0"),
+        ({"learning_rates": ()}, "must be above 0"),
+    ],
+)
+def test_bad_plans_are_refused(options: dict, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Quickstart(**options)

@@ -1,0 +1,284 @@
+"""The library for notebooks and scripts; everything here is also an attribute of ``trajworld``.
+
+A *row* is ``[observation, reward, action]``: the reward received on arriving in the observation, the action taken in
+it. A model reads rows and predicts the observation and the reward of the next one.
+"""
+
+import functools
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trajworld.data.batch import Variates, variates_of
+from trajworld.data.dataset import Dataset
+from trajworld.data.resolve import open_dataset
+from trajworld.data.windows import WindowIndex, gather_windows
+from trajworld.errors import UsageError
+from trajworld.models.identity import action_mask
+from trajworld.models.names import load, save
+
+if TYPE_CHECKING:
+    import pandas
+
+    from trajworld.models.rollout import Controller, Rollout
+    from trajworld.training.loop import Report
+
+__all__ = ["evaluate", "load", "open_dataset", "predict", "rollout", "save", "train"]
+
+Data = Dataset | str | os.PathLike[str]
+"""A dataset, or what :func:`open_dataset` takes."""
+
+_WINDOWS_AT_ONCE = 64
+
+
+def train(
+    data: Data | Sequence[Data],
+    *,
+    init: str | os.PathLike[str] | None = None,
+    run: str | os.PathLike[str] | None = None,
+    overwrite: bool = False,
+    preset: str | None = None,
+    observe: "Callable[[Report], None] | None" = None,
+    **settings: Any,
+) -> Any:
+    """Train a model: on one dataset over its own range, or pre-train one on several, each scaled to [0, 1].
+
+    >>> tuned = tw.train(data, init="trajworld-small", steps=2)
+    >>> fresh = tw.train(data, preset="tiny", steps=2, model={"blocks": 1}, run="runs/fresh")
+
+    Args:
+        data: One dataset; a sequence of datasets is pre-trained on.
+        init: The model whose weights training starts from, as :func:`load` takes it; None for random weights.
+        run: The run directory to make (``trajworld train --resume`` continues it); a temporary one where not given.
+        overwrite: Whether a run that is there is removed first.
+        preset: ``tiny``, ``small`` (the default) or ``paper``, of which the settings are that are not given.
+        observe: Called after every step.
+        settings: Any of :class:`trajworld.training.config.TrainingConfig`: ``steps``, ``batch_size``, ``seed``, …;
+            ``model`` is a mapping of sizes, perhaps with the ``kind`` of model.
+
+    Returns:
+        The model of the lowest holdout loss; the last one where no episode is held out.
+
+    Raises:
+        UsageError: A setting is unknown or out of range, or ``run`` is there already.
+        TrajWorldError: A dataset or the initial model is missing or damaged, or the loss is no longer finite.
+        KeyboardInterrupt: Ctrl-C; a run directory that was named can be continued.
+    """
+    from trajworld.training.config import resolve_config
+    from trajworld.training.loop import train as train_run
+    from trajworld.training.run import start_run
+
+    several = isinstance(data, Sequence) and not isinstance(data, str)
+    many: Any = data if several else [data]
+    options = {**settings, "datasets": [str(_opened(one).path) for one in many]}
+    if init is not None:
+        options["init"] = os.fspath(init)
+    config = resolve_config("pretrain" if several else "train", preset=preset, options=options)
+    with tempfile.TemporaryDirectory() as temporary:
+        path = Path(temporary, "run") if run is None else Path(run)
+        outcome = train_run(start_run(path, config, overwrite=overwrite), observe or (lambda report: None))
+        if not outcome.finished:
+            raise KeyboardInterrupt(f"training stopped after step {outcome.state.step}")
+        best = path / "best.keras"
+        return load(best if best.exists() else path / "last.keras")
+
+
+def predict(
+    model: Any, history: Data | ArrayLike, *, episode: int = 0, ranges: Data | None = None
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Predict the next observation and reward.
+
+    >>> mean, std = tw.predict(tuned, history)
+    >>> mean.shape == (len(history), data.observation_size + 1)
+    True
+    >>> mean, std = tw.predict(tuned, data, episode=1)  # rows 1 to L of the episode, each from the rows before it
+
+    Args:
+        model: The model.
+        history: ``[B, T, M]`` rows, of which the last that fit the model's window are read; or a dataset, to predict
+            every row but the first of one of its episodes from the real rows before it.
+        episode: Which episode of a dataset.
+        ranges: A dataset of the same environment, over whose range the rows are read where the model has none of its
+            own: it has one if it was trained on one dataset, or pre-trained on this environment.
+
+    Returns:
+        Expectation and standard deviation, each ``[B, O + 1]`` float32: the observation, then the reward.
+
+    Raises:
+        UsageError: The history is of another shape, holds NaN or infinite values, or no range is known.
+        TrajWorldError: The model is of data of another size.
+    """
+    window = model.sizes.window
+    if isinstance(history, Dataset | str | os.PathLike):
+        data = _opened(history)
+        if not 0 <= episode < data.num_episodes:
+            raise UsageError(f"{data.name} has episodes 0 to {data.num_episodes - 1}, not {episode}")
+        variates, observations = _known(model, data if ranges is None else ranges, data.num_variates, data)
+        index = WindowIndex.of(data, [episode])
+        values, mask = gather_windows(data, *index.locate(np.arange(len(index))), window)
+    else:
+        rows = _numbers("history", history, 3)[:, 1 - window :]
+        variates, observations = _known(model, ranges, rows.shape[2])
+        # The last row of a window is the one that is predicted; what stands in it is not read.
+        before = window - 1 - rows.shape[1]
+        values = np.pad(rows, [(0, 0), (before, 1), (0, 0)])
+        mask = np.pad(np.ones(rows.shape[:2], np.float32), [(0, 0), (before, 1)])
+    parts = []
+    for begin in range(0, len(values), _WINDOWS_AT_ONCE):
+        # Where there are several batches, the last repeats its last window: another shape would be compiled anew.
+        places = np.arange(begin, begin + min(_WINDOWS_AT_ONCE, len(values))).clip(max=len(values) - 1)
+        mean, std, _ = _one_step(model)(values[places], mask[places], variates)
+        parts.append([_host(array)[:, : observations + 1] for array in (mean, std)])
+    means, stds = (np.concatenate(arrays)[: len(values)] for arrays in zip(*parts, strict=True))
+    return means, stds
+
+
+def rollout(
+    model: Any,
+    history: ArrayLike,
+    actions: "ArrayLike | Controller",
+    *,
+    seed: int | None = None,
+    ranges: Data | None = None,
+) -> "Rollout":
+    """Predict h steps ahead, each prediction being fed back.
+
+    >>> future = tw.rollout(tuned, history, actions)
+    >>> future.observations.shape == (*actions.shape[:2], data.observation_size)
+    True
+    >>> sampled = tw.rollout(tuned, history, actions, seed=1)
+
+    Args:
+        model: The model.
+        history: ``[B, T, M]`` rows; the rollouts start from the last one, whose action is not read.
+        actions: ``[B, h, A]``; the first is taken in the last row of the history. Or a controller of
+            :mod:`trajworld.models.rollout`, such as a policy that reads each predicted observation.
+        seed: Sample the predictions with this seed; None for their expectations.
+        ranges: As in :func:`predict`.
+
+    Returns:
+        ``observations [B, h, O]`` and ``rewards [B, h]``, ``observation_std`` and ``reward_std``, and the ``actions``.
+
+    Raises:
+        UsageError: A shape does not fit, a value is NaN or infinite, or no range is known.
+        TrajWorldError: The model is of data of another size.
+    """
+    from trajworld.models.rollout import GivenActions, draw_uniforms
+
+    rows = _numbers("history", history, 3)
+    variates, observations = _known(model, ranges, rows.shape[2])
+    controller: Any = actions if hasattr(actions, "act") else GivenActions(_numbers("actions", actions, 3))
+    if isinstance(controller, GivenActions) and controller.actions.shape[2] != int(variates.is_action.sum()):
+        raise UsageError(
+            f"actions of shape {controller.actions.shape} must be [B, h, {int(variates.is_action.sum())}]"
+        )
+    draws = None if seed is None else draw_uniforms(controller.horizon, rows.shape[0], rows.shape[2], seed)
+    return _rolling(model, observations)(rows, np.ones(rows.shape[:2]), variates, controller, draws)
+
+
+def evaluate(
+    model: Any, data: Data, *, windows: int | None = 5000, seed: int = 0, ranges: Data | None = None
+) -> "pandas.DataFrame":
+    """Measure the one-step predictions of a dataset's transitions, beside the baseline that copies the last row.
+
+    >>> table = tw.evaluate(tuned, data, windows=50)
+    >>> bool(table.loc["all", "mae"] > 0)
+    True
+
+    Args:
+        model: The model.
+        data: What it predicts.
+        windows: The most transitions to predict, drawn at random; None for all.
+        seed: Of the draw.
+        ranges: As in :func:`predict`; where it is not given, a pre-trained model reads an environment that it never saw
+            over the range of ``data`` itself.
+
+    Returns:
+        A row for each observation variate and the reward, then the means ``observations`` and ``all`` (with the
+        reward). Columns: ``std`` over the dataset, ``mae``, ``mse``, ``normalised_mae`` and ``normalised_mse`` (in
+        standard deviations and variances, of variates that vary), ``nll`` in nats, and the baseline's ``copy_mae``, ….
+
+    Raises:
+        UsageError: A number is out of range.
+        TrajWorldError: The model is of data of another size, or its predictions are not finite.
+    """
+    import pandas
+
+    from trajworld.evaluation.one_step import copy_last_row_errors, prediction_errors, support_for
+
+    dataset = _opened(data)
+    support = support_for(model, dataset, None if ranges is None else _opened(ranges))
+    one_step = _one_step(model)
+    found = prediction_errors(model, dataset, support=support, limit=windows, seed=seed, one_step=one_step)
+    copied = copy_last_row_errors(dataset, limit=windows, window=model.sizes.window, seed=seed)
+    ours, copy = (pandas.DataFrame(each.rows()).set_index("variate") for each in (found, copied))
+    copy = copy.drop(columns=["std", "nll"]).add_prefix("copy_")
+    return ours.join(copy).astype(float)
+
+
+def _opened(data: Data) -> Dataset:
+    return data if isinstance(data, Dataset) else open_dataset(data)
+
+
+def _known(
+    model: Any, ranges: Data | None, variates: int, data: Dataset | None = None
+) -> tuple[Variates, int]:
+    """The variates over the range that a model reads them over, and O."""
+    from trajworld.evaluation.one_step import support_for
+
+    own, identity = model.identity.support, model.identity
+    if ranges is not None:
+        source = _opened(ranges)
+        dataset = data or source
+        if dataset.num_variates != variates:
+            raise UsageError(
+                f"rows of {variates} variates are not those of {dataset.name}, which have {dataset.num_variates}"
+            )
+        support = support_for(model, dataset, source).support
+        return variates_of(dataset, support.lower, support.upper), dataset.observation_size
+    if own.shared or identity.observation_size is None:
+        raise UsageError(
+            "the model does not say which ranges these rows have: name a dataset of their environment, ranges=..."
+        )
+    if own.lower.size != variates:
+        raise UsageError(f"the model predicts rows of {own.lower.size} variates, not of {variates}")
+    is_action = action_mask(identity.observation_size, identity.action_size)
+    return Variates(is_action, own.lower, own.upper), identity.observation_size
+
+
+def _numbers(name: str, array: ArrayLike, axes: int) -> NDArray[np.float32]:
+    """An array of finite numbers, none of whose axes is empty."""
+    try:
+        found = np.asarray(array, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name} must be an array of numbers: {error}") from None
+    if found.ndim != axes or not found.size:
+        raise UsageError(f"{name} of shape {found.shape} must have {axes} axes, none of them empty")
+    if not np.isfinite(found).all():
+        raise UsageError(f"{name} holds NaN or infinite values")
+    return found
+
+
+def _host(tensor: Any) -> NDArray[np.float32]:
+    from keras import ops
+
+    return np.asarray(ops.convert_to_numpy(tensor), np.float32)
+
+
+@functools.lru_cache(maxsize=4)
+def _one_step(model: Any) -> Any:
+    from trajworld.evaluation.one_step import compile_one_step
+
+    return compile_one_step(model)
+
+
+@functools.lru_cache(maxsize=4)
+def _rolling(model: Any, observation_size: int) -> Any:
+    from trajworld.models.rollout import compile_rollout
+
+    return compile_rollout(model, observation_size)

@@ -1,0 +1,74 @@
+"""What became of the transitions of a source: nothing is lost without a word."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+
+@dataclass
+class Account:
+    """Transitions and rewards of a source: how many it holds, how many were kept, and why others were not.
+
+    Brought up to date while episodes are read.
+
+    Attributes:
+        transitions: In the source.
+        reward: Their sum.
+        kept: Transitions of the episodes that were given.
+        kept_reward: Their sum.
+        episodes: Episodes that were given.
+        left_out: Transitions and reward of what was not given, by reason.
+        notes: What else a reader should know, such as how often an end was found that no flag marks; counts by text.
+    """
+
+    transitions: int = 0
+    reward: float = 0.0
+    kept: int = 0
+    kept_reward: float = 0.0
+    episodes: int = 0
+    left_out: dict[str, tuple[int, float]] = field(default_factory=dict)
+    notes: dict[str, int] = field(default_factory=dict)
+
+    def keep(self, rewards: ArrayLike) -> None:
+        """Count an episode that is given."""
+        rewards = np.asarray(rewards, np.float64)
+        self.transitions, self.kept = self.transitions + len(rewards), self.kept + len(rewards)
+        self.reward += float(rewards.sum())
+        self.kept_reward += float(rewards.sum())
+        self.episodes += 1
+
+    def leave_out(self, reason: str, rewards: ArrayLike) -> None:
+        """Count transitions that are not given."""
+        rewards = np.asarray(rewards, np.float64)
+        count, total = self.left_out.get(reason, (0, 0.0))
+        self.left_out[reason] = (count + len(rewards), total + float(rewards.sum()))
+        self.transitions += len(rewards)
+        self.reward += float(rewards.sum())
+
+    def note(self, text: str, count: int = 1) -> None:
+        """Count something that happened."""
+        self.notes[text] = self.notes.get(text, 0) + count
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> "Account":
+        """The inverse of :meth:`as_json`."""
+        left_out = {
+            reason: (int(count), float(reward)) for reason, (count, reward) in values["left_out"].items()
+        }
+        return cls(**{**values, "left_out": left_out})
+
+    def lines(self) -> list[str]:
+        """What to print: a line of totals, then one for each reason and note."""
+        found = [
+            f"{self.kept:,} of {self.transitions:,} transitions kept, in {self.episodes:,} episodes; reward "
+            f"{self.kept_reward:,.6g} of {self.reward:,.6g}"
+        ]
+        for reason, (count, reward) in self.left_out.items():
+            found.append(f"left out: {count:,} transitions, reward {reward:,.6g}: {reason}")
+        return found + [f"note: {count:,} x {text}" for text, count in self.notes.items()]

@@ -1,0 +1,77 @@
+"""What a model is given: windows of rows, and what is known of their variates; as NumPy arrays or tensors."""
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajworld.data.dataset import Dataset
+from trajworld.errors import TrajWorldError
+
+Array = Any
+
+
+class Variates(NamedTuple):
+    """What is known of the M variates of a batch.
+
+    Attributes:
+        is_action: ``[M]`` int32, 1 for an action; 0 where padded.
+        lower: ``[M]`` float32, lower ends of the support; 0 where padded.
+        upper: ``[M]`` float32, upper ends of the support; 1 where padded.
+        mask: ``[M]`` float32, 0 for variates added to make a batch rectangular; None where all are real.
+    """
+
+    is_action: Array
+    lower: Array
+    upper: Array
+    mask: Array | None = None
+
+
+class Batch(NamedTuple):
+    """Windows of one dataset.
+
+    Attributes:
+        values: ``[B, T, M]`` float32: rows ``[observation, reward, action, padding]``, unscaled; 0 where padded.
+        time_mask: ``[B, T]`` float32: 1 for real rows, 0 for left padding.
+        variates: What is known of the M variates.
+        dataset: The number of the windows' source in its mixture.
+    """
+
+    values: Array
+    time_mask: Array
+    variates: Variates
+    dataset: int = 0
+
+
+def variates_of(
+    dataset: Dataset, lower: NDArray[np.float32], upper: NDArray[np.float32], size: int | None = None
+) -> Variates:
+    """The variates of a dataset, as models are given them.
+
+    Args:
+        dataset: Whose variates.
+        lower: ``[M]``: lower end of each one's support.
+        upper: ``[M]``: upper end.
+        size: M_pad, how many variates there are with padding; None for no padding and no mask.
+
+    Raises:
+        TrajWorldError: The support is not of the dataset's M.
+    """
+    real = dataset.num_variates
+    if np.shape(lower) != (real,) or np.shape(upper) != (real,):
+        raise TrajWorldError(
+            f"a support of {np.size(lower)} ranges does not fit the {real} variates of {dataset.name}"
+        )
+    if size is None:
+        return Variates(dataset.is_action, lower, upper)
+    added = (0, size - real)
+    padded = (
+        np.pad(dataset.is_action, added),
+        np.pad(np.asarray(lower, np.float32), added),
+        np.pad(np.asarray(upper, np.float32), added, constant_values=1),
+        np.pad(np.ones(real, np.float32), added),
+    )
+    for array in padded:
+        # Every batch holds these very arrays.
+        array.setflags(write=False)
+    return Variates(*padded)

@@ -1,0 +1,129 @@
+"""Testing predictors on contexts of different lengths: which windows, which ranges, and what of a window is shown."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajworld.data.dataset import Dataset
+from trajworld.data.split import split_episodes
+from trajworld.data.statistics import value_range
+from trajworld.data.windows import WindowIndex, gather_windows
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.one_step import Prediction, Predictor
+from trajworld.models.ranges import Support, pretraining_support
+
+_TESTED_SHARE = 0.5
+
+
+@dataclass(frozen=True, eq=False)
+class Windows:
+    """Chosen windows of a dataset.
+
+    Attributes:
+        ends: ``[N]``: the rows at which they end: the predicted ones.
+        first: ``[N]``: the first row of each one's episode.
+    """
+
+    ends: NDArray[np.int64]
+    first: NDArray[np.int64]
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.ends)
+
+
+@dataclass(frozen=True, eq=False)
+class Halves:
+    """A dataset whose episodes are split: ranges from one half, tested windows from the other.
+
+    Attributes:
+        dataset: The dataset.
+        support: The range of each variate, ``[M]``, from the episodes for ranges.
+        tested: The windows that are predicted.
+        other: Windows of the episodes for ranges, at most as many.
+        range_episodes: How many episodes the ranges come from.
+        outside: The share of the tested windows' values that lie outside the ranges.
+    """
+
+    dataset: Dataset
+    support: Support
+    tested: Windows
+    other: Windows
+    range_episodes: int
+    outside: float
+
+
+def halves_of(dataset: Dataset, window: int, windows: int, seed: int) -> Halves:
+    """Split a dataset's episodes in half, take ranges from one half and draw tested windows from the other.
+
+    Windows have at least T - 1 rows of their episode before the predicted row, so that no context is short of rows.
+
+    Args:
+        dataset: Of one environment.
+        window: T.
+        windows: N, at most.
+        seed: Of the split and the draws.
+
+    Raises:
+        UsageError: There are too few episodes, or a number is out of range.
+        TrajWorldError: No episode is long enough.
+    """
+    if windows < 1:
+        raise UsageError(f"at least 1 window must be predicted, not {windows}")
+    for_ranges, tested = split_episodes(dataset.num_episodes, _TESTED_SHARE, seed)
+    support = pretraining_support(*value_range(dataset, for_ranges))
+    drawn = _draw(dataset, tested, window, windows, seed)
+    other = _draw(dataset, for_ranges, window, windows, seed)
+    # Each value counts once for every window that it is in.
+    values, _ = gather_windows(dataset, drawn.ends, drawn.first, window)
+    outside = (values < support.lower) | (values > support.upper)
+    return Halves(dataset, support, drawn, other, len(for_ranges), float(outside.mean()))
+
+
+def check_contexts(contexts: Sequence[int], window: int) -> tuple[int, ...]:
+    """The lengths of context in ascending order, each once.
+
+    Raises:
+        UsageError: There is none, or one is not in 1 … T - 1.
+    """
+    wanted = tuple(sorted(set(contexts)))
+    if not wanted or wanted[0] < 1 or wanted[-1] > window - 1:
+        shown = ", ".join(map(str, wanted)) or "none"
+        raise UsageError(f"a context has 1 to {window - 1} rows with this model; {shown} was asked for")
+    return wanted
+
+
+def with_context(predict: Predictor, context: int, length: int) -> Predictor:
+    """A predictor that is shown only the last ``context`` rows before the predicted one.
+
+    Args:
+        predict: The predictor.
+        context: c.
+        length: To how many rows windows are cut before the others are masked, the predicted row included: the fewer,
+            the less there is to compute.
+    """
+
+    def limited(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
+        hidden = length - 1 - context
+        values, time_mask = values[:, -length:].copy(), time_mask[:, -length:].copy()
+        values[:, :hidden] = 0
+        time_mask[:, :hidden] = 0
+        return predict(values, time_mask)
+
+    return limited
+
+
+def _draw(dataset: Dataset, episodes: NDArray[np.int64], window: int, most: int, seed: int) -> Windows:
+    index = WindowIndex.of(dataset, episodes)
+    ends, first = index.locate(np.arange(len(index)))
+    long = np.flatnonzero(ends - first >= window - 1)
+    if not len(long):
+        raise TrajWorldError(
+            f"{dataset.name}: none of {len(episodes)} episodes has the {window} rows of a whole window: collect longer "
+            "episodes or more of them"
+        )
+    count = min(most, len(long))
+    chosen = np.sort(np.random.default_rng(seed).choice(long, count, replace=False))
+    return Windows(ends[chosen], first[chosen])

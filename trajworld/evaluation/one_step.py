@@ -1,0 +1,426 @@
+"""Transition prediction: errors of the one-step prediction of each window's last row.
+
+The metric is written once, for whatever predicts: a model, or the baseline that copies the last row.
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple, TypedDict, Unpack
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from trajworld.backend import active_backend
+from trajworld.data.batch import Batch, Variates, variates_of
+from trajworld.data.dataset import Dataset
+from trajworld.data.statistics import statistics, value_range
+from trajworld.data.summary import variate_names
+from trajworld.data.windows import WindowIndex, gather_windows
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.models.interface import Predicted, Short, WorldModel
+from trajworld.models.ranges import Support, pretraining_support
+
+WINDOW = 20
+BATCH_SIZE = 64
+_METRICS = ("mae", "mse", "normalised_mae", "normalised_mse", "nll")
+_STILL = 1e-6
+
+Progress = Callable[[int, int | None, str], None]
+"""Called with the transitions that are done, how many there are in all, and what is predicted."""
+
+
+class Prediction(NamedTuple):
+    """A predictor's answer for B windows; P = observation_size + 1, the predicted variates.
+
+    Attributes:
+        mean: ``[B, P]``.
+        entropy: ``[B, P]``: negative log-likelihood of the true value in nats; None for a predictor without one.
+    """
+
+    mean: NDArray[np.floating]
+    entropy: NDArray[np.floating] | None = None
+
+
+Predictor = Callable[[NDArray[np.float32], NDArray[np.float32]], Prediction]
+"""From windows ``[B, T, M]`` and their time mask ``[B, T]`` to the prediction of each one's last row.
+
+It is given the last row, for its likelihood, and must not use it otherwise.
+"""
+
+OneStep = Callable[[NDArray[np.float32], NDArray[np.float32], Variates], Predicted]
+"""What :func:`compile_one_step` returns."""
+
+
+@dataclass(frozen=True, eq=False)
+class Ranges:
+    """A support and where it came from.
+
+    Attributes:
+        support: Arrays ``[M]``.
+        origin: For people: ``the model's own``, or the dataset that an unseen environment's range comes from.
+    """
+
+    support: Support
+    origin: str
+
+
+@dataclass(frozen=True)
+class Average:
+    """A mean over windows and over a group of variates.
+
+    Attributes:
+        observation: Over the observation variates.
+        predicted: Over all predicted variates: observation and reward.
+    """
+
+    observation: float | None
+    predicted: float | None
+
+
+@dataclass(frozen=True)
+class VariateErrors:
+    """Means over the windows for one predicted variate; ``std`` is its standard deviation in the dataset."""
+
+    name: str
+    std: float
+    mae: float
+    mse: float
+    nll: float | None
+
+
+@dataclass(frozen=True)
+class PredictionErrors:
+    """How well the last rows of a dataset's windows were predicted.
+
+    Attributes:
+        dataset: Its name.
+        environment: Its environment.
+        predictor: Who predicted.
+        ranges: Which ranges the predictor binned over; empty for one without bins.
+        windows: How many windows.
+        mae: Mean absolute error, in the data's own units.
+        mse: Mean squared error, in their squares.
+        normalised_mae: Each variate's errors divided by its standard deviation over the whole dataset;
+            variates that do not vary in it are left out, and None says that none of a group varies.
+        normalised_mse: The same for squared errors and the variance.
+        nll: Negative log-likelihood of the bin that holds the true value, in nats; None for a predictor
+            without bins.
+        still: Names of the predicted variates that were left out of the normalised errors.
+        variates: Each predicted variate's own errors, in row order.
+    """
+
+    dataset: str
+    environment: str
+    predictor: str
+    ranges: str
+    windows: int
+    mae: Average
+    mse: Average
+    normalised_mae: Average
+    normalised_mse: Average
+    nll: Average | None
+    still: tuple[str, ...]
+    variates: tuple[VariateErrors, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """Plain JSON values."""
+        return asdict(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """A table: a row for each predicted variate, then the means over ``observations`` and over ``all``."""
+        table = []
+        for each in self.variates:
+            scale = float("nan") if each.name in self.still else each.std
+            scaled = {"normalised_mae": each.mae / scale, "normalised_mse": each.mse / scale**2}
+            table.append({"variate": each.name, **asdict(each), **scaled})
+            del table[-1]["name"]
+        for name, group in (("observations", "observation"), ("all", "predicted")):
+            averages = {metric: getattr(self, metric) for metric in _METRICS}
+            means = {metric: None if one is None else getattr(one, group) for metric, one in averages.items()}
+            table.append({"variate": name, "std": None, **means})
+        return table
+
+
+def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | None = None) -> Ranges:
+    """The range over which ``model`` reads and predicts the variates of ``dataset``.
+
+    The model's own where it has one: it was trained on this dataset's environment. A pre-trained model has
+    none for an environment that it never saw; then it is the range of ``ranges_from``, or else of the dataset
+    itself, which knows more than a model could: the origin says so.
+
+    Args:
+        model: The model.
+        dataset: What it is to predict.
+        ranges_from: Data of the same environment, used only where the model has no range of its own.
+
+    Raises:
+        TrajWorldError: The model or ``ranges_from`` is of data of another size.
+    """
+
+    def sizes(data: Dataset) -> str:
+        return f"{data.observation_size} observation and {data.action_size} action variates"
+
+    identity, table = model.identity, model.sizes.variates
+    if dataset.num_variates > table:
+        raise TrajWorldError(
+            f"{dataset.name} has {dataset.num_variates} variates, more than the {table} this model has "
+            "embeddings for: use a model made with a larger table"
+        )
+    trained, found = ((one.observation_size, one.action_size) for one in (identity, dataset))
+    if not identity.support.shared and None not in trained and trained != found:
+        raise TrajWorldError(
+            f"the model predicts {identity.environment or 'its environment'} ({trained[0]} observation and "
+            f"{trained[1]} action variates), but {dataset.name} has {sizes(dataset)}: use a model of that environment, "
+            "or a pre-trained one"
+        )
+    own = identity.support_for(dataset.environment, dataset.num_variates)
+    if own is not None:
+        return Ranges(own, "the model's own")
+    source = ranges_from or dataset
+    if (source.observation_size, source.action_size) != found:
+        raise TrajWorldError(
+            f"the ranges of {source.name} ({sizes(source)}) do not fit {dataset.name} ({sizes(dataset)}): "
+            "name a dataset of the same environment"
+        )
+    return Ranges(pretraining_support(*value_range(source)), f"of {source.name}")
+
+
+def compile_one_step(model: WorldModel, short: Short = "padded") -> OneStep:
+    """Compile the prediction of each window's last row from the rows before it.
+
+    Returns:
+        A function of values ``[B, T, M]``, time mask ``[B, T]`` and variates to what ``model.predict`` says, as
+        tensors. It reads the model's weights as they are at the call.
+    """
+    return active_backend().compile(
+        lambda values, mask, variates: model.predict(Batch(values, mask, variates), short), model
+    )
+
+
+def copying_predictor(dataset: Dataset) -> Predictor:
+    """The baseline that predicts the last row of a dataset's windows to equal the one before it."""
+    predicted = dataset.observation_size + 1
+    return lambda values, time_mask: Prediction(values[:, -2, :predicted])
+
+
+def model_predictor(
+    model: WorldModel,
+    dataset: Dataset,
+    support: Support,
+    one_step: OneStep | None = None,
+    size: int | None = None,
+) -> Predictor:
+    """The model's expectation and negative log-likelihood as a predictor of a dataset's windows.
+
+    Args:
+        model: The model.
+        dataset: Whose windows.
+        support: The range the model reads them over, arrays ``[M]``.
+        one_step: Of :func:`compile_one_step`, where there is one already.
+        size: M_pad: pad the variates to that number, so that datasets of several M share a compilation; None for none.
+    """
+    import keras
+
+    predicted = dataset.observation_size + 1
+    variates = variates_of(dataset, support.lower, support.upper, size)
+    missing = 0 if size is None else size - dataset.num_variates
+    compiled = one_step or compile_one_step(model)
+
+    def numpy(tensor: Any) -> NDArray[np.floating]:
+        return keras.ops.convert_to_numpy(tensor)[:, :predicted]
+
+    def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
+        padded = np.pad(values, ((0, 0), (0, 0), (0, missing))) if missing else values
+        mean, _, nll = compiled(padded, time_mask, variates)
+        return Prediction(numpy(mean), None if nll is None else numpy(nll))
+
+    return predict
+
+
+class Choice(TypedDict, total=False):
+    """Which windows of a dataset are predicted, and how.
+
+    Attributes:
+        episodes: Indices of the episodes whose windows count; all where not given.
+        limit: The most windows, drawn without replacement; all where not given.
+        batch_size: Windows predicted at once; the last batch is filled up, so that one shape is compiled.
+        seed: Of the draw.
+        progress: Called after each batch.
+    """
+
+    episodes: ArrayLike | None
+    limit: int | None
+    batch_size: int
+    seed: int
+    progress: Progress | None
+
+
+def prediction_errors(
+    model: WorldModel,
+    dataset: Dataset,
+    *,
+    support: Support | Ranges,
+    one_step: OneStep | None = None,
+    **choice: Unpack[Choice],
+) -> PredictionErrors:
+    """The errors of the model's expectation of each window's last row, from the at most T - 1 rows before it.
+
+    Args:
+        model: The model; T is its window.
+        dataset: Where the windows are.
+        support: The range the model reads them over, arrays ``[M]``; see :func:`support_for`.
+        one_step: What :func:`compile_one_step` made of this model, where it is evaluated more than once.
+        choice: See :class:`Choice`.
+
+    Raises:
+        UsageError: A number is out of range, or there is no such episode.
+        TrajWorldError: The support is of another M, or the model's predictions are not finite.
+    """
+    ranges = support if isinstance(support, Ranges) else Ranges(support, "given")
+    predict = model_predictor(model, dataset, ranges.support, one_step)
+    window = model.sizes.window
+    return errors_of(predict, dataset, predictor="model", ranges=ranges.origin, window=window, **choice)
+
+
+def copy_last_row_errors(
+    dataset: Dataset, *, window: int = WINDOW, **choice: Unpack[Choice]
+) -> PredictionErrors:
+    """The errors of the baseline that predicts the last row to equal the one before it; arguments as above.
+
+    With the same dataset, episodes, limit and seed it is measured on the same windows as a model.
+    """
+    choice.setdefault("batch_size", 4096)
+    return errors_of(
+        copying_predictor(dataset), dataset, predictor="copy of the last row", window=window, **choice
+    )
+
+
+def errors_of(
+    predict: Predictor,
+    dataset: Dataset,
+    *,
+    predictor: str,
+    ranges: str = "",
+    window: int = WINDOW,
+    episodes: ArrayLike | None = None,
+    limit: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    seed: int = 0,
+    progress: Progress | None = None,
+) -> PredictionErrors:
+    """The metric itself: errors of any predictor; see :func:`prediction_errors`."""
+    index = WindowIndex.of(dataset, episodes)
+    if limit is not None and limit < 1:
+        raise UsageError(f"at least 1 window must be predicted, not {limit}")
+    ranks = np.arange(len(index))
+    if limit is not None and limit < len(index):
+        ranks = np.sort(np.random.default_rng(seed).choice(len(index), limit, replace=False))
+    mae, mse, nll = (np.zeros(dataset.observation_size + 1) for _ in range(3))
+    has_nll = True
+    places = index.locate(ranks)
+    for error, entropy in each_error(predict, dataset, *places, predictor, batch_size, window, progress):
+        mae += error.sum(axis=0)
+        mse += np.square(error).sum(axis=0)
+        has_nll = has_nll and entropy is not None
+        if entropy is not None:
+            nll += entropy.sum(axis=0, dtype=np.float64)
+    mae, mse, nll = (total / len(ranks) for total in (mae, mse, nll))
+    std, varies = varying(dataset)
+    observation, every = np.arange(len(mae)) < dataset.observation_size, np.ones(len(mae), bool)
+
+    def average(values: NDArray[np.float64], counted: NDArray[np.bool_]) -> Average:
+        groups = (values[counted & observation], values[counted])
+        return Average(*(float(group.mean()) if len(group) else None for group in groups))
+
+    scale, names = np.where(varies, std, 1.0), variate_names(dataset)[: len(mae)]
+    each = zip(names, std, mae, mse, nll if has_nll else [None] * len(mae), strict=True)
+    return PredictionErrors(
+        dataset=dataset.name,
+        environment=dataset.environment,
+        predictor=predictor,
+        ranges=ranges,
+        windows=len(ranks),
+        mae=average(mae, every),
+        mse=average(mse, every),
+        normalised_mae=average(mae / scale, varies),
+        normalised_mse=average(mse / scale**2, varies),
+        nll=average(nll, every) if has_nll else None,
+        still=tuple(names[place] for place in np.flatnonzero(~varies)),
+        variates=tuple(
+            VariateErrors(name, float(s), float(a), float(q), None if e is None else float(e))
+            for name, s, a, q, e in each
+        ),
+    )
+
+
+def each_error(
+    predict: Predictor,
+    dataset: Dataset,
+    ends: NDArray[np.int64],
+    first: NDArray[np.int64],
+    predictor: str,
+    batch_size: int = BATCH_SIZE,
+    window: int = WINDOW,
+    progress: Progress | None = None,
+) -> Iterator[tuple[NDArray[np.float64], NDArray[np.floating] | None]]:
+    """The absolute errors of the last row of given windows, a batch at a time.
+
+    Args:
+        predict: The predictor.
+        dataset: Where the rows are.
+        ends: ``[N]``: the rows at which the windows end.
+        first: ``[N]``: the first row of each one's episode.
+        predictor: Its name, for errors.
+        batch_size: Windows at once.
+        window: T.
+        progress: Called after each batch.
+
+    Yields:
+        ``[<= batch_size, P]`` absolute errors in the data's own units, and the negative log-likelihoods of the
+        true bins, in nats, or None for a predictor without bins.
+
+    Raises:
+        UsageError: A number is out of range.
+        TrajWorldError: The predictions are not finite.
+    """
+    if batch_size < 1 or window < 2:
+        raise UsageError(f"batch size {batch_size} must be at least 1, and window {window} at least 2")
+    size, predicted = min(batch_size, len(ends)), dataset.observation_size + 1
+    for start in range(0, len(ends), size):
+        # A short last batch repeats its first window: another shape would be compiled anew.
+        places = np.arange(start, start + size)
+        places[places >= len(ends)] = start
+        count = min(size, len(ends) - start)
+        values, time_mask = gather_windows(dataset, ends[places], first[places], window)
+        answer = predict(values, time_mask)
+        error = np.abs(answer.mean[:count].astype(np.float64) - values[:count, -1, :predicted])
+        entropy = None if answer.entropy is None else answer.entropy[:count]
+        if not (np.all(np.isfinite(error)) and (entropy is None or np.all(np.isfinite(entropy)))):
+            raise TrajWorldError(
+                f"the {predictor} predicts NaN or infinite values on {dataset.name}: its weights are damaged"
+            )
+        yield error, entropy
+        if progress is not None:
+            progress(start + count, len(ends), dataset.name)
+
+
+def scaled_errors(dataset: Dataset, difference: NDArray[np.floating]) -> NDArray[np.float64]:
+    """Absolute errors of ``[..., P]`` in standard deviations over the dataset, averaged over the variates: ``[...]``.
+
+    Over those that vary; over all, undivided, where none does.
+    """
+    std, varies = varying(dataset)
+    counted = varies if varies.any() else np.ones_like(varies)
+    return (np.abs(difference.astype(np.float64)) / np.where(varies, std, 1.0))[..., counted].mean(axis=-1)
+
+
+def varying(dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Of each predicted variate, its standard deviation over the dataset, and whether it varies at all.
+
+    A deviation within float32's rounding of the values themselves is no variation.
+    """
+    predicted = dataset.observation_size + 1
+    found = statistics(dataset)
+    scale = np.maximum(np.abs(found.minimum), np.abs(found.maximum))[:predicted].astype(np.float64)
+    std = found.std[:predicted]
+    return std, std > _STILL * scale

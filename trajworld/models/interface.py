@@ -1,0 +1,219 @@
+"""What a world model is: all that training, model files, evaluation and rollouts know of one.
+
+A new kind is one file with a class that implements :class:`WorldModel`, its sizes, and an entry of :data:`MODELS`.
+"""
+
+import dataclasses
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+
+from trajworld.data.batch import Batch, Variates
+from trajworld.errors import UsageError
+from trajworld.models.identity import Identity
+from trajworld.models.sizes import TrajWorldSizes
+
+Tensor = Any
+State = Any
+"""Where a rollout stands: a structure of tensors, of the same shapes after each step."""
+
+Short = Literal["padded", "unpadded"]
+"""What windows of fewer rows than the model's are: those that lack as many of their first rows, which would be
+``padded``, or ``unpadded`` ones, whose first row is at the window's first position."""
+
+DEFAULT = "trajworld"
+"""The kind of a model file or configuration that names none."""
+
+
+class Predicted(NamedTuple):
+    """One predicted row, ``[B, M]`` float32 each; what stands at action variates and padding is unspecified.
+
+    Attributes:
+        mean: Expectation.
+        std: Standard deviation of the predicted distribution.
+        nll: Negative log-likelihood of the true value, in nats; None for a model without one.
+    """
+
+    mean: Tensor
+    std: Tensor
+    nll: Tensor | None = None
+
+
+class Step(NamedTuple):
+    """One step of a rollout, ``[B, M]`` float32 each; what stands at action variates and padding is unspecified.
+
+    Attributes:
+        mean: Expectation of the next row.
+        std: Standard deviation of its predicted distribution.
+        value: The row that is fed back: the expectation, or a sample where draws were given, clipped to the support.
+    """
+
+    mean: Tensor
+    std: Tensor
+    value: Tensor
+
+
+class Sizes(Protocol):
+    """What the shapes of a model's weights follow from: a frozen dataclass of numbers.
+
+    Attributes:
+        presets: Sizes by name.
+        runs: The settings of a training run that a preset brings, by preset and kind of run (``pretrain``, ``train``).
+        window: T, the most rows of a window.
+        variates: The most variates.
+        parameters: How many weights there are.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+    presets: ClassVar[Any]
+    runs: ClassVar[Any]
+
+    @property
+    def window(self) -> int: ...  # noqa: D102
+
+    @property
+    def variates(self) -> int: ...  # noqa: D102
+
+    @property
+    def parameters(self) -> int: ...  # noqa: D102
+
+    def __init__(self, **sizes: Any) -> None: ...
+
+
+class WorldModel(Protocol):
+    """Predicts the next row. A learned model is a ``keras.Model``, made as ``Class(sizes, identity, dtype=...)``.
+
+    Its weights are made at once, do not depend on M, and are float32 whatever its dtype policy.
+
+    Attributes:
+        kind: Its name in :data:`MODELS`.
+        sizes: What its weights' shapes follow from.
+        identity: What it was trained on; travels with its file.
+        context: W, how many rows of history :meth:`start` reads.
+        chunk: K, after how many steps a rollout starts again from its last W rows; None for never.
+    """
+
+    kind: Any
+    sizes: Any
+    identity: Identity
+    context: Any
+    chunk: Any
+
+    def loss_sums(
+        self, batch: Batch, seed: Tensor | None = None, targets: str = "onehot"
+    ) -> tuple[Tensor, Tensor]:
+        """Sum of the training loss over the rows (or windows) of a batch that are real, and their number; scalars.
+
+        Args:
+            batch: Windows; masked variates have no part in the loss either.
+            seed: Scalar int32 that dropout is a function of; None without dropout.
+            targets: ``onehot`` or ``gauss``, for a model that predicts bins.
+        """
+        ...
+
+    def predict(self, batch: Batch, short: Short = "padded") -> Predicted:
+        """The last row of each window, of 2 rows at least, from the rows before it; itself read for its likelihood."""
+        ...
+
+    def start(self, history: Tensor, mask: Tensor, variates: Variates) -> State:
+        """Begin a rollout.
+
+        Args:
+            history: ``[B, W, M]`` rows; in the last, which is real, the first step's action is taken.
+            mask: ``[B, W]``, 1 for real rows.
+            variates: What is known of the M variates.
+        """
+        ...
+
+    def step(self, state: State, action: Tensor, draws: Tensor | None = None) -> tuple[State, Step]:
+        """Take an action and predict the row that follows.
+
+        Args:
+            state: Of :meth:`start` or this method.
+            action: ``[B, M]``: a row with the action in its places; the rest is not read.
+            draws: ``[2, B, M]`` independent draws from [0, 1), to sample the prediction; None for its expectation.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of world model, known without its framework.
+
+    Attributes:
+        name: As ``--model`` and model files have it.
+        sizes: The type of its sizes.
+        model: Where its class is, ``module:name``.
+    """
+
+    name: str
+    sizes: type[Sizes]
+    model: str
+
+    @property
+    def registered_name(self) -> str:
+        """What Keras calls the class in a file."""
+        return f"trajworld>{self.model.rpartition(':')[2]}"
+
+    def model_class(self) -> Any:
+        """The class, imported now."""
+        module, _, name = self.model.rpartition(":")
+        return getattr(importlib.import_module(module), name)
+
+    def preset(self, name: str, **overrides: Any) -> Any:
+        """The sizes of a preset, with any of them overridden; None overrides nothing.
+
+        Raises:
+            UsageError: The preset is unknown, or a size is out of range.
+        """
+        given = {size: value for size, value in overrides.items() if value is not None}
+        return dataclasses.replace(_named(name, self.sizes.presets, f"preset of {self.name}"), **given)
+
+
+MODELS = {DEFAULT: Kind(DEFAULT, TrajWorldSizes, "trajworld.models.trajworld:TrajWorld")}
+"""The kinds of world models by name."""
+
+
+def kind_of(name: str) -> Kind:
+    """The kind of that name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    return _named(name, MODELS, "kind of model")
+
+
+def kind_of_sizes(sizes: Sizes) -> Kind:
+    """The kind of model that has such sizes."""
+    return next(kind for kind in MODELS.values() if type(sizes) is kind.sizes)
+
+
+def new_model(sizes: Sizes, identity: Identity, dtype: str = "float32") -> Any:
+    """A model of random weights, which are drawn by Keras."""
+    return kind_of_sizes(sizes).model_class()(sizes, identity, dtype=dtype)
+
+
+def model_config(model: Any) -> dict[str, Any]:
+    """What a model is made of again, beside its weights: plain numbers, strings and lists."""
+    return {
+        "kind": model.kind,
+        "sizes": dataclasses.asdict(model.sizes),
+        "identity": model.identity.to_config(),
+        "dtype": model.dtype_policy.name,
+        "name": model.name,
+    }
+
+
+def model_from_config(config: Mapping[str, Any]) -> Any:
+    """The inverse of :func:`model_config`, with random weights."""
+    values = dict(config)
+    kind = MODELS[values.pop("kind", DEFAULT)]
+    sizes, identity = kind.sizes(**values.pop("sizes")), Identity.from_config(values.pop("identity"))
+    return kind.model_class()(sizes, identity, **values)
+
+
+def _named(name: Any, among: Mapping[str, Any], what: str) -> Any:
+    if not isinstance(name, str) or name not in among:
+        raise UsageError(f"no {what} is called {name!r}: there is {', '.join(among)}")
+    return among[name]

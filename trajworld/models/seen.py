@@ -1,0 +1,84 @@
+"""Which environments a model was trained on, and whether another one is unseen."""
+
+import re
+from collections.abc import Iterable
+
+from trajworld.environments.names import DM_CONTROL, GYMNASIUM, ROBOT, parse_name
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.models.identity import Identity
+
+_FAMILIES = tuple(f"{family}/" for family in (GYMNASIUM, DM_CONTROL, ROBOT))
+_VERSION = re.compile(r"-v\d+$")
+
+
+def environments_seen(identity: Identity) -> tuple[list[str], bool]:
+    """The environments that a model was trained on, those of the models that it was started from included.
+
+    Returns:
+        Their names, and whether these are all: data and models whose environments are not known stand in the list under
+        names of their own.
+    """
+    recorded = identity.history.get("environments")
+    if isinstance(recorded, list):
+        names = [str(name) for name in recorded]
+    else:
+        # Files of earlier versions name their own data, but not those of the model that they were started from.
+        names = [
+            *(identity.sources or [identity.environment]),
+            *(["--init"] if "init" in identity.history else []),
+        ]
+    return [name for name in names if name], bool(names) and all(name.startswith(_FAMILIES) for name in names)
+
+
+def with_init(environments: Iterable[str], init: Identity, name: str) -> list[str]:
+    """What a new model's file records: the environments that it is trained on, and those that its ``init`` saw.
+
+    Args:
+        environments: Those of its own data.
+        init: The identity of the model that it is started from.
+        name: That model's.
+    """
+    seen, known = environments_seen(init)
+    return sorted({*environments, *seen, *(() if known else (name,))})
+
+
+def check_unseen(identity: Identity, environment: str) -> bool:
+    """Refuse a model that cannot be tested zero-shot in an environment, as far as its file tells.
+
+    A changed environment (``gymnasium/Pendulum-v1?g=7.0``) was seen if the model was trained on it under these very
+    changes: the built-in table keeps some gravities of the pendulum for tests and trains on others. Any other
+    environment (``gymnasium/Hopper-v5``) was seen if the model was trained on it as it is, with any changes, or in
+    another version: the table trains on no kind of the embodiments that it keeps.
+
+    Returns:
+        Whether all that the model saw is known.
+
+    Raises:
+        TrajWorldError: The model was trained on one environment alone, or has seen this one.
+    """
+    if not identity.support.shared:
+        raise TrajWorldError(
+            f"the model was trained on {identity.environment or 'one environment'} alone: zero-shot needs one that was "
+            "pre-trained on many"
+        )
+    names, known = environments_seen(identity)
+    wanted = _canonical(environment)
+    for name in names:
+        found = _canonical(name)
+        if found == wanted or ("?" not in wanted and _stem(found) == _stem(wanted)):
+            raise TrajWorldError(
+                f"the model saw {name} in pre-training, so {environment} is not unseen: leave it out by --only"
+            )
+    return known
+
+
+def _canonical(name: str) -> str:
+    try:
+        return str(parse_name(name))
+    except UsageError:
+        return name
+
+
+def _stem(name: str) -> str:
+    """``gymnasium/Hopper`` of ``gymnasium/Hopper-v5?gravity=5.0``."""
+    return _VERSION.sub("", name.partition("?")[0])

@@ -1,0 +1,248 @@
+"""The data of studies that train: of each environment a pool to draw from and a test set, collected once.
+
+Both come from one collection: behaviours of many kinds, and policies that a search found before, 40 % of the
+episodes. Each episode has a seed of its own; the first of them are the pool, the others the test set.
+"""
+
+import contextlib
+import itertools
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trajworld.collect.corpus import Job, check_families, gather_jobs
+from trajworld.collect.corpus_episodes import Gathered, Recipe
+from trajworld.collect.corpus_table import UNSEEN, Row, read_table
+from trajworld.collect.datasets import DECIDING
+from trajworld.data.dataset import Dataset
+from trajworld.data.episode import Episode
+from trajworld.data.minari_datasets import dataset_path, write_minari
+from trajworld.data.resolve import open_dataset
+from trajworld.data.split import limit_transitions
+from trajworld.environments.names import parse_name
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.one_step import varying
+from trajworld.files import read_json
+from trajworld.study.cells import Cell
+from trajworld.versions import versions
+
+_NAMESPACE = _KEY = "transfer"
+_SEED = 0
+
+# A search of a minute or two finds gaits; one of a few seconds finds little more than falling forwards.
+_SEARCH = 1_000_000
+# A small pool has a short search too.
+_SEARCH_PER_TRANSITION = 12.5
+
+
+@dataclass(frozen=True, eq=False)
+class StudyData:
+    """What a study has of one environment.
+
+    Attributes:
+        environment: Canonical name.
+        pool: The episodes that training data are drawn from.
+        test: Other episodes, of the same behaviours.
+    """
+
+    environment: str
+    pool: Dataset
+    test: Dataset
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Of the contents of both."""
+        return {"pool": self.pool.content[:16], "test": self.test.content[:16]}
+
+    @property
+    def places(self) -> dict[str, str]:
+        """Where both lie, as ``open_dataset`` takes it."""
+        return {"pool": str(self.pool.path), "test": str(self.test.path)}
+
+
+def pool_id(environment: str, transitions: int) -> str:
+    """The Minari id of an environment's pool."""
+    return f"{_NAMESPACE}/{parse_name(environment).slug}/pool-{transitions}-v0"
+
+
+def open_data(environment: str, pool: int) -> StudyData:
+    """Open the pool of ``pool`` transitions and the test set of an environment, which :func:`collect_data` made."""
+    found = pool_id(environment, pool)
+    return StudyData(environment, open_dataset(found), open_dataset(_test_id(found)))
+
+
+def collect_data(
+    environments: Sequence[str], pool: int, workers: int, say: Callable[[str], None] = lambda line: None
+) -> None:
+    """Collect the pools and test sets that are not there yet.
+
+    Where only one of the two datasets of an environment is there, both are made again: they are parts of one
+    collection, and an episode that is in both would leak.
+
+    Args:
+        environments: Canonical names.
+        pool: Transitions of each pool; a test set has a tenth more.
+        workers: Processes that collect; any number gives the same data.
+        say: Called with a line for each environment that was collected.
+
+    Raises:
+        UsageError: There is no such environment.
+        TrajWorldError: It cannot start, a dataset is there but was made otherwise, the two were made with different
+            versions, or the disk is full.
+    """
+    missing = [job for job in (_job(name, pool) for name in environments) if not _is_there(job)]
+    check_families(missing)
+    with contextlib.closing(gather_jobs(missing, max(1, min(workers, len(missing))))) as stream:
+        for job, gathered, seconds in stream:
+            _write(job, gathered, pool)
+            count = gathered.tally.transitions
+            say(f"{job.row.environment}: {count:,} transitions collected in {seconds:.0f} s of one process")
+
+
+def check_draws(data: StudyData, sizes: Sequence[int], seeds: int) -> None:
+    """Refuse at once what would fail hours later.
+
+    Args:
+        data: Of one environment.
+        sizes: Transitions that are drawn, with each seed from 0 on.
+        seeds: Their number.
+
+    Raises:
+        UsageError: Some draw is a single episode, of which none can be held out.
+        TrajWorldError: Nothing varies in the test set, so that an error in standard deviations has no meaning.
+    """
+    if not varying(data.test)[1].any():
+        raise TrajWorldError(
+            f"{data.environment}: nothing varies in the test set, so that there is no error in standard deviations: "
+            "leave it out"
+        )
+    pool, every = data.pool, np.arange(data.pool.num_episodes)
+    for size, seed in itertools.product(sizes, range(seeds)):
+        if len(limit_transitions(pool, every, size, seed)) > 1:
+            continue
+        remedy = "collect more with --pool"
+        if len(every) > 1:
+            # What a seed's first two episodes hold is enough for that seed.
+            orders = [limit_transitions(pool, every, None, one)[:2] for one in range(seeds)]
+            least = max(int(pool.transitions_per_episode[two].sum()) for two in orders)
+            remedy = f"let --sizes begin with at least {least}"
+        raise UsageError(
+            f"{data.environment}: {size:,} transitions with seed {seed} are one episode, which cannot be split into "
+            f"training and holdout: {remedy}"
+        )
+
+
+def behaviour_cell(data: StudyData, pool: int) -> Cell:
+    """A cell of :func:`describe_behaviours`."""
+    metadata = str(dataset_path(pool_id(data.environment, pool)) / "data" / "metadata.json")
+    return Cell(
+        describe_behaviours, {"environment": data.environment, "data": data.digests}, {"metadata": metadata}
+    )
+
+
+def describe_behaviours(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[dict[str, Any]]:
+    """What the episodes of a pool are like: the rows of :func:`returns_by_behaviour`."""
+    return list(read_json(Path(places["metadata"]))[_KEY]["behaviours"])
+
+
+def returns_by_behaviour(episodes: Sequence[Episode], kinds: Sequence[str]) -> list[dict[str, Any]]:
+    """A row for each kind of behaviour: ``kind``, ``episodes``, ``transitions``, ``mean_length``, ``mean_return``,
+    and ``reward``, the mean of one transition.
+    """
+    rows = []
+    for kind in sorted(set(kinds)):
+        mine = [episode for episode, other in zip(episodes, kinds, strict=True) if other == kind]
+        total = sum(float(episode.rewards.sum(dtype=np.float64)) for episode in mine)
+        transitions = sum(len(episode) for episode in mine)
+        rows.append(
+            {
+                "kind": kind,
+                "episodes": len(mine),
+                "transitions": transitions,
+                "mean_length": transitions / len(mine),
+                "mean_return": total / len(mine),
+                "reward": total / transitions,
+            }
+        )
+    return rows
+
+
+def _job(environment: str, pool: int) -> Job:
+    row = next((row for row in read_table() if row.environment == environment), None)
+    # Not of the table: no variants are known of it.
+    row = row or Row(environment, "", 0, UNSEEN, 1.0, 1.0, "varied", 0.0)
+    search, total = round(min(_SEARCH, _SEARCH_PER_TRANSITION * pool)), pool + max(1, pool // 10)
+    recipe = Recipe(environment, row.variants, row.behaviour, search, total, _SEED)
+    return Job(row, recipe, pool_id(environment, pool))
+
+
+def _test_id(pool: str) -> str:
+    return pool.replace("/pool-", "/test-")
+
+
+def _is_there(job: Job) -> bool:
+    """Whether both datasets are there, and are of one collection of this recipe.
+
+    Raises:
+        TrajWorldError: One that is there is not of this recipe, or the two are of different versions of what decides
+            which episodes a recipe gives.
+    """
+    paths = [dataset_path(one) for one in (_test_id(job.dataset_id), job.dataset_id)]
+    found = [_metadata(path) for path in paths if path.exists()]
+    remove = f"remove {' and '.join(map(str, paths))}"
+    if any(one.get("recipe") != job.recipe.as_json() for one in found):
+        raise TrajWorldError(f"the data of {job.row.environment} were made otherwise: {remove}")
+    if len(found) < len(paths):
+        return False
+    test, pool = (one.get("versions") or {} for one in found)
+    differing = [name for name in DECIDING if test.get(name) != pool.get(name)]
+    if differing:
+        shown = ", ".join(
+            f"{name} {test.get(name, 'none')} and {pool.get(name, 'none')}" for name in differing
+        )
+        raise TrajWorldError(
+            f"the pool and test set of {job.row.environment} were made with different versions ({shown}), so that an "
+            f"episode may be in both: {remove}"
+        )
+    return True
+
+
+def _metadata(path: Path) -> dict[str, Any]:
+    described = read_json(path / "data" / "metadata.json")
+    found = described.get(_KEY) if isinstance(described, dict) else None
+    return found if isinstance(found, dict) else {}
+
+
+def _write(job: Job, gathered: Gathered, pool: int) -> None:
+    lengths = np.cumsum([len(episode) for episode in gathered.episodes])
+    first = int(np.searchsorted(lengths, pool, side="right"))
+    if not 0 < first < len(lengths):
+        raise TrajWorldError(
+            f"{job.row.environment}: {len(lengths)} episodes are too few to train and test on: collect more"
+        )
+    ids = (_test_id(job.dataset_id), job.dataset_id)
+    # What is there of an earlier collection goes first: an interrupted run never mixes datasets of two collections.
+    for one in ids:
+        if dataset_path(one).exists():
+            shutil.rmtree(dataset_path(one))
+    for dataset_id, chosen in zip(ids, (slice(first, None), slice(0, first)), strict=True):
+        episodes, kinds = gathered.episodes[chosen], gathered.kinds[chosen]
+        write_minari(
+            dataset_id,
+            episodes,
+            environment=gathered.description.name,
+            observation_space=gathered.description.observation_space,
+            action_space=gathered.description.action_space,
+            description=f"{gathered.description.name} of a study of transfer",
+            metadata={
+                _KEY: {
+                    "recipe": job.recipe.as_json(),
+                    "behaviours": returns_by_behaviour(episodes, kinds),
+                    "versions": {name: text for name, text in versions().items() if name in DECIDING},
+                }
+            },
+        )

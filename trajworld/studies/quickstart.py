@@ -1,0 +1,286 @@
+"""The quickstart: what pre-training buys on one robot, in minutes, with pictures of what the models predict."""
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from trajworld.charts import Look, lines
+from trajworld.collect.collector import default_workers
+from trajworld.collect.datasets import collect_datasets, dataset_targets
+from trajworld.data.minari_datasets import dataset_path
+from trajworld.data.resolve import open_dataset
+from trajworld.environments.names import parse_name
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.one_step import compile_one_step, support_for
+from trajworld.evaluation.open_loop import Foresight, fitting_horizon
+from trajworld.evaluation.pictures import draw_trajectories, typical_episodes, view_episode
+from trajworld.files import read_json
+from trajworld.models.files import load_model
+from trajworld.policies.behaviour import make_behaviour
+from trajworld.studies.data import StudyData
+from trajworld.studies.factors import FINE_TUNED, FROM_SCRATCH
+from trajworld.studies.rates import chosen_runs, training_runs, with_columns
+from trajworld.studies.tasks import (
+    WEIGHTS,
+    Pretrained,
+    copying_cell,
+    pretrained,
+    training_cell,
+    zero_shot_cell,
+)
+from trajworld.study.cells import Cell, Store
+from trajworld.study.run import Say
+from trajworld.text import number, short_name
+
+SCALES: dict[str, dict[str, Any]] = {
+    "small": {},
+    "tiny": {
+        "sizes": (200, 400),
+        "pool": 600,
+        "test": 200,
+        "windows": 64,
+        "learning_rates": (3e-3,),
+        "steps": 6,
+        "batch_size": 8,
+        "horizon": 10,
+    },
+}
+"""Options by the name of a scale."""
+
+_BEHAVIOUR = "mixed"
+_DATA, _COPY, _ZERO = "transitions to fine-tune on", "copy the last row", "zero-shot"
+
+
+@dataclass(frozen=True)
+class Quickstart:
+    """What pre-training buys on a robot that the model never saw.
+
+    A pre-trained model is fine-tuned on several amounts of data of one robot, and a model of its sizes trained from
+    scratch beside it, with the same data, steps and learning rates; both are tested on other episodes.
+
+    - Data: random behaviours of many kinds ("mixed"), collected twice: a pool, from which each run draws whole
+      episodes and holds a tenth of them out, and a test set.
+    - Error: the mean absolute error of the one-step prediction of observation and reward, in standard deviations of
+      each variate.
+    - Learning rate: the one with the lowest loss on the run's own held-out episodes, for each side and amount of data.
+    - Zero-shot: the pre-trained model without any update, told the range of the variates in the least data.
+    - It is a demonstration, not a benchmark: one seed, one robot, and so few steps that neither side is fully trained.
+
+    Attributes:
+        model: The pre-trained model.
+        environment: Which the model never saw.
+        sizes: Transitions to train on.
+        pool: Transitions that are collected to draw from.
+        test: Transitions that are collected to test on.
+        windows: Of the test set that are predicted.
+        learning_rates: Tried by both sides.
+        steps: Of training.
+        batch_size: Windows in a batch.
+        horizon: Steps of the predicted trajectories that are drawn.
+        seed: Of everything that is random.
+        datasets: Folder for the datasets.  [default: Minari's]
+    """
+
+    name: ClassVar[str] = "quickstart"
+
+    model: str = "trajworld-small"
+    environment: str = "gymnasium/Hopper-v5"
+    sizes: tuple[int, ...] = (1000, 4000, 16_000)
+    pool: int = 20_000
+    test: int = 5000
+    windows: int = 1024
+    learning_rates: tuple[float, ...] = (3e-3, 6e-3)
+    steps: int = 100
+    batch_size: int = 16
+    horizon: int = 50
+    seed: int = 0
+    datasets: str = ""
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise UsageError(f"the seed cannot be negative, not {self.seed}")
+        numbers = (*self.sizes, self.pool, self.test, self.windows, self.steps, self.batch_size, self.horizon)
+        if not self.sizes or not self.learning_rates or min(numbers) < 1 or min(self.learning_rates) <= 0:
+            raise UsageError("sizes, learning rates and all other numbers must be above 0")
+        if list(self.sizes) != sorted(set(self.sizes)) or self.sizes[-1] > self.pool:
+            raise UsageError(f"the sizes must ascend to at most the pool, {self.pool:,} transitions")
+
+    @cached_property
+    def _model(self) -> Pretrained:
+        return pretrained(self.model)
+
+    @cached_property
+    def _data(self) -> StudyData:
+        with _datasets_in(self.datasets):
+            pool, test = (open_dataset(_dataset_id(self.environment, version)) for version in (0, 1))
+        return StudyData(str(parse_name(self.environment)), pool, test)
+
+    def prepare(self, workers: int, say: Say) -> None:
+        """Read the model and collect both datasets, where they are not there yet."""
+        _ = self._model
+        with _datasets_in(self.datasets):
+            for version, transitions in enumerate((self.pool, self.test)):
+                self._collect(version, transitions, self.seed + 1 + version, say)
+
+    def _collect(self, version: int, transitions: int, seed: int, say: Say) -> None:
+        path = dataset_path(_dataset_id(self.environment, version))
+        if path.exists():
+            found = read_json(path / "data" / "metadata.json")
+            collection = found.get("collection") or {}
+            made = (
+                collection.get("behaviour", {}).get("name"),
+                collection.get("seed"),
+                found.get("total_steps"),
+            )
+            if made != (_BEHAVIOUR, seed, transitions):
+                raise TrajWorldError(f"{path} was collected otherwise: remove it, or name another --datasets")
+            return
+        targets = dataset_targets([self.environment], _BEHAVIOUR, f"unseen/{{environment}}-v{version}")
+        for collected in collect_datasets(
+            targets,
+            behaviour_name=_BEHAVIOUR,
+            behaviour=make_behaviour(_BEHAVIOUR),
+            transitions=transitions,
+            seed=seed,
+            workers=default_workers(transitions),
+        ):
+            tally = collected.tally
+            say(
+                f"{collected.environment}: {tally.transitions:,} transitions collected in {collected.seconds:.0f} s"
+            )
+
+    def cells(self, table: pd.DataFrame) -> list[Cell]:
+        """Both sides at every size and rate, and what predicts without training."""
+        data = self._data
+        of: dict[str, Any] = {"windows": self.windows, "windows_seed": self.seed}
+        runs = [
+            training_cell(
+                data,
+                start,
+                transitions=size,
+                steps=(self.steps,),
+                learning_rate=rate,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                keep=True,
+                warmup_steps=self.steps // 20,
+                decay_steps=self.steps,
+                **of,
+            )
+            for size in self.sizes
+            for start in (self._model, self._model.sizes)
+            for rate in self.learning_rates
+        ]
+        zero = zero_shot_cell(data, self._model, transitions=self.sizes[0], seed=self.seed, **of)
+        return [copying_cell(data, **of), zero, *runs]
+
+    def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """The errors of the chosen runs, and all runs."""
+        shown = {
+            "side": "run",
+            "transitions": "transitions",
+            "learning_rate": "learning rate",
+            "holdout_loss": "holdout loss",
+            "mae_std": "error",
+            "nll": "NLL",
+        }
+        runs, chosen = training_runs(table), set(self._chosen(table)["cell"])
+        every = runs[list(shown)].rename(columns=shown).astype({"transitions": int})
+        every["learning rate"] = every["learning rate"].map("{:g}".format)
+        every["chosen"] = ["✓" if cell in chosen else "" for cell in runs["cell"]]
+        title = f"One-step error on {short_name(self.environment)}, in standard deviations"
+        return {title: self._errors(table), "All runs": every}
+
+    def _chosen(self, table: pd.DataFrame) -> pd.DataFrame:
+        return chosen_runs(table, rates=len(self.learning_rates), seeds=1)
+
+    def _errors(self, table: pd.DataFrame) -> pd.DataFrame:
+        """A row for each amount of data."""
+        chosen, table = self._chosen(table), with_columns(table)
+        errors = chosen.pivot_table(index="transitions", columns="side", values="mae_std")
+        errors = errors.reindex(index=list(self.sizes), columns=[FROM_SCRATCH, FINE_TUNED])
+        for name, task in ((_ZERO, "predict_zero_shot"), (_COPY, "copy_last_row")):
+            errors.insert(0, name, table.loc[table["task"] == task, "mae_std"].mean())
+        errors["ratio"] = errors[FROM_SCRATCH] / errors[FINE_TUNED]
+        errors.insert(0, _DATA, list(self.sizes))
+        return errors.reset_index(drop=True).rename_axis(columns=None)
+
+    def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
+        """Error against data."""
+        errors = self._errors(table).rename(columns={_COPY: "copy", _DATA: "transitions"})
+        rows = errors.melt("transitions", [FROM_SCRATCH, FINE_TUNED, "copy", _ZERO], "side", "error")
+        rows["transitions"] = rows["transitions"].where(rows["side"].isin([FROM_SCRATCH, FINE_TUNED]))
+        of = "" if look.narrow else f" of {short_name(self.environment)}"
+        figure = lines(
+            rows.drop_duplicates(),
+            look,
+            x="transitions",
+            y="error",
+            series="side",
+            x_title=f"transitions{of} to fine-tune on (log scale)",
+            y_title="mean absolute one-step error, standard deviations",
+        )
+        return {"Error against the amount of data": figure}
+
+    def tiles(self, table: pd.DataFrame) -> list[tuple[str, str, bool]]:
+        """How many times less error the fine-tuned model has than the one from scratch."""
+        errors = self._errors(table).dropna(subset="ratio")
+        return [
+            (
+                f"{number(max(ratio, 1 / ratio))}×",
+                f"{'less' if ratio >= 1 else 'more'} error than from scratch on {size:,} transitions",
+                bool(ratio >= 1),
+            )
+            for size, ratio in zip(errors[_DATA], errors["ratio"], strict=True)
+        ]
+
+    def pictures(self, table: pd.DataFrame, store: Store) -> dict[str, bytes]:
+        """What both models of the least data predict of a typical episode, one step ahead and open-loop."""
+        test, chosen, found = self._data.test, self._chosen(table), {}
+        for side in (FINE_TUNED, FROM_SCRATCH):
+            row = chosen[(chosen["side"] == side) & (chosen["transitions"] == self.sizes[0])]
+            if not len(row):
+                continue
+            model = load_model(store.file(row["cell"].iloc[0], WEIGHTS))
+            support = support_for(model, test).support
+            foresight = Foresight(model, test, support, fitting_horizon(test, self.horizon), batch_size=1)
+            view = view_episode(
+                test,
+                typical_episodes(test, 1)[0],
+                support,
+                compile_one_step(model),
+                model.sizes.window,
+                foresight,
+            )
+            title = f"{side.capitalize()} on {self.sizes[0]:,} transitions"
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder) / "picture.png"
+                draw_trajectories(path, view, test, title)
+                found[f"{title}: predicted and real"] = path.read_bytes()
+        return found
+
+
+def _dataset_id(environment: str, version: int) -> str:
+    return f"unseen/{parse_name(environment).slug}-v{version}"
+
+
+@contextlib.contextmanager
+def _datasets_in(folder: str) -> Iterator[None]:
+    """Let Minari keep its datasets in ``folder`` for the time being; where it keeps them where that is empty."""
+    before = os.environ.get("MINARI_DATASETS_PATH")
+    if folder:
+        os.environ["MINARI_DATASETS_PATH"] = os.path.abspath(folder)
+    try:
+        yield
+    finally:
+        os.environ.pop("MINARI_DATASETS_PATH", None)
+        if before is not None:
+            os.environ["MINARI_DATASETS_PATH"] = before

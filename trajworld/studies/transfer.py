@@ -1,0 +1,309 @@
+"""The study of transfer: what a pre-trained model saves in data and steps on environments that it never saw."""
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import ClassVar, Literal
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from trajworld.charts import Look, lines
+from trajworld.environments.names import parse_name
+from trajworld.errors import UsageError
+from trajworld.models.interface import DEFAULT, kind_of
+from trajworld.studies.data import StudyData, behaviour_cell, check_draws, collect_data, open_data
+from trajworld.studies.factors import FINE_TUNED, FROM_SCRATCH, savings
+from trajworld.studies.rates import GROUP, chosen_rate, chosen_runs, training_runs, tried, with_columns
+from trajworld.studies.tasks import (
+    Pretrained,
+    copying_cell,
+    pretrained,
+    training_cell,
+)
+from trajworld.study.cells import Cell
+from trajworld.study.run import Say
+from trajworld.study.tables import HIGH, LOW, over_seeds
+from trajworld.text import short_name
+
+SIDES = (FROM_SCRATCH, FINE_TUNED)
+_ORDER = (FINE_TUNED, FROM_SCRATCH, "copy", "zero-shot")
+
+_ENVIRONMENTS = ("gymnasium/Hopper-v5", "gymnasium/HalfCheetah-v5", "gymnasium/Walker2d-v5")
+# Transitions that are collected of an environment, where no more are needed.
+_LEAST_POOL = 80_000
+# The cosine's end, so far away that the rate stays constant: the errors of one run at its steps are those that shorter
+# runs would have had at their ends.
+_NEVER = 10**9
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """What a pre-trained model saves in data and steps on environments that it never saw.
+
+    On each environment a pre-trained model is fine-tuned, and a model of its sizes trained from scratch, on several
+    amounts of data, with the same data, steps, batches and learning rates; the error is measured as they train.
+
+    - Data: one collection of each environment, with behaviours of many kinds and policies that a short search found;
+      every run draws whole episodes from the pool, by its seed, and holds a tenth of them out. Two seeds share about as
+      large a part of their episodes as they draw of the pool.
+    - Error: the mean absolute error of the one-step prediction of observation and reward on other episodes, in standard
+      deviations of each variate; in brackets the least and the greatest of the seeds.
+    - Learning rate: each side tries every rate with the first seed, at each amount of data; the one with the lowest
+      loss on the run's own held-out episodes is used for the other seeds, too. A rate with which a seed diverges gives
+      way to the next best.
+    - Zero-shot: the fine-tuned model before its first step, which knows the data's range alone.
+    - Factors: how much less fine-tuning needs for an error that training from scratch has on the most data: after the
+      last step, and at its best step. Each side needs the least of the measured amounts with which its mean error is at
+      most that. A factor of 0 is an error that fine-tuning never has, an infinite one an error that it has without a
+      step; ≈ is an estimate between the measured amounts.
+
+    Attributes:
+        model: The model to fine-tune: a name that ships, such as trajworld-small, a file, or hf://USER/REPO.
+        environments: Environments to test on.
+        sizes: Transitions of data.
+        steps: Where the error is measured; the last is where training ends.
+        learning_rates: Tried by both sides, with the first seed.
+        seeds: How many.
+        batch_size: Windows in a batch.
+        targets: Of the loss.
+        windows: Of the test set that are predicted.
+        pool: Transitions that are collected of each environment to draw from; the test set has a tenth more.
+            [default: 80000, or 1.25 times the largest size]
+        preset: Of the model from scratch, where there is no model to fine-tune.  [default: small]
+        side: Run and show one side alone; a later run of both finds its cells.
+        weights: Keep each run's final weights beside its results.
+    """
+
+    name: ClassVar[str] = "transfer"
+
+    model: str = ""
+    environments: tuple[str, ...] = _ENVIRONMENTS
+    sizes: tuple[int, ...] = (1000, 4000, 16_000, 64_000)
+    steps: tuple[int, ...] = (0, 25, 50, 100, 200, 500, 1000)
+    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 6e-3)
+    seeds: int = 3
+    batch_size: int = 16
+    targets: Literal["onehot", "gauss"] = "onehot"
+    windows: int = 1024
+    pool: int | None = None
+    preset: Literal["tiny", "small", "paper"] | None = None
+    side: Literal["both", "scratch", "fine-tuned"] = "both"
+    weights: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.model and self.side != "scratch":
+            raise UsageError("name the model to fine-tune with --model, or choose --side scratch")
+        if self.model and self.preset is not None:
+            raise UsageError("the model from scratch has the sizes of --model: leave out --preset")
+        _check_ascending("sizes", self.sizes, 1)
+        _check_ascending("steps", self.steps, 0)
+        if self.steps[-1] < 1:
+            raise UsageError("the last of the steps must be at least 1")
+        if not self.environments or len(set(self._names)) < len(self.environments):
+            raise UsageError("name at least one environment, and each once")
+        if not self.learning_rates or len(set(self.learning_rates)) < len(self.learning_rates):
+            raise UsageError("name at least one learning rate, and each once")
+        if not all(rate > 0 and math.isfinite(rate) for rate in self.learning_rates):
+            raise UsageError(
+                f"learning rates must be above 0, not {', '.join(map(str, self.learning_rates))}"
+            )
+        for name in ("seeds", "batch_size", "windows"):
+            if getattr(self, name) < 1:
+                raise UsageError(f"{name.replace('_', ' ')} must be at least 1, not {getattr(self, name)}")
+        if self._pool < self.sizes[-1]:
+            raise UsageError(f"{self._pool} transitions collected cannot give {self.sizes[-1]} to train on")
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return tuple(str(parse_name(name)) for name in self.environments)
+
+    @property
+    def _pool(self) -> int:
+        """Enough that seeds draw different episodes at the largest size."""
+        return self.pool or max(_LEAST_POOL, math.ceil(1.25 * self.sizes[-1]))
+
+    @property
+    def _sides(self) -> tuple[str, ...]:
+        return {"scratch": (FROM_SCRATCH,), FINE_TUNED: (FINE_TUNED,)}.get(self.side, SIDES)
+
+    @cached_property
+    def _model(self) -> Pretrained | None:
+        return pretrained(self.model) if self.model else None
+
+    @cached_property
+    def _data(self) -> dict[str, StudyData]:
+        return {name: open_data(name, self._pool) for name in self._names}
+
+    def prepare(self, workers: int, say: Say) -> None:
+        """Read the model and collect the data, and refuse what would fail after hours of work."""
+        _ = self._model
+        collect_data(self._names, self._pool, workers, say)
+        for data in self._data.values():
+            check_draws(data, self.sizes, self.seeds)
+
+    def cells(self, table: pd.DataFrame) -> list[Cell]:
+        """Every learning rate with the first seed; then the best one with the others."""
+        groups = list(itertools.product(self.sizes, self._names, self._sides))
+        first = [self._run(*group, rate, 0) for group in groups for rate in self.learning_rates]
+        finished, others = dict(iter(training_runs(table).groupby(GROUP))), []
+        for group in groups:
+            rows = finished.get(group)
+            if rows is None or tried(rows) < len(self.learning_rates):
+                continue
+            rate = chosen_rate(rows)
+            # Those that are finished stay, the diverged ones, too.
+            runs = {(one, int(seed)) for one, seed in zip(rows["learning_rate"], rows["seed"], strict=True)}
+            runs |= {(rate, seed) for seed in range(self.seeds) if rate is not None}
+            others += [self._run(*group, *run) for run in sorted(runs) if run[1]]
+        copies = [copying_cell(data, windows=self.windows) for data in self._data.values()]
+        behaviours = [behaviour_cell(data, self._pool) for data in self._data.values()]
+        return [*copies, *behaviours, *first, *others]
+
+    def _run(self, transitions: int, environment: str, side: str, rate: float, seed: int) -> Cell:
+        start = self._model if side == FINE_TUNED else None
+        sizes = kind_of(DEFAULT).preset(self.preset or "small") if self._model is None else self._model.sizes
+        return training_cell(
+            self._data[environment],
+            start or sizes,
+            transitions=transitions,
+            steps=self.steps,
+            learning_rate=rate,
+            seed=seed,
+            batch_size=self.batch_size,
+            windows=self.windows,
+            targets=self.targets,
+            keep=self.weights,
+            warmup_steps=20,
+            decay_steps=_NEVER,
+            holdout_windows=512,
+        )
+
+    def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """Errors, what fine-tuning needs for the error from scratch, and what the pools are like."""
+        table, most = with_columns(table), f"{self.sizes[-1]:,}"
+        runs = self._chosen(table)
+        after = f"One-step error after {self.steps[-1]:,} steps, in standard deviations"
+        found = {
+            after: self._errors(table, runs),
+            "Transitions that reach the error from scratch": self._needs(runs, "transitions"),
+            f"Steps on {most} transitions that reach the error from scratch": self._needs(runs, "steps"),
+        }
+        pools = table[table["task"] == "describe_behaviours"]
+        if len(pools):
+            columns = ["kind", "episodes", "transitions", "mean_length", "mean_return", "reward"]
+            pools = pools[["environment", *columns]].astype({"episodes": int, "transitions": int})
+            pools["environment"] = pools["environment"].map(short_name)
+            found["Behaviours of the pools"] = pools.rename(columns=lambda name: name.replace("_", " "))
+        return {title: one for title, one in found.items() if len(one)}
+
+    def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
+        """Error against data, and against steps."""
+        table = with_columns(table)
+        runs, copies = self._chosen(table), table[table["task"] == "copy_last_row"]
+        if not len(runs):
+            return {}
+        errors = over_seeds(runs, [*GROUP, "step"], "mae_std")
+        tuned = errors[(errors["step"] == 0) & (errors["side"] == FINE_TUNED)]
+        zero = tuned.assign(side="zero-shot").drop(columns=[f"mae_std{LOW}", f"mae_std{HIGH}"])
+        charts = {}
+        for title, rows, x, of, where in (
+            (
+                "Error against data",
+                [errors[errors["step"] == self.steps[-1]], zero],
+                "transitions",
+                "transitions of data",
+                f"after {self.steps[-1]:,} steps",
+            ),
+            (
+                "Error against steps",
+                [errors[errors["transitions"] == self.sizes[-1]]],
+                "step",
+                "steps of training",
+                f"on {self.sizes[-1]:,} transitions",
+            ),
+        ):
+            shown = pd.concat([*rows, copies.assign(**{x: np.nan})])
+            shown["panel"] = shown["environment"].map(short_name)
+            charts[title] = lines(
+                shown.sort_values("side", key=lambda sides: sides.map(_ORDER.index), kind="stable"),
+                look,
+                x=x,
+                y="mae_std",
+                series="side",
+                panel="panel",
+                x_title=f"{of} (log scale)",
+                y_title=f"mean absolute one-step error {where}, standard deviations",
+            )
+        return charts
+
+    def _chosen(self, table: pd.DataFrame) -> pd.DataFrame:
+        return chosen_runs(table, len(self.learning_rates), self.seeds)
+
+    def _errors(self, table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
+        """A row for each environment and amount of data; ``runs`` are the chosen ones."""
+        copies = table[table["task"] == "copy_last_row"].groupby("environment")["mae_std"].mean()
+        diverged = training_runs(table).query("diverged").groupby(GROUP)["learning_rate"].nunique()
+        rows = []
+        for environment, size in itertools.product(self._names, self.sizes):
+            mine = runs[(runs["environment"] == environment) & (runs["transitions"] == size)]
+            row = {
+                "environment": short_name(environment),
+                "transitions": size,
+                "copy": copies.get(environment),
+            }
+            row["zero-shot"] = mine.loc[(mine["step"] == 0) & (mine["side"] == FINE_TUNED), "mae_std"].mean()
+            rates = []
+            for side in SIDES:
+                last = mine[(mine["side"] == side) & (mine["step"] == self.steps[-1])]
+                errors, several = last["mae_std"], len(last) > 1
+                row[side] = errors.mean()
+                row |= {side + LOW: errors.min(), side + HIGH: errors.max()} if several else {}
+                none_left = diverged.get((size, environment, side)) == len(self.learning_rates)
+                rates += [
+                    f"{last['learning_rate'].iloc[0]:g}" if len(last) else "diverged" if none_left else "–"
+                ]
+            row["ratio"] = row[FROM_SCRATCH] / row[FINE_TUNED]
+            row["rates, scratch and tuned"] = ", ".join(rates)
+            row["seen before"] = "yes" if (mine["seen"] == True).any() else "no"  # noqa: E712
+            rows.append(row)
+        return pd.DataFrame(rows)
+
+    def _needs(self, runs: pd.DataFrame, kind: str) -> pd.DataFrame:
+        """Of transitions or steps, a row for each of the two targets in each environment of which all is finished."""
+        rows = []
+        for environment in self._names:
+            mine = runs[runs["environment"] == environment]
+            if mine.groupby(["transitions", "side"]).ngroups < len(self.sizes) * len(SIDES):
+                continue
+            of_seeds = [_savings(one) for _, one in mine.groupby("seed")]
+            last, least = _savings(mine)
+            for place, (error, found) in enumerate([last, least] if least[0] < last[0] else [last]):
+                factors = [one[place][1][kind]["factor"] for one in of_seeds]
+                low, high = (min(factors), max(factors)) if len(set(factors)) > 1 else (np.nan, np.nan)
+                row = {"environment": short_name(environment), "scratch's error": ("last", "least")[place]}
+                rows.append(row | {"error": error, **found[kind], f"factor{LOW}": low, f"factor{HIGH}": high})
+        needs = pd.DataFrame(rows)
+        for name in needs.columns.intersection([*SIDES, "≈", "at any step"]):
+            needs[name] = needs[name].replace(math.inf, np.nan).round().astype("Int64")
+        return needs
+
+
+def _savings(runs: pd.DataFrame) -> list[tuple[float, dict[str, dict[str, float]]]]:
+    """Scratch's last and its least mean error on the most data, and what fine-tuning needs for each."""
+    scratch, tuned = (
+        runs[runs["side"] == side].pivot_table(index="transitions", columns="step", values="mae_std")
+        for side in SIDES
+    )
+    errors = scratch.iloc[-1]
+    return [(target, savings(scratch, tuned, target)) for target in (errors.iloc[-1], errors.min())]
+
+
+def _check_ascending(name: str, values: Sequence[int], least: int) -> None:
+    if not values or list(values) != sorted(set(values)) or values[0] < least:
+        raise UsageError(
+            f"{name} must ascend from {least} or more, not {', '.join(map(str, values)) or 'none'}"
+        )

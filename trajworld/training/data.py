@@ -1,0 +1,165 @@
+"""The data of a run: which episodes are trained on, which are held out, and the ranges of both."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajworld.collect.corpus import PREFIX, training_members
+from trajworld.data.batch import Batch
+from trajworld.data.dataset import Dataset
+from trajworld.data.mixture import Mixture, Source, windows_in_order
+from trajworld.data.padding import padded_sizes
+from trajworld.data.resolve import open_dataset
+from trajworld.data.split import limit_transitions, split_episodes
+from trajworld.data.statistics import value_range
+from trajworld.data.unitraj import UniTrajEnvironment, unitraj_datasets, unitraj_environment, unitraj_range
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.models.identity import Identity
+from trajworld.models.ranges import Support, pretraining_support, training_support
+from trajworld.training.config import TrainingConfig
+
+Progress = Callable[[int, int | None, str], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """One dataset of a run.
+
+    Attributes:
+        dataset: Where the rows are.
+        training: Episodes that are trained on.
+        holdout: Episodes that are held out; empty for none.
+        support: The range of its variates.
+        weight: Its share of the batches.
+        sampling: How windows are drawn, see :class:`trajworld.data.mixture.Source`.
+    """
+
+    dataset: Dataset
+    training: NDArray[np.int64]
+    holdout: NDArray[np.int64]
+    support: Support
+    weight: float
+    sampling: Literal["window", "episode"]
+
+    @property
+    def transitions(self) -> int:
+        """How many transitions are trained on."""
+        return int(self.dataset.transitions_per_episode[self.training].sum())
+
+    def describe(self) -> dict[str, Any]:
+        """What a run's record says of the dataset."""
+        return {
+            "name": self.dataset.name,
+            "environment": self.dataset.environment,
+            "content": self.dataset.content,
+            "variates": self.dataset.num_variates,
+            "transitions": self.transitions,
+            "training_episodes": len(self.training),
+            "holdout_episodes": len(self.holdout),
+            "weight": self.weight,
+        }
+
+
+def open_parts(config: TrainingConfig, progress: Progress | None = None) -> list[Part]:
+    """Open, split and measure the datasets of a run.
+
+    Raises:
+        TrajWorldError: A dataset is missing or damaged, or has too few episodes to hold any out.
+    """
+    parts = []
+    for choice in config.datasets:
+        for spec, share, environment in _expanded(choice.spec, config.kind):
+            dataset = open_dataset(spec, progress=progress)
+            parts.append(_part(config, dataset, choice.weight * share, environment))
+    return parts
+
+
+def make_mixture(config: TrainingConfig, parts: list[Part]) -> Mixture:
+    """The batches of a run; M is padded only where there are several datasets."""
+    sources = [
+        Source(
+            part.dataset, part.support.lower, part.support.upper, part.weight, part.sampling, part.training
+        )
+        for part in parts
+    ]
+    variates, weights = [part.dataset.num_variates for part in parts], [part.weight for part in parts]
+    sizes = padded_sizes(variates, config.padded_sizes, weights)
+    return Mixture(sources, config.batch_size, config.model.window, config.seed, sizes, config.augment)
+
+
+def holdout_batches(
+    config: TrainingConfig, parts: list[Part], mixture: Mixture, number: int
+) -> Iterator[Batch]:
+    """The holdout windows of a part, padded like its training batches so that few shapes are compiled."""
+    part, variates, size = parts[number], mixture.variates[number], config.batch_size
+    limit = config.holdout_windows
+    for values, mask in windows_in_order(
+        part.dataset, part.holdout, size, config.model.window, limit, config.seed
+    ):
+        missing = (size - len(values), len(variates.lower) - values.shape[2])
+        # Windows added to fill the last batch have no real row, and so no part in the sums.
+        values = np.pad(values, ((0, missing[0]), (0, 0), (0, missing[1])))
+        yield Batch(values, np.pad(mask, ((0, missing[0]), (0, 0))), variates, number)
+
+
+def identity_of(config: TrainingConfig, parts: list[Part], history: dict[str, Any]) -> Identity:
+    """What the trained model's file is to say of its data."""
+    if config.kind == "pretrain":
+        # Two datasets of one environment share a name; the wider of their ranges serves both.
+        sources: dict[str, Support] = {}
+        for part in parts:
+            name, support = part.dataset.environment or part.dataset.name, part.support
+            if name in sources and sources[name].lower.shape == support.lower.shape:
+                held = sources[name]
+                support = Support(
+                    np.minimum(held.lower, support.lower), np.maximum(held.upper, support.upper)
+                )
+            sources[name] = support
+        return Identity(sources=sources, history=history)
+    dataset = parts[0].dataset
+    return Identity(
+        parts[0].support, dataset.environment, dataset.observation_size, dataset.action_size, history=history
+    )
+
+
+def _part(
+    config: TrainingConfig, dataset: Dataset, weight: float, unitraj: UniTrajEnvironment | None
+) -> Part:
+    try:
+        # Limited first: a run on little data must not choose its best by a holdout set that is larger than its data.
+        used = np.sort(
+            limit_transitions(dataset, np.arange(dataset.num_episodes), config.transitions, config.seed)
+        )
+        chosen, held = split_episodes(len(used), config.holdout_fraction, config.seed)
+    except UsageError as error:
+        raise TrajWorldError(f"{dataset.name}: {error}") from None
+    training, holdout = used[chosen], used[held]
+    published = unitraj_range(unitraj.folder) if unitraj is not None else None
+    if config.kind == "pretrain":
+        support = pretraining_support(*(published or value_range(dataset, training)))
+    else:
+        support = training_support(*value_range(dataset, training))
+    return Part(dataset, training, holdout, support, weight, "episode" if unitraj is not None else "window")
+
+
+def _expanded(spec: str, kind: str) -> list[tuple[str, float, UniTrajEnvironment | None]]:
+    """A dataset, or for pre-training all of a corpus or of a UniTraj root: (spec, share, its UniTraj folder)."""
+    if spec.startswith(PREFIX):
+        if kind != "pretrain":
+            raise UsageError(f"{spec} is a whole corpus, for pretrain; train takes one of its datasets")
+        return [
+            (member.dataset_id, member.weight, None) for member in training_members(spec.removeprefix(PREFIX))
+        ]
+    path = Path(spec)
+    if not path.is_dir():
+        return [(spec, 1.0, None)]
+    environment = unitraj_environment(path)
+    if environment is not None:
+        return [(spec, 1.0, environment)]
+    if kind == "pretrain" and not (path / "dataset.json").is_file():
+        return [(str(item.folder), item.weight, item) for item in unitraj_datasets(path)]
+    return [(spec, 1.0, None)]

@@ -1,1 +1,0 @@
-"""Transfer: what a pre-trained model saves in data and steps on embodiments that it never saw."""

@@ -1,1 +1,0 @@
-"""Zero-shot prediction (DESIGN §6): a pre-trained model in environments it never saw, against the length of context."""
