@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trajworld.collect.collector import Tally, collect, cut_episode, default_workers, take_episodes
-from trajworld.collect.episodes import episode_seeds, run_episode, run_episodes
+from trajworld.collect.episodes import episode_seeds, run_episode
 from trajworld.data.episode import Episode
 from trajworld.environments.interface import Description, Step
 from trajworld.environments.open import open_environment
@@ -80,22 +80,6 @@ def test_exactly_the_transitions_that_were_asked_for(transitions, seed):
     assert all(episode.truncated and not episode.terminated for episode in episodes)
     assert tally.episodes == len(episodes)
     assert tally.total_return == pytest.approx(sum(episode.rewards.sum(dtype=float) for episode in episodes))
-
-
-def test_more_transitions_begin_with_the_same_episodes():
-    options = {"behaviour": make_behaviour("mixed"), "seed": 1}
-    few, many = (list(collect("Hopper-v5", transitions=number, **options)) for number in (100, 200))
-    for one, other in zip(few, many, strict=False):
-        same(one, cut_episode(other, len(one)))
-
-
-@pytest.mark.parametrize("change", [("Pendulum-v1", 1), ("Pendulum-v1?g=5", 0)])
-def test_seeds_and_physics_change_the_episodes(change):
-    one, other = (
-        next(collect(name, behaviour=Uniform(), episodes=1, seed=seed))
-        for name, seed in [("Pendulum-v1", 0), change]
-    )
-    assert not np.array_equal(one.observations, other.observations)
 
 
 def test_a_cut_episode_did_not_terminate():
@@ -172,14 +156,6 @@ def test_wrong_amounts_are_refused(arguments, message):
 def test_workers_are_as_many_as_pay_off():
     assert default_workers(1) == 1
     assert default_workers(10**9) == len(available_cores())
-
-
-def test_tasks_of_any_size_give_the_same_episodes():
-    plan = ("gymnasium/Pendulum-v1", make_behaviour("mixed"), 5)
-    together = run_episodes(*plan, 3, 3)
-    apart = [run_episodes(*plan, index, 1)[0] for index in (5, 4, 3)][::-1]
-    for one, other in zip(together, apart, strict=True):
-        same(one.episode, other.episode)
 
 
 @pytest.mark.slow

