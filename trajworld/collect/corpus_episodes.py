@@ -129,12 +129,10 @@ def coverage(observations: NDArray[np.floating]) -> float:
     """
     shares = []
     for column in observations.T.astype(np.float64):
-        low, high = column.min(), column.max()
-        if not high > low:
-            continue
-        counts = np.histogram(column, _COVERAGE_BINS, (low, high))[0]
-        probability = counts[counts > 0] / counts.sum()
-        shares.append(math.exp(-float(np.sum(probability * np.log(probability)))) / _COVERAGE_BINS)
+        if column.max() > column.min():
+            counts = np.histogram(column, _COVERAGE_BINS)[0]
+            probability = counts[counts > 0] / counts.sum()
+            shares.append(math.exp(-float(np.sum(probability * np.log(probability)))) / _COVERAGE_BINS)
     return float(np.mean(shares)) if shares else 0.0
 
 

@@ -16,14 +16,7 @@ DEFAULT_TIME_LIMIT = 1000
 
 
 class Step(NamedTuple):
-    """What one action led to.
-
-    Attributes:
-        observation: ``[observation_size]``, of the simulator's precision.
-        reward: Received on arriving there.
-        terminated: Whether the state is terminal.
-        truncated: Whether the time limit ended the episode.
-    """
+    """What one action led to: ``observation [observation_size]``, and how the episode ended, if it did."""
 
     observation: NDArray[np.floating]
     reward: float

@@ -21,11 +21,8 @@ _KEY = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 class EnvironmentName:
     """A parsed environment name; ``str()`` is its canonical form, which datasets record.
 
-    Attributes:
-        family: ``gymnasium``, ``dm_control`` or ``robot`` (procedural).
-        identifier: The registered id (``Hopper-v5``), domain and task (``cheetah-run``), or kind and number
-            (``legged-17``).
-        changes: What differs from the registered environment, sorted by key.
+    The ``identifier`` is Gymnasium's (``Hopper-v5``), domain and task (``cheetah-run``), or a robot's kind and number
+    (``legged-17``). ``changes`` of the registered environment are sorted by key.
     """
 
     family: str

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,10 +24,7 @@ class Behaviour(Protocol):
     def controller(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
     ) -> Controller:
-        """A function that is called with each observation of one episode, in order.
-
-        Its actions lie between ``low`` and ``high`` and depend on the observations and ``generator`` alone.
-        """
+        """From each observation of one episode, in order, to an action between ``low`` and ``high``."""
 
 
 class _Blind:
@@ -140,47 +137,34 @@ class Gait(_Blind):
 class Drawn(_Blind):
     """Each stream is one of the other behaviours, of a random scale and correlation.
 
+    ``shares`` say how often each is drawn: uniform, coloured noise, pushes, gaits.
     Scales are log-uniform in [0.1, 1]; so are the noise's ``theta`` in [0.02, 1], the pushes' mean span from 2 steps
     and the gaits' period in [8, 80].
     """
 
-    # How often each is drawn: uniform, coloured noise, pushes, gaits.
-    shares: ClassVar[tuple[int, ...]]
-    longest_push: ClassVar[float]
+    def __init__(self, shares: tuple[int, ...], longest_push: float) -> None:
+        self._shares, self._longest_push = shares, longest_push
 
     def draw(self, generator: np.random.Generator) -> _Blind:
         """The behaviour of one stream."""
-        number = generator.integers(sum(self.shares))
-        kind = np.searchsorted(np.cumsum(self.shares), number, side="right")
+        number = generator.integers(sum(self._shares))
+        kind = np.searchsorted(np.cumsum(self._shares), number, side="right")
         scale = log_uniform(generator, 0.1, 1.0)
         if kind == 0:
             return Uniform(scale)
         if kind == 1:
             return OrnsteinUhlenbeck.of_scale(log_uniform(generator, 0.02, 1.0), scale)
         if kind == 2:
-            return Constant(log_uniform(generator, 2.0, self.longest_push), scale)
+            return Constant(log_uniform(generator, 2.0, self._longest_push), scale)
         return Gait(log_uniform(generator, 8.0, 80.0), scale, generator.uniform(0.0, 0.2))
 
     def blocks(self, size: int, generator: np.random.Generator) -> Blocks:
         return self.draw(generator).blocks(size, generator)
 
 
-@dataclass(frozen=True)
-class Mixed(Drawn):
-    """A third of the streams are uniform, a third coloured noise and a third pushes."""
-
-    shares = (1, 1, 1)
-    longest_push = 50.0
-
-
-@dataclass(frozen=True)
-class Varied(Drawn):
-    """What a corpus is collected with: of 20 streams 3 are uniform, 7 coloured noise, 4 pushes and 6 gaits."""
-
-    shares = (3, 7, 4, 6)
-    longest_push = 80.0
-
-
+MIXED = Drawn((1, 1, 1), longest_push=50.0)
+# What a corpus is collected with.
+VARIED = Drawn((3, 7, 4, 6), longest_push=80.0)
 BEHAVIOURS = ("uniform", "ou", "constant", "gait", "mixed", "varied")
 
 
@@ -202,7 +186,7 @@ def make_behaviour(name: str, scale: float | None = None, correlation: float | N
     if name in ("mixed", "varied"):
         if (scale, correlation) != (None, None):
             raise UsageError(f"{name} draws its own scale and correlation: leave them out or choose another")
-        return Mixed() if name == "mixed" else Varied()
+        return MIXED if name == "mixed" else VARIED
     if name in ("uniform", "gait") and correlation is not None:
         raise UsageError(f"behaviour {name} has no correlation: choose ou or constant")
     if scale is None:

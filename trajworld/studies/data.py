@@ -17,7 +17,7 @@ import numpy as np
 from trajworld.collect.corpus import Job, check_families, gather_jobs
 from trajworld.collect.corpus_episodes import Gathered, Recipe
 from trajworld.collect.corpus_table import UNSEEN, Row, read_table
-from trajworld.collect.datasets import DECIDING
+from trajworld.collect.datasets import DECIDING, deciding_versions
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import dataset_path, write_minari
@@ -28,7 +28,6 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.one_step import varying
 from trajworld.files import read_json
 from trajworld.study.cells import Cell
-from trajworld.versions import versions
 
 _NAMESPACE = _KEY = "transfer"
 _SEED = 0
@@ -242,7 +241,7 @@ def _write(job: Job, gathered: Gathered, pool: int) -> None:
                 _KEY: {
                     "recipe": job.recipe.as_json(),
                     "behaviours": returns_by_behaviour(episodes, kinds),
-                    "versions": {name: text for name, text in versions().items() if name in DECIDING},
+                    "versions": deciding_versions(),
                 }
             },
         )
