@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from collect_fixtures import run_data, same, start_data, wait_for
 
+from trajworld.collect import collector
 from trajworld.collect.collector import collect
 from trajworld.collect.datasets import collect_datasets, dataset_targets
+from trajworld.collect.episodes import Rollout, run_episode
 from trajworld.data.minari_datasets import local_datasets, read_minari
 from trajworld.errors import TrajWorldError
 from trajworld.policies.behaviour import Uniform
@@ -107,24 +109,17 @@ def test_mistakes_end_in_one_line_before_anything_runs(run, datasets, arguments,
     assert files(datasets) == []
 
 
-class Breaks(gymnasium.Env):
-    """Every step of it raises."""
-
-    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
-    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action):
-        raise RuntimeError("out of order")
-
-
 @pytest.fixture
-def breaks():
-    gymnasium.register("TrajWorldBreaks-v0", entry_point=f"{__name__}:Breaks")
-    yield "TrajWorldBreaks-v0"
-    del gymnasium.registry["TrajWorldBreaks-v0"]
+def breaks(monkeypatch):
+    """The name of an environment of which every episode breaks in its first step."""
+
+    def run(environment, *arguments):
+        if "InvertedPendulum" in environment.description.name:
+            return Rollout(None, "out of order")
+        return run_episode(environment, *arguments)
+
+    monkeypatch.setattr(collector, "run_episode", run)
+    return "InvertedPendulum-v5"
 
 
 def test_what_was_finished_before_a_failure_stays(run, datasets, breaks):
@@ -132,11 +127,10 @@ def test_what_was_finished_before_a_failure_stays(run, datasets, breaks):
     assert code == 1
     assert [row["environment"] for row in json.loads(out)] == ["gymnasium/Pendulum-v1"]
     last = err.strip().splitlines()[-1]
-    assert last.startswith("Error: gymnasium/TrajWorldBreaks-v0: 100 episodes in a row")
+    assert last.startswith("Error: gymnasium/InvertedPendulum-v5: 100 episodes in a row")
     assert "out of order" in last
     assert read_minari("trajworld/gymnasium-pendulum-v1/ou-v0")[0].transitions == 50
-    others = [name for name in files(datasets) if "pendulum" not in name]
-    assert [name for name in others if not name.endswith("namespace_metadata.json")] == ["trajworld"]
+    assert not any("inverted" in name for name in files(datasets))
 
 
 def test_a_failure_while_replacing_keeps_the_old_dataset(datasets, breaks):

@@ -12,14 +12,14 @@ from collect_fixtures import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajworld.collect.collector import Tally, collect, cut_episode, default_workers, take_episodes
+from trajworld.collect.collector import Tally, collect, cut_episode, take_episodes
 from trajworld.collect.episodes import episode_seeds, run_episode
 from trajworld.data.episode import Episode
 from trajworld.environments.interface import Description, Step
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.policies.behaviour import Constant, OrnsteinUhlenbeck, Uniform, make_behaviour
-from trajworld.processes import Workers, available_cores
+from trajworld.processes import Workers
 
 needs_dm_control = pytest.mark.skipif(
     importlib.util.find_spec("dm_control") is None, reason="dm_control is not installed"
@@ -97,9 +97,6 @@ class Scripted:
         self.description = Description("gymnasium/Scripted-v0", box, box, 10)
         self.breaks, self.at, self.episodes, self.count = breaks, at, 0, 0
 
-    def rollouts(self):
-        return (run_episode(self, Uniform(), 0, index) for index in itertools.count())
-
     def reset(self, seed):
         self.count, self.episodes = 0, self.episodes + 1
         return np.array([np.nan if self.broken() and self.breaks == "reset" else 0.0])
@@ -117,25 +114,28 @@ class Scripted:
         return Step(np.array([bad[0]]), bad[1], False, False)
 
 
-@pytest.mark.parametrize("breaks", ["raises", "observation", "overflow", "reward"])
-def test_an_episode_is_cut_before_its_bad_step(breaks):
-    tally = Tally()
-    episodes = list(take_episodes(Scripted(breaks, at=5).rollouts(), "here", tally, episodes=4))
-    assert [len(episode) for episode in episodes] == [4, 10, 4, 10]
+@pytest.mark.parametrize(
+    ("breaks", "at", "lengths"),
+    [
+        ("raises", 5, [4, 10, 4, 7]),
+        ("observation", 5, [4, 10, 4, 7]),
+        ("overflow", 5, [4, 10, 4, 7]),
+        ("reward", 5, [4, 10, 4, 7]),
+        ("raises", 1, [10, 10, 5]),
+        ("reset", 0, [10, 10, 5]),
+    ],
+)
+def test_an_episode_is_cut_before_its_bad_step_and_left_out_without_a_good_one(breaks, at, lengths):
+    tally, scripted = Tally(), Scripted(breaks, at)
+    rollouts = (run_episode(scripted, Uniform(), 0, index) for index in itertools.count())
+    episodes = list(take_episodes(rollouts, "here", tally, transitions=25))
+    assert [len(episode) for episode in episodes] == lengths
     assert all(episode.truncated and not episode.terminated for episode in episodes)
     for episode in episodes:
         np.testing.assert_array_equal(episode.observations[:, 0], np.arange(len(episode) + 1))
-    assert (tally.unstable, tally.dropped) == (2, 0)
+    assert (tally.unstable, tally.dropped) == ((2, 0) if at == 5 else (3, 3))
     assert tally.reason
     assert "\n" not in tally.reason
-
-
-@pytest.mark.parametrize(("breaks", "at"), [("raises", 1), ("observation", 1), ("reset", 0)])
-def test_an_episode_without_a_good_transition_is_left_out(breaks, at):
-    tally = Tally()
-    episodes = list(take_episodes(Scripted(breaks, at=at).rollouts(), "here", tally, transitions=25))
-    assert [len(episode) for episode in episodes] == [10, 10, 5]
-    assert (tally.unstable, tally.dropped) == (3, 3)
 
 
 @pytest.mark.parametrize(
@@ -151,11 +151,6 @@ def test_an_episode_without_a_good_transition_is_left_out(breaks, at):
 def test_wrong_amounts_are_refused(arguments, message):
     with pytest.raises(UsageError, match=message):
         list(collect("Pendulum-v1", behaviour=Uniform(), **arguments))
-
-
-def test_workers_are_as_many_as_pay_off():
-    assert default_workers(1) == 1
-    assert default_workers(10**9) == len(available_cores())
 
 
 @pytest.mark.slow

@@ -91,7 +91,6 @@ def test_gaits_are_sine_waves_of_one_period():
     travelling = 0
     for seed in range(40):
         unit = (take(gait, 200, seed) - middle) / half
-        np.testing.assert_allclose(unit[20:], unit[:-20], atol=1e-5)
         # Fitted by a wave of that period: nothing is left, and swing and middle stay in the box.
         angle = 2 * math.pi / 20 * np.arange(200)
         waves = np.stack([np.ones(200), np.sin(angle), np.cos(angle)], 1)
