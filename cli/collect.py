@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from trajworld.collect.collector import default_workers
-from trajworld.collect.datasets import DEFAULT_ID, Collected, collect_datasets, dataset_targets
+from trajworld.collect.datasets import DEFAULT_ID, collect_datasets, dataset_targets
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.errors import UsageError
 from trajworld.policies.behaviour import BEHAVIOURS, make_behaviour
@@ -125,31 +125,13 @@ def collect(
                 replace=replace,
                 progress=progress,
             ):
-                finished.append(_row(collected))
+                finished.append(collected)
     finally:
         # Printed after a failure or a Ctrl-C too: these datasets are whole and stay.
         if as_json:
             click.echo(json.dumps(finished, indent=2))
         elif finished:
             _print(finished)
-
-
-def _row(collected: Collected) -> dict[str, Any]:
-    tally = collected.tally
-    return {
-        "dataset": collected.dataset_id,
-        "environment": collected.environment,
-        "path": str(collected.path),
-        "episodes": tally.episodes,
-        "transitions": tally.transitions,
-        "mean_length": tally.transitions / tally.episodes,
-        "mean_return": tally.total_return / tally.episodes,
-        "terminated": tally.terminated,
-        "unstable": tally.unstable,
-        "dropped": tally.dropped,
-        "unstable_reason": tally.reason,
-        "seconds": round(collected.seconds, 3),
-    }
 
 
 def _print(finished: list[dict[str, Any]]) -> None:

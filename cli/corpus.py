@@ -108,17 +108,9 @@ def collect_corpus(
         try:
             with job_progress("Collecting") as progress:
                 for job, gathered in make_datasets(jobs, workers, progress):
-                    made.append(
-                        {
-                            "dataset": job.dataset_id,
-                            "environment": job.row.environment,
-                            "transitions": gathered.tally.transitions,
-                            "episodes": gathered.tally.episodes,
-                            "unstable": gathered.tally.unstable,
-                            "unstable_reason": gathered.tally.reason,
-                            "seconds": round(gathered.seconds, 3),
-                        }
-                    )
+                    named = {"dataset": job.dataset_id, "environment": job.row.environment}
+                    seconds = round(gathered.seconds, 3)
+                    made.append({**named, **gathered.tally.row(), "seconds": seconds})
         finally:
             # After a failure or a Ctrl-C too: these datasets are whole and stay.
             if as_json:

@@ -145,7 +145,6 @@ def test_an_episode_is_cut_before_its_bad_step_and_left_out_without_a_good_one(b
         ({"transitions": 5, "episodes": 5}, "either a number"),
         ({"transitions": 0}, "at least 1 transition"),
         ({"episodes": 1, "seed": -1}, "seed of at least 0"),
-        ({"episodes": 1, "workers": 0}, "workers must be at least 1"),
     ],
 )
 def test_wrong_amounts_are_refused(arguments, message):

@@ -57,16 +57,9 @@ class Workers(ProcessPoolExecutor):
             return super().submit(fn, *args, **kwargs)
 
 
-@contextlib.contextmanager
-def started_workers(workers: Workers | int) -> Iterator[Workers | None]:
-    """The workers that are given, or as many started for the block; None for 1, which is this process."""
-    if not isinstance(workers, int):
-        yield workers
-    elif workers == 1:
-        yield None
-    else:
-        with Workers(workers) as started:
-            yield started
+def started_workers(count: int) -> contextlib.AbstractContextManager[Workers | None]:
+    """Workers for a with statement; None in place of a single one, which is this process."""
+    return contextlib.nullcontext() if count == 1 else Workers(count)
 
 
 def worker_died(task: str) -> TrajWorldError:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -16,7 +17,7 @@ from trajworld.data.episode import Episode
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.policies.behaviour import Behaviour
-from trajworld.processes import Workers, available_cores, started_workers, worker_died
+from trajworld.processes import Workers, available_cores, worker_died
 
 # The transitions that a task is worth: enough to hide its overhead, few enough to stop soon.
 _TASK_TRANSITIONS = 2000
@@ -42,6 +43,19 @@ class Tally:
     dropped: int = 0
     reason: str = ""
 
+    def row(self) -> dict[str, Any]:
+        """What commands print of it."""
+        return {
+            "episodes": self.episodes,
+            "transitions": self.transitions,
+            "mean_length": self.transitions / self.episodes,
+            "mean_return": self.total_return / self.episodes,
+            "terminated": self.terminated,
+            "unstable": self.unstable,
+            "dropped": self.dropped,
+            "unstable_reason": self.reason,
+        }
+
 
 def collect(
     environment: str,
@@ -50,7 +64,7 @@ def collect(
     transitions: int | None = None,
     episodes: int | None = None,
     seed: int = 0,
-    workers: Workers | int = 1,
+    workers: Workers | None = None,
     tally: Tally | None = None,
 ) -> Iterator[Episode]:
     """Run an environment (``Pendulum-v1?g=5``) and give its episodes in order, the same for any number of workers.
@@ -71,12 +85,12 @@ def collect(
             f"{amount} and seed {seed}: at least 1 transition or episode, and a seed of at least 0"
         )
     tally = tally or Tally()
-    with started_workers(workers) as pool, contextlib.closing(open_environment(environment)) as opened:
+    with contextlib.closing(open_environment(environment)) as opened:
         name = opened.description.name
-        if pool is None:
+        if workers is None:
             rollouts = (run_episode(opened, behaviour, seed, index) for index in itertools.count())
         else:
-            rollouts = _from_workers(pool, functools.partial(run_episodes, name, behaviour, seed))
+            rollouts = _from_workers(workers, functools.partial(run_episodes, name, behaviour, seed))
         # Closed on the way out, so that its tasks are cancelled even if the consumer stops early.
         with contextlib.closing(rollouts):
             try:

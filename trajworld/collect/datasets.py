@@ -3,8 +3,7 @@
 import dataclasses
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from typing import Any
 
 from trajworld.collect.collector import Tally, collect
 from trajworld.data.episode import Episode
@@ -24,17 +23,6 @@ DECIDING = ("trajworld", "python", "numpy", "gymnasium", "mujoco", "dm_control",
 
 # Called with how much is collected (in the unit that was asked for), of how much, and of which environment.
 Progress = Callable[[int, int | None, str], None]
-
-
-@dataclass(frozen=True)
-class Collected:
-    """A dataset that was collected: its Minari id and folder, what is in it, and how long it took."""
-
-    environment: str
-    dataset_id: str
-    path: Path
-    tally: Tally
-    seconds: float
 
 
 def dataset_targets(
@@ -85,11 +73,12 @@ def collect_datasets(
     workers: int = 1,
     replace: bool = False,
     progress: Progress = lambda done, total, environment: None,
-) -> Iterator[Collected]:
+) -> Iterator[dict[str, Any]]:
     """Collect one dataset after another, each written whole or not at all, from what ``dataset_targets`` gives.
 
-    Each is given once it is on disk; an error later on leaves it there. ``progress`` is called after each episode; the
-    other arguments are those of ``collect``.
+    A row is given of each once it is on disk: ``dataset``, ``environment``, ``path``, what ``Tally.row`` tells, and
+    ``seconds``; an error later on leaves the dataset there. ``progress`` is called after each episode; the other
+    arguments are those of ``collect``.
 
     Raises:
         TrajWorldError: As ``collect`` and ``write_minari`` do; an id that is taken is refused before anything
@@ -109,7 +98,7 @@ def collect_datasets(
                 transitions=transitions,
                 episodes=episodes,
                 seed=seed,
-                workers=pool or 1,
+                workers=pool,
                 tally=tally,
             ):
                 yield episode
@@ -134,7 +123,8 @@ def collect_datasets(
                 metadata={"collection": recorded},
                 replace=replace,
             )
-            yield Collected(description.name, dataset_id, path, tally, time.monotonic() - began)
+            named = {"dataset": dataset_id, "environment": description.name, "path": str(path)}
+            yield {**named, **tally.row(), "seconds": round(time.monotonic() - began, 3)}
 
 
 def deciding_versions() -> dict[str, str]:

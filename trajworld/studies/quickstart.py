@@ -152,10 +152,8 @@ class Quickstart:
             seed=seed,
             workers=default_workers(transitions),
         ):
-            tally = collected.tally
-            say(
-                f"{collected.environment}: {tally.transitions:,} transitions collected in {collected.seconds:.0f} s"
-            )
+            count, seconds = collected["transitions"], collected["seconds"]
+            say(f"{collected['environment']}: {count:,} transitions collected in {seconds:.0f} s")
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """Both sides at every size and rate, and what predicts without training."""
