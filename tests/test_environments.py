@@ -159,16 +159,14 @@ def test_mass_friction_and_timestep_change_the_model(opened):
 
 
 @needs_dm_control
-@pytest.mark.parametrize(("change", "gravity"), [("", 9.81), ("?gravity=2.0", 2.0)])
-def test_a_falling_cheetah_does_too(opened, change, gravity):
-    environment = opened("dm_control/cheetah-run" + change)
+def test_a_falling_cheetah_does_too(opened):
+    environment = opened("dm_control/cheetah-run?gravity=2.0")
     environment.reset(0)
     physics = environment._env.physics
     with physics.reset_context():
         physics.named.data.qpos["rootz"] = 10.0
     environment.step(np.zeros(6, np.float32))
-    speed = physics.named.data.qvel["rootz"][0] / physics.data.time
-    assert speed == pytest.approx(-gravity, rel=0.02)
+    assert physics.named.data.qvel["rootz"][0] / physics.data.time == pytest.approx(-2.0, rel=0.02)
 
 
 def test_mujocos_silent_reset_of_a_broken_state_is_an_error(opened, tmp_path, monkeypatch):
@@ -195,13 +193,11 @@ def test_gymnasium_dict_observations_are_flattened(opened):
             return {"a": np.array([0.1], np.float32), "b": np.array([0.2, 0.3], np.float32)}, {}
 
     gymnasium.register("TrajWorldDictionary-v0", entry_point=Dictionary)
-    try:
-        environment = opened("TrajWorldDictionary-v0")
-        assert environment.description.observation_size == 3
-        expected = gymnasium.spaces.flatten(Dictionary.observation_space, Dictionary().reset()[0])
-        np.testing.assert_array_equal(environment.reset(0), expected)
-    finally:
-        del gymnasium.registry["TrajWorldDictionary-v0"]
+    environment = opened("TrajWorldDictionary-v0")
+    assert environment.description.observation_size == 3
+    expected = gymnasium.spaces.flatten(Dictionary.observation_space, Dictionary().reset()[0])
+    np.testing.assert_array_equal(environment.reset(0), expected)
+    del gymnasium.registry["TrajWorldDictionary-v0"]
 
 
 @pytest.mark.parametrize(

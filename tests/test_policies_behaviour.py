@@ -57,8 +57,7 @@ def test_uniform_fills_its_part_of_the_box_evenly():
 @pytest.mark.parametrize(("theta", "sigma"), [(0.05, 0.1), (0.3, 0.2), (2.0, 0.5)])
 def test_ou_has_the_stationary_variance_and_autocorrelation_of_its_equation(theta, sigma):
     process = OrnsteinUhlenbeck(theta, sigma)
-    blocks = itertools.islice(process.blocks(400, np.random.default_rng(1)), 20)
-    noise = np.concatenate(list(blocks))
+    noise = np.concatenate(list(itertools.islice(process.blocks(400, np.random.default_rng(1)), 20)))
     # The equation's: variance sigma²/(2 theta), correlation exp(-theta lag). The first step included.
     variance = sigma**2 / (2 * theta)
     np.testing.assert_allclose((noise**2).mean(), variance, rtol=0.05)
@@ -70,7 +69,7 @@ def test_ou_has_the_stationary_variance_and_autocorrelation_of_its_equation(thet
 
 def test_ou_actions_are_its_noise_clipped_and_mapped_to_the_box():
     process = OrnsteinUhlenbeck(0.1, 0.6)
-    noise = next(iter(process.blocks(3, np.random.default_rng(5))))
+    noise = next(process.blocks(3, np.random.default_rng(5)))
     assert (np.abs(noise) > 1).any(), "nothing was clipped: the test shows less than it says"
     expected = (LOW + HIGH) / 2 + (HIGH - LOW) / 2 * np.clip(noise, -1, 1)
     np.testing.assert_allclose(take(process, len(noise), seed=5), expected, atol=1e-6)

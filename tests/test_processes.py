@@ -13,20 +13,12 @@ from pathlib import Path
 import pytest
 from collect_fixtures import wait_for
 
-from trajworld.processes import (
-    THREAD_LIMITS,
-    Workers,
-    available_cores,
-    core_shares,
-    start_worker,
-    starting_workers,
-)
+from trajworld.errors import UsageError
+from trajworld.processes import THREAD_LIMITS, Workers, available_cores, core_shares, starting_workers
 
-needs_affinity = pytest.mark.skipif(
-    not hasattr(os, "sched_getaffinity"), reason="cores cannot be chosen here"
+needs_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="chooses cores, looks into /proc, masks signals"
 )
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks for processes in /proc")
-needs_masks = pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks here")
 
 
 def runs(process):
@@ -48,7 +40,7 @@ def _last_for_ever(path):
     time.sleep(3600)
 
 
-@needs_affinity
+@needs_linux
 @pytest.mark.parametrize("pinned", [True, False])
 def test_pinned_workers_share_the_cores_others_have_one_thread(tmp_path, pinned):
     cores = available_cores()
@@ -64,12 +56,14 @@ def test_pinned_workers_share_the_cores_others_have_one_thread(tmp_path, pinned)
         assert found == [(cores, {"1"})] * 2
 
 
-def test_cores_are_shared_evenly():
+def test_cores_are_shared_evenly_by_at_least_one_worker():
+    with pytest.raises(UsageError, match="at least 1"):
+        Workers(0)
     assert core_shares([0, 1, 4, 5, 7], 2) == [[0, 4, 7], [1, 5]]
     assert core_shares([3, 8], 3) == [[3], [8], [3]]
 
 
-@needs_proc
+@needs_linux
 def test_leaving_kills_a_running_task_at_once(tmp_path):
     path = tmp_path / "pid"
     with Workers(1) as workers:
@@ -97,7 +91,7 @@ def test_a_worker_that_dies_breaks_the_pool(tmp_path):
             workers.submit(os.getpid)
 
 
-@needs_proc
+@needs_linux
 def test_workers_end_with_a_parent_that_was_killed(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -125,22 +119,19 @@ def _survives():
     return True
 
 
-@needs_masks
+@needs_linux
 def test_a_worker_is_born_deaf_to_ctrl_c_and_stays_so():
-    context = multiprocessing.get_context("spawn")
     # Without the initializer: what a worker is before it has imported anything of ours.
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         with starting_workers():
             born = pool.submit(_blocked)
         assert born.result()
-    with ProcessPoolExecutor(1, mp_context=context, initializer=start_worker) as pool:
-        with starting_workers():
-            born = pool.submit(_survives)
-        assert born.result()
+    with Workers(1) as workers:
+        assert workers.submit(_survives).result()
     assert not _blocked()
 
 
-@needs_masks
+@needs_linux
 def test_a_ctrl_c_meanwhile_is_not_lost_to_the_parent():
     def start_while_interrupted():
         with starting_workers():

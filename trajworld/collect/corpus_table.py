@@ -109,8 +109,7 @@ _Listed = TypeVar("_Listed", Row, Member)
 def select(rows: Sequence[_Listed], patterns: Sequence[str] = (), role: str | None = None) -> list[_Listed]:
     """The rows of a role whose environment or source one of the patterns (``robot/*``) fits; all without patterns.
 
-    Raises:
-        UsageError: A pattern fits no row.
+    A ``UsageError`` is raised where a pattern fits no row.
     """
 
     def fits(row: _Listed, pattern: str) -> bool:

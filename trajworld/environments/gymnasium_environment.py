@@ -142,10 +142,16 @@ def _constructor(spec: EnvSpec, name: EnvironmentName) -> tuple[Any, dict[str, V
 
 def _typed(value: Value, default: Value, where: str) -> Value:
     """``value`` as the type of the argument's default."""
-    wanted = {bool: "true or false", int: "a whole number", float: "a number"}[type(default)]
-    if isinstance(default, bool) != isinstance(value, bool) or type(default)(value) != value:
-        raise UsageError(f"{where} must be {wanted}, not {str(value).lower()}")
-    return type(default)(value)
+    kinds: dict[type[bool | int | float], str] = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+    }
+    # A bool is an int too, and NumPy's double precision a float.
+    kind = next(kind for kind in kinds if isinstance(default, kind))
+    if isinstance(default, bool) != isinstance(value, bool) or kind(value) != value:
+        raise UsageError(f"{where} must be {kinds[kind]}, not {str(value).lower()}")
+    return kind(value)
 
 
 def _observation_box(space: spaces.Space, where: str) -> spaces.Box:
