@@ -50,6 +50,9 @@ COLOURS = {
     "ridge": ("#c8500a", "#ff9d5c"),
     "least squares": ("#2a8f83", "#6fd0c3"),
     "minimum norm": ("#2a8f83", "#6fd0c3"),
+    "JAX": ("#0068a8", "#5bb8f0"),
+    "TensorFlow": ("#d98200", "#f2b450"),
+    "PyTorch": ("#8a3c86", "#d795d3"),
     "text": ("#1d2530", "#e4e8ee"),
     "faint text": ("#5b6470", "#aab2bd"),
     "grid": ("#e2e6eb", "#343c47"),
@@ -93,7 +96,7 @@ def lines(
         look: Of the page.
         x: Column of amounts, 0 or more.
         y: Column of values.
-        series: Column of names; those that begin like one of :data:`COLOURS` have its colour.
+        series: Column of names; those of :data:`COLOURS` (``copy``, ``copy of the last row``) have their own colours.
         x_title: Of the horizontal axis.
         y_title: Of the vertical one.
         panel: Column of the panels' titles; None for a single panel.
@@ -249,11 +252,12 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
 
 
 def _styles(names: Iterable[str]) -> dict[str, str]:
-    """Each name's entry of ``COLOURS``."""
-    return {
-        name: next((known for known in COLOURS if name.startswith(known)), _OTHERS[place % len(_OTHERS)])
-        for place, name in enumerate(dict.fromkeys(names))
-    }
+    """Each name's entry of ``COLOURS``: of the name, of what stands before its "of", or the next."""
+    styles = {}
+    for place, name in enumerate(dict.fromkeys(names)):
+        known = name.split(" of ")[0]
+        styles[name] = known if known in COLOURS else _OTHERS[place % len(_OTHERS)]
+    return styles
 
 
 def _new_panels(look: Look, titles: Sequence[str]) -> tuple[Figure, list[Axes]]:

@@ -200,22 +200,16 @@ def draw_growth(path: str | Path, errors: OpenLoopErrors, name: str) -> None:
     from trajworld.charts import Look, lines, save_figure
 
     steps = np.arange(1, errors.horizon + 1)
-    table = pd.DataFrame(
-        {
-            "steps": np.tile(steps, 2),
-            "side": np.repeat(["model", "copy of the starting row"], len(steps)),
-            "error": np.concatenate([errors.mae, errors.held_row]),
-            "error low": pd.Series(errors.lower_quartile),
-            "error high": pd.Series(errors.upper_quartile),
-        }
-    )
+    model = pd.DataFrame({"steps": steps, "error": errors.mae, "side": "model"})
+    model = model.assign(**{"error low": errors.lower_quartile, "error high": errors.upper_quartile})
+    held = pd.DataFrame({"steps": steps, "error": errors.held_row, "side": "copy of the starting row"})
     title = (
         f"{name} predicts {errors.environment or errors.dataset} open-loop\n"
         f"{errors.starts} rollouts along the real actions of {errors.dataset}\n"
         "mean absolute error, standard deviations; shaded: the middle half of the rollouts"
     )
     figure = lines(
-        table,
+        pd.concat([model, held]),
         Look(),
         x="steps",
         y="error",
