@@ -6,20 +6,19 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from trajworld.backend import require_framework
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.report import Evaluation, Settings
+from trajworld.evaluation.report import evaluate as evaluate_dataset
 from trajworld.text import number
 
-from .options import PATH
+from .options import PATH, field_options
 from .output import make_table, print_table
 from .progress import job_progress
-
-if TYPE_CHECKING:
-    from trajworld.evaluation.report import Evaluation
 
 _KIND = "evaluation"
 _RESULTS = "results.json"
@@ -33,10 +32,9 @@ _METRICS = {
     "normalised_mse": "squared error / variance",
     "nll": "negative log-likelihood, nats",
 }
-_COUNT = click.IntRange(min=0)
 
 
-@click.command(short_help="Measure a model's predictions on datasets.")
+@click.command(short_help="Measure a model's predictions on datasets.", params=field_options(Settings))
 @click.argument("model_name", metavar="MODEL")
 @click.argument("specs", metavar="DATASET...", nargs=-1, required=True)
 @click.option(
@@ -45,31 +43,6 @@ _COUNT = click.IntRange(min=0)
     help="Where a pre-trained model takes the range of an environment that it never saw.  [default: the "
     "dataset itself]",
 )
-@click.option(
-    "--windows",
-    type=_COUNT,
-    default=5000,
-    show_default=True,
-    help="The most transitions of each dataset to predict, drawn at random; 0 for all.",
-)
-@click.option(
-    "--horizon",
-    type=_COUNT,
-    default=100,
-    show_default=True,
-    help="Steps of the open-loop rollouts, fewer in short episodes; 0 for none.",
-)
-@click.option(
-    "--pictures",
-    type=_COUNT,
-    default=2,
-    show_default=True,
-    help="Episodes of each dataset to draw, with -o.",
-)
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Windows at once."
-)
-@click.option("--seed", type=_COUNT, default=0, show_default=True, help="Of the random draws.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
 @click.option("-o", "--output", type=PATH, help="Make this folder: results.json and pictures.")
 @click.option("--overwrite", is_flag=True, help="Replace the output folder if it is there.")
@@ -77,14 +50,10 @@ def evaluate(
     model_name: str,
     specs: tuple[str, ...],
     ranges: str | None,
-    windows: int,
-    horizon: int,
-    pictures: int,
-    batch_size: int,
-    seed: int,
     as_json: bool,
     output: Path | None,
     overwrite: bool,
+    **options: Any,
 ) -> None:
     """Measure how MODEL predicts the transitions of each DATASET.
 
@@ -101,6 +70,7 @@ def evaluate(
       trajworld evaluate runs/pre/best.keras test-v0 --ranges train-v0 --json
     """
     require_framework()
+    settings = Settings(**options)
     if overwrite and output is None:
         raise UsageError("--overwrite needs -o")
     from trajworld.data.resolve import open_dataset
@@ -115,7 +85,6 @@ def evaluate(
     model = load_model(model_path)
 
     from trajworld.evaluation.one_step import compile_one_step, support_for
-    from trajworld.evaluation.report import evaluate as evaluate_dataset
 
     # All of them before anything is computed: the last may be the one that does not fit.
     supports = [support_for(model, dataset, ranges_from) for dataset in datasets]
@@ -128,13 +97,9 @@ def evaluate(
                         model,
                         dataset,
                         support,
-                        windows=windows or None,
-                        horizon=horizon,
-                        batch_size=batch_size,
-                        seed=seed,
-                        one_step=one_step,
-                        pictures=place,
-                        drawn_episodes=pictures,
+                        one_step,
+                        settings,
+                        folder=place,
                         name=_title(model_name, model_path),
                         progress=progress,
                     )
@@ -143,7 +108,12 @@ def evaluate(
             "kind": _KIND,
             "model": model_name,
             "environment": model.identity.environment,
-            "settings": {"windows": windows or None, "horizon": horizon, "seed": seed, "ranges": ranges},
+            "settings": {
+                "windows": settings.windows or None,
+                "horizon": settings.horizon,
+                "seed": settings.seed,
+                "ranges": ranges,
+            },
             "datasets": [each.as_json() for each in found],
         }
         if folder is not None:
@@ -159,7 +129,7 @@ def evaluate(
         click.echo(f"Results and pictures: {output}")
 
 
-def _print(found: "Evaluation") -> None:
+def _print(found: Evaluation) -> None:
     """A table of one dataset's errors, and the open-loop error at a few horizons."""
     ours, copy, growth = found.prediction, found.copy_last_row, found.open_loop
     rows = []

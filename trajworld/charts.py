@@ -6,13 +6,12 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from trajworld.errors import UsageError
@@ -64,8 +63,7 @@ _DASHES = {"copy": (1.5, 2), "zero-shot": (6, 3), "least squares": (4, 2)}
 _OTHERS = ("fine-tuned", "from scratch", "minimum norm", "zero-shot", "copy")
 
 
-@dataclass(frozen=True)
-class Label:
+class Label(NamedTuple):
     """A series' name beside its end."""
 
     y: float
@@ -91,17 +89,8 @@ def lines(
     Columns ``Y low`` and ``Y high``, where they are there, are bands around the lines. Rows without an ``x`` become
     horizontal lines. On a logarithmic axis an ``x`` of 0 stands left of the others.
 
-    Args:
-        table: Tidy; rows without a finite ``y`` are left out.
-        look: Of the page.
-        x: Column of amounts, 0 or more.
-        y: Column of values.
-        series: Column of names; those of :data:`COLOURS` (``copy``, ``copy of the last row``) have their own colours.
-        x_title: Of the horizontal axis.
-        y_title: Of the vertical one.
-        panel: Column of the panels' titles; None for a single panel.
-        log_x: Whether the horizontal axis is logarithmic.
-        log_y: Whether the vertical one may be, which it is where values are positive and far apart.
+    Rows without a finite ``y`` are left out. Series of :data:`COLOURS` (``copy``, ``copy of the last row``) have their
+    own colours. The vertical axis is logarithmic where it may be (``log_y``), values are positive, and far apart.
     """
     table = table[np.isfinite(table[y].astype(float))]
     titles = [""] if panel is None else list(dict.fromkeys(table[panel]))
@@ -109,19 +98,20 @@ def lines(
     if not len(table):
         return nothing(*new_figure(look), look, "No finite value to draw")
     figure, panels = _new_panels(look, titles)
+    columns = {x: "x", y: "y", f"{y} low": "low", f"{y} high": "high"}
     shown = []
     for axes, title in zip(panels, titles, strict=True):
         part = table if panel is None else table[table[panel] == title]
         places = _amounts_axis(axes, part[x].dropna(), log_x)
         drawn = [
-            _draw_series(axes, look, styles[str(name)], rows, places, x, y)
+            _draw_series(axes, look, str(name), styles[str(name)], rows.rename(columns=columns), places)
             for name, rows in part.groupby(series, sort=False)
         ]
         shown.append((axes, np.concatenate(drawn)))
     y_title += " (log scale)" if _error_axes(shown, log_y) else ""
     if panel is not None and len(titles) > 1:
         figure.supxlabel(x_title, x=0.02, ha="left", fontsize=9.5, color=look.colour("faint text"))
-        _legend(figure, look, y_title, styles)
+        _legend(figure, look, y_title)
         return figure
     panels[0].set_xlabel(x_title)
     axis_title(panels[0], look, y_title)
@@ -137,18 +127,12 @@ def lines(
 def bars(table: "pd.DataFrame", look: Look, *, label: str, value: str, series: str, title: str) -> Figure:
     """Draw horizontal bars: a group for each ``label``, a bar in it for each of ``series``.
 
-    Args:
-        table: Tidy; rows without a finite ``value`` leave a gap.
-        look: Of the page.
-        label: Column of the groups' names.
-        value: Column of the lengths, 0 or more.
-        series: Column of names, coloured as in :func:`lines`.
-        title: What the lengths are.
+    Rows without a finite ``value``, which is 0 or more, leave a gap.
     """
     styles = _styles(table[series])
     wide = table.pivot(index=label, columns=series, values=value)
     wide = wide.loc[list(dict.fromkeys(table[label])), list(styles)]
-    figure = blank(look, look.size[0], 1.2 + len(wide) * (0.1 + 0.14 * len(styles)))
+    figure = blank(look, look.size[0], 1.1 + len(wide) * (0.1 + 0.14 * len(styles)))
     axes = figure.add_subplot()
     if not len(wide):
         return nothing(figure, axes, look, "No finite value to draw")
@@ -158,13 +142,13 @@ def bars(table: "pd.DataFrame", look: Look, *, label: str, value: str, series: s
     thickness = 0.8 / len(styles)
     for place, (name, style) in enumerate(styles.items()):
         where = np.arange(len(wide)) + (place - (len(styles) - 1) / 2) * thickness
-        drawn = axes.barh(where, wide[name].fillna(0), thickness * 0.92, color=look.colour(style))
+        drawn = axes.barh(where, wide[name].fillna(0), thickness * 0.92, color=look.colour(style), label=name)
         texts = [number(length) if math.isfinite(length) else "" for length in wide[name]]
         axes.bar_label(drawn, texts, padding=3, fontsize=8, color=look.colour("faint text"))
     axes.set_yticks(range(len(wide)), wide.index)
     axes.set_ylim(len(wide) - 0.5, -0.5)
     axes.set_xticks([])
-    _legend(figure, look, title, styles)
+    _legend(figure, look, title)
     return figure
 
 
@@ -298,23 +282,23 @@ def _amounts_axis(axes: Axes, found: "pd.Series[float]", log: bool) -> dict[floa
 
 
 def _draw_series(
-    axes: Axes, look: Look, style: str, rows: "pd.DataFrame", places: dict[float, float], x: str, y: str
+    axes: Axes, look: Look, name: str, style: str, rows: "pd.DataFrame", places: dict[float, float]
 ) -> "np.ndarray":
     """Draw the rows of one series; the values that are then in the panel."""
     colour, dashes = look.colour(style), _DASHES.get(style)
-    flat, rows = rows[rows[x].isna()], rows[rows[x].notna()].sort_values(x)
-    for value in flat[y]:
-        axes.axhline(value, color=colour, linewidth=1.6, dashes=dashes or (6, 3))
-    where = [places[float(amount)] for amount in rows[x]]
-    values = [flat[y], rows[y]]
-    if f"{y} low" in rows and rows[f"{y} low"].notna().any():
-        low, high = (rows[f"{y} {end}"].fillna(rows[y]) for end in ("low", "high"))
+    flat, rows = rows[rows["x"].isna()], rows[rows["x"].notna()].sort_values("x")
+    for value in flat["y"]:
+        axes.axhline(value, color=colour, linewidth=1.6, dashes=dashes or (6, 3), label=name)
+    where = [places[float(amount)] for amount in rows["x"]]
+    values = [flat["y"], rows["y"]]
+    if "low" in rows and rows["low"].notna().any():
+        low, high = (rows[end].fillna(rows["y"]) for end in ("low", "high"))
         axes.fill_between(where, low, high, color=colour, alpha=0.18, linewidth=0)
         values += [low, high]
     plain = len(rows) > 30 or (dashes is not None and len(rows) > 1)
     axes.plot(
         where,
-        rows[y],
+        rows["y"],
         color=colour,
         marker="" if plain else MARKERS.get(style, "o"),
         linestyle=(0, dashes) if dashes else "-",
@@ -322,6 +306,7 @@ def _draw_series(
         markersize=6.5,
         markeredgecolor=look.colour("paper"),
         zorder=4,
+        label=name,
     )
     return np.concatenate(values)
 
@@ -349,24 +334,16 @@ def _error_axes(panels: Sequence[tuple[Axes, "np.ndarray"]], may_be_log: bool) -
     return log
 
 
-def _legend(figure: Figure, look: Look, title: str, styles: dict[str, str]) -> None:
+def _legend(figure: Figure, look: Look, title: str) -> None:
     """What the figure shows, and below that the names of its series in their colours."""
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=look.colour(style),
-            marker=MARKERS.get(style, ""),
-            linewidth=1.6 if style in _DASHES else 2.2,
-            label=name,
-            dashes=_DASHES.get(style, (None, None)),
-        )
-        for name, style in styles.items()
-    ]
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        entries |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     legend = figure.legend(
-        handles=handles,
+        list(entries.values()),
+        list(entries),
         loc="outside upper left",
-        ncols=2 if look.narrow else len(handles),
+        ncols=2 if look.narrow else len(entries),
         frameon=False,
         labelcolor="linecolor",
         handlelength=2.4,
