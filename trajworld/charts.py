@@ -295,7 +295,7 @@ def _draw_series(
         low, high = (rows[end].fillna(rows["y"]) for end in ("low", "high"))
         axes.fill_between(where, low, high, color=colour, alpha=0.18, linewidth=0)
         values += [low, high]
-    plain = len(rows) > 30 or (dashes is not None and len(rows) > 1)
+    plain = len(rows) > 30 or (dashes is not None and len(rows) != 1)
     axes.plot(
         where,
         rows["y"],
