@@ -8,6 +8,7 @@ from typing import Any
 import click
 from rich.text import Text
 
+from trajworld.errors import UsageError
 from trajworld.text import number
 
 from .lazy import LazyGroup
@@ -19,7 +20,6 @@ _COMMANDS = {
     "collect": (".collect:collect", "Run environments into Minari datasets."),
     "collect-corpus": (".corpus:collect_corpus", "Make the corpus that models are pre-trained on."),
     "corpus": (".corpus:corpus", "Show what a corpus holds."),
-    "draw-robots": (".robots:draw_robots", "Draw procedural robots."),
 }
 
 
@@ -161,3 +161,25 @@ def import_(source: Path, dataset_id: str, as_json: bool, **options: Any) -> Non
         click.echo(str(one.path))
         for line in one.account.lines() if one.account else ():
             click.echo(f"  {line}")
+
+
+@data.command(short_help="Draw procedural robots.")
+@click.argument("robots", metavar="ROBOT...", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, type=FILE, help="The picture (.png).")
+def draw_robots(robots: tuple[str, ...], output: Path) -> None:
+    """Draw ROBOTs (robot/legged-17, robot/snake-3) side by side: legged ones from the side, snakes from above.
+
+    \b
+    Examples:
+      trajworld data draw-robots robot/legged-{0..17} robot/snake-{0..5} -o robots.png
+    """
+    from trajworld.environments.names import ROBOT, parse_name
+    from trajworld.environments.robots.kinds import parse_robot
+    from trajworld.environments.robots.picture import draw_robots as draw
+
+    names = [parse_name(text) for text in robots]
+    for name in names:
+        if name.family != ROBOT or name.changes:
+            raise UsageError(f"{name} is no robot to draw: write a kind and a number, as in robot/legged-17")
+    draw([parse_robot(name.identifier) for name in names], output)
+    click.echo(f"Picture: {output}")

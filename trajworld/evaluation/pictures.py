@@ -2,11 +2,14 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+import keras
 import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
 from numpy.typing import NDArray
 
+from trajworld.charts import Look, bars, blank, lines, save_figure, style_axes
 from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.summary import variate_names
@@ -15,11 +18,6 @@ from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import BATCH_SIZE, OneStep, PredictionErrors, varying
 from trajworld.evaluation.open_loop import Foresight, OpenLoopErrors
 from trajworld.models.ranges import Support
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-
-    from trajworld.charts import Look
 
 _MOST_TRAJECTORIES = 6
 _MOST_BARS = 20
@@ -68,8 +66,6 @@ def view_episode(
     Raises:
         UsageError: There is no such episode.
     """
-    import keras
-
     if not 0 <= episode < dataset.num_episodes:
         raise UsageError(f"{dataset.name} has episodes 0 to {dataset.num_episodes - 1}, not {episode}")
     first, stop = dataset.episode_offsets[episode : episode + 2]
@@ -79,19 +75,20 @@ def view_episode(
     ahead = int(seen.present[0].sum())
     shown = begin + 1 + ahead
     ends = first + np.arange(1, shown)
-    means: list[NDArray[np.floating]] = []
-    stds: list[NDArray[np.floating]] = []
-    for start in range(0, len(ends), BATCH_SIZE):
-        chosen = ends[start : start + BATCH_SIZE]
-        filled = np.concatenate([chosen, np.full(BATCH_SIZE - len(chosen), chosen[0])])
-        values, mask = gather_windows(dataset, filled, np.full(len(filled), first), window)
-        mean, std, _ = one_step(values, mask, variates)
-        for found, parts in ((mean, means), (std, stds)):
-            parts.append(keras.ops.convert_to_numpy(found)[: len(chosen), :predicted])
+    # Whole batches: another shape would be compiled anew.
+    batches = np.resize(ends, (-(-len(ends) // BATCH_SIZE), BATCH_SIZE))
+    answers = [
+        one_step(*gather_windows(dataset, batch, np.full(BATCH_SIZE, first), window), variates)[:2]
+        for batch in batches
+    ]
+    mean, std = (
+        np.concatenate([keras.ops.convert_to_numpy(part) for part in parts])[: len(ends), :predicted]
+        for parts in zip(*answers, strict=True)
+    )
     return EpisodeView(
         episode=episode,
         real=np.array(dataset.rows[first : first + shown, :predicted]),
-        one_step=Track(np.arange(1, shown), np.concatenate(means), np.concatenate(stds)),
+        one_step=Track(np.arange(1, shown), mean, std),
         open_loop=Track(np.arange(begin + 1, shown), seen.mean[0, :ahead], seen.std[0, :ahead]),
     )
 
@@ -116,8 +113,6 @@ def draw_trajectories(path: str | Path, view: EpisodeView, dataset: Dataset, mod
 
     A row of panels for each of :func:`shown_variates`; ``model`` is its name, for the title.
     """
-    from trajworld.charts import Look, blank, save_figure
-
     look, chosen, names = Look(), shown_variates(dataset), variate_names(dataset)
     figure = blank(look, 10, 1.1 + 1.35 * len(chosen))
     panels = figure.subplots(len(chosen), 2, sharex=True, sharey="row", squeeze=False)
@@ -125,10 +120,15 @@ def draw_trajectories(path: str | Path, view: EpisodeView, dataset: Dataset, mod
     # The 0 in an episode's first row stands for a reward that nobody received.
     real[0, dataset.observation_size] = np.nan
     for line, variate in zip(panels, chosen, strict=True):
-        for axes, track in zip(line, (view.one_step, view.open_loop), strict=True):
+        tracks = list(zip(line, (view.one_step, view.open_loop), strict=True))
+        for axes, track in tracks:
             _draw_track(axes, look, real[:, variate], track, variate)
+        # As high as the lines and the narrower bands: a wide outer band would flatten them.
+        limits = line[0].get_ylim()
+        for axes, track in tracks:
+            _draw_band(axes, look, track, variate, 2)
+        line[0].set_ylim(limits)
         line[0].set_ylabel(names[variate], fontsize=9, color=look.colour("text"))
-        line[0].set_ylim(*_limits(real[:, variate], view, variate))
     start = int(view.open_loop.steps[0])
     titles = (
         "one step ahead, from the real rows before",
@@ -164,26 +164,19 @@ def draw_variate_errors(path: str | Path, model: PredictionErrors, copy: Predict
     Errors are in standard deviations of the variate; those that do not vary are left out. Many variates are cut to
     the ones that the model predicts worst.
     """
-    import pandas as pd
-
-    from trajworld.charts import Look, bars, save_figure
-
-    table = pd.DataFrame(
-        [
-            (each.name, side, one.mae / one.std)
-            for each, other in zip(model.variates, copy.variates, strict=True)
-            if each.name not in model.still
-            for side, one in (("model", each), ("copy of the last row", other))
-        ],
-        columns=["variate", "side", "error"],
-    )
-    worst = table[table["side"] == "model"].sort_values("error", ascending=False, kind="stable")["variate"]
-    notes = [f"the worst {_MOST_BARS} of {len(worst)}"] * (len(worst) > _MOST_BARS)
+    pairs = [
+        (each.mae / each.std, other.mae / other.std, each.name)
+        for each, other in zip(model.variates, copy.variates, strict=True)
+        if each.name not in model.still
+    ]
+    notes = [f"the worst {_MOST_BARS} of {len(pairs)}"] * (len(pairs) > _MOST_BARS)
     notes += [f"{len(model.still)} that do not vary left out"] * bool(model.still)
-    order = {variate: place for place, variate in enumerate(worst[:_MOST_BARS])}
-    table = table[table["variate"].isin(order)].sort_values(
-        "variate", key=lambda names: names.map(order), kind="stable"
-    )
+    rows = [
+        row
+        for ours, copied, variate in sorted(pairs, reverse=True)[:_MOST_BARS]
+        for row in ((variate, "model", ours), (variate, "copy of the last row", copied))
+    ]
+    table = pd.DataFrame(rows, columns=["variate", "side", "error"])
     title = (
         f"{name} predicts {model.environment or model.dataset} one step ahead\n"
         f"{model.windows:,} windows of {model.dataset}\n"
@@ -195,10 +188,6 @@ def draw_variate_errors(path: str | Path, model: PredictionErrors, copy: Predict
 
 def draw_growth(path: str | Path, errors: OpenLoopErrors, name: str) -> None:
     """Draw how the error of open-loop rollouts grows with the steps ahead, beside holding the starting row."""
-    import pandas as pd
-
-    from trajworld.charts import Look, lines, save_figure
-
     steps = np.arange(1, errors.horizon + 1)
     model = pd.DataFrame({"steps": steps, "error": errors.mae, "side": "model"})
     model = model.assign(**{"error low": errors.lower_quartile, "error high": errors.upper_quartile})
@@ -228,29 +217,20 @@ def _spread(values: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return values[np.unique(places)]
 
 
-def _draw_track(axes: "Axes", look: "Look", real: NDArray[np.floating], track: Track, variate: int) -> None:
-    from trajworld.charts import style_axes
-
+def _draw_track(axes: Axes, look: Look, real: NDArray[np.floating], track: Track, variate: int) -> None:
     style_axes(axes, look)
     axes.tick_params(labelsize=8)
-    axes.margins(x=0.01)
-    mean, std, colour = track.mean[:, variate], track.std[:, variate], look.colour("fine-tuned")
-    for width, alpha in ((2, 0.15), (1, 0.25)):
-        ends = mean - width * std, mean + width * std
-        axes.fill_between(
-            track.steps, *ends, color=colour, alpha=alpha, linewidth=0, label=_BAND.format(width)
-        )
+    axes.margins(x=0.01, y=0.08)
+    mean, colour = track.mean[:, variate], look.colour("fine-tuned")
     axes.plot(np.arange(len(real)), real, color=look.colour("text"), linewidth=1.4, label="real")
     marker = "o" if len(track.steps) < 3 else ""
     axes.plot(track.steps, mean, color=colour, linewidth=1.2, marker=marker, markersize=3, label="predicted")
+    _draw_band(axes, look, track, variate, 1)
 
 
-def _limits(real: NDArray[np.floating], view: EpisodeView, variate: int) -> tuple[float, float]:
-    """The ends of a variate's lines and 1-deviation bands: a wide outer band would flatten them."""
-    ends = [real]
-    for track in (view.one_step, view.open_loop):
-        ends += [track.mean[:, variate] + sign * track.std[:, variate] for sign in (-1, 1)]
-    values = np.concatenate(ends)
-    low, high = float(np.nanmin(values)), float(np.nanmax(values))
-    room = 0.08 * (high - low) or max(abs(low), 1.0) * 0.1
-    return low - room, high + room
+def _draw_band(axes: Axes, look: Look, track: Track, variate: int, width: int) -> None:
+    mean, std, colour = track.mean[:, variate], width * track.std[:, variate], look.colour("fine-tuned")
+    label, alpha = _BAND.format(width), 0.35 - 0.1 * width
+    axes.fill_between(
+        track.steps, mean - std, mean + std, color=colour, alpha=alpha, linewidth=0, label=label
+    )

@@ -21,13 +21,6 @@ from trajworld.evaluation.open_loop import (
     fitting_horizon,
     open_loop_errors,
 )
-from trajworld.evaluation.pictures import (
-    draw_growth,
-    draw_trajectories,
-    draw_variate_errors,
-    typical_episodes,
-    view_episode,
-)
 from trajworld.models.interface import WorldModel
 
 
@@ -94,6 +87,9 @@ def evaluate(
         TrajWorldError: The model does not fit the dataset, its predictions are not finite, or a picture cannot be
             written.
     """
+    # Imported here: without pictures nothing waits for Matplotlib and pandas.
+    from trajworld.evaluation import pictures
+
     limit, seed, batch_size = settings.windows or None, settings.seed, settings.batch_size
     copy = copy_last_row_errors(dataset, window=model.sizes.window, limit=limit, seed=seed)
     prediction = prediction_errors(
@@ -107,7 +103,7 @@ def evaluate(
         progress=progress,
     )
     if folder is not None:
-        draw_variate_errors(folder / "variates.png", prediction, copy, name)
+        pictures.draw_variate_errors(folder / "variates.png", prediction, copy, name)
     if not settings.horizon:
         return Evaluation(prediction, copy, None)
     steps = fitting_horizon(dataset, settings.horizon)
@@ -116,8 +112,10 @@ def evaluate(
         model, dataset, support=ranges, horizon=steps, seed=seed, foresight=foresight, progress=progress
     )
     if folder is not None:
-        draw_growth(folder / "open-loop.png", growth, name)
-        for episode in typical_episodes(dataset, settings.pictures):
-            view = view_episode(dataset, episode, ranges.support, one_step, model.sizes.window, foresight)
-            draw_trajectories(folder / f"episode-{episode}.png", view, dataset, name)
+        pictures.draw_growth(folder / "open-loop.png", growth, name)
+        for episode in pictures.typical_episodes(dataset, settings.pictures):
+            view = pictures.view_episode(
+                dataset, episode, ranges.support, one_step, model.sizes.window, foresight
+            )
+            pictures.draw_trajectories(folder / f"episode-{episode}.png", view, dataset, name)
     return Evaluation(prediction, copy, growth)
