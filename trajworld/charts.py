@@ -6,20 +6,19 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
+from numpy.typing import NDArray
 
 from trajworld.errors import UsageError
 from trajworld.files import atomic_file
 from trajworld.text import number
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -72,7 +71,7 @@ class Label(NamedTuple):
 
 
 def lines(
-    table: "pd.DataFrame",
+    table: pd.DataFrame,
     look: Look,
     *,
     x: str,
@@ -124,7 +123,7 @@ def lines(
     return figure
 
 
-def bars(table: "pd.DataFrame", look: Look, *, label: str, value: str, series: str, title: str) -> Figure:
+def bars(table: pd.DataFrame, look: Look, *, label: str, value: str, series: str, title: str) -> Figure:
     """Draw horizontal bars: a group for each ``label``, a bar in it for each of ``series``.
 
     Rows without a finite ``value``, which is 0 or more, leave a gap.
@@ -282,8 +281,8 @@ def _amounts_axis(axes: Axes, found: "pd.Series[float]", log: bool) -> dict[floa
 
 
 def _draw_series(
-    axes: Axes, look: Look, name: str, style: str, rows: "pd.DataFrame", places: dict[float, float]
-) -> "np.ndarray":
+    axes: Axes, look: Look, name: str, style: str, rows: pd.DataFrame, places: dict[float, float]
+) -> NDArray[np.floating]:
     """Draw the rows of one series; the values that are then in the panel."""
     colour, dashes = look.colour(style), _DASHES.get(style)
     flat, rows = rows[rows["x"].isna()], rows[rows["x"].notna()].sort_values("x")
@@ -311,7 +310,7 @@ def _draw_series(
     return np.concatenate(values)
 
 
-def _error_axes(panels: Sequence[tuple[Axes, "np.ndarray"]], may_be_log: bool) -> bool:
+def _error_axes(panels: Sequence[tuple[Axes, NDArray[np.floating]]], may_be_log: bool) -> bool:
     """Set the vertical axes of panels that are read side by side, each with the values in it.
 
     Returns:
