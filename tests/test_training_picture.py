@@ -23,8 +23,8 @@ def lines(rows: list[dict[str, Any]]) -> list[list[tuple[float, float]]]:
 
 
 def texts(rows: list[dict[str, Any]]) -> set[str]:
-    (axes,) = losses_figure(rows, Look()).axes
-    return {text.get_text() for text in axes.texts}
+    figure = losses_figure(rows, Look())
+    return {text.get_text() for text in figure.axes[0].texts} | {figure.get_suptitle()}
 
 
 def test_what_was_not_measured_is_left_out() -> None:

@@ -12,12 +12,12 @@ class TrajWorldSizes:
 
     Attributes:
         blocks: The number of blocks, each a temporal and a variate attention with their feed-forward nets.
-        width: d.
+        width: d, of the vector that stands for a token.
         heads: Attention heads; divides ``width``.
         window: T, the most rows a window holds.
-        bins: B.
+        bins: B, of each variate's range.
         variates: How many variates the embedding table holds; wider environments are refused.
-        dropout: Rate.
+        dropout: Its rate.
     """
 
     presets: ClassVar[dict[str, "TrajWorldSizes"]] = {}

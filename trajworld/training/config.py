@@ -51,27 +51,26 @@ class TrainingConfig:
         preset: Which preset the other values came from.
         model: Sizes of the model, whose type tells its kind; where ``init`` gives a model, a run replaces them by that
             model's.
-        dtype: Keras dtype policy: ``float32`` or ``mixed_bfloat16``.
-        init: The model to start from, as :func:`trajworld.models.names.find_model` takes it; empty to start from random
-            weights.
-        transitions: The most transitions of each dataset that are used, in whole episodes, holdout included; None for
-            all.
+        dtype: ``float32`` or ``mixed_bfloat16``.
+        init: The model whose weights to start from: trajworld-small, hf://USER/REPO or a file; random ones where not
+            given.
+        transitions: The most transitions of each dataset to use, in whole episodes, holdout included.
         holdout_fraction: Share of each dataset's episodes that is held out; 0 for none.
         holdout_windows: The most windows of each holdout set that are evaluated.
         batch_size: Windows in a batch.
-        steps: Optimiser steps in all.
-        learning_rate: Peak.
+        steps: Optimiser steps in all; a resumed run may be given another end.
+        learning_rate: Peak of the schedule.
         warmup_steps: Linear warm-up from 0.
-        decay_steps: Where the cosine reaches 0, warm-up included.
-        weight_decay: Decoupled.
+        decay_steps: Where the cosine reaches 0, warm-up included; the end where not given.
+        weight_decay: Decoupled weight decay.
         clip_norm: Largest global norm of the gradients.
         targets: ``onehot`` or ``gauss``.
-        augment: Pre-training: share of the batches whose variates are mirrored and moved within [0, 1] at random, see
-            :mod:`trajworld.data.augmentation`; 0 as published.
+        augment: Pre-training: share of the batches whose variates are mirrored and moved within [0, 1] at random; 0 as
+            published.
         padded_sizes: Pre-training: the most sizes that M is padded up to, each compiled once.
-        log_every: Steps between rows of the log.
-        evaluate_every: Steps between holdout evaluations.
-        checkpoint_every: Steps between checkpoints.
+        log_every: Steps between rows of the log; at most 50 where not given.
+        evaluate_every: Steps between holdout evaluations; a tenth of all where not given.
+        checkpoint_every: Steps between checkpoints; as between evaluations where not given.
         seed: Of the weights, the split, the batches and dropout.
     """
 
