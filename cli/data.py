@@ -91,30 +91,30 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
     if output is not None:
         draw_summary(dataset, output)
     if as_json:
-        click.echo(json.dumps(summary.as_json(), indent=2))
+        click.echo(json.dumps(summary, indent=2))
         return
     facts = [
-        ("dataset", summary.name),
-        ("environment", summary.environment or "(not known)"),
-        ("episodes", f"{summary.episodes:,} ({summary.terminated_episodes:,} terminated)"),
-        ("transitions", f"{summary.transitions:,}"),
+        ("dataset", dataset.name),
+        ("environment", dataset.environment or "(not known)"),
+        ("episodes", f"{dataset.num_episodes:,} ({dataset.terminated.sum():,} terminated)"),
+        ("transitions", f"{dataset.num_transitions:,}"),
         (
             "variates",
-            f"{summary.num_variates} ({summary.observation_size} observation, 1 reward, "
-            f"{summary.action_size} action)",
+            f"{dataset.num_variates} ({dataset.observation_size} observation, 1 reward, "
+            f"{dataset.action_size} action)",
         ),
-        ("store", summary.path),
+        ("store", str(dataset.path)),
     ]
-    facts += [("source", line) for line in ([] if summary.account is None else summary.account.lines())]
+    facts += [("source", line) for line in ([] if dataset.account is None else dataset.account.lines())]
     for name, value in facts:
         click.echo(f"{name:13}{value}")
     spreads = {
-        "episode length": summary.episode_length,
-        "episode return": summary.episode_return,
-        **summary.variates,
+        "episode length": summary["episode_length"],
+        "episode return": summary["episode_return"],
+        **summary["variates"],
     }
     rows = [
-        (name, *(_number(value) for value in (one.minimum, one.mean, one.maximum, one.std)))
+        (name, *(_number(one[key]) for key in ("minimum", "mean", "maximum", "std")))
         for name, one in spreads.items()
     ]
     print_table(make_table(("", "min", "mean", "max", "std"), rows, (False, *[True] * 4)))

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import gymnasium
+import h5py
 import minari
 import numpy as np
 import pytest
@@ -50,13 +51,6 @@ def everything_under(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*")) if folder.exists() else []
 
 
-def assert_same(found: Episode, wanted: Episode) -> None:
-    np.testing.assert_array_equal(found.observations, wanted.observations)
-    np.testing.assert_array_equal(found.actions, wanted.actions)
-    np.testing.assert_array_equal(found.rewards, wanted.rewards)
-    assert (found.terminated, found.truncated) == (wanted.terminated, wanted.truncated)
-
-
 def test_minari_reads_what_is_written(make_episodes: EpisodeMaker) -> None:
     episodes = make_episodes([7, 1, 30])
     path = write("mine/cheetah/random-v3", iter(episodes), description="A line.", metadata={"seed": 5})
@@ -65,12 +59,8 @@ def test_minari_reads_what_is_written(make_episodes: EpisodeMaker) -> None:
     assert (dataset.total_episodes, dataset.total_steps) == (3, 38)
     assert dataset.observation_space == box(3)
     assert dataset.action_space == box(2, 1)
-    metadata = dataset.storage.metadata
-    assert (metadata["environment"], metadata["description"], metadata["seed"]) == (
-        "dm_control/cheetah-run",
-        "A line.",
-        5,
-    )
+    wanted_metadata = {"environment": "dm_control/cheetah-run", "description": "A line.", "seed": 5}
+    assert wanted_metadata.items() <= dataset.storage.metadata.items()
     for found, wanted in zip(dataset.iterate_episodes(), episodes, strict=True):
         np.testing.assert_array_equal(found.observations, wanted.observations)
         np.testing.assert_array_equal(found.actions, wanted.actions)
@@ -80,31 +70,21 @@ def test_minari_reads_what_is_written(make_episodes: EpisodeMaker) -> None:
         assert np.flatnonzero(found.truncations).tolist() == [last] * wanted.truncated
     assert list(minari.list_local_datasets()) == ["mine/cheetah/random-v3"]
     assert "mine/cheetah" in minari.namespace.list_local_namespaces()
-
-
-def test_what_is_written_comes_back(make_episodes: EpisodeMaker) -> None:
-    episodes = make_episodes([7, 1, 30])
-    path = write("plain-v0", episodes)
-    info, read = read_minari("plain-v0")
-    for found, wanted in zip(read, episodes, strict=True):
-        assert_same(found, wanted)
-    assert (info.dataset_id, info.environment, info.path) == ("plain-v0", "dm_control/cheetah-run", path)
-    assert (info.observation_size, info.action_size, info.episodes, info.transitions) == (3, 2, 3, 38)
+    info, read = read_minari("mine/cheetah/random-v3")
+    assert (info.path, info.environment) == (path, "dm_control/cheetah-run")
+    assert (info.episodes, info.transitions) == (3, 38)
+    for again, wanted in zip(read, episodes, strict=True):
+        np.testing.assert_equal(vars(again), vars(wanted))
 
 
 def test_minari_can_make_a_gymnasium_environment_again(make_episodes: EpisodeMaker) -> None:
     write("pendulum-v0", make_episodes([4], 3, 1), "gymnasium/Pendulum-v1", action_space=box(1, 2))
     spec = minari.load_dataset("pendulum-v0").env_spec
     assert spec.id == "Pendulum-v1"
-    changed = gymnasium.spec("Pendulum-v1")
-    changed.kwargs["g"] = 3.0
-    write(
-        "heavy-v0",
-        make_episodes([4], 3, 1),
-        "gymnasium/Pendulum-v1",
-        action_space=box(1, 2),
-        env_spec=changed,
-    )
+    heavy = gymnasium.spec("Pendulum-v1")
+    heavy.kwargs["g"] = 3.0
+    action_space = box(1, 2)
+    write("heavy-v0", make_episodes([4], 3, 1), heavy.id, action_space=action_space, env_spec=heavy)
     environment = minari.load_dataset("heavy-v0").recover_environment()
     assert environment.unwrapped.g == 3.0
     environment.close()
@@ -132,8 +112,7 @@ def test_dict_and_tuple_spaces_are_flattened_as_gymnasium_does() -> None:
             {key: np.stack([v["pair"][1][key] for v in values]) for key in ("k", "b")},
         ),
     }
-    action_space = spaces.Box(-1, 1, (2,), np.float32)
-    flags = np.array([False, False, False, True])
+    flags = np.arange(4) == 3
     buffer = EpisodeBuffer(
         observations=stacked,
         actions=np.zeros((4, 2), np.float32),
@@ -144,36 +123,13 @@ def test_dict_and_tuple_spaces_are_flattened_as_gymnasium_does() -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         minari.create_dataset_from_buffers(
-            "nested-v0", [buffer], observation_space=observation_space, action_space=action_space
+            "nested-v0", [buffer], observation_space=observation_space, action_space=box(2, 1)
         )
-    info, episodes = read_minari("nested-v0")
-    (episode,) = episodes
-    assert info.observation_size == spaces.utils.flatdim(observation_space)
+    info, (episode,) = read_minari("nested-v0")
     assert info.environment == ""
     wanted = np.stack([spaces.utils.flatten(observation_space, value) for value in values])
     np.testing.assert_array_equal(episode.observations, wanted)
     assert (episode.terminated, episode.truncated) == (True, False)
-
-
-@pytest.mark.slow
-def test_a_dataset_collected_by_minari_is_read() -> None:
-    pytest.importorskip("jax", reason="Minari's own collector needs JAX; reading what it wrote does not")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        environment = minari.DataCollector(gymnasium.make("Pendulum-v1"), record_infos=True)
-        for seed in range(2):
-            environment.reset(seed=seed)
-            done = False
-            while not done:
-                *_, terminated, truncated, _ = environment.step(environment.action_space.sample())
-                done = terminated or truncated
-        dataset = environment.create_dataset("collected/pendulum-v0")
-        environment.close()
-    info, episodes = read_minari("collected/pendulum-v0")
-    assert (info.environment, info.transitions) == ("gymnasium/Pendulum-v1", 400)
-    for found, wanted in zip(episodes, dataset.iterate_episodes(), strict=True):
-        np.testing.assert_array_equal(found.observations, wanted.observations)
-        assert (found.terminated, found.truncated) == (False, True)
 
 
 @pytest.mark.parametrize(
@@ -182,29 +138,15 @@ def test_a_dataset_collected_by_minari_is_read() -> None:
 def test_other_spaces_are_refused(make_episodes: EpisodeMaker, action_space: spaces.Space) -> None:
     from minari.serialization import serialize_space
 
-    path = write("discrete-v0", make_episodes([4]))
-    file = path / "data" / "metadata.json"
-    file.write_text(
-        json.dumps({**json.loads(file.read_text()), "action_space": serialize_space(action_space)})
-    )
+    file = write("discrete-v0", make_episodes([4])) / "data" / "metadata.json"
+    metadata = json.loads(file.read_text()) | {"action_space": serialize_space(action_space)}
+    file.write_text(json.dumps(metadata))
     with pytest.raises(TrajWorldError, match=r"its action space holds a (Discrete|MultiBinary); only Box"):
         read_minari("discrete-v0")
 
 
-ESCAPES = [
-    "../x-v0",
-    "a/../../x-v0",
-    "/etc/x-v0",
-    "a//b-v0",
-    "x-v0/..",
-    "x",
-    "",
-    "x-v",
-    "x.y-v0",
-    "a\\b-v0",
-    "x-v0\n",
-    "a/x-v0",
-]
+ESCAPES = ["../x-v0", "a/../../x-v0", "/etc/x-v0", "a//b-v0", "x-v0/..", "x", "", "x-v"]
+ESCAPES += ["x.y-v0", "a\\b-v0", "x-v0\n", "a/x-v0"]
 
 
 @given(st.from_regex(minari_datasets._DATASET_ID, fullmatch=True))
@@ -268,20 +210,19 @@ def test_refused_episodes_leave_nothing(make_episodes: EpisodeMaker) -> None:
     assert everything_under(datasets_folder()) == []
 
 
-def test_a_missing_dataset_says_how_to_get_it() -> None:
-    with pytest.raises(
-        TrajWorldError, match=r"no Minari dataset not/here-v0 .* minari:not/here-v0 downloads it"
-    ):
-        read_minari("not/here-v0")
-
-
-def test_a_failed_download_is_one_line_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_dataset_or_failed_download_is_one_line_and_leaves_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     def fail(dataset_id: str) -> None:
         (datasets_folder() / dataset_id / "data").mkdir(parents=True)
         raise ConnectionError("no\nnetwork")
 
     monkeypatch.setattr(minari, "download_dataset", fail)
     folder = datasets_folder()
+    with pytest.raises(
+        TrajWorldError, match=r"no Minari dataset far/away-v0 .* minari:far/away-v0 downloads"
+    ):
+        read_minari("far/away-v0")
     with pytest.raises(TrajWorldError, match="could not be downloaded") as error:
         read_minari("far/away-v0", download=True)
     assert "\n" not in str(error.value)
@@ -297,80 +238,57 @@ def test_a_download_is_used(make_episodes: EpisodeMaker, monkeypatch: pytest.Mon
     assert not [p for p in everything_under(datasets_folder()) if p.name.startswith(".download")]
 
 
-def damaged(path: Path, name: str, data: bytes) -> None:
-    (path / "data" / name).write_bytes(data)
-
-
 def test_damaged_datasets_are_refused_in_one_line(make_episodes: EpisodeMaker) -> None:
-    path = write("hurt-v0", make_episodes([50, 50]))
-    whole = {name: (path / "data" / name).read_bytes() for name in ("metadata.json", "main_data.hdf5")}
-    metadata = json.loads(whole["metadata.json"])
-
-    def without(key: str) -> bytes:
-        return json.dumps({k: v for k, v in metadata.items() if k != key}).encode()
-
+    path = write("hurt-v0", make_episodes([50, 50])) / "data"
+    text, numbers = (path / name for name in ("metadata.json", "main_data.hdf5"))
+    whole = {file: file.read_bytes() for file in (text, numbers)}
+    metadata = json.loads(whole[text])
+    with h5py.File(numbers, "a") as changed:
+        changed["episode_1/rewards"][3] = np.nan
     cases = [
-        ("metadata.json", data) for data in (b"", b"[]", b"{", b"\xff\xfe", whole["metadata.json"][:-20])
+        (numbers, numbers.read_bytes(), "hurt-v0, episode 1: rewards hold a NaN or infinite value at step 3")
     ]
-    cases += [
-        ("metadata.json", without(key)) for key in ("total_episodes", "observation_space", "action_space")
-    ]
-    cases += [("metadata.json", json.dumps({**metadata, "total_episodes": 3}).encode())]
-    cases += [("metadata.json", json.dumps({**metadata, "data_format": "pickle"}).encode())]
-    cases += [("metadata.json", json.dumps({**metadata, "observation_space": '{"type": "Odd"}'}).encode())]
-    cases += [("main_data.hdf5", whole["main_data.hdf5"][:size]) for size in (0, 5, 100, 3000)]
-    for name, data in cases:
-        damaged(path, name, data)
-        with pytest.raises(TrajWorldError) as error:
+    cases += [(text, data, "metadata.json") for data in (b"", b"[]", b"{", b"\xff", whole[text][:-20])]
+    for change in (
+        {"total_episodes": None},
+        {"total_episodes": 3},
+        {"data_format": "pickle"},
+        {"observation_space": None},
+        {"action_space": '{"type": "Odd"}'},
+    ):
+        cases.append((text, json.dumps(metadata | change).encode(), "hurt-v0"))
+    cases += [(numbers, whole[numbers][:size], "cannot read episode 0") for size in (0, 5, 100, 3000)]
+    for file, data, message in cases:
+        file.write_bytes(data)
+        with pytest.raises(TrajWorldError, match=message) as error:
             list(read_minari("hurt-v0")[1])
         assert "\n" not in str(error.value)
-        damaged(path, name, whole[name])
+        file.write_bytes(whole[file])
     assert len(list(read_minari("hurt-v0")[1])) == 2
 
 
 def test_nothing_that_a_dataset_names_is_run(make_episodes: EpisodeMaker, tmp_path: Path) -> None:
     """Minari makes the environment of a dataset without spaces, by an entry point that the dataset names."""
-    path = write("hostile-v0", make_episodes([4]), "gymnasium/Pendulum-v1")
-    file = path / "data" / "metadata.json"
-    metadata = json.loads(file.read_text())
-    mark = tmp_path / "ran"
-    spec = json.loads(metadata["env_spec"])
-    spec |= {"entry_point": "pathlib:Path.touch", "kwargs": {"self": str(mark)}}
-    file.write_text(
-        json.dumps(
-            {k: v for k, v in metadata.items() if k != "observation_space"} | {"env_spec": json.dumps(spec)}
-        )
-    )
+    file = write("hostile-v0", make_episodes([4]), "gymnasium/Pendulum-v1") / "data" / "metadata.json"
+    metadata, mark = json.loads(file.read_text()), tmp_path / "ran"
+    del metadata["observation_space"]
+    hostile = {"entry_point": "pathlib:Path.touch", "kwargs": {"self": str(mark)}}
+    metadata["env_spec"] = json.dumps(json.loads(metadata["env_spec"]) | hostile)
+    file.write_text(json.dumps(metadata))
     with pytest.raises(TrajWorldError, match="no readable observation_space"):
         list(read_minari("hostile-v0")[1])
     assert not mark.exists()
-
-
-def test_a_nan_in_a_dataset_is_named(make_episodes: EpisodeMaker) -> None:
-    import h5py
-
-    path = write("nan-v0", make_episodes([4, 6]))
-    with h5py.File(path / "data" / "main_data.hdf5", "a") as file:
-        file["episode_1/rewards"][3] = np.nan
-    with pytest.raises(
-        TrajWorldError, match=r"nan-v0, episode 1: rewards hold a NaN or infinite value at step 3"
-    ):
-        list(read_minari("nan-v0")[1])
 
 
 def test_local_datasets_are_listed_with_their_faults(make_episodes: EpisodeMaker) -> None:
     assert local_datasets() == []
     write("bb/two-v0", make_episodes([4, 6]))
     write("a-v1", make_episodes([3]), "gymnasium/Hopper-v5")
-    damaged(write("c-v0", make_episodes([3])), "metadata.json", b"{")
+    (write("c-v0", make_episodes([3])) / "data" / "metadata.json").write_text("{")
     first, second, third = local_datasets()
-    assert first == {
-        "id": "a-v1",
-        "path": str(datasets_folder() / "a-v1"),
-        "environment": "gymnasium/Hopper-v5",
-        "episodes": 1,
-        "transitions": 3,
-    }
+    path = str(datasets_folder() / "a-v1")
+    wanted = {"id": "a-v1", "environment": "gymnasium/Hopper-v5", "episodes": 1, "transitions": 3}
+    assert first == {**wanted, "path": path}
     assert (second["id"], second["episodes"], second["transitions"]) == ("bb/two-v0", 2, 10)
     assert third["id"] == "c-v0"
     assert "not a readable JSON file" in third["error"]

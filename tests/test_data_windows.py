@@ -1,6 +1,7 @@
 """The window cutter against a plain Python loop, and the row layout it cuts from."""
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -38,6 +39,8 @@ def test_windows_equal_a_loop(
     dataset = memory_dataset(lengths)
     wanted = loop_windows(dataset, window)
     index = WindowIndex.of(dataset)
+    for nothing in gather_windows(dataset, *index.locate([]), window):
+        assert nothing.shape[:2] == (0, window)
     ends, first = index.locate(np.arange(len(index)))
     assert ends.tolist() == sorted(wanted)
     values, mask = gather_windows(dataset, ends, first, window)
@@ -64,33 +67,12 @@ def test_ends_of_chosen_episodes(
         assert index.locate(list(ranks))[0].tolist() == [wanted[i] for i in ranks]
 
 
-def test_a_window_never_holds_another_episode(memory_dataset: Callable[..., Dataset]) -> None:
-    dataset = memory_dataset([5, 1, 40, 3])
-    number = np.repeat(np.arange(4), np.diff(dataset.episode_offsets)).astype(np.float32)
-    rows = dataset.rows.copy()
-    rows[:, 0] = number + 1
-    marked = Dataset(**{**vars(dataset), "rows": rows})
-    index = WindowIndex.of(marked)
-    ends, first = index.locate(np.arange(len(index)))
-    values, mask = gather_windows(marked, ends, first, 20)
-    own = (number[ends] + 1)[:, None]
-    assert np.array_equal(values[..., 0], np.where(mask == 1, own, 0))
-    assert (mask.sum(axis=1) >= 2).all()
-
-
 def test_rows_hold_the_reward_of_arrival_and_the_action_of_departure() -> None:
     episode = Episode(
         np.array([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]), np.array([[0.1], [0.2]]), np.array([10.0, 20.0])
     )
     wanted = [[1, 2, 0, 0.1], [3, 4, 10, 0.2], [5, 6, 20, 0]]
     np.testing.assert_array_equal(rows_of_episode(episode), np.array(wanted, np.float32))
-
-
-def test_a_batch_of_no_window_is_empty(memory_dataset: Callable[..., Dataset]) -> None:
-    nothing = np.zeros(0, np.int64)
-    values, mask = gather_windows(memory_dataset([3]), nothing, nothing, 20)
-    assert values.shape == (0, 20, 6)
-    assert mask.shape == (0, 20)
 
 
 @pytest.mark.parametrize("episodes", [[], [4], [-1]])
@@ -102,24 +84,23 @@ def test_episodes_that_are_not_there_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("observations", "actions", "rewards", "message"),
+    ("change", "message"),
     [
-        (np.zeros((3, 2)), np.zeros((3, 1)), np.zeros(3), "do not make an episode"),
-        (np.zeros((1, 2)), np.zeros((0, 1)), np.zeros(0), "do not make an episode"),
-        (np.zeros((3, 2)), np.zeros(2), np.zeros(2), "dimensions"),
         (
-            np.zeros((3, 2)),
-            np.zeros((2, 1)),
-            np.array([0, np.nan]),
-            "rewards hold a NaN or infinite value at step 1",
+            {"actions": np.zeros((3, 1)), "rewards": np.zeros(3)},
+            "3 observations, 3 actions and 3 rewards do not",
         ),
-        (np.full((3, 2), np.inf), np.zeros((2, 1)), np.zeros(2), "observations hold a NaN"),
+        (
+            {"observations": np.zeros((1, 2)), "actions": np.zeros((0, 1)), "rewards": np.zeros(0)},
+            "do not make",
+        ),
+        ({"actions": np.zeros(2)}, "must have 2, 2 and 1 dimensions"),
+        ({"rewards": np.array([0, np.nan])}, "rewards hold a NaN or infinite value at step 1"),
+        ({"observations": np.full((3, 2), np.inf)}, "observations hold a NaN"),
     ],
 )
-def test_malformed_episodes_are_refused(
-    observations: np.ndarray, actions: np.ndarray, rewards: np.ndarray, message: str
-) -> None:
-    with pytest.raises(TrajWorldError, match=message) as error:
-        check_episode(Episode(observations, actions, rewards), "file.x, episode 7")
-    assert "file.x, episode 7" in str(error.value)
-    assert "\n" not in str(error.value)
+def test_malformed_episodes_are_refused(change: dict[str, np.ndarray], message: str) -> None:
+    good = Episode(np.zeros((3, 2)), np.zeros((2, 1)), np.zeros(2))
+    assert check_episode(good, "file.x") is good
+    with pytest.raises(TrajWorldError, match=f"file.x, episode 7: .*{message}"):
+        check_episode(replace(good, **change), "file.x, episode 7")

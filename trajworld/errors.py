@@ -14,3 +14,8 @@ class UsageError(TrajWorldError):
     """The call itself is wrong: an unknown name, options that contradict each other, a value out of range."""
 
     exit_code = 2
+
+
+def one_line(error: BaseException, most: int = 150) -> str:
+    """What an exception says, on one line of at most ``most`` characters; its type where it says nothing."""
+    return (" ".join(str(error).split()) or type(error).__name__)[:most]

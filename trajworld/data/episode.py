@@ -1,5 +1,6 @@
 """An episode as every reader gives it, and its rows as the models read them."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,13 +31,14 @@ class Episode:
         """The number of transitions."""
         return len(self.rewards)
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Values in an observation and in an action."""
+        return self.observations.shape[1], self.actions.shape[1]
+
 
 def check_episode(episode: Episode, where: str) -> Episode:
-    """Return the episode if its shapes fit together and its numbers are finite.
-
-    Args:
-        episode: What a reader made.
-        where: The file and place it came from, for the message.
+    """Return the episode if its shapes fit together and its numbers are finite; ``where`` names it in the message.
 
     Raises:
         TrajWorldError: Shapes disagree, the episode has no transition, or a value is NaN or infinite.
@@ -59,6 +61,29 @@ def check_episode(episode: Episode, where: str) -> Episode:
     return episode
 
 
+def check_episodes(
+    episodes: Iterable[Episode], name: str, sizes: tuple[int, int] | None = None
+) -> Iterator[Episode]:
+    """The episodes, each checked as it is read: all of ``sizes``, or of the first one's, and at least one.
+
+    Raises:
+        TrajWorldError: There is no episode, or one is malformed or of other sizes.
+    """
+    number = -1
+    for number, episode in enumerate(episodes):
+        where = f"{name}, episode {number}"
+        given = check_episode(episode, where).sizes
+        sizes = sizes or given
+        if given != sizes:
+            raise TrajWorldError(
+                f"{where}: {given[0]} observation and {given[1]} action values, where the dataset has "
+                f"{sizes[0]} and {sizes[1]}"
+            )
+        yield episode
+    if number < 0:
+        raise TrajWorldError(f"{name}: there is no episode to store")
+
+
 def as_floats(array: ArrayLike) -> NDArray[np.floating]:
     """Numbers of any type as native float32, or float64 where float32 does not hold each of the type's values."""
     array = np.asarray(array)
@@ -71,8 +96,8 @@ def rows_of_episode(episode: Episode) -> NDArray[np.float32]:
 
     Row t is ``(s_t, r_{t-1}, a_t)``: the first row's reward and the last row's action are 0.
     """
-    length, observation_size = len(episode), episode.observations.shape[1]
-    rows = np.zeros((length + 1, observation_size + 1 + episode.actions.shape[1]), np.float32)
+    observation_size, action_size = episode.sizes
+    rows = np.zeros((len(episode) + 1, observation_size + 1 + action_size), np.float32)
     rows[:, :observation_size] = episode.observations
     rows[1:, observation_size] = episode.rewards
     rows[:-1, observation_size + 1 :] = episode.actions

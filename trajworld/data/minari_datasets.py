@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.data.episode import Episode, as_floats, check_episode
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.data.episode import Episode, as_floats, check_episode, check_episodes
+from trajworld.errors import TrajWorldError, UsageError, one_line
 from trajworld.files import atomic_folder, ensure_room, one_writer, read_json, user_path
 
 if TYPE_CHECKING:
@@ -36,25 +36,19 @@ class MinariInfo:
 
     Attributes:
         dataset_id: For example ``mujoco/hopper/medium-v0``.
+        path: The dataset's folder.
         environment: For example ``gymnasium/Hopper-v5``; empty where the dataset does not say.
-        observation_size: Scalars in a flattened observation.
-        action_size: Scalars in a flattened action.
         episodes: Number of episodes.
         transitions: Number of steps of all episodes.
-        path: The dataset's folder.
-        description: The author's description, maybe empty.
         metadata: The whole of the dataset's ``metadata.json``.
     """
 
     dataset_id: str
+    path: Path
     environment: str
-    observation_size: int
-    action_size: int
     episodes: int
     transitions: int
-    path: Path
-    description: str = ""
-    metadata: dict[str, Any] = field(default_factory=dict, repr=False)
+    metadata: dict[str, Any] = field(repr=False)
 
 
 def datasets_folder() -> Path:
@@ -101,13 +95,9 @@ def local_datasets() -> list[dict[str, Any]]:
         subfolders.clear()
         entry: dict[str, Any] = {"id": path.relative_to(root).as_posix(), "path": str(path)}
         try:
-            metadata = _metadata(path)
-            entry |= {
-                "environment": _environment(metadata),
-                "episodes": int(metadata["total_episodes"]),
-                "transitions": int(metadata["total_steps"]),
-            }
-        except (TrajWorldError, KeyError, TypeError, ValueError) as error:
+            info = _info(entry["id"], path)
+            entry |= {name: getattr(info, name) for name in ("environment", "episodes", "transitions")}
+        except TrajWorldError as error:
             entry["error"] = str(error)
         found.append(entry)
     return sorted(found, key=lambda entry: entry["id"])
@@ -146,6 +136,7 @@ def write_minari(
         UsageError: The id is malformed.
         TrajWorldError: The id is taken, there is no episode, an episode is malformed, or the disk is full.
     """
+    import gymnasium
     import minari
     from minari.data_collector import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
@@ -159,23 +150,12 @@ def write_minari(
     for space in (observation_space, action_space):
         if len(space.shape or ()) != 1:
             raise UsageError(f"{dataset_id}: episodes hold flat vectors, so its spaces need one dimension")
-    sizes = (_size(observation_space, dataset_id, "observation"), _size(action_space, dataset_id, "action"))
 
     def buffers() -> Iterator[EpisodeBuffer]:
-        number = -1
-        for number, episode in enumerate(episodes):
-            check_episode(episode, f"{dataset_id}, episode {number}")
-            given = (episode.observations.shape[1], episode.actions.shape[1])
-            if given != sizes:
-                raise TrajWorldError(
-                    f"{dataset_id}, episode {number}: {given[0]} observation and {given[1]} action values, "
-                    f"but the dataset's spaces have {sizes[0]} and {sizes[1]}"
-                )
-            ensure_room(
-                path.parent,
-                2 * sum(array.nbytes for array in vars(episode).values() if isinstance(array, np.ndarray))
-                + _ROOM,
-            )
+        sizes = (observation_space.shape[0], action_space.shape[0])
+        for episode in check_episodes(episodes, dataset_id, sizes):
+            arrays = (episode.observations, episode.actions, episode.rewards)
+            ensure_room(path.parent, 2 * sum(array.nbytes for array in arrays) + _ROOM)
             ends = np.zeros((2, len(episode)), bool)
             ends[:, -1] = episode.terminated, episode.truncated
             yield EpisodeBuffer(
@@ -185,8 +165,6 @@ def write_minari(
                 terminations=ends[0],
                 truncations=ends[1],
             )
-        if number < 0:
-            raise TrajWorldError(f"{dataset_id}: there is no episode to write")
 
     described = {
         **(metadata or {}),
@@ -197,6 +175,9 @@ def write_minari(
     if description:
         described["description"] = description
     namespace = dataset_id.rpartition("/")[0]
+    if env_spec is None and environment.startswith("gymnasium/"):
+        with contextlib.suppress(gymnasium.error.Error, ImportError):
+            env_spec = gymnasium.spec(environment.removeprefix("gymnasium/"))
     with (
         _no_empty_parents(path),
         one_writer(path, f"the Minari dataset {dataset_id}"),
@@ -209,7 +190,7 @@ def write_minari(
             folder / "data",
             observation_space=observation_space,
             action_space=action_space,
-            env_spec=env_spec or _registered_spec(environment),
+            env_spec=env_spec,
         )
         storage.update_metadata(described)
         storage.update_episodes(buffers())
@@ -239,25 +220,9 @@ def read_minari(dataset_id: str, download: bool = False) -> tuple[MinariInfo, It
                 f"no Minari dataset {dataset_id} in {datasets_folder()}: minari:{dataset_id} downloads it"
             )
         _download(dataset_id)
-    metadata = _metadata(path)
-    observation_space, action_space = _spaces(metadata, dataset_id)
-    try:
-        info = MinariInfo(
-            dataset_id=dataset_id,
-            environment=_environment(metadata),
-            observation_size=_size(observation_space, dataset_id, "observation"),
-            action_size=_size(action_space, dataset_id, "action"),
-            episodes=int(metadata["total_episodes"]),
-            transitions=int(metadata["total_steps"]),
-            path=path,
-            description=str(metadata.get("description") or ""),
-            metadata=metadata,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise TrajWorldError(
-            f"Minari dataset {dataset_id}: {path}/data/metadata.json is damaged ({error!r})"
-        ) from None
-    return info, _read_episodes(info, observation_space, action_space)
+    info = _info(dataset_id, path)
+    spaces = [_space(info, f"{name}_space") for name in ("observation", "action")]
+    return info, _read_episodes(info, *spaces)
 
 
 def _read_episodes(info: MinariInfo, observation_space: "Space", action_space: "Space") -> Iterator[Episode]:
@@ -280,7 +245,7 @@ def _read_episodes(info: MinariInfo, observation_space: "Space", action_space: "
     except (TrajWorldError, GeneratorExit):
         raise
     except Exception as error:
-        raise TrajWorldError(f"{where}: cannot read episode {number + 1} ({_one_line(error)})") from error
+        raise TrajWorldError(f"{where}: cannot read episode {number + 1} ({_typed(error)})") from error
 
 
 def _flat(space: "Space", data: Any) -> NDArray[np.floating]:
@@ -301,64 +266,43 @@ def _flat(space: "Space", data: Any) -> NDArray[np.floating]:
     return as_floats(array.reshape(len(array), -1))
 
 
-def _size(space: "Space", dataset_id: str, what: str) -> int:
-    """The number of scalars of a space of Boxes."""
+def _space(info: MinariInfo, name: str) -> "Space":
+    """A space of the dataset, which consists of Boxes."""
     from gymnasium import spaces
-
-    if isinstance(space, spaces.Dict):
-        return sum(_size(part, dataset_id, what) for part in space.spaces.values())
-    if isinstance(space, spaces.Tuple):
-        return sum(_size(part, dataset_id, what) for part in space)
-    if not isinstance(space, spaces.Box):
-        raise TrajWorldError(
-            f"Minari dataset {dataset_id}: its {what} space holds a {type(space).__name__}; only Box spaces "
-            "(and Dict and Tuple of Box) can be read"
-        )
-    return int(np.prod(space.shape))
-
-
-def _spaces(metadata: dict[str, Any], dataset_id: str) -> tuple["Space", "Space"]:
     from minari.serialization import deserialize_space
 
-    found = []
-    for name in ("observation_space", "action_space"):
-        try:
-            # Minari would make the environment that the file names to learn its spaces: run nothing a file
-            # names.
-            found.append(deserialize_space(metadata[name]))
-        except Exception as error:
-            raise TrajWorldError(
-                f"Minari dataset {dataset_id}: its metadata hold no readable {name} ({_one_line(error)})"
-            ) from None
-    return found[0], found[1]
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    metadata = read_json(path / "data" / "metadata.json")
-    if not isinstance(metadata, dict):
-        raise TrajWorldError(f"{path}/data/metadata.json does not describe a Minari dataset")
-    return metadata
-
-
-def _environment(metadata: dict[str, Any]) -> str:
-    """The environment's name: as this library wrote it, else from the Gymnasium spec."""
-    if isinstance(metadata.get("environment"), str):
-        return metadata["environment"]
+    where = f"Minari dataset {info.dataset_id}"
     try:
-        return f"gymnasium/{json.loads(metadata['env_spec'])['id']}"
-    except (KeyError, TypeError, ValueError):
-        return ""
+        # Minari would make the environment that the file names to learn its spaces: run nothing a file names.
+        space = deserialize_space(info.metadata[name])
+    except Exception as error:
+        raise TrajWorldError(f"{where}: its metadata hold no readable {name} ({_typed(error)})") from None
+    parts = [space]
+    for part in parts:
+        if isinstance(part, spaces.Dict | spaces.Tuple):
+            parts += part.values() if isinstance(part, spaces.Dict) else part
+        elif not isinstance(part, spaces.Box):
+            raise TrajWorldError(
+                f"{where}: its {name.replace('_', ' ')} holds a {type(part).__name__}; only Box spaces (and "
+                "Dict and Tuple of Box) can be read"
+            )
+    return space
 
 
-def _registered_spec(environment: str) -> "EnvSpec | None":
-    import gymnasium
-
-    source, _, name = environment.partition("/")
-    if source != "gymnasium":
-        return None
-    with contextlib.suppress(gymnasium.error.Error, ImportError):
-        return gymnasium.spec(name)
-    return None
+def _info(dataset_id: str, path: Path) -> MinariInfo:
+    file = path / "data" / "metadata.json"
+    metadata = read_json(file)
+    try:
+        environment = metadata.get("environment")
+        if not isinstance(environment, str):
+            # Not written by this library: from the Gymnasium spec.
+            environment = ""
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                environment = f"gymnasium/{json.loads(metadata['env_spec'])['id']}"
+        counts = int(metadata["total_episodes"]), int(metadata["total_steps"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise TrajWorldError(f"{file} does not describe a Minari dataset ({_typed(error)})") from None
+    return MinariInfo(dataset_id, path, environment, *counts, metadata)
 
 
 def _download(dataset_id: str) -> None:
@@ -376,7 +320,7 @@ def _download(dataset_id: str) -> None:
             os.replace(Path(folder) / dataset_id, path)
     except Exception as error:
         raise TrajWorldError(
-            f"Minari dataset {dataset_id} is not in {root} and could not be downloaded ({_one_line(error)})"
+            f"Minari dataset {dataset_id} is not in {root} and could not be downloaded ({_typed(error)})"
         ) from error
     finally:
         if before is None:
@@ -385,8 +329,8 @@ def _download(dataset_id: str) -> None:
             os.environ["MINARI_DATASETS_PATH"] = before
 
 
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
+def _typed(error: Exception) -> str:
+    return f"{type(error).__name__}: {one_line(error)}"
 
 
 @contextlib.contextmanager

@@ -2,8 +2,6 @@
 
 from collections.abc import Sequence
 
-from trajworld.errors import UsageError
-
 
 def padded_sizes(sizes: Sequence[int], most: int = 3, weights: Sequence[float] | None = None) -> list[int]:
     """The values of M_pad, at most ``most`` of them, that cost the least padding; ascending.
@@ -12,15 +10,10 @@ def padded_sizes(sizes: Sequence[int], most: int = 3, weights: Sequence[float] |
     largest size is always chosen.
 
     Args:
-        sizes: M of each dataset.
-        most: How many sizes may be chosen.
+        sizes: M of each dataset, of at least one.
+        most: How many sizes may be chosen, at least one.
         weights: The share of each dataset; equal where not given.
-
-    Raises:
-        UsageError: There is no size, or ``most`` is less than 1.
     """
-    if not sizes or most < 1:
-        raise UsageError("padded_sizes needs at least one size, and at least one may be chosen")
     shares: dict[int, float] = {}
     for size, weight in zip(sizes, weights or [1.0] * len(sizes), strict=True):
         shares[size] = shares.get(size, 0.0) + weight
