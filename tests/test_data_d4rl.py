@@ -106,6 +106,11 @@ def test_old_files_end_after_a_thousand_steps_where_nothing_else_tells(tmp_path:
     arrays["terminals"][1199] = True
     del arrays["next_observations"]
     arrays["timeouts"] = np.zeros(2500, bool)
+    # Flags may be numbers, and columns have a second dimension of one.
+    arrays["rewards"], arrays["terminals"] = (
+        arrays["rewards"][:, None],
+        arrays["terminals"][:, None].astype("f4"),
+    )
     for name in ("none set", "none there"):
         path = write(tmp_path / "old.hdf5", arrays)
         assert [len(e) for e in read_d4rl(path)[1]] == [999, 199, 999, 299], name
@@ -168,21 +173,6 @@ def test_clusters_of_terminals_lose_nothing_without_a_word(tmp_path: Path) -> No
     assert [episode.terminated for episode in found] == [True] * 10 + [False]
 
 
-@pytest.mark.parametrize("dtype", ["?", "u1", "i8", "u8", "f2", "f4", ">f8", "f8", ">i2", "g"])
-def test_every_type_of_number_is_read(tmp_path: Path, dtype: str) -> None:
-    arrays = {**steps(12), "timeouts": np.arange(12) == 11, "terminals": np.zeros(12, bool)}
-    del arrays["next_observations"]
-    numbers = np.random.default_rng(0).integers(0, 2 if dtype == "?" else 100, (12, 3)).astype(dtype)
-    # One-dimensional arrays may have a second dimension of one, and flags be numbers.
-    arrays |= {"observations": numbers, "actions": numbers[:, :2], "rewards": numbers[:, :1]}
-    arrays["timeouts"] = arrays["timeouts"].astype(np.float32)[:, None]
-    (episode,) = read_d4rl(write(tmp_path / "a.hdf5", arrays))[1]
-    assert episode.observations.dtype in (np.float32, np.float64)
-    assert episode.observations.dtype.isnative
-    np.testing.assert_array_equal(episode.observations, numbers.astype(np.float64))
-    np.testing.assert_array_equal(episode.rewards, numbers[:-1, 0].astype(np.float64))
-
-
 @pytest.mark.parametrize(
     ("name", "observation_size", "action_size", "environment"),
     [
@@ -206,9 +196,9 @@ def test_the_environment_is_known_by_name_and_sizes(
     [
         ({"actions": None}, "no array 'actions'"),
         ({"terminals": None}, "no array 'terminals'"),
-        ({"actions": np.zeros((19, 2))}, "actions holds 19 steps, but observations hold 20"),
-        ({"timeouts": np.zeros(21, bool)}, "timeouts holds 21 steps"),
-        ({"next_observations": np.zeros((20, 4))}, "different shapes"),
+        ({"actions": np.zeros((19, 2))}, r"'actions' has shape \(19, 2\), but 'observations'"),
+        ({"timeouts": np.zeros(21, bool)}, "'timeouts' has shape"),
+        ({"next_observations": np.zeros((20, 4))}, "'next_observations' has shape"),
         ({"observations": np.zeros(20)}, r"'observations' has shape \(20,\)"),
         ({"rewards": np.zeros((20, 2))}, r"'rewards' has shape \(20, 2\)"),
         ({"rewards": np.float32(1.0)}, r"'rewards' has shape \(\)"),

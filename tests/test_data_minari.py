@@ -132,6 +132,23 @@ def test_dict_and_tuple_spaces_are_flattened_as_gymnasium_does() -> None:
     assert (episode.terminated, episode.truncated) == (True, False)
 
 
+@pytest.mark.slow
+def test_a_dataset_collected_by_minari_is_read() -> None:
+    pytest.importorskip("jax", reason="Minari's own collector needs JAX; reading what it wrote does not")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        environment = minari.DataCollector(gymnasium.make("Pendulum-v1"), record_infos=True)
+        environment.reset(seed=0)
+        while not environment.step(environment.action_space.sample())[3]:
+            pass
+        dataset = environment.create_dataset("collected/pendulum-v0")
+        environment.close()
+    info, (episode,) = read_minari("collected/pendulum-v0")
+    assert (info.environment, info.transitions) == ("gymnasium/Pendulum-v1", 200)
+    np.testing.assert_array_equal(episode.observations, dataset[0].observations)
+    assert (episode.terminated, episode.truncated) == (False, True)
+
+
 @pytest.mark.parametrize(
     "action_space", [spaces.Discrete(3), spaces.MultiBinary(2), spaces.Dict(x=spaces.Discrete(2))]
 )
@@ -292,11 +309,3 @@ def test_local_datasets_are_listed_with_their_faults(make_episodes: EpisodeMaker
     assert (second["id"], second["episodes"], second["transitions"]) == ("bb/two-v0", 2, 10)
     assert third["id"] == "c-v0"
     assert "not a readable JSON file" in third["error"]
-
-
-def test_the_datasets_folder_is_minaris_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    from minari.storage.datasets_root_dir import get_dataset_path
-
-    assert Path(get_dataset_path("x-v0")) == minari_datasets.dataset_path("x-v0")
-    monkeypatch.delenv("MINARI_DATASETS_PATH")
-    assert datasets_folder() == Path.home() / ".minari" / "datasets"

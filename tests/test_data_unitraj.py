@@ -1,6 +1,7 @@
 """UniTraj folders: dm_env order, the published choice and weights of environments, hostile files."""
 
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -42,11 +43,9 @@ def test_rows_hold_the_next_rows_action(tmp_path: Path) -> None:
     data = arrays(6)
     save(tmp_path / "episode_0.npz", **data)
     (rows,) = episodes_of(tmp_path)
-    assert rows.shape == (6, 6)
-    for t in range(6):
-        np.testing.assert_array_equal(rows[t, :3], data["observation"][t])
-        assert rows[t, 3] == (data["reward"][t, 0] if t else 0)
-        np.testing.assert_array_equal(rows[t, 4:], data["action"][t + 1] if t < 5 else [0, 0])
+    np.testing.assert_array_equal(rows[:, :3], data["observation"])
+    np.testing.assert_array_equal(rows[:, 3], [0, *data["reward"][1:, 0]])
+    np.testing.assert_array_equal(rows[:, 4:], [*data["action"][1:], [0, 0]])
 
 
 def test_rows_of_zeros_are_skipped_and_nothing_is_joined_over_them(tmp_path: Path) -> None:
@@ -100,15 +99,11 @@ def test_the_published_environments_are_chosen_and_weighted(tmp_path: Path) -> N
     assert chosen["tdmpc2", "task_0"].weight == pytest.approx(0.9 / total / 2)
     assert chosen["db1", "dmc-finger"].weight == pytest.approx(0.01 / total)
     assert chosen["jat", "mujoco-pendulum"].name == "unitraj/jat/mujoco-pendulum"
-
-
-def test_absent_sources_leave_their_weight_to_the_others(tmp_path: Path) -> None:
-    save(tmp_path / "db1/dmc-finger/episode_1.npz", **arrays(4))
-    save(tmp_path / "modular-rl/hopper_3-v2/episode_1.npz", **arrays(4))
-    assert {one.source: one.weight for one in unitraj_datasets(tmp_path)} == {
-        "modular_rl": pytest.approx(0.30 / 0.31),
-        "db1": pytest.approx(0.01 / 0.31),
-    }
+    # Absent sources leave their weight to the others.
+    for name in ("exorl", "rl_unplugged", "tdmpc2", "jat"):
+        shutil.rmtree(tmp_path / name)
+    weights = {one.source: one.weight for one in unitraj_datasets(tmp_path)}
+    assert weights == {"modular_rl": pytest.approx(0.30 / 0.31), "db1": pytest.approx(0.01 / 0.31)}
 
 
 def test_a_folder_of_one_environment_is_known_by_its_place(tmp_path: Path) -> None:
@@ -125,20 +120,15 @@ def test_a_folder_of_one_environment_is_known_by_its_place(tmp_path: Path) -> No
     # A folder above several environments is none.
     assert unitraj_environment(tmp_path / "modular-rl") is None
     assert unitraj_environment(tmp_path) is None
-    with pytest.raises(TrajWorldError, match="holds no UniTraj episodes"):
-        unitraj_datasets(tmp_path / "modular-rl")
-    with pytest.raises(TrajWorldError, match="holds no UniTraj episodes"):
-        unitraj_datasets(tmp_path / "missing")
+    for name in ("modular-rl", "missing"):
+        with pytest.raises(TrajWorldError, match="holds no UniTraj episodes"):
+            unitraj_datasets(tmp_path / name)
 
 
 def test_published_ranges(tmp_path: Path) -> None:
     assert unitraj_range(tmp_path) is None
     save(tmp_path / "max_min_values.npz", max=np.arange(6.0), min=-np.arange(6.0))
-    limits = unitraj_range(tmp_path)
-    assert limits is not None
-    assert limits[0].tolist() == [0, -1, -2, -3, -4, -5]
-    assert limits[1].tolist() == [0, 1, 2, 3, 4, 5]
-    assert limits[0].dtype == np.float32
+    np.testing.assert_array_equal(unitraj_range(tmp_path), [-np.arange(6), np.arange(6)])
     save(tmp_path / "episode_0.npz", **arrays(5))
     assert len(episodes_of(tmp_path)) == 1
     for values, message in (
@@ -181,28 +171,22 @@ def test_hostile_files_run_nothing(tmp_path: Path) -> None:
     ("change", "message"),
     [
         ({"action": None}, "no array 'action'"),
-        ({"reward": np.zeros((4, 1))}, "do not make an episode"),
-        ({"reward": np.zeros((5, 2))}, "do not make an episode"),
-        ({"action": np.zeros((4, 2))}, "do not make an episode"),
-        ({"observation": np.ones(5)}, "do not make an episode"),
-        ({"observation": np.float32(1)}, "do not make an episode"),
+        ({"reward": np.zeros((4, 1))}, ".* do not make an episode"),
+        ({"reward": np.zeros((5, 2))}, ".* do not make an episode"),
+        ({"action": np.zeros((4, 2))}, ".* do not make an episode"),
+        ({"observation": np.ones(5)}, ".* do not make an episode"),
+        ({"observation": np.float32(1)}, ".* do not make an episode"),
         ({"action": np.full((5, 2), "x")}, "'action' holds no numbers"),
         ({"observation": np.full((5, 3), np.nan)}, "observations hold a NaN"),
+        ({"observation": np.ones((5, 4))}, "4 observation and 2 action values"),
         ({"reward": np.full((5, 1), np.inf)}, "rewards hold a NaN"),
     ],
 )
 def test_wrong_arrays_are_refused(tmp_path: Path, change: dict[str, np.ndarray | None], message: str) -> None:
     values = {name: array for name, array in {**arrays(5), **change}.items() if array is not None}
-    path = save(tmp_path / "episode_0.npz", **values)
-    with pytest.raises(TrajWorldError, match=message) as error:
-        episodes_of(tmp_path)
-    assert str(path) in str(error.value)
-
-
-def test_episodes_of_other_sizes_are_refused(tmp_path: Path) -> None:
     save(tmp_path / "episode_0.npz", **arrays(5))
-    save(tmp_path / "episode_1.npz", **arrays(5, observations=4))
-    with pytest.raises(TrajWorldError, match=r"episode_1\.npz: 4 observation and 2 action values"):
+    save(tmp_path / "episode_1.npz", **values)
+    with pytest.raises(TrajWorldError, match=rf"episode_1\.npz: {message}|episode_1\.npz has {message}"):
         episodes_of(tmp_path)
 
 
@@ -214,15 +198,9 @@ def test_truncated_files_are_refused_in_one_line(tmp_path: Path) -> None:
         with pytest.raises(TrajWorldError, match=r"episode_0\.npz") as error:
             episodes_of(tmp_path)
         assert "\n" not in str(error.value)
-    broken = bytearray(whole)
-    broken[400] ^= 0xFF
-    path.write_bytes(bytes(broken))
+    path.write_bytes(whole[:400] + bytes([whole[400] ^ 0xFF]) + whole[401:])
     with pytest.raises(TrajWorldError, match="not a readable"):
         episodes_of(tmp_path)
-
-
-def test_a_file_that_goes_away_is_named(tmp_path: Path) -> None:
-    path = save(tmp_path / "episode_0.npz", **arrays(5))
     environment = unitraj_environment(tmp_path)
     assert environment is not None
     path.unlink()

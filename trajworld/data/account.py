@@ -48,8 +48,9 @@ class Account:
         return count, total
 
     def note(self, text: str, count: int = 1) -> None:
-        """Count something that happened."""
-        self.notes[text] = self.notes.get(text, 0) + count
+        """Count something that happened ``count`` times."""
+        if count:
+            self.notes[text] = self.notes.get(text, 0) + count
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -58,9 +59,7 @@ class Account:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Account":
         """The inverse of :meth:`as_json`."""
-        left_out = {
-            reason: (int(count), float(reward)) for reason, (count, reward) in values["left_out"].items()
-        }
+        left_out = {reason: (count, reward) for reason, (count, reward) in values["left_out"].items()}
         return cls(**{**values, "left_out": left_out})
 
     def lines(self) -> list[str]:

@@ -29,18 +29,9 @@ _STEPS_AT_ONCE = 65536
 _UNRECORDED = "the result of an episode's last action is not in the file (it has no next_observations)"
 _BROKEN = "an episode ended where the next row is not the recorded successor and no flag marks an end"
 _LONG = "an episode was cut at the step limit, since no flag marks an end"
-
-
-# The dimensions of each array; the last two may be missing.
-_ARRAYS = {
-    "observations": 2,
-    "actions": 2,
-    "rewards": 1,
-    "terminals": 1,
-    "timeouts": 1,
-    "next_observations": 2,
-}
-_OPTIONAL = ("timeouts", "next_observations")
+# The dimensions of each array.
+_ARRAYS = {"observations": 2, "actions": 2, "rewards": 1, "terminals": 1}
+_OPTIONAL = {"timeouts": 1, "next_observations": 2}
 
 
 @dataclass(frozen=True)
@@ -63,10 +54,7 @@ def read_d4rl(
     Without them the result of an episode's last action is not recorded: that step is left out, the episode counts as
     truncated, and one that no flag ends is cut after ``max_episode_steps`` steps.
 
-    Args:
-        path: The ``.hdf5`` file.
-        max_episode_steps: The environment's step limit, at least 1, used only where no flag or successor marks an end.
-        account: Brought up to date as episodes are read.
+    ``account`` is brought up to date as episodes are read.
 
     Raises:
         TrajWorldError: The file is missing, truncated or not HDF5, lacks an array, or its arrays disagree or
@@ -74,16 +62,14 @@ def read_d4rl(
     """
     path = Path(path)
     with _open(path) as file:
-        wanted = {name: size for name, size in _ARRAYS.items() if name in file or name not in _OPTIONAL}
+        wanted = _ARRAYS | {name: dimensions for name, dimensions in _OPTIONAL.items() if name in file}
         arrays = {name: _array(file, name, path, dimensions) for name, dimensions in wanted.items()}
         shape = arrays["observations"].shape
         for name, array in arrays.items():
-            if len(array) != shape[0]:
+            if len(array) != shape[0] or (name == "next_observations" and array.shape != shape):
                 raise TrajWorldError(
-                    f"{path}: {name} holds {len(array)} steps, but observations hold {shape[0]}"
+                    f"{path}: {name!r} has shape {array.shape}, but 'observations' has shape {shape}"
                 )
-        if "next_observations" in arrays and arrays["next_observations"].shape != shape:
-            raise TrajWorldError(f"{path}: next_observations and observations have different shapes")
         if shape[0] == 0:
             raise TrajWorldError(f"{path}: the file holds no step")
         sizes = [shape[1], arrays["actions"].shape[1]]
@@ -95,7 +81,7 @@ def read_d4rl(
 
 
 def _read_episodes(info: D4RLInfo, max_episode_steps: int, account: Account) -> Iterator[Episode]:
-    number = 0
+    number, last = 0, 0
     linked = "next_observations" in info.arrays
     with _open(info.path) as file:
         terminals = file["terminals"][:].reshape(-1) > 0
@@ -106,20 +92,20 @@ def _read_episodes(info: D4RLInfo, max_episode_steps: int, account: Account) -> 
         if linked:
             broken = _broken(file["observations"], file["next_observations"]) & ~ends[:-1]
             ends[:-1] |= broken
-            if broken.any():
-                account.note(_BROKEN, int(broken.sum()))
+            account.note(_BROKEN, int(broken.sum()))
         ends[-1] = True
         stops = np.flatnonzero(ends) + 1
         starts = np.concatenate([[0], stops[:-1]])
         if not linked and not timeouts.any():
             pieces = [np.arange(a, b, max_episode_steps) for a, b in zip(starts, stops, strict=True)]
-            if len(stops) < sum(map(len, pieces)):
-                account.note(_LONG, sum(map(len, pieces)) - len(stops))
             starts = np.concatenate(pieces)
+            account.note(_LONG, len(starts) - len(stops))
             stops = np.append(starts[1:], len(ends))
         names = ["observations", "actions", "rewards"] + ["next_observations"] * linked
-        for first, last in _groups(starts, stops):
-            offset = starts[first]
+        while last < len(starts):
+            # As many whole episodes as are read from the file at once.
+            first, offset = last, starts[last]
+            last = max(int(np.searchsorted(stops, offset + _STEPS_AT_ONCE, side="right")), first + 1)
             block = {name: as_floats(file[name][offset : stops[last - 1]]) for name in names}
             for begin, end in zip(starts[first:last] - offset, stops[first:last] - offset, strict=True):
                 steps = {name: array[begin:end] for name, array in block.items()}
@@ -151,16 +137,6 @@ def _episode(steps: dict[str, NDArray[np.floating]], terminated: bool, account: 
         return None
     account.keep(rewards)
     return Episode(observations, actions, rewards, terminated=terminated, truncated=not terminated)
-
-
-def _groups(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Runs of whole episodes that are read from the file at once: [first, last) of each."""
-    first = 0
-    while first < len(starts):
-        last = int(np.searchsorted(stops, starts[first] + _STEPS_AT_ONCE, side="right"))
-        last = max(last, first + 1)
-        yield first, last
-        first = last
 
 
 @contextlib.contextmanager

@@ -32,15 +32,9 @@ _DATASET_ID = re.compile(r"(?:(?:[\w-]+/)+[\w-]+/|[\w-]{2,}/)?[\w-]+-v\d+", re.A
 
 @dataclass(frozen=True)
 class MinariInfo:
-    """What a Minari dataset says of itself.
+    """What a Minari dataset says of itself in ``metadata``, its ``metadata.json``.
 
-    Attributes:
-        dataset_id: For example ``mujoco/hopper/medium-v0``.
-        path: The dataset's folder.
-        environment: For example ``gymnasium/Hopper-v5``; empty where the dataset does not say.
-        episodes: Number of episodes.
-        transitions: Number of steps of all episodes.
-        metadata: The whole of the dataset's ``metadata.json``.
+    ``environment`` is such as ``gymnasium/Hopper-v5``, empty where the dataset does not say.
     """
 
     dataset_id: str
@@ -122,14 +116,12 @@ def write_minari(
     Args:
         dataset_id: ``(namespace/)name-vN``.
         episodes: At least one; each is checked (shapes, NaN).
-        environment: The environment's name, kept in the metadata: ``gymnasium/Hopper-v5``,
-            ``dm_control/cheetah-run``.
-        observation_space: The Gymnasium space of the observations: a Box of ``observation_size`` numbers.
+        environment: The environment's name, kept in the metadata, such as ``dm_control/cheetah-run``.
+        observation_space: The Gymnasium space of the observations, of one dimension.
         action_space: The same for the actions.
         description: A line or two for people.
         metadata: More JSON values to keep in the dataset's metadata.
-        env_spec: The environment's Gymnasium spec, so that Minari can make it again. Found from
-            ``environment`` where it is ``gymnasium/ID`` and not given.
+        env_spec: From which Minari can make the environment again; not needed for ``gymnasium/ID``.
         replace: Whether a dataset of the same id gives way.
 
     Raises:
@@ -166,14 +158,11 @@ def write_minari(
                 truncations=ends[1],
             )
 
-    described = {
-        **(metadata or {}),
-        "dataset_id": dataset_id,
+    described = {**(metadata or {}), "dataset_id": dataset_id, "environment": environment}
+    described |= {
         "minari_version": minari.__version__,
-        "environment": environment,
+        **({"description": description} if description else {}),
     }
-    if description:
-        described["description"] = description
     namespace = dataset_id.rpartition("/")[0]
     if env_spec is None and environment.startswith("gymnasium/"):
         with contextlib.suppress(gymnasium.error.Error, ImportError):
@@ -186,12 +175,7 @@ def write_minari(
     ):
         warnings.simplefilter("ignore")
         ensure_room(path.parent, _ROOM)
-        storage = MinariStorage.new(
-            folder / "data",
-            observation_space=observation_space,
-            action_space=action_space,
-            env_spec=env_spec,
-        )
+        storage = MinariStorage.new(folder / "data", observation_space, action_space, env_spec)
         storage.update_metadata(described)
         storage.update_episodes(buffers())
         if namespace and namespace not in list_local_namespaces():
@@ -203,10 +187,6 @@ def read_minari(dataset_id: str, download: bool = False) -> tuple[MinariInfo, It
     """Open a Minari dataset and read its episodes one at a time.
 
     Dict and Tuple spaces of Boxes are flattened in ``gymnasium.spaces.utils.flatten``'s order.
-
-    Args:
-        dataset_id: ``(namespace/)name-vN``.
-        download: Whether to fetch a dataset that is not here.
 
     Raises:
         UsageError: The id is malformed.
@@ -249,9 +229,7 @@ def _read_episodes(info: MinariInfo, observation_space: "Space", action_space: "
 
 
 def _flat(space: "Space", data: Any) -> NDArray[np.floating]:
-    """The columns of ``data`` (an array ``[L, ...]``, or a dict or tuple of them), flattened to ``[L,
-    size]``.
-    """
+    """The columns of ``data`` (an array ``[L, ...]``, or a dict or tuple of them), flattened to ``[L, size]``."""
     from gymnasium import spaces
 
     if isinstance(space, spaces.Dict):

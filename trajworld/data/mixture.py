@@ -54,8 +54,8 @@ class Source:
         index = self.index
         if self.sampling == "window":
             return index.locate((numbers[0] % np.uint64(len(index))).astype(np.int64))
-        episode = (numbers[0] % np.uint64(index.num_episodes)).astype(np.int64)
-        first, windows = index.first_rows[episode], index.window_counts[episode]
+        episode = (numbers[0] % np.uint64(len(index.first_rows))).astype(np.int64)
+        first, windows = index.first_rows[episode], np.diff(index.first_ranks)[episode]
         return first + 1 + (numbers[1] % windows.astype(np.uint64)).astype(np.int64), first
 
 
@@ -79,16 +79,11 @@ class Mixture:
         sizes: Sequence[int] | None = None,
         augment: float = 0.0,
     ) -> None:
-        """Set up the mixture of at least one source.
+        """Set up the mixture of at least one source: batches of ``batch_size`` windows of ``window`` rows.
 
-        Args:
-            sources: Where batches are drawn from.
-            batch_size: B, windows in a batch.
-            window: T, rows in a window.
-            seed: Of every draw.
-            sizes: The values of M_pad that may occur; a source takes the smallest that holds its M. Where not
-                given, ``padded_sizes`` chooses at most three.
-            augment: Share of the batches that are changed, see :mod:`trajworld.data.augmentation`.
+        ``sizes`` are the values of M_pad that may occur, at most three chosen by ``padded_sizes`` where not given; a
+        source takes the smallest that holds its M. ``augment`` is the share of batches that are changed, see
+        :mod:`trajworld.data.augmentation`.
 
         Raises:
             UsageError: An episode is not there, or no size holds a source's M.
@@ -162,21 +157,10 @@ def windows_in_order(
     limit: int | None = None,
     seed: int = 0,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """The windows of ``episodes`` in order, for evaluation.
+    """The windows of ``episodes`` (all where None) in order, as ``gather_windows`` returns them, for evaluation.
 
-    Args:
-        dataset: Where the rows are.
-        episodes: Indices; all where None.
-        batch_size: Windows in a batch; the last batch may hold fewer.
-        window: T, rows in a window.
-        limit: The most windows: where there are more, a random choice of that many, without repetition, in order.
-        seed: Of that choice.
-
-    Yields:
-        Values ``[<= B, T, M]`` and time mask ``[<= B, T]``, as ``gather_windows`` returns them.
-
-    Raises:
-        UsageError: An episode is not there.
+    Where there are more than ``limit``, a random choice of that many, without repetition, in order. The last batch
+    may hold fewer than ``batch_size``.
     """
     index = WindowIndex.of(dataset, episodes)
     ranks = np.arange(len(index))

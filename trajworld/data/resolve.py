@@ -69,8 +69,8 @@ class _Origin:
 def open_dataset(spec: str | os.PathLike[str], *, progress: Progress | None = None) -> Dataset:
     """Open the dataset that ``spec`` names.
 
-    A source outside the store is converted once into the library's own folder and opened from there
-    afterwards, as long as the source's files keep their sizes and times.
+    A source outside the store is converted once into the library's own folder and opened from there afterwards, as
+    long as its files keep their sizes and times.
 
     Args:
         spec: ``minari:ID`` (downloaded where it is not local), the ID of a local Minari dataset, a store's
@@ -149,9 +149,6 @@ def import_dataset(
         description: For people.
         replace: Whether datasets of the same ids give way.
         progress: Called now and then.
-
-    Returns:
-        The datasets, and what became of the source's transitions.
 
     Raises:
         UsageError: The source is of no known form, or the id is malformed.

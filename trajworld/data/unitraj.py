@@ -21,14 +21,9 @@ _PADDING = "the observation before or after is all zero: a row of padding"
 class UniTrajSource(NamedTuple):
     """One of the corpora that UniTraj gathers, and what pre-training uses of it.
 
-    Attributes:
-        name: The source's name.
-        weight: Its share in the mixture, before normalisation.
-        folder: Where its environments lie in UniTraj's root.
-        environments: Pattern of the environments' folders.
-        episodes: Pattern of the episodes' files in an environment's folder.
-        only: The environments used, by exact name; all where empty.
-        without: Environments left out: those whose name contains one of these.
+    ``weight`` is its share in the mixture before normalisation; ``folder``, ``environments`` and ``episodes`` are
+    where it lies in UniTraj's root and the patterns of its environments' folders and of the files in them. Used are
+    the environments in ``only`` (all where empty) whose name contains nothing of ``without``.
     """
 
     name: str
@@ -58,14 +53,9 @@ UNITRAJ_SOURCES = (
 
 @dataclass(frozen=True)
 class UniTrajEnvironment:
-    """One environment of a UniTraj folder.
+    """One environment of UniTraj: the corpus it comes from, its folder and its name, its episodes' files.
 
-    Attributes:
-        source: The corpus it comes from.
-        environment: Its folder's name.
-        folder: Its folder.
-        episodes: The episodes' files, sorted.
-        weight: Its share in the mixture; the shares of a root's environments sum to 1.
+    ``weight`` is its share in the mixture; the shares of a root's environments sum to 1.
     """
 
     source: str

@@ -35,16 +35,6 @@ class WindowIndex:
         """The number of windows."""
         return int(self.first_ranks[-1])
 
-    @property
-    def num_episodes(self) -> int:
-        """K."""
-        return len(self.first_rows)
-
-    @property
-    def window_counts(self) -> NDArray[np.int64]:
-        """``[K]``: the windows of each episode."""
-        return np.diff(self.first_ranks)
-
     def locate(self, ranks: ArrayLike) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Of each window of these numbers, the row at which it ends and its episode's first row."""
         ranks = np.asarray(ranks, np.int64)
@@ -56,17 +46,11 @@ class WindowIndex:
 def gather_windows(
     dataset: Dataset, ends: NDArray[np.int64], first: NDArray[np.int64], length: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The windows that end at given rows, none of which crosses its episode's start.
-
-    Args:
-        dataset: Where the rows are.
-        ends: ``[B]`` rows.
-        first: ``[B]``: the first row of each one's episode.
-        length: T, rows in a window.
+    """The windows of ``length`` T that end at the rows ``ends [B]``, in episodes whose first rows are ``first [B]``.
 
     Returns:
-        Values ``[B, T, M]`` float32, padded with zeros on the left, and the time mask ``[B, T]`` float32, 1 for real
-        rows.
+        Values ``[B, T, M]`` float32, padded with zeros on the left where an episode has no earlier row, and the time
+        mask ``[B, T]`` float32, 1 for real rows.
     """
     rows, starts = np.asarray(dataset.rows), ends - (length - 1)
     if len(ends) and starts.min() < 0:
