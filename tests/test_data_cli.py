@@ -34,15 +34,11 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 @pytest.fixture
 def d4rl_file(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    path = tmp_path / "walker2d_tiny-v2.hdf5"
+    path, rng = tmp_path / "walker2d_tiny-v2.hdf5", np.random.default_rng(0)
+    states = rng.normal(size=(51, 3))
+    arrays = {"observations": states[:-1], "next_observations": states[1:], "terminals": np.arange(50) == 29}
     with h5py.File(path, "w") as file:
-        states = rng.normal(size=(51, 3))
-        file["observations"], file["next_observations"] = states[:-1], states[1:]
-        file["actions"] = rng.normal(size=(50, 2))
-        file["rewards"] = rng.normal(size=50)
-        file["terminals"] = np.arange(50) == 29
-        file["timeouts"] = np.zeros(50, bool)
+        file.update(arrays | {"actions": rng.normal(size=(50, 2)), "rewards": rng.normal(size=50)})
     return path
 
 
@@ -75,12 +71,10 @@ def test_import_list_and_inspect(capsys: pytest.CaptureFixture[str], d4rl_file: 
     assert (found["environment"], found["terminated_episodes"]) == ("d4rl/walker2d_tiny-v2", 1)
     with h5py.File(d4rl_file) as file:
         rewards = file["rewards"][:]
-    assert found["variates"]["reward"]["mean"] == pytest.approx(rewards.mean(), rel=1e-5)
-    assert found["variates"]["reward"]["std"] == pytest.approx(rewards.std(), rel=1e-5)
+    reward, returns = found["variates"]["reward"], (rewards[:30].sum(), rewards[30:].sum())
+    assert (reward["mean"], reward["std"]) == pytest.approx((rewards.mean(), rewards.std()), rel=1e-5)
     assert found["episode_length"] == {"minimum": 20, "mean": 25, "maximum": 30, "std": 5}
-    assert found["episode_return"]["maximum"] == pytest.approx(
-        max(rewards[:30].sum(), rewards[30:].sum()), rel=1e-5
-    )
+    assert found["episode_return"]["maximum"] == pytest.approx(max(returns), rel=1e-5)
     assert picture.read_bytes().startswith(b"\x89PNG")
     code, out, _ = run(capsys, "data", "inspect", "minari:d4rl/walker/tiny-v2")
     assert code == 0

@@ -92,25 +92,16 @@ def test_episodes_equal_a_loop(
     np.testing.assert_allclose(account.kept_reward, sum(e.rewards.sum() for e in episodes), atol=1e-4)
     assert account.kept == count or "next_observations" not in arrays
     wanted = loop_episodes(arrays, limit)
-    for got, want in zip(episodes, wanted, strict=True):
-        np.testing.assert_array_equal(got.observations, want.observations)
-        np.testing.assert_array_equal(got.actions, want.actions)
-        np.testing.assert_array_equal(got.rewards, want.rewards)
-        assert (got.terminated, got.truncated) == (want.terminated, want.truncated)
+    np.testing.assert_equal([vars(got) for got in episodes], [vars(want) for want in wanted])
     assert (info.steps, info.arrays) == (count, set(arrays))
 
 
 def test_old_files_end_after_a_thousand_steps_where_nothing_else_tells(tmp_path: Path) -> None:
     arrays = steps(2500)
-    arrays["terminals"] = np.zeros(2500, bool)
-    arrays["terminals"][1199] = True
     del arrays["next_observations"]
-    arrays["timeouts"] = np.zeros(2500, bool)
     # Flags may be numbers, and columns have a second dimension of one.
-    arrays["rewards"], arrays["terminals"] = (
-        arrays["rewards"][:, None],
-        arrays["terminals"][:, None].astype("f4"),
-    )
+    arrays["terminals"], arrays["timeouts"] = np.eye(2500, 1, -1199, "f4"), np.zeros(2500, bool)
+    arrays["rewards"] = arrays["rewards"][:, None]
     for name in ("none set", "none there"):
         path = write(tmp_path / "old.hdf5", arrays)
         assert [len(e) for e in read_d4rl(path)[1]] == [999, 199, 999, 299], name
@@ -124,9 +115,7 @@ def test_old_files_end_after_a_thousand_steps_where_nothing_else_tells(tmp_path:
 def test_every_stored_transition_is_one_of_the_file(tmp_path: Path, shuffled: bool) -> None:
     """Flags that come three steps late, and a shuffled replay buffer."""
     count, length = 60, 20
-    observations = (
-        np.repeat(10 * np.arange(3), length)[:, None] + np.tile(np.arange(length), 3)[:, None] * 0.1
-    )
+    observations = np.add.outer(10 * np.arange(3), 0.1 * np.arange(length)).reshape(-1, 1)
     arrays = {
         "observations": np.tile(observations, 3).astype(np.float32),
         "next_observations": np.tile(observations + 0.1, 3).astype(np.float32),
@@ -211,9 +200,8 @@ def test_the_environment_is_known_by_name_and_sizes(
 def test_wrong_arrays_are_refused(tmp_path: Path, change: dict[str, np.ndarray | None], message: str) -> None:
     arrays = {name: array for name, array in {**steps(20), **change}.items() if array is not None}
     path = write(tmp_path / "wrong.hdf5", arrays)
-    with pytest.raises(TrajWorldError, match=message) as error:
+    with pytest.raises(TrajWorldError, match=rf"{path}.*{message}"):
         list(read_d4rl(path)[1])
-    assert str(path) in str(error.value)
 
 
 def test_truncated_files_are_refused_in_one_line(tmp_path: Path) -> None:

@@ -162,13 +162,10 @@ def test_padded_sizes_cost_the_least(sizes: list[int], most: int, data: st.DataO
 def test_impossible_mixtures_are_refused(three: list[Source]) -> None:
     one = three[0]
     short = Source(one.dataset, one.lower[:3], one.upper)
-    none, beyond = (Source(one.dataset, one.lower, one.upper, episodes=np.array(e, int)) for e in ([], [9]))
     for given_source, sizes, message in (
         (one, [5], "no size .* 6 variates"),
         (one, [], "no size .* 6 variates"),
         (short, None, "does not fit the 6 variates"),
-        (beyond, None, "episodes 0 to 3"),
-        (none, None, "no episode"),
     ):
         with pytest.raises(TrajWorldError, match=message):
             Mixture([given_source], 4, sizes=sizes)

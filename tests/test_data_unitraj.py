@@ -135,7 +135,7 @@ def test_published_ranges(tmp_path: Path) -> None:
         ({"max": np.ones(5), "min": np.zeros(5)}, "ranges of 5 variates for episodes of 6"),
         ({"max": np.ones(6), "min": np.zeros(5)}, "of one size"),
         ({"max": np.full(6, np.nan), "min": np.zeros(6)}, "finite"),
-        ({"max": np.zeros(6), "min": np.ones(6)}, "above its max"),
+        ({"max": np.zeros(6), "min": np.ones(6)}, "no min above"),
         ({"max": np.zeros(6)}, "no array 'min'"),
     ):
         save(tmp_path / "max_min_values.npz", **values)

@@ -1,14 +1,11 @@
 """Files: one writer, room on the disk, and what a file is when it is not what it should be."""
 
 import gzip
-import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 from minari.storage.datasets_root_dir import get_dataset_path
 
@@ -16,7 +13,7 @@ from trajworld.data.home import home
 from trajworld.data.minari_datasets import dataset_path, datasets_folder
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import atomic_folder, ensure_room, kind_of_file, one_writer, user_path
+from trajworld.files import atomic_folder, ensure_room, one_writer, user_path
 from trajworld.interop.restricted_pickle import read_pickle
 
 
@@ -66,6 +63,9 @@ def test_room_that_is_not_there_is_told_before_anything_is_written(tmp_path: Pat
         ("packed.hdf5", gzip.compress(b"x"), "gzip"),
         ("weights.hdf5", (100).to_bytes(8, "little") + b'{"a": 1}', "safetensors"),
         ("empty.hdf5", b"", "empty"),
+        ("array.hdf5", b"\x93NUMPY\x01\x00", "NumPy file"),
+        ("tensors.hdf5", b"PK\x03\x04 archive/data.pkl", "PyTorch file"),
+        ("archive.hdf5", b"PK\x03\x04 x", "zip archive"),
     ],
 )
 def test_files_that_are_something_else_are_named_for_what_they_are(
@@ -79,23 +79,6 @@ def test_files_that_are_something_else_are_named_for_what_they_are(
         assert "\n" not in str(error.value)
     with pytest.raises(UsageError, match=words):
         open_dataset(path.rename(path.with_suffix(".xyz")))
-
-
-def test_more_kinds_of_files(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.zeros(3))
-    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
-        archive.writestr("archive/data.pkl", b"x")
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("x", b"x")
-    (tmp_path / "a.json").write_text(json.dumps({"a": 1}))
-    found = {path.name: kind_of_file(path) for path in tmp_path.iterdir()}
-    assert found == {
-        "a.npy": "it is a NumPy file (.npy)",
-        "a.pt": "it is a PyTorch file (.pt)",
-        "a.zip": "it is a zip archive",
-        "a.json": "",
-    }
-    assert kind_of_file(tmp_path / "nothing") == ""
 
 
 def test_folders_follow_the_environment_and_a_tilde_is_the_home_folder(

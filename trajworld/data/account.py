@@ -9,14 +9,9 @@ from numpy.typing import ArrayLike
 
 @dataclass
 class Account:
-    """Transitions and rewards of a source, counted while it is read: all, those kept, and why others were not.
+    """Transitions and rewards of a source, counted while it is read, and the episodes that were given of them.
 
     Attributes:
-        transitions: In the source.
-        reward: Their sum.
-        kept: Transitions of the episodes that were given.
-        kept_reward: Their sum.
-        episodes: Episodes that were given.
         left_out: Transitions and reward of what was not given, by reason.
         notes: What else happened, such as an end that no flag marks; counts by text.
     """

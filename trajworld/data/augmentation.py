@@ -36,13 +36,8 @@ def draw_change(
 ) -> Change | None:
     """The change of a step's batch, a pure function of its arguments; None where the batch stays as it is.
 
-    Args:
-        lower: ``[M]``: lower end of each variate's range.
-        upper: ``[M]``: upper end.
-        variate_mask: ``[M]``: 1 for real variates; the others never change.
-        share: Probability that a batch is changed at all.
-        seed: Of the run.
-        step: Of the run.
+    ``lower [M]`` and ``upper [M]`` are the ends of the variates' ranges, ``variate_mask [M]`` is 1 for real variates:
+    the others never change. ``share`` is the probability that a batch is changed at all.
     """
     if not share:
         return None

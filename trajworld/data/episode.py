@@ -43,18 +43,16 @@ def check_episode(episode: Episode, where: str) -> Episode:
     Raises:
         TrajWorldError: Shapes disagree, the episode has no transition, or a value is NaN or infinite.
     """
-    observations, actions, rewards = episode.observations, episode.actions, episode.rewards
-    if observations.ndim != 2 or actions.ndim != 2 or rewards.ndim != 1:
+    arrays = {"observations": episode.observations, "actions": episode.actions, "rewards": episode.rewards}
+    shapes, length = [array.shape for array in arrays.values()], episode.rewards.size
+    sizes = [shape[1:] for shape in shapes[:2]]
+    wanted = [(length + 1, *sizes[0]), (length, *sizes[1]), (length,)]
+    if shapes != wanted or list(map(len, sizes)) != [1, 1] or not length:
         raise TrajWorldError(
-            f"{where}: observations {observations.shape}, actions {actions.shape} and rewards "
-            f"{rewards.shape} must have 2, 2 and 1 dimensions"
+            f"{where}: observations {shapes[0]}, actions {shapes[1]} and rewards {shapes[2]} do not make an "
+            "episode ([L + 1, O], [L, A] and [L] are wanted, L >= 1)"
         )
-    if len(rewards) < 1 or len(observations) != len(rewards) + 1 or len(actions) != len(rewards):
-        raise TrajWorldError(
-            f"{where}: {len(observations)} observations, {len(actions)} actions and {len(rewards)} rewards "
-            "do not make an episode (L + 1, L and L are wanted, L >= 1)"
-        )
-    for name, array in (("observations", observations), ("actions", actions), ("rewards", rewards)):
+    for name, array in arrays.items():
         if not np.all(np.isfinite(array)):
             step = int(np.argwhere(~np.isfinite(array))[0][0])
             raise TrajWorldError(f"{where}: {name} hold a NaN or infinite value at step {step}")

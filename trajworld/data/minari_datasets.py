@@ -190,8 +190,8 @@ def read_minari(dataset_id: str, download: bool = False) -> tuple[MinariInfo, It
 
     Raises:
         UsageError: The id is malformed.
-        TrajWorldError: The dataset is missing, damaged, or has spaces other than Box; or the download failed.
-            Errors in an episode are raised when it is read.
+        TrajWorldError: The dataset is missing or damaged, or the download failed. Errors in an episode, and spaces of
+            other kinds, are raised when it is read.
     """
     path = dataset_path(dataset_id)
     if not (path / "data").is_dir():
@@ -236,6 +236,8 @@ def _flat(space: "Space", data: Any) -> NDArray[np.floating]:
         return np.concatenate([_flat(space[key], data[key]) for key in space.spaces], axis=1)
     if isinstance(space, spaces.Tuple):
         return np.concatenate([_flat(part, piece) for part, piece in zip(space, data, strict=True)], axis=1)
+    if not isinstance(space, spaces.Box):
+        raise ValueError(f"a {type(space).__name__} space: only Box and Dict and Tuple of Box can be read")
     array = np.asarray(data)
     if array.shape[1:] != space.shape:
         raise ValueError(
@@ -245,26 +247,15 @@ def _flat(space: "Space", data: Any) -> NDArray[np.floating]:
 
 
 def _space(info: MinariInfo, name: str) -> "Space":
-    """A space of the dataset, which consists of Boxes."""
-    from gymnasium import spaces
     from minari.serialization import deserialize_space
 
-    where = f"Minari dataset {info.dataset_id}"
     try:
         # Minari would make the environment that the file names to learn its spaces: run nothing a file names.
-        space = deserialize_space(info.metadata[name])
+        return deserialize_space(info.metadata[name])
     except Exception as error:
-        raise TrajWorldError(f"{where}: its metadata hold no readable {name} ({_typed(error)})") from None
-    parts = [space]
-    for part in parts:
-        if isinstance(part, spaces.Dict | spaces.Tuple):
-            parts += part.values() if isinstance(part, spaces.Dict) else part
-        elif not isinstance(part, spaces.Box):
-            raise TrajWorldError(
-                f"{where}: its {name.replace('_', ' ')} holds a {type(part).__name__}; only Box spaces (and "
-                "Dict and Tuple of Box) can be read"
-            )
-    return space
+        raise TrajWorldError(
+            f"Minari dataset {info.dataset_id}: its metadata hold no readable {name} ({_typed(error)})"
+        ) from None
 
 
 def _info(dataset_id: str, path: Path) -> MinariInfo:

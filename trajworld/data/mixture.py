@@ -86,7 +86,7 @@ class Mixture:
         :mod:`trajworld.data.augmentation`.
 
         Raises:
-            UsageError: An episode is not there, or no size holds a source's M.
+            UsageError: No size holds a source's M.
             TrajWorldError: A support is not of its source's M.
         """
         self.sources = tuple(sources)
@@ -100,8 +100,6 @@ class Mixture:
             variates_of(source.dataset, source.lower, source.upper, min(n for n in self.sizes if n >= m))
             for source, m in zip(self.sources, counts, strict=True)
         ]
-        for source in self.sources:
-            _ = source.index  # an episode that is not there is told now
         self._numbers = lru_cache(maxsize=8)(partial(_random_numbers, seed, batch_size=batch_size))
         parts = [grain.MapDataset.source([number]).repeat() for number in range(len(self.sources))]
         self._order = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)

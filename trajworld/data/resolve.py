@@ -27,13 +27,6 @@ from trajworld.data.unitraj import UniTrajEnvironment, read_unitraj, unitraj_dat
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import kind_of_file, user_path
 
-ACCEPTED_FORMS = (
-    "minari:ID (downloaded if need be), the ID of a local Minari dataset, a store's folder, a D4RL .hdf5 "
-    "file, or a folder of UniTraj episodes"
-)
-_HDF5_SUFFIXES = (".hdf5", ".h5")
-
-
 # What a long conversion tells of itself: transitions done, of how many where that is known, and of what.
 Progress = Callable[[int, int | None, str], None]
 
@@ -139,21 +132,18 @@ def import_dataset(
 ) -> list[Imported]:
     """Make Minari datasets of a D4RL file, a folder of UniTraj episodes, or a UniTraj root.
 
-    Args:
-        source: The file or folder.
-        dataset_id: The new dataset's id. A UniTraj root makes one dataset an environment: with ``name-v0``
-            their ids are ``name/SOURCE/ENVIRONMENT-v0``. Those that are there already are then left as they
-            are, so an import that was stopped continues.
-        environment: The environment's name, where the source does not say it rightly; not for a root.
-        max_episode_steps: The step limit of D4RL files without ``timeouts``.
-        description: For people.
-        replace: Whether datasets of the same ids give way.
-        progress: Called now and then.
+    A UniTraj root makes one dataset an environment, ``name/SOURCE/ENVIRONMENT-v0`` of an id ``name-v0``. Those that are
+    there already are left as they are unless ``replace`` is set, so an import that was stopped continues.
+    ``environment`` is for sources, other than a root, that do not say it rightly; ``max_episode_steps`` for D4RL files
+    without timeouts.
 
     Raises:
         UsageError: The source is of no known form, or the id is malformed.
         TrajWorldError: The source is damaged, or the id is taken.
     """
+    import numpy as np
+    from gymnasium.spaces import Box
+
     dataset_path(dataset_id)
     path = _existing_path(source)
     if path is None:
@@ -177,49 +167,33 @@ def import_dataset(
     for new_id, origin in origins.items():
         if new_id != dataset_id and not replace and dataset_path(new_id).exists():
             made.append(Imported(dataset_path(new_id), None))
-        else:
-            name = environment or origin.environment
-            made.append(_import(origin, new_id, name, description, replace, progress))
+            continue
+        first, account = next(origin.episodes(Account()), None), Account()
+        if first is None:
+            raise TrajWorldError(f"{origin.name} holds no whole transition")
+        observation_space, action_space = (
+            Box(-np.inf, np.inf, (array.shape[1],), array.dtype.type)
+            for array in (first.observations, first.actions)
+        )
+        written = write_minari(
+            new_id,
+            origin.read(account, progress),
+            environment=environment or origin.environment,
+            observation_space=observation_space,
+            action_space=action_space,
+            description=description,
+            metadata={"imported_from": origin.name},
+            replace=replace,
+        )
+        made.append(Imported(written, account))
     return made
-
-
-def _import(
-    origin: _Origin,
-    dataset_id: str,
-    environment: str,
-    description: str,
-    replace: bool,
-    progress: Progress | None,
-) -> Imported:
-    import numpy as np
-    from gymnasium.spaces import Box
-
-    first = next(origin.episodes(Account()), None)
-    if first is None:
-        raise TrajWorldError(f"{origin.name} holds no whole transition")
-    observation_space, action_space = (
-        Box(-np.inf, np.inf, (array.shape[1],), array.dtype.type)
-        for array in (first.observations, first.actions)
-    )
-    account = Account()
-    path = write_minari(
-        dataset_id,
-        origin.read(account, progress),
-        environment=environment,
-        observation_space=observation_space,
-        action_space=action_space,
-        description=description,
-        metadata={"imported_from": origin.name},
-        replace=replace,
-    )
-    return Imported(path, account)
 
 
 def _origin(spec: str, path: Path | None) -> _Origin:
     """What ``spec`` names, if it is not a store; ``path`` is the file or folder of that name, if there is one."""
     if spec.startswith("minari:"):
         return _minari_origin(spec.removeprefix("minari:"), download=True)
-    if path is not None and path.is_file() and path.suffix in _HDF5_SUFFIXES:
+    if path is not None and path.is_file() and path.suffix in (".hdf5", ".h5"):
         return _d4rl_origin(spec, path)
     if path is not None and path.is_dir():
         environment = unitraj_environment(path)
@@ -229,11 +203,13 @@ def _origin(spec: str, path: Path | None) -> _Origin:
             return _minari_origin(_id_of_folder(path), download=False)
     if path is None and is_dataset_id(spec):
         return _minari_origin(spec, download=False)
-    problem = "names no dataset"
-    if path is not None:
-        kind = kind_of_file(path) if path.is_file() else ""
-        problem = f"exists but is none of the forms that can be read{kind and f' ({kind})'}"
-    raise UsageError(f"{spec} {problem}; give {ACCEPTED_FORMS}")
+    kind = kind_of_file(path) if path is not None else ""
+    exists = f"exists but is none of the forms that can be read{kind and f' ({kind})'}"
+    problem = "names no dataset" if path is None else exists
+    raise UsageError(
+        f"{spec} {problem}; give minari:ID (downloaded if need be), the ID of a local Minari dataset, a store's "
+        "folder, a D4RL .hdf5 file, or a folder of UniTraj episodes"
+    )
 
 
 def _id_of_folder(path: Path) -> str:

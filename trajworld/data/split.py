@@ -16,12 +16,10 @@ def split_episodes(
     With a fraction of 0 it is empty.
 
     Raises:
-        UsageError: The fraction is not in [0, 1), or there are too few episodes to split.
+        UsageError: The fraction is not in [0, 1), or there is but one episode to split.
     """
     if not 0 <= holdout_fraction < 1:
         raise UsageError(f"the holdout fraction must be at least 0 and below 1, not {holdout_fraction}")
-    if num_episodes < 1:
-        raise UsageError("there is no episode to split")
     if holdout_fraction == 0:
         return np.arange(num_episodes), np.arange(0)
     if num_episodes == 1:

@@ -33,31 +33,23 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     ``episode_length``, ``episode_return`` and each of ``variates`` are ``{"minimum", "mean", "maximum", "std"}``;
     ``account`` says what became of the source's transitions, None where the conversion did not count them.
     """
-    found = statistics(dataset)
+    found, lengths, returns = statistics(dataset), dataset.transitions_per_episode, episode_returns(dataset)
+    described = ("name", "source", "environment", "num_variates", "observation_size", "action_size")
     variates = zip(variate_names(dataset), found.minimum, found.mean, found.maximum, found.std, strict=True)
     return {
-        "name": dataset.name,
+        **{key: getattr(dataset, key) for key in described},
         "path": str(dataset.path),
-        "source": dataset.source,
-        "environment": dataset.environment,
         "episodes": dataset.num_episodes,
         "transitions": dataset.num_transitions,
-        "num_variates": dataset.num_variates,
-        "observation_size": dataset.observation_size,
-        "action_size": dataset.action_size,
         "terminated_episodes": int(dataset.terminated.sum()),
-        "episode_length": _spread(dataset.transitions_per_episode),
-        "episode_return": _spread(episode_returns(dataset)),
-        "variates": {name: _numbers(*numbers) for name, *numbers in variates},
+        "episode_length": _spread(lengths.min(), lengths.mean(), lengths.max(), lengths.std()),
+        "episode_return": _spread(returns.min(), returns.mean(), returns.max(), returns.std()),
+        "variates": {name: _spread(*numbers) for name, *numbers in variates},
         "account": None if dataset.account is None else dataset.account.as_json(),
     }
 
 
-def _spread(values: NDArray[Any]) -> dict[str, float]:
-    return _numbers(values.min(), values.mean(), values.max(), values.std())
-
-
-def _numbers(minimum: float, mean: float, maximum: float, std: float) -> dict[str, float]:
+def _spread(minimum: float, mean: float, maximum: float, std: float) -> dict[str, float]:
     return {"minimum": float(minimum), "mean": float(mean), "maximum": float(maximum), "std": float(std)}
 
 

@@ -166,17 +166,15 @@ def unitraj_range(folder: str | Path) -> tuple[NDArray[np.float32], NDArray[np.f
     """The published range of each variate, (minimum ``[M]``, maximum ``[M]``) in row order, if it is there.
 
     Raises:
-        TrajWorldError: The file is damaged, or its values are not two finite vectors of one size with min <=
-            max.
+        TrajWorldError: The file is damaged, or its values are not two finite vectors of one size with min <= max.
     """
     path = Path(folder) / _RANGE_FILE
     if not path.is_file():
         return None
     minimum, maximum = (array.astype(np.float32).reshape(-1) for array in _load(path, ("min", "max")))
-    if minimum.shape != maximum.shape or not np.all(np.isfinite(minimum) & np.isfinite(maximum)):
-        raise TrajWorldError(f"{path}: min and max must be finite and of one size")
-    if np.any(minimum > maximum):
-        raise TrajWorldError(f"{path}: a variate's min is above its max")
+    ends = np.concatenate([minimum, maximum])
+    if len(minimum) != len(maximum) or not np.isfinite(ends).all() or np.any(minimum > maximum):
+        raise TrajWorldError(f"{path}: min and max must be finite, of one size, and no min above its max")
     return minimum, maximum
 
 
