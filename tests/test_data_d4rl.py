@@ -191,7 +191,7 @@ def test_the_environment_is_known_by_name_and_sizes(
         ({"observations": np.zeros(20)}, r"'observations' has shape \(20,\)"),
         ({"rewards": np.zeros((20, 2))}, r"'rewards' has shape \(20, 2\)"),
         ({"rewards": np.float32(1.0)}, r"'rewards' has shape \(\)"),
-        ({"actions": np.full((20, 2), b"x")}, "not numbers"),
+        ({"actions": np.full((20, 2), b"x")}, "numbers in 2 dim"),
         ({"observations": np.full((20, 3), np.nan)}, "episode 0: observations hold a NaN"),
         ({"rewards": np.full(20, np.inf)}, "rewards hold a NaN or infinite"),
         (steps(0), "no step"),

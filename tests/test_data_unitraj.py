@@ -8,23 +8,14 @@ import numpy as np
 import pytest
 
 from trajworld.data.episode import rows_of_episode
-from trajworld.data.unitraj import (
-    UNITRAJ_SOURCES,
-    read_unitraj,
-    unitraj_datasets,
-    unitraj_environment,
-    unitraj_range,
-)
+from trajworld.data.unitraj import read_unitraj, unitraj_datasets, unitraj_environment, unitraj_range
 from trajworld.errors import TrajWorldError
 
 
-def arrays(length: int, seed: int = 0, observations: int = 3, actions: int = 2) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    return {
-        "observation": rng.normal(size=(length, observations)).astype(np.float32),
-        "action": rng.normal(size=(length, actions)).astype(np.float32),
-        "reward": rng.normal(size=(length, 1)).astype(np.float32),
-    }
+def arrays(length: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    sizes = {"observation": 3, "action": 2, "reward": 1}
+    return {name: rng.normal(size=(length, size)).astype(np.float32) for name, size in sizes.items()}
 
 
 def save(path: Path, **values: np.ndarray) -> Path:
@@ -61,44 +52,48 @@ def test_rows_of_zeros_are_skipped_and_nothing_is_joined_over_them(tmp_path: Pat
     np.testing.assert_array_equal(found[1][1:, 3], data["reward"][8:10, 0])
 
 
-PUBLISHED = {
-    "exorl/datasets/cartpole/proto/buffer/episode_1.npz": ("exorl", "cartpole"),
-    "exorl/datasets/walker/rnd/buffer/episode_1.npz": ("exorl", "walker"),
-    "exorl/datasets/cheetah/rnd/buffer/episode_1.npz": None,
-    "rl_unplugged/preprocessed_d4rl_format/fish/swim/episode_1.npz": ("rl_unplugged", "fish"),
-    "rl_unplugged/preprocessed_d4rl_format/cheetah/run/episode_1.npz": None,
-    "modular-rl/walker_3_main-v2/episode_1.npz": ("modular_rl", "walker_3_main-v2"),
-    "modular-rl/other/episode_1.npz": None,
-    "tdmpc2/preprocessed_data_no_padding_new/task_0/episode_1.npz": ("tdmpc2", "task_0"),
-    "tdmpc2/preprocessed_data_no_padding_new/task_29/episode_1.npz": ("tdmpc2", "task_29"),
-    "db1/dmc-finger/episode_1.npz": ("db1", "dmc-finger"),
-    "db1/dmc-cheetah-run/episode_1.npz": None,
-    "db1/walker_7_main/episode_1.npz": None,
-    "db1/rl_minimal_exp_data_1/episode_1.npz": None,
-    "jat/mujoco-pendulum/train_eps_1.npz": ("jat", "mujoco-pendulum"),
-    "jat/mujoco-ant/train_eps_1.npz": None,
-    "jat/mujoco-halfcheetah/train_eps_1.npz": None,
-    "jat/mujoco-standup/train_eps_1.npz": None,
-    "jat/atari-pong/train_eps_1.npz": None,
+# Of each source: where its files lie, environments that are used, and others that are not.
+LAYOUTS = {
+    "exorl": ("exorl/datasets/{}/rnd/buffer/episode_1.npz", "cartpole walker", "cheetah"),
+    "rl_unplugged": ("rl_unplugged/preprocessed_d4rl_format/{}/run/episode_1.npz", "fish", "cheetah"),
+    "modular_rl": ("modular-rl/{}/episode_1.npz", "walker_3_main-v2", "other"),
+    "tdmpc2": ("tdmpc2/preprocessed_data_no_padding_new/{}/episode_1.npz", "task_0 task_29", "other"),
+    "db1": ("db1/{}/episode_1.npz", "dmc-finger", "dmc-cheetah-run walker_7_main rl_minimal_exp_data_1"),
+    "jat": (
+        "jat/{}/train_eps_1.npz",
+        "mujoco-pendulum",
+        "mujoco-ant mujoco-halfcheetah mujoco-standup atari-pong",
+    ),
 }
 
 
-def test_the_published_environments_are_chosen_and_weighted(tmp_path: Path) -> None:
-    for name in PUBLISHED:
-        save(tmp_path / name, **arrays(4))
+@pytest.fixture
+def published(tmp_path: Path) -> dict[tuple[str, str], Path]:
+    """A UniTraj root; the file of each (source, environment) that is used."""
+    for pattern, used, unused in LAYOUTS.values():
+        for name in (*used.split(), *unused.split()):
+            save(tmp_path / pattern.format(name), **arrays(4))
+    return {
+        (source, name): tmp_path / pattern.format(name)
+        for source, (pattern, used, _) in LAYOUTS.items()
+        for name in used.split()
+    }
+
+
+def test_the_published_environments_are_chosen_and_weighted(
+    tmp_path: Path, published: dict[tuple[str, str], Path]
+) -> None:
     save(tmp_path / "jat/mujoco-pendulum/max_min_values.npz", max=np.ones(6), min=np.zeros(6))
     found = unitraj_datasets(tmp_path)
-    chosen = {(one.source, one.environment): one for one in found}
-    assert set(chosen) == {used for used in PUBLISHED.values() if used}
-    for name, used in PUBLISHED.items():
-        if used:
-            assert chosen[used].episodes == (tmp_path / name,)
+    assert {(one.source, one.environment): one.episodes for one in found} == {
+        key: (file,) for key, file in published.items()
+    }
     total = 0.75 + 0.05 + 0.30 + 0.9 + 0.01 + 0.9
-    assert sum(one.weight for one in found) == pytest.approx(1)
-    assert chosen["exorl", "walker"].weight == pytest.approx(0.75 / total / 2)
-    assert chosen["tdmpc2", "task_0"].weight == pytest.approx(0.9 / total / 2)
-    assert chosen["db1", "dmc-finger"].weight == pytest.approx(0.01 / total)
-    assert chosen["jat", "mujoco-pendulum"].name == "unitraj/jat/mujoco-pendulum"
+    weights = {one.name: one.weight for one in found}
+    assert sum(weights.values()) == pytest.approx(1)
+    assert weights["unitraj/exorl/walker"] == pytest.approx(0.75 / total / 2)
+    assert weights["unitraj/tdmpc2/task_0"] == pytest.approx(0.9 / total / 2)
+    assert weights["unitraj/db1/dmc-finger"] == pytest.approx(0.01 / total)
     # Absent sources leave their weight to the others.
     for name in ("exorl", "rl_unplugged", "tdmpc2", "jat"):
         shutil.rmtree(tmp_path / name)
@@ -106,17 +101,13 @@ def test_the_published_environments_are_chosen_and_weighted(tmp_path: Path) -> N
     assert weights == {"modular_rl": pytest.approx(0.30 / 0.31), "db1": pytest.approx(0.01 / 0.31)}
 
 
-def test_a_folder_of_one_environment_is_known_by_its_place(tmp_path: Path) -> None:
-    for name, used in PUBLISHED.items():
-        file = save(tmp_path / name, **arrays(4))
-        pattern = next((s for s in UNITRAJ_SOURCES if used and s.name == used[0]), None)
-        if pattern is None:
-            continue
-        folder = file.parents[pattern.episodes.count("/")]
-        one = unitraj_environment(folder)
+def test_a_folder_of_one_environment_is_known_by_its_place(
+    tmp_path: Path, published: dict[tuple[str, str], Path]
+) -> None:
+    for (source, name), file in published.items():
+        one = unitraj_environment(next(folder for folder in file.parents if folder.name == name))
         assert one is not None
-        assert (one.source, one.environment, one.weight) == (*used, 1.0)
-        assert one.episodes == (file,)
+        assert (one.source, one.environment, one.weight, one.episodes) == (source, name, 1.0, (file,))
     # A folder above several environments is none.
     assert unitraj_environment(tmp_path / "modular-rl") is None
     assert unitraj_environment(tmp_path) is None

@@ -54,7 +54,7 @@ def variates_of(
         TrajWorldError: The support is not of the dataset's M.
     """
     real = dataset.num_variates
-    if np.shape(lower) != (real,) or np.shape(upper) != (real,):
+    if not np.shape(lower) == np.shape(upper) == (real,):
         raise TrajWorldError(
             f"a support of {np.size(lower)} ranges does not fit the {real} variates of {dataset.name}"
         )

@@ -166,12 +166,11 @@ def _array(file: "h5py.File", name: str, path: Path, dimensions: int) -> "h5py.D
         raise TrajWorldError(
             f"{path}: {name!r} must be an array of this file, not a group or a link to another file"
         )
-    if dataset.dtype.kind not in "fiub":
-        raise TrajWorldError(f"{path}: {name!r} holds {dataset.dtype} values, not numbers")
     # Some files hold one-dimensional columns as [N, 1].
     shape = dataset.shape[:1] if dimensions == 1 and dataset.shape[1:] == (1,) else dataset.shape
-    if len(shape) != dimensions:
+    if dataset.dtype.kind not in "fiub" or len(shape) != dimensions:
         raise TrajWorldError(
-            f"{path}: {name!r} has shape {dataset.shape}; {dimensions} dimension(s) are wanted"
+            f"{path}: {name!r} has shape {dataset.shape} and holds {dataset.dtype} values; numbers in {dimensions} "
+            "dimension(s) are wanted"
         )
     return dataset

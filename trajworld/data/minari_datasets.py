@@ -63,8 +63,7 @@ def dataset_path(dataset_id: str) -> Path:
     """
     if not is_dataset_id(dataset_id):
         raise UsageError(
-            f"{dataset_id!r} is not a Minari dataset id: write (namespace/)name-v0, of letters, digits, - "
-            "and _"
+            f"{dataset_id!r} is not a Minari dataset id: write (namespace/)name-v0, of letters, digits, - and _"
         )
     return datasets_folder() / dataset_id
 
@@ -146,23 +145,16 @@ def write_minari(
     def buffers() -> Iterator[EpisodeBuffer]:
         sizes = (observation_space.shape[0], action_space.shape[0])
         for episode in check_episodes(episodes, dataset_id, sizes):
-            arrays = (episode.observations, episode.actions, episode.rewards)
-            ensure_room(path.parent, 2 * sum(array.nbytes for array in arrays) + _ROOM)
+            arrays = {name: getattr(episode, name) for name in ("observations", "actions", "rewards")}
+            ensure_room(path.parent, 2 * sum(array.nbytes for array in arrays.values()) + _ROOM)
             ends = np.zeros((2, len(episode)), bool)
             ends[:, -1] = episode.terminated, episode.truncated
-            yield EpisodeBuffer(
-                observations=episode.observations,
-                actions=episode.actions,
-                rewards=episode.rewards,
-                terminations=ends[0],
-                truncations=ends[1],
-            )
+            yield EpisodeBuffer(**arrays, terminations=ends[0], truncations=ends[1])
 
     described = {**(metadata or {}), "dataset_id": dataset_id, "environment": environment}
-    described |= {
-        "minari_version": minari.__version__,
-        **({"description": description} if description else {}),
-    }
+    described["minari_version"] = minari.__version__
+    if description:
+        described["description"] = description
     namespace = dataset_id.rpartition("/")[0]
     if env_spec is None and environment.startswith("gymnasium/"):
         with contextlib.suppress(gymnasium.error.Error, ImportError):
@@ -201,8 +193,7 @@ def read_minari(dataset_id: str, download: bool = False) -> tuple[MinariInfo, It
             )
         _download(dataset_id)
     info = _info(dataset_id, path)
-    spaces = [_space(info, f"{name}_space") for name in ("observation", "action")]
-    return info, _read_episodes(info, *spaces)
+    return info, _read_episodes(info, _space(info, "observation_space"), _space(info, "action_space"))
 
 
 def _read_episodes(info: MinariInfo, observation_space: "Space", action_space: "Space") -> Iterator[Episode]:
@@ -264,8 +255,7 @@ def _info(dataset_id: str, path: Path) -> MinariInfo:
     try:
         environment = metadata.get("environment")
         if not isinstance(environment, str):
-            # Not written by this library: from the Gymnasium spec.
-            environment = ""
+            environment = ""  # not written by this library: from the Gymnasium spec
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 environment = f"gymnasium/{json.loads(metadata['env_spec'])['id']}"
         counts = int(metadata["total_episodes"]), int(metadata["total_steps"])

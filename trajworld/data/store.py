@@ -112,10 +112,8 @@ def open_store(path: str | Path) -> Dataset:
     if offsets.ndim != 1 or len(offsets) < 2 or offsets[0] != 0 or np.any(np.diff(offsets) < 2):
         raise TrajWorldError(f"{path}: episode_offsets.npy does not start at 0 and rise by at least 2")
     length, episodes = description["rows"], description["episodes"]
-    if (offsets[-1], len(rows)) != (length, length) or (len(offsets) - 1, terminated.shape) != (
-        episodes,
-        (episodes,),
-    ):
+    found = (offsets[-1], len(rows), len(offsets) - 1, terminated.shape)
+    if found != (length, length, episodes, (episodes,)):
         raise TrajWorldError(f"{path}: its files disagree on the number of rows or episodes: {_AGAIN}")
     try:
         account = Account.from_json(description["account"]) if "account" in description else None
@@ -142,8 +140,8 @@ def store_description(path: str | Path) -> dict[str, Any]:
     description = read_json(file)
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise TrajWorldError(f"{file} does not describe a {FORMAT}")
-    if description.get("version") != VERSION:
-        version = description.get("version")
+    version = description.get("version")
+    if version != VERSION:
         raise TrajWorldError(f"{file} is of version {version!r}, this program reads {VERSION}: {_AGAIN}")
     for key in ("name", "source", "environment", "content"):
         if not isinstance(description.get(key), str):

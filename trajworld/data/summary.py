@@ -11,7 +11,6 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import statistics
 
 _BINS = 60
-_ROWS_AT_ONCE = 65536
 
 
 def variate_names(dataset: Dataset) -> list[str]:
@@ -64,11 +63,7 @@ def variate_histograms(dataset: Dataset, bins: int = _BINS) -> tuple[NDArray[np.
     # A constant variate still gets a range that NumPy can cut, on either side of its value.
     room = np.where(high > low, 0.0, np.maximum(np.abs(low), 1.0) * 1e-3)
     edges = np.linspace(low - room, high + room, bins + 1, axis=1)
-    counts = np.zeros((dataset.num_variates, bins), np.int64)
-    for start in range(0, len(dataset.rows), _ROWS_AT_ONCE):
-        block = np.asarray(dataset.rows[start : start + _ROWS_AT_ONCE])
-        for variate in range(dataset.num_variates):
-            counts[variate] += np.histogram(block[:, variate], edges[variate])[0]
+    counts = np.stack([np.histogram(dataset.rows[:, v], edges[v])[0] for v in range(dataset.num_variates)])
     for variate in range(dataset.observation_size, dataset.num_variates):
         counts[variate] -= dataset.num_episodes * np.histogram([0.0], edges[variate])[0]
     return counts, edges
