@@ -179,6 +179,8 @@ def test_a_false_description_is_refused(
         ("episode_offsets.npy", np.array([0.0, 6.0, 13.0]), "int64"),
         ("episode_offsets.npy", np.array([0, 6, None]), "damaged"),
         ("terminated.npy", np.array([True]), "disagree"),
+        ("rows.npy", None, r"lacks rows\.npy"),
+        ("dataset.json", None, r"dataset\.json does not exist"),
         ("rows.npy", np.zeros((13, 6)), "float32"),
         ("rows.npy", np.zeros((12, 6), np.float32), "disagree"),
         ("rows.npy", np.zeros((13, 5), np.float32), "wants 6 variates"),
@@ -186,20 +188,13 @@ def test_a_false_description_is_refused(
     ],
 )
 def test_arrays_that_do_not_fit_are_refused(
-    make_store: StoreMaker, name: str, array: np.ndarray, message: str
+    make_store: StoreMaker, name: str, array: np.ndarray | None, message: str
 ) -> None:
     dataset = make_store([5, 6])
-    np.save(dataset.path / name, array, allow_pickle=True)
+    (dataset.path / name).unlink()
+    if array is not None:
+        np.save(dataset.path / name, array, allow_pickle=True)
     with pytest.raises(TrajWorldError, match=message):
-        open_store(dataset.path)
-
-
-def test_missing_files_are_named(make_store: StoreMaker, tmp_path: Path) -> None:
-    with pytest.raises(TrajWorldError, match=r"dataset\.json does not exist"):
-        open_store(tmp_path / "nothing")
-    dataset = make_store([5])
-    (dataset.path / "rows.npy").unlink()
-    with pytest.raises(TrajWorldError, match=r"lacks rows\.npy"):
         open_store(dataset.path)
 
 
