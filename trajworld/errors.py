@@ -17,5 +17,5 @@ class UsageError(TrajWorldError):
 
 
 def one_line(error: BaseException, most: int = 150) -> str:
-    """What an exception says, on one line of at most ``most`` characters; its type where it says nothing."""
-    return (" ".join(str(error).split()) or type(error).__name__)[:most]
+    """An exception's type and what it says, on one line of at most ``most`` characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:most]

@@ -110,18 +110,10 @@ def write_minari(
 ) -> Path:
     """Write episodes as a Minari dataset (HDF5), one episode in memory at a time, and return its folder.
 
-    The dataset appears whole or not at all: an error or a Ctrl-C leaves nothing behind.
-
-    Args:
-        dataset_id: ``(namespace/)name-vN``.
-        episodes: At least one; each is checked (shapes, NaN).
-        environment: The environment's name, kept in the metadata, such as ``dm_control/cheetah-run``.
-        observation_space: The Gymnasium space of the observations, of one dimension.
-        action_space: The same for the actions.
-        description: A line or two for people.
-        metadata: More JSON values to keep in the dataset's metadata.
-        env_spec: From which Minari can make the environment again; not needed for ``gymnasium/ID``.
-        replace: Whether a dataset of the same id gives way.
+    The dataset appears whole or not at all: an error or a Ctrl-C leaves nothing behind. Episodes are checked (shapes,
+    NaN) and have the sizes of the spaces, which are of one dimension. ``environment`` (such as
+    ``dm_control/cheetah-run``) and ``description`` are kept in the metadata beside the JSON values in ``metadata``.
+    ``env_spec``, from which Minari can make the environment again, need not be given for ``gymnasium/ID``.
 
     Raises:
         UsageError: The id is malformed.
@@ -216,7 +208,7 @@ def _read_episodes(info: MinariInfo, observation_space: "Space", action_space: "
     except (TrajWorldError, GeneratorExit):
         raise
     except Exception as error:
-        raise TrajWorldError(f"{where}: cannot read episode {number + 1} ({_typed(error)})") from error
+        raise TrajWorldError(f"{where}: cannot read episode {number + 1} ({one_line(error)})") from error
 
 
 def _flat(space: "Space", data: Any) -> NDArray[np.floating]:
@@ -245,7 +237,7 @@ def _space(info: MinariInfo, name: str) -> "Space":
         return deserialize_space(info.metadata[name])
     except Exception as error:
         raise TrajWorldError(
-            f"Minari dataset {info.dataset_id}: its metadata hold no readable {name} ({_typed(error)})"
+            f"Minari dataset {info.dataset_id}: its metadata hold no readable {name} ({one_line(error)})"
         ) from None
 
 
@@ -260,7 +252,7 @@ def _info(dataset_id: str, path: Path) -> MinariInfo:
                 environment = f"gymnasium/{json.loads(metadata['env_spec'])['id']}"
         counts = int(metadata["total_episodes"]), int(metadata["total_steps"])
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise TrajWorldError(f"{file} does not describe a Minari dataset ({_typed(error)})") from None
+        raise TrajWorldError(f"{file} does not describe a Minari dataset ({one_line(error)})") from None
     return MinariInfo(dataset_id, path, environment, *counts, metadata)
 
 
@@ -279,17 +271,13 @@ def _download(dataset_id: str) -> None:
             os.replace(Path(folder) / dataset_id, path)
     except Exception as error:
         raise TrajWorldError(
-            f"Minari dataset {dataset_id} is not in {root} and could not be downloaded ({_typed(error)})"
+            f"Minari dataset {dataset_id} is not in {root} and could not be downloaded ({one_line(error)})"
         ) from error
     finally:
         if before is None:
             os.environ.pop("MINARI_DATASETS_PATH", None)
         else:
             os.environ["MINARI_DATASETS_PATH"] = before
-
-
-def _typed(error: Exception) -> str:
-    return f"{type(error).__name__}: {one_line(error)}"
 
 
 @contextlib.contextmanager

@@ -23,15 +23,10 @@ _STEPS_DRAWN = 64
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One dataset of a mixture.
+    """One dataset of a mixture, its variates' support (ends ``[M]``) and its share of the batches, ``weight``.
 
-    Attributes:
-        dataset: Where the rows are.
-        lower: ``[M]``: lower end of each variate's support.
-        upper: ``[M]``: upper end.
-        weight: Its share of the batches, relative to the other sources'; above 0.
-        sampling: ``window`` draws every window alike; ``episode`` an episode, then one of its windows (UniTraj).
-        episodes: Indices of the episodes to draw from; all where None.
+    ``sampling`` by ``window`` draws every window alike; by ``episode`` it draws an episode, then one of its windows
+    (UniTraj). Drawn from are the ``episodes`` of these numbers, all where None.
     """
 
     dataset: Dataset

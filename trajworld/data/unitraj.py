@@ -139,13 +139,13 @@ def read_unitraj(environment: UniTrajEnvironment, account: Account | None = None
         sizes = sizes or given
         if given != sizes:
             raise TrajWorldError(
-                f"{path}: {given[0]} observation and {given[1]} action values, but the environment's other "
-                f"episodes have {sizes[0]} and {sizes[1]}"
+                f"{path}: {given[0]} observation and {given[1]} action values, where others have {sizes[0]} "
+                f"and {sizes[1]}"
             )
         if limits is not None and len(limits[0]) != sum(sizes) + 1:
+            where = environment.folder / _RANGE_FILE
             raise TrajWorldError(
-                f"{environment.folder / _RANGE_FILE}: ranges of {len(limits[0])} variates for episodes of "
-                f"{sum(sizes) + 1}"
+                f"{where}: ranges of {len(limits[0])} variates for episodes of {sum(sizes) + 1}"
             )
         pieces = _pieces(observation)
         used = np.zeros(len(reward), bool)
