@@ -3,8 +3,6 @@
 import itertools
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -20,7 +18,6 @@ from trajworld.data.store import write_store
 from trajworld.data.summary import episode_returns, summarise, variate_histograms
 
 StoreMaker = Callable[..., Dataset]
-FRAMEWORKS = ("jax", "keras", "tensorflow", "torch", "mujoco", "gymnasium", "grain", "minari")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -40,21 +37,6 @@ def d4rl_file(tmp_path: Path) -> Path:
     with h5py.File(path, "w") as file:
         file.update(arrays | {"actions": rng.normal(size=(50, 2)), "rewards": rng.normal(size=50)})
     return path
-
-
-@pytest.mark.parametrize("arguments", [["data", "--help"], ["data", "list"]])
-def test_no_framework_is_imported(arguments: list[str]) -> None:
-    program = f"""
-import sys
-from trajworld.cli.main import main
-try:
-    main({arguments!r})
-except SystemExit as error:
-    assert not error.code, error.code
-print("imported:", *(name for name in {FRAMEWORKS!r} if name in sys.modules))
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1].strip() == "imported:"
 
 
 def test_import_list_and_inspect(capsys: pytest.CaptureFixture[str], d4rl_file: Path, tmp_path: Path) -> None:

@@ -172,28 +172,22 @@ def test_impossible_mixtures_are_refused(three: list[Source]) -> None:
             Mixture([given_source], 4, sizes=sizes)
 
 
-@pytest.mark.parametrize("episodes", [None, [2, 0]])
-def test_windows_in_order_are_all_windows(memory_dataset: StoreMaker, episodes: list[int] | None) -> None:
+def test_windows_in_order_are_all_windows_or_a_fixed_choice(memory_dataset: StoreMaker) -> None:
     dataset = memory_dataset([30, 4, 9])
-    batches = list(windows_in_order(dataset, episodes, 8, 5))
-    assert {len(values) for values, _ in batches[:-1]} == {8}
-    values, mask = all_windows(dataset, episodes)
-    np.testing.assert_array_equal(np.concatenate([v for v, _ in batches]), values)
-    np.testing.assert_array_equal(np.concatenate([m for _, m in batches]), mask)
 
+    def windows(*arguments: int, episodes: list[int] | None = None) -> list[bytes]:
+        batches = list(windows_in_order(dataset, episodes, 8, 5, *arguments))
+        assert {len(values) for values, _ in batches[:-1]} == {8}
+        return [v.tobytes() + m.tobytes() for batch in batches for v, m in zip(*batch, strict=True)]
 
-def test_a_limit_chooses_a_fixed_part_of_the_windows(memory_dataset: StoreMaker) -> None:
-    dataset = memory_dataset([30, 4, 9])
-    every = [v.tobytes() for v in all_windows(dataset)[0]]
-
-    def chosen(limit: int, seed: int) -> list[int]:
-        batches = windows_in_order(dataset, None, 8, 5, limit=limit, seed=seed)
-        return [every.index(v.tobytes()) for values, _ in batches for v in values]
-
-    first = chosen(11, 0)
-    assert len(first) == len(set(first)) == 11
-    assert first == sorted(first) == chosen(11, 0) != chosen(11, 1)
-    assert chosen(1000, 0) == list(range(43))
+    for episodes in (None, [2, 0]):
+        every = [v.tobytes() + m.tobytes() for v, m in zip(*all_windows(dataset, episodes), strict=True)]
+        assert windows(episodes=episodes) == windows(1000, 0, episodes=episodes) == every
+    every = windows()
+    chosen = [every.index(window) for window in windows(11, 0)]
+    assert len(chosen) == len(set(chosen)) == 11
+    assert chosen == sorted(chosen)
+    assert windows(11, 0) == windows(11, 0) != windows(11, 1)
 
 
 def test_draws_never_change(memory_dataset: StoreMaker) -> None:

@@ -12,58 +12,43 @@ from trajworld.data.episode import Episode, check_episode, rows_of_episode
 from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import TrajWorldError, UsageError
 
-LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=6)
 
-
-def loop_windows(dataset: Dataset, length: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Every window by its last row, by walking each episode and keeping the last rows."""
-    found = {}
-    for episode in range(dataset.num_episodes):
-        history: list[np.ndarray] = []
-        for row in range(dataset.episode_offsets[episode], dataset.episode_offsets[episode + 1]):
+def loop_windows(
+    dataset: Dataset, episodes: list[int], length: int
+) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Every window, with its last row's number and its mask, by walking the episodes and keeping the last rows."""
+    found = []
+    for episode in episodes:
+        first, stop = dataset.episode_offsets[episode : episode + 2]
+        history: list[np.ndarray] = [dataset.rows[first]][-length:]
+        for row in range(first + 1, stop):
             history = [*history, dataset.rows[row]][-length:]
-            if row == dataset.episode_offsets[episode]:
-                continue
             padding = length - len(history)
             values = np.stack([np.zeros(dataset.num_variates, np.float32)] * padding + history)
-            found[row] = values, np.array([0.0] * padding + [1.0] * len(history), np.float32)
+            found.append((row, values, np.array([0.0] * padding + [1.0] * len(history), np.float32)))
     return found
 
 
-@settings(max_examples=60, deadline=None)
-@given(lengths=LENGTHS, window=st.integers(1, 25))
+@settings(max_examples=80, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6), window=st.integers(1, 25), data=st.data()
+)
 def test_windows_equal_a_loop(
-    memory_dataset: Callable[..., Dataset], lengths: list[int], window: int
-) -> None:
-    dataset = memory_dataset(lengths)
-    wanted = loop_windows(dataset, window)
-    index = WindowIndex.of(dataset)
-    for nothing in gather_windows(dataset, *index.locate([]), window):
-        assert nothing.shape[:2] == (0, window)
-    ends, first = index.locate(np.arange(len(index)))
-    assert ends.tolist() == sorted(wanted)
-    values, mask = gather_windows(dataset, ends, first, window)
-    assert values.dtype == mask.dtype == np.float32
-    assert values.shape == (len(ends), window, dataset.num_variates)
-    for i, end in enumerate(ends):
-        np.testing.assert_array_equal(values[i], wanted[end][0])
-        np.testing.assert_array_equal(mask[i], wanted[end][1])
-
-
-@settings(max_examples=40, deadline=None)
-@given(lengths=LENGTHS, data=st.data())
-def test_ends_of_chosen_episodes(
-    memory_dataset: Callable[..., Dataset], lengths: list[int], data: st.DataObject
+    memory_dataset: Callable[..., Dataset], lengths: list[int], window: int, data: st.DataObject
 ) -> None:
     dataset = memory_dataset(lengths)
     episodes = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
-    offsets = dataset.episode_offsets
-    wanted = [row for e in episodes for row in range(offsets[e] + 1, offsets[e + 1])]
+    wanted = loop_windows(dataset, episodes, window)
     index = WindowIndex.of(dataset, episodes)
     assert len(index) == len(wanted) == sum(lengths[e] for e in episodes)
-    some = data.draw(st.lists(st.integers(0, len(index) - 1), min_size=1))
-    for ranks in (range(len(index)), some):
-        assert index.locate(list(ranks))[0].tolist() == [wanted[i] for i in ranks]
+    some = data.draw(st.lists(st.integers(0, len(index) - 1)))
+    for ranks in (list(range(len(index))), some):
+        ends, first = index.locate(ranks)
+        values, mask = gather_windows(dataset, ends, first, window)
+        assert values.dtype == mask.dtype == np.float32
+        assert values.shape == (len(ranks), window, dataset.num_variates)
+        for rank, *found in zip(ranks, ends, values, mask, strict=True):
+            np.testing.assert_equal(tuple(found), wanted[rank])
 
 
 def test_rows_hold_the_reward_of_arrival_and_the_action_of_departure() -> None:
