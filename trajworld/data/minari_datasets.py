@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from trajworld.data.account import Account
 from trajworld.data.episode import Episode, as_floats, check_episode, check_episodes
 from trajworld.errors import TrajWorldError, UsageError, one_line
 from trajworld.files import atomic_folder, ensure_room, one_writer, read_json, user_path
@@ -167,7 +168,9 @@ def write_minari(
     return path
 
 
-def read_minari(dataset_id: str, download: bool = False) -> tuple[MinariInfo, Iterator[Episode]]:
+def read_minari(
+    dataset_id: str, download: bool = False, account: Account | None = None
+) -> tuple[MinariInfo, Iterator[Episode]]:
     """Open a Minari dataset and read its episodes one at a time.
 
     Dict and Tuple spaces of Boxes are flattened in ``gymnasium.spaces.utils.flatten``'s order.
@@ -185,26 +188,28 @@ def read_minari(dataset_id: str, download: bool = False) -> tuple[MinariInfo, It
             )
         _download(dataset_id)
     info = _info(dataset_id, path)
-    return info, _read_episodes(info, _space(info, "observation_space"), _space(info, "action_space"))
+    spaces = _space(info, "observation_space"), _space(info, "action_space")
+    return info, _read_episodes(info, *spaces, account or Account())
 
 
-def _read_episodes(info: MinariInfo, observation_space: "Space", action_space: "Space") -> Iterator[Episode]:
+def _read_episodes(
+    info: MinariInfo, observation_space: "Space", action_space: "Space", account: Account
+) -> Iterator[Episode]:
     from minari.dataset.minari_storage import MinariStorage
 
     where, number = f"Minari dataset {info.dataset_id}", -1
     try:
         storage = MinariStorage.read(info.path / "data")
         for number, episode in enumerate(storage.get_episodes(range(info.episodes))):
-            yield check_episode(
-                Episode(
-                    observations=_flat(observation_space, episode["observations"]),
-                    actions=_flat(action_space, episode["actions"]),
-                    rewards=as_floats(episode["rewards"]).reshape(-1),
-                    terminated=bool(episode["terminations"][-1]),
-                    truncated=bool(episode["truncations"][-1]),
-                ),
-                f"{where}, episode {number}",
+            read = Episode(
+                observations=_flat(observation_space, episode["observations"]),
+                actions=_flat(action_space, episode["actions"]),
+                rewards=as_floats(episode["rewards"]).reshape(-1),
+                terminated=bool(episode["terminations"][-1]),
+                truncated=bool(episode["truncations"][-1]),
             )
+            account.keep(read.rewards)
+            yield check_episode(read, f"{where}, episode {number}")
     except (TrajWorldError, GeneratorExit):
         raise
     except Exception as error:

@@ -225,25 +225,18 @@ def _id_of_folder(path: Path) -> str:
 
 
 def _minari_origin(dataset_id: str, download: bool) -> _Origin:
-    info, _ = read_minari(dataset_id, download=download)
-
-    def episodes(account: Account) -> Iterator[Episode]:
-        for episode in read_minari(dataset_id)[1]:
-            account.keep(episode.rewards)
-            yield episode
-
+    info, _ = read_minari(dataset_id, download)
     files = [path for path in (info.path / "data").rglob("*") if path.is_file()]
-    spec = f"minari:{dataset_id}"
-    return _Origin(dataset_id, spec, info.environment, info.path, files, episodes, info.transitions)
+    spec, read = f"minari:{dataset_id}", partial(read_minari, dataset_id, False)
+    return _Origin(
+        dataset_id, spec, info.environment, info.path, files, lambda a: read(a)[1], info.transitions
+    )
 
 
-def _d4rl_origin(spec: str, path: Path, max_episode_steps: int = 1000) -> _Origin:
+def _d4rl_origin(spec: str, path: Path, limit: int = 1000) -> _Origin:
     info, _ = read_d4rl(path)
-
-    def episodes(account: Account) -> Iterator[Episode]:
-        return read_d4rl(path, max_episode_steps, account)[1]
-
-    return _Origin(path.stem, spec, info.environment, path, [path], episodes, info.steps)
+    read = partial(read_d4rl, path, limit)
+    return _Origin(path.stem, spec, info.environment, path, [path], lambda a: read(a)[1], info.steps)
 
 
 def _unitraj_origin(spec: str, one: UniTrajEnvironment) -> _Origin:
