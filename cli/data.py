@@ -97,24 +97,24 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
     if output is not None:
         draw_summary(dataset, output)
     if as_json:
-        click.echo(json.dumps(summary.as_json(), indent=2))
+        click.echo(json.dumps(summary, indent=2))
         return
-    sizes = f"{summary.observation_size} observation, 1 reward, {summary.action_size} action"
+    sizes = f"{dataset.observation_size} observation, 1 reward, {dataset.action_size} action"
     print_facts(
         [
-            ("dataset", summary.name),
-            ("environment", summary.environment or "(not known)"),
-            ("episodes", f"{summary.episodes:,} ({summary.terminated_episodes:,} terminated)"),
-            ("transitions", summary.transitions),
-            ("variates", f"{summary.num_variates} ({sizes})"),
-            ("store", summary.path),
-            *(("source", line) for line in (summary.account.lines() if summary.account else ())),
+            ("dataset", dataset.name),
+            ("environment", dataset.environment or "(not known)"),
+            ("episodes", f"{dataset.num_episodes:,} ({dataset.terminated.sum():,} terminated)"),
+            ("transitions", dataset.num_transitions),
+            ("variates", f"{dataset.num_variates} ({sizes})"),
+            ("store", str(dataset.path)),
+            *(("source", line) for line in (dataset.account.lines() if dataset.account else ())),
         ]
     )
-    spreads = {"episode length": summary.episode_length, "episode return": summary.episode_return}
+    spreads = {name.replace("_", " "): summary[name] for name in ("episode_length", "episode_return")}
     rows = [
-        (name, *(number(value, 4) for value in (one.minimum, one.mean, one.maximum, one.std)))
-        for name, one in (spreads | summary.variates).items()
+        (name, *(number(one[key], 4) for key in ("minimum", "mean", "maximum", "std")))
+        for name, one in (spreads | summary["variates"]).items()
     ]
     print_table(make_table(("", "min", "mean", "max", "std"), rows, (False, *[True] * 4)))
     if output is not None:

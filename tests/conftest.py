@@ -93,12 +93,8 @@ def make_store(tmp_path: Path, make_episodes: Callable[..., list[Episode]]) -> C
 
     def make(lengths: Sequence[int], observations: int = 3, actions: int = 2, seed: int = 0) -> Dataset:
         name = f"store-{len(list(tmp_path.iterdir()))}"
-        return write_store(
-            tmp_path / name,
-            make_episodes(lengths, observations, actions, seed),
-            name=name,
-            source="made up",
-            environment="test/made-up",
-        )
+        episodes = make_episodes(lengths, observations, actions, seed)
+        names = {"name": name, "source": "made up", "environment": "test/made-up"}
+        return write_store(tmp_path / name, episodes, **names)
 
     return make
