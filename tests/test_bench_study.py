@@ -1,9 +1,7 @@
-"""The study of backends: the reader, differences, tables, a run through the command line, failures and Ctrl-C."""
+"""The study of backends: rows, differences, tables, a run through the command line, failures and Ctrl-C."""
 
 import io
 import json
-import os
-import re
 import signal
 import subprocess
 import sys
@@ -17,13 +15,12 @@ import pytest
 from click.testing import CliRunner
 from numpy_reference import Reference, weights_of_model
 
-from trajworld.benchmarks import study, suite_run
-from trajworld.benchmarks.accuracy import ARRAYS, difference
-from trajworld.benchmarks.cases import FOLDER, Case, Suite
+from trajworld import doctor
+from trajworld.benchmarks import study, tasks
+from trajworld.benchmarks.cases import FOLDER, Case
 from trajworld.benchmarks.draws import draw_uneven_batch, make_model
-from trajworld.benchmarks.results import read_rows
 from trajworld.benchmarks.study import Backends
-from trajworld.benchmarks.suite_run import benchmark
+from trajworld.benchmarks.tasks import ARRAYS, benchmark, difference
 from trajworld.charts import Look
 from trajworld.cli.main import cli
 from trajworld.doctor import Framework
@@ -35,11 +32,12 @@ ACTIVE = keras.backend.backend()
 OTHER = "torch" if ACTIVE == "tensorflow" else "tensorflow"
 GOOD = """
 from trajworld.benchmarks.cases import Case
-from trajworld.benchmarks.measure import Peak, keep, rates
+from trajworld.benchmarks.measure import keep
 def test_good(benchmark):
     benchmark.pedantic(lambda: sum(range(1000)), rounds=3)
-    found = rates(benchmark, Peak(2e11, 3e11), 10**9, 608)
-    keep(benchmark, "training", "good", Case("tiny", 15, "float32"), first=100.0, **found)
+    stats = benchmark.stats.stats
+    facts = {"peak_float32": 2e11, "first": 100.0, "flops": 10**9, "count": 608}
+    keep(benchmark, "good", Case("tiny"), wanted=[stats.median, stats.min, 3], **facts)
 """
 LONG = """
 import os, subprocess, sys, time
@@ -57,7 +55,6 @@ FILES = {
     "forward": "import os\ndef test_crash():\n    os._exit(9)\n",
     "memory": LONG,
 }
-SUITES = {name: Suite(f"test_{name}.py", f"{name}?") for name in FILES}
 
 
 @pytest.fixture
@@ -69,53 +66,44 @@ def suites(tmp_path, monkeypatch):
         (folder / name).write_text((FOLDER / name).read_text())
     for name, source in FILES.items():
         (folder / f"test_{name}.py").write_text(source)
-    for module in (study, suite_run):
-        monkeypatch.setattr(module, "SUITES", SUITES)
-    monkeypatch.setattr(suite_run, "FOLDER", folder)
+    monkeypatch.setattr(tasks, "FOLDER", folder)
     return folder
 
 
 @pytest.fixture
 def frameworks(monkeypatch):
-    """The active backend and JAX work, without being tried; the others are not installed."""
+    """A function that says which backends work from now on; at first the active one and JAX."""
 
-    def tried(name, timeout):
-        return Framework(name, "1.0", name in (ACTIVE, "jax"), "cpu", problem="not installed")
+    def working(*names):
+        study._tried.cache_clear()
+        monkeypatch.setattr(
+            doctor,
+            "try_framework",
+            lambda name, timeout: Framework(name, "1.0", name in names, "cpu", problem="not installed"),
+        )
 
-    monkeypatch.setattr(study, "try_framework", tried)
-    study._frameworks.cache_clear()
-    yield
-    study._frameworks.cache_clear()
+    working(ACTIVE, "jax")
+    yield working
+    study._tried.cache_clear()
 
 
 def settings(suite="training"):
     return {"suite": suite, "backend": ACTIVE, "device": "cpu", "quick": True}
 
 
-def test_the_reader_gives_what_was_kept_beside_its_times(suites, tmp_path):
-    path = tmp_path / "found.json"
-    command = [sys.executable, "-P", "-m", "pytest", "-q", "-c", str(suites / "pytest.ini")]
-    arguments = [*command, "--benchmark-json", str(path), str(suites / "test_training.py")]
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTEST_")}
-    subprocess.run(arguments, check=True, capture_output=True, env=environment, cwd=tmp_path)
-    (row,) = read_rows(path)
-    stats = json.loads(path.read_text())["benchmarks"][0]["stats"]
-    assert (row["seconds"], row["best_seconds"], row["rounds"]) == (stats["median"], stats["min"], 3)
+def test_rows_are_what_was_kept_beside_its_times(suites):
+    found = benchmark(settings(), {})
+    (row,) = found.rows
+    assert [row["seconds"], row["best_seconds"], row["rounds"]] == row["wanted"]
     assert row["per_second"] * row["seconds"] == pytest.approx(608)
     assert row["share_of_peak"] == pytest.approx(1e9 / row["seconds"] / 2e11)
     assert row["compile_seconds"] == pytest.approx(100 - row["seconds"])
-    assert (row["backend"], row["suite"], row["size"], row["variates"]) == (ACTIVE, "training", "tiny", 15)
-    assert row["case"] == "good, tiny, M = 15, float32"
-    assert row["cores"] == len(os.sched_getaffinity(0))
-    for text in (path.read_text()[:-100], '{"benchmarks": [7]}', "[]"):
-        path.write_text(text)
-        with pytest.raises(TrajWorldError, match=r"found\.json"):
-            read_rows(path)
+    assert (row["size"], row["variates"], row["case"]) == ("tiny", 15, "good, tiny, M = 15, float32")
+    assert found.origin == {"backend": ACTIVE, "device": "cpu"}
 
 
-def test_differences_from_jax_are_cells_of_their_own(tmp_path, monkeypatch, frameworks):
-    works = lambda name, timeout: Framework(name, "1.0", True, "cpu")  # noqa: E731
-    monkeypatch.setattr(study, "try_framework", works)
+def test_differences_from_jax_are_cells_of_their_own(tmp_path, frameworks):
+    frameworks("jax", "tensorflow", "torch")
     generator, store, arrays = np.random.default_rng(0), Store(tmp_path), {}
     compared = Backends(suites=("accuracy",), quick=True)
     for cell in compared.cells(pd.DataFrame()):
@@ -140,14 +128,9 @@ def test_differences_from_jax_are_cells_of_their_own(tmp_path, monkeypatch, fram
         assert one["measure"].tolist() == ["logits", *["loss"] * 20, "holdout error"]
         assert one["step"].tolist()[1:21] == list(range(1, 21))
 
-    np.savez(tmp_path / f"a{ARRAYS}", **arrays["jax"])
-    np.savez(tmp_path / f"b{ARRAYS}", **arrays["jax"] | {"losses": np.ones(7)})
-    given, places = settings() | {"cells": ["a", "b"]}, {"store": str(tmp_path)}
-    with pytest.raises(TrajWorldError, match="the same options"):
-        difference(given, places)
     (tmp_path / f"b{ARRAYS}").write_bytes(b"PK no archive")
     with pytest.raises(TrajWorldError, match=r"b\.npz"):
-        difference(given, places)
+        difference({"cells": ["b", "b"]}, {"store": str(tmp_path)})
 
 
 @pytest.mark.slow
@@ -157,8 +140,8 @@ def test_the_accuracy_suite_computes_the_model(tmp_path):
     path = tmp_path / f"a{ARRAYS}"
     path.write_bytes(found.files[ARRAYS])
     arrays = np.load(path)
-    model = make_model(Case("tiny", 15, "float32"))
-    values, mask, variates = draw_uneven_batch(Case("tiny", 15, "float32", batch=8))
+    case = Case("tiny", batch=8)
+    model, (values, mask, variates, _) = make_model(case), draw_uneven_batch(case)
     reference = Reference(model.sizes, weights_of_model(model))
     expected = reference(values[5:6], mask[5:6], variates)[mask[5:6] > 0]
     first = int(mask[:5].sum())
@@ -223,7 +206,7 @@ def test_a_failing_suite_is_named_and_the_others_are_kept(suites, frameworks, tm
     assert (origin["backend"], origin["device"]) == (ACTIVE, "cpu")
 
     # Mended, only that suite is run again; the report says the same from its folder.
-    (suites / "test_rollout.py").write_text(GOOD.replace("training", "rollout").replace('"good"', '"other"'))
+    (suites / "test_rollout.py").write_text(GOOD.replace('"good"', '"other"'))
     arguments += ["--suites", "rollout,training", "-o", str(tmp_path / "report")]
     outcome = CliRunner().invoke(cli, arguments)
     assert outcome.exit_code == 0, outcome.output
@@ -243,11 +226,8 @@ def test_an_interrupted_run_keeps_what_is_finished_and_leaves_no_process(suites,
     program = (
         "import sys\n"
         "from pathlib import Path\n"
-        "from trajworld.benchmarks import study, suite_run\n"
-        "from trajworld.benchmarks.cases import Suite\n"
-        "suite_run.FOLDER = Path(sys.argv[1])\n"
-        "found = {name: Suite(f'test_{name}.py', '?') for name in ('training', 'memory')}\n"
-        "study.SUITES = suite_run.SUITES = found\n"
+        "from trajworld.benchmarks import tasks\n"
+        "tasks.FOLDER = Path(sys.argv[1])\n"
         "from trajworld.cli.main import main\n"
         "sys.exit(main(sys.argv[2:]))\n"
     )
@@ -290,28 +270,13 @@ def lives(pid):
         return False
 
 
-def test_wrong_options_are_refused_in_one_line(frameworks, monkeypatch):
+def test_wrong_options_are_refused_in_one_line(frameworks):
     for options, words in ({"suites": ("flying",)}, "flying"), ({"backends": ("abacus",)}, "abacus"):
         with pytest.raises(UsageError, match=f"'{words}' is none of"):
             Backends(**options)
     run = ["study", "run", "backends"]
     for arguments in (["--workers", "2"], ["--engine", "ray"]):
         assert isinstance(CliRunner().invoke(cli, [*run, *arguments]).exception, UsageError)
-    broken = lambda name, timeout: Framework(name, None, False, problem="gone")  # noqa: E731
-    monkeypatch.setattr(study, "try_framework", broken)
-    study._frameworks.cache_clear()
+    frameworks()
     with pytest.raises(TrajWorldError, match="trajworld doctor"):
         Backends().prepare(1, print)
-
-
-def test_the_core_does_not_import_benchmarks():
-    import trajworld
-
-    core = Path(trajworld.__file__).resolve().parent
-    # Installed, these are inside the core's folder.
-    above = {core / "backends", core / "benchmarks", core / "cli"}
-    files = [path for path in core.rglob("*.py") if not above.intersection(path.parents)]
-    assert len(files) > 50
-    assert not [
-        path for path in files if re.search(r"(from|import) trajworld\.benchmarks", path.read_text("utf-8"))
-    ]

@@ -60,7 +60,7 @@ def test_holds_every_module_and_data_file(wheel: Path) -> None:
         if path.suffix in {".py", *DATA_SUFFIXES}
     }
     assert expected >= {"trajworld/py.typed", "trajworld/cli/main.py", "trajworld/backends/__init__.py"}
-    assert expected >= {"trajworld/benchmarks/pytest.ini", "trajworld/benchmarks/test_training_step.py"}
+    assert expected >= {"trajworld/benchmarks/pytest.ini", "trajworld/benchmarks/test_training.py"}
     assert files_of(wheel) == expected
 
 
