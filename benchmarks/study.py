@@ -5,12 +5,12 @@ import importlib.util
 import os
 import platform
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from trajworld.backends.processor import processor_lines
 from trajworld.charts import Look, bars, lines
 from trajworld.doctor import FRAMEWORKS, Framework, try_frameworks
 from trajworld.errors import TrajWorldError, UsageError
@@ -181,11 +181,8 @@ def _tried(names: tuple[str, ...]) -> list[Framework]:
 
 
 def _processor() -> str:
-    """The processor's name."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-    named = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(named, platform.processor() or platform.machine())
+    named = [line.partition(":")[2].strip() for line in processor_lines("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _completed(table: pd.DataFrame) -> pd.DataFrame:
