@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import keras
@@ -14,6 +13,7 @@ import pandas as pd
 import pytest
 from click.testing import CliRunner
 from numpy_reference import Reference, weights_of_model
+from waiting import runs, wait_for
 
 from trajworld import doctor
 from trajworld.benchmarks import study, tasks
@@ -214,8 +214,8 @@ def test_an_interrupted_run_keeps_what_is_finished_and_leaves_no_process(suites,
         "import sys\n"
         "from pathlib import Path\n"
         "from trajworld.benchmarks import tasks\n"
-        "tasks.FOLDER = Path(sys.argv[1])\n"
         "from trajworld.cli.main import main\n"
+        "tasks.FOLDER = Path(sys.argv[1])\n"
         "sys.exit(main(sys.argv[2:]))\n"
     )
     store, started = tmp_path / "store", suites / "started"
@@ -227,8 +227,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_leaves_no_process(suites,
         cwd=tmp_path,
     )
     try:
-        until(lambda: started.is_file() or process.poll() is not None, 240)
-        assert process.poll() is None, process.communicate()
+        wait_for(started.is_file, process)
         process.send_signal(sent)
         _, errors = process.communicate(timeout=60)
     finally:
@@ -238,23 +237,7 @@ def test_an_interrupted_run_keeps_what_is_finished_and_leaves_no_process(suites,
     assert "1 of 2: benchmark: suite training" in errors
     (kept,) = store.glob("*.json")
     assert json.loads(kept.read_text())["settings"]["suite"] == "training"
-    until(lambda: not any(lives(int(child)) for child in started.read_text().split()), 30)
-
-
-def until(condition, seconds):
-    """Wait for something to become true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"not so within {seconds} s"
-        time.sleep(0.05)
-
-
-def lives(pid):
-    """Whether a process is there and has not ended: one that nobody asked after yet stays in the list."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
+    wait_for(lambda: not any(runs(int(child)) for child in started.read_text().split()), seconds=30)
 
 
 def test_wrong_options_are_refused_in_one_line(frameworks):

@@ -6,15 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import pytest
 from training_fixtures import plain_steps, store, weights_of
+from waiting import wait_for
 
 from trajworld.backend import Layout, active_backend
 from trajworld.cli.main import main
@@ -243,15 +242,6 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     assert process.returncode == code, err
     assert "Traceback" not in err
     return out, err
-
-
-def wait_for(condition: Callable[[], Any], *processes: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 240
-    while not condition():
-        for process in processes:
-            assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.01)
 
 
 def train(run: str, *words: str) -> list[str]:

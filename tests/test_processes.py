@@ -8,9 +8,9 @@ import sys
 import time
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import pytest
+from waiting import runs, wait_for
 
 from trajworld.errors import UsageError
 from trajworld.processes import (
@@ -27,20 +27,6 @@ needs_affinity = pytest.mark.skipif(
 )
 needs_proc = pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks for processes in /proc")
 needs_masks = pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks here")
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def runs(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def _meet(folder, me, others):
