@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 
 import numpy as np
 
@@ -31,11 +30,3 @@ def start_data(*arguments):
     code = "import sys; from trajworld.cli.main import main; main(sys.argv[1:])"
     command = [sys.executable, "-c", code, "data", *map(str, arguments)]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
-
-
-def wait_for(condition, seconds=60):
-    """Until it is true."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.002)

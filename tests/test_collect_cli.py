@@ -8,7 +8,8 @@ import gymnasium
 import minari
 import numpy as np
 import pytest
-from collect_fixtures import run_data, same, start_data, wait_for
+from collect_fixtures import run_data, same, start_data
+from waiting import wait_for
 
 from trajworld.collect import collector
 from trajworld.collect.collector import collect

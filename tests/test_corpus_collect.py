@@ -11,7 +11,8 @@ import signal
 import minari
 import numpy as np
 import pytest
-from collect_fixtures import run_data, start_data, wait_for
+from collect_fixtures import run_data, start_data
+from waiting import wait_for
 
 from trajworld.cli.main import main
 from trajworld.collect.corpus import open_corpus, training_members

@@ -8,10 +8,9 @@ import sys
 import time
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import pytest
-from collect_fixtures import wait_for
+from waiting import runs, wait_for
 
 from trajworld.errors import UsageError
 from trajworld.processes import THREAD_LIMITS, Workers, available_cores, core_shares, starting_workers
@@ -19,13 +18,6 @@ from trajworld.processes import THREAD_LIMITS, Workers, available_cores, core_sh
 needs_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="chooses cores, looks into /proc, masks signals"
 )
-
-
-def runs(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def _meet(folder, me, others):
