@@ -185,20 +185,6 @@ def test_variates_that_stand_still_are_left_out_of_the_normalised_errors(dataset
     assert found.normalised_mae.predicted is not None
 
 
-def test_later_weights_are_seen_by_what_was_compiled(dataset: Dataset) -> None:
-    keras.utils.set_random_seed(1)
-    model, support = TrajWorld(SIZES), own_support(dataset)
-    one_step = compile_one_step(model)
-    before = prediction_errors(model, dataset, support=support, one_step=one_step)
-    model.head.kernel.assign(model.head.kernel * 3.0)
-    after = prediction_errors(model, dataset, support=support, one_step=one_step)
-    fresh = prediction_errors(model, dataset, support=support)
-    assert after.nll != before.nll
-    assert after.nll is not None
-    assert fresh.nll is not None
-    assert after.nll.predicted == pytest.approx(fresh.nll.predicted)
-
-
 def test_broken_weights_and_bad_numbers_end_in_one_line(dataset: Dataset) -> None:
     broken, support = TrajWorld(SIZES), own_support(dataset)
     broken.head.bias.assign(np.full(256, np.nan, np.float32))

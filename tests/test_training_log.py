@@ -78,15 +78,6 @@ def test_events_that_are_written_anew_keep_their_distances_in_time(tmp_path: Pat
     assert times[2] - times[1] == pytest.approx(6.0)
 
 
-def test_a_run_that_starts_again_forgets_everything(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path) as log:
-        log.write(row(1))
-    with MetricsLog(tmp_path):
-        pass
-    assert read_metrics(tmp_path) == []
-    assert scalars(tmp_path) == {}
-
-
 @pytest.mark.parametrize(
     "torn", ['{"step": 3, "lo', '{"step": 3', "{", "\x00\x00\x00", "[3]", "3", '{"loss": 1}', '{"step": "3"}']
 )

@@ -340,12 +340,3 @@ def test_another_backend_and_other_versions_are_warned_of(tmp_path: Path, data: 
     backend, changed = resume_run(run.path)[1]
     assert "began on theano and continues on" in backend
     assert "keras 0.1 -> " in changed
-
-
-def test_weights_of_the_datasets_share_the_batches(tmp_path: Path, data: str) -> None:
-    other = store(tmp_path / "other", seed=3)
-    config = config_for("pretrain", [{"spec": data, "weight": 3}, other])
-    run = start_run(tmp_path / "run", config)
-    drawn = [run.mixture.source_of(step) for step in range(400)]
-    assert drawn.count(0) == pytest.approx(300, abs=2)
-    assert set(run.model.identity.sources) == {"test/data", "test/other"}

@@ -1,7 +1,5 @@
 """TrajWorld against a plain float64 NumPy implementation of the definition, and what must not change it."""
 
-import functools
-import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -46,11 +44,6 @@ def predict(model: TrajWorld) -> Callable[..., Array]:
     return lambda *arrays: numpy(compiled(*arrays))
 
 
-@pytest.fixture(scope="module")
-def decode(model: TrajWorld) -> Callable[..., Any]:
-    return active_backend().compile(model.decode, model)
-
-
 def numpy(tensor: object) -> Array:
     return np.asarray(ops.convert_to_numpy(tensor))
 
@@ -91,35 +84,6 @@ def test_the_forward_pass_is_the_definition(
     np.testing.assert_allclose(found[real], expected[real], atol=2e-4)
 
 
-def test_a_call_outside_compilation_gives_the_same_without_warnings(
-    model: TrajWorld, predict: Callable[..., Array]
-) -> None:
-    variates = known_variates(3, 2)
-    values, time_mask = windows(variates)
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
-        found = numpy(model(values, time_mask, variates))
-    np.testing.assert_allclose(found, predict(values, time_mask, variates), atol=1e-5)
-
-
-def test_padded_variates_change_nothing(predict: Callable[..., Array]) -> None:
-    variates = known_variates(3, 2)
-    values, time_mask = windows(variates)
-    plain = predict(values, time_mask, variates)
-    rng = np.random.default_rng(5)
-    for filling in (0.0, 1e3):
-        added = 3
-        padded = Variates(
-            np.pad(variates.is_action, (0, added)),
-            np.pad(variates.lower, (0, added)),
-            np.pad(variates.upper, (0, added), constant_values=1.0),
-            np.pad(np.ones(6, np.float32), (0, added)),
-        )
-        noise = rng.normal(size=(3, 6, added)).astype(np.float32) * np.float32(filling)
-        found = predict(np.concatenate([values, noise], axis=2), time_mask, padded)
-        np.testing.assert_allclose(found[:, :, :6], plain, atol=1e-5)
-
-
 def test_what_stands_in_padded_rows_changes_nothing(predict: Callable[..., Array]) -> None:
     variates = known_variates(3, 2)
     values, time_mask = windows(variates)
@@ -128,41 +92,6 @@ def test_what_stands_in_padded_rows_changes_nothing(predict: Callable[..., Array
     first, second = predict(values, time_mask, variates), predict(other, time_mask, variates)
     np.testing.assert_array_equal(first[real], second[real])
     assert not np.allclose(first[~real], second[~real])
-
-
-@pytest.mark.parametrize("row", [0, 3, 5])
-def test_a_row_alters_its_own_and_later_predictions_only(predict: Callable[..., Array], row: int) -> None:
-    variates = known_variates(3, 2)
-    values, time_mask = windows(variates)
-    changed = values.copy()
-    changed[0, row] += 0.4 * (variates.upper - variates.lower)
-    first, second = predict(values, time_mask, variates), predict(changed, time_mask, variates)
-    np.testing.assert_array_equal(first[0, :row], second[0, :row])
-    assert np.all(np.abs(first[0, row:] - second[0, row:]).max(axis=(1, 2)) > 1e-4)
-    np.testing.assert_array_equal(first[1:], second[1:])
-
-
-@pytest.mark.parametrize("padded", [None, 9])
-def test_cached_decoding_gives_what_one_pass_gives(
-    model: TrajWorld,
-    predict: Callable[..., Array],
-    decode: Callable[..., Any],
-    padded: int | None,
-) -> None:
-    variates = known_variates(3, 2, padded)
-    values, time_mask = windows(variates)
-    time_mask[:, 3:] = (
-        1  # Every row but those of the first part is real; of the last window, those alone are.
-    )
-    expected = predict(values, time_mask, variates)
-    # The cache holds one row more than is used: what lies beyond must not be seen.
-    past = active_backend().compile(functools.partial(model.encode_past, length=6), model)
-    cache = past(values[:, :3], time_mask[:, :3], variates)
-    for position in range(3, 5):
-        logits, cache = decode(values[:, position], np.int32(position), cache, variates)
-        np.testing.assert_allclose(numpy(logits), expected[:, position], atol=1e-4)
-    np.testing.assert_array_equal(numpy(cache.time_mask)[:, :5], time_mask[:, :5])
-    np.testing.assert_array_equal(numpy(cache.time_mask)[:, 5], 0)
 
 
 def test_too_many_variates_or_rows_are_refused_by_name(model: TrajWorld) -> None:
@@ -177,16 +106,6 @@ def test_too_many_variates_or_rows_are_refused_by_name(model: TrajWorld) -> None
             call(values, time_mask, variates)
     with pytest.raises(TrajWorldError, match=r"must be \[windows, rows, variates\]"):
         model(values[0], time_mask[0], variates)
-
-
-def test_more_than_100_variates_need_a_larger_table() -> None:
-    small = TrajWorldSizes(blocks=1, width=4, heads=1, window=3, bins=8)
-    variates = known_variates(100, 1)
-    values, time_mask = windows(variates, rows=3)
-    with pytest.raises(TrajWorldError, match="102 variates are more than the 100"):
-        TrajWorld(small)(values, time_mask, variates)
-    wide = TrajWorld(TrajWorldSizes(blocks=1, width=4, heads=1, window=3, bins=8, variates=102))
-    assert active_backend().compile(wide, wide)(values, time_mask, variates).shape == (3, 3, 102, 8)
 
 
 def test_mixed_precision_computes_in_bfloat16_but_reads_raw_values_in_float32() -> None:

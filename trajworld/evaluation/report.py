@@ -1,11 +1,11 @@
 """Everything that is measured and drawn of one model on one dataset."""
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trajworld.data.dataset import Dataset
 from trajworld.evaluation.one_step import (
+    Choice,
     OneStep,
     PredictionErrors,
     Progress,
@@ -16,7 +16,6 @@ from trajworld.evaluation.one_step import (
 )
 from trajworld.evaluation.open_loop import (
     BATCH_SIZE,
-    STARTS,
     Foresight,
     OpenLoopErrors,
     fitting_horizon,
@@ -32,8 +31,7 @@ from trajworld.evaluation.pictures import (
 from trajworld.models.interface import WorldModel
 
 
-@dataclass(frozen=True)
-class Evaluation:
+class Evaluation(NamedTuple):
     """What was measured of a model on a dataset.
 
     Attributes:
@@ -48,11 +46,7 @@ class Evaluation:
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {
-            "prediction": self.prediction.as_json(),
-            "copy_last_row": self.copy_last_row.as_json(),
-            "open_loop": None if self.open_loop is None else self.open_loop.as_json(),
-        }
+        return {name: one and one.as_json() for name, one in self._asdict().items()}
 
 
 def evaluate(
@@ -91,17 +85,10 @@ def evaluate(
             written.
     """
     one_step = one_step or compile_one_step(model)
-    prediction = prediction_errors(
-        model,
-        dataset,
-        support=ranges,
-        limit=windows,
-        batch_size=batch_size,
-        seed=seed,
-        one_step=one_step,
-        progress=progress,
-    )
-    copy = copy_last_row_errors(dataset, limit=windows, window=model.sizes.window, seed=seed)
+    choice: Choice = {"limit": windows, "seed": seed}
+    copy = copy_last_row_errors(dataset, window=model.sizes.window, **choice)
+    choice |= {"batch_size": batch_size, "progress": progress}
+    prediction = prediction_errors(model, dataset, support=ranges, one_step=one_step, **choice)
     if pictures is not None:
         draw_variate_errors(pictures / "variates.png", prediction, copy, name)
     if not horizon:
@@ -109,14 +96,7 @@ def evaluate(
     steps = fitting_horizon(dataset, horizon)
     foresight = Foresight(model, dataset, ranges.support, steps, min(batch_size, BATCH_SIZE))
     growth = open_loop_errors(
-        model,
-        dataset,
-        support=ranges,
-        horizon=steps,
-        starts=STARTS,
-        seed=seed,
-        foresight=foresight,
-        progress=progress,
+        model, dataset, support=ranges, horizon=steps, seed=seed, foresight=foresight, progress=progress
     )
     if pictures is not None:
         draw_growth(pictures / "open-loop.png", growth, name)

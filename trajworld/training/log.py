@@ -91,19 +91,6 @@ class MetricsLog:
                 closing.callback(file.close)
 
 
-class NoLog:
-    """The log of a process that does not write one."""
-
-    def write(self, row: dict[str, Any]) -> None:
-        """Forget a row."""
-
-    def __enter__(self) -> "NoLog":
-        return self
-
-    def __exit__(self, *problem: object) -> None:
-        pass
-
-
 def _seconds(row: dict[str, Any]) -> float:
     seconds = row.get("seconds")
     return float(seconds) if isinstance(seconds, int | float) else 0.0

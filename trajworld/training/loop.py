@@ -1,5 +1,6 @@
 """The training loop: the same for pre-training, fine-tuning and training from scratch."""
 
+import contextlib
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
@@ -15,7 +16,7 @@ from trajworld.models.interface import WorldModel
 from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint, save_whole_model
 from trajworld.training.data import holdout_batches
 from trajworld.training.interrupt import deferred_interrupt, stop_agreed
-from trajworld.training.log import MetricsLog, NoLog
+from trajworld.training.log import MetricsLog
 from trajworld.training.optimizer import learning_rate
 from trajworld.training.record import distinct
 from trajworld.training.run import Run
@@ -93,7 +94,8 @@ def train(
         lambda batch, seed: mean_loss(model, batch, seed, config.targets),
     )
     holdout = HoldoutLoss(run)
-    with MetricsLog(run.path, state.step) if leads else NoLog() as log, deferred_interrupt() as interrupted:
+    opened = MetricsLog(run.path, state.step) if leads else contextlib.nullcontext()
+    with opened as log, deferred_interrupt() as interrupted:
         losses: list[Any] = list(state.unlogged)
         counted = 0
         began = logged = time.perf_counter()
@@ -137,7 +139,7 @@ def train(
                 row |= {"holdout_loss": loss, "holdout": by_dataset}
                 report = replace(report, holdout_loss=loss, best=best)
                 logged = time.perf_counter()
-            if len(row) > 1:
+            if log is not None and len(row) > 1:
                 log.write(row | {"seconds": state.seconds})
             if saving and leads:
                 save_checkpoint(run.path, model, run.optimizer, state)

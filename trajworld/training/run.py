@@ -97,7 +97,13 @@ def start_run(
     # A model that was given brings its own sizes.
     config = replace(config, model=model.sizes)
     run = _assembled(path, config, parts, model, TrainingState(), layout)
-    record = _record(run, init)
+    record = {
+        "kind": config.kind,
+        **_surroundings(run),
+        "parameters": model.count_params(),
+        "init": None if init is None else file_digest(init),
+        "datasets": [part.describe() for part in parts],
+    }
 
     def write() -> None:
         if not layout.leads:
@@ -243,16 +249,6 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
     return model
 
 
-def _record(run: Run, init: Path | None) -> dict[str, Any]:
-    return {
-        "kind": run.config.kind,
-        **_surroundings(run),
-        "parameters": run.model.count_params(),
-        "init": None if init is None else file_digest(init),
-        "datasets": [part.describe() for part in run.parts],
-    }
-
-
 def _surroundings(run: Run) -> dict[str, Any]:
     """What the numbers may depend on beside the configuration and the data."""
     device = active_backend().device()
@@ -285,17 +281,14 @@ def _check_unchanged(path: Path, record: dict[str, Any], parts: list[Part]) -> N
         )
     for old, new in zip(record["datasets"], now, strict=True):
         for key in ("variates", "transitions", "training_episodes", "holdout_episodes", "content"):
-            if not isinstance(old, dict) or old.get(key) != new[key]:
+            was, found = (one.get(key) if isinstance(one, dict) else one for one in (old, new))
+            if was != found:
+                if key == "content":
+                    was, found = (f"{str(digest)[:12]}…" for digest in (was, found))
                 raise TrajWorldError(
-                    f"{new['name']} is not what {path} was trained on ({key} was {_shown(old, key)}, is "
-                    f"{_shown(new, key)}): "
-                    "restore it or start another run"
+                    f"{new['name']} is not what {path} was trained on ({key} was {was}, is {found}): restore it or "
+                    "start another run"
                 )
-
-
-def _shown(description: Any, key: str) -> Any:
-    found = description.get(key) if isinstance(description, dict) else description
-    return f"{found[:12]}…" if key == "content" and isinstance(found, str) else found
 
 
 def _warnings(record: dict[str, Any], layout: Layout) -> list[str]:
