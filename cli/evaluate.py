@@ -37,8 +37,8 @@ _METRICS = (
 @click.option(
     "--ranges",
     metavar="DATASET",
-    help="Where a pre-trained model takes the range of an environment that it never saw.  [default: the "
-    "dataset itself]",
+    help="Where a pre-trained model takes the range of an environment that it never saw, or saw in several datasets: "
+    "data, or the name of one of its own datasets.  [default: the dataset itself]",
 )
 @click.option(
     "--windows",
@@ -99,20 +99,21 @@ def evaluate(
     """
     check_overwrite(output, overwrite)
     from trajworld.data.resolve import open_dataset
-    from trajworld.models.files import load_model
+    from trajworld.models.files import describe_model, load_model
     from trajworld.models.names import find_model
 
     model_path = find_model(model_name)
+    own = [source["dataset"] for source in describe_model(model_path)["sources"]]
     with job_progress("Converting") as progress:
         datasets = [open_dataset(spec, progress=progress) for spec in specs]
-        ranges_from = None if ranges is None else open_dataset(ranges, progress=progress)
+        chosen = ranges if ranges is None or ranges in own else open_dataset(ranges, progress=progress)
     model = load_model(model_path)
 
     from trajworld.evaluation.one_step import compile_one_step, support_for
     from trajworld.evaluation.report import evaluate as evaluate_dataset
 
     # All of them before anything is computed: the last may be the one that does not fit.
-    supports = [support_for(model, dataset, ranges_from) for dataset in datasets]
+    supports = [support_for(model, dataset, chosen) for dataset in datasets]
     one_step, name = compile_one_step(model), _title(model_name, model_path)
     found: list[Evaluation] = []
     with results_folder(output, overwrite, _KIND, _CONTENTS) as folder:
@@ -151,7 +152,7 @@ def evaluate(
     console = Console()
     for each in found:
         _print(console, each)
-    if ranges is not None and all(support.origin == "the model's own" for support in supports):
+    if ranges is not None and all(support.origin.startswith("the model's own") for support in supports):
         console.print("--ranges was not needed: the model has its own.", highlight=False)
     if output is not None:
         console.print(f"Results and pictures: {escape(str(output))}", highlight=False, soft_wrap=True)
@@ -174,8 +175,13 @@ def _print(console: Console, found: "Evaluation") -> None:
                 label if group == "observation" else "", of, *cells, end_section=group == "predicted"
             )
     console.print(escape(title), table, sep="\n", highlight=False)
-    lines = [f"Read over {'the range ' if ours.ranges.startswith('of') else ''}{ours.ranges}"]
-    lines[0] += " range." if ours.ranges.endswith("own") else "."
+    own = "the model's own"
+    over = (
+        ours.ranges.replace(own, f"{own} range", 1)
+        if ours.ranges.startswith(own)
+        else f"the range {ours.ranges}"
+    )
+    lines = [f"Read over {over}."]
     if ours.still:
         lines.append(f"Left out of what is divided, since they do not vary: {', '.join(ours.still)}.")
     for line in lines:

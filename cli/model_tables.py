@@ -25,7 +25,7 @@ def print_models(found: dict[str, dict[str, Any]], cards: dict[str, str], as_jso
         table.add_column(heading, justify="right")
     table.add_column("card")
     for name, one in found.items():
-        sizes = [len(support["lower"]) for support in one["sources"].values()]
+        sizes = list(_environments(one).values())
         steps = one["history"].get("step", one["history"].get("steps"))
         table.add_row(
             _plain(name),
@@ -49,7 +49,7 @@ def print_model(description: dict[str, Any], as_json: bool) -> None:
     facts = Table(show_header=False, box=None)
     facts.add_column()
     facts.add_column(overflow="fold")
-    sources = description["sources"]
+    sources = _environments(description)
     environments = description["environment"] or _short_list(list(sources), "environments") or "(not known)"
     for name, value in (
         ("model", description["path"]),
@@ -84,7 +84,7 @@ def _ranges(description: dict[str, Any]) -> Table:
         for index, ends in enumerate(zip(lower, upper, strict=True)):
             table.add_row(_variate(index, observations), *(f"{end:.6g}" for end in ends))
         return table
-    sizes = {name: len(support["lower"]) for name, support in description["sources"].items()}
+    sizes = _environments(description)
     shared = f"{lower:g} to {upper:g}"
     if len(sizes) > _LISTED:
         return _sources(sizes, shared)
@@ -96,6 +96,13 @@ def _ranges(description: dict[str, Any]) -> Table:
     if not sizes:
         table.add_row("(data are scaled by their own range)", "", shared)
     return table
+
+
+def _environments(description: dict[str, Any]) -> dict[str, int]:
+    """M of each environment, or dataset of no known environment, that a model was pre-trained on."""
+    return {
+        one["environment"] or one["dataset"]: len(one["support"]["lower"]) for one in description["sources"]
+    }
 
 
 def _sources(sizes: dict[str, int], shared: str) -> Table:

@@ -24,7 +24,7 @@ def environments_seen(identity: Identity) -> tuple[list[str], bool]:
     else:
         # Files of earlier versions name their own data, but not those of the model that they were started from.
         names = [
-            *(identity.sources or [identity.environment]),
+            *([one.environment or one.dataset for one in identity.sources] or [identity.environment]),
             *(["--init"] if "init" in identity.history else []),
         ]
     return [name for name in names if name], bool(names) and all(name.startswith(_FAMILIES) for name in names)
