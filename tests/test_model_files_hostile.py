@@ -55,7 +55,7 @@ def test_files_that_are_no_archives(saved: Path, tmp_path: Path, loaded: bool) -
     assert "does not exist" in refusal(tmp_path / "missing.keras", loaded)
     folder = tmp_path / "folder.keras"
     folder.mkdir()
-    assert "is a folder" in refusal(folder, loaded)
+    assert "directory" in refusal(folder, loaded)
     named = tmp_path / "model.zip"
     named.write_bytes(content)
     assert "does not end in .keras" in refusal(named, loaded)

@@ -21,8 +21,7 @@ from trajworld.data.statistics import statistics
 from trajworld.data.windows import gather_windows
 from trajworld.errors import TrajWorldError
 from trajworld.evaluation.contexts import halves_of
-from trajworld.models.digest import weights_digest
-from trajworld.models.files import load_model, save_model
+from trajworld.models.files import load_model, save_model, weights_digest
 from trajworld.models.identity import DatasetRange, Identity
 from trajworld.models.ranges import training_support
 from trajworld.models.seen import check_unseen
