@@ -225,7 +225,11 @@ def _hub_errors(address: HubAddress) -> Iterator[None]:
             " ".join(str(getattr(error, "server_message", None) or error).split())[:200]
             or type(error).__name__
         )
-        answered = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else None
+        answered = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
+        refusals = {
+            401: f"{hub} wants to know who you are: {_LOGIN}",
+            403: f"your token may not do that at {hub}: {text}",
+        }
         unreachable = (
             "it is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
             if constants.HF_HUB_OFFLINE
@@ -237,17 +241,12 @@ def _hub_errors(address: HubAddress) -> Iterator[None]:
             (errors.RevisionNotFoundError, f"{page} has no branch, tag or commit {address.revision}"),
             (errors.EntryNotFoundError, f"{page} holds no {address.file} there"),
             (errors.OfflineModeIsEnabled, unreachable),
-            (errors.HfHubHTTPError, f"{hub} answered {answered}: {text}"),
+            (errors.HfHubHTTPError, refusals.get(answered, f"{hub} answered {answered}: {text}")),
             ((errors.HTTPError, ConnectionError), unreachable),
             ((errors.FileMetadataError, errors.HFValidationError, OSError, ValueError), text),
             ((KeyError, TypeError), f"{hub} does not answer as a hub does ({text})"),
         ]
         problem = next((problem for kind, problem in said if isinstance(error, kind)), None)
-        if type(error) is errors.HfHubHTTPError and answered in (401, 403):
-            problem = {
-                401: f"{hub} wants to know who you are: {_LOGIN}",
-                403: f"your token may not do that at {hub}: {text}",
-            }[answered]
         if problem is None:
             raise
         raise TrajWorldError(f"{address}: {problem}") from None

@@ -41,12 +41,8 @@ class Predicted(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step of a rollout, ``[B, M]`` float32 each; what stands at action variates and padding is unspecified.
-
-    Attributes:
-        mean: Expectation of the next row.
-        std: Standard deviation of its predicted distribution.
-        value: The row that is fed back: the expectation, or a sample where draws were given, clipped to the support.
+    """One step of a rollout: mean and standard deviation as in :class:`Predicted`, and the row that is fed back: the
+    expectation, or a sample where draws were given, clipped to the support.
     """
 
     mean: Tensor
