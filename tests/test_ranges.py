@@ -70,6 +70,11 @@ def test_wrong_ends_are_refused(lower: Any, upper: Any) -> None:
         Support(np.array(lower, np.float32), np.array(upper, np.float32))
 
 
+def test_the_step_of_the_weights_goes_before_what_was_planned() -> None:
+    planned = Identity(history={"steps": 900})
+    assert (Identity().steps, planned.steps, planned.at_step(40).steps) == (None, 900, 40)
+
+
 @pytest.mark.parametrize(("observations", "actions", "padded"), [(3, 2, None), (1, 0, 4), (2, 1, 8)])
 def test_action_mask(observations: int, actions: int, padded: int | None) -> None:
     mask = action_mask(observations, actions, padded)

@@ -66,12 +66,8 @@ def moments(logits: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tenso
 def sample(logits: Tensor, lower: Tensor, upper: Tensor, uniforms: Tensor) -> Tensor:
     """Draw a bin from each predicted distribution, then a value uniformly inside it.
 
-    Args:
-        logits: ``[..., M, B]``.
-        lower: ``[M]`` or scalar.
-        upper: ``[M]`` or scalar.
-        uniforms: ``[2, ..., M]`` independent draws from [0, 1): which bin (by inverting the cumulative
-            distribution), and where in it. Given rather than drawn here, so that a rollout is a function of its seed.
+    By ``uniforms``, ``[2, ..., M]`` independent draws from [0, 1): which bin (by inverting the cumulative
+    distribution), and where in it. Given rather than drawn here, so that a rollout is a function of its seed.
     """
     cumulative = ops.cumsum(ops.softmax(ops.cast(logits, "float32"), axis=-1), axis=-1)
     bins = int(cumulative.shape[-1])

@@ -29,13 +29,7 @@ _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 @dataclass(frozen=True)
 class HubAddress:
-    """Where a model is on the hub.
-
-    Attributes:
-        repo: ``USER/REPO``.
-        revision: A branch, tag or commit; None for the main branch.
-        file: The model file's path in the repository.
-    """
+    """Where a model is on the hub: ``USER/REPO``, a branch, tag or commit (None for the main branch), and a file."""
 
     repo: str
     revision: str | None = None
@@ -104,17 +98,11 @@ def upload(
     private: bool | None = None,
     message: str | None = None,
 ) -> str:
-    """Commit a model file, and its card as README.md, to a repository that is made if it is not there.
+    """Commit a model file, and its card (Markdown) as README.md, to a repository that is made if it is not there.
 
-    All that the hub can be asked before is asked before: a repository is made only for files that it will take.
-
-    Args:
-        address: Where to; its revision is a branch that is there already, of a repository that is.
-        file: The model file, whatever it is called here.
-        card: Markdown; None leaves the repository's README.md alone.
-        private: Whether a repository that is made is private; None for the account's default. True does not upload to
-            one that is there and public.
-        message: Of the commit.
+    All that the hub can be asked before is asked before: a repository is made only for files that it will take. A
+    revision is a branch that is there already. ``private`` makes a private repository, and does not upload to one that
+    is there and public; None is for the account's default.
 
     Returns:
         The repository's address in a browser.

@@ -108,9 +108,9 @@ class Rollout(NamedTuple):
 
     Attributes:
         observations: ``[B, h, O]``: expected, or sampled where that was asked for; these were fed back.
-        rewards: ``[B, h]``, the same.
+        rewards: ``[B, h]``.
         observation_std: ``[B, h, O]``: standard deviation of each predicted distribution, given its past.
-        reward_std: ``[B, h]``, the same.
+        reward_std: ``[B, h]``.
         actions: ``[B, h, A]``: what the controller did; the first in the newest real row.
     """
 

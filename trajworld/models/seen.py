@@ -15,8 +15,7 @@ def environments_seen(identity: Identity) -> tuple[list[str], bool]:
     """The environments that a model was trained on, those of the models that it was started from included.
 
     Returns:
-        Their names, and whether these are all: data and models whose environments are not known stand in the list under
-        names of their own.
+        Their names, and whether these are all: data and models of unknown environments are listed by their own names.
     """
     names = identity.history.get("environments")
     if not isinstance(names, list):

@@ -46,10 +46,6 @@ class TrajWorld(keras.Model):
 
     Its weights do not depend on M, so one model reads any environment without being rebuilt.
 
-    Args:
-        sizes: Blocks, width, heads and the rest.
-        identity: What the model was trained on: its support, environment and versions; travels with its file.
-
     A rollout goes in chunks of K steps with a key/value cache: all but the newest of the last W rows are encoded, at
     positions 0 to W - 2, then each step adds a row at the next position, the last at W + K - 2.
     """
@@ -206,13 +202,9 @@ class TrajWorld(keras.Model):
         return Cache(keys, past, mask)
 
     def decode(self, row: Tensor, position: Tensor, cache: Cache, variates: Variates) -> tuple[Tensor, Cache]:
-        """Encode one more row, attending to the cached ones.
+        """Encode one more row ``[B, M]``, attending to the cached ones.
 
-        Args:
-            row: ``[B, M]`` raw values.
-            position: Scalar int, the row's position in the window: how many rows the cache holds already.
-            cache: As :meth:`encode_past` or this method returned it.
-            variates: What is known of the variates.
+        ``position``, a scalar, is the row's position in the window: how many rows the cache holds already.
 
         Returns:
             ``[B, M, bins]`` logits, and the cache with this row added.
