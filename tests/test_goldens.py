@@ -92,25 +92,6 @@ def test_cached_decoding(
         np.testing.assert_allclose(found, golden[name][:, steps:], atol=1e-4)
 
 
-def test_masked_variates(model: TrajWorld, golden: dict[str, NDArray[Any]]) -> None:
-    values, masks = golden["padded_values"], golden["variate_mask"]
-    added = values.shape[2] - golden["values"].shape[2]
-    assert added > 0
-    assert np.all(masks == masks[0])
-    known = Variates(
-        np.pad(golden["is_action"], (0, added)),
-        np.pad(golden["min_values"], (0, added)),
-        np.pad(golden["max_values"], (0, added), constant_values=1.0),
-        masks[0].astype(np.float32),
-    )
-    logits = numpy(compiled(model, model)(values, golden["time_mask"], known))
-    real = (golden["time_mask"][:, :, None] > 0) & (masks[:, None, :] > 0)
-    np.testing.assert_allclose(logits[real], golden["padded_logits"][real], atol=1e-4)
-    count = golden["values"].shape[2]
-    rows = golden["time_mask"] > 0
-    np.testing.assert_allclose(logits[:, :, :count][rows], golden["logits"][rows], atol=1e-4)
-
-
 def test_encoding_and_target_bins(golden: dict[str, NDArray[Any]]) -> None:
     values, lower, upper = (golden[name] for name in ("values", "min_values", "max_values"))
     np.testing.assert_allclose(

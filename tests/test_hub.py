@@ -208,15 +208,6 @@ def test_what_is_saved_to_the_hub_comes_back(hub: FakeHub) -> None:
     assert_same_weights(trajworld.load("hf://user/mine/sub/other.keras"), changed_model(0.25))
 
 
-def test_a_branch_takes_an_upload_where_it_is_there(hub: FakeHub) -> None:
-    hub.repositories["user/robots"].branches["trial/2"] = 0
-    trajworld.save(changed_model(3.0), f"{ADDRESS}@trial%2F2")
-    assert_same_weights(trajworld.load(f"{ADDRESS}@trial%2F2"), changed_model(3.0))
-    assert_same_weights(trajworld.load(ADDRESS), trajworld.load(SMALL))
-    with pytest.raises(TrajWorldError, match="has no branch, tag or commit nowhere"):
-        trajworld.save(changed_model(3.0), f"{ADDRESS}@nowhere")
-
-
 def test_an_upload_that_is_not_allowed_is_one_line(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
     model = trajworld.load(SMALL)
     with pytest.raises(TrajWorldError, match=r"your token may not do that .*rights to create"):

@@ -188,8 +188,7 @@ def test_every_horizon_and_every_controller_of_a_program_use_one_compilation(
 
             def run(*arrays: Any) -> Any:
                 leaves = [leaf for leaf in keras.tree.flatten(arrays) if leaf is not None]
-                dtype = keras.backend.standardize_dtype
-                shapes.append([(tuple(leaf.shape), dtype(leaf.dtype)) for leaf in leaves])
+                shapes.append([(tuple(leaf.shape), str(leaf.dtype).split(".")[-1]) for leaf in leaves])
                 return inner(*arrays)
 
             return run
@@ -232,15 +231,6 @@ def test_in_mixed_precision() -> None:
     # Later steps may drift: they are fed what differed before them.
     assert np.all(np.abs(found - exact)[:, :2] < 0.1 * (UPPER - LOWER)[:4])
     assert np.all((found >= LOWER[:4]) & (found <= UPPER[:4]))
-
-
-@pytest.mark.parametrize("window", [2, 3, 8, 19, 20, 40])
-def test_chunks_fit_every_window(window: int) -> None:
-    context, chunk = model_of(window).context, model_of(window).chunk
-    assert context >= 1
-    assert chunk >= 2
-    assert context + chunk - 1 <= window
-    assert window < 19 or (context, chunk) == (10, 10)
 
 
 def test_what_does_not_fit_is_refused() -> None:

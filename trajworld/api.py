@@ -104,7 +104,8 @@ def predict(
             every row but the first of one of its episodes from the real rows before it.
         episode: Which episode of a dataset.
         ranges: A dataset of the same environment, over whose range the rows are read where the model has none of its
-            own: it has one if it was trained on one dataset, or pre-trained on this environment.
+            own: it has one if it was trained on one dataset, or pre-trained on this one or one of this environment.
+            Beside a dataset to predict, the name of one of the model's own will do.
 
     Returns:
         Expectation and standard deviation, each ``[B, O + 1]`` float32: the observation, then the reward.

@@ -77,14 +77,13 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
         for variable in model.weights:
             _check_finite(variable.path, keras.ops.convert_to_numpy(variable.value))
     saved = datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S")
+    metadata = json.dumps({"keras_version": keras.__version__, "date_saved": saved})
     with atomic_file(path) as temporary:
         weights = temporary.with_suffix(".weights.h5")
         try:
             model.save_weights(weights, overwrite=True)
             with zipfile.ZipFile(temporary, "w") as archive:
-                archive.writestr(
-                    _METADATA, json.dumps({"keras_version": keras.__version__, "date_saved": saved})
-                )
+                archive.writestr(_METADATA, metadata)
                 archive.writestr(_CONFIG, text)
                 archive.write(weights, _WEIGHTS)
         finally:
@@ -204,19 +203,16 @@ def _opened(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
     path = model_path(path)
     with _refusals(path), zipfile.ZipFile(path) as archive:
         names = archive.namelist()
-        for name in names:
+        for member in archive.infolist():
+            name, size, stored = member.filename, member.file_size, member.compress_size
             parts = PurePosixPath(name.replace("\\", "/"))
             escapes = parts.is_absolute() or ".." in parts.parts or ":" in name
             _require(not escapes, f"refused: its member {name!r} would escape the folder it is unpacked in")
+            expands = size > _MAX_EXPANSION * stored + 4096
+            _require(not expands, f"refused: {name!r} would unpack to {size:,} bytes, from {stored:,}")
         _require(len(set(names)) == len(names), "refused: it holds two members of one name")
         for name in (_CONFIG, _WEIGHTS):
             _require(name in names, f"it is not a model file: it holds no {name}")
-        for member in archive.infolist():
-            _require(
-                member.file_size <= _MAX_EXPANSION * member.compress_size + 4096,
-                f"refused: {member.filename!r} would unpack to {member.file_size:,} bytes, from "
-                f"{member.compress_size:,}",
-            )
         yield archive
 
 
