@@ -1,11 +1,35 @@
-"""What is measured: which sizes, numbers of variates and dtypes each suite goes through, and their nominal work."""
+"""What is measured: the suites, the sizes, numbers of variates and dtypes each goes through, and their nominal work."""
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
 
 from trajworld.models.sizes import TrajWorldSizes
 
-PRESETS = TrajWorldSizes.presets
+FOLDER = Path(__file__).parent
 
+
+class Suite(NamedTuple):
+    """A suite: its file in this folder, the question that it answers, and whether times are the answer."""
+
+    file: str
+    question: str
+    timed: bool = True
+
+
+SUITES: dict[str, Suite] = {
+    "accuracy": Suite("test_accuracy.py", "Is it the same model on each backend?", timed=False),
+    "training": Suite("test_training_step.py", "How fast is a training step?"),
+    "rollout": Suite("test_rollout.py", "How fast is a cached open-loop rollout?"),
+    "forward": Suite("test_forward.py", "How fast is a forward pass?"),
+    "tokenizing": Suite("test_tokenizing.py", "How fast are values encoded and targets binned?"),
+    "windows": Suite("test_windows.py", "How fast are windows cut and batches made?"),
+    "startup": Suite("test_start_up.py", "How long until the first answer?"),
+    "memory": Suite("test_memory.py", "How much memory do a training step and a rollout take?", timed=False),
+}
+"""In the order in which they run and are reported."""
+
+PRESETS = TrajWorldSizes.presets
 SIZES: dict[str, TrajWorldSizes] = {
     "tiny": PRESETS["tiny"],
     "small": PRESETS["small"],
@@ -63,12 +87,17 @@ class Case:
     def __str__(self) -> str:
         return f"{self.size}-M{self.variates}-{self.dtype}"
 
+    @property
+    def title(self) -> str:
+        """As tables name it."""
+        return f"{self.size}, M = {self.variates}, {self.dtype.removeprefix('mixed_')}"
+
 
 def cases(suite: str, quick: bool) -> list[Case]:
     """The cases of a suite that goes through sizes, numbers of variates and dtypes.
 
     Args:
-        suite: A name of :data:`trajworld.benchmarks.suites.SUITES`.
+        suite: A name of :data:`SUITES` whose tests take a ``case``.
         quick: Only ``tiny`` and ``small`` at one M; ``paper`` once, in a training step and a rollout.
     """
     if suite == "memory":

@@ -1,26 +1,44 @@
 """Options and fixtures of the suites."""
 
 import os
-import platform
+import signal
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from trajworld.benchmarks.cases import cases
+from trajworld.benchmarks.results import machine_info
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the suites' options."""
     group = parser.getgroup("trajworld")
-    group.addoption("--quick", action="store_true", help="Few cases and rounds, as `bench run --quick` does.")
     group.addoption(
-        "--results",
-        type=Path,
-        default=None,
-        metavar="FOLDER",
-        help="Where the accuracy suite leaves its arrays.",
+        "--quick",
+        action="store_true",
+        help="Few cases and rounds, as `trajworld study run backends --quick`.",
     )
+    group.addoption(
+        "--arrays", type=Path, metavar="FILE", help="Where the accuracy suite leaves its arrays (.npz)."
+    )
+    group.addoption(
+        "--end-with-parent",
+        action="store_true",
+        help="End, with all that was started, at standard input's end.",
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Watch standard input where asked to: it ends when the process that started this one does, however that ends."""
+    if config.getoption("--end-with-parent"):
+        threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    os.read(0, 1)
+    os.killpg(0, signal.SIGKILL)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -65,33 +83,10 @@ def fresh_memory(request: pytest.FixtureRequest) -> Any:
 
 def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
     """Describe the machine: pytest-benchmark's own way asks for more, and takes seconds each time."""
-    model, flags = _processor()
-    wanted = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return {
-        "system": platform.system(),
-        "machine": platform.machine(),
-        "python_version": platform.python_version(),
-        "processor": model,
-        "features": [name for name in wanted if name in flags],
-        "cores": cores,
-        "cpu": {"brand_raw": model},
-    }
+    machine = machine_info()
+    return {**machine, "cpu": {"brand_raw": machine["processor"]}}
 
 
 def pytest_benchmark_generate_commit_info(config: pytest.Config) -> dict[str, Any]:
     """Nothing: the installed package has no repository."""
     return {}
-
-
-def _processor() -> tuple[str, set[str]]:
-    """The processor's name and the names of what it can do, as far as the system tells."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
-
-    def value(*names: str) -> str:
-        return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
-
-    return value("model name") or platform.processor() or platform.machine(), set(
-        value("flags", "Features").split()
-    )

@@ -1,29 +1,24 @@
 """Weights and batches that are the same under each backend: drawn by NumPy from a seed."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import keras
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.data.batch import Variates
+from trajworld.backend import active_backend
+from trajworld.data.batch import Batch, Variates
 from trajworld.models.identity import Identity, action_mask
 from trajworld.models.interface import new_model
 from trajworld.models.ranges import training_support
+from trajworld.training.loop import mean_loss
 
 from .cases import Case
 
 Floats = NDArray[np.float32]
 
 _WEIGHTS_SEED, _BATCH_SEED, _ROLLOUT_SEED, _MOTION_SEED = 1, 2, 3, 4
-
-
-class Rollout(NamedTuple):
-    """What a rollout is given, beside the model."""
-
-    history: Floats
-    history_mask: Floats
-    actions: Floats
-    variates: Variates
 
 
 class Motion(NamedTuple):
@@ -49,11 +44,11 @@ def make_model(case: Case) -> Any:
     return model
 
 
-def set_drawn_weights(model: Any, seed: int = _WEIGHTS_SEED) -> None:
+def set_drawn_weights(model: Any) -> None:
     """Give a model weights that depend on their place and shape alone, of the sizes that training starts with."""
     values = []
     for index, variable in enumerate(model.weights):
-        generator, shape = np.random.default_rng([seed, index]), tuple(variable.shape)
+        generator, shape = np.random.default_rng([_WEIGHTS_SEED, index]), tuple(variable.shape)
         noise = generator.standard_normal(shape).astype(np.float32)
         if len(shape) > 1:
             # A kernel's rows are its inputs; an embedding's deviation is 1 / sqrt(d).
@@ -82,18 +77,23 @@ def draw_uneven_batch(case: Case) -> tuple[Floats, Floats, Variates]:
     return values * mask[:, :, None], mask, variates
 
 
-def draw_rollout(case: Case, horizon: int, context: int) -> Rollout:
-    """A real history of W rows and actions for ``horizon`` steps."""
+def draw_rollout(case: Case, horizon: int, context: int) -> tuple[Floats, Floats, Floats, Variates]:
+    """A history of W rows, its mask, actions for ``horizon`` steps, and the variates: what a rollout takes."""
     generator = np.random.default_rng([_ROLLOUT_SEED, case.variates, case.batch])
     history = generator.uniform(size=(case.batch, context, case.variates)).astype(np.float32)
     # Drawn step by step, so that a longer rollout begins like a shorter one.
     actions = generator.uniform(size=(horizon, case.batch, case.actions)).astype(np.float32).swapaxes(0, 1)
-    return Rollout(
-        history,
-        np.ones(history.shape[:2], np.float32),
-        np.ascontiguousarray(actions),
-        _unit_variates(case),
-    )
+    mask = np.ones(history.shape[:2], np.float32)
+    return history, mask, np.ascontiguousarray(actions), _unit_variates(case)
+
+
+def training_call(case: Case) -> Callable[[], None]:
+    """What makes a training step with dropout, and waits for it."""
+    backend, model = active_backend(), make_model(case)
+    optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-5, global_clipnorm=0.25)
+    step = backend.training_step(model, optimizer, lambda batch, seed: mean_loss(model, batch, seed))
+    batch, seed = Batch(*draw_batch(case)), np.array(1, np.int32)
+    return lambda: backend.wait(step(1e-4, batch, seed))
 
 
 def draw_motion(steps: int, batch: int, window: int, holdout: int) -> Motion:

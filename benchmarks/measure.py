@@ -1,8 +1,11 @@
 """How things are timed: warm-up, rounds bounded by time, and this machine's matrix-product peak to compare with."""
 
+import os
 import statistics
+import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,9 +13,9 @@ import keras
 import numpy as np
 
 from trajworld.backend import active_backend
+from trajworld.errors import TrajWorldError
 
 from .cases import Case
-from .results import Result
 
 _PEAK_SIZE = 2048
 _PEAK_SECONDS = 0.3
@@ -26,16 +29,6 @@ class Peak:
 
     float32: float
     bfloat16: float
-
-
-@dataclass(frozen=True)
-class Timing:
-    """What :func:`timed` found, in seconds: the first call, the median and the shortest of the rounds."""
-
-    first: float
-    median: float
-    minimum: float
-    rounds: int
 
 
 def seconds_of(function: Callable[[], Any]) -> float:
@@ -78,81 +71,98 @@ def _product(dtype: str) -> Callable[[], None]:
     return run
 
 
-def timed(benchmark: Any, run: Callable[[], Any], quick: bool, first: float | None = None) -> Timing:
-    """Time ``run``, which waits for its own result, by pytest-benchmark's clock.
+def timed(benchmark: Any, run: Callable[[], Any], quick: bool) -> float:
+    """Time ``run``, which waits for its own result, by pytest-benchmark's clock; the seconds of its first call.
 
     The first call compiles and is kept apart. Calls that are not counted follow until the caches are warm; then as many
     rounds as fit into a second and a half (five in a full run), at least two (five), each of one call: their median
     stands for a usual call, their minimum for an undisturbed one.
-
-    Args:
-        benchmark: pytest-benchmark's fixture.
-        run: What to time.
-        quick: Whether this is a quick run.
-        first: Seconds of the first call, where it was made already.
     """
-    first = seconds_of(run) if first is None else first
+    first = seconds_of(run)
     warm = [seconds_of(run)]
     while sum(warm) < _WARM_SECONDS and len(warm) < _MOST_ROUNDS:
         warm.append(seconds_of(run))
     limit, least = (1.5, 2) if quick else (5.0, 5)
     rounds = min(max(int(limit / statistics.median(warm)), least), _MOST_ROUNDS)
     benchmark.pedantic(run, rounds=rounds, iterations=1)
-    stats = benchmark.stats.stats
-    return Timing(first, stats.median, stats.min, rounds)
+    return first
 
 
-def keep(benchmark: Any, result: Result) -> None:
-    """Keep a result in the benchmark's JSON, and print it (seen with ``pytest -s``)."""
-    benchmark.extra_info |= result.to_extra()
-    words = [f"{result.backend} {result.measure}", *_case_words(result)]
-    if result.seconds is not None:
-        words.append(f"{result.seconds * 1e3:.4g} ms (best {(result.minimum or 0) * 1e3:.4g})")
-    if result.share_of_peak:
-        rate = (result.flops_per_second or 0) / 1e9
-        words.append(f"{rate:.4g} GFLOP/s, {result.share_of_peak:.1%} of the float32 peak")
-    if result.rows_per_second:
-        words.append(f"{result.rows_per_second:,.0f} {result.unit}/s")
-    if result.compile_seconds is not None:
-        words.append(f"compiled in {result.compile_seconds:.2f} s")
-    if result.memory is not None:
-        words.append(f"{result.memory / 1e6:,.0f} MB")
-    print("\n" + "; ".join([*words, *(f"{name}: {value}" for name, value in result.facts.items())]))
+def rates(benchmark: Any, peak: Peak, flops: int, count: int, unit: str = "rows") -> dict[str, Any]:
+    """What follows from the median of what was timed.
+
+    Args:
+        benchmark: pytest-benchmark's fixture, after :func:`timed`.
+        peak: Measured just before.
+        flops: Nominal operations of a round; 0 where none are counted.
+        count: Of ``unit`` in a round.
+        unit: What is predicted, made or encoded.
+
+    Returns:
+        ``per_second`` of the unit; ``flops_per_second``, and ``share_of_peak``: of the float32 peak.
+    """
+    seconds = benchmark.stats.stats.median
+    found = {"per_second": count / seconds, "unit": unit}
+    if flops:
+        rate = flops / seconds
+        found |= {"flops_per_second": rate, "share_of_peak": rate / peak.float32}
+    return {**found, "peak_float32": peak.float32, "peak_bfloat16": peak.bfloat16}
 
 
-def model_result(
+def keep(
+    benchmark: Any,
     suite: str,
     measure: str,
-    case: Case,
-    timing: Timing,
-    peak: Peak,
-    flops: int,
-    rows: int,
-    unit: str = "rows",
-    facts: dict[str, Any] | None = None,
-) -> Result:
-    """The result of timing something of a model."""
-    return Result(
-        active_backend().name,
-        suite,
-        measure,
-        case.size,
-        case.variates,
-        case.dtype,
-        case.batch,
-        timing.median,
-        timing.minimum,
-        timing.rounds,
-        timing.first,
-        flops,
-        rows,
-        unit,
-        peak.float32,
-        peak.bfloat16,
-        facts=facts or {},
+    case: Case | None = None,
+    *,
+    first: float | None = None,
+    **facts: Any,
+) -> None:
+    """Keep what was measured in the benchmark's JSON, and print it (seen with ``pytest -s``).
+
+    Args:
+        benchmark: pytest-benchmark's fixture, after it timed something.
+        suite: A name of :data:`trajworld.benchmarks.cases.SUITES`.
+        measure: What was measured.
+        case: Of which model, if any.
+        first: Seconds of the first call; kept is ``compile_seconds``, how much longer it was than a usual one.
+        facts: Whatever else was found, by name.
+    """
+    stats = benchmark.stats.stats
+    if first is not None:
+        facts["compile_seconds"] = max(first - stats.median, 0.0)
+    of: dict[str, Any] = {"suite": suite, "backend": active_backend().name, "measure": measure}
+    if case is not None:
+        of |= {"size": case.size, "variates": case.variates, "dtype": case.dtype, "batch": case.batch}
+    of["case"] = measure if case is None else f"{measure}, {case.title}"
+    benchmark.extra_info |= {**of, **facts}
+    shown = {name: f"{value:,.4g}" if isinstance(value, float) else value for name, value in facts.items()}
+    print(
+        f"\n{of['backend']} {of['case']}: median {stats.median * 1e3:,.4g} ms, best {stats.min * 1e3:,.4g} ms",
+        *(f"{name.replace('_', ' ')} {value}" for name, value in shown.items()),
+        sep="; ",
     )
 
 
-def _case_words(result: Result) -> list[str]:
-    words = [result.size, f"M = {result.variates}" if result.variates else "", result.dtype]
-    return [" ".join(word for word in words if word)] if result.size else []
+def run_fresh(arguments: Sequence[str]) -> str:
+    """Run ``python -P`` with these arguments to its end, for what can only be measured in a fresh process.
+
+    Args:
+        arguments: After ``python -P``: the working folder, which may be a checkout, must not be imported from.
+
+    Returns:
+        What it printed.
+
+    Raises:
+        TrajWorldError: It failed.
+    """
+    done = subprocess.run(
+        [sys.executable, "-P", *arguments],
+        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
+        capture_output=True,
+        text=True,
+    )
+    if done.returncode:
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise TrajWorldError(f"a fresh process failed: {last}")
+    return done.stdout

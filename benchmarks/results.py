@@ -1,117 +1,57 @@
-"""One measured result: what a benchmark keeps in pytest-benchmark's ``extra_info``, and what follows from it."""
+"""The reader of what pytest-benchmark writes, and the machine's description."""
 
-import dataclasses
-import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import platform
+from pathlib import Path
 from typing import Any
 
-FORMAT = 1
-"""Raised when the fields change their meaning."""
+from trajworld.errors import TrajWorldError
+from trajworld.files import read_json
+from trajworld.processes import available_cores
+
+_FEATURES = ("avx2", "avx512f", "avx512_bf16", "amx_tile", "amx_bf16", "asimd", "bf16")
 
 
-@dataclass(frozen=True)
-class Result:
-    """What one backend took for one thing.
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The benchmarks of a JSON file of pytest-benchmark's as tidy rows.
 
-    Attributes:
-        backend: Its name.
-        suite: A name of :data:`trajworld.benchmarks.suites.SUITES`.
-        measure: What was measured, such as ``training step``.
-        size: The model's size, a name of :data:`trajworld.benchmarks.cases.SIZES`; empty where there is no model.
-        variates: M; 0 where it does not matter.
-        dtype: Keras dtype policy; empty where it does not matter.
-        batch: B.
-        seconds: Median of the rounds, after warming up.
-        minimum: Shortest of the rounds.
-        rounds: How many.
-        first_seconds: Of the first call, which compiles.
-        flops: Nominal operations of the model in one round.
-        rows: Rows predicted (or windows, or values: ``unit``) in one round.
-        unit: What ``rows`` counts.
-        peak_float32: Operations per second of a 2048³ matrix product by this framework in this process.
-        peak_bfloat16: The same in bfloat16.
-        memory: Bytes above what the process held before.
-        facts: Whatever else is worth reading, by name.
+    A row holds what its benchmark kept (see :func:`trajworld.benchmarks.measure.keep`) and ``seconds``,
+    ``best_seconds`` and ``rounds``: median and shortest of the rounds, and their number; ``processor`` and
+    ``cores``.
+
+    Raises:
+        TrajWorldError: The file is truncated, or not one of a suite here.
     """
-
-    backend: str
-    suite: str
-    measure: str
-    size: str = ""
-    variates: int = 0
-    dtype: str = ""
-    batch: int = 0
-    seconds: float | None = None
-    minimum: float | None = None
-    rounds: int = 0
-    first_seconds: float | None = None
-    flops: int | None = None
-    rows: int | None = None
-    unit: str = "rows"
-    peak_float32: float | None = None
-    peak_bfloat16: float | None = None
-    memory: int | None = None
-    facts: Mapping[str, Any] = field(default_factory=dict)
-
-    @property
-    def what(self) -> tuple[str, str, str, int, str, int]:
-        """All that two backends' results must share to be compared."""
-        return (self.suite, self.measure, self.size, self.variates, self.dtype, self.batch)
-
-    @property
-    def compile_seconds(self) -> float | None:
-        """What the first call took beyond a usual one."""
-        if self.first_seconds is None or self.seconds is None:
-            return None
-        return max(self.first_seconds - self.seconds, 0.0)
-
-    @property
-    def flops_per_second(self) -> float | None:
-        """Nominal operations per second."""
-        return self.flops / self.seconds if self.flops and self.seconds else None
-
-    @property
-    def share_of_peak(self) -> float | None:
-        """Nominal operations per second, of the float32 peak of the same framework and process."""
-        rate = self.flops_per_second
-        return rate / self.peak_float32 if rate and self.peak_float32 else None
-
-    @property
-    def rows_per_second(self) -> float | None:
-        """Rows predicted per second."""
-        return self.rows / self.seconds if self.rows and self.seconds else None
-
-    def to_extra(self) -> dict[str, Any]:
-        """As ``extra_info`` keeps it."""
-        return {"trajworld_benchmark": FORMAT, **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_extra(cls, extra: Any) -> "Result":
-        """The inverse of :meth:`to_extra`.
-
-        Raises:
-            ValueError: It is no such record.
-        """
-        if not isinstance(extra, Mapping) or extra.get("trajworld_benchmark") != FORMAT:
-            raise ValueError("its benchmarks are not TrajWorld's")
-        values = {item.name: extra[item.name] for item in dataclasses.fields(cls) if item.name in extra}
-        for name in ("backend", "suite", "measure", "size", "dtype", "unit"):
-            if not isinstance(values.get(name, ""), str):
-                raise ValueError(f"{name} is not a text")
-        for name in ("variates", "batch", "rounds"):
-            if not isinstance(values.get(name, 0), int):
-                raise ValueError(f"{name} is not a whole number")
-        for name in ("seconds", "minimum", "first_seconds", "flops", "rows", *_PEAKS, "memory"):
-            value = values.get(name)
-            number = isinstance(value, int | float) and not isinstance(value, bool)
-            if value is not None and not (number and math.isfinite(value) and value >= 0):
-                raise ValueError(f"{name} is not a number of 0 or more")
-        if not isinstance(values.get("facts", {}), Mapping):
-            raise ValueError("facts is not a table")
-        if missing := [name for name in ("backend", "suite", "measure") if not values.get(name)]:
-            raise ValueError(f"it lacks {', '.join(missing)}")
-        return cls(**values)
+    found = read_json(path)
+    try:
+        machine = {name: found["machine_info"][name] for name in ("processor", "cores")}
+        return [
+            {
+                **one["extra_info"],
+                **machine,
+                "suite": one["extra_info"]["suite"],
+                "seconds": one["stats"]["median"],
+                "best_seconds": one["stats"]["min"],
+                "rounds": one["stats"]["rounds"],
+            }
+            for one in found["benchmarks"]
+        ]
+    except (KeyError, TypeError) as error:
+        raise TrajWorldError(f"{path} is not pytest-benchmark's JSON of a suite here ({error})") from None
 
 
-_PEAKS = ("peak_float32", "peak_bfloat16")
+def machine_info() -> dict[str, Any]:
+    """The processor's name, what of the wanted it can do, and how many cores this process may use."""
+    path = Path("/proc/cpuinfo")
+    lines = path.read_text(errors="replace").splitlines() if path.is_file() else []
+
+    def value(*names: str) -> str:
+        return next((line.partition(":")[2].strip() for line in lines if line.startswith(names)), "")
+
+    flags = value("flags", "Features").split()
+    return {
+        "processor": value("model name") or platform.processor() or platform.machine(),
+        "features": [name for name in _FEATURES if name in flags],
+        "cores": len(available_cores()),
+        "system": platform.system(),
+        "machine": platform.machine(),
+    }

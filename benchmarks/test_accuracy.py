@@ -1,7 +1,6 @@
-"""Is it the same model on each backend? Writes what the report compares: logits, losses of 200 steps, holdout error.
+"""Is it the same model on each backend? Keeps what the study compares: logits, losses of 200 steps, holdout error.
 
-From the same weights and batches, in float32, without dropout. With ``--results FOLDER`` the arrays are kept there as
-``accuracy-BACKEND.npz``.
+From the same weights and batches, in float32, without dropout. With ``--arrays FILE`` the arrays are kept there.
 """
 
 from pathlib import Path
@@ -13,11 +12,9 @@ from keras import ops
 from numpy.typing import NDArray
 
 from trajworld.backend import active_backend
-from trajworld.benchmarks.accuracy import arrays_path, write_arrays
 from trajworld.benchmarks.cases import Case
 from trajworld.benchmarks.draws import Motion, draw_motion, draw_uneven_batch, make_model
 from trajworld.benchmarks.measure import keep
-from trajworld.benchmarks.results import Result
 from trajworld.data.batch import Batch
 from trajworld.models.bins import moments
 from trajworld.training.config import resolve_config
@@ -30,12 +27,12 @@ HOLDOUT = 256
 
 @pytest.fixture(scope="module")
 def arrays(request: pytest.FixtureRequest) -> Any:
-    """What is found, by name; written at the end where a folder was given."""
+    """What is found, by name; written at the end where a file was named."""
     found: dict[str, NDArray[Any]] = {}
     yield found
-    folder: Path | None = request.config.getoption("--results")
-    if folder is not None and found:
-        write_arrays(arrays_path(folder, active_backend().name), found)
+    path: Path | None = request.config.getoption("--arrays")
+    if path is not None:
+        np.savez_compressed(path, **found)  # type: ignore[arg-type]
 
 
 def test_logits(benchmark: Any, quick: bool, arrays: dict[str, NDArray[Any]]) -> None:
@@ -52,7 +49,7 @@ def test_logits(benchmark: Any, quick: bool, arrays: dict[str, NDArray[Any]]) ->
             arrays[f"logits/{size}"] = logits[mask > 0]
 
     benchmark.pedantic(compute, rounds=1)
-    keep(benchmark, Result(backend.name, SUITE, "logits"))
+    keep(benchmark, SUITE, "logits")
 
 
 def test_losses_and_holdout_error(benchmark: Any, arrays: dict[str, NDArray[Any]]) -> None:
@@ -61,28 +58,29 @@ def test_losses_and_holdout_error(benchmark: Any, arrays: dict[str, NDArray[Any]
     motion = draw_motion(config.steps, config.batch_size, config.model.window, HOLDOUT)
     count = motion.holdout.shape[2]
     model, backend = make_model(Case("tiny", count, "float32", config.batch_size)), active_backend()
-    step = backend.training_step(
-        model, make_optimizer(config), lambda *arrays: mean_loss(model, Batch(*arrays[:3]), *arrays[3:])
-    )
+    step = backend.training_step(model, make_optimizer(config), lambda batch: mean_loss(model, batch))
     mask = np.ones(motion.training.shape[1:3], np.float32)
     losses: list[Any] = []
 
     def train() -> None:
         for number, values in enumerate(motion.training):
-            losses.append(step(learning_rate(config, number), values, mask, motion.variates))
+            losses.append(step(learning_rate(config, number), Batch(values, mask, motion.variates)))
         backend.wait(losses)
 
     benchmark.pedantic(train, rounds=1)
     step.write_back()
     arrays["losses"] = np.array([float(_numpy(loss)) for loss in losses])
     arrays["holdout_error"] = np.array(_holdout_error(model, motion))
-    found = {
-        "first loss": round(float(arrays["losses"][0]), 4),
-        "last": round(float(arrays["losses"][-1]), 4),
-    }
-    error = round(float(arrays["holdout_error"]), 4)
-    keep(benchmark, Result(backend.name, SUITE, "losses", facts={**found, "holdout error": error}))
-    assert arrays["losses"][-1] < arrays["losses"][0] - 0.5, "nothing was learnt: the losses compare nothing"
+    first, last = float(arrays["losses"][0]), float(arrays["losses"][-1])
+    keep(
+        benchmark,
+        SUITE,
+        "losses",
+        first_loss=first,
+        last_loss=last,
+        holdout_error=float(arrays["holdout_error"]),
+    )
+    assert last < first - 0.5, "nothing was learnt: the losses compare nothing"
 
 
 def _holdout_error(model: Any, motion: Motion) -> float:

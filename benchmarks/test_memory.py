@@ -9,26 +9,18 @@ from typing import Any
 
 import pytest
 
-from trajworld.backend import active_backend
 from trajworld.benchmarks.cases import Case
-from trajworld.benchmarks.fresh import run_fresh
-from trajworld.benchmarks.measure import keep
-from trajworld.benchmarks.results import Result
+from trajworld.benchmarks.measure import keep, run_fresh
 
 SUITE = "memory"
 
 
 @pytest.mark.parametrize("what", ["training step", "rollout"])
 def test_memory(benchmark: Any, case: Case, what: str) -> None:
-    arguments = [
-        "-m", "trajworld.benchmarks.memory_probe", what, case.size, str(case.variates), case.dtype,
-    ]  # fmt: skip
+    module = ["-m", "trajworld.benchmarks.memory_probe"]
+    arguments = [*module, what, case.size, str(case.variates), case.dtype]
     answer = benchmark.pedantic(run_fresh, args=(arguments,), rounds=1)
     memory = json.loads(answer.strip().splitlines()[-1])
     if memory is None:
         pytest.skip("nothing tells how much memory is held")
-    backend = active_backend().name
-    keep(
-        benchmark,
-        Result(backend, SUITE, what, case.size, case.variates, case.dtype, case.batch, memory=memory),
-    )
+    keep(benchmark, SUITE, what, case, memory=memory)

@@ -4,7 +4,7 @@ from typing import Any
 
 from trajworld.benchmarks.cases import Case, horizons, rollout_flops
 from trajworld.benchmarks.draws import draw_rollout, make_model
-from trajworld.benchmarks.measure import Peak, keep, model_result, seconds_of, timed
+from trajworld.benchmarks.measure import Peak, keep, rates, seconds_of, timed
 from trajworld.models.rollout import GivenActions, compile_rollout
 
 SUITE = "rollout"
@@ -34,25 +34,18 @@ def test_rollout(benchmark: Any, case: Case, peak: Peak, quick: bool) -> None:
         eager = len(python_calls) - before - traced > 0
         compilations += bool(traced) and not eager
         compile_seconds.append(max(new - again, 0.0))
-    # What a user's first rollout takes: the longest one's own first call may find what the others compiled.
-    timing = timed(benchmark, run, quick, first=again + compile_seconds[0])
-    facts = {
-        "horizon": horizon,
-        "horizons": list(horizons(case, quick)),
-        "compilations": compilations,
-        "compile_seconds_of_each_length": [round(seconds, 3) for seconds in compile_seconds],
-    }
-    result = model_result(
+    timed(benchmark, run, quick)
+    keep(
+        benchmark,
         SUITE,
-        f"{horizon} steps",
+        f"rollout of {horizon} steps",
         case,
-        timing,
-        peak,
-        rollout_flops(case, horizon, context, chunk),
-        case.batch * horizon,
-        facts=facts,
+        # What a user's first rollout takes: the longest one's own first call may find what the others compiled.
+        first=again + compile_seconds[0],
+        lengths=len(compile_seconds),
+        compilations=compilations,
+        **rates(benchmark, peak, rollout_flops(case, horizon, context, chunk), case.batch * horizon),
     )
-    keep(benchmark, result)
 
 
 def _count_calls(model: Any) -> list[None]:

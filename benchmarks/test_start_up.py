@@ -8,54 +8,23 @@ from typing import Any
 
 import pytest
 
-from trajworld.backend import active_backend
 from trajworld.benchmarks.cases import Case
 from trajworld.benchmarks.draws import make_model
-from trajworld.benchmarks.fresh import run_fresh
-from trajworld.benchmarks.measure import keep, seconds_of
-from trajworld.benchmarks.results import Result
+from trajworld.benchmarks.measure import keep, run_fresh, seconds_of
 from trajworld.models.files import save_model
 
 SUITE = "startup"
 CASE = Case("small", 15, "float32", batch=1)
+HELP = ["-c", "from trajworld.cli.main import main; main(['--help'])"]
+IMPORT = ["-c", "import trajworld.models.trajworld"]
 
 
-def _keep(benchmark: Any, measure: str, first: float | None = None, case: Case | None = None) -> None:
-    stats = benchmark.stats.stats
-    keep(
-        benchmark,
-        Result(
-            active_backend().name,
-            SUITE,
-            measure,
-            size=case.size if case else "",
-            variates=case.variates if case else 0,
-            dtype=case.dtype if case else "",
-            batch=case.batch if case else 0,
-            seconds=stats.median,
-            minimum=stats.min,
-            rounds=stats.rounds,
-            first_seconds=first,
-        ),
-    )
-
-
-def test_help(benchmark: Any, quick: bool) -> None:
-    """``trajworld --help``, which imports no framework."""
-    arguments = ["-c", "from trajworld.cli.main import main; main(['--help'])"]
-    benchmark.pedantic(
-        run_fresh, args=(arguments,), rounds=2 if quick else 10, warmup_rounds=0 if quick else 1
-    )
-    _keep(benchmark, "--help")
-
-
-def test_import(benchmark: Any, quick: bool) -> None:
-    """Importing the model under the backend."""
-    arguments = ["-c", "import trajworld.models.trajworld"]
-    benchmark.pedantic(
-        run_fresh, args=(arguments,), rounds=2 if quick else 5, warmup_rounds=0 if quick else 1
-    )
-    _keep(benchmark, "import")
+@pytest.mark.parametrize(("measure", "arguments", "rounds"), [("--help", HELP, 10), ("import", IMPORT, 5)])
+def test_process(benchmark: Any, quick: bool, measure: str, arguments: list[str], rounds: int) -> None:
+    """``trajworld --help``, which imports no framework; and importing the model under the backend."""
+    rounds, warm = (2, 0) if quick else (rounds, 1)
+    benchmark.pedantic(run_fresh, args=(arguments,), rounds=rounds, warmup_rounds=warm)
+    keep(benchmark, SUITE, measure)
 
 
 def test_first_prediction(
@@ -63,13 +32,9 @@ def test_first_prediction(
 ) -> None:
     """Loading a model and predicting one row: the first process compiles; the others may find that kept on the disk."""
     monkeypatch.setenv("TRAJWORLD_HOME", str(tmp_path / "home"))
-    save_model(make_model(CASE), tmp_path / "model.keras")
-    arguments = [
-        "-m",
-        "trajworld.benchmarks.first_prediction",
-        str(tmp_path / "model.keras"),
-        str(CASE.variates),
-    ]
+    path = tmp_path / "model.keras"
+    save_model(make_model(CASE), path)
+    arguments = ["-m", "trajworld.benchmarks.first_prediction", str(path), str(CASE.variates)]
     first = seconds_of(lambda: run_fresh(arguments))
     benchmark.pedantic(run_fresh, args=(arguments,), rounds=1 if quick else 5)
-    _keep(benchmark, "first prediction", first, CASE)
+    keep(benchmark, SUITE, "first prediction", CASE, first=first)

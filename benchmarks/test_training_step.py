@@ -7,26 +7,14 @@ Run it alone for each backend::
 
 from typing import Any
 
-import keras
-import numpy as np
-
-from trajworld.backend import active_backend
 from trajworld.benchmarks.cases import Case, training_flops
-from trajworld.benchmarks.draws import draw_batch, make_model
-from trajworld.benchmarks.measure import Peak, keep, model_result, timed
-from trajworld.data.batch import Batch
-from trajworld.training.loop import mean_loss
+from trajworld.benchmarks.draws import training_call
+from trajworld.benchmarks.measure import Peak, keep, rates, timed
 
 SUITE = "training"
 
 
 def test_training_step(benchmark: Any, case: Case, peak: Peak, quick: bool) -> None:
-    backend, model = active_backend(), make_model(case)
-    optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-5, global_clipnorm=0.25)
-    step = backend.training_step(
-        model, optimizer, lambda *arrays: mean_loss(model, Batch(*arrays[:3]), arrays[3])
-    )
-    batch, seed = draw_batch(case), np.array(1, np.int32)
-    timing = timed(benchmark, lambda: backend.wait(step(1e-4, *batch, seed)), quick)
-    rows = case.batch * case.rows_read
-    keep(benchmark, model_result(SUITE, "training step", case, timing, peak, training_flops(case), rows))
+    first = timed(benchmark, training_call(case), quick)
+    found = rates(benchmark, peak, training_flops(case), case.batch * case.rows_read)
+    keep(benchmark, SUITE, "training step", case, first=first, **found)

@@ -1,13 +1,13 @@
 """Windows over one million transitions: opening a store, making batches, and what they cost in memory.
 
 The yardstick is the usual Python loop: walk the transitions, keep a list of the last 20 rows, stack a
-copy for each. The ratio to it is printed (``pytest -s``) and kept in each benchmark's facts.
+copy for each. The ratio to it is printed (``pytest -s``) and kept.
 """
 
+import collections
 import gc
 import itertools
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from trajworld.backend import active_backend
-from trajworld.benchmarks.measure import keep
-from trajworld.benchmarks.results import Result
+from trajworld.benchmarks.measure import keep, seconds_of
 from trajworld.data.batch import Batch
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
@@ -58,66 +56,34 @@ def mixture(store: Path) -> Mixture:
 
 def loop_batches(dataset: Dataset, batches: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The usual way: walk the transitions, keep a list of the last rows, stack a copy for each."""
-    windows: list[np.ndarray] = []
-    masks: list[np.ndarray] = []
-    for episode in range(dataset.num_episodes):
-        rows = np.array(dataset.rows[dataset.episode_offsets[episode] : dataset.episode_offsets[episode + 1]])
-        history: list[np.ndarray] = []
-        for row in rows:
-            history = [*history, row][-WINDOW:]
-            if len(history) == 1:
-                continue
-            padding = [np.zeros_like(row)] * (WINDOW - len(history))
-            windows.append(np.stack(padding + history))
-            masks.append(np.array([0.0] * len(padding) + [1.0] * len(history), np.float32))
-            if len(windows) == BATCH:
-                yield np.stack(windows), np.stack(masks)
-                windows, masks = [], []
-                batches -= 1
-                if not batches:
-                    return
+
+    def windows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        for start, end in itertools.pairwise(dataset.episode_offsets):
+            history: list[np.ndarray] = []
+            for row in np.array(dataset.rows[start:end]):
+                history = [*history, row][-WINDOW:]
+                if len(history) > 1:
+                    missing = WINDOW - len(history)
+                    mask = np.array([0.0] * missing + [1.0] * len(history), np.float32)
+                    yield np.stack([np.zeros_like(row)] * missing + history), mask
+
+    made = windows()
+    for _ in range(batches):
+        values, masks = zip(*itertools.islice(made, BATCH), strict=True)
+        yield np.stack(values), np.stack(masks)
 
 
 def loop_seconds_per_window(dataset: Dataset, batches: int = 300) -> float:
     """Of the loop at its best of three."""
-    best = float("inf")
-    for _ in range(3):
-        started = time.perf_counter()
-        for _batch in loop_batches(dataset, batches):
-            pass
-        best = min(best, time.perf_counter() - started)
-    return best / (batches * BATCH)
+    once = lambda: collections.deque(loop_batches(dataset, batches), maxlen=0)  # noqa: E731
+    return min(seconds_of(once) for _ in range(3)) / (batches * BATCH)
 
 
-def record(
-    benchmark: Any,
-    measure: str,
-    windows: int | None = None,
-    loop: float | None = None,
-    facts: dict[str, Any] | None = None,
-) -> None:
-    """Keep and print the time, the rate, and how many times faster than the loop it is."""
-    stats = benchmark.stats.stats
-    if windows is not None and loop is not None:
-        facts = {
-            "loop_windows_per_second": round(1 / loop),
-            "times_faster_than_the_loop": round(loop / (stats.median / windows), 1),
-        }
-    keep(
-        benchmark,
-        Result(
-            active_backend().name,
-            SUITE,
-            measure,
-            batch=BATCH if windows is not None else 0,
-            seconds=stats.median,
-            minimum=stats.min,
-            rounds=stats.rounds,
-            rows=windows,
-            unit="windows",
-            facts=facts or {},
-        ),
-    )
+def record(benchmark: Any, measure: str, windows: int, dataset: Dataset) -> None:
+    """Keep the rate, and how many times faster than the loop it is."""
+    seconds, loop = benchmark.stats.stats.median, loop_seconds_per_window(dataset)
+    rate = windows / seconds
+    keep(benchmark, SUITE, measure, per_second=rate, unit="windows", times_the_loop=loop * rate)
 
 
 def test_opening(benchmark: Any, store: Path) -> None:
@@ -127,7 +93,7 @@ def test_opening(benchmark: Any, store: Path) -> None:
         return len(WindowIndex.of(open_store(store)))
 
     assert benchmark(opened) in (TRANSITIONS, QUICK_TRANSITIONS)
-    record(benchmark, "opening a store")
+    keep(benchmark, SUITE, "opening a store")
 
 
 @pytest.mark.parametrize(("batch_size", "views"), [(64, True), (64, False), (1024, False)])
@@ -146,14 +112,14 @@ def test_batches_in_order(benchmark: Any, store: Path, batch_size: int, views: b
         np.testing.assert_array_equal(found, wanted)
     benchmark(some)
     measure = f"batches of {batch_size} in order, {'views' if views else 'copies'}"
-    record(benchmark, measure, batches * batch_size, loop_seconds_per_window(dataset))
+    record(benchmark, measure, batches * batch_size, dataset)
 
 
 def test_random_batches(benchmark: Any, mixture: Mixture) -> None:
     """Training batches, drawn at random all over the file, in one thread."""
     steps = iter(range(10**9))
     benchmark.pedantic(lambda: mixture.batch(next(steps)), rounds=2000, warmup_rounds=50)
-    record(benchmark, "random batch", BATCH, loop_seconds_per_window(mixture.sources[0].dataset))
+    record(benchmark, "random batch", BATCH, mixture.sources[0].dataset)
 
 
 def test_prefetched_batches(benchmark: Any, mixture: Mixture) -> None:
@@ -167,25 +133,18 @@ def test_prefetched_batches(benchmark: Any, mixture: Mixture) -> None:
 
     benchmark.pedantic(some, rounds=20, warmup_rounds=1)
     batches.close()  # type: ignore[attr-defined]
-    record(
-        benchmark, "200 prefetched batches", 200 * BATCH, loop_seconds_per_window(mixture.sources[0].dataset)
-    )
+    record(benchmark, "200 prefetched batches", 200 * BATCH, mixture.sources[0].dataset)
 
 
 def anonymous_bytes() -> int:
     """The process's anonymous resident memory, which the memory map is no part of."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith("RssAnon:"):
-            return int(line.split()[1]) * 1024
-    raise AssertionError("no RssAnon in /proc/self/status")
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc/self/status")
-def test_memory(benchmark: Any, store: Path) -> None:
+def test_memory(benchmark: Any, mixture: Mixture) -> None:
     """How much anonymous resident memory grows while batches are read from all over the file."""
-    dataset = open_store(store)
-    minimum, maximum = value_range(dataset)
-    mixture = Mixture([Source(dataset, minimum, maximum)], BATCH, WINDOW)
     batches = mixture.iterate(0, 10**9)
     batch = next(batches)
     assert isinstance(batch, Batch)
@@ -200,9 +159,5 @@ def test_memory(benchmark: Any, store: Path) -> None:
 
     benchmark.pedantic(read, rounds=3)
     batches.close()  # type: ignore[attr-defined]
-    facts = {
-        "dataset_megabytes": round(dataset.rows.nbytes / 1e6, 1),
-        "batch_megabytes": round(batch.values.nbytes / 1e6, 2),
-        "anonymous_growth_megabytes": round((most - before) / 1e6, 2),
-    }
-    record(benchmark, "memory of 2000 batches", facts=facts)
+    rows = mixture.sources[0].dataset.rows
+    keep(benchmark, SUITE, "memory of 2000 batches", memory=most - before, dataset_bytes=rows.nbytes)

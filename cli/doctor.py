@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import click
 from rich.console import Console
@@ -40,54 +40,36 @@ def doctor(context: click.Context, as_json: bool, timeout: float) -> None:
         context.exit(0 if report.healthy else 1)
 
     console = Console()
-    console.print(
-        _table(
-            "Versions",
-            ("", ""),
-            ((name, version or "not installed") for name, version in report.versions.items()),
-        )
-    )
-    backends = _table("Backends", ("", "version", "works", "device", ""), ())
+    versions = [(name, version or "not installed") for name, version in report.versions.items()]
+    backends = []
     for one in report.frameworks:
-        trains = f" (a run trains on {one.training})"
-        device = one.device if one.devices <= 1 else f"{one.devices} x {one.device}{trains}"
+        many = f"{one.devices} x {one.device} (a run trains on {one.training})"
+        device = (many if one.devices > 1 else one.device) or one.problem
         note = f"active: {report.reason}" if one.name == report.active else ""
-        backends.add_row(
-            one.name, one.version or "-", "yes" if one.works else "no", device or one.problem, note
-        )
-    console.print(backends)
-    console.print(
-        _table(
-            "Machine",
-            ("", ""),
-            [
-                ("cores", str(report.cores)),
-                ("memory", _gigabytes(report.memory)),
-                ("converted datasets (TRAJWORLD_HOME)", report.home),
-                ("disk free there", _gigabytes(report.home_free)),
-                ("Minari datasets", report.minari),
-            ],
-        )
-    )
+        backends.append((one.name, one.version or "-", "yes" if one.works else "no", device, note))
+    machine = [
+        ("cores", str(report.cores)),
+        ("memory", "unknown" if report.memory is None else f"{report.memory / 1e9:.1f} GB"),
+        ("converted datasets (TRAJWORLD_HOME)", report.home),
+        ("disk free there", f"{report.home_free / 1e9:.1f} GB"),
+        ("Minari datasets", report.minari),
+    ]
+    console.print(_table("Versions", ("", ""), versions))
+    console.print(_table("Backends", ("", "version", "works", "device", ""), backends))
+    console.print(_table("Machine", ("", ""), machine))
     if report.missing:
-        console.print(
-            _table("Missing", ("what", "mend it by"), ((one.what, one.mend) for one in report.missing))
-        )
+        missing = [(one.what, one.mend) for one in report.missing]
+        console.print(_table("Missing", ("what", "mend it by"), missing))
     else:
         console.print("Nothing is missing.")
     console.print(f"The active backend, {report.active}, {'works' if report.healthy else 'does not work'}.")
     context.exit(0 if report.healthy else 1)
 
 
-def _table(title: str, columns: Iterable[str], rows: Iterable[tuple[str, ...]]) -> Table:
-    columns = list(columns)
+def _table(title: str, columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:
     table = Table(title=title, title_justify="left", show_header=any(columns))
     for column in columns:
         table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(*row)
     return table
-
-
-def _gigabytes(size: int | None) -> str:
-    return "unknown" if size is None else f"{size / 1e9:.1f} GB"

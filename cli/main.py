@@ -27,7 +27,6 @@ _COMMANDS = {
         ".quickstart", "quickstart", "Fine-tune a pre-trained model on an unseen robot, compare, report."
     ),
     "study": LazyCommand(".study", "study", "Run the studies: transfer, zero-shot, backends, quickstart."),
-    "bench": LazyCommand(".bench", "bench", "Compare the backends: are they equal, which is faster here?"),
     "doctor": LazyCommand(".doctor", "doctor", "Print versions, backends, devices, and what is missing."),
 }
 

@@ -189,7 +189,10 @@ def _command(kind: "type[Any]") -> click.Command:
         from trajworld.study.run import LocalEngine, RayEngine, default_workers
 
         study = kind(**options)
-        count = workers or getattr(study, "workers", None) or default_workers()
+        fixed: int | None = getattr(study, "workers", None)
+        if fixed and (engine == "ray" or (workers or fixed) != fixed):
+            raise UsageError(f"the study {kind.name} has its own number of workers, {fixed}, on this machine")
+        count = workers or fixed or default_workers()
         chosen = RayEngine(address) if engine == "ray" else LocalEngine(count)
         execute(study, output, store or home() / "cells", chosen, count, as_json)
 

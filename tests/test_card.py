@@ -13,6 +13,7 @@ from training_fixtures import config_for, plain_steps, store
 from trajworld.card.card import card, card_for, model_file
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.files import describe_model, load_model, weights_digest
+from trajworld.studies.zero_shot import ZeroShot
 from trajworld.study.report import write_report
 from trajworld.text import number
 from trajworld.training.loop import train
@@ -137,7 +138,10 @@ def test_a_study_of_the_model_is_included_whole_and_another_is_refused(run: Path
     digest = weights_digest(load_model(run / "best.keras"))
     for name, origin in (("mine", {"model": digest}), ("other", {"model": "ab"}), ("none", {})):
         write_report(Powers(), table, tmp_path / name, origin)
-    text = card(run, studies=[tmp_path / "mine"])
+    unseen = ZeroShot(model=str(run / "best.keras"))
+    write_report(unseen, pd.DataFrame(), tmp_path / "unseen", {"model": digest})
+    text = card(run, studies=[tmp_path / "mine", tmp_path / "unseen"])
+    assert "zero-shot --model best.keras`" in text
     report = (tmp_path / "mine" / "report.md").read_text().splitlines()
     kept = [line for line in report if not line.startswith("![")]
     assert "\n".join("#" * line.startswith("#") + line for line in kept).strip() in text

@@ -8,15 +8,8 @@ import pytest
 
 from trajworld.data.dataset import Dataset
 from trajworld.data.windows import gather_windows
+from trajworld.evaluation import linear
 from trajworld.evaluation.contexts import Halves, halves_of
-from trajworld.evaluation.linear import (
-    PENALTIES,
-    choose_penalties,
-    minimum_norm,
-    minimum_norm_predictor,
-    ridge,
-    ridge_predictor,
-)
 
 
 def loop_minimum_norm(rows: np.ndarray, predicted: int) -> np.ndarray:
@@ -43,8 +36,8 @@ def loop_ridge(rows: np.ndarray, predicted: int, penalty: float) -> np.ndarray:
 def test_both_fits_equal_a_loop_over_windows(context: int) -> None:
     rows = np.random.default_rng(0).uniform(size=(11, context, 5))
     rows[5, -1] = rows[5, 0]  # Rows that say the same twice leave a fit undetermined.
-    np.testing.assert_allclose(minimum_norm(rows, 3), loop_minimum_norm(rows, 3), rtol=1e-7, atol=1e-9)
-    found = ridge(rows, 3, (1e-3, 0.5))
+    np.testing.assert_allclose(linear.minimum_norm(rows, 3), loop_minimum_norm(rows, 3), rtol=1e-7, atol=1e-9)
+    found = linear.ridge(rows, 3, (1e-3, 0.5))
     for penalty, changes in zip((1e-3, 0.5), found, strict=True):
         np.testing.assert_allclose(changes, loop_ridge(rows, 3, penalty), rtol=1e-6, atol=1e-9)
 
@@ -63,12 +56,12 @@ def test_predictors_work_in_the_clipped_ranges_and_see_no_more_than_the_context(
     scaled = np.clip((values[:, 19 - context : 19] - low) / (high - low), 0, 1)
     penalties = np.array([0, 3, 7, 10])
     by_ridge = [
-        loop_ridge(scaled, 4, PENALTIES[penalty])[:, place] for place, penalty in enumerate(penalties)
+        loop_ridge(scaled, 4, linear.PENALTIES[penalty])[:, place] for place, penalty in enumerate(penalties)
     ]
     given = (halves.dataset, halves.support, context)
     for predict, changes in (
-        (ridge_predictor(*given, penalties), np.array(by_ridge).T),
-        (minimum_norm_predictor(*given), loop_minimum_norm(scaled, 4)),
+        (linear.ridge_predictor(*given, penalties), np.array(by_ridge).T),
+        (linear.minimum_norm_predictor(*given), loop_minimum_norm(scaled, 4)),
     ):
         expected = low[:4] + np.clip(scaled[:, -1, :4] + changes, 0, 1) * (high - low)[:4]
         found = predict(values, mask).mean
@@ -85,7 +78,7 @@ def test_each_variate_takes_the_penalty_that_is_best_on_the_given_windows(halves
     scaled = np.clip((values[:, 9:] - low) / (high - low), 0, 1)
     errors = [
         np.abs(np.clip(scaled[:, -2, :4] + loop_ridge(scaled[:, :-1], 4, penalty), 0, 1) - scaled[:, -1, :4])
-        for penalty in PENALTIES
+        for penalty in linear.PENALTIES
     ]
     expected = np.mean(errors, axis=1).argmin(axis=0)
-    np.testing.assert_array_equal(choose_penalties(values, halves.support, 10, 4), expected)
+    np.testing.assert_array_equal(linear.choose_penalties(values, halves.support, 10, 4), expected)

@@ -101,7 +101,8 @@ def test_benchmarks_run_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> Non
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     code = "import sys; from trajworld.cli.main import main; sys.exit(main(sys.argv[1:]))"
     backend = os.environ.get("KERAS_BACKEND", "jax")
-    arguments = ["bench", "run", "--quick", "--backend", backend, "--suite", "tokenizing", "-o", "found"]
+    options = ["--quick", "--backends", backend, "--suites", "tokenizing", "--store", "cells", "-o", "found"]
+    arguments = ["study", "run", "backends", *options]
     done = subprocess.run(
         [sys.executable, "-P", "-c", code, *arguments],
         capture_output=True,
@@ -110,4 +111,6 @@ def test_benchmarks_run_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> Non
         env=environment,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert (tmp_path / "found" / f"{backend}-tokenizing.json").is_file()
+    measured = (tmp_path / "found" / "table.csv").read_text()
+    assert "encode and project" in measured
+    assert "target bins" in measured

@@ -228,12 +228,9 @@ def test_the_command_collects_once_measures_and_reports(
     assert [one["environment"] for one in environments] == ["Pendulum-v1?g=2.0", "Pendulum-v1?g=7.0"]
     assert {one["unseen"] for one in environments} == {"not known"}
     assert family[0]["model"] == pytest.approx(np.mean([one["model"] for one in environments]))
-    name, options, table, origin, _ = read_report(tmp_path / "out")
-    assert (name, options["windows"], table.context.nunique()) == ("zero-shot", 30, 2)
-    assert origin["model"] == weights_digest(load_model(model_file))
+    assert read_report(tmp_path / "out")[3]["model"] == weights_digest(load_model(model_file))
     # Again: nothing is collected. A corpus can be named, if it is whole.
-    code, out, err = command(capsys, *arguments)
-    assert (code, "collected" in err) == (0, False)
+    assert "collected" not in command(capsys, *arguments)[2]
     corpus = (*quick[:2], *quick[6:], "--corpus", "zero-shot-900", "--contexts", 2)
     code, _, err = command(capsys, *corpus, "--only", "*g=2.0", "--unpadded", "-o", tmp_path / "other")
     assert code == 0, err

@@ -49,6 +49,9 @@ COLOURS = {
     "ridge": ("#c8500a", "#ff9d5c"),
     "least squares": ("#2a8f83", "#6fd0c3"),
     "minimum norm": ("#2a8f83", "#6fd0c3"),
+    "JAX": ("#0068a8", "#5bb8f0"),
+    "TensorFlow": ("#d98200", "#f2b450"),
+    "PyTorch": ("#8a3c86", "#d795d3"),
     "text": ("#1d2530", "#e4e8ee"),
     "faint text": ("#5b6470", "#aab2bd"),
     "grid": ("#e2e6eb", "#343c47"),
@@ -101,9 +104,7 @@ def lines(
     table = table[[math.isfinite(value) for value in table[y].astype(float)]]
     titles = [""] if panel is None else list(dict.fromkeys(table[panel]))
     names = list(dict.fromkeys(table[series]))
-    styles = {
-        name: name if name in COLOURS else _OTHERS[place % len(_OTHERS)] for place, name in enumerate(names)
-    }
+    styles = _styles(names)
     figure, panels = new_panels(look, titles)
     if not len(table):
         return nothing(figure, panels[0], look, "No finite value to draw")
@@ -155,18 +156,20 @@ def bars(table: "pd.DataFrame", look: Look, *, label: str, value: str, series: s
         figsize=(width, max(height * 0.5, 1.1 + len(labels) * (0.12 + 0.2 * len(names)))),
         facecolor=look.colour("paper"),
     )
+    # The names of more than two series take a second line on a narrow page.
+    top = 0.95 if look.narrow and len(names) > 2 else 0.75
     axes = figure.add_axes(
-        (0.4 if look.narrow else 0.3, 0.02, 0.5 if look.narrow else 0.62, 1 - 0.75 / figure.get_figheight())
+        (0.4 if look.narrow else 0.3, 0.02, 0.5 if look.narrow else 0.62, 1 - top / figure.get_figheight())
     )
     style_axes(axes, look)
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
     thickness = 0.8 / len(names)
-    most = float(table[value].max())
+    most, styles = float(table[value].max()), _styles(names)
     for place, name in enumerate(names):
         rows = table[table[series] == name].set_index(label)[value].reindex(labels)
         where = [group + (place - (len(names) - 1) / 2) * thickness for group in range(len(labels))]
-        axes.barh(where, rows.fillna(0), thickness * 0.92, color=look.colour(_OTHERS[place % len(_OTHERS)]))
+        axes.barh(where, rows.fillna(0), thickness * 0.92, color=look.colour(styles[name]))
         for y, length in zip(where, rows, strict=True):
             if math.isfinite(length):
                 axes.text(
@@ -181,8 +184,15 @@ def bars(table: "pd.DataFrame", look: Look, *, label: str, value: str, series: s
     axes.set_ylim(len(labels) - 0.5, -0.5)
     axes.set_xticks([])
     top_title(figure, look, title)
-    _legend(figure, look, {name: _OTHERS[place % len(_OTHERS)] for place, name in enumerate(names)})
+    _legend(figure, look, styles)
     return figure
+
+
+def _styles(names: Sequence[str]) -> dict[str, str]:
+    """The colour of each series: its own, or the next."""
+    return {
+        name: name if name in COLOURS else _OTHERS[place % len(_OTHERS)] for place, name in enumerate(names)
+    }
 
 
 def new_panels(look: Look, titles: Sequence[str]) -> tuple[Figure, list[Axes]]:

@@ -5,6 +5,7 @@ takes one backend a process. Run as a module, this file is that trial: it prints
 """
 
 import concurrent.futures
+import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -18,15 +19,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from trajworld.data.home import home
 from trajworld.data.minari_datasets import datasets_folder
+from trajworld.processes import available_cores
 from trajworld.version import __version__
 
 FRAMEWORKS = ("jax", "tensorflow", "torch")
-_LIBRARIES = ("keras", "numpy", "gymnasium", "mujoco", "minari", "grain", "dm_control", "huggingface_hub")
+_LIBRARIES = ("keras", "numpy", "pandas", "gymnasium", "mujoco", "minari", "grain")
 # Libraries that only an extra of this package brings, and nothing breaks without.
-_EXTRA_OF = {"dm_control": "dm-control", "huggingface_hub": "hub"}
+_EXTRA_OF = {"dm_control": "dm-control", "huggingface_hub": "hub", "ray": "ray", "pytest-benchmark": "bench"}
 _GPU_NODES = ("/dev/nvidia0", "/dev/kfd")
 
 
@@ -103,18 +106,20 @@ def examine(timeout: float = 120) -> Report:
     """
     with concurrent.futures.ThreadPoolExecutor(len(FRAMEWORKS)) as pool:
         frameworks = list(pool.map(lambda name: try_framework(name, timeout), FRAMEWORKS))
-    active = os.environ["KERAS_BACKEND"]
+    active, folder = os.environ["KERAS_BACKEND"], home().absolute()
+    there = next(one for one in (folder, *folder.parents) if one.exists())
     versions = {"python": platform.python_version(), "trajworld": __version__}
-    found = {**versions, **{name: _version(name) for name in _LIBRARIES}}
+    found = {**versions, **{name: _version(name) for name in (*_LIBRARIES, *_EXTRA_OF)}}
     return Report(
         versions=found,
         frameworks=frameworks,
         active=active,
-        reason=_reason(active),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        # Importing the package sets an unset KERAS_BACKEND to jax, so jax may be either.
+        reason="the default; KERAS_BACKEND changes it" if active == "jax" else "KERAS_BACKEND names it",
+        cores=len(available_cores()),
         memory=_memory(),
         home=str(home()),
-        home_free=shutil.disk_usage(_existing(home())).free,
+        home_free=shutil.disk_usage(there).free,
         minari=str(datasets_folder()),
         missing=_missing(found, frameworks, active),
     )
@@ -131,16 +136,15 @@ def try_framework(name: str, timeout: float) -> Framework:
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=timeout)
     except subprocess.TimeoutExpired:
         return Framework(name, _version(name), False, problem=f"did not answer within {timeout:g} s")
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    if done.returncode != 0 or not lines:
-        return Framework(name, _version(name), False, problem=_last_line(done.stderr, done.returncode))
-    answer = json.loads(lines[-1])
-    return Framework(
-        name, answer["version"], True, answer["device"], answer["devices"], training=answer["training"]
-    )
+    answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
+    if done.returncode == 0 and answers:
+        return Framework(name, works=True, **json.loads(answers[-1]))
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    problem = said[-1][:200] if said else f"its process ended with the code {done.returncode}"
+    return Framework(name, _version(name), False, problem=problem)
 
 
-def trial() -> dict[str, str | int]:
+def trial() -> dict[str, Any]:
     """Compute a small product in the framework that ``KERAS_BACKEND`` names, and describe its device.
 
     Raises:
@@ -174,26 +178,11 @@ def _version(name: str) -> str | None:
     return None
 
 
-def _last_line(text: str, code: int) -> str:
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines[-1][:200] if lines else f"its process ended with the code {code}"
-
-
-def _reason(active: str) -> str:
-    """Say why this one; importing the package sets an unset KERAS_BACKEND to jax, so jax may be either."""
-    return "the default; KERAS_BACKEND changes it" if active == "jax" else "KERAS_BACKEND names it"
-
-
 def _memory() -> int | None:
     try:
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, OSError, ValueError):
         return None
-
-
-def _existing(path: Path) -> Path:
-    """The nearest folder at or above ``path`` that exists."""
-    return next(folder for folder in [path.absolute(), *path.absolute().parents] if folder.exists())
 
 
 def _missing(versions: dict[str, str | None], frameworks: Sequence[Framework], active: str) -> list[Missing]:
@@ -202,41 +191,32 @@ def _missing(versions: dict[str, str | None], frameworks: Sequence[Framework], a
     if active not in FRAMEWORKS:
         names = ", ".join(FRAMEWORKS)
         missing.append(Missing(f"KERAS_BACKEND={active} is none of {names}", "unset KERAS_BACKEND"))
-    for framework in sorted(frameworks, key=lambda framework: framework.name != active):
-        if framework.works:
-            continue
-        needed = "needed" if framework.name == active else "optional"
-        again = "" if framework.problem == "not installed" else " --force-reinstall"
-        what = f"{framework.name} ({needed}): {framework.problem}"
-        missing.append(Missing(what, _pip(framework.name, again)))
-    for name, version in versions.items():
-        if version is None:
-            needed = "optional" if name in _EXTRA_OF else "needed"
-            missing.append(Missing(f"{name} ({needed}): not installed", _pip(_EXTRA_OF.get(name, name))))
-    if any(Path(node).exists() for node in _GPU_NODES):
-        missing.extend(
-            Missing(
-                f"{framework.name} (optional): computes on the CPU although the machine has a GPU",
-                _pip("jax-cuda" if framework.name == "jax" else framework.name, " --force-reinstall"),
-            )
-            for framework in frameworks
-            if framework.works and framework.device.startswith("cpu")
-        )
+    for one in sorted(frameworks, key=lambda one: one.name != active):
+        if not one.works:
+            needed = "needed" if one.name == active else "optional"
+            again = "" if one.problem == "not installed" else " --force-reinstall"
+            missing.append(Missing(f"{one.name} ({needed}): {one.problem}", _pip(one.name, again)))
+    for name in (name for name, version in versions.items() if version is None):
+        needed = "optional" if name in _EXTRA_OF else "needed"
+        missing.append(Missing(f"{name} ({needed}): not installed", _pip(_EXTRA_OF.get(name, name))))
+    gpu = any(Path(node).exists() for node in _GPU_NODES)
+    for one in frameworks:
+        if gpu and one.works and one.device.startswith("cpu"):
+            what = f"{one.name} (optional): computes on the CPU although the machine has a GPU"
+            extra = "jax-cuda" if one.name == "jax" else one.name
+            missing.append(Missing(what, _pip(extra, " --force-reinstall")))
     return missing
 
 
 def _pip(name: str, options: str = "") -> str:
     """The pip command that installs what this package asks for under ``name``: an extra, or a dependency."""
-    try:
-        requirements = importlib.metadata.requires("trajworld") or []
-    except importlib.metadata.PackageNotFoundError:
-        requirements = []
     wanted = []
-    for requirement in requirements:
-        what, _, condition = (part.strip() for part in requirement.partition(";"))
-        project = re.split(r"[^\w.-]", what, maxsplit=1)[0]
-        if condition == f'extra == "{name}"' or (not condition and project == name):
-            wanted.append(what)
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for requirement in importlib.metadata.requires("trajworld") or []:
+            what, _, condition = (part.strip() for part in requirement.partition(";"))
+            project = re.split(r"[^\w.-]", what, maxsplit=1)[0]
+            if condition == f'extra == "{name}"' or (not condition and project == name):
+                wanted.append(what)
     return " ".join([f"pip install{options}", *(f"'{what}'" for what in wanted or [name])])
 
 

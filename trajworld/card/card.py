@@ -226,7 +226,7 @@ def _spec(spec: str) -> str:
 
 
 def _study(folder: Path, weights: Path | None) -> str:
-    """The report of a study, without its pictures, its headings a level down.
+    """The report of a study, without its pictures and the model's folder, its headings a level down.
 
     Raises:
         TrajWorldError: The folder holds no report, or one of another model.
@@ -235,13 +235,16 @@ def _study(folder: Path, weights: Path | None) -> str:
     from trajworld.models.files import load_model, weights_digest
     from trajworld.study.report import MARKDOWN, read_report
 
-    name, _, _, origin, _ = read_report(folder)
+    name, options, _, origin, _ = read_report(folder)
     if weights is None:
         raise TrajWorldError(f"{folder} is a study of a model, but the run has left no model file yet")
     if origin.get("model") != weights_digest(load_model(weights)):
         of = "another model" if origin.get("model") else "no model"
         raise TrajWorldError(f"{folder} holds a {name} study of {of}, not of {weights}")
-    lines = (folder / MARKDOWN).read_text(encoding="utf-8").splitlines()
+    text = (folder / MARKDOWN).read_text(encoding="utf-8")
+    if model := options.get("model"):
+        text = text.replace(model, said_briefly(model))
+    lines = text.splitlines()
     return "\n".join("#" * line.startswith("#") + line for line in lines if not line.startswith("![")).strip()
 
 

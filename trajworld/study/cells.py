@@ -25,10 +25,12 @@ class Result:
     Attributes:
         rows: JSON values by column; a number that is not finite is kept as null.
         files: What belongs to them, such as weights: contents by suffix (``.keras``).
+        origin: ``backend`` and ``device``, where another process than the task's computed.
     """
 
     rows: Sequence[Row]
     files: Mapping[str, bytes] = field(default_factory=dict)
+    origin: Mapping[str, str] = field(default_factory=dict)
 
 
 Task = Callable[[Mapping[str, Any], Mapping[str, str]], Result | Sequence[Row]]
@@ -42,7 +44,8 @@ class Cell:
     Attributes:
         task: What measures; its name is part of the key, so a task whose numbers change gets another name.
         settings: All that the numbers depend on, as JSON values; data and weights by the digest of their contents.
-        places: Where those lie on this machine; not part of the key.
+        places: Where those lie on this machine; not part of the key. A task also finds ``store`` in them, the folder in
+            which other cells' files are, by their keys.
     """
 
     task: Task

@@ -146,15 +146,19 @@ def run_cell(
     """Measure; the result, and its origin: ``seconds``, ``backend``, ``device``, ``cores`` and ``versions``."""
     began = time.perf_counter()
     found = task(settings, places)
-    device = active_backend().device()
+    result = found if isinstance(found, Result) else Result(found)
     origin = {
         "seconds": round(time.perf_counter() - began, 3),
-        "backend": active_backend().name,
-        "device": f"{device.name} ({device.kind})",
+        **(result.origin or _this_process()),
         "cores": len(available_cores()),
         "versions": versions(),
     }
-    return found if isinstance(found, Result) else Result(found), origin
+    return result, origin
+
+
+def _this_process() -> dict[str, str]:
+    device = active_backend().device()
+    return {"backend": active_backend().name, "device": f"{device.name} ({device.kind})"}
 
 
 @dataclass(frozen=True)
@@ -235,7 +239,8 @@ def run_study(
             if suspects:
                 ready = list(suspects.values())
             for cell in ready[: (1 if suspects else engine.slots) - len(running)]:
-                running[engine.submit(cell)] = cell
+                places = {"store": str(store.folder.absolute()), **cell.places}
+                running[engine.submit(Cell(cell.task, cell.settings, places))] = cell
             if not running:
                 return list(failed.values())
             died: list[Cell] = []
