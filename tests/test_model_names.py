@@ -90,7 +90,9 @@ def test_an_unknown_name_ends_every_command_in_one_line(
         ["evaluate", "trajworld-huge", data],
         ["train", data, "--init", "trajworld-huge", "-o", run],
     ):
-        assert main(arguments) == 2
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
         (line,) = capsys.readouterr().err.splitlines()
         assert line.startswith("Error: no model that ships is called 'trajworld-huge': there is ")
         assert not (tmp_path / "run").exists()
