@@ -40,8 +40,8 @@ _METRICS = {
 @click.option(
     "--ranges",
     metavar="DATASET",
-    help="Where a pre-trained model takes the range of an environment that it never saw.  [default: the "
-    "dataset itself]",
+    help="Where a pre-trained model takes the range of an environment that it never saw, or saw in several datasets: "
+    "data, or the name of one of its own datasets.  [default: the dataset itself]",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
 @click.option("-o", "--output", type=PATH, help="Make this folder: results.json and pictures.")
@@ -75,19 +75,20 @@ def evaluate(
         raise UsageError("--overwrite needs -o")
     from trajworld.data.resolve import open_dataset
     from trajworld.files import write_json
-    from trajworld.models.files import load_model
+    from trajworld.models.files import describe_model, load_model
     from trajworld.models.names import find_model
 
     model_path = find_model(model_name)
+    own = [source["dataset"] for source in describe_model(model_path)["sources"]]
     with job_progress("Converting") as progress:
         datasets = [open_dataset(spec, progress=progress) for spec in specs]
-        ranges_from = None if ranges is None else open_dataset(ranges, progress=progress)
+        chosen = ranges if ranges is None or ranges in own else open_dataset(ranges, progress=progress)
     model = load_model(model_path)
 
     from trajworld.evaluation.one_step import compile_one_step, support_for
 
     # All of them before anything is computed: the last may be the one that does not fit.
-    supports = [support_for(model, dataset, ranges_from) for dataset in datasets]
+    supports = [support_for(model, dataset, chosen) for dataset in datasets]
     one_step, found = compile_one_step(model), []
     with _results_folder(output, overwrite) as folder:
         with job_progress("Predicting") as progress:
@@ -123,7 +124,7 @@ def evaluate(
         return
     for each in found:
         _print(each)
-    if ranges is not None and all(support.origin == "the model's own" for support in supports):
+    if ranges is not None and all(support.origin.startswith("the model's own") for support in supports):
         click.echo("--ranges was not needed: the model has its own.")
     if output is not None:
         click.echo(f"Results and pictures: {output}")
@@ -140,8 +141,9 @@ def _print(found: Evaluation) -> None:
     title = f"{ours.dataset}: {ours.windows:,} transitions, one step ahead"
     headers = ("", "of", "model", "copy last row")
     print_table(make_table(headers, rows, (False, False, True, True), title))
-    of = "the range " if ours.ranges.startswith("of") else ""
-    click.echo(f"Read over {of}{ours.ranges}{' range' * ours.ranges.endswith('own')}.")
+    own = "the model's own"
+    over = ours.ranges.replace(own, f"{own} range", 1)
+    click.echo(f"Read over {over if over.startswith(own) else f'the range {over}'}.")
     if ours.still:
         click.echo(f"Left out of what is divided, since they do not vary: {', '.join(ours.still)}.")
     if growth is not None:

@@ -20,7 +20,7 @@ def print_models(found: dict[str, dict[str, Any]], cards: dict[str, str], as_jso
     rows = []
     for name, one in found.items():
         steps = one["history"].get("step", one["history"].get("steps"))
-        counts = _counts([len(support["lower"]) for support in one["sources"].values()])[:2]
+        counts = _counts(list(_environments(one).values()))[:2]
         size = f"{one['bytes'] / 1e6:,.1f} MB"
         rows.append((name, one["parameters"], size, *counts, steps, "yes" if cards[name] else "no"))
     headers = ("name", "parameters", "size", "environments", "variates", "steps", "card")
@@ -32,7 +32,7 @@ def print_model(found: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(found, indent=2))
         return
-    saved, history, sources = found["saved"], dict(found["history"]), found["sources"]
+    saved, history, sources = found["saved"], dict(found["history"]), _environments(found)
     if isinstance(versions := history.pop("versions", None), dict):
         history["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
     print_facts(
@@ -62,10 +62,7 @@ def _print_ranges(found: dict[str, Any]) -> None:
         ]
         print_table(make_table(("variate", "lower", "upper"), rows, (False, True, True), "Ranges"))
         return
-    shared, sizes = (
-        f"{lower:g} to {upper:g}",
-        {name: len(one["lower"]) for name, one in found["sources"].items()},
-    )
+    shared, sizes = f"{lower:g} to {upper:g}", _environments(found)
     headers: tuple[str, ...] = ("environment", "variates", "shared range")
     rows = [(name, count, shared) for name, count in sizes.items()]
     if not sizes:
@@ -79,6 +76,11 @@ def _print_ranges(found: dict[str, Any]) -> None:
             groups["all"] = list(sizes.values())
         rows = [(source, *_counts(counts), shared) for source, counts in groups.items()]
     print_table(make_table(headers, rows, (False, *[True] * (len(headers) - 1)), "Ranges"))
+
+
+def _environments(found: dict[str, Any]) -> dict[str, int]:
+    """M of each environment, or dataset of no known environment, that a model was pre-trained on."""
+    return {one["environment"] or one["dataset"]: len(one["support"]["lower"]) for one in found["sources"]}
 
 
 def _counts(sizes: list[int]) -> tuple[str | None, str | None, str | None]:

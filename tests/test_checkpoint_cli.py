@@ -15,7 +15,7 @@ from trajworld.backend import active_backend
 from trajworld.data.batch import Variates
 from trajworld.interop.restricted_pickle import read_pickle
 from trajworld.models.files import load_model, save_model
-from trajworld.models.identity import Identity
+from trajworld.models.identity import DatasetRange, Identity
 from trajworld.models.ranges import training_support
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
@@ -109,7 +109,8 @@ def test_show_prints_what_a_person_asks_for(model_file: Path, run: Any) -> None:
 
 
 def test_show_of_a_pre_trained_model_lists_its_environments(tmp_path: Path, run: Any) -> None:
-    sources = {"gymnasium/Swimmer-v5": training_support([0.0] * 11, [1.0] * 11)}
+    support = training_support([0.0] * 11, [1.0] * 11)
+    sources = (DatasetRange("swimmer", "gymnasium/Swimmer-v5", "1234", support),)
     model = TrajWorld(TrajWorldSizes(blocks=1, width=8, heads=2, bins=16), Identity(sources=sources))
     save_model(model, tmp_path / "model.keras")
     code, out, _ = run("show", tmp_path / "model.keras")

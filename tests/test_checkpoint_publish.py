@@ -12,7 +12,7 @@ from training_fixtures import config_for, plain_steps, store
 import trajworld
 from trajworld.collect.corpus_table import read_table
 from trajworld.models.files import save_model
-from trajworld.models.identity import Identity
+from trajworld.models.identity import DatasetRange, Identity
 from trajworld.models.ranges import training_support
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
@@ -50,12 +50,15 @@ def test_list_names_what_ships(run: Any) -> None:
 
 def test_show_stays_readable_with_the_whole_corpus(tmp_path: Path, run: Any) -> None:
     rows = [row for row in read_table() if row.role == "pre-train"]
-    sources = {
-        row.environment: training_support([0.0] * row.num_variates, [1.0] * row.num_variates) for row in rows
-    }
+    supports = [training_support([0.0] * row.num_variates, [1.0] * row.num_variates) for row in rows]
+    sources = tuple(
+        DatasetRange(f"corpus/{row.environment}", row.environment, "1234", support)
+        for row, support in zip(rows, supports, strict=True)
+    )
+    names = [source.dataset for source in sources]
     history = {
-        "datasets": list(sources),
-        "init": {"file": "best.keras", "history": {"datasets": list(sources)}},
+        "datasets": names,
+        "init": {"file": "best.keras", "history": {"datasets": names}},
     }
     model = TrajWorld(
         TrajWorldSizes(blocks=1, width=8, heads=2, bins=16), Identity(sources=sources, history=history)
@@ -75,7 +78,7 @@ def test_show_stays_readable_with_the_whole_corpus(tmp_path: Path, run: Any) -> 
             f"{len(set(counts))}",
         ]
     _, out, _ = run("show", tmp_path / "model.keras", "--json")
-    assert json.loads(out)["sources"].keys() == sources.keys()
+    assert [source["dataset"] for source in json.loads(out)["sources"]] == names
 
 
 def test_push_and_load_give_the_same_weights_and_the_card(

@@ -21,7 +21,7 @@ from trajworld.evaluation.one_step import (
     prediction_errors,
     support_for,
 )
-from trajworld.models.identity import Identity
+from trajworld.models.identity import DatasetRange, Identity
 from trajworld.models.ranges import Support, pretraining_support, training_support
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
@@ -217,14 +217,16 @@ def test_a_pretrained_model_takes_ranges_from_what_it_saw_or_is_given(
 ) -> None:
     test, other = memory_dataset([25]), dataclasses.replace(memory_dataset([9], seed=1), name="other")
     seen = pretraining_support(np.full(6, -9.0), np.full(6, 9.0))
-    model = TrajWorld(SIZES, Identity(sources={"gymnasium/Seen": seen}))
-    found = support_for(model, dataclasses.replace(test, environment="gymnasium/Seen"))
-    assert found.origin == "the model's own"
+    sources = tuple(DatasetRange(name, "gymnasium/Seen", name, seen) for name in ("one", "two"))
+    model = TrajWorld(SIZES, Identity(sources=sources))
+    found = support_for(model, dataclasses.replace(test, environment="gymnasium/Seen", content="two"))
+    assert found.origin == "the model's own, of two"
     np.testing.assert_array_equal(found.support.upper, seen.upper)
     assert support_for(model, test).origin == "of memory"
     np.testing.assert_array_equal(support_for(model, test).support.lower, value_range(test)[0])
     found = support_for(model, test, ranges_from=other)
     assert found.origin == "of other"
     np.testing.assert_array_equal(found.support.upper, value_range(other)[1])
+    assert support_for(model, test, ranges_from="one").origin == "the model's own, of one"
     with pytest.raises(TrajWorldError, match="do not fit memory"):
         support_for(model, test, ranges_from=memory_dataset([9], observations=4))

@@ -104,7 +104,8 @@ def predict(
             every row but the first of one of its episodes from the real rows before it.
         episode: Which episode of a dataset.
         ranges: A dataset of the same environment, over whose range the rows are read where the model has none of its
-            own: it has one if it was trained on one dataset, or pre-trained on this environment.
+            own: it has one if it was trained on one dataset, or pre-trained on this one or one of this environment.
+            Beside a dataset to predict, the name of one of the model's own will do.
 
     Returns:
         Expectation and standard deviation, each ``[B, O + 1]`` float32: the observation, then the reward.
@@ -118,7 +119,7 @@ def predict(
         data = _opened(history)
         if not 0 <= episode < data.num_episodes:
             raise UsageError(f"{data.name} has episodes 0 to {data.num_episodes - 1}, not {episode}")
-        variates, observations = _known(model, data if ranges is None else ranges, data.num_variates, data)
+        variates, observations = _known(model, ranges, data.num_variates, data)
         index = WindowIndex.of(data, [episode])
         values, mask = gather_windows(data, *index.locate(np.arange(len(index))), window)
     else:
@@ -212,7 +213,7 @@ def evaluate(
     from trajworld.evaluation.one_step import copy_last_row_errors, prediction_errors, support_for
 
     dataset = _opened(data)
-    support = support_for(model, dataset, None if ranges is None else _opened(ranges))
+    support = support_for(model, dataset, _chosen(model, ranges))
     one_step = _one_step(model)
     found = prediction_errors(model, dataset, support=support, limit=windows, seed=seed, one_step=one_step)
     copied = copy_last_row_errors(dataset, limit=windows, window=model.sizes.window, seed=seed)
@@ -225,6 +226,13 @@ def _opened(data: Data) -> Dataset:
     return data if isinstance(data, Dataset) else open_dataset(data)
 
 
+def _chosen(model: Any, ranges: Data | None) -> Dataset | str | None:
+    """What a caller names for the range: data, or one of the model's own datasets."""
+    if ranges is None or ranges in [source.dataset for source in model.identity.sources]:
+        return ranges  # type: ignore[return-value]
+    return _opened(ranges)
+
+
 def _known(
     model: Any, ranges: Data | None, variates: int, data: Dataset | None = None
 ) -> tuple[Variates, int]:
@@ -232,14 +240,13 @@ def _known(
     from trajworld.evaluation.one_step import support_for
 
     own, identity = model.identity.support, model.identity
-    if ranges is not None:
-        source = _opened(ranges)
-        dataset = data or source
+    if ranges is not None or data is not None:
+        dataset = data or _opened(ranges)  # type: ignore[arg-type]
         if dataset.num_variates != variates:
             raise UsageError(
                 f"rows of {variates} variates are not those of {dataset.name}, which have {dataset.num_variates}"
             )
-        support = support_for(model, dataset, source).support
+        support = support_for(model, dataset, _chosen(model, ranges)).support
         return variates_of(dataset, support.lower, support.upper), dataset.observation_size
     if own.shared or identity.observation_size is None:
         raise UsageError(

@@ -232,8 +232,7 @@ def _study(folder: Path, weights: Path | None) -> str:
         TrajWorldError: The folder holds no report, or one of another model.
     """
     # Imported here: pandas and a framework, which a card without a study needs not.
-    from trajworld.models.digest import weights_digest
-    from trajworld.models.files import load_model
+    from trajworld.models.files import load_model, weights_digest
     from trajworld.study.report import MARKDOWN, read_report
 
     name, options, _, origin, _ = read_report(folder)

@@ -57,7 +57,8 @@ class Ranges:
 
     Attributes:
         support: Arrays ``[M]``.
-        origin: For people: ``the model's own``, or the dataset that an unseen environment's range comes from.
+        origin: For people: ``the model's own, of DATASET``, or the dataset that an unseen environment's range comes
+            from.
     """
 
     support: Support
@@ -141,20 +142,22 @@ class PredictionErrors:
         return table
 
 
-def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | None = None) -> Ranges:
+def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | str | None = None) -> Ranges:
     """The range over which ``model`` reads and predicts the variates of ``dataset``.
 
-    The model's own where it has one: it was trained on this dataset's environment. A pre-trained model has
-    none for an environment that it never saw; then it is the range of ``ranges_from``, or else of the dataset
+    The model's own where it has one: it was trained on this dataset, or on one of its environment. A pre-trained model
+    has none for an environment that it never saw; then it is the range of ``ranges_from``, or else of the dataset
     itself, which knows more than a model could: the origin says so.
 
     Args:
         model: The model.
         dataset: What it is to predict.
-        ranges_from: Data of the same environment, used only where the model has no range of its own.
+        ranges_from: Data of the same environment, or the name of one of the model's own datasets; used only where the
+            model has no range of its own, or several: see :meth:`trajworld.models.identity.Identity.source_for`.
 
     Raises:
-        TrajWorldError: The model or ``ranges_from`` is of data of another size.
+        TrajWorldError: The model or ``ranges_from`` is of data of another size, or a pre-trained model has several
+            datasets of this environment and ``ranges_from`` names none.
     """
 
     def sizes(data: Dataset) -> str:
@@ -173,10 +176,17 @@ def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | None
             f"{trained[1]} action variates), but {dataset.name} has {sizes(dataset)}: use a model of that environment, "
             "or a pre-trained one"
         )
-    own = identity.support_for(dataset.environment, dataset.num_variates)
+    if not identity.support.shared:
+        if (size := identity.support.lower.size) != dataset.num_variates:
+            raise TrajWorldError(
+                f"the model predicts {size} variates, but {dataset.name} has {dataset.num_variates}: use a model of "
+                "that environment, or a pre-trained one"
+            )
+        return Ranges(identity.support, "the model's own")
+    own = identity.source_for(dataset, ranges_from)
     if own is not None:
-        return Ranges(own, "the model's own")
-    source = ranges_from or dataset
+        return Ranges(own.support, own.origin)
+    source = ranges_from if isinstance(ranges_from, Dataset) else dataset
     if (source.observation_size, source.action_size) != found:
         raise TrajWorldError(
             f"the ranges of {source.name} ({sizes(source)}) do not fit {dataset.name} ({sizes(dataset)}): "

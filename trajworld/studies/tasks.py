@@ -18,8 +18,7 @@ from trajworld.evaluation.one_step import (
     prediction_errors,
     support_for,
 )
-from trajworld.models.digest import weights_digest
-from trajworld.models.files import describe_model, load_model
+from trajworld.models.files import describe_model, load_model, weights_digest
 from trajworld.models.identity import Identity
 from trajworld.models.interface import Sizes, kind_of, kind_of_sizes, new_model
 from trajworld.models.names import find_model

@@ -27,8 +27,7 @@ from trajworld.data.minari_datasets import dataset_path
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.contexts import check_contexts
-from trajworld.models.digest import weights_digest
-from trajworld.models.files import load_model
+from trajworld.models.files import load_model, weights_digest
 from trajworld.models.names import find_model
 from trajworld.models.seen import check_unseen
 from trajworld.studies.tasks_zero_shot import MODEL, PREDICTORS, RIDGE, predict_unseen

@@ -18,7 +18,7 @@ from trajworld.data.split import limit_transitions, split_episodes
 from trajworld.data.statistics import value_range
 from trajworld.data.unitraj import UniTrajEnvironment, unitraj_datasets, unitraj_environment, unitraj_range
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.models.identity import Identity
+from trajworld.models.identity import DatasetRange, Identity
 from trajworld.models.ranges import Support, pretraining_support, training_support
 from trajworld.training.config import TrainingConfig
 
@@ -109,17 +109,14 @@ def holdout_batches(
 def identity_of(config: TrainingConfig, parts: list[Part], history: dict[str, Any]) -> Identity:
     """What the trained model's file is to say of its data."""
     if config.kind == "pretrain":
-        # Two datasets of one environment share a name; the wider of their ranges serves both.
-        sources: dict[str, Support] = {}
-        for part in parts:
-            name, support = part.dataset.environment or part.dataset.name, part.support
-            if name in sources and sources[name].lower.shape == support.lower.shape:
-                held = sources[name]
-                support = Support(
-                    np.minimum(held.lower, support.lower), np.maximum(held.upper, support.upper)
-                )
-            sources[name] = support
-        return Identity(sources=sources, history=history)
+        # By content: a dataset that is given twice is one.
+        sources = {
+            part.dataset.content or part.dataset.name: DatasetRange(
+                part.dataset.name, part.dataset.environment, part.dataset.content, part.support
+            )
+            for part in parts
+        }
+        return Identity(sources=tuple(sources.values()), history=history)
     dataset = parts[0].dataset
     return Identity(
         parts[0].support, dataset.environment, dataset.observation_size, dataset.action_size, history=history
