@@ -27,7 +27,8 @@ def main_with(arguments: list[str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["data", "list"], ["data", "--help"], ["doctor", "--help"]]
+    "arguments",
+    [["--help"], ["data", "list"], ["data", "--help"], ["train", "--help"], ["doctor", "--help"]],
 )
 def test_no_framework_is_imported(tmp_path: Path, arguments: list[str]) -> None:
     done = run(
