@@ -340,3 +340,37 @@ def test_another_backend_and_other_versions_are_warned_of(tmp_path: Path, data: 
     backend, changed = resume_run(run.path)[1]
     assert "began on theano and continues on" in backend
     assert "keras 0.1 -> " in changed
+
+
+def test_relative_and_home_paths_are_kept_whole_so_a_run_resumes_from_anywhere(
+    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch, plain_steps: Any
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "t.toml"
+    for number, spec in enumerate(("data", "~/data", "./data")):
+        file.write_text(f'datasets = [{{spec = "{spec}"}}]\n')
+        assert resolve_config("train", file=file).datasets[0].spec == data
+        run = start_run(Path(f"~/run={number},"), config_for("train", [spec]))
+        assert run.path == tmp_path / f"run={number},"
+    monkeypatch.chdir("/")
+    resumed, warnings = resume_run(run.path)
+    assert (resumed.parts[0].dataset.path, warnings) == (Path(data), [])
+    with pytest.raises(UsageError, match="whole path"):
+        config_for("train", ["~no-such-user/data"])
+
+
+def test_a_run_directory_has_one_writer(tmp_path: Path, data: str, plain_steps: Any) -> None:
+    run = start_run(tmp_path / "run", config_for("train", [data]))
+    other, _ = resume_run(run.path)
+    refused = []
+
+    def observe(report: Any) -> None:
+        with pytest.raises(TrajWorldError, match="another process is writing the run") as error:
+            train(other)
+        refused.append(error)
+
+    assert train(run, observe).finished
+    assert len(refused) == run.config.steps
+    assert [row["step"] for row in read_metrics(run.path)][-1] == run.config.steps
+    assert train(resume_run(run.path)[0]).finished

@@ -2,7 +2,6 @@
 
 import io
 import math
-import os
 import re
 import shutil
 from dataclasses import asdict, dataclass
@@ -12,7 +11,7 @@ from typing import Any
 import h5py
 
 from trajworld.errors import TrajWorldError
-from trajworld.files import atomic_folder, read_json, write_json
+from trajworld.files import atomic_folder, ensure_room, read_json, write_json
 from trajworld.models.files import load_model, save_model
 
 _FOLDER = "checkpoints"
@@ -20,7 +19,6 @@ _NAME = re.compile(r"step-(\d{9})")
 _KEPT = 2
 # Of a model file and the weights it is packed from, or of it and the optimiser's moments.
 _BYTES_A_WEIGHT = 12
-_BLOCK = bytes(1 << 20)
 
 
 @dataclass(frozen=True)
@@ -66,21 +64,10 @@ def save_checkpoint(run: Path, model: Any, optimizer: Any, state: TrainingState)
 def save_whole_model(model: Any, path: Path) -> None:
     """Write a model file where there is room for it.
 
-    Where a disk fills up under HDF5, it cannot close its files any more and may take the process down with it. So the
-    room is taken first, by means that fail in an orderly way.
-
     Raises:
         TrajWorldError: The disk is full or the folder cannot be written; a file that was there stays.
     """
-    room = path.with_name(f".{path.stem}.{os.getpid()}.tmp.room")
-    try:
-        with open(room, "wb") as file:
-            for _ in range(1 + _BYTES_A_WEIGHT * model.count_params() // len(_BLOCK)):
-                file.write(_BLOCK)
-    except OSError as error:
-        raise TrajWorldError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        room.unlink(missing_ok=True)
+    ensure_room(path.parent, _BYTES_A_WEIGHT * model.count_params() + (1 << 20), path.name)
     save_model(model, path)
 
 

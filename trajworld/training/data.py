@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,6 +17,7 @@ from trajworld.data.split import limit_transitions, split_episodes
 from trajworld.data.statistics import value_range
 from trajworld.data.unitraj import UniTrajEnvironment, unitraj_datasets, unitraj_environment, unitraj_range
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.files import user_path
 from trajworld.models.identity import Identity
 from trajworld.models.ranges import Support, pretraining_support, training_support
 from trajworld.training.config import TrainingConfig
@@ -154,7 +154,7 @@ def _expanded(spec: str, kind: str) -> list[tuple[str, float, UniTrajEnvironment
         return [
             (member.dataset_id, member.weight, None) for member in training_members(spec.removeprefix(PREFIX))
         ]
-    path = Path(spec)
+    path = user_path(spec)
     if not path.is_dir():
         return [(spec, 1.0, None)]
     environment = unitraj_environment(path)

@@ -19,7 +19,7 @@ from trajworld.training.interrupt import deferred_interrupt, stop_agreed
 from trajworld.training.log import MetricsLog
 from trajworld.training.optimizer import learning_rate
 from trajworld.training.record import distinct
-from trajworld.training.run import Run
+from trajworld.training.run import Run, writing
 
 _DROPOUT_STREAM = 1
 
@@ -94,8 +94,12 @@ def train(
         lambda batch, seed: mean_loss(model, batch, seed, config.targets),
     )
     holdout = HoldoutLoss(run)
-    opened = MetricsLog(run.path, state.step) if leads else contextlib.nullcontext()
-    with opened as log, deferred_interrupt() as interrupted:
+    with contextlib.ExitStack() as stack:
+        log = None
+        if leads:
+            stack.enter_context(writing(run.path))
+            log = stack.enter_context(MetricsLog(run.path, state.step))
+        interrupted = stack.enter_context(deferred_interrupt())
         losses: list[Any] = list(state.unlogged)
         counted = 0
         began = logged = time.perf_counter()
@@ -149,8 +153,8 @@ def train(
             if stopping and step < config.steps:
                 run.state = state
                 return Outcome(state, finished=False)
-    if leads:
-        save_whole_model(model, run.path / "last.keras")
+        if leads:
+            save_whole_model(model, run.path / "last.keras")
     run.state = state
     return Outcome(state, finished=True)
 

@@ -1,5 +1,6 @@
 """A run directory: made or resumed, with all that it takes to understand and repeat the run."""
 
+import contextlib
 import random
 import shutil
 from dataclasses import dataclass, replace
@@ -11,7 +12,7 @@ import keras
 from trajworld.backend import Layout, active_backend
 from trajworld.data.mixture import Mixture
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import file_digest, write_json
+from trajworld.files import file_digest, one_writer, user_path, write_json
 from trajworld.models.files import load_model
 from trajworld.models.identity import Identity
 from trajworld.models.interface import new_model
@@ -78,17 +79,14 @@ def start_run(
         UsageError: The directory is there already, or there are fewer devices.
         TrajWorldError: A dataset or the initial model is missing or damaged, or does not fit.
     """
-    path, backend = Path(path), active_backend()
+    path, backend = user_path(path), active_backend()
     # Before datasets are converted, which may take long: a name that is wrong is told at once.
     init = _init_file(config)
     layout = backend.distribute(devices, config.batch_size)
 
     def prepared() -> list[Part]:
-        if layout.leads and path.exists() and not (overwrite and is_run(path)) and not _is_free(path):
-            hint = (
-                "--resume continues it, --overwrite starts afresh" if is_run(path) else "name another place"
-            )
-            raise UsageError(f"{path} exists already: {hint}")
+        if layout.leads:
+            _check_place(path, overwrite)
         return open_parts(config, progress)
 
     # The first converts; the others find what it converted, where they see the same disk.
@@ -108,11 +106,14 @@ def start_run(
     def write() -> None:
         if not layout.leads:
             return
-        if overwrite and is_run(path):
-            shutil.rmtree(path)
-        write_json(path / RECORD, record)
-        # Last: the configuration is what makes the directory a run.
-        write_config(config, path / CONFIG)
+        with writing(path):
+            # Again: another process may have made it while datasets were converted.
+            _check_place(path, overwrite)
+            if is_run(path):
+                shutil.rmtree(path)
+            write_json(path / RECORD, record)
+            # Last: the configuration is what makes the directory a run.
+            write_config(config, path / CONFIG)
 
     # Whoever starts from a model in the run that is overwritten has read it by now.
     backend.lead_first(lambda: None)
@@ -143,7 +144,7 @@ def resume_run(
         UsageError: ``path`` is no run, or is past ``steps`` already.
         TrajWorldError: A dataset has changed or a file is damaged.
     """
-    path, backend = Path(path), active_backend()
+    path, backend = user_path(path), active_backend()
     if not is_run(path):
         raise UsageError(f"{path} is not a run directory: it has no {CONFIG}")
     record = read_record(path)
@@ -184,13 +185,22 @@ def resume_run(
     return run, _resumed(run, record, written)
 
 
-def _is_free(path: Path) -> bool:
-    """Whether a folder is empty, but for what a process left that was killed before the folder was a run."""
-    if not path.is_dir() or is_run(path):
-        return False
-    return all(
-        item.name == RECORD or (item.name[0] == "." and ".tmp" in item.name) for item in path.iterdir()
-    )
+def writing(path: Path) -> contextlib.AbstractContextManager[None]:
+    """Hold a run directory for this process alone; see :func:`trajworld.files.one_writer`."""
+    return one_writer(path, "the run")
+
+
+def _check_place(path: Path, overwrite: bool) -> None:
+    """Refuse a place that holds anything but what was left by a process that was killed before it made a run."""
+    if not path.exists() or (overwrite and is_run(path)):
+        return
+    hint = "--resume continues it, --overwrite starts afresh" if is_run(path) else "name another place"
+    if is_run(path) or not path.is_dir() or any(not _left(item.name) for item in path.iterdir()):
+        raise UsageError(f"{path} exists already: {hint}")
+
+
+def _left(name: str) -> bool:
+    return name == RECORD or (name[0] == "." and ".tmp" in name)
 
 
 def _init_file(config: TrainingConfig) -> Path | None:
