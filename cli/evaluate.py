@@ -167,12 +167,9 @@ def _print(console: Console, found: "Evaluation") -> None:
     table.add_column("model", justify="right")
     table.add_column("copy last row", justify="right")
     for field, label in _METRICS:
-        pair = (getattr(ours, field), getattr(copy, field))
-        for group, of in (("observation", "observations"), ("predicted", "and reward")):
-            cells = ["–" if side is None else _number(getattr(side, group)) for side in pair]
-            table.add_row(
-                label if group == "observation" else "", of, *cells, end_section=group == "predicted"
-            )
+        for row, of in (("observations", "observations"), ("all", "and reward")):
+            cells = [_number(side.table[row][field]) for side in (ours, copy)]
+            table.add_row("" if row == "all" else label, of, *cells, end_section=row == "all")
     console.print(escape(title), table, sep="\n", highlight=False)
     lines = [f"Read over {'the range ' if ours.ranges.startswith('of') else ''}{ours.ranges}"]
     lines[0] += " range." if ours.ranges.endswith("own") else "."

@@ -216,9 +216,8 @@ def evaluate(
     one_step = _one_step(model)
     found = prediction_errors(model, dataset, support=support, limit=windows, seed=seed, one_step=one_step)
     copied = copy_last_row_errors(dataset, limit=windows, window=model.sizes.window, seed=seed)
-    ours, copy = (pandas.DataFrame(each.rows()).set_index("variate") for each in (found, copied))
-    copy = copy.drop(columns=["std", "nll"]).add_prefix("copy_")
-    return ours.join(copy).astype(float)
+    ours, copy = (pandas.DataFrame(each.table).T.astype(float) for each in (found, copied))
+    return ours.join(copy.drop(columns=["std", "nll"]).add_prefix("copy_"))
 
 
 def _opened(data: Data) -> Dataset:

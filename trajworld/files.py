@@ -112,7 +112,8 @@ def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
 def ensure_room(folder: str | os.PathLike[str], size: int, name: str = "") -> None:
     """Fail now, in an orderly way, where ``size`` bytes more would not fit into a folder.
 
-    ``name`` is the file that needs it, for the message. HDF5 cannot close its files on a disk that has filled up under it, and may take the process down with it.
+    HDF5 cannot close its files on a disk that has filled up under it, and may take the process down with it. ``name``
+    is the file that needs the room, for the message.
 
     Raises:
         TrajWorldError: The disk is full, or the folder cannot be written.

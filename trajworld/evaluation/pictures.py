@@ -171,9 +171,9 @@ def draw_variate_errors(path: str | Path, model: PredictionErrors, copy: Predict
     the ones that the model predicts worst.
     """
     pairs = [
-        (each.name, each.mae / each.std, other.mae / other.std)
-        for each, other in zip(model.variates, copy.variates, strict=True)
-        if each.name not in model.still
+        (name, row["normalised_mae"] or 0.0, copy.table[name]["normalised_mae"] or 0.0)
+        for name, row in model.variates.items()
+        if name not in model.still
     ]
     left_out = f"; {len(model.still)} that do not vary left out" if model.still else ""
     pairs.sort(key=lambda pair: pair[1])

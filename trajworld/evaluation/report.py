@@ -14,13 +14,7 @@ from trajworld.evaluation.one_step import (
     copy_last_row_errors,
     prediction_errors,
 )
-from trajworld.evaluation.open_loop import (
-    BATCH_SIZE,
-    Foresight,
-    OpenLoopErrors,
-    fitting_horizon,
-    open_loop_errors,
-)
+from trajworld.evaluation.open_loop import BATCH_SIZE, Foresight, OpenLoopErrors, open_loop_errors
 from trajworld.evaluation.pictures import (
     draw_growth,
     draw_trajectories,
@@ -93,11 +87,8 @@ def evaluate(
         draw_variate_errors(pictures / "variates.png", prediction, copy, name)
     if not horizon:
         return Evaluation(prediction, copy, None)
-    steps = fitting_horizon(dataset, horizon)
-    foresight = Foresight(model, dataset, ranges.support, steps, min(batch_size, BATCH_SIZE))
-    growth = open_loop_errors(
-        model, dataset, support=ranges, horizon=steps, seed=seed, foresight=foresight, progress=progress
-    )
+    foresight = Foresight(model, dataset, ranges.support, horizon, min(batch_size, BATCH_SIZE))
+    growth = open_loop_errors(foresight, ranges=ranges.origin, seed=seed, progress=progress)
     if pictures is not None:
         draw_growth(pictures / "open-loop.png", growth, name)
         for episode in typical_episodes(dataset, drawn_episodes):
