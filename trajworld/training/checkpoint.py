@@ -1,9 +1,11 @@
 """Checkpoints that a run resumes from: a folder each, that is there whole or not at all."""
 
+import contextlib
 import io
 import math
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -83,14 +85,8 @@ def load_checkpoint(path: Path) -> tuple[Any, TrainingState]:
     Raises:
         TrajWorldError: The checkpoint is damaged.
     """
-    try:
-        state = _state(read_json(path / "state.json"))
-        return load_model(path / "model.keras"), state
-    except (TypeError, ValueError, OverflowError) as error:
-        problem = f"{path / 'state.json'} is not a training state ({error})"
-    except TrajWorldError as error:
-        problem = str(error)
-    raise TrajWorldError(f"{problem}: remove {path} to go further back") from None
+    with _damage(path, "state.json"):
+        return load_model(path / "model.keras"), _state(read_json(path / "state.json"))
 
 
 def load_optimizer(path: Path, optimizer: Any) -> None:
@@ -99,22 +95,16 @@ def load_optimizer(path: Path, optimizer: Any) -> None:
     Raises:
         TrajWorldError: The file is damaged or belongs to another model.
     """
-    try:
-        with h5py.File(path / "optimizer.h5", "r") as file:
-            if len(file) != len(optimizer.variables):
-                raise ValueError("it belongs to another model")
-            optimizer.load_own_variables(file)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise TrajWorldError(
-            f"{path / 'optimizer.h5'} is damaged ({' '.join(str(error).split())[:160]}): remove {path} to go further "
-            "back"
-        ) from None
+    with _damage(path, "optimizer.h5"), h5py.File(path / "optimizer.h5", "r") as file:
+        if len(file) != len(optimizer.variables):
+            raise ValueError("it belongs to another model")
+        optimizer.load_own_variables(file)
 
 
 def remove_leftovers(run: Path) -> None:
     """Remove what a process that was killed had half written, temporary files and folders, and nothing else."""
     for folder in (run, run / _FOLDER):
-        for path in folder.glob(".*.tmp*") if folder.is_dir() else ():
+        for path in folder.glob(".*.tmp*"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -122,18 +112,26 @@ def remove_leftovers(run: Path) -> None:
 
 
 def _state(values: Any) -> TrainingState:
-    """The state that JSON values stand for; ``TypeError`` or ``ValueError`` where they do not."""
     state = TrainingState(**{**values, "unlogged": tuple(values.get("unlogged", ()))})
-    if not all(type(step) is int and step >= 0 for step in (state.step, state.best_step)):
-        raise ValueError("its steps are not whole numbers")
-    numbers = [*state.unlogged, state.seconds] + ([] if state.best_loss is None else [state.best_loss])
-    if not all(math.isfinite(number) for number in numbers):
-        raise ValueError("a loss or time in it is not finite")
+    whole = all(type(step) is int and step >= 0 for step in (state.step, state.best_step))
+    if not whole or not all(map(math.isfinite, (*state.unlogged, state.seconds, state.best_loss or 0.0))):
+        raise ValueError("its numbers are no steps, losses and seconds")
     return state
 
 
+@contextlib.contextmanager
+def _damage(path: Path, file: str) -> Iterator[None]:
+    """Turn what reading a damaged checkpoint raises into one line that says how to go on."""
+    try:
+        yield
+        return
+    except TrajWorldError as error:
+        problem = str(error)
+    except (OSError, KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        problem = f"{path / file} is damaged ({' '.join(str(error).split())[:160]})"
+    raise TrajWorldError(f"{problem}: remove {path} to go further back") from None
+
+
 def _checkpoints(run: Path) -> list[Path]:
-    folder = run / _FOLDER
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
+    found = (run / _FOLDER).glob("step-*")
+    return sorted(path for path in found if path.is_dir() and _NAME.fullmatch(path.name))

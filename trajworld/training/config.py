@@ -166,30 +166,28 @@ def resolve_config(
         raise UsageError(f"init brings its model's own sizes: leave out {', '.join(own)}, or init")
     sizes = {**table, **own}
     model_kind = kind_of(sizes.pop("kind", DEFAULT))
-    _check_names(sizes, [field.name for field in dataclasses.fields(model_kind.sizes)], "model size")
-    _check_types(model_kind.sizes, sizes)
+    _check(model_kind.sizes, sizes, "model size")
     model = model_kind.preset(preset, **sizes)
-    known = [field.name for field in dataclasses.fields(TrainingConfig)]
-    _check_names(written, known, f"setting of {file}")
-    _check_names(given, known, "setting")
-    values = {**model.runs[preset, kind], **written, **given, "kind": kind, "preset": preset, "model": model}
+    run = model.runs[preset, kind]
+    values = {**run, **written, **given, "kind": kind, "preset": preset, "model": model}
     choices = values.get("datasets", ())
     if isinstance(choices, str) or not isinstance(choices, Sequence):
         raise UsageError(
             f"datasets must be a list of tables with spec and weight, [[datasets]], not {choices!r}"
         )
     values["datasets"] = tuple(_dataset_choice(choice) for choice in choices)
-    _check_types(TrainingConfig, values)
+    _check(TrainingConfig, values, "setting")
     values["init"] = _whole_path(values.get("init", ""))
     steps = values["steps"]
     # Of a preset that brings the end of its cosine, the warm-up is as it says, too.
-    fixed = "decay_steps" in model.runs[preset, kind]
+    fixed = "decay_steps" in run
     if "steps" in given and written.get("decay_steps") == written.get("steps", steps):
         # The file is of a run whose schedule ended with its steps: another number of steps moves the end with it.
         values["decay_steps"] = given.get("decay_steps", steps)
         if not fixed and "warmup_steps" not in given:
             values["warmup_steps"] = min(values["warmup_steps"], steps // 20)
-    if "steps" in {**written, **given} and "warmup_steps" not in {**written, **given} and not fixed:
+    asked = {**written, **given}
+    if "steps" in asked and "warmup_steps" not in asked and not fixed:
         values["warmup_steps"] = steps // 20
     values.setdefault("decay_steps", steps)
     values.setdefault("log_every", min(50, max(1, steps // 20)))
@@ -203,26 +201,22 @@ def write_config(config: TrainingConfig, path: str | Path) -> None:
     values = dataclasses.asdict(config)
     values["datasets"] = list(values["datasets"])
     values["model"] = {"kind": kind_of_sizes(config.model).name, **values["model"]}
+    text = tomli_w.dumps({name: value for name, value in values.items() if value is not None})
     with atomic_file(path) as temporary:
-        temporary.write_text(
-            tomli_w.dumps({name: value for name, value in values.items() if value is not None})
-        )
+        temporary.write_text(text)
 
 
 def _dataset_choice(choice: Any) -> DatasetChoice:
-    if isinstance(choice, str):
-        choice = {"spec": choice}
     if isinstance(choice, DatasetChoice):
         choice = dataclasses.asdict(choice)
+    elif isinstance(choice, str):
+        choice = {"spec": choice}
     if not isinstance(choice, Mapping) or not isinstance(choice.get("spec"), str):
         raise UsageError(
             f"a dataset is a text that names it, or a table with spec and weight, not {choice!r}"
         )
-    _check_names(choice, ["spec", "weight"], "setting of a dataset")
-    weight = choice.get("weight", 1.0)
-    if not isinstance(weight, int | float) or isinstance(weight, bool):
-        raise UsageError(f"the weight of {choice['spec']} must be a number, not {weight!r}")
-    return DatasetChoice(_whole_path(choice["spec"]), float(weight))
+    _check(DatasetChoice, choice, f"setting of the dataset {choice['spec']}")
+    return DatasetChoice(_whole_path(choice["spec"]), float(choice.get("weight", 1.0)))
 
 
 def _whole_path(name: str) -> str:
@@ -241,19 +235,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise TrajWorldError(f"{path} is not TOML: {error}") from None
 
 
-def _check_names(values: Mapping[str, Any], known: list[str], what: str) -> None:
-    for name in values:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
-            raise UsageError(f"no {what} is called {name!r}: {hint}")
-
-
-def _check_types(record: type, values: Mapping[str, Any]) -> None:
-    """Hold values against the annotations of a dataclass's fields."""
-    annotations = {field.name: field.type for field in dataclasses.fields(record)}
+def _check(record: type, values: Mapping[str, Any], what: str) -> None:
+    """Hold values against the names and annotations of a dataclass's fields."""
+    fields = {field.name: field.type for field in dataclasses.fields(record)}
     for name, value in values.items():
-        types, words = _TYPES.get(annotations[name], ((object,), ""))
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(fields))}"
+            raise UsageError(f"no {what} is called {name!r}: {hint}")
+        types, words = _TYPES.get(fields[name], ((object,), ""))
         # To Python True is a whole number.
         if words and (not isinstance(value, types) or isinstance(value, bool)):
             raise UsageError(f"{name} must be {words}, not {value!r}")

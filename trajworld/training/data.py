@@ -27,15 +27,10 @@ Progress = Callable[[int, int | None, str], None]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One dataset of a run.
+    """One dataset of a run, with the numbers of the episodes that are trained on and held out.
 
-    Attributes:
-        dataset: Where the rows are.
-        training: Episodes that are trained on.
-        holdout: Episodes that are held out; empty for none.
-        support: The range of its variates.
-        weight: Its share of the batches.
-        sampling: How windows are drawn, see :class:`trajworld.data.mixture.Source`.
+    ``support`` is the range of its variates, ``weight`` its share of the batches, and ``sampling`` how windows are
+    drawn, see :class:`trajworld.data.mixture.Source`.
     """
 
     dataset: Dataset
@@ -80,12 +75,10 @@ def open_parts(config: TrainingConfig, progress: Progress | None = None) -> list
 
 def make_mixture(config: TrainingConfig, parts: list[Part]) -> Mixture:
     """The batches of a run; M is padded only where there are several datasets."""
-    sources = [
-        Source(
-            part.dataset, part.support.lower, part.support.upper, part.weight, part.sampling, part.training
-        )
-        for part in parts
-    ]
+    sources = []
+    for part in parts:
+        ends = part.support.lower, part.support.upper
+        sources.append(Source(part.dataset, *ends, part.weight, part.sampling, part.training))
     variates, weights = [part.dataset.num_variates for part in parts], [part.weight for part in parts]
     sizes = padded_sizes(variates, config.padded_sizes, weights)
     return Mixture(sources, config.batch_size, config.model.window, config.seed, sizes, config.augment)
@@ -96,10 +89,8 @@ def holdout_batches(
 ) -> Iterator[Batch]:
     """The holdout windows of a part, padded like its training batches so that few shapes are compiled."""
     part, variates, size = parts[number], mixture.variates[number], config.batch_size
-    limit = config.holdout_windows
-    for values, mask in windows_in_order(
-        part.dataset, part.holdout, size, config.model.window, limit, config.seed
-    ):
+    given = size, config.model.window, config.holdout_windows, config.seed
+    for values, mask in windows_in_order(part.dataset, part.holdout, *given):
         missing = (size - len(values), len(variates.lower) - values.shape[2])
         # Windows added to fill the last batch have no real row, and so no part in the sums.
         values = np.pad(values, ((0, missing[0]), (0, 0), (0, missing[1])))
@@ -151,15 +142,11 @@ def _expanded(spec: str, kind: str) -> list[tuple[str, float, UniTrajEnvironment
     if spec.startswith(PREFIX):
         if kind != "pretrain":
             raise UsageError(f"{spec} is a whole corpus, for pretrain; train takes one of its datasets")
-        return [
-            (member.dataset_id, member.weight, None) for member in training_members(spec.removeprefix(PREFIX))
-        ]
+        members = training_members(spec.removeprefix(PREFIX))
+        return [(member.dataset_id, member.weight, None) for member in members]
     path = user_path(spec)
-    if not path.is_dir():
-        return [(spec, 1.0, None)]
-    environment = unitraj_environment(path)
-    if environment is not None:
+    environment = unitraj_environment(path) if path.is_dir() else None
+    known = environment is not None or not path.is_dir() or (path / "dataset.json").is_file()
+    if known or kind != "pretrain":
         return [(spec, 1.0, environment)]
-    if kind == "pretrain" and not (path / "dataset.json").is_file():
-        return [(str(item.folder), item.weight, item) for item in unitraj_datasets(path)]
-    return [(spec, 1.0, None)]
+    return [(str(item.folder), item.weight, item) for item in unitraj_datasets(path)]

@@ -35,11 +35,9 @@ class DivergedError(TrajWorldError):
 
 @dataclass(frozen=True)
 class Report:
-    """What an observer is given after every step.
+    """What an observer is given after every step: ``step`` of ``steps``.
 
     Attributes:
-        step: Steps done.
-        steps: Steps in all.
         loss: Mean training loss since the last row of the log, where this step ended one.
         holdout_loss: Where this step ended in an evaluation.
         best: Whether that was the best so far.
@@ -56,12 +54,7 @@ class Report:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
-
-    Attributes:
-        state: Where it stands.
-        finished: False after Ctrl-C or SIGTERM: the run can be resumed.
-    """
+    """Where a run stands, and whether it has ended: not so after Ctrl-C or SIGTERM, when it can be resumed."""
 
     state: TrainingState
     finished: bool
@@ -89,9 +82,7 @@ def train(
     # Every process of several computes all of this; one writes it.
     leads = run.layout.leads
     step_function = active_backend().training_step(
-        model,
-        run.optimizer,
-        lambda batch, seed: mean_loss(model, batch, seed, config.targets),
+        model, run.optimizer, lambda batch, seed: mean_loss(model, batch, seed, config.targets)
     )
     holdout = HoldoutLoss(run)
     with contextlib.ExitStack() as stack:
@@ -169,7 +160,7 @@ def _check_finite(loss: float, name: str, step: int, run: Run) -> None:
 
 
 def mean_loss(model: WorldModel, batch: Batch, seed: Any = None, targets: str = "onehot") -> Any:
-    """The training loss of a batch, a scalar; arguments as :meth:`trajworld.models.interface.WorldModel.loss_sums`."""
+    """The training loss of a batch, a scalar; see :meth:`trajworld.models.interface.WorldModel.loss_sums`."""
     total, count = model.loss_sums(batch, seed, targets)
     return total / count
 

@@ -3,7 +3,7 @@
 import contextlib
 import random
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +36,23 @@ from trajworld.versions import versions
 class Run:
     """Everything a training loop needs.
 
-    Attributes:
-        path: The run directory.
-        config: The resolved configuration.
-        parts: The datasets, split.
-        mixture: The batches.
-        model: The model, at ``state.step``.
-        optimizer: Built, at the same step.
-        state: Where the run stands.
-        layout: The devices it is trained on.
+    ``config`` is resolved, ``parts`` are the datasets, split, of which ``mixture`` makes the batches; ``model`` and the
+    built ``optimizer`` are at ``state.step``; ``layout`` says on which devices it is trained.
     """
 
     path: Path
     config: TrainingConfig
     parts: list[Part]
-    mixture: Mixture
     model: Any
-    optimizer: keras.optimizers.Optimizer
     state: TrainingState
     layout: Layout
+    mixture: Mixture = field(init=False)
+    optimizer: keras.optimizers.Optimizer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mixture = make_mixture(self.config, self.parts)
+        self.optimizer = make_optimizer(self.config)
+        self.optimizer.build(self.model.trainable_variables)
 
 
 def start_run(
@@ -65,10 +63,10 @@ def start_run(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Make a run directory and the model at step 0.
+    """Make a run directory, which must not be there yet, and the model at step 0.
 
     Args:
-        path: The directory; must not be there yet.
+        path: The directory.
         config: Resolved.
         devices: How many to train on; None for all GPUs or TPUs that divide the batch size, and for one CPU. Keras
             makes and this library compiles whatever comes next in this process for them, too.
@@ -94,10 +92,10 @@ def start_run(
     model = _initial_model(config, parts, init)
     # A model that was given brings its own sizes.
     config = replace(config, model=model.sizes)
-    run = _assembled(path, config, parts, model, TrainingState(), layout)
+    run = Run(path, config, parts, model, TrainingState(), layout)
     record = {
         "kind": config.kind,
-        **_surroundings(run),
+        **_surroundings(layout),
         "parameters": model.count_params(),
         "init": None if init is None else file_digest(init),
         "datasets": [part.describe() for part in parts],
@@ -148,12 +146,10 @@ def resume_run(
     if not is_run(path):
         raise UsageError(f"{path} is not a run directory: it has no {CONFIG}")
     record = read_record(path)
-    written = resolve_config(record["kind"], file=path / CONFIG)
-    config = written
-    if steps is not None:
-        config = resolve_config(record["kind"], file=path / CONFIG, options={"steps": steps})
-    began_on = record.get("layout", {}).get("devices")
-    layout = backend.distribute(devices, written.batch_size, began_on)
+    written, config = (
+        resolve_config(record["kind"], file=path / CONFIG, options={"steps": end}) for end in (None, steps)
+    )
+    layout = backend.distribute(devices, written.batch_size, record.get("layout", {}).get("devices"))
 
     def prepared() -> list[Part]:
         parts = open_parts(written, progress)
@@ -170,23 +166,23 @@ def resume_run(
             raise TrajWorldError(
                 f"{written.init} is not the model that {path} began with, and the run has no checkpoint: start another"
             )
-        model = _initial_model(config, parts, init)
-        run = _assembled(path, config, parts, model, TrainingState(), layout)
-        return run, _resumed(run, record, written)
-    model, state = load_checkpoint(checkpoint)
-    if model.sizes != written.model or state.step > written.steps:
-        raise TrajWorldError(
-            f"{checkpoint} is not of the run that {path / CONFIG} describes: restore one of them"
-        )
-    if state.step > config.steps:
-        raise UsageError(f"{path} is at step {state.step:,} already: it cannot end at {config.steps:,}")
-    run = _assembled(path, config, parts, model, state, layout)
-    load_optimizer(checkpoint, run.optimizer)
-    return run, _resumed(run, record, written)
+        run = Run(path, config, parts, _initial_model(config, parts, init), TrainingState(), layout)
+    else:
+        model, state = load_checkpoint(checkpoint)
+        if model.sizes != written.model or state.step > written.steps:
+            raise TrajWorldError(
+                f"{checkpoint} is not of the run that {path / CONFIG} describes: restore one of them"
+            )
+        if state.step > config.steps:
+            raise UsageError(f"{path} is at step {state.step:,} already: it cannot end at {config.steps:,}")
+        run = Run(path, config, parts, model, state, layout)
+        load_optimizer(checkpoint, run.optimizer)
+    _note_resumption(run, record, written)
+    return run, _warnings(record, layout)
 
 
 def writing(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold a run directory for this process alone; see :func:`trajworld.files.one_writer`."""
+    """Hold a run directory for this process alone."""
     return one_writer(path, "the run")
 
 
@@ -194,31 +190,16 @@ def _check_place(path: Path, overwrite: bool) -> None:
     """Refuse a place that holds anything but what was left by a process that was killed before it made a run."""
     if not path.exists() or (overwrite and is_run(path)):
         return
-    hint = "--resume continues it, --overwrite starts afresh" if is_run(path) else "name another place"
-    if is_run(path) or not path.is_dir() or any(not _left(item.name) for item in path.iterdir()):
-        raise UsageError(f"{path} exists already: {hint}")
-
-
-def _left(name: str) -> bool:
-    return name == RECORD or (name[0] == "." and ".tmp" in name)
+    if is_run(path):
+        raise UsageError(f"{path} exists already: --resume continues it, --overwrite starts afresh")
+    names = [item.name for item in path.iterdir()] if path.is_dir() else ["a file"]
+    if any(name != RECORD and not (name[0] == "." and ".tmp" in name) for name in names):
+        raise UsageError(f"{path} exists already: name another place")
 
 
 def _init_file(config: TrainingConfig) -> Path | None:
     """The file of the model to start from, found once: what a name on the hub stands for may change meanwhile."""
     return find_model(config.init) if config.init else None
-
-
-def _assembled(
-    path: Path,
-    config: TrainingConfig,
-    parts: list[Part],
-    model: Any,
-    state: TrainingState,
-    layout: Layout,
-) -> Run:
-    optimizer = make_optimizer(config)
-    optimizer.build(model.trainable_variables)
-    return Run(path, config, parts, make_mixture(config, parts), model, optimizer, state, layout)
 
 
 def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None) -> Any:
@@ -259,39 +240,39 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
     return model
 
 
-def _surroundings(run: Run) -> dict[str, Any]:
+def _surroundings(layout: Layout) -> dict[str, Any]:
     """What the numbers may depend on beside the configuration and the data."""
     device = active_backend().device()
     return {
         "versions": versions(),
         "backend": active_backend().name,
         "device": {"kind": device.kind, "name": device.name, "count": device.count},
-        "layout": {"devices": run.layout.devices, "processes": run.layout.processes},
+        "layout": {"devices": layout.devices, "processes": layout.processes},
     }
 
 
-def _resumed(run: Run, record: dict[str, Any], before: TrainingConfig) -> list[str]:
-    """Note in the record from which step the run continues, and on what; return what is not as when it began."""
-    entry = {"step": run.state.step, **_surroundings(run)}
+def _note_resumption(run: Run, record: dict[str, Any], before: TrainingConfig) -> None:
+    """Note in the record from which step the run continues, and on what."""
+    entry = {"step": run.state.step, **_surroundings(run.layout)}
+    if not run.layout.leads:
+        return
     if run.config != before:
         entry |= {"steps_before": before.steps, "steps": run.config.steps}
-    if run.layout.leads:
-        write_json(run.path / RECORD, {**record, "resumed": [*record.get("resumed", []), entry]})
-        if run.config != before:
-            write_config(run.config, run.path / CONFIG)
-    return _warnings(record, run.layout)
+    write_json(run.path / RECORD, {**record, "resumed": [*record.get("resumed", []), entry]})
+    if run.config != before:
+        write_config(run.config, run.path / CONFIG)
 
 
 def _check_unchanged(path: Path, record: dict[str, Any], parts: list[Part]) -> None:
-    now = [part.describe() for part in parts]
-    if len(now) != len(record["datasets"]):
+    before, now = record["datasets"], [part.describe() for part in parts]
+    if len(now) != len(before):
         raise TrajWorldError(
-            f"{path} was trained on {len(record['datasets'])} datasets, but its configuration now names {len(now)}: "
-            "restore them or start another run"
+            f"{path} was trained on {len(before)} datasets, but its configuration now names {len(now)}: restore them "
+            "or start another run"
         )
-    for old, new in zip(record["datasets"], now, strict=True):
+    for old, new in zip(before, now, strict=True):
         for key in ("variates", "transitions", "training_episodes", "holdout_episodes", "content"):
-            was, found = (one.get(key) if isinstance(one, dict) else one for one in (old, new))
+            was, found = old.get(key), new[key]
             if was != found:
                 if key == "content":
                     was, found = (f"{str(digest)[:12]}…" for digest in (was, found))
@@ -302,20 +283,20 @@ def _check_unchanged(path: Path, record: dict[str, Any], parts: list[Part]) -> N
 
 
 def _warnings(record: dict[str, Any], layout: Layout) -> list[str]:
-    found = []
-    began_on = record.get("layout", {}).get("devices", layout.devices)
-    if began_on != layout.devices:
-        found.append(
-            f"the run began on {began_on} device{'s' * (began_on != 1)} and continues on {layout.devices}: the numbers "
-            "will agree within rounding, not exactly"
-        )
-    if record.get("backend") != active_backend().name:
-        found.append(
-            f"the run began on {record.get('backend')} and continues on {active_backend().name}: the numbers will "
-            "agree closely, not exactly"
-        )
-    old, new = record["versions"], versions()
+    """What is not as it was when the run began, and may change the numbers."""
+    backend, devices = active_backend().name, layout.devices
+    began_on, old, new = record.get("layout", {}).get("devices", devices), record["versions"], versions()
     changed = [f"{name} {old[name]} -> {new.get(name, 'none')}" for name in old if old[name] != new.get(name)]
+    found = []
+    if began_on != devices:
+        found.append(
+            f"the run began on {began_on} device{'s' * (began_on != 1)} and continues on {devices}: the numbers will "
+            "agree within rounding, not exactly"
+        )
+    if (before := record.get("backend")) != backend:
+        found.append(
+            f"the run began on {before} and continues on {backend}: the numbers will agree closely, not exactly"
+        )
     if changed:
         found.append(f"versions have changed since the run began: {', '.join(changed)}")
     return found
