@@ -19,7 +19,7 @@ from trajworld.models.files import load_model, save_model
 _FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{9})")
 _KEPT = 2
-# Of a model file and the weights it is packed from, or of it and the optimiser's moments.
+# For a model file and the weights it is packed from, or the optimiser's moments.
 _BYTES_A_WEIGHT = 12
 
 
@@ -64,11 +64,7 @@ def save_checkpoint(run: Path, model: Any, optimizer: Any, state: TrainingState)
 
 
 def save_whole_model(model: Any, path: Path) -> None:
-    """Write a model file where there is room for it.
-
-    Raises:
-        TrajWorldError: The disk is full or the folder cannot be written; a file that was there stays.
-    """
+    """Write a model file where there is room for it; where there is not, a file that was there stays."""
     ensure_room(path.parent, _BYTES_A_WEIGHT * model.count_params() + (1 << 20), path.name)
     save_model(model, path)
 

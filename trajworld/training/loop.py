@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trajworld.backend import active_backend
 from trajworld.data.batch import Batch
 from trajworld.errors import TrajWorldError
+from trajworld.files import one_writer
 from trajworld.models.interface import WorldModel
 from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint, save_whole_model
 from trajworld.training.data import holdout_batches
@@ -19,7 +20,7 @@ from trajworld.training.interrupt import deferred_interrupt, stop_agreed
 from trajworld.training.log import MetricsLog
 from trajworld.training.optimizer import learning_rate
 from trajworld.training.record import distinct
-from trajworld.training.run import Run, writing
+from trajworld.training.run import Run
 
 _DROPOUT_STREAM = 1
 
@@ -40,16 +41,16 @@ class Report:
     Attributes:
         loss: Mean training loss since the last row of the log, where this step ended one.
         holdout_loss: Where this step ended in an evaluation.
-        best: Whether that was the best so far.
         rate: Steps per second since the last row of the log, where this step ended one.
+        best: Whether the evaluation was the best so far.
     """
 
     step: int
     steps: int
     loss: float | None = None
     holdout_loss: float | None = None
-    best: bool = False
     rate: float | None = None
+    best: bool = False
 
 
 @dataclass(frozen=True)
@@ -79,8 +80,7 @@ def train(
         TrajWorldError: A file cannot be written.
     """
     config, model, state = run.config, run.model, run.state
-    # Every process of several computes all of this; one writes it.
-    leads = run.layout.leads
+    leads = run.layout.leads  # Every process of several computes all of this; one writes it.
     step_function = active_backend().training_step(
         model, run.optimizer, lambda batch, seed: mean_loss(model, batch, seed, config.targets)
     )
@@ -88,13 +88,12 @@ def train(
     with contextlib.ExitStack() as stack:
         log = None
         if leads:
-            stack.enter_context(writing(run.path))
+            stack.enter_context(one_writer(run.path, "the run"))
             log = stack.enter_context(MetricsLog(run.path, state.step))
         interrupted = stack.enter_context(deferred_interrupt())
         losses: list[Any] = list(state.unlogged)
-        counted = 0
+        counted, before = 0, state.seconds
         began = logged = time.perf_counter()
-        before = state.seconds
         for batch in run.mixture.iterate(state.step, config.steps):
             rate = learning_rate(config, state.step)
             losses.append(step_function(rate, batch, step_seed(config.seed, state.step)))
@@ -105,8 +104,8 @@ def train(
             due = step % config.checkpoint_every == 0 or asked or evaluating
             stopping = stop_agreed(run.layout, step, due, interrupted)
             saving = due or stopping
-            report = Report(step, config.steps)
-            row: dict[str, Any] = {"step": step}
+            row: dict[str, Any] = {}
+            best = False
             # Which steps end a row is a function of the step, not of when Ctrl-C came.
             logging = step % config.log_every == 0 or due
             if logging or stopping:
@@ -115,8 +114,8 @@ def train(
                 _check_finite(float(np.mean(losses)), "loss", step, run)
             if logging:
                 now = time.perf_counter()
-                report = replace(report, loss=float(np.mean(losses)), rate=counted / (now - logged))
-                row |= {"loss": report.loss, "learning_rate": rate, "steps_per_second": report.rate}
+                row |= {"loss": float(np.mean(losses)), "learning_rate": rate}
+                row["steps_per_second"] = counted / (now - logged)
                 losses, counted, logged = [], 0, now
             seconds = before + time.perf_counter() - began
             state = replace(state, step=step, seconds=seconds, unlogged=tuple(losses) if saving else ())
@@ -132,22 +131,20 @@ def train(
                     if leads:
                         save_whole_model(model, run.path / "best.keras")
                 row |= {"holdout_loss": loss, "holdout": by_dataset}
-                report = replace(report, holdout_loss=loss, best=best)
-                logged = time.perf_counter()
-            if log is not None and len(row) > 1:
-                log.write(row | {"seconds": state.seconds})
-            if saving and leads:
-                save_checkpoint(run.path, model, run.optimizer, state)
+            if log is not None and row:
+                log.write({"step": step, **row, "seconds": state.seconds})
             if saving:
+                if leads:
+                    save_checkpoint(run.path, model, run.optimizer, state)
                 logged = time.perf_counter()
-            observe(report)
-            if stopping and step < config.steps:
-                run.state = state
-                return Outcome(state, finished=False)
-        if leads:
+            found = {"holdout_loss": row.get("holdout_loss"), "rate": row.get("steps_per_second")}
+            observe(Report(step, config.steps, row.get("loss"), **found, best=best))
+            if stopping:
+                break
+        run.state, finished = state, state.step == config.steps
+        if finished and leads:
             save_whole_model(model, run.path / "last.keras")
-    run.state = state
-    return Outcome(state, finished=True)
+    return Outcome(state, finished)
 
 
 def _check_finite(loss: float, name: str, step: int, run: Run) -> None:

@@ -1,8 +1,8 @@
 """The picture of a run: its losses against its steps, with each dataset's holdout loss apart."""
 
 import math
-import os
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import pandas
@@ -19,25 +19,21 @@ NAME = "losses.png"
 _SMOOTHED = 1 / 40
 
 
-def draw_losses(
-    rows: Sequence[dict[str, Any]], path: str | os.PathLike[str], look: Look | None = None
-) -> None:
-    """Draw the training and holdout loss of a run; values that are missing or not finite are left out.
-
-    ``rows`` are those of :func:`trajworld.training.record.read_metrics`.
+def draw_losses(rows: Sequence[dict[str, Any]], path: Path) -> None:
+    """Draw the training and holdout loss of a run from the rows of its log.
 
     Raises:
         TrajWorldError: The file cannot be written.
     """
-    save_figure(losses_figure(rows, look or Look()), path)
+    save_figure(losses_figure(rows, Look()), path)
 
 
 def losses_figure(rows: Sequence[dict[str, Any]], look: Look) -> Figure:
-    """The figure of :func:`draw_losses`."""
+    """The figure of :func:`draw_losses`; values that are missing or not finite are left out."""
     figure, axes = new_figure(look)
     table = pandas.json_normalize(list(rows)).replace([math.inf, -math.inf], math.nan)
     labels = []
-    grey, colour = look.colour("copy"), look.colour("zero-shot")
+    grey, colour, edge = (look.colour(name) for name in ("copy", "zero-shot", "paper"))
 
     def curve(name: str) -> "pandas.Series[float]":
         return table.set_index("step")[name].dropna().astype(float) if name in table else pandas.Series()
@@ -48,8 +44,8 @@ def losses_figure(rows: Sequence[dict[str, Any]], look: Look) -> Figure:
         axes.plot(loss, color=grey, linewidth=1, alpha=0.3)
         axes.plot(smooth, color=grey, linewidth=2, marker="s" if len(loss) == 1 else None)
         labels.append(Label(smooth.iloc[-1], f"training {number(smooth.iloc[-1])}", grey))
-    each = [curve(name) for name in table if name.startswith("holdout.")]
-    each = [losses for losses in each if len(losses)]
+    curves = (curve(name) for name in table if name.startswith("holdout."))
+    each = [losses for losses in curves if len(losses)]
     if len(each) > 1:
         for losses in each:
             axes.plot(losses, color=colour, linewidth=0.7, alpha=0.25)
@@ -58,7 +54,6 @@ def losses_figure(rows: Sequence[dict[str, Any]], look: Look) -> Figure:
             labels.append(Label(value, f"{name} {number(value)}", look.colour("faint text")))
     loss = curve("holdout_loss")
     if len(loss):
-        edge = look.colour("paper")
         axes.plot(loss, "o-", color=colour, lw=2, ms=6.5, markeredgecolor=edge, zorder=4)
         labels.append(Label(loss.iloc[-1], f"holdout {number(loss.iloc[-1])}", colour))
     if not labels:

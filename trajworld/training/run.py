@@ -1,6 +1,5 @@
 """A run directory: made or resumed, with all that it takes to understand and repeat the run."""
 
-import contextlib
 import random
 import shutil
 from dataclasses import dataclass, field, replace
@@ -63,15 +62,11 @@ def start_run(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Make a run directory, which must not be there yet, and the model at step 0.
+    """Make a run directory, which must not be there yet unless ``overwrite``, and the model at step 0.
 
-    Args:
-        path: The directory.
-        config: Resolved.
-        devices: How many to train on; None for all GPUs or TPUs that divide the batch size, and for one CPU. Keras
-            makes and this library compiles whatever comes next in this process for them, too.
-        overwrite: Whether a run that is there is removed first.
-        progress: Called during the conversion of datasets.
+    It is to be trained on ``devices``, None for all GPUs or TPUs that divide the batch size, and for one CPU: whatever
+    Keras makes and this library compiles next in this process is for them, too. ``progress`` is called during the
+    conversion of datasets.
 
     Raises:
         UsageError: The directory is there already, or there are fewer devices.
@@ -104,7 +99,7 @@ def start_run(
     def write() -> None:
         if not layout.leads:
             return
-        with writing(path):
+        with one_writer(path, "the run"):
             # Again: another process may have made it while datasets were converted.
             _check_place(path, overwrite)
             if is_run(path):
@@ -128,12 +123,8 @@ def resume_run(
 ) -> tuple[Run, list[str]]:
     """Continue from the newest checkpoint of a run, or from its start where it has none yet.
 
-    Args:
-        path: The run directory.
-        steps: Where it is to end from now on, the end of the cosine with it where both were one; None for where it
-            was to end.
-        devices: How many to train on; None for as many as it began on, where there are that many.
-        progress: Called during the conversion of datasets.
+    It is to end after ``steps``, and its cosine with it where both were one, None for where it was to end; on
+    ``devices``, None for as many as it began on, where there are that many.
 
     Returns:
         The run, and warnings: what is not as it was and may change the numbers.
@@ -146,9 +137,8 @@ def resume_run(
     if not is_run(path):
         raise UsageError(f"{path} is not a run directory: it has no {CONFIG}")
     record = read_record(path)
-    written, config = (
-        resolve_config(record["kind"], file=path / CONFIG, options={"steps": end}) for end in (None, steps)
-    )
+    written = resolve_config(record["kind"], file=path / CONFIG)
+    config = resolve_config(record["kind"], file=path / CONFIG, options={"steps": steps})
     layout = backend.distribute(devices, written.batch_size, record.get("layout", {}).get("devices"))
 
     def prepared() -> list[Part]:
@@ -179,11 +169,6 @@ def resume_run(
         load_optimizer(checkpoint, run.optimizer)
     _note_resumption(run, record, written)
     return run, _warnings(record, layout)
-
-
-def writing(path: Path) -> contextlib.AbstractContextManager[None]:
-    """Hold a run directory for this process alone."""
-    return one_writer(path, "the run")
 
 
 def _check_place(path: Path, overwrite: bool) -> None:
@@ -272,10 +257,11 @@ def _check_unchanged(path: Path, record: dict[str, Any], parts: list[Part]) -> N
         )
     for old, new in zip(before, now, strict=True):
         for key in ("variates", "transitions", "training_episodes", "holdout_episodes", "content"):
-            was, found = old.get(key), new[key]
-            if was != found:
-                if key == "content":
-                    was, found = (f"{str(digest)[:12]}…" for digest in (was, found))
+            if old.get(key) != new[key]:
+                # Of a digest, its beginning.
+                was, found = (
+                    f"{str(value)[:12]}{'…' * (key == 'content')}" for value in (old.get(key), new[key])
+                )
                 raise TrajWorldError(
                     f"{new['name']} is not what {path} was trained on ({key} was {was}, is {found}): restore it or "
                     "start another run"
@@ -289,14 +275,11 @@ def _warnings(record: dict[str, Any], layout: Layout) -> list[str]:
     changed = [f"{name} {old[name]} -> {new.get(name, 'none')}" for name in old if old[name] != new.get(name)]
     found = []
     if began_on != devices:
-        found.append(
-            f"the run began on {began_on} device{'s' * (began_on != 1)} and continues on {devices}: the numbers will "
-            "agree within rounding, not exactly"
-        )
-    if (before := record.get("backend")) != backend:
-        found.append(
-            f"the run began on {before} and continues on {backend}: the numbers will agree closely, not exactly"
-        )
+        words = f"the run began on {began_on} device{'s' * (began_on != 1)} and continues on {devices}"
+        found.append(f"{words}: the numbers will agree within rounding, not exactly")
+    if record.get("backend") != backend:
+        words = f"the run began on {record.get('backend')} and continues on {backend}"
+        found.append(f"{words}: the numbers will agree closely, not exactly")
     if changed:
         found.append(f"versions have changed since the run began: {', '.join(changed)}")
     return found
