@@ -107,16 +107,6 @@ def test_model_errors_equal_a_loop_over_windows(model: TrajWorld, dataset: Datas
     assert [found.table[name]["std"] for name in names] == pytest.approx(std)
 
 
-def test_copying_the_last_row_equals_a_loop(dataset: Dataset) -> None:
-    error = copying_errors(dataset)
-    found = copy_last_row_errors(dataset, batch_size=7)
-    assert found.windows == 57
-    assert found.table["all"]["nll"] is found.table["reward"]["nll"] is found.as_json()["nll"] is None
-    assert found.table["all"]["mae"] == pytest.approx(error.mean())
-    assert found.table["observations"]["mse"] == pytest.approx((error[:, :3] ** 2).mean())
-    assert found.table["all"]["normalised_mae"] == pytest.approx((error / real_std(dataset)).mean())
-
-
 @settings(max_examples=25, deadline=None)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=4),
@@ -165,14 +155,17 @@ def test_the_whole_dataset_is_the_sum_of_its_episodes(model: TrajWorld, dataset:
     assert whole[0] == pytest.approx(sum(error * windows for error, windows in parts) / whole[1], rel=1e-5)
 
 
-def test_variates_that_stand_still_are_left_out_of_the_normalised_errors(dataset: Dataset) -> None:
+def test_copying_the_last_row_equals_a_loop_and_still_variates_are_left_out(dataset: Dataset) -> None:
     dataset.rows[:, 1] = 7.25
-    found = copy_last_row_errors(dataset)
-    assert found.still == ("observation 1",)
-    expected = np.delete(copying_errors(dataset), 1, 1) / np.delete(real_std(dataset), 1)
+    found, error = copy_last_row_errors(dataset, batch_size=7), copying_errors(dataset)
+    assert (found.windows, found.still) == (57, ("observation 1",))
+    assert found.table["all"]["nll"] is found.table["reward"]["nll"] is found.as_json()["nll"] is None
+    assert found.table["all"]["mae"] == pytest.approx(error.mean())
+    assert found.table["observations"]["mse"] == pytest.approx((error[:, :3] ** 2).mean())
+    scaled = np.delete(error, 1, 1) / np.delete(real_std(dataset), 1)
     assert found.table["observation 1"]["normalised_mae"] is None
-    assert found.table["all"]["normalised_mae"] == pytest.approx(expected.mean())
-    assert found.table["observations"]["normalised_mae"] == pytest.approx(expected[:, :2].mean())
+    assert found.table["all"]["normalised_mae"] == pytest.approx(scaled.mean())
+    assert found.table["observations"]["normalised_mae"] == pytest.approx(scaled[:, :2].mean())
     dataset.rows[:, :3] = -1e4
     found = copy_last_row_errors(dataset)
     assert found.table["observations"]["normalised_mae"] is None
