@@ -285,7 +285,7 @@ class TestInterruption:
     def test_a_holdout_loss_that_is_not_finite_ends_in_one_line(
         self, tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr(loop.HoldoutLoss, "__call__", lambda self: (float("inf"), {}))
+        monkeypatch.setattr(loop, "holdout_loss", lambda run, sums: (float("inf"), {}))
         with pytest.raises(TrajWorldError, match=r"holdout loss is not finite at step 4.*rate$"):
             train(start_run(tmp_path / "run", config_for("train", [data])))
         assert not (tmp_path / "run" / "best.keras").exists()

@@ -29,8 +29,7 @@ class TrainingState:
 
     Attributes:
         step: Optimiser steps done; the next batch and dropout are functions of it and the seed.
-        best_step: The evaluation that was best so far; 0 before the first.
-        best_loss: Its holdout loss; None before the first.
+        best_step: The evaluation that was best so far, of holdout loss ``best_loss``; 0 and None before the first.
         seconds: Time trained so far.
         unlogged: The losses of the last steps, which no row of the log holds yet: a run that is stopped between two
             rows still writes the row that it would have written.

@@ -23,6 +23,7 @@ from trajworld.models.ranges import Support, pretraining_support, training_suppo
 from trajworld.training.config import TrainingConfig
 
 Progress = Callable[[int, int | None, str], None]
+Sampling = Literal["window", "episode"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +39,7 @@ class Part:
     holdout: NDArray[np.int64]
     support: Support
     weight: float
-    sampling: Literal["window", "episode"]
+    sampling: Sampling
 
     @property
     def transitions(self) -> int:
@@ -65,12 +66,11 @@ def open_parts(config: TrainingConfig, progress: Progress | None = None) -> list
     Raises:
         TrajWorldError: A dataset is missing or damaged, or has too few episodes to hold any out.
     """
-    parts = []
-    for choice in config.datasets:
-        for spec, share, environment in _expanded(choice.spec, config.kind):
-            dataset = open_dataset(spec, progress=progress)
-            parts.append(_part(config, dataset, choice.weight * share, environment))
-    return parts
+    return [
+        _part(config, open_dataset(spec, progress=progress), choice.weight * share, environment)
+        for choice in config.datasets
+        for spec, share, environment in _expanded(choice.spec, config.kind)
+    ]
 
 
 def make_mixture(config: TrainingConfig, parts: list[Part]) -> Mixture:
@@ -128,13 +128,14 @@ def _part(
         chosen, held = split_episodes(len(used), config.holdout_fraction, config.seed)
     except UsageError as error:
         raise TrajWorldError(f"{dataset.name}: {error}") from None
-    training, holdout = used[chosen], used[held]
-    published = unitraj_range(unitraj.folder) if unitraj is not None else None
+    training = used[chosen]
     if config.kind == "pretrain":
+        published = unitraj_range(unitraj.folder) if unitraj is not None else None
         support = pretraining_support(*(published or value_range(dataset, training)))
     else:
         support = training_support(*value_range(dataset, training))
-    return Part(dataset, training, holdout, support, weight, "episode" if unitraj is not None else "window")
+    sampling: Sampling = "window" if unitraj is None else "episode"
+    return Part(dataset, training, used[held], support, weight, sampling)
 
 
 def _expanded(spec: str, kind: str) -> list[tuple[str, float, UniTrajEnvironment | None]]:

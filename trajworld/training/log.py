@@ -73,13 +73,10 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.ExitStack() as closing:
-            if error is not None:
-                # On a full disk closing fails too; the first error says why.
-                closing.enter_context(contextlib.suppress(TrajWorldError))
-            closing.enter_context(_file_errors(self._run))
-            closing.callback(self._json.close)
-            closing.callback(self._board.close)
+        # On a full disk closing fails too; the first error says why.
+        ignored = contextlib.nullcontext() if error is None else contextlib.suppress(TrajWorldError)
+        with ignored, _file_errors(self._run), contextlib.closing(self._json):
+            self._board.close()
 
 
 @contextlib.contextmanager

@@ -84,7 +84,8 @@ def train(
     step_function = active_backend().training_step(
         model, run.optimizer, lambda batch, seed: mean_loss(model, batch, seed, config.targets)
     )
-    holdout = HoldoutLoss(run)
+    sums = active_backend().compile(lambda batch: model.loss_sums(batch, targets=config.targets), model)
+    held = any(len(part.holdout) for part in run.parts)
     with contextlib.ExitStack() as stack:
         log = None
         if leads:
@@ -100,7 +101,7 @@ def train(
             counted += 1
             step = state.step + 1
             asked = step in at or step == config.steps
-            evaluating = bool(holdout) and (step % config.evaluate_every == 0 or asked)
+            evaluating = held and (step % config.evaluate_every == 0 or asked)
             due = step % config.checkpoint_every == 0 or asked or evaluating
             stopping = stop_agreed(run.layout, step, due, interrupted)
             saving = due or stopping
@@ -123,7 +124,7 @@ def train(
                 step_function.write_back()
                 model.identity = model.identity.at_step(step)
             if evaluating:
-                loss, by_dataset = holdout()
+                loss, by_dataset = holdout_loss(run, sums)
                 _check_finite(loss, "holdout loss", step, run)
                 best = state.best_loss is None or loss < state.best_loss
                 if best:
@@ -162,31 +163,22 @@ def mean_loss(model: WorldModel, batch: Batch, seed: Any = None, targets: str = 
     return total / count
 
 
-class HoldoutLoss:
-    """The loss of held-out windows, without dropout; compiled once for each size of M."""
+def holdout_loss(run: Run, sums: Callable[[Batch], Any]) -> tuple[float, dict[str, float]]:
+    """The loss of held-out windows, without dropout, by the compiled ``loss_sums`` of the model.
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._parts = [(number, part) for number, part in enumerate(run.parts) if len(part.holdout)]
-        self._names = distinct([part.dataset.name for part in run.parts])
-        model, targets = run.model, run.config.targets
-        self._sums = active_backend().compile(lambda batch: model.loss_sums(batch, targets=targets), model)
-
-    def __bool__(self) -> bool:
-        """Whether any episode is held out."""
-        return bool(self._parts)
-
-    def __call__(self) -> tuple[float, dict[str, float]]:
-        """The mean over datasets, each weighted as in training, and each dataset's own, by name."""
-        run, losses, weights = self._run, {}, []
-        for number, part in self._parts:
+    The mean over datasets, each weighted as in training, and each dataset's own, by name.
+    """
+    losses, weights = {}, []
+    names = distinct([part.dataset.name for part in run.parts])
+    for number, (name, part) in enumerate(zip(names, run.parts, strict=True)):
+        if len(part.holdout):
             total = count = 0.0
             for batch in holdout_batches(run.config, run.parts, run.mixture, number):
-                batch_total, batch_count = self._sums(batch)
+                batch_total, batch_count = sums(batch)
                 total, count = total + float(batch_total), count + float(batch_count)
-            losses[self._names[number]] = total / count
+            losses[name] = total / count
             weights.append(part.weight)
-        return float(np.average(list(losses.values()), weights=weights)), losses
+    return float(np.average(list(losses.values()), weights=weights)), losses
 
 
 def step_seed(seed: int, step: int) -> NDArray[np.int32]:

@@ -191,10 +191,7 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
     """Random weights from the seed, or those of ``init`` with this run's ranges and environment."""
     wanted = max(part.dataset.num_variates for part in parts)
     history: dict[str, Any] = {
-        "kind": config.kind,
-        "preset": config.preset,
-        "seed": config.seed,
-        "steps": config.steps,
+        **{name: getattr(config, name) for name in ("kind", "preset", "seed", "steps")},
         "datasets": [part.dataset.name for part in parts],
         "environments": sorted({part.dataset.environment or part.dataset.name for part in parts}),
         "versions": versions(),
