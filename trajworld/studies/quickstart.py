@@ -20,7 +20,7 @@ from trajworld.data.resolve import open_dataset
 from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.one_step import compile_one_step, support_for
-from trajworld.evaluation.open_loop import Foresight
+from trajworld.evaluation.open_loop import Foresight, fitting_horizon
 from trajworld.evaluation.pictures import draw_trajectories, typical_episodes, view_episode
 from trajworld.files import read_json
 from trajworld.models.files import load_model
@@ -251,7 +251,7 @@ class Quickstart:
                 continue
             model = load_model(store.file(row["cell"].iloc[0], WEIGHTS))
             support = support_for(model, test).support
-            foresight = Foresight(model, test, support, self.horizon, batch_size=1)
+            foresight = Foresight(model, test, support, fitting_horizon(test, self.horizon), batch_size=1)
             view = view_episode(
                 test,
                 typical_episodes(test, 1)[0],
