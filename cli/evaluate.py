@@ -135,9 +135,8 @@ def _print(found: Evaluation) -> None:
     ours, copy, growth = found.prediction, found.copy_last_row, found.open_loop
     rows = []
     for field, label in _METRICS.items():
-        pair = (getattr(ours, field), getattr(copy, field))
-        for name, of, group in ((label, "observations", "observation"), ("", "and reward", "predicted")):
-            rows.append((name, of, *(number(side and getattr(side, group), 4) for side in pair)))
+        for name, of, row in ((label, "observations", "observations"), ("", "and reward", "all")):
+            rows.append((name, of, *(number(side.table[row][field], 4) for side in (ours, copy))))
     title = f"{ours.dataset}: {ours.windows:,} transitions, one step ahead"
     headers = ("", "of", "model", "copy last row")
     print_table(make_table(headers, rows, (False, False, True, True), title))

@@ -45,9 +45,9 @@ def test_a_collected_dataset_is_evaluated_and_drawn(tmp_path: Path, command: Any
     assert results == json.loads((folder / "results.json").read_text())
     found = results["datasets"][0]
     direct = prediction_errors(model, dataset, support=support, limit=200)
-    assert found["prediction"]["mae"]["predicted"] == pytest.approx(direct.mae.predicted, rel=1e-5)
-    assert direct.nll is not None
-    assert found["prediction"]["nll"]["observation"] == pytest.approx(direct.nll.observation, rel=1e-5)
+    assert found["prediction"]["mae"]["predicted"] == pytest.approx(direct.table["all"]["mae"], rel=1e-5)
+    likelihood = direct.table["observations"]["nll"]
+    assert found["prediction"]["nll"]["observation"] == pytest.approx(likelihood, rel=1e-5)
     assert found["prediction"]["ranges"] == "the model's own"
     assert found["prediction"]["windows"] == found["copy_last_row"]["windows"] == 200
     assert found["copy_last_row"]["nll"] is None
@@ -59,7 +59,7 @@ def test_a_collected_dataset_is_evaluated_and_drawn(tmp_path: Path, command: Any
     code, out, _ = command("evaluate", *arguments)
     assert code == 0
     assert "mean absolute error" in out
-    assert f"{direct.mae.predicted:,.4g}" in out
+    assert f"{direct.table['all']['mae']:,.4g}" in out
     assert "the model's own range" in out
 
     assert "exists already" in command("evaluate", *arguments, "-o", folder)[2]

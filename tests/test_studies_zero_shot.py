@@ -66,11 +66,11 @@ def test_windows_are_whole_and_of_other_episodes_than_the_ranges(dataset: Datase
     halves = halves_of(dataset, 20, windows, 0)
     tested, other = (episodes_of(dataset, drawn.ends) for drawn in (halves.tested, halves.other))
     for drawn, episode in ((halves.tested, tested), (halves.other, other)):
-        assert len(np.unique(drawn.ends)) == len(drawn)
+        assert len(np.unique(drawn.ends)) == len(drawn.ends)
         assert np.all(gather_windows(dataset, drawn.ends, drawn.first, 20)[1] == 1)
         # Every row but an episode's first 19.
         lengths = dataset.transitions_per_episode[np.unique(episode)]
-        assert len(drawn) == (7 if windows == 7 else sum(lengths - 18))
+        assert len(drawn.ends) == (7 if windows == 7 else sum(lengths - 18))
     assert not {*tested} & {*other}
     mine = np.isin(episodes_of(dataset, np.arange(len(dataset.rows))), tested)
     dataset.rows[mine] += 100

@@ -114,6 +114,8 @@ def predict(
         UsageError: The history is of another shape, holds NaN or infinite values, or no range is known.
         TrajWorldError: The model is of data of another size.
     """
+    from keras import ops
+
     window = model.sizes.window
     if isinstance(history, Dataset | str | os.PathLike):
         data = _opened(history)
@@ -133,9 +135,9 @@ def predict(
     for begin in range(0, len(values), _WINDOWS_AT_ONCE):
         # Where there are several batches, the last repeats its last window: another shape would be compiled anew.
         places = np.arange(begin, begin + min(_WINDOWS_AT_ONCE, len(values))).clip(max=len(values) - 1)
-        mean, std, _ = _one_step(model)(values[places], mask[places], variates)
-        parts.append([_host(array)[:, : observations + 1] for array in (mean, std)])
-    means, stds = (np.concatenate(arrays)[: len(values)] for arrays in zip(*parts, strict=True))
+        mean_std = _one_step(model)(values[places], mask[places], variates)[:2]
+        parts.append([ops.convert_to_numpy(array)[:, : observations + 1] for array in mean_std])
+    means, stds = np.concatenate(parts, axis=1, dtype=np.float32)[:, : len(values)]
     return means, stds
 
 
@@ -174,10 +176,9 @@ def rollout(
     rows = _numbers("history", history, 3)
     variates, observations = _known(model, ranges, rows.shape[2])
     controller: Any = actions if hasattr(actions, "act") else GivenActions(_numbers("actions", actions, 3))
-    if isinstance(controller, GivenActions) and controller.actions.shape[2] != int(variates.is_action.sum()):
-        raise UsageError(
-            f"actions of shape {controller.actions.shape} must be [B, h, {int(variates.is_action.sum())}]"
-        )
+    wanted = int(variates.is_action.sum())
+    if isinstance(controller, GivenActions) and (shape := controller.actions.shape)[2] != wanted:
+        raise UsageError(f"actions of shape {shape} must be [B, h, {wanted}]")
     draws = None if seed is None else draw_uniforms(controller.horizon, rows.shape[0], rows.shape[2], seed)
     return _rolling(model, observations)(rows, np.ones(rows.shape[:2]), variates, controller, draws)
 
@@ -217,9 +218,8 @@ def evaluate(
     one_step = _one_step(model)
     found = prediction_errors(model, dataset, support=support, limit=windows, seed=seed, one_step=one_step)
     copied = copy_last_row_errors(dataset, limit=windows, window=model.sizes.window, seed=seed)
-    ours, copy = (pandas.DataFrame(each.rows()).set_index("variate") for each in (found, copied))
-    copy = copy.drop(columns=["std", "nll"]).add_prefix("copy_")
-    return ours.join(copy).astype(float)
+    ours, copy = (pandas.DataFrame(each.table).T.astype(float) for each in (found, copied))
+    return ours.join(copy.drop(columns=["std", "nll"]).add_prefix("copy_")).rename_axis("variate")
 
 
 def _opened(data: Data) -> Dataset:
@@ -242,9 +242,9 @@ def _known(
     own, identity = model.identity.support, model.identity
     if ranges is not None or data is not None:
         dataset = data or _opened(ranges)  # type: ignore[arg-type]
-        if dataset.num_variates != variates:
+        if (count := dataset.num_variates) != variates:
             raise UsageError(
-                f"rows of {variates} variates are not those of {dataset.name}, which have {dataset.num_variates}"
+                f"rows of {variates} variates are not those of {dataset.name}, which have {count}"
             )
         support = support_for(model, dataset, _chosen(model, ranges)).support
         return variates_of(dataset, support.lower, support.upper), dataset.observation_size
@@ -269,12 +269,6 @@ def _numbers(name: str, array: ArrayLike, axes: int) -> NDArray[np.float32]:
     if not np.isfinite(found).all():
         raise UsageError(f"{name} holds NaN or infinite values")
     return found
-
-
-def _host(tensor: Any) -> NDArray[np.float32]:
-    from keras import ops
-
-    return np.asarray(ops.convert_to_numpy(tensor), np.float32)
 
 
 @functools.lru_cache(maxsize=4)

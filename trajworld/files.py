@@ -97,16 +97,17 @@ def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
             os.unlink(lock.lock_file)
 
 
-def ensure_room(folder: str | os.PathLike[str], size: int) -> None:
+def ensure_room(folder: str | os.PathLike[str], size: int, name: str = "") -> None:
     """Fail now, in an orderly way, where ``size`` bytes more would not fit into a folder.
 
-    HDF5 cannot close its files on a disk that has filled up under it, and may take the process down with it.
+    HDF5 cannot close its files on a disk that has filled up under it, and may take the process down with it. ``name``
+    is the file that needs the room, for the message.
 
     Raises:
         TrajWorldError: The disk is full, or the folder cannot be written.
     """
     room = Path(folder) / f".{os.getpid()}.tmp.room"
-    with _removing(room), _file_errors(Path(folder)), open(room, "wb") as file:
+    with _removing(room), _file_errors(Path(folder) / name), open(room, "wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         elif shutil.disk_usage(folder).free < size:

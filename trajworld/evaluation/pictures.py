@@ -165,9 +165,9 @@ def draw_variate_errors(path: str | Path, model: PredictionErrors, copy: Predict
     the ones that the model predicts worst.
     """
     pairs = [
-        (each.mae / each.std, other.mae / other.std, each.name)
-        for each, other in zip(model.variates, copy.variates, strict=True)
-        if each.name not in model.still
+        (row["normalised_mae"] or 0.0, copy.table[variate]["normalised_mae"] or 0.0, variate)
+        for variate, row in model.variates.items()
+        if variate not in model.still
     ]
     notes = [f"the worst {_MOST_BARS} of {len(pairs)}"] * (len(pairs) > _MOST_BARS)
     notes += [f"{len(model.still)} that do not vary left out"] * bool(model.still)

@@ -14,13 +14,7 @@ from trajworld.evaluation.one_step import (
     copy_last_row_errors,
     prediction_errors,
 )
-from trajworld.evaluation.open_loop import (
-    BATCH_SIZE,
-    Foresight,
-    OpenLoopErrors,
-    fitting_horizon,
-    open_loop_errors,
-)
+from trajworld.evaluation.open_loop import BATCH_SIZE, Foresight, OpenLoopErrors, open_loop_errors
 from trajworld.models.interface import WorldModel
 
 
@@ -106,11 +100,8 @@ def evaluate(
         pictures.draw_variate_errors(folder / "variates.png", prediction, copy, name)
     if not settings.horizon:
         return Evaluation(prediction, copy, None)
-    steps = fitting_horizon(dataset, settings.horizon)
-    foresight = Foresight(model, dataset, ranges.support, steps, min(batch_size, BATCH_SIZE))
-    growth = open_loop_errors(
-        model, dataset, support=ranges, horizon=steps, seed=seed, foresight=foresight, progress=progress
-    )
+    foresight = Foresight(model, dataset, ranges.support, settings.horizon, min(batch_size, BATCH_SIZE))
+    growth = open_loop_errors(foresight, ranges=ranges.origin, seed=seed, progress=progress)
     if folder is not None:
         pictures.draw_growth(folder / "open-loop.png", growth, name)
         for episode in pictures.typical_episodes(dataset, settings.pictures):

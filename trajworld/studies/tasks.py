@@ -238,9 +238,14 @@ def error_row(errors: PredictionErrors | None) -> Row:
     names = ("mae_std", "mae_std_observation", "mae", "mse", "nll")
     if errors is None:
         return dict.fromkeys(names)
-    likelihood = None if errors.nll is None else errors.nll.predicted
-    std = errors.normalised_mae
-    values = (std.predicted, std.observation, errors.mae.predicted, errors.mse.predicted, likelihood)
+    every, observation = errors.table["all"], errors.table["observations"]
+    values = (
+        every["normalised_mae"],
+        observation["normalised_mae"],
+        every["mae"],
+        every["mse"],
+        every["nll"],
+    )
     return dict(zip(names, values, strict=True))
 
 
