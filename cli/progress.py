@@ -103,6 +103,10 @@ def training_progress(run: "Run", out: Console) -> "Iterator[Callable[[Report], 
         + (f", on {layout.devices} devices" if layout.devices > 1 else "")
         + (f" of {layout.processes} processes" if layout.processes > 1 else ""),
     )
+    for part in parts:
+        account = part.dataset.account
+        for line in account.lines() if account is not None and (account.left_out or account.notes) else ():
+            _say(out, f"{part.dataset.name}: {line}")
     with _bars(out, TimeRemainingColumn()) as bars:
         task = bars.add_task(config.kind, total=config.steps, completed=run.state.step, news="compiling")
         loss = holdout = ""

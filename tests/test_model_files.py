@@ -5,6 +5,7 @@ import importlib.util
 import os
 import subprocess
 import sys
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -137,3 +138,11 @@ def test_another_backend_reads_it_equally_and_writes_it_back(model: TrajWorld, t
             for name, weight in zip(arrays.files, mine.get_weights(), strict=True):
                 np.testing.assert_array_equal(arrays[name], weight)
         assert_equal(mine, load_model(tmp_path / f"back-{dtype}.keras"))
+
+
+def test_a_clock_before_1980_does_not_matter(
+    model: TrajWorld, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "localtime", lambda *_: time.gmtime(0))
+    save_model(model, tmp_path / "old.keras")
+    assert_equal(model, load_model(tmp_path / "old.keras"))

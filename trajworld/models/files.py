@@ -82,10 +82,14 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
         weights = temporary.with_suffix(".weights.h5")
         try:
             model.save_weights(weights, overwrite=True)
+            # Of one fixed date: a zip archive knows none before 1980, whatever the clock says.
             with zipfile.ZipFile(temporary, "w") as archive:
-                archive.writestr(_METADATA, metadata)
-                archive.writestr(_CONFIG, text)
-                archive.write(weights, _WEIGHTS)
+                for name, content in (
+                    (_METADATA, metadata.encode()),
+                    (_CONFIG, text.encode()),
+                    (_WEIGHTS, weights.read_bytes()),
+                ):
+                    archive.writestr(zipfile.ZipInfo(name), content)
         finally:
             weights.unlink(missing_ok=True)
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+from trajworld.backend import require_framework
 from trajworld.data.batch import Batch, Variates
 from trajworld.errors import UsageError
 from trajworld.models.identity import Identity
@@ -140,7 +141,8 @@ class Kind:
         return f"trajworld>{self.model.rpartition(':')[2]}"
 
     def model_class(self) -> Any:
-        """The class, imported now."""
+        """The class, imported now; ``TrajWorldError`` where the backend is not installed."""
+        require_framework()
         module, _, name = self.model.rpartition(":")
         return getattr(importlib.import_module(module), name)
 
