@@ -76,7 +76,7 @@ def test_an_interrupted_save_leaves_nothing(
     def interrupted(*arguments: Any, **named: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(zipfile.ZipFile, "write", interrupted)
+    monkeypatch.setattr(zipfile.ZipFile, "writestr", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save_model(model, tmp_path / "model.keras")
     assert os.listdir(tmp_path) == []
