@@ -49,7 +49,7 @@ def settings(tmp_path: Path) -> str:
         ("--resume nowhere", "is not a run directory"),
         ("-o run", "name at least one dataset to train on"),
         ("DATA -o run --steps many", "'many' is not a valid integer"),
-        ("DATA -o run --targets soft", "targets are onehot or gauss"),
+        ("DATA -o run --targets soft", "onehot or gauss"),
         ("DATA -o run --preset huge", "no preset of trajworld is called 'huge'"),
         ("DATA -o run --init m.keras --blocks 2", "leave out blocks"),
         ("DATA -o DATA", "exists already: name another place"),
