@@ -128,13 +128,12 @@ def execute(
         KeyboardInterrupt: Ctrl-C.
     """
     from trajworld.study.cells import Store
-    from trajworld.study.report import check_folder, claim_folder, write_report
+    from trajworld.study.report import claim_folder, write_report
     from trajworld.study.run import known_cells, origins, run_study
 
     err = console(stderr=True)
-    check_folder(study, output)
-    study.prepare(workers, lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
     claim_folder(study, output)
+    study.prepare(workers, lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
     store = Store(store_folder)
     with cell_progress(err) as observe:
         failed = run_study(study, store, engine, observe)
