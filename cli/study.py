@@ -107,11 +107,10 @@ def report(folder: Path, as_json: bool) -> None:
     from trajworld.study.report import read_report, write_report
 
     name, options, table, origin, pictures = read_report(folder)
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     kind = study_class(name)
     try:
-        study = kind(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-        )
+        study = kind(**given)
     except TypeError:
         raise TrajWorldError(f"{folder} was written by another version of this study: run it again") from None
     page = write_report(study, table, folder, origin, pictures)
@@ -138,15 +137,12 @@ def execute(
     with cell_progress(err) as observe:
         failed = run_study(study, store, engine, observe)
     table = store.table(known_cells(study, store))
-    pictures: dict[str, bytes] = (
-        study.pictures(table, store) if len(table) and hasattr(study, "pictures") else {}
-    )
+    pictures = study.pictures(table, store) if len(table) and hasattr(study, "pictures") else {}
     page = write_report(study, table, output, origins(study, store), pictures)
     show(study, table, page, as_json)
     if failed:
-        raise TrajWorldError(
-            f"{len(failed)} cell{'s' * (len(failed) > 1)} failed; the others are kept. The first: {failed[0]}"
-        )
+        cells = f"{len(failed)} cell{'s' * (len(failed) > 1)}"
+        raise TrajWorldError(f"{cells} failed; the others are kept. The first: {failed[0]}")
 
 
 def show(study: "Study", table: Any, page: Path, as_json: bool) -> None:
@@ -165,18 +161,27 @@ def show(study: "Study", table: Any, page: Path, as_json: bool) -> None:
     click.echo(f"Report: {page}")
 
 
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_COMMON = (
+    click.option("-o", "--output", type=_FOLDER, help="Folder for the report.  [default: trajworld-STUDY]"),
+    click.option("--store", type=_FOLDER, help="Folder of finished cells.  [default: in the library's own folder]"),
+    click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+                 help="Processes of this machine, or a Ray cluster."),
+    click.option("--address", help="Of a Ray cluster that runs.  [default: one on this machine]"),
+    click.option("--workers", type=click.IntRange(min=1),
+                 help="Processes, each on cores of its own.  [default: one a core; one on a GPU]"),
+    click.option("--json", "as_json", is_flag=True, help="Print the tables as JSON."),
+)  # fmt: skip
+
+
 def _command(kind: "type[Any]") -> click.Command:
     """The command of a study: its options are the fields of its class, their help the docstring's attributes."""
-    text = inspect.cleandoc(kind.__doc__ or "")
-    protocol, _, attributes = text.partition("\nAttributes:\n")
-    help_of = {
-        name: " ".join(words.split())
-        for name, words in re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", attributes, re.M | re.S)
-    }
+    protocol, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")
+    help_of = dict(re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", attributes, re.M | re.S))
     hints = typing.get_type_hints(kind)
 
     def callback(
-        output: Path,
+        output: Path | None,
         store: Path | None,
         engine: str,
         address: str | None,
@@ -188,52 +193,24 @@ def _command(kind: "type[Any]") -> click.Command:
         from trajworld.study.run import LocalEngine, RayEngine, default_workers
 
         study = kind(**options)
-        fixed: int | None = getattr(study, "workers", None)
-        if fixed and (engine == "ray" or (workers or fixed) != fixed):
-            raise UsageError(f"the study {kind.name} has its own number of workers, {fixed}, on this machine")
-        count = workers or fixed or default_workers()
+        count = workers or getattr(study, "workers", None) or default_workers()
         chosen = RayEngine(address) if engine == "ray" else LocalEngine(count)
-        execute(study, output, store or home() / "cells", chosen, count, as_json)
+        folder = output or Path(f"trajworld-{kind.name}")
+        execute(study, folder, store or home() / "cells", chosen, count, as_json)
 
-    params: list[click.Parameter] = [
-        _option(field, hints[field.name], help_of.get(field.name, "")) for field in dataclasses.fields(kind)
-    ]
-    folder = click.Path(path_type=Path, file_okay=False)
-    params += [
-        click.Option(
-            ["-o", "--output"],
-            type=folder,
-            default=Path(f"trajworld-{kind.name}"),
-            show_default=True,
-            help="Folder for the report.",
-        ),
-        click.Option(
-            ["--store"],
-            type=folder,
-            help="Folder of finished cells, shared by all studies.  [default: in the library's own folder]",
-        ),
-        click.Option(
-            ["--engine"],
-            type=click.Choice(["local", "ray"]),
-            default="local",
-            show_default=True,
-            help="Processes of this machine, or a Ray cluster.",
-        ),
-        click.Option(["--address"], help="Of a Ray cluster that runs.  [default: one on this machine]"),
-        click.Option(
-            ["--workers"],
-            type=click.IntRange(min=1),
-            help="Processes, each on cores of its own.  [default: one a core; one on a GPU]",
-        ),
-        click.Option(["--json", "as_json"], is_flag=True, help="Print the tables as JSON."),
-    ]
-    return click.Command(
+    command = click.Command(
         kind.name,
-        params=params,
+        params=[
+            _option(field, hints[field.name], " ".join(help_of.get(field.name, "").split()))
+            for field in dataclasses.fields(kind)
+        ],
         callback=callback,
         help=re.sub(r"\n {2,}", " ", protocol).replace("\n- ", "\n\n- "),
         short_help=protocol.split(".")[0],
     )
+    for add in _COMMON:
+        add(command)
+    return command
 
 
 def _option(field: "dataclasses.Field[Any]", hint: Any, words: str) -> click.Option:

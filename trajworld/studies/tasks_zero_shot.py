@@ -1,10 +1,12 @@
 """The task of the zero-shot study: the errors of a model and of baselines in one unseen environment."""
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from trajworld.data.resolve import open_dataset
@@ -45,7 +47,7 @@ def predict_unseen(settings: Mapping[str, Any], places: Mapping[str, str]) -> li
         predictor and predicted variate: its mean ``error`` over all windows, the error of a predictor that knows the
         right bin and answers with its centre (``bin_error``, a quarter of a bin), both in standard deviations; the mean
         absolute ``change`` from row to row in bins; and, the same in all of them, the share of the tested values
-        ``outside`` the ranges.
+        ``outside`` the ranges. Of a model without bins ``bin_error`` and ``change`` are NaN.
     """
     model, one_step = _loaded(places["init"], settings["init"]["digest"], settings["unpadded"])
     dataset = open_dataset(places["data"])
@@ -65,26 +67,19 @@ def predict_unseen(settings: Mapping[str, Any], places: Mapping[str, str]) -> li
                 for number, count, error in zip(numbers, counts, sums / counts, strict=True)
             ]
             by_variate[name] = absolute.mean(axis=0) / scale
-    predicted = dataset.observation_size + 1
-    bins = (halves.support.upper - halves.support.lower)[:predicted].astype(np.float64) / getattr(
-        model.sizes, "bins", 256
-    )
+    predicted, bins = dataset.observation_size + 1, getattr(model.sizes, "bins", math.nan)
+    ranges = (halves.support.upper - halves.support.lower)[:predicted].astype(np.float64)
     values, _ = gather_windows(dataset, halves.tested.ends, halves.tested.first, 2)
-    change = np.abs(np.diff(values[..., :predicted].astype(np.float64), axis=1)).mean(axis=(0, 1)) / bins
-    names = variate_names(dataset)[:predicted]
+    change = np.abs(np.diff(values[..., :predicted].astype(np.float64), axis=1)).mean(axis=(0, 1))
+    facts = pd.DataFrame({
+        "context": settings["contexts"][-1],
+        "variate": variate_names(dataset)[:predicted],
+        "bin_error": ranges / bins / 4 / scale,
+        "change": change / (ranges / bins),
+        "outside": halves.outside,
+    })  # fmt: skip
     for predictor, errors in by_variate.items():
-        rows += [
-            {
-                "predictor": predictor,
-                "context": settings["contexts"][-1],
-                "variate": names[place],
-                "error": errors[place],
-                "bin_error": bins[place] / 4 / scale[place],
-                "change": change[place],
-                "outside": halves.outside,
-            }
-            for place in range(predicted)
-        ]
+        rows += facts.assign(predictor=predictor, error=errors).to_dict("records")
     return rows
 
 

@@ -1,11 +1,46 @@
-"""How much less data, and how many steps fewer, fine-tuning needs to reach an error of training from scratch."""
+"""Fine-tuning against training from scratch: the runs with the chosen learning rates, and what fine-tuning saves."""
 
 import math
 
 import numpy as np
 import pandas as pd
 
-FINE_TUNED, FROM_SCRATCH = "fine-tuned", "from scratch"
+SIDES = FROM_SCRATCH, FINE_TUNED = ("from scratch", "fine-tuned")
+GROUP = ["transitions", "environment", "side"]
+"""What the runs of a group have in common: they are tried with several learning rates."""
+
+_OF_RUNS = ["learning_rate", "seed", "step", "mae_std", "nll", "holdout_loss", "diverged", "seen"]
+
+
+def rows_of(table: pd.DataFrame, task: str = "train_and_measure") -> pd.DataFrame:
+    """The rows of a task, with the columns of training runs even where none is finished."""
+    columns = dict.fromkeys([*table.columns, "task", *GROUP, *_OF_RUNS])
+    table = table.reindex(columns=list(columns))
+    return table[table["task"] == task].astype({"diverged": bool})
+
+
+def chosen_rate(rows: pd.DataFrame, rates: int) -> float | None:
+    """The learning rate with the lowest last holdout loss of the first seed, of those with which no seed diverged.
+
+    Args:
+        rows: Of the runs of one group.
+        rates: How many the first seed tries; until it has, none is chosen.
+    """
+    first = rows[rows["seed"] == rows["seed"].min()]
+    if first["learning_rate"].nunique() < rates:
+        return None
+    first = first[~first["learning_rate"].isin(rows.loc[rows["diverged"], "learning_rate"])]
+    last = first[first["step"] == first["step"].max()]
+    return float(last.loc[last["holdout_loss"].idxmin(), "learning_rate"]) if len(last) else None
+
+
+def chosen_runs(table: pd.DataFrame, rates: int, seeds: int) -> pd.DataFrame:
+    """The rows of the runs with the chosen rate, of the groups of which all ``seeds`` are finished with it."""
+    runs, found = rows_of(table), []
+    for _, rows in runs.groupby(GROUP, sort=False):
+        chosen = rows[rows["learning_rate"] == chosen_rate(rows, rates)]
+        found += [chosen] if chosen["seed"].nunique() == seeds else []
+    return pd.concat(found) if found else runs.head(0)
 
 
 def savings(scratch: pd.DataFrame, tuned: pd.DataFrame, target: float) -> dict[str, dict[str, float]]:
@@ -26,11 +61,9 @@ def savings(scratch: pd.DataFrame, tuned: pd.DataFrame, target: float) -> dict[s
     most, last = scratch.index[-1], scratch.columns[-1]
     amount = _first(scratch[last], target)
     amount = amount if math.isfinite(amount) else _first(scratch.min(axis=1), target)
+    at_any_step = {"at any step": _first(tuned.min(axis=1), target)}
     return {
-        "transitions": {
-            **_needs(amount, tuned[last], target),
-            "at any step": _first(tuned.min(axis=1), target),
-        },
+        "transitions": _needs(amount, tuned[last], target) | at_any_step,
         "steps": _needs(_first(scratch.loc[most], target), tuned.loc[most], target),
     }
 
@@ -59,9 +92,5 @@ def _first(errors: "pd.Series[float]", target: float) -> float:
 def _needs(scratch: float, errors: "pd.Series[float]", target: float) -> dict[str, float]:
     tuned = _first(errors, target)
     factor = scratch / tuned if tuned else math.inf if scratch else 1.0
-    return {
-        FROM_SCRATCH: scratch,
-        FINE_TUNED: tuned,
-        "≈": interpolated(errors, target),
-        "factor": factor,
-    }
+    about = interpolated(errors, target)
+    return {FROM_SCRATCH: scratch, FINE_TUNED: tuned, "≈": about, "factor": factor}
