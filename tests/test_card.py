@@ -60,6 +60,7 @@ def test_the_numbers_are_those_of_the_records(run: Path, tmp_path: Path) -> None
     ]
     for fact in (
         f"| parameters | {record['parameters']:,} |",
+        "| blocks | 1 |\n| width | 8 |\n| heads | 2 |\n| window, rows | 4 |",
         "| steps | 16; until step 12 planned: 12 |",
         f"| weights | of step {best['step']}, where",
         "| windows seen | 64 |",

@@ -76,11 +76,6 @@ def collect_data(
 
     Where only one of the two datasets of an environment is there, both are made again: they are parts of one
     collection, and an episode that is in both would leak.
-
-    Raises:
-        UsageError: There is no such environment.
-        TrajWorldError: It cannot start, a dataset is there but was made otherwise, the two were made with different
-            versions, or the disk is full.
     """
     missing = [job for job in (_job(name, pool) for name in environments) if not _is_there(job)]
     check_families(missing)
@@ -92,11 +87,8 @@ def collect_data(
 
 
 def check_draws(data: StudyData, sizes: Sequence[int], seeds: int) -> None:
-    """Refuse at once what would fail hours later: draws of ``sizes`` transitions with each seed from 0 on.
-
-    Raises:
-        UsageError: Some draw is a single episode, of which none can be held out.
-        TrajWorldError: Nothing varies in the test set, so that an error in standard deviations has no meaning.
+    """Refuse at once what would fail hours later: draws, with each seed from 0 on, of which none can be held out, and a
+    test set in which nothing varies.
     """
     if not varying(data.test)[1].any():
         raise TrajWorldError(
@@ -159,12 +151,7 @@ def _test_id(pool: str) -> str:
 
 
 def _is_there(job: Job) -> bool:
-    """Whether both datasets are there, and are of one collection of this recipe.
-
-    Raises:
-        TrajWorldError: One that is there is not of this recipe, or the two are of different versions of what decides
-            which episodes a recipe gives.
-    """
+    """Whether both datasets are there; those that are there must be of one collection of this recipe."""
     paths = [dataset_path(one) for one in (_test_id(job.dataset_id), job.dataset_id)]
     found = [read_json(path / "data" / "metadata.json").get(_KEY) or {} for path in paths if path.exists()]
     remove = f"remove {' and '.join(map(str, paths))}"

@@ -22,9 +22,7 @@ def rows_of(table: pd.DataFrame, task: str = "train_and_measure") -> pd.DataFram
 def chosen_rate(rows: pd.DataFrame, rates: int) -> float | None:
     """The learning rate with the lowest last holdout loss of the first seed, of those with which no seed diverged.
 
-    Args:
-        rows: Of the runs of one group.
-        rates: How many the first seed tries; until it has, none is chosen.
+    ``rows`` are of the runs of one group; until the first seed has tried all ``rates``, none is chosen.
     """
     first = rows[rows["seed"] == rows["seed"].min()]
     if first["learning_rate"].nunique() < rates:
@@ -46,10 +44,7 @@ def chosen_runs(table: pd.DataFrame, rates: int, seeds: int) -> pd.DataFrame:
 def savings(scratch: pd.DataFrame, tuned: pd.DataFrame, target: float) -> dict[str, dict[str, float]]:
     """What both sides need to have at most the error ``target``, each the least of the measured amounts.
 
-    Args:
-        scratch: Errors from scratch, by transitions (rows) and steps (columns), both ascending.
-        tuned: Errors of the fine-tuned model, likewise.
-        target: One of the errors from scratch on the most transitions.
+    ``scratch`` and ``tuned`` are errors by transitions (rows) and steps (columns), both ascending.
 
     Returns:
         Of ``transitions`` (after the last step; from scratch at any step, where the last has lost the target again) and

@@ -162,28 +162,22 @@ class Quickstart:
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """Both sides at every size and rate, and what predicts without training."""
-        data = self._data
         of: dict[str, Any] = {"windows": self.windows, "windows_seed": self.seed}
+        schedule: dict[str, Any] = {"warmup_steps": self.steps // 20, "decay_steps": self.steps}
+        run: dict[str, Any] = {
+            "steps": (self.steps,),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "keep": True,
+        }
         runs = [
-            training_cell(
-                data,
-                start,
-                transitions=size,
-                steps=(self.steps,),
-                learning_rate=rate,
-                seed=self.seed,
-                batch_size=self.batch_size,
-                keep=True,
-                warmup_steps=self.steps // 20,
-                decay_steps=self.steps,
-                **of,
-            )
+            training_cell(self._data, start, transitions=size, learning_rate=rate, **run, **schedule, **of)
             for size in self.sizes
             for start in (self._model, self._model.sizes)
             for rate in self.learning_rates
         ]
-        zero = zero_shot_cell(data, self._model, transitions=self.sizes[0], seed=self.seed, **of)
-        return [copying_cell(data, **of), zero, *runs]
+        zero = zero_shot_cell(self._data, self._model, transitions=self.sizes[0], seed=self.seed, **of)
+        return [copying_cell(self._data, **of), zero, *runs]
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """The errors of the chosen runs, and all runs."""

@@ -51,11 +51,7 @@ class Pretrained(NamedTuple):
 
 
 def pretrained(name: str) -> Pretrained:
-    """Read a model by its name; see :func:`trajworld.models.names.find_model`.
-
-    Raises:
-        TrajWorldError: There is no such model, or its file is damaged.
-    """
+    """Read a model by its name; see :func:`trajworld.models.names.find_model`."""
     path = find_model(name)
     model = load_model(path)
     return Pretrained(path, weights_digest(model), model.sizes)
@@ -76,21 +72,12 @@ def training_cell(
     keep: bool = False,
     **training: float | str,
 ) -> Cell:
-    """A cell of :func:`train_and_measure`.
+    """A cell of :func:`train_and_measure`: a model that is fine-tuned, or one of ``start``'s sizes from scratch.
 
-    Args:
-        data: The pool to draw from, and the test set.
-        start: The model to fine-tune, or the sizes of one to train from scratch.
-        transitions: Of the data that the run is given, holdout included.
-        steps: Steps at which the error is measured, ascending; the last is where training ends.
-        learning_rate: Its peak.
-        seed: Of which episodes the run is given, the initial weights, batches and dropout.
-        batch_size: Windows in a batch.
-        windows: At most n windows of the test set are predicted, drawn with ``windows_seed``.
-        windows_seed: Of their choice.
-        targets: Of the loss.
-        keep: Whether the final weights are kept as the cell's file ``.keras``.
-        **training: Other fields of :class:`~trajworld.training.config.TrainingConfig`.
+    It is given ``transitions`` of the pool, holdout included. At ``steps``, which ascend and end the training, at most
+    ``windows`` of the test set are predicted. ``seed`` decides on its episodes, initial weights, batches and dropout;
+    ``keep`` keeps the final weights as the cell's file ``.keras``; ``training`` are other fields of
+    :class:`~trajworld.training.config.TrainingConfig`.
     """
     given, sizes = (start, start.sizes) if isinstance(start, Pretrained) else (None, start)
     settings = {
@@ -145,10 +132,6 @@ def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) ->
     ``holdout_transitions``, ``seen`` (whether the training of the model that is fine-tuned had this environment),
     ``seconds`` since the run began, and ``diverged``. A run whose loss is no longer finite
     ends with a row without errors whose ``diverged`` is true, at the step where that was found.
-
-    Raises:
-        TrajWorldError: The model does not fit the data, or a file cannot be written.
-        KeyboardInterrupt: Ctrl-C.
     """
     steps, began = settings["steps"], time.perf_counter()
     config = _config(settings, places)

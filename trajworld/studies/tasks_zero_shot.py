@@ -36,18 +36,12 @@ _SHORT = 8
 def predict_unseen(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
     """Predict the same windows of one environment from contexts of several lengths, by the model and by baselines.
 
-    Args:
-        settings: ``contexts`` (ascending numbers of rows), ``most_windows``, ``unpadded`` (whether short contexts are
-            given without padding), ``seed`` of the split and the draw, and digests of the data and the model.
-        places: ``data`` (a dataset) and ``init`` (the model's file).
-
-    Returns:
-        A row for each predictor, context and tested episode: ``windows``, and their mean ``error`` in standard
-        deviations of each variate, averaged over the variates that vary. And at the longest context a row for each
-        predictor and predicted variate: its mean ``error`` over all windows, the error of a predictor that knows the
-        right bin and answers with its centre (``bin_error``, a quarter of a bin), both in standard deviations; the mean
-        absolute ``change`` from row to row in bins; and, the same in all of them, the share of the tested values
-        ``outside`` the ranges. Of a model without bins ``bin_error`` and ``change`` are NaN.
+    A row for each predictor, context and tested episode: ``windows``, and their mean ``error`` in standard deviations
+    of each variate, averaged over the variates that vary. And at the longest context a row for each predictor and
+    predicted variate: its mean ``error`` over all windows, the error of a predictor that knows the right bin and
+    answers with its centre (``bin_error``, a quarter of a bin), both in standard deviations; the mean absolute
+    ``change`` from row to row in bins; and, the same in all of them, the share of the tested values ``outside`` the
+    ranges. Of a model without bins ``bin_error`` and ``change`` are NaN.
     """
     model, one_step = _loaded(places["init"], settings["init"]["digest"], settings["unpadded"])
     dataset = open_dataset(places["data"])

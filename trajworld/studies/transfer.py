@@ -38,7 +38,7 @@ _ENVIRONMENTS = ("gymnasium/Hopper-v5", "gymnasium/HalfCheetah-v5", "gymnasium/W
 _LEAST_POOL = 80_000
 # The cosine's end, so far away that the rate stays constant: the errors of one run at its steps are those that shorter
 # runs would have had at their ends.
-_NEVER = 10**9
+_SCHEDULE: dict[str, Any] = {"warmup_steps": 20, "decay_steps": 10**9, "holdout_windows": 512}
 
 
 @dataclass(frozen=True)
@@ -169,23 +169,16 @@ class Transfer:
         return [*copies, *behaviours, *first, *others]
 
     def _run(self, transitions: int, environment: str, side: str, rate: float, seed: int) -> Cell:
-        start = self._model if side == FINE_TUNED else None
         sizes = kind_of(DEFAULT).preset(self.preset or "small") if self._model is None else self._model.sizes
-        return training_cell(
-            self._data[environment],
-            start or sizes,
-            transitions=transitions,
-            steps=self.steps,
-            learning_rate=rate,
-            seed=seed,
-            batch_size=self.batch_size,
-            windows=self.windows,
-            targets=self.targets,
-            keep=self.weights,
-            warmup_steps=20,
-            decay_steps=_NEVER,
-            holdout_windows=512,
-        )
+        start = self._model if side == FINE_TUNED and self._model else sizes
+        run: dict[str, Any] = {
+            "transitions": transitions,
+            "learning_rate": rate,
+            "seed": seed,
+            "keep": self.weights,
+        }
+        given = {name: getattr(self, name) for name in ("steps", "batch_size", "windows", "targets")}
+        return training_cell(self._data[environment], start, **run, **given, **_SCHEDULE)
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Errors, what fine-tuning needs for the error from scratch, and what the pools are like."""

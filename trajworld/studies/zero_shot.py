@@ -124,7 +124,9 @@ class ZeroShot:
 
     def prepare(self, workers: int, say: Callable[[str], None]) -> None:
         """Refuse a model that has seen one of the environments, then collect and convert what is not there yet."""
-        _ = self._cells_without_data
+        for member in self._members:
+            check_unseen(self._model.identity, member.environment)
+        _ = self._common
         if not self.corpus:
             self._collect(workers, say)
         _ = self._cells
@@ -180,37 +182,32 @@ class ZeroShot:
         return {"Error by rows of context": figure}
 
     @cached_property
-    def _cells(self) -> list[Cell]:
-        cells = []
-        for cell in self._cells_without_data:
-            dataset = open_dataset(cell.places["data"])
-            found = {**cell.settings, "variates": dataset.num_variates, "data": {"content": dataset.content}}
-            cells.append(Cell(cell.task, found, {**cell.places, "data": str(dataset.path)}))
-        return cells
+    def _model(self) -> Any:
+        return load_model(find_model(self.model))
 
     @cached_property
-    def _cells_without_data(self) -> list[Cell]:
-        """The cells, before their datasets need to be there; families together."""
-        file = find_model(self.model)
-        model = load_model(file)
-        window = model.sizes.window
+    def _common(self) -> dict[str, Any]:
+        """The settings that all cells have in common."""
+        window = self._model.sizes.window
         default = (*(context for context in CONTEXTS if context < window - 1), window - 1)
-        common = {
-            "init": {"digest": weights_digest(model)},
+        return {
+            "init": {"digest": weights_digest(self._model)},
             "contexts": list(check_contexts(self.contexts or default, window)),
             "unpadded": self.unpadded,
             "most_windows": self.windows,
             "seed": self.seed,
         }
+
+    @cached_property
+    def _cells(self) -> list[Cell]:
         families: dict[str, list[Cell]] = {}
         for member in self._members:
-            about = {
-                "environment": member.environment,
-                "family": family_of(member.environment, member.source),
-                "unseen": "yes" if check_unseen(model.identity, member.environment) else "not known",
-            }
-            places = {"init": str(file), "data": member.dataset_id}
-            families.setdefault(about["family"], []).append(Cell(predict_unseen, about | common, places))
+            dataset, family = open_dataset(member.dataset_id), family_of(member.environment, member.source)
+            unseen = "yes" if check_unseen(self._model.identity, member.environment) else "not known"
+            settings = {"environment": member.environment, "family": family, "unseen": unseen, **self._common}
+            settings |= {"variates": dataset.num_variates, "data": {"content": dataset.content}}
+            places = {"init": str(find_model(self.model)), "data": str(dataset.path)}
+            families.setdefault(family, []).append(Cell(predict_unseen, settings, places))
         return list(itertools.chain(*families.values()))
 
     @cached_property
@@ -222,15 +219,12 @@ class ZeroShot:
                 for row in select(read_table(), self.only, UNSEEN)
             ]
         members = select(read_manifest(self.corpus), self.only, UNSEEN)
-        if not members:
-            raise TrajWorldError(
-                f"the corpus {self.corpus} has no unseen environments: its table gives none that role"
-            )
         missing = [one.dataset_id for one in members if not dataset_path(one.dataset_id).exists()]
-        if missing:
+        if missing or not members:
             raise TrajWorldError(
-                f"the corpus {self.corpus} lacks {len(missing)} of {len(members)} unseen datasets, {missing[0]} among "
-                f"them: `trajworld data collect-corpus --name {self.corpus} --role {UNSEEN}` makes them"
+                f"the corpus {self.corpus} lacks {len(missing)} of {len(members)} unseen datasets"
+                f"{f', {missing[0]} among them' if missing else ''}: `trajworld data collect-corpus --name "
+                f"{self.corpus} --role {UNSEEN}` makes them"
             )
         return members
 
@@ -263,16 +257,10 @@ def family_of(environment: str, source: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The errors in one environment, or their means over the environments of a family.
+    """The errors in one environment, or their means over the environments of a family, which has no ``variates``.
 
-    Attributes:
-        title: Its name; of a family only where it is of several environments.
-        members: How many environments.
-        errors: Columns are (predictor, context); the first row are the means, the others the bootstrap's replicates.
-        episodes: How many were tested, in the environment that has the fewest.
-        facts: ``bin_error``, ``change`` and ``outside``, means over variates and environments.
-        unseen: ``yes`` or ``not known``.
-        variates: M; None of a family.
+    The columns of ``errors`` are (predictor, context); its first row are the means, the others the bootstrap's
+    replicates. ``episodes`` are those of the environment that has the fewest; ``facts`` are means over variates.
     """
 
     title: str

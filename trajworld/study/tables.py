@@ -32,16 +32,13 @@ def bootstrap(
     seed: int | Sequence[int],
     replicates: int = 1000,
 ) -> NDArray[np.float64]:
-    """Replicates of means over episodes, which are the independent unit: they are drawn anew with replacement.
+    """Replicates ``[R, ...]`` of means over episodes, which are the independent unit: drawn anew with replacement.
 
     Args:
         sums: ``[E, ...]``: the sum of each episode's values; columns stay paired.
         counts: ``[E]``: how many values each sum is of.
         seed: Of the draws.
         replicates: R.
-
-    Returns:
-        ``[R, ...]`` means.
     """
     episodes = len(counts)
     drawn = np.random.default_rng(seed).multinomial(
