@@ -1,5 +1,6 @@
 """The study of transfer: rates, factors, data, training runs that are measured, and a whole study by the CLI."""
 
+import itertools
 import json
 import math
 import shutil
@@ -47,7 +48,9 @@ STUDY = Transfer(
 
 def study_data(folder: Path) -> StudyData:
     pool = open_dataset(store(folder / "pool", lengths=(9, 7, 8, 9, 6, 9, 5, 8)))
-    return StudyData(ENVIRONMENT, pool, open_dataset(store(folder / "test", lengths=(9, 7, 8), seed=1)))
+    # Of the same folder's name, which names the environment.
+    test = open_dataset(store(folder / "test" / "pool", lengths=(9, 7, 8), seed=1))
+    return StudyData(ENVIRONMENT, pool, test)
 
 
 @pytest.fixture
@@ -103,12 +106,9 @@ def test_every_rate_once_and_then_the_best_and_nothing_twice(study: Transfer, tm
     engine = AnsweringEngine(answer(), slots=2)
     table = table_of(study, tmp_path, engine)
     ran = [(one["side"], one["transitions"], one["learning_rate"], one["seed"]) for one in engine.ran]
-    assert sorted(ran) == sorted(
-        (side, size, rate, seed)
-        for side in (FROM_SCRATCH, FINE_TUNED)
-        for size in (20, 40)
-        for rate, seed in ((1e-3, 0), (1e-2, 0), (1e-2, 1), (1e-2, 2))
-    )
+    runs = ((1e-3, 0), (1e-2, 0), (1e-2, 1), (1e-2, 2))
+    groups = itertools.product((FROM_SCRATCH, FINE_TUNED), (20, 40), runs)
+    assert sorted(ran) == sorted((side, size, *run) for side, size, run in groups)
     # The first seed of everything comes first.
     assert [seed for *_, seed in ran] == [0] * 8 + [1, 2] * 4
     again = AnsweringEngine(answer())
@@ -204,20 +204,21 @@ def test_interpolation_is_exact_on_a_power_law() -> None:
     [
         ("", "name the model to fine-tune with --model, or choose --side scratch"),
         ("--model trajworld-small --preset tiny", "leave out --preset"),
-        ("--side scratch --sizes 4,2", "sizes must ascend from 1 or more, not 4, 2"),
-        ("--side scratch --steps 0", "the last of the steps must be at least 1"),
-        ("--side scratch --environments Hopper-v5,gymnasium/Hopper-v5", "each once"),
-        ("--side scratch --learning-rates 0", "must be above 0"),
-        ("--side scratch --batch-size 0", "batch size must be at least 1, not 0"),
-        ("--side scratch --pool 10", "10 transitions collected cannot give 64000"),
-        ("--side scratch --sizes 1k,2k", "is not a list of int"),
+        ("--sizes 4,2", "sizes must ascend from 1 or more, not 4, 2"),
+        ("--steps 0", "the last of the steps must be at least 1"),
+        ("--environments Hopper-v5,gymnasium/Hopper-v5", "each once"),
+        ("--learning-rates 0", "must be above 0"),
+        ("--batch-size 0", "batch size must be at least 1, not 0"),
+        ("--pool 10", "10 transitions collected cannot give 64000"),
+        ("--sizes 1k,2k", "is not a list of int"),
     ],
 )
 def test_mistakes_end_in_one_line(
     arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    side = () if "--model" in arguments + message else ("--side", "scratch")
     with pytest.raises(SystemExit) as ended:
-        main(["study", "run", "transfer", "-o", str(tmp_path / "out"), *arguments.split()])
+        main(["study", "run", "transfer", "-o", str(tmp_path / "out"), *side, *arguments.split()])
     assert ended.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
@@ -234,25 +235,28 @@ def test_a_command_that_is_gone_names_its_successor(capsys: pytest.CaptureFixtur
 def test_a_run_is_measured_as_it_goes_and_may_diverge(tmp_path: Path) -> None:
     data, of = study_data(tmp_path), {"batch_size": 4, "windows": 20, "warmup_steps": 2, "decay_steps": 10**9}
     common = {**of, "transitions": 40, "steps": (0, 2, 5), "seed": 1, "holdout_windows": 16, "keep": True}
-    cell = training_cell(data, TINY, learning_rate=1e-2, **common)
-    result = train_and_measure(cell.settings, cell.places)
+
+    def run(start: Any, rate: float = 1e-2) -> Any:
+        cell = training_cell(data, start, learning_rate=rate, **common)
+        return train_and_measure(cell.settings, cell.places)
+
+    result = run(TINY)
     assert [row["step"] for row in result.rows] == [0, 2, 5]
     assert [row["holdout_loss"] is None for row in result.rows] == [True, False, False]
-    (tmp_path / "scratch.keras").write_bytes(result.files[".keras"])
-    expected = error_of(tmp_path / "scratch.keras", data.test, 20, 0)
+    file = tmp_path / "scratch.keras"
+    file.write_bytes(result.files[".keras"])
+    expected = error_of(file, data.test, 20, 0)
     assert result.rows[-1]["mae_std"] == pytest.approx(expected, rel=1e-4)
     had = [row["training_transitions"] + row["holdout_transitions"] for row in result.rows]
     assert had[0] == had[1] == had[2] <= 40
-    # Fine-tuning begins with the weights that it is given, and has the same data.
-    given = Pretrained(tmp_path / "scratch.keras", "digest", TINY)
-    cell = training_cell(data, given, learning_rate=1e-2, **common)
-    first = train_and_measure(cell.settings, cell.places).rows[0]
+    # Fine-tuning begins with the weights that it is given, and has the same data; that model saw the environment.
+    first = run(Pretrained(file, "digest", TINY)).rows[0]
     assert first["mae_std"] == pytest.approx(expected, rel=1e-4)
     assert first["training_transitions"] == result.rows[0]["training_transitions"]
-    cell = training_cell(data, TINY, learning_rate=1e30, **common)
-    diverged = train_and_measure(cell.settings, cell.places)
+    assert [result.rows[0]["seen"], first["seen"]] == [False, True]
+    diverged = run(TINY, rate=1e30)
     *before, end = diverged.rows
-    assert [row["diverged"] for row in before] == [False] * len(before)
+    assert not any(row["diverged"] for row in before)
     assert (end["diverged"], end["mae_std"], end["holdout_loss"]) == (True, None, None)
     assert end["step"] in (2, 5)
     assert diverged.files == {}

@@ -87,15 +87,9 @@ def write_card(run: Path, output: Path, **options: Any) -> None:
 
 
 def card_for(model: str, address: str, licence: str = "") -> str | None:
-    """The card to publish with a model: the one that ships with it, or one of the run whose model file it is.
+    """The card to publish with a model: the one that ships with it, or one of the run whose model file it is, or None.
 
-    Args:
-        model: The model's name, as :func:`trajworld.models.names.find_model` takes it.
-        address: What it will be loaded by.
-        licence: What the card is to say, see :func:`card`.
-
-    Returns:
-        Markdown; None where neither is there.
+    ``address`` is what the model will be loaded by; for ``licence`` see :func:`card`.
 
     Raises:
         UsageError: A licence is given, but there is no card to write it into.
@@ -113,11 +107,7 @@ def card_for(model: str, address: str, licence: str = "") -> str | None:
 
 
 def read_card(path: Path) -> str:
-    """The text of a card's file.
-
-    Raises:
-        TrajWorldError: It is missing, or no text.
-    """
+    """The text of a card's file."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -30,8 +30,7 @@ from trajworld.evaluation.one_step import varying
 from trajworld.files import read_json
 from trajworld.study.cells import Cell
 
-_NAMESPACE = _KEY = "transfer"
-_SEED = 0
+_KEY = "transfer"
 
 # A search of a minute or two finds gaits; one of a few seconds finds little more than falling forwards.
 _SEARCH = 1_000_000
@@ -60,7 +59,7 @@ class StudyData:
 
 def pool_id(environment: str, transitions: int) -> str:
     """The Minari id of an environment's pool."""
-    return f"{_NAMESPACE}/{parse_name(environment).slug}/pool-{transitions}-v0"
+    return f"{_KEY}/{parse_name(environment).slug}/pool-{transitions}-v0"
 
 
 def open_data(environment: str, pool: int) -> StudyData:
@@ -142,7 +141,7 @@ def _job(environment: str, pool: int) -> Job:
     # Not of the table: no variants are known of it.
     row = row or Row(environment, "", 0, UNSEEN, 1.0, 1.0, "varied", 0.0)
     search, total = round(min(_SEARCH, _SEARCH_PER_TRANSITION * pool)), pool + max(1, pool // 10)
-    recipe = Recipe(environment, row.variants, row.behaviour, search, total, _SEED)
+    recipe = Recipe(environment, row.variants, row.behaviour, search, total, 0)
     return Job(row, recipe, pool_id(environment, pool))
 
 

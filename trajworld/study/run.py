@@ -30,7 +30,6 @@ class Study(Protocol):
 
     def prepare(self, workers: int, say: Say) -> None:
         """Make what the cells need and is not there yet, such as datasets; ``say`` is called with a line of news."""
-        ...
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """The cells, as far as they are known from what is finished; ``table`` is of those that were known before."""
@@ -111,15 +110,10 @@ class RayEngine:
         except ImportError:
             raise TrajWorldError("Ray is not installed: pip install 'trajworld[ray]'") from None
         names = ("KERAS_BACKEND", "MINARI_DATASETS_PATH", "TRAJWORLD_HOME")
-        environment = {name: os.environ[name] for name in names if name in os.environ}
+        environment = {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
+        quiet = {"log_to_driver": False, "include_dashboard": False, "logging_level": logging.ERROR}
         try:
-            ray.init(
-                address=self._address,
-                log_to_driver=False,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": environment},
-            )
+            ray.init(address=self._address, runtime_env=environment, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise TrajWorldError(f"Ray does not start: {str(error).splitlines()[0]}") from None
         self.slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
