@@ -24,7 +24,7 @@ from trajworld.data.store import write_store
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.studies.data import StudyData, check_draws, collect_data, open_data, returns_by_behaviour
-from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH, interpolated, savings
+from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH, savings
 from trajworld.studies.tasks import Pretrained, train_and_measure, training_cell
 from trajworld.studies.transfer import Transfer
 from trajworld.study.cells import Store
@@ -188,15 +188,6 @@ def test_factors_by_hand() -> None:
     more = errors_by((0, 10, 100), {100: [0.9, 0.8, 0.5], 400: [0.9, 0.8, 0.3]})
     found = savings(errors_by((0, 10, 100), {100: [1.0, 0.5, 0.3], 400: [1.0, 0.3, 0.3]}), more, 0.3)
     assert (found["transitions"]["factor"], found["steps"]["factor"]) == (0.25, 0.1)
-
-
-def test_interpolation_is_exact_on_a_power_law() -> None:
-    errors = pd.Series({place: 3 * place**-0.5 for place in (10, 40, 160)})
-    for place in (10.0, 17.0, 40.0, 100.0, 160.0):
-        assert interpolated(errors, 3 * place**-0.5 * (1 + 1e-12)) == pytest.approx(place)
-    # From 0 on the place itself takes the part of its logarithm.
-    assert interpolated(pd.Series({0: 1.0, 8: 0.25}), 0.5) == pytest.approx(4.0)
-    assert interpolated(pd.Series({0: 1.0, 8: 0.25}), 0.2) == math.inf
 
 
 @pytest.mark.parametrize(
