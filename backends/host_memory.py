@@ -1,5 +1,6 @@
 """The host's memory: kept from one step to the next, given back when asked, and how much it was at most."""
 
+import contextlib
 import ctypes
 import gc
 import sys
@@ -7,10 +8,11 @@ from pathlib import Path
 
 # From <malloc.h>: the parameters of mallopt.
 _M_TRIM_THRESHOLD, _M_TOP_PAD, _M_MMAP_MAX, _M_ARENA_MAX = -1, -2, -4, -8
+_SETTINGS = ((_M_ARENA_MAX, 2), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20))
 
 
-def keep_freed_memory() -> bool:
-    """Ask the allocator to reuse freed memory instead of returning it to the system; whether it could be asked.
+def keep_freed_memory() -> None:
+    """Ask the allocator to reuse freed memory instead of returning it to the system.
 
     A training step on the CPU takes and frees hundreds of megabytes of temporary arrays in one piece. The allocator
     maps such a piece afresh each time, so that the kernel clears and faults in each of its pages again: two fifths of a
@@ -19,25 +21,21 @@ def keep_freed_memory() -> bool:
     to lie between such pieces: the next larger one would need room of its own (8.1 GB instead of 4.5 GB in a run with
     six sizes of M, measured).
     """
-    if not sys.platform.startswith("linux"):
-        return False
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return False
-    settings = ((_M_ARENA_MAX, 2), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_TOP_PAD, 64 << 20))
-    return all(mallopt(parameter, value) == 1 for parameter, value in settings)
+    for parameter, value in _SETTINGS:
+        _call("mallopt", parameter, value)
 
 
 def release_freed_memory() -> None:
     """Collect what nothing refers to, and return to the system what :func:`keep_freed_memory` holds back."""
     gc.collect()
-    if not sys.platform.startswith("linux"):
-        return
-    try:
-        ctypes.CDLL(None).malloc_trim(0)
-    except (AttributeError, OSError):
-        return
+    _call("malloc_trim", 0)
+
+
+def _call(name: str, *arguments: int) -> None:
+    """Call a function of the C library, where it has it: that of Linux usually does."""
+    if sys.platform.startswith("linux"):
+        with contextlib.suppress(AttributeError, OSError):
+            getattr(ctypes.CDLL(None), name)(*arguments)
 
 
 def peak_resident_memory() -> int | None:

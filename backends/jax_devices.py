@@ -17,7 +17,6 @@ class JaxDevices(JaxProcesses):
     """The part of :class:`trajworld.backend.Backend` that is about several devices."""
 
     def distribute(self, devices: int | None, batch_size: int, usual: int | None = None) -> Layout:
-        """See the interface."""
         layout = _layout(devices, batch_size, usual)
         if layout.devices == 1:
             keras.distribution.set_distribution(None)
@@ -29,7 +28,6 @@ class JaxDevices(JaxProcesses):
         return layout
 
     def any_process(self, flag: bool) -> bool:
-        """See the interface."""
         spread = keras.distribution.distribution()
         if jax.process_count() == 1 or spread is None:
             return flag
@@ -60,17 +58,14 @@ def jit_over_devices(
     The compiled program computes what one device would: sums over the batch are over the whole batch, and indices into
     it are global. Its results are whole on every device, so that each process can read them.
 
-    Args:
-        function: To compile.
-        replicated: How many of its first arguments every device needs whole.
-        donate_argnums: As ``jax.jit`` takes them.
+    Every device needs the first ``replicated`` arguments whole.
     """
     spread = keras.distribution.distribution()
     if spread is None:
         return jax.jit(function, donate_argnums=donate_argnums)
     every, shared = _shardings(spread.device_mesh.backend_mesh)
-    compiled = jax.jit(function, donate_argnums=donate_argnums, out_shardings=every)
     parts = spread.device_mesh.devices.size
+    compiled = jax.jit(function, donate_argnums=donate_argnums, out_shardings=every)
 
     def call(*arguments: Any) -> Any:
         whole, arrays = arguments[:replicated], arguments[replicated:]
@@ -109,7 +104,6 @@ def _shardings(mesh: Any) -> tuple[Any, Any]:
 
 
 def _layout(devices: int | None, batch_size: int, usual: int | None) -> Layout:
-    """How many devices to take."""
     processes, process = jax.process_count(), jax.process_index()
     kind, found = jax.devices()[0].platform, jax.device_count()
     if processes > 1:
@@ -127,12 +121,9 @@ def _layout(devices: int | None, batch_size: int, usual: int | None) -> Layout:
         hint = f": JAX_NUM_CPU_DEVICES={devices} divides one processor" if kind == "cpu" else ""
         raise UsageError(f"JAX finds {found} {kind} device{'s' * (found > 1)} here, not {devices}{hint}")
     if batch_size % devices:
+        near = max(1, round(batch_size / devices)) * devices
         raise UsageError(
             f"a batch of {batch_size} windows cannot be shared out evenly to {devices} devices: choose a batch size "
-            f"that is a multiple of {devices}, such as {_nearest_multiple(batch_size, devices)}"
+            f"that is a multiple of {devices}, such as {near}"
         )
     return Layout(devices, processes, process)
-
-
-def _nearest_multiple(number: int, of: int) -> int:
-    return max(1, round(number / of)) * of

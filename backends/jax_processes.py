@@ -33,7 +33,6 @@ class JaxProcesses:
         self._turns = itertools.count()
 
     def join(self, coordinator: str, processes: int | None = None, process: int | None = None) -> None:
-        """See the interface."""
         # Not keras.distribution.initialize: beside calling this it draws a seed that nothing here uses, by importing
         # every framework that is installed.
         given: dict[str, Any] = {}
@@ -55,7 +54,6 @@ class JaxProcesses:
             threading.Thread(target=_end_when_another_failed, daemon=True).start()
 
     def leave(self, problem: str | None = None) -> None:
-        """See the interface."""
         client = _client()
         if client is None:
             return
@@ -71,13 +69,12 @@ class JaxProcesses:
             time.sleep(_SECONDS_TO_END)
 
     def lead_first(self, action: Callable[[], _T]) -> _T:
-        """See the interface."""
         client, processes, mine = _client(), jax.process_count(), jax.process_index()
         if client is None or processes == 1:
             return action()
         turn = f"trajworld/turn-{next(self._turns)}"
         if mine > 0:
-            _check(_wait_for(client, f"{turn}/0"), 0)
+            _hear(client, turn, 0)
         try:
             done = action()
         except TrajWorldError as error:
@@ -86,7 +83,7 @@ class JaxProcesses:
         client.key_value_set(f"{turn}/{mine}", "")
         for process in range(processes):
             if process != mine:
-                _check(_wait_for(client, f"{turn}/{process}"), process)
+                _hear(client, turn, process)
         return done
 
 
@@ -126,13 +123,17 @@ def _client() -> Any:
     return global_state.client
 
 
-def _wait_for(client: Any, key: str) -> str:
-    """The text of a key, as soon as it is there; Ctrl-C can interrupt, as it could not a wait inside the client."""
-    while True:
-        text = _read(client, key)
-        if text is not None:
-            return text
+def _hear(client: Any, turn: str, process: int) -> None:
+    """Wait until another process has taken its turn, and raise what it raised.
+
+    Ctrl-C can interrupt, as it could not a wait inside the client.
+    """
+    while (answer := _read(client, f"{turn}/{process}")) is None:
         time.sleep(0.02)
+    if answer:
+        code, _, text = answer.partition(" ")
+        kind = UsageError if int(code) == UsageError.exit_code else TrajWorldError
+        raise kind(f"process {process}: {text}")
 
 
 def _read(client: Any, key: str) -> str | None:
@@ -142,14 +143,6 @@ def _read(client: Any, key: str) -> str | None:
         if "NOT_FOUND" in str(error):
             return None
         raise TrajWorldError(f"the coordinator cannot be reached: {_first_line(error)}") from None
-
-
-def _check(answer: str, process: int) -> None:
-    """Raise what another process has raised."""
-    if answer:
-        code, _, text = answer.partition(" ")
-        kind = UsageError if int(code) == UsageError.exit_code else TrajWorldError
-        raise kind(f"process {process}: {text}")
 
 
 def _end_when_another_failed() -> None:

@@ -1,6 +1,5 @@
 """TensorFlow: graphs compiled by XLA; variables hold the state, so nothing needs writing back."""
 
-import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,22 +9,28 @@ from tensorflow.python.eager import context
 from trajworld.backend import Device, Tensor
 
 from .host_memory import peak_resident_memory, release_freed_memory
-from .one_device import OneDevice
+from .one_device import InPlaceStep, OneDevice, tensors
+
+# Each size of M is traced once; TensorFlow warns of that.
+tf.get_logger().addFilter(lambda record: "triggered tf.function retracing" not in record.getMessage())
 
 
-def _is_news(record: logging.LogRecord) -> bool:
-    """Whether a message of TensorFlow's is worth a line: each size of M is traced once, and it warns of that."""
-    return "triggered tf.function retracing" not in record.getMessage()
+class TensorFlowBackend(OneDevice):
+    """See :class:`trajworld.backend.Backend`."""
 
+    name = "tensorflow"
 
-tf.get_logger().addFilter(_is_news)
+    def compile(self, function: Callable[..., Any], model: Any) -> Callable[..., Any]:
+        compiled = tf.function(function, jit_compile=True, autograph=False)
+        # Tensors: a call is traced for its shapes, not for its values.
+        return lambda *arrays: compiled(*tensors(arrays))
 
+    def product(self, x: Tensor, kernel: Tensor) -> Tensor:
+        return tf.matmul(x, kernel)
 
-class _TensorFlowTrainingStep:
-    def __init__(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> None:
+    def training_step(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> InPlaceStep:
         variables = model.trainable_variables
         optimizer.build(variables)
-        self._optimizer = optimizer
 
         @tf.function(jit_compile=True, reduce_retracing=False)
         def step(*arrays: Any) -> Tensor:
@@ -38,32 +43,7 @@ class _TensorFlowTrainingStep:
             optimizer.apply(gradients, variables)
             return value
 
-        self._step = step
-
-    def __call__(self, learning_rate: float, *arrays: Any) -> Tensor:
-        self._optimizer.learning_rate = learning_rate
-        return self._step(*_tensors(arrays))
-
-    def write_back(self) -> None:
-        """Nothing to do: the step updates the variables in place."""
-
-
-class TensorFlowBackend(OneDevice):
-    """See :class:`trajworld.backend.Backend`."""
-
-    name = "tensorflow"
-
-    def compile(self, function: Callable[..., Any], model: Any) -> Callable[..., Any]:
-        compiled = tf.function(function, jit_compile=True, autograph=False)
-        return lambda *arrays: compiled(*_tensors(arrays))
-
-    def product(self, x: Tensor, kernel: Tensor) -> Tensor:
-        return tf.matmul(x, kernel)
-
-    def training_step(
-        self, model: Any, optimizer: Any, loss: Callable[..., Tensor]
-    ) -> _TensorFlowTrainingStep:
-        return _TensorFlowTrainingStep(model, optimizer, loss)
+        return InPlaceStep(optimizer, step)
 
     def wait(self, value: Any) -> None:
         # Reading a tensor is what waits for it; the values themselves are not needed.
@@ -84,13 +64,6 @@ class TensorFlowBackend(OneDevice):
     def free_memory(self) -> None:
         context.context().clear_kernel_cache()
         release_freed_memory()
-
-
-def _tensors(arrays: Any) -> Any:
-    """NumPy arrays as tensors, so that a call is traced for its shapes and not for its values; None stays."""
-    return tf.nest.map_structure(
-        lambda array: array if array is None else tf.convert_to_tensor(array), arrays
-    )
 
 
 BACKEND = TensorFlowBackend()

@@ -2,10 +2,11 @@
 
 import functools
 import platform
-from pathlib import Path
 from typing import Any
 
 import torch
+
+from .processor import processor_lines
 
 # What torch.compile makes of a linear layer on the CPU; there is no other way to oneDNN for float32.
 _LINEAR = (
@@ -28,9 +29,7 @@ def _one_dnn_is_faster() -> bool:
     """
     if _LINEAR is None or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    processors = Path("/proc/cpuinfo")
-    described = processors.read_text(errors="replace") if processors.is_file() else platform.processor()
-    return "AuthenticAMD" in described
+    return "AuthenticAMD" in "".join([platform.processor(), *processor_lines("vendor_id")])
 
 
 class _OneDnnProduct(torch.autograd.Function):

@@ -3,31 +3,23 @@
 import os
 import signal
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from trajworld.benchmarks.cases import cases
-from trajworld.benchmarks.results import machine_info
+from trajworld.backend import active_backend
+from trajworld.benchmarks.cases import Case, cases
+from trajworld.benchmarks.measure import Measured, keep, peaks, timed
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add the suites' options."""
     group = parser.getgroup("trajworld")
-    group.addoption(
-        "--quick",
-        action="store_true",
-        help="Few cases and rounds, as `trajworld study run backends --quick`.",
-    )
-    group.addoption(
-        "--arrays", type=Path, metavar="FILE", help="Where the accuracy suite leaves its arrays (.npz)."
-    )
-    group.addoption(
-        "--end-with-parent",
-        action="store_true",
-        help="End, with all that was started, at standard input's end.",
-    )
+    group.addoption("--quick", action="store_true", help="Few cases and rounds, as in the study's --quick.")
+    group.addoption("--arrays", type=Path, help="Where the accuracy suite leaves its arrays (.npz).")
+    group.addoption("--end-with-parent", action="store_true", help="End, with all that was started, at EOF.")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -44,8 +36,8 @@ def _end_with_parent() -> None:
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Give a test that takes a ``case`` each of its suite's."""
     if "case" in metafunc.fixturenames:
-        found = cases(metafunc.module.SUITE, metafunc.config.getoption("--quick"))
-        metafunc.parametrize("case", found, ids=str)
+        suite = metafunc.definition.path.stem.removeprefix("test_")
+        metafunc.parametrize("case", cases(suite, metafunc.config.getoption("--quick")), ids=str)
 
 
 @pytest.fixture(scope="session")
@@ -54,39 +46,27 @@ def quick(request: pytest.FixtureRequest) -> bool:
     return bool(request.config.getoption("--quick"))
 
 
-@pytest.fixture(scope="session")
-def peak_meter() -> Any:
-    """What measures the machine's matrix-product peak."""
-    from trajworld.benchmarks.measure import PeakMeter
-
-    return PeakMeter()
-
-
 @pytest.fixture
-def peak(peak_meter: Any) -> Any:
-    """The peak just before a case: on a shared machine it changes from one minute to the next."""
-    return peak_meter()
+def measured(benchmark: Any, case: Case, quick: bool) -> Iterator[Measured]:
+    """What times a call and keeps what follows, beside the peak: on a shared machine that changes by the minute."""
+    peak = peaks()
 
+    def measure(name: str, run: Any, first: float | None = None, **facts: Any) -> None:
+        seconds = timed(benchmark, run, quick)
+        keep(benchmark, name, case, first=seconds if first is None else first, **peak, **facts)
 
-@pytest.fixture(autouse=True)
-def fresh_memory(request: pytest.FixtureRequest) -> Any:
-    """Free what a case leaves behind, so that the next one meets the memory that it would meet alone.
-
-    Not in a quick run: making the next model would compile again what all models share.
-    """
-    yield
-    if "peak" in request.fixturenames and not request.config.getoption("--quick"):
-        from trajworld.backend import active_backend
-
+    yield measure
+    # The next case meets the memory that it would meet alone. Not in a quick run: making the next model would compile
+    # again what all models share.
+    if not quick:
         active_backend().free_memory()
 
 
-def pytest_benchmark_generate_machine_info(config: pytest.Config) -> dict[str, Any]:
-    """Describe the machine: pytest-benchmark's own way asks for more, and takes seconds each time."""
-    machine = machine_info()
-    return {**machine, "cpu": {"brand_raw": machine["processor"]}}
+def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
+    """Nothing: pytest-benchmark's own way takes seconds each time."""
+    return {}
 
 
-def pytest_benchmark_generate_commit_info(config: pytest.Config) -> dict[str, Any]:
+def pytest_benchmark_generate_commit_info() -> dict[str, Any]:
     """Nothing: the installed package has no repository."""
     return {}

@@ -1,12 +1,12 @@
 """How things are timed: warm-up, rounds bounded by time, and this machine's matrix-product peak to compare with."""
 
+import functools
 import os
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import keras
@@ -17,18 +17,11 @@ from trajworld.errors import TrajWorldError
 
 from .cases import Case
 
-_PEAK_SIZE = 2048
-_PEAK_SECONDS = 0.3
-_WARM_SECONDS = 0.3
-_MOST_ROUNDS = 100
+_PEAK_SIZE, _PEAK_SECONDS = 2048, 0.3
+_WARM_SECONDS, _MOST_ROUNDS = 0.3, 100
 
-
-@dataclass(frozen=True)
-class Peak:
-    """Operations per second of a 2048³ matrix product by the active framework in this process, by dtype."""
-
-    float32: float
-    bfloat16: float
+Measured = Callable[..., None]
+"""The fixture ``measured``: of a name, a call that waits for its own result, and what :func:`keep` takes."""
 
 
 def seconds_of(function: Callable[[], Any]) -> float:
@@ -38,37 +31,32 @@ def seconds_of(function: Callable[[], Any]) -> float:
     return time.perf_counter() - began
 
 
-class PeakMeter:
-    """Measures the peak again and again; the products are compiled once."""
+def peaks() -> dict[str, Any]:
+    """Operations per second of a 2048³ matrix product by the active framework in this process, by dtype.
 
-    def __init__(self) -> None:
-        self._products = [_product(dtype) for dtype in ("float32", "bfloat16")]
-
-    def __call__(self) -> Peak:
-        """The best of the products made within a third of a second for each dtype, at least two."""
-        rates = []
-        for run in self._products:
-            times = [seconds_of(run), seconds_of(run)]
-            while sum(times) < _PEAK_SECONDS:
-                times.append(seconds_of(run))
-            rates.append(2 * _PEAK_SIZE**3 / min(times))
-        return Peak(*rates)
+    The best of the products made within a third of a second, at least two.
+    """
+    found = {}
+    for dtype in ("float32", "bfloat16"):
+        product = _product(dtype)
+        times = [seconds_of(product), seconds_of(product)]
+        while sum(times) < _PEAK_SECONDS:
+            times.append(seconds_of(product))
+        found[f"peak_{dtype}"] = 2 * _PEAK_SIZE**3 / min(times)
+    return found
 
 
+@functools.cache
 def _product(dtype: str) -> Callable[[], None]:
     """A compiled product that waits for its result, called once already."""
     backend = active_backend()
     square = np.random.default_rng(0).standard_normal((_PEAK_SIZE, _PEAK_SIZE)).astype(np.float32)
     dense = keras.layers.Dense(_PEAK_SIZE, use_bias=False, dtype=dtype)
-    model = keras.Sequential([keras.Input((_PEAK_SIZE,), dtype=dtype), dense])
-    product = backend.compile(lambda array: model(array), model)
+    dense.build(square.shape)
+    product = backend.compile(dense, dense)
     tensor = keras.ops.convert_to_tensor(square, dtype=dtype)
-
-    def run() -> None:
-        backend.wait(product(tensor))
-
-    run()
-    return run
+    backend.wait(product(tensor))
+    return lambda: backend.wait(product(tensor))
 
 
 def timed(benchmark: Any, run: Callable[[], Any], quick: bool) -> float:
@@ -88,81 +76,64 @@ def timed(benchmark: Any, run: Callable[[], Any], quick: bool) -> float:
     return first
 
 
-def rates(benchmark: Any, peak: Peak, flops: int, count: int, unit: str = "rows") -> dict[str, Any]:
-    """What follows from the median of what was timed.
-
-    Args:
-        benchmark: pytest-benchmark's fixture, after :func:`timed`.
-        peak: Measured just before.
-        flops: Nominal operations of a round; 0 where none are counted.
-        count: Of ``unit`` in a round.
-        unit: What is predicted, made or encoded.
-
-    Returns:
-        ``per_second`` of the unit; ``flops_per_second``, and ``share_of_peak``: of the float32 peak.
-    """
-    seconds = benchmark.stats.stats.median
-    found = {"per_second": count / seconds, "unit": unit}
-    if flops:
-        rate = flops / seconds
-        found |= {"flops_per_second": rate, "share_of_peak": rate / peak.float32}
-    return {**found, "peak_float32": peak.float32, "peak_bfloat16": peak.bfloat16}
-
-
 def keep(
     benchmark: Any,
-    suite: str,
     measure: str,
     case: Case | None = None,
     *,
     first: float | None = None,
+    flops: int = 0,
+    count: int = 0,
+    unit: str = "rows",
     **facts: Any,
 ) -> None:
     """Keep what was measured in the benchmark's JSON, and print it (seen with ``pytest -s``).
 
     Args:
         benchmark: pytest-benchmark's fixture, after it timed something.
-        suite: A name of :data:`trajworld.benchmarks.cases.SUITES`.
-        measure: What was measured.
-        case: Of which model, if any.
+        measure: What was measured, of ``case`` if of a model.
+        case: Of which model.
         first: Seconds of the first call; kept is ``compile_seconds``, how much longer it was than a usual one.
+        flops: Nominal operations of a round; kept are ``flops_per_second`` and ``share_of_peak``, of ``peak_float32``.
+        count: How many of ``unit`` are predicted, made or encoded in a round; kept is ``per_second``.
+        unit: See ``count``.
         facts: Whatever else was found, by name.
     """
     stats = benchmark.stats.stats
     if first is not None:
         facts["compile_seconds"] = max(first - stats.median, 0.0)
-    of: dict[str, Any] = {"suite": suite, "backend": active_backend().name, "measure": measure}
-    if case is not None:
-        of |= {"size": case.size, "variates": case.variates, "dtype": case.dtype, "batch": case.batch}
-    of["case"] = measure if case is None else f"{measure}, {case.title}"
-    benchmark.extra_info |= {**of, **facts}
-    shown = {name: f"{value:,.4g}" if isinstance(value, float) else value for name, value in facts.items()}
-    print(
-        f"\n{of['backend']} {of['case']}: median {stats.median * 1e3:,.4g} ms, best {stats.min * 1e3:,.4g} ms",
-        *(f"{name.replace('_', ' ')} {value}" for name, value in shown.items()),
-        sep="; ",
-    )
+    if count:
+        facts |= {"per_second": count / stats.median, "unit": unit}
+    if flops:
+        rate = flops / stats.median
+        facts |= {"flops_per_second": rate, "share_of_peak": rate / facts["peak_float32"]}
+    name = measure if case is None else f"{measure}, {case}"
+    of = {} if case is None else {"size": case.size, "variates": case.variates, "dtype": case.dtype}
+    benchmark.extra_info |= {"measure": measure, "case": name, **of, **facts}
+    shown = {"median_ms": stats.median * 1e3, "best_ms": stats.min * 1e3, **facts}
+    texts = (f"{value:,.4g}" if isinstance(value, float) else str(value) for value in shown.values())
+    print(f"\n{name}:", "; ".join(map(" ".join, zip(shown, texts, strict=True))).replace("_", " "))
+
+
+def memory_of(call: Callable[[], Any]) -> int | None:
+    """Bytes that three calls took beyond what this process held; None where nothing tells."""
+    before = active_backend().peak_memory()
+    for _ in range(3):
+        call()
+    after = active_backend().peak_memory()
+    return None if before is None or after is None else max(after - before, 0)
 
 
 def run_fresh(arguments: Sequence[str]) -> str:
-    """Run ``python -P`` with these arguments to its end, for what can only be measured in a fresh process.
-
-    Args:
-        arguments: After ``python -P``: the working folder, which may be a checkout, must not be imported from.
-
-    Returns:
-        What it printed.
+    """What ``python`` prints with these arguments, for what can only be measured in a fresh process.
 
     Raises:
         TrajWorldError: It failed.
     """
-    done = subprocess.run(
-        [sys.executable, "-P", *arguments],
-        env=os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"},
-        capture_output=True,
-        text=True,
-    )
+    # -P: the working folder, which may be a checkout, must not be imported from.
+    command, environment = [sys.executable, "-P", *arguments], os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
     if done.returncode:
-        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1]
-        raise TrajWorldError(f"a fresh process failed: {last}")
+        last = done.stderr.strip().rpartition("\n")[2]
+        raise TrajWorldError(f"a fresh process ended with the code {done.returncode}: {last}")
     return done.stdout

@@ -3,37 +3,40 @@
 import functools
 import importlib.util
 import os
-from concurrent.futures import ThreadPoolExecutor
+import platform
 from dataclasses import dataclass
 from typing import ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
+from trajworld.backends.processor import processor_lines
 from trajworld.charts import Look, bars, lines
-from trajworld.doctor import FRAMEWORKS, Framework, try_framework
+from trajworld.doctor import FRAMEWORKS, Framework, try_frameworks
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.processes import available_cores
 from trajworld.study.cells import Cell
 from trajworld.study.run import Say
 from trajworld.versions import versions
 
-from .accuracy import TARGETS, difference
 from .cases import DTYPES, SUITES, cases
-from .results import machine_info
-from .suite_run import benchmark
+from .tasks import benchmark, difference
 
 NAMES = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
+TARGETS = {"logits": 1e-4, "loss": 1e-3}
+"""What a difference of two backends may be at most: absolute for logits, relative for losses."""
+
 QUIET = 0.7
 """A machine is busy where matrix products run at less than this share of the best that was seen of the backend."""
 
 # Column of the tidy table: how a table for people names it, and by what it is multiplied there.
-_TIMES = {"seconds": ("median, ms", 1e3), "best_seconds": ("best, ms", 1e3)}
 _QUANTITIES = {
+    "seconds": ("median, ms", 1e3),
+    "best_seconds": ("best, ms", 1e3),
     "share_of_peak": ("of the peak, %", 100.0),
     "flops_per_second": ("GFLOP/s", 1e-9),
     "per_second": ("per second", 1.0),
     "compile_seconds": ("compiling, s", 1.0),
-    "compilations": ("compilations", 1.0),
     "bfloat16_gain": ("times float32's speed", 1.0),
     "times_the_loop": ("times a Python loop's speed", 1.0),
     "memory": ("memory, MB", 1e-6),
@@ -41,16 +44,12 @@ _QUANTITIES = {
     "last_loss": ("last loss", 1.0),
     "holdout_error": ("holdout error", 1.0),
 }
+_VERSIONS = ("trajworld", "python", "keras", "numpy", "grain")
+_UNTIMED = ("accuracy", "memory")
 _MODEL = ("training", "rollout")
 _CHARTS = (
     ("Speed", _MODEL, "relative_speed", 100.0, "Speed, in % of the fastest backend's"),
-    (
-        "Share of the peak",
-        _MODEL,
-        "share_of_peak",
-        100.0,
-        "FLOP/s, in % of the backend's own matrix products",
-    ),
+    ("Share of the peak", _MODEL, "share_of_peak", 100.0, "FLOP/s, in % of its own matrix products"),
     ("Compiling", _MODEL, "compile_seconds", 1.0, "Seconds that the first call takes longer than the next"),
     ("Start-up", ("startup",), "seconds", 1.0, "Seconds in a fresh process"),
     ("Memory", ("memory",), "memory", 1e-6, "MB at most, above libraries, weights and batch"),
@@ -97,16 +96,15 @@ class Backends:
         """Find out which backends work here."""
         if importlib.util.find_spec("pytest_benchmark") is None:
             raise TrajWorldError("pytest-benchmark is not installed: pip install 'trajworld[bench]'")
-        found = _frameworks(self.backends or FRAMEWORKS)
-        for one in found:
+        for one in self._frameworks():
             if not one.works:
                 say(f"{NAMES[one.name]} is left out: {one.problem}")
-        if not any(one.works for one in found):
+        if not any(one.works for one in self._frameworks()):
             raise TrajWorldError("none of these backends works: `trajworld doctor` says how to mend that")
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """Suite by suite, so that the backends of one comparison run close together; then the differences."""
-        working = [one for one in _frameworks(self.backends or FRAMEWORKS) if one.works]
+        working = [one for one in self._frameworks() if one.works]
         cells = [
             self._cell(suite, one)
             for suite in self.suites
@@ -117,7 +115,11 @@ class Backends:
         accuracy = [cell for cell in cells if cell.settings["suite"] == "accuracy" and cell.key in finished]
         return cells + [_difference(accuracy[0], other) for other in accuracy[1:]]
 
+    def _frameworks(self) -> list[Framework]:
+        return _tried(tuple(name for name in FRAMEWORKS if name in (self.backends or FRAMEWORKS)))
+
     def _cell(self, suite: str, framework: Framework) -> Cell:
+        found = versions()
         settings = {
             "suite": suite,
             "backend": framework.name,
@@ -125,14 +127,11 @@ class Backends:
             "repeat": self.repeat,
             "device": framework.device,
             "version": framework.version,
-            "machine": {**machine_info(), "threads": os.environ.get("OMP_NUM_THREADS")},
+            "processor": _processor(),
+            "cores": len(available_cores()),
+            "threads": os.environ.get("OMP_NUM_THREADS"),
             "cases": [str(case) for case in cases(suite, self.quick)],
-            "versions": {
-                name: version
-                for name, version in versions().items()
-                if name in ("trajworld", "python", "keras", "numpy", "grain")
-                or name.removesuffix("-cpu") == framework.name
-            },
+            "versions": {name: found.get(name) for name in _VERSIONS},
         }
         return Cell(benchmark, settings)
 
@@ -143,9 +142,7 @@ class Backends:
         for suite in self.suites:
             rows = table[table["suite"] == suite]
             if len(rows):
-                found[SUITES[suite].question] = (
-                    _accuracy(rows) if suite == "accuracy" else _quantities(rows, suite)
-                )
+                found[SUITES[suite]] = _accuracy(rows) if suite == "accuracy" else _quantities(rows, suite)
         return found
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
@@ -179,21 +176,21 @@ def _difference(reference: Cell, other: Cell) -> Cell:
 
 
 @functools.cache
-def _frameworks(names: tuple[str, ...]) -> list[Framework]:
-    """Whether each works, and on which device; each is tried in a process of its own."""
-    with ThreadPoolExecutor() as pool:
-        return list(
-            pool.map(lambda name: try_framework(name, 120), [one for one in FRAMEWORKS if one in names])
-        )
+def _tried(names: tuple[str, ...]) -> list[Framework]:
+    return try_frameworks(names)
+
+
+def _processor() -> str:
+    named = [line.partition(":")[2].strip() for line in processor_lines("model name")]
+    return named[0] if named else platform.processor() or platform.machine()
 
 
 def _completed(table: pd.DataFrame) -> pd.DataFrame:
     """The table with what follows from several of its rows, and with names for people."""
     table = table.assign(name=table["backend"].map(NAMES))
-    # Columns that the suites which ran did not fill.
-    for column in ("size", "variates", "dtype", "seconds", "peak_float32", "peak_bfloat16", "unit"):
-        if column not in table:
-            table[column] = float("nan")
+    # Columns that the suites which ran may not have filled.
+    needed = [*_SAME, "dtype", "seconds", "peak_float32", "peak_bfloat16", "unit"]
+    table = table.reindex(columns=list(dict.fromkeys([*table.columns, *needed])))
     best = table.groupby("backend")["peak_float32"].transform("max")
     table["busy"] = table["peak_float32"] < QUIET * best
     table["relative_speed"] = table.groupby(["suite", "case"])["seconds"].transform("min") / table["seconds"]
@@ -205,31 +202,24 @@ def _completed(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def _machine(table: pd.DataFrame) -> pd.DataFrame:
-    rows = []
-    for name, one in table.groupby("name", sort=False):
-        rows.append({
-            "backend": name,
-            "device": one["device"].iloc[0],
-            "version": one["version"].dropna().iloc[0],
-            "processor": one["processor"].dropna().iloc[0],
-            "cores": int(one["cores"].max()),
-            "float32 GFLOP/s": one["peak_float32"].max() / 1e9,
-            "bfloat16 GFLOP/s": one["peak_bfloat16"].max() / 1e9,
-        })  # fmt: skip
-    # A column for each backend, as in the other tables.
-    return pd.DataFrame(rows).set_index("backend").T.rename_axis(columns=None).reset_index(names="quantity")
+    """A column for each backend, as in the other tables."""
+    groups = table.groupby("name", sort=False)
+    found = groups[["device", "version", "processor", "cores"]].first().astype({"cores": int})
+    for dtype in ("float32", "bfloat16"):
+        found[f"{dtype} GFLOP/s"] = groups[f"peak_{dtype}"].max() / 1e9
+    return found.T.rename_axis(columns=None).reset_index(names="quantity")
 
 
 def _quantities(rows: pd.DataFrame, suite: str) -> pd.DataFrame:
     """A row for each quantity and case, a column for each backend, and which of them were timed on a busy machine."""
     found, same_measure = [], rows["measure"].nunique() == 1
-    for column, (what, factor) in ((_TIMES if SUITES[suite].timed else {}) | _QUANTITIES).items():
-        known = rows[rows[column].notna()] if column in rows else rows.head(0)
-        for case, same in known.groupby("case", sort=False):
+    for column, (what, factor) in _QUANTITIES.items():
+        if column not in rows or (suite in _UNTIMED and "seconds" in column):
+            continue
+        for case, same in rows[rows[column].notna()].groupby("case", sort=False):
             values = same.set_index("name")[column] * factor
-            unit = f"{same['unit'].iloc[0]} " if column == "per_second" else ""
             found.append({
-                "quantity": unit + what,
+                "quantity": f"{same['unit'].iloc[0]} {what}" if column == "per_second" else what,
                 "of": case.partition(", ")[2] if same_measure and ", " in case else case,
                 **{name: values.get(name) for name in rows["name"].unique()},
                 "busy": ", ".join(same.loc[same["busy"], "name"]),

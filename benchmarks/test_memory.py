@@ -4,7 +4,6 @@ On the CPU: how far the resident memory's peak rises above what libraries, weigh
 allocator's.
 """
 
-import json
 from typing import Any
 
 import pytest
@@ -12,15 +11,20 @@ import pytest
 from trajworld.benchmarks.cases import Case
 from trajworld.benchmarks.measure import keep, run_fresh
 
-SUITE = "memory"
+PROGRAM = """
+from trajworld.benchmarks.cases import Case
+from trajworld.benchmarks.draws import {call}
+from trajworld.benchmarks.measure import memory_of
+print(memory_of({call}({case!r})))
+"""
 
 
-@pytest.mark.parametrize("what", ["training step", "rollout"])
-def test_memory(benchmark: Any, case: Case, what: str) -> None:
-    module = ["-m", "trajworld.benchmarks.memory_probe"]
-    arguments = [*module, what, case.size, str(case.variates), case.dtype]
-    answer = benchmark.pedantic(run_fresh, args=(arguments,), rounds=1)
-    memory = json.loads(answer.strip().splitlines()[-1])
-    if memory is None:
+@pytest.mark.parametrize(
+    ("measure", "call"), [("training step", "training_call"), ("rollout", "rollout_call")]
+)
+def test_memory(benchmark: Any, case: Case, measure: str, call: str) -> None:
+    program = PROGRAM.format(call=call, case=case)
+    answer = benchmark.pedantic(run_fresh, args=(["-c", program],), rounds=1).split()[-1]
+    if answer == "None":
         pytest.skip("nothing tells how much memory is held")
-    keep(benchmark, SUITE, what, case, memory=memory)
+    keep(benchmark, measure, case, memory=int(answer))

@@ -1,61 +1,18 @@
-"""How fast is a cached open-loop rollout, and how often is it compiled for rollouts of several lengths?"""
+"""How fast is a cached open-loop rollout?"""
 
-from typing import Any
+import functools
 
-from trajworld.benchmarks.cases import Case, horizons, rollout_flops
+from trajworld.benchmarks.cases import Case
 from trajworld.benchmarks.draws import draw_rollout, make_model
-from trajworld.benchmarks.measure import Peak, keep, rates, seconds_of, timed
-from trajworld.models.rollout import GivenActions, compile_rollout
-
-SUITE = "rollout"
+from trajworld.benchmarks.measure import Measured
+from trajworld.models.rollout import compile_rollout
 
 
-def test_rollout(benchmark: Any, case: Case, peak: Peak, quick: bool) -> None:
-    """The shortest rollout compiles; the others tell whether a new length compiles again; the longest is timed."""
-    model = make_model(case)
-    context, chunk = model.context, model.chunk
+def test_rollout(measured: Measured, case: Case, quick: bool) -> None:
+    """Of 100 steps, in a quick run of 30; of one chunk for ``paper`` in a quick run."""
+    model, horizon = make_model(case), 100 if not quick else 10 if case.size == "paper" else 30
     compiled = compile_rollout(model, case.observations)
-    python_calls = _count_calls(model)
-    compile_seconds, compilations = list[float](), 0
-    for horizon in horizons(case, quick):
-        history, mask, actions, variates = draw_rollout(case, horizon, context)
-        controller = GivenActions(actions)
-
-        def run(
-            history: Any = history, mask: Any = mask, variates: Any = variates, controller: Any = controller
-        ) -> None:
-            compiled(history, mask, variates, controller)  # Returns NumPy arrays, so has waited.
-
-        before = len(python_calls)
-        new = seconds_of(run)
-        traced = len(python_calls) - before
-        again = seconds_of(run)
-        # Compiled code calls no Python; where a repeated call does, nothing was compiled at all.
-        eager = len(python_calls) - before - traced > 0
-        compilations += bool(traced) and not eager
-        compile_seconds.append(max(new - again, 0.0))
-    timed(benchmark, run, quick)
-    keep(
-        benchmark,
-        SUITE,
-        f"rollout of {horizon} steps",
-        case,
-        # What a user's first rollout takes: the longest one's own first call may find what the others compiled.
-        first=again + compile_seconds[0],
-        lengths=len(compile_seconds),
-        compilations=compilations,
-        **rates(benchmark, peak, rollout_flops(case, horizon, context, chunk), case.batch * horizon),
-    )
-
-
-def _count_calls(model: Any) -> list[None]:
-    """A list that grows whenever Python runs the model's encoding of a chunk's first rows."""
-    calls: list[None] = []
-    start = model.start
-
-    def counted(*arguments: Any, **named: Any) -> Any:
-        calls.append(None)
-        return start(*arguments, **named)
-
-    object.__setattr__(model, "start", counted)
-    return calls
+    # Returns NumPy arrays, so has waited.
+    run = functools.partial(compiled, *draw_rollout(case, horizon, model.context))
+    flops = case.rollout_flops(horizon, model.context, model.chunk)
+    measured(f"rollout of {horizon} steps", run, flops=flops, count=case.batch * horizon)

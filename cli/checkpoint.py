@@ -4,15 +4,21 @@ import json
 from pathlib import Path
 
 import click
-from rich.console import Console
 
+from trajworld.backend import require_framework
 from trajworld.errors import UsageError
 
 from .model_tables import print_model, print_models
+from .options import FILE, PATH, json_option
+from .output import console
 
-_LICENCE_HELP = (
-    "The model's licence, as the hub names it: mit, apache-2.0, ….  [default: none is named, but for a model that "
-    "ships]"
+_licence_option = click.option(
+    "--license",
+    "licence",
+    default="",
+    metavar="ID",
+    help="The model's licence, as the hub names it: mit, apache-2.0, ….  [default: none is named, but for a model that "
+    "ships]",
 )
 
 
@@ -22,10 +28,8 @@ def checkpoint() -> None:
 
 
 @checkpoint.command("import", short_help="Make a model file of a checkpoint of the published code.")
-@click.argument("source", metavar="FILE.pkl", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(path_type=Path), help="The model file to write (.keras)."
-)
+@click.argument("source", metavar="FILE.pkl", type=PATH)
+@click.option("-o", "--output", required=True, type=PATH, help="The model file to write (.keras).")
 @click.option(
     "--heads",
     type=click.IntRange(min=1),
@@ -34,7 +38,7 @@ def checkpoint() -> None:
     help="Attention heads, which the weights do not tell.",
 )
 @click.option("--environment", default="", help="The environment it belongs to: gymnasium/Hopper-v5.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def import_(source: Path, output: Path, heads: int, environment: str, as_json: bool) -> None:
     """Make a model file of a checkpoint that the published code wrote (trm_dynamics.pkl).
 
@@ -46,10 +50,11 @@ def import_(source: Path, output: Path, heads: int, environment: str, as_json: b
       trajworld checkpoint import trm_dynamics.pkl -o model.keras
       trajworld checkpoint import hopper/trm_dynamics.pkl -o hopper.keras --environment gymnasium/Hopper-v5
     """
+    require_framework()
     from trajworld.models.files import describe_model, model_path, save_model
 
     model_path(output)
-    with Console(stderr=True).status("Importing ..."):
+    with console(stderr=True).status("Importing ..."):
         from trajworld.interop.convert import import_published
 
         save_model(import_published(source, heads=heads, environment=environment), output)
@@ -58,7 +63,7 @@ def import_(source: Path, output: Path, heads: int, environment: str, as_json: b
 
 @checkpoint.command(short_help="Show what a model file holds.")
 @click.argument("model", metavar="MODEL")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def show(model: str, as_json: bool) -> None:
     """Show a model's sizes, environment, ranges, versions and history.
 
@@ -77,7 +82,7 @@ def show(model: str, as_json: bool) -> None:
 
 
 @checkpoint.command("list", short_help="List the models that ship.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def list_(as_json: bool) -> None:
     """List the pre-trained models that ship with the package; their names can be used wherever a model is asked for.
 
@@ -94,10 +99,8 @@ def list_(as_json: bool) -> None:
 
 
 @checkpoint.command(short_help="Write a model card from a run's records.")
-@click.argument("run", metavar="RUN", type=click.Path(path_type=Path))
-@click.option(
-    "-o", "--output", required=True, type=click.Path(dir_okay=False, path_type=Path), help="The card (.md)."
-)
+@click.argument("run", metavar="RUN", type=PATH)
+@click.option("-o", "--output", required=True, type=FILE, help="The card (.md).")
 @click.option(
     "--name", default="", help="What the model is loaded by: trajworld-small, hf://USER/REPO, a file."
 )
@@ -106,11 +109,11 @@ def list_(as_json: bool) -> None:
     "studies",
     metavar="FOLDER",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=PATH,
     help="Add the report of a study of this model: the folder of `trajworld study run`; may be repeated.",
 )
 @click.option("--transfer", "--zero-shot", "gone", hidden=True)
-@click.option("--license", "licence", default="", metavar="ID", help=_LICENCE_HELP)
+@_licence_option
 def card(
     run: Path, output: Path, name: str, studies: tuple[Path, ...], gone: str | None, licence: str
 ) -> None:
@@ -131,7 +134,7 @@ def card(
     from trajworld.card.card import write_card
 
     write_card(run, output, name=name, licence=licence, studies=studies)
-    Console(stderr=True).print(f"Card: {output}", highlight=False, markup=False, soft_wrap=True)
+    click.echo(f"Card: {output}", err=True)
 
 
 @checkpoint.command(short_help="Upload a model and its card to the Hugging Face hub.")
@@ -141,14 +144,14 @@ def card(
     "--card",
     "card_file",
     metavar="FILE",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="Markdown to upload as README.md.  [default: the card that ships with MODEL, or of the run it is in; none "
     "beside another file than model.keras]",
 )
-@click.option("--license", "licence", default="", metavar="ID", help=_LICENCE_HELP)
+@_licence_option
 @click.option("--private", is_flag=True, help="Make the repository a private one.")
 @click.option("--message", help="Of the commit.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def push(
     model: str,
     address: str,
@@ -189,13 +192,12 @@ def push(
         # The repository's README.md is of its model.keras, or someone's own.
         text = None
     check_model(path)
-    with Console(stderr=True).status("Uploading ..."):
+    with console(stderr=True).status("Uploading ..."):
         page = upload(place, path, card=text, private=private or None, message=message)
     files = [place.file, *(["README.md"] if text is not None else [])]
     if as_json:
         click.echo(json.dumps({"address": str(place), "page": page, "files": files}, indent=2))
         return
     without = "" if text is not None else " (without a card: --card takes one)"
-    console = Console()
-    console.print(f"{page}: {', '.join(files)}{without}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Load it by its address, {place}", highlight=False, markup=False, soft_wrap=True)
+    click.echo(f"{page}: {', '.join(files)}{without}")
+    click.echo(f"Load it by its address, {place}")

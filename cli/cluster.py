@@ -5,8 +5,7 @@ import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Iterator
 
 import click
 
@@ -14,28 +13,28 @@ from trajworld.errors import UsageError
 
 from .ending import exit_code_of
 
-OPTIONS: list[Callable[[Any], Any]] = [
-    click.option(
-        "--devices",
+OPTIONS: list[click.Parameter] = [
+    click.Option(
+        ["--devices"],
         type=int,
         metavar="N",
         help="Share each batch among N GPUs or TPUs of this process (JAX).  [default: all that divide the batch size; "
         "on CPUs 1; a resumed run: as before]",
     ),
-    click.option(
-        "--coordinator",
+    click.Option(
+        ["--coordinator"],
         envvar="KERAS_DISTRIBUTION_JOB_ADDRESSES",
         metavar="HOST:PORT",
         help="Train in several processes (JAX): where process 0 listens, or auto to ask Slurm, a TPU pod or Open MPI.",
     ),
-    click.option(
-        "--processes",
+    click.Option(
+        ["--processes"],
         type=int,
         envvar="KERAS_DISTRIBUTION_NUM_PROCESSES",
         help="How many processes there are.",
     ),
-    click.option(
-        "--process",
+    click.Option(
+        ["--process"],
         type=int,
         envvar="KERAS_DISTRIBUTION_PROCESS_ID",
         help="Which of them this is, from 0; process 0 writes the run.",
@@ -63,16 +62,24 @@ def joined(coordinator: str | None, processes: int | None, process: int | None) 
     # Keras takes the addresses of all, and looks at the first.
     coordinator = coordinator.split(",")[0]
     if coordinator != "auto":
-        _check(coordinator, processes, process)
+        if not re.fullmatch(r".+:\d{1,5}", coordinator):
+            raise UsageError(f"--coordinator is HOST:PORT or auto, not {coordinator!r}")
+        if processes is None or process is None:
+            raise UsageError("--coordinator HOST:PORT needs --processes and --process")
+        if not 0 <= process < processes:
+            raise UsageError(
+                f"--process counts from 0 to --processes less 1: {process} of {processes} cannot be"
+            )
     from trajworld.backend import active_backend
 
-    active_backend().join(coordinator, processes, process)
+    backend = active_backend()
+    backend.join(coordinator, processes, process)
     try:
         yield
-        active_backend().leave()
+        backend.leave()
     except BaseException as error:
         if isinstance(error, click.exceptions.Exit) and not isinstance(error, EndedAlone):
-            active_backend().leave()
+            backend.leave()
             raise
         code = exit_code_of(error)
         if code is None:
@@ -80,17 +87,8 @@ def joined(coordinator: str | None, processes: int | None, process: int | None) 
         interrupted = isinstance(error, EndedAlone | KeyboardInterrupt)
         problem = "it was interrupted" if interrupted else str(error) or type(error).__name__
         with contextlib.suppress(KeyboardInterrupt):
-            active_backend().leave(" ".join(problem.split()))
+            backend.leave(" ".join(problem.split()))
         sys.stdout.flush()
         sys.stderr.flush()
         # An orderly end would wait for the others, who wait for this process in their computations.
         os._exit(1 if code is None else code)
-
-
-def _check(coordinator: str, processes: int | None, process: int | None) -> None:
-    if not re.fullmatch(r".+:\d{1,5}", coordinator):
-        raise UsageError(f"--coordinator is HOST:PORT or auto, not {coordinator!r}")
-    if processes is None or process is None:
-        raise UsageError("--coordinator HOST:PORT needs --processes and --process")
-    if processes < 1 or not 0 <= process < processes:
-        raise UsageError(f"--process counts from 0 to --processes less 1: {process} of {processes} cannot be")

@@ -1,11 +1,13 @@
 """``trajworld data collect``: run simulators and keep their transitions as Minari datasets."""
 
 import json
+from typing import Any
 
 import click
 
 from trajworld.collect.collector import default_workers
-from trajworld.collect.datasets import DEFAULT_ID, Collected, collect_datasets, dataset_targets
+from trajworld.collect.datasets import DEFAULT_ID, collect_datasets, dataset_targets
+from trajworld.data.minari_datasets import dataset_path
 from trajworld.errors import UsageError
 from trajworld.policies.behaviour import BEHAVIOURS, make_behaviour
 
@@ -105,12 +107,11 @@ def collect(
     actions = make_behaviour(behaviour, noise_scale, noise_correlation)
     targets = dataset_targets(environments, behaviour, template)
     if skip_existing:
-        for target in targets:
-            if target.exists:
-                click.echo(f"{target.dataset_id} is there already: left as it is", err=True)
-        targets = [target for target in targets if not target.exists]
-    expected = sum(transitions or (episodes or 0) * target.description.time_limit for target in targets)
-    finished: list[Collected] = []
+        for there in [one for one in targets if dataset_path(one).exists()]:
+            click.echo(f"{there} is there already: left as it is", err=True)
+            del targets[there]
+    expected = sum(transitions or (episodes or 0) * found.time_limit for found in targets.values())
+    finished: list[dict[str, Any]] = []
     try:
         with job_progress("Collecting", "transitions" if transitions else "episodes") as progress:
             for collected in collect_datasets(
@@ -128,43 +129,21 @@ def collect(
     finally:
         # Printed after a failure or a Ctrl-C too: these datasets are whole and stay.
         if as_json:
-            click.echo(json.dumps([_row(collected) for collected in finished], indent=2))
+            click.echo(json.dumps(finished, indent=2))
         elif finished:
             _print(finished)
 
 
-def _row(collected: Collected) -> dict[str, object]:
-    tally = collected.tally
-    return {
-        "dataset": collected.dataset_id,
-        "environment": collected.environment,
-        "path": str(collected.path),
-        "episodes": tally.episodes,
-        "transitions": tally.transitions,
-        "mean_length": tally.transitions / tally.episodes,
-        "mean_return": tally.total_return / tally.episodes,
-        "terminated": tally.terminated,
-        "unstable": tally.unstable,
-        "dropped": tally.dropped,
-        "unstable_reason": tally.reason,
-        "seconds": round(collected.seconds, 3),
-    }
-
-
-def _print(finished: list[Collected]) -> None:
+def _print(finished: list[dict[str, Any]]) -> None:
     headings = ("dataset", "episodes", "transitions", "mean length", "mean return", "seconds")
     rows = []
-    for collected in finished:
-        tally = collected.tally
-        means = f"{tally.transitions / tally.episodes:.1f}", f"{tally.total_return / tally.episodes:.2f}"
-        rows.append(
-            (collected.dataset_id, tally.episodes, tally.transitions, *means, f"{collected.seconds:.1f}")
-        )
+    for one in finished:
+        means = f"{one['mean_length']:.1f}", f"{one['mean_return']:.2f}", f"{one['seconds']:.1f}"
+        rows.append((one["dataset"], one["episodes"], one["transitions"], *means))
     print_table(make_table(headings, rows, [False] + [True] * 5))
-    for collected in finished:
-        tally = collected.tally
-        if tally.unstable:
+    for one in finished:
+        if one["unstable"]:
             click.echo(
-                f"Warning: {collected.environment}: {tally.unstable} episodes broke and were cut before "
-                f"the bad step ({tally.dropped} left out whole): {tally.reason}"
+                f"Warning: {one['environment']}: {one['unstable']} episodes broke and were cut before the bad step "
+                f"({one['dropped']} left out whole): {one['unstable_reason']}"
             )

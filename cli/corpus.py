@@ -11,15 +11,13 @@ import click
 from trajworld.collect.collector import default_workers
 from trajworld.collect.corpus import (
     DEFAULT_NAME,
-    Made,
     check_families,
-    checked_name,
+    corpus_folder,
     make_datasets,
-    member_id,
+    member_of,
     open_corpus,
     plan_corpus,
 )
-from trajworld.collect.corpus_summary import Entry, describe_corpus, draw_corpus
 from trajworld.collect.corpus_table import PRETRAIN, ROLES, Row, read_table, select
 from trajworld.errors import UsageError
 
@@ -93,7 +91,7 @@ def collect_corpus(
     """
     rows = read_table(table)
     chosen = select(rows, only, role)
-    checked_name(name)
+    corpus_folder(name)  # refuses a name that is none
     if list_only:
         _list(chosen, name, as_json)
         return
@@ -102,21 +100,23 @@ def collect_corpus(
         # Where Minari and the worker processes look.
         os.environ["MINARI_DATASETS_PATH"] = str(output.absolute())
     began = time.monotonic()
-    made: list[Made] = []
+    made: list[dict[str, object]] = []
     jobs, there = plan_corpus(name, chosen, transitions, seed)
     check_families(jobs)
     workers = workers or default_workers(sum(job.recipe.transitions for job in jobs))
     with open_corpus(name, rows, factors):
         try:
             with job_progress("Collecting") as progress:
-                for dataset in make_datasets(jobs, workers, progress):
-                    made.append(dataset)
+                for job, gathered in make_datasets(jobs, workers, progress):
+                    named = {"dataset": job.dataset_id, "environment": job.row.environment}
+                    seconds = round(gathered.seconds, 3)
+                    made.append({**named, **gathered.tally.row(), "seconds": seconds})
         finally:
             # After a failure or a Ctrl-C too: these datasets are whole and stay.
             if as_json:
-                click.echo(json.dumps([_made(dataset) for dataset in made], indent=2))
+                click.echo(json.dumps(made, indent=2))
     if not as_json:
-        kept = sum(dataset.tally.transitions for dataset in made)
+        kept = sum(job.recipe.transitions for job in jobs)
         click.echo(
             f"Made {len(made)} datasets ({kept:,} transitions) in {time.monotonic() - began:.0f} s; "
             f"{len(there)} were there already. `trajworld data corpus {name}` describes the corpus."
@@ -139,34 +139,33 @@ def corpus(name: str, output: Path | None, as_json: bool) -> None:
       trajworld data corpus
       trajworld data corpus snakes -o snakes.png
     """
-    description = describe_corpus(name)
+    # Only here are pandas and matplotlib needed.
+    from trajworld.collect.corpus_summary import describe_corpus, draw_corpus
+
+    entries, missing = describe_corpus(name)
     if output is not None:
-        draw_corpus(description, output)
+        draw_corpus(name, entries, output)
     if as_json:
-        click.echo(json.dumps(asdict(description), indent=2))
+        click.echo(json.dumps({"name": name, "entries": entries, "missing": missing}, indent=2))
         return
-    rows = [
-        (
-            entry.environment,
-            entry.role,
-            f"{entry.weight:.2%}" if entry.role == PRETRAIN else "",
-            entry.variates,
-            entry.transitions,
-            entry.episodes,
-            f"{entry.mean_length:.0f}",
-            entry.terminated,
-            f"{entry.coverage:.2f}",
-            " ".join(f"{kind} {share:.0%}" for kind, share in entry.behaviours.items()),
-        )
-        for entry in description.entries
-    ]
+    rows = []
+    for entry in entries:
+        share = f"{entry['weight']:.2%}" if entry["role"] == PRETRAIN else ""
+        counts = (entry[name] for name in ("variates", "transitions", "episodes"))
+        means = f"{entry['mean_length']:.0f}", entry["terminated"], f"{entry['coverage']:.2f}"
+        behaviours = " ".join(f"{kind} {part:.0%}" for kind, part in entry["behaviours"].items())
+        rows.append((entry["environment"], entry["role"], share, *counts, *means, behaviours))
     headings = ("environment", "role", "share", "M", "transitions", "episodes", "mean length", "terminated")
     right = [False, False, *[True] * 7, False]
     print_table(make_table((*headings, "coverage", "behaviours"), rows, right))
     for role in ROLES:
-        if entries := [entry for entry in description.entries if entry.role == role]:
-            click.echo(_sum(role, entries))
-    if missing := description.missing:
+        if of_role := [entry for entry in entries if entry["role"] == role]:
+            click.echo(
+                f"{role}: {len(of_role)} environments of {len({one['variates'] for one in of_role})} different M, "
+                f"{sum(one['transitions'] for one in of_role):,} transitions in "
+                f"{sum(one['episodes'] for one in of_role):,} episodes"
+            )
+    if missing:
         more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
         click.echo(f"still to be made: {', '.join(missing[:3])}{more}")
     if output is not None:
@@ -181,49 +180,19 @@ def _factor(text: str) -> tuple[str, float]:
         raise UsageError(f"--weights takes SOURCE=FACTOR, as in legged=2, not {text!r}") from None
 
 
-def _made(dataset: Made) -> dict[str, object]:
-    tally = dataset.tally
-    return {
-        "dataset": dataset.job.dataset_id,
-        "environment": dataset.job.row.environment,
-        "transitions": tally.transitions,
-        "episodes": tally.episodes,
-        "unstable": tally.unstable,
-        "unstable_reason": tally.reason,
-        "seconds": round(dataset.seconds, 3),
-    }
-
-
-def _sum(role: str, entries: list[Entry]) -> str:
-    return (
-        f"{role}: {len(entries)} environments of {len({entry.variates for entry in entries})} different M, "
-        f"{sum(entry.transitions for entry in entries):,} transitions in "
-        f"{sum(entry.episodes for entry in entries):,} episodes"
-    )
-
-
 def _list(rows: list[Row], name: str, as_json: bool) -> None:
     if as_json:
-        entries = [{"dataset": member_id(name, row), **asdict(row)} for row in rows]
+        entries = [{"dataset": member_of(name, row).dataset_id, **asdict(row)} for row in rows]
         for entry in entries:
             entry["variates"] = entry.pop("num_variates")
         click.echo(json.dumps(entries, indent=2))
         return
     headings = ("environment", "source", "M", "role", "weight", "size", "behaviour", "search", "variants")
-    cells = [
-        (
-            row.environment,
-            row.source,
-            row.num_variates,
-            row.role,
-            f"{row.weight:g}",
-            f"{row.size:g}",
-            row.behaviour,
-            f"{row.search:g}k" if row.search else "",
-            " ".join(row.variants),
-        )
-        for row in rows
-    ]
+    cells = []
+    for row in rows:
+        role = row.role, f"{row.weight:g}", f"{row.size:g}"
+        acts = row.behaviour, f"{row.search:g}k" if row.search else "", " ".join(row.variants)
+        cells.append((row.environment, row.source, row.num_variates, *role, *acts))
     print_table(make_table(headings, cells, [name in ("M", "weight", "size", "search") for name in headings]))
     sizes = len({row.num_variates for row in rows})
     counts = ", ".join(f"{sum(row.role == role for row in rows)} {role}" for role in ROLES)

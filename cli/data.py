@@ -1,23 +1,25 @@
 """``trajworld data``: collect, import, list and inspect datasets."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 from rich.text import Text
 
-from .lazy import LazyCommand, LazyGroup
-from .output import make_table, print_table
+from trajworld.errors import UsageError
+from trajworld.text import number
+
+from .lazy import LazyGroup
+from .options import FILE, PATH, json_option
+from .output import make_table, print_facts, print_table
 from .progress import job_progress
 
 _COMMANDS = {
-    "collect": LazyCommand(".collect", "collect", "Run environments into Minari datasets."),
-    "collect-corpus": LazyCommand(
-        ".corpus", "collect_corpus", "Make the corpus that models are pre-trained on."
-    ),
-    "corpus": LazyCommand(".corpus", "corpus", "Show what a corpus holds."),
-    "draw-robots": LazyCommand(".robots", "draw_robots", "Draw procedural robots."),
+    "collect": (".collect:collect", "Run environments into Minari datasets."),
+    "collect-corpus": (".corpus:collect_corpus", "Make the corpus that models are pre-trained on."),
+    "corpus": (".corpus:corpus", "Show what a corpus holds."),
 }
 
 
@@ -27,7 +29,7 @@ def data() -> None:
 
 
 @data.command("list", short_help="List the local Minari datasets and converted stores.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@json_option
 def list_datasets(as_json: bool) -> None:
     """List the local Minari datasets and the stores converted on this machine.
 
@@ -44,33 +46,37 @@ def list_datasets(as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"minari": minari, "stores": stores}, indent=2))
         return
-    shown = [_row(entry, "id", ("environment", "episodes", "transitions")) for entry in minari]
-    if minari:
-        headers = ("id", "environment", "episodes", "transitions")
-        print_table(
-            make_table(headers, shown, (False, False, True, True), f"Minari datasets in {datasets_folder()}")
-        )
-    else:
+    shown: Sequence[str] = ("id", "environment", "episodes", "transitions")
+    _print_entries(minari, shown, f"Minari datasets in {datasets_folder()}")
+    if not minari:
         click.echo("No Minari datasets yet: `trajworld data collect Hopper-v5` makes one.")
     for store in stores:
         if "error" not in store:
             store["variates"] = store["observation_size"] + 1 + store["action_size"]
             store["folder"] = Path(store["path"]).name
-    shown = [_row(store, "name", ("environment", "episodes", "variates", "folder")) for store in stores]
-    if stores:
-        columns = ("name", "environment", "episodes", "variates", "folder")
-        right = (False, False, True, True, False)
-        print_table(make_table(columns, shown, right, f"Stores converted to {stores_folder()}"))
-    else:
+    shown = ("name", "environment", "episodes", "variates", "folder")
+    _print_entries(stores, shown, f"Stores converted to {stores_folder()}")
+    if not stores:
         click.echo("No converted stores: training and `trajworld data inspect` make them.")
+
+
+def _print_entries(entries: list[dict[str, Any]], columns: Sequence[str], title: str) -> None:
+    """A table; an entry that could not be read says why instead."""
+    rows = [
+        [entry[columns[0]], Text(entry["error"], style="red"), *[""] * (len(columns) - 2)]
+        if "error" in entry
+        else [entry[column] for column in columns]
+        for entry in entries
+    ]
+    right = [column in ("episodes", "transitions", "variates") for column in columns]
+    if rows:
+        print_table(make_table(columns, rows, right, title))
 
 
 @data.command(short_help="Show what a dataset holds.")
 @click.argument("spec")
-@click.option(
-    "-o", "--output", type=click.Path(dir_okay=False, path_type=Path), help="Also draw a picture here (.png)."
-)
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("-o", "--output", type=FILE, help="Also draw a picture here (.png).")
+@json_option
 def inspect(spec: str, output: Path | None, as_json: bool) -> None:
     """Show a dataset's episodes, transitions and the values of each variate.
 
@@ -91,31 +97,24 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
     if output is not None:
         draw_summary(dataset, output)
     if as_json:
-        click.echo(json.dumps(summary.as_json(), indent=2))
+        click.echo(json.dumps(summary, indent=2))
         return
-    facts = [
-        ("dataset", summary.name),
-        ("environment", summary.environment or "(not known)"),
-        ("episodes", f"{summary.episodes:,} ({summary.terminated_episodes:,} terminated)"),
-        ("transitions", f"{summary.transitions:,}"),
-        (
-            "variates",
-            f"{summary.num_variates} ({summary.observation_size} observation, 1 reward, "
-            f"{summary.action_size} action)",
-        ),
-        ("store", summary.path),
-    ]
-    facts += [("source", line) for line in ([] if summary.account is None else summary.account.lines())]
-    for name, value in facts:
-        click.echo(f"{name:13}{value}")
-    spreads = {
-        "episode length": summary.episode_length,
-        "episode return": summary.episode_return,
-        **summary.variates,
-    }
+    sizes = f"{dataset.observation_size} observation, 1 reward, {dataset.action_size} action"
+    print_facts(
+        [
+            ("dataset", dataset.name),
+            ("environment", dataset.environment or "(not known)"),
+            ("episodes", f"{dataset.num_episodes:,} ({dataset.terminated.sum():,} terminated)"),
+            ("transitions", dataset.num_transitions),
+            ("variates", f"{dataset.num_variates} ({sizes})"),
+            ("store", str(dataset.path)),
+            *(("source", line) for line in (dataset.account.lines() if dataset.account else ())),
+        ]
+    )
+    spreads = {name.replace("_", " "): summary[name] for name in ("episode_length", "episode_return")}
     rows = [
-        (name, *(_number(value) for value in (one.minimum, one.mean, one.maximum, one.std)))
-        for name, one in spreads.items()
+        (name, *(number(one[key], 4) for key in ("minimum", "mean", "maximum", "std")))
+        for name, one in (spreads | summary["variates"]).items()
     ]
     print_table(make_table(("", "min", "mean", "max", "std"), rows, (False, *[True] * 4)))
     if output is not None:
@@ -123,7 +122,7 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
 
 
 @data.command("import", short_help="Make Minari datasets of D4RL files or UniTraj folders.")
-@click.argument("source", type=click.Path(path_type=Path))
+@click.argument("source", type=PATH)
 @click.option("--id", "dataset_id", required=True, help="Id of the new Minari dataset: (namespace/)name-v0.")
 @click.option(
     "--environment", help="The environment's name, where the source does not give it: gymnasium/Hopper-v5."
@@ -137,16 +136,8 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
 )
 @click.option("--description", default="", help="A line for people.")
 @click.option("--replace", is_flag=True, help="Replace a dataset of the same id.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def import_(
-    source: Path,
-    dataset_id: str,
-    environment: str | None,
-    max_episode_steps: int,
-    description: str,
-    replace: bool,
-    as_json: bool,
-) -> None:
+@json_option
+def import_(source: Path, dataset_id: str, as_json: bool, **options: Any) -> None:
     """Make Minari datasets of a D4RL .hdf5 file or a UniTraj folder.
 
     A folder of one environment's episodes makes one dataset. UniTraj's root makes one an environment that
@@ -161,34 +152,34 @@ def import_(
     from trajworld.data.resolve import import_dataset
 
     with job_progress("Importing") as progress:
-        made = import_dataset(
-            source,
-            dataset_id,
-            environment=environment,
-            max_episode_steps=max_episode_steps,
-            description=description,
-            replace=replace,
-            progress=progress,
-        )
+        made = import_dataset(source, dataset_id, progress=progress, **options)
     if as_json:
         found = [{"path": str(one.path), "account": one.account and one.account.as_json()} for one in made]
         click.echo(json.dumps(found, indent=2))
         return
     for one in made:
         click.echo(str(one.path))
-        for line in [] if one.account is None else one.account.lines():
+        for line in one.account.lines() if one.account else ():
             click.echo(f"  {line}")
 
 
-def _row(entry: dict[str, Any], name: str, keys: tuple[str, ...]) -> list[object]:
-    """The cells of a table's row; an entry that could not be read says why instead."""
-    if "error" in entry:
-        return [entry[name], Text(entry["error"], style="red"), *[""] * (len(keys) - 1)]
-    return [entry[name], *(entry[key] for key in keys)]
+@data.command(short_help="Draw procedural robots.")
+@click.argument("robots", metavar="ROBOT...", nargs=-1, required=True)
+@click.option("-o", "--output", required=True, type=FILE, help="The picture (.png).")
+def draw_robots(robots: tuple[str, ...], output: Path) -> None:
+    """Draw ROBOTs (robot/legged-17, robot/snake-3) side by side: legged ones from the side, snakes from above.
 
+    \b
+    Examples:
+      trajworld data draw-robots robot/legged-{0..17} robot/snake-{0..5} -o robots.png
+    """
+    from trajworld.environments.names import ROBOT, parse_name
+    from trajworld.environments.robots.kinds import parse_robot
+    from trajworld.environments.robots.picture import draw_robots as draw
 
-def _number(value: float) -> str:
-    """Four significant digits, without an exponent where that stays short."""
-    if value == 0 or 1e-4 <= abs(value) < 1e6:
-        return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.1f}"
-    return f"{value:.3e}"
+    names = [parse_name(text) for text in robots]
+    for name in names:
+        if name.family != ROBOT or name.changes:
+            raise UsageError(f"{name} is no robot to draw: write a kind and a number, as in robot/legged-17")
+    draw([parse_robot(name.identifier) for name in names], output)
+    click.echo(f"Picture: {output}")

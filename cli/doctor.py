@@ -2,11 +2,10 @@
 
 import dataclasses
 import json
-from collections.abc import Iterable, Sequence
 
 import click
-from rich.console import Console
-from rich.table import Table
+
+from .output import console, make_table, print_table
 
 
 @click.command(short_help="Print versions, backends, devices, and what is missing.")
@@ -33,43 +32,33 @@ def doctor(context: click.Context, as_json: bool, timeout: float) -> None:
     """
     from trajworld.doctor import examine
 
-    with Console(stderr=True).status("Trying JAX, TensorFlow and PyTorch ..."):
+    with console(stderr=True).status("Trying JAX, TensorFlow and PyTorch ..."):
         report = examine(timeout)
     if as_json:
-        click.echo(json.dumps({**dataclasses.asdict(report), "healthy": report.healthy}, indent=2))
-        context.exit(0 if report.healthy else 1)
+        click.echo(json.dumps(dataclasses.asdict(report), indent=2))
+        context.exit(not report.healthy)
 
-    console = Console()
-    versions = [(name, version or "not installed") for name, version in report.versions.items()]
     backends = []
     for one in report.frameworks:
         many = f"{one.devices} x {one.device} (a run trains on {one.training})"
         device = (many if one.devices > 1 else one.device) or one.problem
         note = f"active: {report.reason}" if one.name == report.active else ""
         backends.append((one.name, one.version or "-", "yes" if one.works else "no", device, note))
+    memory = "unknown" if report.memory is None else f"{report.memory / 1e9:.1f} GB"
     machine = [
         ("cores", str(report.cores)),
-        ("memory", "unknown" if report.memory is None else f"{report.memory / 1e9:.1f} GB"),
+        ("memory", memory),
         ("converted datasets (TRAJWORLD_HOME)", report.home),
         ("disk free there", f"{report.home_free / 1e9:.1f} GB"),
         ("Minari datasets", report.minari),
     ]
-    console.print(_table("Versions", ("", ""), versions))
-    console.print(_table("Backends", ("", "version", "works", "device", ""), backends))
-    console.print(_table("Machine", ("", ""), machine))
+    versions = [(name, version or "not installed") for name, version in report.versions.items()]
+    print_table(make_table(("library", "version"), versions))
+    print_table(make_table(("backend", "version", "works", "device", ""), backends))
+    print_table(make_table(("machine", ""), machine))
     if report.missing:
-        missing = [(one.what, one.mend) for one in report.missing]
-        console.print(_table("Missing", ("what", "mend it by"), missing))
+        print_table(make_table(("missing", "mend it by"), [(one.what, one.mend) for one in report.missing]))
     else:
-        console.print("Nothing is missing.")
-    console.print(f"The active backend, {report.active}, {'works' if report.healthy else 'does not work'}.")
-    context.exit(0 if report.healthy else 1)
-
-
-def _table(title: str, columns: Sequence[str], rows: Iterable[tuple[str, ...]]) -> Table:
-    table = Table(title=title, title_justify="left", show_header=any(columns))
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*row)
-    return table
+        click.echo("Nothing is missing.")
+    click.echo(f"The active backend, {report.active}, {'works' if report.healthy else 'does not work'}.")
+    context.exit(not report.healthy)

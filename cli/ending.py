@@ -6,13 +6,11 @@ from trajworld.errors import TrajWorldError
 
 # Packages that an installation may lack, and the extra that brings each.
 _EXTRAS = {
-    "jax": "jax",
+    **{name: name for name in ("jax", "torch", "ray")},
     "jaxlib": "jax",
     "tensorflow": "tensorflow-cpu",
-    "torch": "torch",
     "dm_control": "dm-control",
     "huggingface_hub": "hub",
-    "ray": "ray",
     "pytest": "bench",
     "pytest_benchmark": "bench",
 }
@@ -28,10 +26,9 @@ def exit_code_of(error: BaseException) -> int | None:
     if isinstance(error, TrajWorldError):
         click.echo(f"Error: {error}", err=True)
         return error.exit_code
-    if isinstance(error, click.exceptions.Exit):
-        return error.exit_code
     if isinstance(error, click.ClickException):
         error.show()
+    if isinstance(error, click.ClickException | click.exceptions.Exit):
         return error.exit_code
     if isinstance(error, click.Abort | KeyboardInterrupt):
         click.echo("Interrupted.", err=True)

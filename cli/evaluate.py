@@ -1,87 +1,59 @@
 """``trajworld evaluate``: how well a model predicts the transitions of datasets."""
 
+import contextlib
 import json
 import re
+from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
+from trajworld.backend import require_framework
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.report import Evaluation, Settings
+from trajworld.evaluation.report import evaluate as evaluate_dataset
+from trajworld.text import number
+
+from .options import PATH, field_options
+from .output import make_table, print_table
 from .progress import job_progress
-from .results_folder import RESULTS, check_overwrite, results_folder
-
-if TYPE_CHECKING:
-    from trajworld.evaluation.open_loop import OpenLoopErrors
-    from trajworld.evaluation.report import Evaluation
 
 _KIND = "evaluation"
+_RESULTS = "results.json"
 # Of the only dataset, or each of several in a folder of its own: 1-NAME.
-_CONTENTS = (RESULTS, "variates.png", "open-loop.png", "episode-*.png", "[0-9]*-*")
-_WINDOWS = 5000
+_CONTENTS = (_RESULTS, "variates.png", "open-loop.png", "episode-*.png", "[0-9]*-*")
 _STEPS_SHOWN = (1, 10, 25, 50, 100)
-_METRICS = (
-    ("mae", "mean absolute error"),
-    ("mse", "mean squared error"),
-    ("normalised_mae", "absolute error / std"),
-    ("normalised_mse", "squared error / variance"),
-    ("nll", "negative log-likelihood, nats"),
-)
+_METRICS = {
+    "mae": "mean absolute error",
+    "mse": "mean squared error",
+    "normalised_mae": "absolute error / std",
+    "normalised_mse": "squared error / variance",
+    "nll": "negative log-likelihood, nats",
+}
 
 
-@click.command(short_help="Measure a model's predictions on datasets.")
+@click.command(short_help="Measure a model's predictions on datasets.", params=field_options(Settings))
 @click.argument("model_name", metavar="MODEL")
 @click.argument("specs", metavar="DATASET...", nargs=-1, required=True)
 @click.option(
     "--ranges",
     metavar="DATASET",
-    help="Where a pre-trained model takes the range of an environment that it never saw.  [default: the "
-    "dataset itself]",
+    help="Where a pre-trained model takes the range of an environment that it never saw, or saw in several datasets: "
+    "data, or the name of one of its own datasets.  [default: the dataset itself]",
 )
-@click.option(
-    "--windows",
-    type=click.IntRange(min=0),
-    default=_WINDOWS,
-    show_default=True,
-    help="The most transitions of each dataset to predict, drawn at random; 0 for all.",
-)
-@click.option(
-    "--horizon",
-    type=click.IntRange(min=0),
-    default=100,
-    show_default=True,
-    help="Steps of the open-loop rollouts, fewer in short episodes; 0 for none.",
-)
-@click.option(
-    "--pictures",
-    type=click.IntRange(min=0),
-    default=2,
-    show_default=True,
-    help="Episodes of each dataset to draw, with -o.",
-)
-@click.option(
-    "--batch-size", type=click.IntRange(min=1), default=64, show_default=True, help="Windows at once."
-)
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Of the random draws.")
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
-@click.option(
-    "-o", "--output", type=click.Path(path_type=Path), help="Make this folder: results.json and pictures."
-)
+@click.option("-o", "--output", type=PATH, help="Make this folder: results.json and pictures.")
 @click.option("--overwrite", is_flag=True, help="Replace the output folder if it is there.")
 def evaluate(
     model_name: str,
     specs: tuple[str, ...],
     ranges: str | None,
-    windows: int,
-    horizon: int,
-    pictures: int,
-    batch_size: int,
-    seed: int,
     as_json: bool,
     output: Path | None,
     overwrite: bool,
+    **options: Any,
 ) -> None:
     """Measure how MODEL predicts the transitions of each DATASET.
 
@@ -97,25 +69,28 @@ def evaluate(
       trajworld evaluate runs/hopper/best.keras hopper_medium-v2.hdf5 hopper_expert-v2.hdf5 --windows 0
       trajworld evaluate runs/pre/best.keras test-v0 --ranges train-v0 --json
     """
-    check_overwrite(output, overwrite)
+    require_framework()
+    settings = Settings(**options)
+    if overwrite and output is None:
+        raise UsageError("--overwrite needs -o")
     from trajworld.data.resolve import open_dataset
-    from trajworld.models.files import load_model
+    from trajworld.files import write_json
+    from trajworld.models.files import describe_model, load_model
     from trajworld.models.names import find_model
 
     model_path = find_model(model_name)
+    own = [source["dataset"] for source in describe_model(model_path)["sources"]]
     with job_progress("Converting") as progress:
         datasets = [open_dataset(spec, progress=progress) for spec in specs]
-        ranges_from = None if ranges is None else open_dataset(ranges, progress=progress)
+        chosen = ranges if ranges is None or ranges in own else open_dataset(ranges, progress=progress)
     model = load_model(model_path)
 
     from trajworld.evaluation.one_step import compile_one_step, support_for
-    from trajworld.evaluation.report import evaluate as evaluate_dataset
 
     # All of them before anything is computed: the last may be the one that does not fit.
-    supports = [support_for(model, dataset, ranges_from) for dataset in datasets]
-    one_step, name = compile_one_step(model), _title(model_name, model_path)
-    found: list[Evaluation] = []
-    with results_folder(output, overwrite, _KIND, _CONTENTS) as folder:
+    supports = [support_for(model, dataset, chosen) for dataset in datasets]
+    one_step, found = compile_one_step(model), []
+    with _results_folder(output, overwrite) as folder:
         with job_progress("Predicting") as progress:
             for dataset, support, place in zip(datasets, supports, _places(folder, datasets), strict=True):
                 found.append(
@@ -123,14 +98,10 @@ def evaluate(
                         model,
                         dataset,
                         support,
-                        windows=windows or None,
-                        horizon=horizon,
-                        batch_size=batch_size,
-                        seed=seed,
-                        one_step=one_step,
-                        pictures=place,
-                        drawn_episodes=pictures,
-                        name=name,
+                        one_step,
+                        settings,
+                        folder=place,
+                        name=_title(model_name, model_path),
                         progress=progress,
                     )
                 )
@@ -138,78 +109,56 @@ def evaluate(
             "kind": _KIND,
             "model": model_name,
             "environment": model.identity.environment,
-            "settings": {"windows": windows or None, "horizon": horizon, "seed": seed, "ranges": ranges},
+            "settings": {
+                "windows": settings.windows or None,
+                "horizon": settings.horizon,
+                "seed": settings.seed,
+                "ranges": ranges,
+            },
             "datasets": [each.as_json() for each in found],
         }
         if folder is not None:
-            from trajworld.files import write_json
-
-            write_json(folder / RESULTS, results)
+            write_json(folder / _RESULTS, results)
     if as_json:
         click.echo(json.dumps(results, indent=2, allow_nan=False))
         return
-    console = Console()
     for each in found:
-        _print(console, each)
-    if ranges is not None and all(support.origin == "the model's own" for support in supports):
-        console.print("--ranges was not needed: the model has its own.", highlight=False)
+        _print(each)
+    if ranges is not None and all(support.origin.startswith("the model's own") for support in supports):
+        click.echo("--ranges was not needed: the model has its own.")
     if output is not None:
-        console.print(f"Results and pictures: {escape(str(output))}", highlight=False, soft_wrap=True)
+        click.echo(f"Results and pictures: {output}")
 
 
-def _print(console: Console, found: "Evaluation") -> None:
+def _print(found: Evaluation) -> None:
     """A table of one dataset's errors, and the open-loop error at a few horizons."""
     ours, copy, growth = found.prediction, found.copy_last_row, found.open_loop
+    rows = []
+    for field, label in _METRICS.items():
+        for name, of, row in ((label, "observations", "observations"), ("", "and reward", "all")):
+            rows.append((name, of, *(number(side.table[row][field], 4) for side in (ours, copy))))
     title = f"{ours.dataset}: {ours.windows:,} transitions, one step ahead"
-    table = Table()
-    table.add_column("")
-    table.add_column("of", no_wrap=True)
-    table.add_column("model", justify="right")
-    table.add_column("copy last row", justify="right")
-    for field, label in _METRICS:
-        pair = (getattr(ours, field), getattr(copy, field))
-        for group, of in (("observation", "observations"), ("predicted", "and reward")):
-            cells = ["–" if side is None else _number(getattr(side, group)) for side in pair]
-            table.add_row(
-                label if group == "observation" else "", of, *cells, end_section=group == "predicted"
-            )
-    console.print(escape(title), table, sep="\n", highlight=False)
-    lines = [f"Read over {'the range ' if ours.ranges.startswith('of') else ''}{ours.ranges}"]
-    lines[0] += " range." if ours.ranges.endswith("own") else "."
+    headers = ("", "of", "model", "copy last row")
+    print_table(make_table(headers, rows, (False, False, True, True), title))
+    own = "the model's own"
+    over = ours.ranges.replace(own, f"{own} range", 1)
+    click.echo(f"Read over {over if over.startswith(own) else f'the range {over}'}.")
     if ours.still:
-        lines.append(f"Left out of what is divided, since they do not vary: {', '.join(ours.still)}.")
-    for line in lines:
-        console.print(escape(line), highlight=False)
+        click.echo(f"Left out of what is divided, since they do not vary: {', '.join(ours.still)}.")
     if growth is not None:
+        steps = sorted({*(step for step in _STEPS_SHOWN if step < growth.horizon), growth.horizon})
+        rows = [
+            (label, *(number(errors[step - 1], 4) for step in steps))
+            for label, errors in (("model", growth.mae), ("starting row held", growth.held_row))
+        ]
         title = f"Open loop, {growth.starts} rollouts: absolute error / std by steps ahead"
-        console.print(title, _growth_table(growth), sep="\n", highlight=False)
-    console.print()
-
-
-def _growth_table(growth: "OpenLoopErrors") -> Table:
-    table = Table()
-    table.add_column("")
-    steps = sorted({*(step for step in _STEPS_SHOWN if step < growth.horizon), growth.horizon})
-    for step in steps:
-        table.add_column(str(step), justify="right")
-    for label, errors in (("model", growth.mae), ("starting row held", growth.held_row)):
-        table.add_row(label, *(_number(errors[step - 1]) for step in steps))
-    return table
-
-
-def _number(value: float | None) -> str:
-    """Four significant digits."""
-    if value is None:
-        return "–"
-    return f"{value:,.4g}" if value == 0 or 1e-4 <= abs(value) < 1e6 else f"{value:.3e}"
+        print_table(make_table(("", *map(str, steps)), rows, (False, *[True] * len(steps)), title))
+    click.echo()
 
 
 def _title(name: str, path: Path) -> str:
     """A name as it was given, but a file with its folder, which for a run's ``best.keras`` tells it from others."""
-    if Path(name) != path:
-        return name
-    path = path.absolute()
-    return f"{path.parent.name}/{path.name}"
+    return name if Path(name) != path else "/".join(path.absolute().parts[-2:])
 
 
 def _places(folder: Path | None, datasets: list[Any]) -> list[Path | None]:
@@ -218,3 +167,30 @@ def _places(folder: Path | None, datasets: list[Any]) -> list[Path | None]:
         return [folder] * len(datasets)
     slugs = [re.sub(r"[^A-Za-z0-9.]+", "-", dataset.name).strip("-.") for dataset in datasets]
     return [folder / f"{number}-{slug}" for number, slug in enumerate(slugs, start=1)]
+
+
+@contextlib.contextmanager
+def _results_folder(output: Path | None, overwrite: bool) -> Iterator[Path | None]:
+    """The folder that becomes ``output`` when everything is in it; None where none was asked for.
+
+    Only what an evaluation made is overwritten: the option must not remove hours of a study by a slip.
+    """
+    from trajworld.files import atomic_folder, read_json
+
+    if output is None:
+        yield None
+        return
+    if overwrite and output.exists():
+        path = output / _RESULTS
+        results = read_json(path) if path.is_file() else None
+        own = isinstance(results, dict) and results.get("kind") == _KIND
+        foreign = sorted(
+            item.name
+            for item in (output.iterdir() if own else ())
+            if not any(fnmatchcase(item.name, pattern) for pattern in _CONTENTS)
+        )
+        if not own or foreign:
+            what = f"holds {foreign[0]!r} too" if foreign else f"is no folder of {_KIND} results"
+            raise TrajWorldError(f"{output} {what}, and is not overwritten: name another place")
+    with atomic_folder(output, replace=overwrite) as folder:
+        yield folder

@@ -7,27 +7,29 @@ from typing import Any
 import click
 
 from trajworld.backend import BACKENDS
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import UsageError
 from trajworld.version import __version__
 
 from .ending import exit_code_of
-from .lazy import LazyCommand, LazyGroup
+from .lazy import LazyGroup
 from .output import set_up_streams
 
 # Loaded lazily: `trajworld --help` imports no framework.
 _COMMANDS = {
-    "data": LazyCommand(".data", "data", "Collect, import, list and inspect datasets."),
-    "pretrain": LazyCommand(".train", "pretrain", "Pre-train one model on many datasets."),
-    "train": LazyCommand(".train", "train", "Train on one dataset, from scratch or from a model (--init)."),
-    "evaluate": LazyCommand(".evaluate", "evaluate", "Measure a model's predictions on datasets."),
-    "checkpoint": LazyCommand(
-        ".checkpoint", "checkpoint", "Import published checkpoints; show, describe and publish models."
+    "data": (".data:data", "Collect, import, list and inspect datasets."),
+    "pretrain": (".train:pretrain", "Pre-train one model on many datasets."),
+    "train": (".train:train", "Train on one dataset, from scratch or from a model (--init)."),
+    "evaluate": (".evaluate:evaluate", "Measure a model's predictions on datasets."),
+    "checkpoint": (
+        ".checkpoint:checkpoint",
+        "Import published checkpoints; show, describe and publish models.",
     ),
-    "quickstart": LazyCommand(
-        ".quickstart", "quickstart", "Fine-tune a pre-trained model on an unseen robot, compare, report."
+    "quickstart": (
+        ".quickstart:quickstart",
+        "Fine-tune a pre-trained model on an unseen robot, compare, report.",
     ),
-    "study": LazyCommand(".study", "study", "Run the studies: transfer, zero-shot, backends, quickstart."),
-    "doctor": LazyCommand(".doctor", "doctor", "Print versions, backends, devices, and what is missing."),
+    "study": (".study:study", "Run the studies: transfer, zero-shot, backends, quickstart."),
+    "doctor": (".doctor:doctor", "Print versions, backends, devices, and what is missing."),
 }
 
 # Commands of earlier versions, and what does their work now.
@@ -55,24 +57,16 @@ def cli() -> None:
 def main(arguments: list[str] | None = None) -> Any:
     """Run the command line; a user's mistake ends in one line and exit code 1 or 2, never a traceback."""
     set_up_streams()
+    backend = os.environ["KERAS_BACKEND"]
     try:
-        if os.environ["KERAS_BACKEND"] not in BACKENDS and "doctor" not in (arguments or sys.argv):
-            raise UsageError(
-                f"KERAS_BACKEND is {os.environ['KERAS_BACKEND']!r}, which is none of {', '.join(BACKENDS)}"
-            )
+        if backend not in BACKENDS and "doctor" not in (arguments or sys.argv):
+            raise UsageError(f"KERAS_BACKEND is {backend!r}, which is none of {', '.join(BACKENDS)}")
         return cli.main(args=arguments, prog_name="trajworld", standalone_mode=False) or 0
     except BrokenPipeError:
         # The reader of our output went away (`trajworld data list | head`): end as other commands do.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(128 + 13)
-    except (
-        TrajWorldError,
-        ModuleNotFoundError,
-        click.exceptions.Exit,
-        click.ClickException,
-        click.Abort,
-        KeyboardInterrupt,
-    ) as error:
+    except BaseException as error:
         code = exit_code_of(error)
         if code is None:
             raise

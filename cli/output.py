@@ -12,19 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 # What an encoding such as ASCII or cp932 may lack, in letters that every encoding has.
-_PLAIN = {
-    "–": "-",
-    "—": "-",
-    "…": "...",
-    "×": "x",
-    "±": "+-",
-    "²": "2",
-    "→": "->",
-    "▸": ">",
-    "✓": "yes",
-    "✗": "no",
-}
-
+_PLAIN = dict(zip("–—…×±²→▸✓✗", ("-", "-", "...", "x", "+-", "2", "->", ">", "yes", "no"), strict=True))
 _LEAST = 12
 
 
@@ -32,7 +20,6 @@ class _Console(Console):
     """A console that tells of a reader who went away, where Rich would end the program itself."""
 
     def on_broken_pipe(self) -> NoReturn:
-        """Leave it to the command line's end."""
         raise BrokenPipeError
 
 
@@ -60,18 +47,17 @@ def make_table(
 
     Args:
         headers: Of the columns.
-        rows: Cells; whole numbers get thousands separators, None is shown as –.
+        rows: Cells; whole numbers get thousands separators, None is shown as –, and control characters of texts are
+            spelled out.
         right: Which columns hold numbers: these are set to the right and never cut. Where not given, those whose
             cells are all numbers.
         title: Above it.
     """
     if right is None:
-        right = [
-            bool(rows) and all(isinstance(row[place], int | float) or row[place] is None for row in rows)
-            for place in range(len(headers))
-        ]
+        columns = zip(*rows, strict=True) if rows else [[""]] * len(headers)
+        right = [all(cell is None or isinstance(cell, int | float) for cell in column) for column in columns]
     table = Table(title=Text(title) if title else None, title_justify="left")
-    texts = [[cell if isinstance(cell, Text) else Text(_text(cell)) for cell in row] for row in rows]
+    texts = [[_text(cell) for cell in row] for row in rows]
     for place, (header, number) in enumerate(zip(headers, right, strict=True)):
         # Columns of words give way before numbers do, but not to nothing.
         least = min(_LEAST, max([len(header), *(len(row[place]) for row in texts)]))
@@ -80,6 +66,16 @@ def make_table(
     for row in texts:
         table.add_row(*row)
     return table
+
+
+def print_facts(facts: Sequence[tuple[str, object]]) -> None:
+    """Print names and values below each other."""
+    table = Table.grid(padding=(0, 2))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for name, value in facts:
+        table.add_row(_text(name), _text(value))
+    print_table(table)
 
 
 def set_up_streams() -> None:
@@ -96,9 +92,11 @@ def _plainer(error: UnicodeError) -> tuple[str, int]:
     return "".join(_PLAIN.get(letter, "?") for letter in missing), error.end
 
 
-def _text(cell: object) -> str:
+def _text(cell: object) -> Text:
+    if isinstance(cell, Text):
+        return cell
     if cell is None:
-        return "–"
-    if isinstance(cell, int) and not isinstance(cell, bool):
-        return f"{cell:,}"
-    return str(cell)
+        return Text("–")
+    text = f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)
+    # What a file says must not move the cursor.
+    return Text("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))

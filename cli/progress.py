@@ -1,7 +1,6 @@
-"""Progress of long jobs: a bar with rate and time left on a terminal, a plain line now and then elsewhere."""
+"""Progress of long jobs: a bar on a terminal, plain lines elsewhere, both on standard error."""
 
 import contextlib
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -19,97 +19,110 @@ from rich.progress import (
 
 from trajworld.text import duration
 
+from .output import console
+
 if TYPE_CHECKING:
     from trajworld.study.run import Progress as CellProgress
+    from trajworld.training.loop import Report
+    from trajworld.training.run import Run
 
 _SECONDS_BETWEEN_LINES = 10.0
 
 
+def _bars(out: Console, *more: ProgressColumn) -> Progress:
+    """Bars that are shown on a terminal only; what a task tells of itself is its field ``news``."""
+    news = TextColumn("{task.fields[news]}")
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), news, TimeElapsedColumn())
+    return Progress(*columns, *more, console=out, transient=True, disable=not out.is_terminal)
+
+
+def _say(out: Console, text: str) -> None:
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
 @contextlib.contextmanager
 def job_progress(verb: str, unit: str = "transitions") -> Iterator[Callable[[int, int | None, str], None]]:
-    """Yield a function (done, total or None, of what) that shows a job's progress on standard error.
+    """Yield a function (done, total or None, of what) that shows a job's progress.
 
-    What is worked on may change: one thing begins where the one before it ended.
+    What is worked on may change: one thing begins where the one before it ended. Without a terminal it prints a line
+    every ten seconds.
     """
-    if not sys.stderr.isatty():
-        yield _plain_lines(verb, unit)
-        return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bars:
-        task: TaskID | None = None
-        current, rate = None, _Rate()
+    out = console(stderr=True)
+    with _bars(out, TimeRemainingColumn()) as bars:
+        current, task = "", TaskID(-1)
+        began = last = printed = time.monotonic()
 
         def show(done: int, total: int | None, what: str) -> None:
-            nonlocal task, current
-            per_second = rate(done, what)
+            nonlocal current, task, began, last, printed
             if what != current:
-                if task is not None:
-                    bars.update(task, visible=False)
-                task, current = bars.add_task(f"{verb} {what}", total=total, rate=""), what
-            assert task is not None
-            bars.update(task, completed=done, rate=f"{per_second:,.0f} {unit}/s")
+                if current:
+                    bars.remove_task(task)
+                current, task, began = what, bars.add_task(f"{verb} {what}", total=total, news=""), last
+            last = time.monotonic()
+            rate = done / max(last - began, 1e-9)
+            bars.update(task, completed=done, news=f"{rate:,.0f} {unit}/s")
+            if out.is_terminal or last - printed < _SECONDS_BETWEEN_LINES:
+                return
+            printed = last
+            of = "" if total is None else f" of {total:,}"
+            left = "" if total is None else f", {duration((total - done) / max(rate, 1e-9))} left"
+            _say(out, f"{verb} {what}: {done:,}{of} {unit}, {rate:,.0f}/s{left}")
 
         yield show
 
 
-def _plain_lines(verb: str, unit: str) -> Callable[[int, int | None, str], None]:
-    """A function that prints a line at most every few seconds."""
-    printed, rate = time.monotonic(), _Rate()
-
-    def show(done: int, total: int | None, what: str) -> None:
-        nonlocal printed
-        per_second = rate(done, what)
-        if time.monotonic() - printed < _SECONDS_BETWEEN_LINES:
-            return
-        printed = time.monotonic()
-        left = "" if total is None else f", {duration((total - done) / max(per_second, 1e-9))} left"
-        of = "" if total is None else f" of {total:,}"
-        print(f"{verb} {what}: {done:,}{of} {unit}, {per_second:,.0f}/s{left}", file=sys.stderr, flush=True)
-
-    return show
-
-
 @contextlib.contextmanager
-def cell_progress(console: Console) -> "Iterator[Callable[[CellProgress], None]]":
+def cell_progress(out: Console) -> "Iterator[Callable[[CellProgress], None]]":
     """Yield an observer of :func:`trajworld.study.run.run_study`: a line for each cell, and on a terminal a bar."""
-    columns = (
-        TextColumn("cells"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[left]}"),
-    )
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
-        task = bar.add_task("cells", total=None, left="")
+    with _bars(out) as bars:
+        task = bars.add_task("cells", total=None, news="")
 
         def show(progress: "CellProgress") -> None:
             left = f"about {duration(progress.seconds_left)} left" if progress.done < progress.total else ""
-            bar.update(task, completed=progress.done, total=progress.total, left=left)
+            bars.update(task, completed=progress.done, total=progress.total, news=left)
             news = "finished" if progress.problem is None else f"FAILED: {progress.problem}"
-            text = f"{progress.done} of {progress.total}: {progress.cell}: {news}"
-            if left and not console.is_terminal:
-                text += f"; {left}"
-            console.print(text, highlight=False, markup=False, soft_wrap=True)
+            more = f"; {left}" if left and not out.is_terminal else ""
+            _say(out, f"{progress.done} of {progress.total}: {progress.cell}: {news}{more}")
 
         yield show
 
 
-class _Rate:
-    """What is done of a thing in a second, since the last call for the thing before it."""
+@contextlib.contextmanager
+def training_progress(run: "Run", out: Console) -> "Iterator[Callable[[Report], None]]":
+    """Yield an observer of :func:`trajworld.training.loop.train`; of several processes one shows itself."""
+    layout, parts, config = run.layout, run.parts, run.config
+    if not layout.leads:
+        yield lambda report: None
+        return
+    names = ", ".join(part.dataset.name for part in parts[:3]) + (", …" if len(parts) > 3 else "")
+    _say(
+        out,
+        f"{config.kind}: {run.model.count_params():,} parameters on {sum(part.transitions for part in parts):,} "
+        f"transitions of {len(parts)} dataset{'s' * (len(parts) > 1)} ({names}), "
+        f"M padded to {list(run.mixture.sizes)}"
+        + (f", on {layout.devices} devices" if layout.devices > 1 else "")
+        + (f" of {layout.processes} processes" if layout.processes > 1 else ""),
+    )
+    for part in parts:
+        account = part.dataset.account
+        for line in account.lines() if account is not None and (account.left_out or account.notes) else ():
+            _say(out, f"{part.dataset.name}: {line}")
+    with _bars(out, TimeRemainingColumn()) as bars:
+        task = bars.add_task(config.kind, total=config.steps, completed=run.state.step, news="compiling")
+        loss = holdout = ""
 
-    def __init__(self) -> None:
-        self._what: str | None = None
-        self._began = self._last = time.monotonic()
+        def show(report: "Report") -> None:
+            nonlocal loss, holdout
+            rate = report.rate or 0.0
+            if report.loss is not None:
+                loss = f"loss {report.loss:.4f}  {rate:.1f} steps/s"
+            if report.holdout_loss is not None:
+                holdout = f"  holdout {report.holdout_loss:.4f}" + "  best" * report.best
+            bars.update(task, completed=report.step, news=loss + holdout)
+            if report.loss is None or out.is_terminal:
+                return
+            left = duration((report.steps - report.step) / rate) if rate else "unknown"
+            _say(out, f"step {report.step:,} of {report.steps:,}  {loss}  {left} left{holdout}")
+            holdout = ""
 
-    def __call__(self, done: int, what: str) -> float:
-        if what != self._what:
-            self._what, self._began = what, self._last
-        self._last = time.monotonic()
-        return done / max(self._last - self._began, 1e-9)
+        yield show

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from trajworld.backend import require_framework
 from trajworld.errors import UsageError
 
 
@@ -38,6 +39,7 @@ def quickstart(output: Path, scale: str, seed: int, as_json: bool) -> None:
       KERAS_BACKEND=torch trajworld quickstart -o quick-torch
       trajworld quickstart --scale tiny -o /tmp/try
     """
+    require_framework()
     from trajworld.files import read_json
     from trajworld.studies.quickstart import SCALES, Quickstart
     from trajworld.study.report import RECORD, options

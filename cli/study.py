@@ -1,12 +1,9 @@
 """``trajworld study``: run a study, or make its report anew."""
 
-import dataclasses
 import importlib
 import inspect
 import json
 import re
-import types
-import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,33 +12,12 @@ import click
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.studies import STUDIES
 
+from .options import documented, field_options
 from .output import console, print_table
 from .progress import cell_progress
 
 if TYPE_CHECKING:
     from trajworld.study.run import Engine, Study
-
-
-class _Numbers(click.ParamType):
-    """Values with commas between them."""
-
-    name = "list"
-
-    def __init__(self, kind: type) -> None:
-        self._kind = kind
-
-    def convert(
-        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
-    ) -> tuple[Any, ...]:
-        """The values."""
-        if isinstance(value, tuple):
-            return value
-        try:
-            return tuple(self._kind(part) for part in str(value).split(",") if part)
-        except ValueError:
-            self.fail(
-                f"{value!r} is not a list of {self._kind.__name__} with commas between them", param, ctx
-            )
 
 
 class _Runs(click.Group):
@@ -176,9 +152,7 @@ _COMMON = (
 
 def _command(kind: "type[Any]") -> click.Command:
     """The command of a study: its options are the fields of its class, their help the docstring's attributes."""
-    protocol, _, attributes = inspect.cleandoc(kind.__doc__ or "").partition("\nAttributes:\n")
-    help_of = dict(re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", attributes, re.M | re.S))
-    hints = typing.get_type_hints(kind)
+    protocol, _ = documented(kind)
 
     def callback(
         output: Path | None,
@@ -193,17 +167,17 @@ def _command(kind: "type[Any]") -> click.Command:
         from trajworld.study.run import LocalEngine, RayEngine, default_workers
 
         study = kind(**options)
-        count = workers or getattr(study, "workers", None) or default_workers()
+        fixed: int | None = getattr(study, "workers", None)
+        if fixed and (engine == "ray" or (workers or fixed) != fixed):
+            raise UsageError(f"the study {kind.name} has its own number of workers, {fixed}, on this machine")
+        count = workers or fixed or default_workers()
         chosen = RayEngine(address) if engine == "ray" else LocalEngine(count)
         folder = output or Path(f"trajworld-{kind.name}")
         execute(study, folder, store or home() / "cells", chosen, count, as_json)
 
     command = click.Command(
         kind.name,
-        params=[
-            _option(field, hints[field.name], " ".join(help_of.get(field.name, "").split()))
-            for field in dataclasses.fields(kind)
-        ],
+        params=field_options(kind),
         callback=callback,
         help=re.sub(r"\n {2,}", " ", protocol).replace("\n- ", "\n\n- "),
         short_help=protocol.split(".")[0],
@@ -211,26 +185,3 @@ def _command(kind: "type[Any]") -> click.Command:
     for add in _COMMON:
         add(command)
     return command
-
-
-def _option(field: "dataclasses.Field[Any]", hint: Any, words: str) -> click.Option:
-    kind: Any = hint
-    if typing.get_origin(kind) in (types.UnionType, typing.Union):
-        kind = next(one for one in typing.get_args(kind) if one is not type(None))
-    if typing.get_origin(kind) is tuple:
-        kind = _Numbers(typing.get_args(kind)[0])
-    elif typing.get_origin(kind) is typing.Literal:
-        kind = click.Choice(typing.get_args(kind))
-    flag = "/--no-" + field.name.replace("_", "-") if kind is bool else ""
-    default = (
-        ",".join(f"{one:g}" if isinstance(one, float) else str(one) for one in field.default)
-        if isinstance(field.default, tuple)
-        else field.default
-    )
-    return click.Option(
-        [f"--{field.name.replace('_', '-')}{flag}", field.name],
-        type=None if flag else kind,
-        default=default,
-        show_default=default not in (None, ""),
-        help=words,
-    )

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +18,24 @@ def isolated_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pyte
     folder = tmp_path_factory.mktemp("user")
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(folder / "minari"))
     monkeypatch.setenv("TRAJWORLD_HOME", str(folder / "trajworld"))
+
+
+@pytest.fixture
+def command(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., Any]:
+    """A function that runs the command line in this process: exit code, standard output, standard error."""
+    from trajworld.cli.main import main
+
+    monkeypatch.setenv("COLUMNS", "120")
+
+    def run(*arguments: object) -> tuple[int, str, str]:
+        capfd.readouterr()
+        try:
+            code = main([str(word) for word in arguments])
+        except SystemExit as end:
+            code = end.code
+        return code or 0, *capfd.readouterr()
+
+    return run
 
 
 @pytest.fixture(scope="session")
@@ -74,12 +93,8 @@ def make_store(tmp_path: Path, make_episodes: Callable[..., list[Episode]]) -> C
 
     def make(lengths: Sequence[int], observations: int = 3, actions: int = 2, seed: int = 0) -> Dataset:
         name = f"store-{len(list(tmp_path.iterdir()))}"
-        return write_store(
-            tmp_path / name,
-            make_episodes(lengths, observations, actions, seed),
-            name=name,
-            source="made up",
-            environment="test/made-up",
-        )
+        episodes = make_episodes(lengths, observations, actions, seed)
+        names = {"name": name, "source": "made up", "environment": "test/made-up"}
+        return write_store(tmp_path / name, episodes, **names)
 
     return make

@@ -22,7 +22,6 @@ import pytest
 from trajworld.weights import shipped_models
 
 TOKEN = "hf_of_the_tests"
-_REGULAR_LIMIT = 10_000_000  # The hub takes larger files by LFS alone.
 
 
 @dataclass
@@ -36,7 +35,6 @@ class Repository:
     branches: dict[str, int] = field(default_factory=lambda: {"main": -1})
 
     def commit(self, files: dict[str, bytes], message: str = "", branch: str = "main") -> str:
-        """Add files to a branch; the new commit's hash."""
         number = self.branches[branch]
         self.commits.append({**(self.commits[number] if number >= 0 else {}), **files})
         self.messages.append(message)
@@ -44,11 +42,9 @@ class Repository:
         return self.hash(self.branches[branch])
 
     def hash(self, number: int) -> str:
-        """40 hex digits for a commit."""
         return hashlib.sha1(f"{number}".encode()).hexdigest()
 
     def number(self, revision: str) -> int | None:
-        """The commit that a branch or hash names."""
         hashes = {self.hash(number): number for number in range(len(self.commits))}
         return self.branches.get(revision, hashes.get(revision))
 
@@ -72,7 +68,6 @@ class FakeHub:
         self.fault = 0
 
     def add(self, repo: str, files: dict[str, bytes], **options: Any) -> Repository:
-        """Make a repository with one commit."""
         self.repositories[repo] = Repository(**options)
         self.repositories[repo].commit(files)
         return self.repositories[repo]
@@ -81,16 +76,13 @@ class FakeHub:
 @contextmanager
 def serve() -> Iterator[FakeHub]:
     """Run a hub on a free port of this machine."""
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Handler)
-    server.hub = hub = FakeHub(f"http://127.0.0.1:{server.server_address[1]}")  # type: ignore[attr-defined]
-    thread = threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True)
-    thread.start()
-    try:
-        yield hub
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Handler) as server:
+        server.hub = hub = FakeHub(f"http://127.0.0.1:{server.server_address[1]}")  # type: ignore[attr-defined]
+        threading.Thread(target=server.serve_forever, args=(0.02,), daemon=True).start()
+        try:
+            yield hub
+        finally:
+            server.shutdown()
 
 
 @pytest.fixture
@@ -124,19 +116,10 @@ class _Handler(BaseHTTPRequestHandler):
     def hub(self) -> FakeHub:
         return self.server.hub  # type: ignore[attr-defined]
 
-    def do_HEAD(self) -> None:
-        self._dispatch()
-
-    def do_GET(self) -> None:
-        self._dispatch()
-
-    def do_POST(self) -> None:
-        self._dispatch()
-
     def log_message(self, *arguments: Any) -> None:
         pass
 
-    def _dispatch(self) -> None:
+    def do_GET(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = urlsplit(self.path).path
         self.hub.requests.append(f"{self.command} {path}")
@@ -156,6 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
             self._resolve("/".join(parts[:2]), unquote(parts[3]), unquote("/".join(parts[4:])))
         else:
             self._fail(404, "", "no such page")
+
+    do_HEAD = do_POST = do_GET
 
     @property
     def _known(self) -> bool:
@@ -208,11 +193,18 @@ class _Handler(BaseHTTPRequestHandler):
         if repository.number(revision) is None:
             return self._fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if self.command == "GET":
-            return self._json(self._info(name, repository, revision))
+            commit = repository.hash(repository.number(revision) or 0)
+            return self._json(
+                {"id": name, "sha": commit, "private": repository.private, "tags": [], "siblings": []}
+            )
         if not self._known:
             return self._fail(401, "", "Invalid username or password.")
         if verb == "preupload":
-            return self._json({"files": [self._mode(file) for file in json.loads(body)["files"]]})
+            # Every file of the tests is a regular one; the hub takes larger ones by LFS alone.
+            kind = {"uploadMode": "regular", "shouldIgnore": False}
+            return self._json(
+                {"files": [{"path": file["path"], **kind} for file in json.loads(body)["files"]]}
+            )
         files, message = {}, ""
         for line in body.splitlines():
             record = json.loads(line)
@@ -226,16 +218,6 @@ class _Handler(BaseHTTPRequestHandler):
         self._json(
             {"success": True, "commitUrl": f"{self.hub.url}/{name}/commit/{commit}", "commitOid": commit}
         )
-
-    @staticmethod
-    def _info(name: str, repository: Repository, revision: str) -> dict[str, Any]:
-        commit = repository.hash(repository.number(revision) or 0)
-        return {"id": name, "sha": commit, "private": repository.private, "tags": [], "siblings": []}
-
-    @staticmethod
-    def _mode(file: dict[str, Any]) -> dict[str, Any]:
-        mode = "regular" if file["size"] <= _REGULAR_LIMIT else "lfs"
-        return {"path": file["path"], "uploadMode": mode, "shouldIgnore": False}
 
     def _json(self, value: Any, code: int = 200) -> None:
         self._answer(code, json.dumps(value).encode(), {"Content-Type": "application/json"})

@@ -1,6 +1,5 @@
 """The tokenizer against SciPy and NumPy in float64."""
 
-import keras
 import numpy as np
 import pytest
 import scipy.special
@@ -54,23 +53,8 @@ def test_encoding_is_the_gauss_histogram_of_the_clipped_value() -> None:
     expected = histogram(values.astype(np.float64), LOWER.astype(np.float64), UPPER.astype(np.float64), BINS)
     assert encoded.shape == (40, 3, BINS)
     np.testing.assert_allclose(encoded, expected, atol=5e-5)
-
-
-def test_a_scalar_support_serves_all_variates() -> None:
-    values = np.random.default_rng(2).uniform(-0.2, 1.2, (5, 7)).astype(np.float32)
-    shared = numbers(binning.encode(values, np.float32(0), np.float32(1), 32))
-    apart = numbers(binning.encode(values, np.zeros(7, np.float32), np.ones(7, np.float32), 32))
-    np.testing.assert_array_equal(shared, apart)
-
-
-def test_input_of_half_precision_is_measured_in_float32() -> None:
-    values = ops.cast(ops.convert_to_tensor(random_values((6,))), "bfloat16")
-    exact = numbers(ops.cast(values, "float32")).astype(np.float32)
-    encoded = binning.encode(values, LOWER, UPPER, BINS)
-    assert keras.backend.standardize_dtype(encoded.dtype) == "float32"
-    np.testing.assert_allclose(
-        numbers(encoded), numbers(binning.encode(exact, LOWER, UPPER, BINS)), atol=1e-6
-    )
+    shared = numbers(binning.encode(values, LOWER[0], UPPER[0], BINS))
+    np.testing.assert_array_equal(shared[:, 0], encoded[:, 0])
 
 
 def test_target_bins_are_the_floor_and_the_ends_beyond() -> None:
@@ -138,15 +122,10 @@ def test_no_sample_falls_in_a_bin_of_no_mass_or_outside() -> None:
     logits[[3, 7]] = 0.0
     values = draws(logits, 2000, 12)
     assert set(np.floor((values + 2) / 5 * 12).astype(int)) == {3, 7}
-    extreme = np.array([[0.0], [np.nextafter(np.float32(1), np.float32(0))]], np.float32)
-    for first in extreme:
-        for second in extreme:
-            uniforms = np.stack([first, second])[:, None]
-            assert (
-                -2
-                <= numbers(binning.sample(logits[None, None], np.float32(-2), np.float32(3), uniforms)).item()
-                <= 3
-            )
+    last = np.nextafter(np.float32(1), np.float32(0))
+    uniforms = np.array([[0, 0, last, last], [0, last, 0, last]], np.float32)[:, :, None]
+    extreme = numbers(binning.sample(np.tile(logits, (4, 1, 1)), np.float32(-2), np.float32(3), uniforms))
+    assert np.all((extreme >= -2) & (extreme <= 3))
 
 
 SUPPORTS = st.tuples(
@@ -172,16 +151,3 @@ def test_probabilities_sum_to_one_and_centre_on_the_value(
     assert np.all(np.diff(positions) >= -1e-3)
     scaled = (np.clip(values, lower, upper).astype(np.float64) - lower) / (np.float64(upper) - lower) * BINS
     assert np.all(np.abs(positions - scaled) < 1.0)
-    targets = numbers(binning.target_bins(values, lower, upper, BINS))
-    assert np.all((targets >= 0) & (targets < BINS))
-    assert np.all(np.abs(targets + 0.5 - np.clip(scaled, 0, BINS)) <= 0.51)
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.lists(FRACTIONS, min_size=8, max_size=8))
-def test_decoding_the_encoding_gives_the_value_back(fractions: list[float]) -> None:
-    """With the log of the encoding as logits, the expectation is the value, but near the ends."""
-    values = np.clip(np.array(fractions, np.float32), 0.02, 0.98)
-    logits = np.log(np.maximum(numbers(binning.encode(values, np.float32(0), np.float32(1), BINS)), 1e-30))
-    decoded = numbers(binning.moments(logits.astype(np.float32), np.float32(0), np.float32(1))[0])
-    np.testing.assert_allclose(decoded, values, atol=0.02 / BINS)

@@ -12,8 +12,7 @@ from training_fixtures import config_for, plain_steps, store
 
 from trajworld.card.card import card, card_for, model_file
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.models.digest import weights_digest
-from trajworld.models.files import describe_model, load_model
+from trajworld.models.files import describe_model, load_model, weights_digest
 from trajworld.studies.zero_shot import ZeroShot
 from trajworld.study.report import write_report
 from trajworld.text import number

@@ -5,121 +5,126 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
+from trajworld import __version__
+from trajworld.cli import main as module
+from trajworld.errors import TrajWorldError, UsageError
+
 FRAMEWORKS = {"jax", "tensorflow", "torch", "keras"}
+HEAVY = FRAMEWORKS | {"pandas", "matplotlib", "scipy"}
 
 
-def run(code: str, folder: Path) -> subprocess.CompletedProcess[str]:
-    environment = {
-        **os.environ,
-        "TRAJWORLD_HOME": str(folder),
-        "MINARI_DATASETS_PATH": str(folder),
-        "COLUMNS": "100",
-    }
+def python(code: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     # -P: the checkout's own trajworld/ must not stand before the installed package.
-    return subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment)
-
-
-def main_with(arguments: list[str]) -> str:
-    return f"import sys; from trajworld.cli.main import main; sys.exit(main({arguments!r}))"
+    command = [sys.executable, "-P", "-c", code, *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, **environment})
 
 
 @pytest.mark.parametrize(
-    "arguments", [["--help"], ["data", "list"], ["data", "--help"], ["doctor", "--help"]]
+    ("arguments", "banned"),
+    [
+        ("--help", HEAVY),
+        ("data list", HEAVY),
+        ("data --help", HEAVY),
+        ("doctor --help", FRAMEWORKS),
+        ("train --help", FRAMEWORKS),
+        ("evaluate --help", FRAMEWORKS),
+        ("checkpoint import --help", FRAMEWORKS),
+        ("checkpoint list", FRAMEWORKS),
+        ("checkpoint show trajworld-small", FRAMEWORKS),
+        ("checkpoint push trajworld-small hf://user/mine", FRAMEWORKS),
+    ],
 )
-def test_no_framework_is_imported(tmp_path: Path, arguments: list[str]) -> None:
-    done = run(
+def test_no_framework_is_imported(tmp_path: Path, arguments: str, banned: set[str]) -> None:
+    code = (
         "import json, sys\n"
         "from trajworld.cli.main import main\n"
-        "try:\n"
-        f"    code = main({arguments!r})\n"
-        "except SystemExit as end:\n"
-        "    code = end.code\n"
-        "print()\n"
-        "print(json.dumps([code, sorted(sys.modules)]))\n",
-        tmp_path,
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit:\n    pass\n"
+        "print()\nprint(json.dumps(sorted(sys.modules)))"
     )
-    assert done.returncode == 0, done.stderr
-    code, modules = json.loads(done.stdout.splitlines()[-1])
-    assert code in (0, None), done.stderr
-    assert "trajworld.cli.main" in modules
-    assert not FRAMEWORKS & {module.split(".")[0] for module in modules}
+    done = python(code, *arguments.split(), HF_ENDPOINT="http://127.0.0.1:9", HF_HOME=str(tmp_path / "hf"))
+    modules = json.loads(done.stdout.splitlines()[-1])
+    assert f"trajworld.cli.{'main' if arguments == '--help' else arguments.split()[0]}" in modules
+    assert not banned & {module.split(".")[0] for module in modules}
 
 
-def test_the_check_above_sees_a_framework(tmp_path: Path) -> None:
-    done = run("import keras, sys; print('keras' in sys.modules)", tmp_path)
-    assert done.stdout.split()[-1] == "True"
+@pytest.mark.parametrize("arguments", ["train DATA -o run", "evaluate trajworld-small DATA", "quickstart"])
+def test_an_installation_without_a_backend_says_so_in_one_line(arguments: str) -> None:
+    code = (
+        "import importlib.util as util, sys\n"
+        "find = util.find_spec\n"
+        "util.find_spec = lambda name, *rest: None if name in ('jax', 'tensorflow', 'torch') else find(name, *rest)\n"
+        "from trajworld.cli.main import main\nmain(sys.argv[1:])"
+    )
+    done = python(code, *arguments.split(), KERAS_BACKEND="jax")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr.splitlines() == [
+        "Error: jax, the backend that computes, is not installed: pip install 'trajworld[jax]'"
+    ]
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["fly"], "No such command 'fly'"),
-        (["data", "fly"], "No such command 'fly'"),
-        (["--fly"], "No such option"),
-        (["doctor", "--timeout", "never"], "--timeout"),
+        ("fly", "No such command 'fly'"),
+        ("data fly", "No such command 'fly'"),
+        ("--fly", "No such option"),
+        ("doctor --timeout never", "--timeout"),
+        ("bench", "trajworld bench is now: trajworld study run backends"),
     ],
 )
-def test_wrong_calls_exit_with_2(tmp_path: Path, arguments: list[str], message: str) -> None:
-    done = run(main_with(arguments), tmp_path)
-    assert done.returncode == 2
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
+def test_wrong_calls_exit_with_2(command: Any, arguments: str, message: str) -> None:
+    code, _, err = command(*arguments.split())
+    assert code == 2
+    assert message in err
 
 
 @pytest.mark.parametrize(
     ("error", "code", "shown"),
     [
-        (
-            "TrajWorldError('the disk is full: remove something')",
-            1,
-            "Error: the disk is full: remove something\n",
-        ),
-        ("UsageError('no such preset: choose tiny')", 2, "Error: no such preset: choose tiny\n"),
-        ("KeyboardInterrupt", 130, "Interrupted.\n"),
+        (TrajWorldError("the disk is full"), 1, "Error: the disk is full"),
+        (UsageError("no such preset: choose tiny"), 2, "Error: no such preset: choose tiny"),
+        (ModuleNotFoundError(name="dm_control"), 1, "pip install 'trajworld[dm-control]'"),
+        (KeyboardInterrupt(), 130, "Interrupted."),
     ],
 )
-def test_errors_end_in_one_line(tmp_path: Path, error: str, code: int, shown: str) -> None:
-    done = run(
-        "import sys, click\n"
-        "from trajworld.cli import main as module\n"
-        "from trajworld.errors import TrajWorldError, UsageError\n"
-        "@module.cli.command()\n"
-        "def fail():\n"
-        f"    raise {error}\n"
-        "sys.exit(module.main(['fail']))\n",
-        tmp_path,
-    )
-    assert done.returncode == code, done.stderr
-    assert done.stderr.strip() == shown.strip()
-    assert done.stdout == ""
+def test_errors_end_in_one_line(
+    command: Any, monkeypatch: pytest.MonkeyPatch, error: BaseException, code: int, shown: str
+) -> None:
+    fail_with(error, monkeypatch)
+    found, out, err = command("fail")
+    assert (found, out, len(err.strip().splitlines())) == (code, "", 1)
+    assert shown in err
 
 
-def test_a_programming_error_keeps_its_traceback(tmp_path: Path) -> None:
-    done = run(
-        "import sys\n"
-        "from trajworld.cli import main as module\n"
-        "@module.cli.command()\n"
-        "def fail():\n"
-        "    [][1]\n"
-        "sys.exit(module.main(['fail']))\n",
-        tmp_path,
-    )
-    assert done.returncode == 1
-    assert "IndexError" in done.stderr
+def test_a_programming_error_keeps_its_traceback(command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    fail_with(IndexError("a fault"), monkeypatch)
+    with pytest.raises(IndexError, match="a fault"):
+        command("fail")
 
 
-def test_version(tmp_path: Path) -> None:
-    from trajworld import __version__
+def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def fail() -> None:
+        raise error
 
-    done = run(main_with(["--version"]), tmp_path)
-    assert done.returncode == 0
-    assert done.stdout == f"trajworld, version {__version__}\n"
+    monkeypatch.setitem(module.cli.commands, "fail", fail)
+
+
+def test_version(command: Any) -> None:
+    assert command("--version") == (0, f"trajworld, version {__version__}\n", "")
 
 
 def test_a_reader_that_goes_away(tmp_path: Path) -> None:
-    command = f'{sys.executable} -P -c "{main_with(["--help"])}" | true'
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path)
+    code = "import sys; from trajworld.cli.main import main; sys.exit(main(['--help']))"
+    done = subprocess.run(
+        ["bash", "-c", f'{sys.executable} -P -c "{code}" | true'],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+    )
     assert done.stderr == ""

@@ -3,18 +3,18 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 
 import gymnasium
 import minari
 import numpy as np
 import pytest
+from collect_fixtures import run_data, same, start_data
+from waiting import wait_for
 
-from trajworld.cli.main import main
+from trajworld.collect import collector
 from trajworld.collect.collector import collect
 from trajworld.collect.datasets import collect_datasets, dataset_targets
+from trajworld.collect.episodes import Rollout, run_episode
 from trajworld.data.minari_datasets import local_datasets, read_minari
 from trajworld.errors import TrajWorldError
 from trajworld.policies.behaviour import Uniform
@@ -28,31 +28,18 @@ def datasets(tmp_path, monkeypatch):
     return folder
 
 
-def run(capsys, *arguments):
-    """Exit code, output and errors of ``trajworld data collect``."""
-    try:
-        code = main(["data", "collect", *arguments])
-    except SystemExit as exit_:
-        code = exit_.code
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
+@pytest.fixture
+def run(capsys):
+    return lambda *arguments: run_data(capsys, "collect", *arguments)
 
 
 def files(folder):
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*")) if folder.exists() else []
 
 
-def same(one, other):
-    for part in ("observations", "actions", "rewards"):
-        np.testing.assert_array_equal(getattr(one, part), getattr(other, part))
-    assert (one.terminated, one.truncated) == (other.terminated, other.truncated)
-
-
-def test_each_environment_becomes_a_dataset_that_minari_reads(capsys):
+def test_each_environment_becomes_a_dataset_that_minari_reads(run):
     names = ("Pendulum-v1?g=5", "Hopper-v5")
-    code, out, _ = run(
-        capsys, *names, "--transitions", "300", "--seed", "4", "--behaviour", "uniform", "--json"
-    )
+    code, out, _ = run(*names, "--transitions", "300", "--seed", "4", "--behaviour", "uniform", "--json")
     assert code == 0
     ids = ("trajworld/gymnasium-pendulum-v1-g-5_0/uniform-v0", "trajworld/gymnasium-hopper-v5/uniform-v0")
     for summary, name, dataset_id in zip(json.loads(out), names, ids, strict=True):
@@ -76,90 +63,79 @@ def test_each_environment_becomes_a_dataset_that_minari_reads(capsys):
         np.testing.assert_array_equal(opened.action_space.high, space.high)
 
 
-def test_the_table_names_the_dataset_and_warns_of_broken_episodes(capsys):
+def test_the_table_names_the_dataset_and_warns_of_broken_episodes(run):
     name = "HalfCheetah-v5?timestep=0.08"
-    code, out, _ = run(capsys, name, "--episodes", "2", "--behaviour", "uniform", "--id", "my/{behaviour}-v3")
+    code, out, _ = run(name, "--episodes", "2", "--behaviour", "uniform", "--id", "my/{behaviour}-v3")
     assert code == 0
     assert "my/uniform-v3" in out
     assert f"Warning: gymnasium/{name}" in out
 
 
-def test_a_taken_id_is_refused_replaced_or_skipped(capsys, datasets):
+def test_a_taken_id_is_refused_replaced_or_skipped(run, datasets):
     def first():
         return next(iter(read_minari("trajworld/gymnasium-pendulum-v1/ou-v0")[1])).observations
 
     arguments = ("Pendulum-v1", "--episodes", "1", "--json")
-    assert run(capsys, *arguments)[0] == 0
+    assert run(*arguments)[0] == 0
     before = first()
-    code, out, err = run(capsys, "InvertedPendulum-v5", *arguments, "--seed", "1")
+    code, out, err = run("InvertedPendulum-v5", *arguments, "--seed", "1")
     assert (code, json.loads(out)) == (1, [])
     assert "Minari has trajworld/gymnasium-pendulum-v1/ou-v0 already" in err
     assert not any("inverted" in name for name in files(datasets)), "it ran before it looked"
-    code, out, err = run(capsys, "InvertedPendulum-v5", *arguments, "--seed", "1", "--skip-existing")
+    code, out, err = run("InvertedPendulum-v5", *arguments, "--seed", "1", "--skip-existing")
     assert (code, [row["environment"] for row in json.loads(out)]) == (0, ["gymnasium/InvertedPendulum-v5"])
     np.testing.assert_array_equal(before, first())
-    assert run(capsys, *arguments, "--seed", "1", "--replace")[0] == 0
+    assert run(*arguments, "--seed", "1", "--replace")[0] == 0
     assert not np.array_equal(before, first())
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["Pendulum-v1", "Nothing-v0"], "there is no environment"),
-        (["Pendulum-v1", "--transitions", "5", "--episodes", "5"], "not both"),
-        (["Pendulum-v1", "--replace", "--skip-existing"], "not both"),
-        (["Pendulum-v1", "--behaviour", "mixed", "--noise-scale", "0.2"], "draws its own scale"),
-        (["Pendulum-v1", "--id", "../escape-v0"], "is no Minari id"),
-        (["Pendulum-v1", "--id", "/abs/olute-v0"], "is no Minari id"),
-        (["Pendulum-v1", "--id", "noversion"], "is no Minari id"),
-        (["Pendulum-v1", "--id", "{env}-v0"], "id template"),
-        (["Pendulum-v1", "--id", "{environment-v0"], "id template"),
-        (["Pendulum-v1", "--id", "{0}-v0"], "id template"),
-        (["Pendulum-v1", "gymnasium/Pendulum-v1"], "would both be"),
+        (["Nothing-v0"], "there is no environment"),
+        (["--transitions", "5", "--episodes", "5"], "not both"),
+        (["--replace", "--skip-existing"], "not both"),
+        (["--behaviour", "mixed", "--noise-scale", "0.2"], "draws its own scale"),
+        (["--id", "../escape-v0"], "is no Minari id"),
+        (["--id", "/abs/olute-v0"], "is no Minari id"),
+        (["--id", "{env}-v0"], "id template"),
+        (["--id", "{environment-v0"], "id template"),
+        (["gymnasium/Pendulum-v1"], "would both be"),
     ],
 )
-def test_mistakes_end_in_one_line_before_anything_runs(capsys, datasets, arguments, message):
-    code, out, err = run(capsys, *arguments)
+def test_mistakes_end_in_one_line_before_anything_runs(run, datasets, arguments, message):
+    code, out, err = run("Pendulum-v1", *arguments)
     assert (code, out) == (2, "")
     assert message in err
     assert files(datasets) == []
 
 
-class Breaks(gymnasium.Env):
-    """Every step of it raises."""
-
-    observation_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
-    action_space = gymnasium.spaces.Box(-1, 1, (1,), np.float32)
-
-    def reset(self, *, seed=None, options=None):
-        return np.zeros(1, np.float32), {}
-
-    def step(self, action):
-        raise RuntimeError("out of order")
-
-
 @pytest.fixture
-def breaks():
-    gymnasium.register("TrajWorldBreaks-v0", entry_point=f"{__name__}:Breaks")
-    yield "TrajWorldBreaks-v0"
-    del gymnasium.registry["TrajWorldBreaks-v0"]
+def breaks(monkeypatch):
+    """The name of an environment of which every episode breaks in its first step."""
+
+    def run(environment, *arguments):
+        if "InvertedPendulum" in environment.description.name:
+            return Rollout(None, "out of order")
+        return run_episode(environment, *arguments)
+
+    monkeypatch.setattr(collector, "run_episode", run)
+    return "InvertedPendulum-v5"
 
 
-def test_what_was_finished_before_a_failure_stays(capsys, datasets, breaks):
-    code, out, err = run(capsys, "Pendulum-v1", breaks, "Hopper-v5", "--transitions", "50", "--json")
+def test_what_was_finished_before_a_failure_stays(run, datasets, breaks):
+    code, out, err = run("Pendulum-v1", breaks, "Hopper-v5", "--transitions", "50", "--json")
     assert code == 1
     assert [row["environment"] for row in json.loads(out)] == ["gymnasium/Pendulum-v1"]
     last = err.strip().splitlines()[-1]
-    assert last.startswith("Error: gymnasium/TrajWorldBreaks-v0: 100 episodes in a row")
+    assert last.startswith("Error: gymnasium/InvertedPendulum-v5: 100 episodes in a row")
     assert "out of order" in last
     assert read_minari("trajworld/gymnasium-pendulum-v1/ou-v0")[0].transitions == 50
-    others = [name for name in files(datasets) if "pendulum" not in name]
-    assert [name for name in others if not name.endswith("namespace_metadata.json")] == ["trajworld"]
+    assert not any("inverted" in name for name in files(datasets))
 
 
 def test_a_failure_while_replacing_keeps_the_old_dataset(datasets, breaks):
-    works = dataset_targets(["Pendulum-v1"], "uniform", "one/id-v0")
-    fails = dataset_targets([breaks], "uniform", "one/id-v0")
+    works, fails = (dataset_targets([name], "uniform", "one/id-v0") for name in ("Pendulum-v1", breaks))
     options = {"behaviour_name": "uniform", "behaviour": Uniform(), "transitions": 30}
     list(collect_datasets(works, **options))
     before = files(datasets)
@@ -179,18 +155,13 @@ def test_a_failure_while_replacing_keeps_the_old_dataset(datasets, breaks):
     ],
 )
 def test_ctrl_c_leaves_nothing_half_written(datasets, command, workers):
-    code = "import sys; from trajworld.cli.main import main; main(sys.argv[1:])"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "data", *command, "--workers", workers],
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
-    deadline = time.monotonic() + 60
-    while not any("main_data.hdf5" in names for _, _, names in os.walk(datasets)):
+    process = start_data(*command, "--workers", workers)
+
+    def has_begun():
         assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+        return any("main_data.hdf5" in names for _, _, names in os.walk(datasets))
+
+    wait_for(has_begun)
     # To the whole group, as a terminal does.
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)

@@ -1,9 +1,8 @@
 """``trajworld data``: what it prints, its exit codes, and what it does not import."""
 
+import itertools
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,11 +12,12 @@ import pytest
 
 from trajworld.cli.main import main
 from trajworld.data.dataset import Dataset
+from trajworld.data.episode import Episode
 from trajworld.data.home import stores_folder
+from trajworld.data.store import write_store
 from trajworld.data.summary import episode_returns, summarise, variate_histograms
 
 StoreMaker = Callable[..., Dataset]
-FRAMEWORKS = ("jax", "keras", "tensorflow", "torch", "mujoco", "gymnasium", "grain", "minari")
 
 
 def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
@@ -31,46 +31,16 @@ def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, 
 
 @pytest.fixture
 def d4rl_file(tmp_path: Path) -> Path:
-    rng = np.random.default_rng(0)
-    path = tmp_path / "walker2d_tiny-v2.hdf5"
+    path, rng = tmp_path / "walker2d_tiny-v2.hdf5", np.random.default_rng(0)
+    states = rng.normal(size=(51, 3))
+    arrays = {"observations": states[:-1], "next_observations": states[1:], "terminals": np.arange(50) == 29}
     with h5py.File(path, "w") as file:
-        states = rng.normal(size=(51, 3))
-        file["observations"], file["next_observations"] = states[:-1], states[1:]
-        file["actions"] = rng.normal(size=(50, 2))
-        file["rewards"] = rng.normal(size=50)
-        file["terminals"] = np.arange(50) == 29
-        file["timeouts"] = np.zeros(50, bool)
+        file.update(arrays | {"actions": rng.normal(size=(50, 2)), "rewards": rng.normal(size=50)})
     return path
 
 
-@pytest.mark.parametrize(
-    "arguments", [["--help"], ["data", "--help"], ["data", "list"], ["data", "list", "--json"]]
-)
-def test_no_framework_is_imported(arguments: list[str]) -> None:
-    program = f"""
-import sys
-from trajworld.cli.main import main
-try:
-    main({arguments!r})
-except SystemExit as error:
-    assert not error.code, error.code
-print("imported:", *(name for name in {FRAMEWORKS!r} if name in sys.modules))
-"""
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1].strip() == "imported:"
-
-
-def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, _ = run(capsys, "data", "--help")
-    assert code == 0
-    for command in ("collect", "import", "inspect", "list"):
-        assert f"\n  {command} " in out
-
-
 def test_import_list_and_inspect(capsys: pytest.CaptureFixture[str], d4rl_file: Path, tmp_path: Path) -> None:
-    code, out, _ = run(capsys, "data", "list")
-    assert code == 0
-    assert "No Minari datasets yet" in out
+    assert "No Minari datasets yet" in run(capsys, "data", "list")[1]
     code, out, _ = run(capsys, "data", "import", str(d4rl_file), "--id", "d4rl/walker/tiny-v2")
     assert code == 0
     assert out.splitlines()[0].endswith("d4rl/walker/tiny-v2")
@@ -83,23 +53,19 @@ def test_import_list_and_inspect(capsys: pytest.CaptureFixture[str], d4rl_file: 
     assert (found["environment"], found["terminated_episodes"]) == ("d4rl/walker2d_tiny-v2", 1)
     with h5py.File(d4rl_file) as file:
         rewards = file["rewards"][:]
-    assert found["variates"]["reward"]["mean"] == pytest.approx(rewards.mean(), rel=1e-5)
-    assert found["variates"]["reward"]["std"] == pytest.approx(rewards.std(), rel=1e-5)
+    reward, returns = found["variates"]["reward"], (rewards[:30].sum(), rewards[30:].sum())
+    assert (reward["mean"], reward["std"]) == pytest.approx((rewards.mean(), rewards.std()), rel=1e-5)
     assert found["episode_length"] == {"minimum": 20, "mean": 25, "maximum": 30, "std": 5}
-    assert found["episode_return"]["maximum"] == pytest.approx(
-        max(rewards[:30].sum(), rewards[30:].sum()), rel=1e-5
-    )
+    assert found["episode_return"]["maximum"] == pytest.approx(max(returns), rel=1e-5)
     assert picture.read_bytes().startswith(b"\x89PNG")
     code, out, _ = run(capsys, "data", "inspect", "minari:d4rl/walker/tiny-v2")
     assert code == 0
     for text in ("d4rl/walker2d_tiny-v2", "2 (1 terminated)", "observation 2", "action 1", "episode return"):
         assert text in out
-    code, out, _ = run(capsys, "data", "list", "--json")
-    listed = json.loads(out)
+    listed = json.loads(run(capsys, "data", "list", "--json")[1])
     assert [entry["id"] for entry in listed["minari"]] == ["d4rl/walker/tiny-v2"]
     assert [store["name"] for store in listed["stores"]] == ["d4rl/walker/tiny-v2"]
-    code, out, _ = run(capsys, "data", "list")
-    assert "d4rl/walker/tiny-v2" in out
+    assert "d4rl/walker/tiny-v2" in run(capsys, "data", "list")[1]
 
 
 def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str], make_store: StoreMaker) -> None:
@@ -116,8 +82,7 @@ def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str], make_
     assert code == 0
     assert "[/red]" in out
     (stores_folder() / "moved" / "dataset.json").write_text("[/red]")
-    code, out, _ = run(capsys, "data", "list")
-    assert code == 0
+    assert run(capsys, "data", "list")[0] == 0
 
 
 @pytest.mark.parametrize(
@@ -127,12 +92,12 @@ def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str], make_
         (["data", "inspect", "not-here-v0"], 1),
         (["data", "inspect", "minari:../x-v0"], 2),
         (["data", "inspect", "broken.hdf5"], 1),
+        (["data", "inspect", "walker2d_tiny-v2.hdf5", "-o", "picture.nothing"], 2),
+        (["data", "inspect", "walker2d_tiny-v2.hdf5", "-o", "picture"], 2),
         (["data", "import", "nothing", "--id", "a-v0"], 2),
-        (["data", "import", "broken.hdf5", "--id", "a-v0"], 1),
         (["data", "import", "walker2d_tiny-v2.hdf5", "--id", "/tmp/a-v0"], 2),
         (["data", "import", "walker2d_tiny-v2.hdf5"], 2),
         (["data", "import", ".", "--id", "a-v0"], 1),
-        (["data", "nonsense"], 2),
     ],
 )
 def test_mistakes_end_in_one_line(
@@ -149,49 +114,30 @@ def test_mistakes_end_in_one_line(
     assert out == ""
     assert len([line for line in err.splitlines() if line.startswith("Error: ")]) == 1
     assert "Traceback" not in err
-
-
-@pytest.mark.parametrize("name", ["picture.nothing", "picture"])
-def test_a_picture_that_cannot_be_written_is_one_line(
-    capsys: pytest.CaptureFixture[str], make_store: StoreMaker, tmp_path: Path, name: str
-) -> None:
-    dataset = make_store([5])
-    code, _, err = run(capsys, "data", "inspect", str(dataset.path), "-o", f"{tmp_path}/{name}")
-    assert code == 2
-    assert err.startswith("Error: ")
-    assert err.count("\n") == 1
-    assert [path.name for path in tmp_path.iterdir()] == [dataset.path.name]
+    assert {path.name for path in Path().iterdir()} == {"broken.hdf5", d4rl_file.name}
 
 
 def test_the_summary_counts_real_values_only(make_store: StoreMaker) -> None:
     dataset = make_store([5, 9, 2])
-    returns = episode_returns(dataset)
-    offsets, observation_size = dataset.episode_offsets, dataset.observation_size
-    for e in range(3):
-        rows = np.array(dataset.rows[offsets[e] : offsets[e + 1]])
-        assert returns[e] == pytest.approx(rows[1:, observation_size].sum(), rel=1e-5)
-    summary = summarise(dataset)
-    assert list(summary.variates) == [
-        *(f"observation {i}" for i in range(3)),
-        "reward",
-        *(f"action {i}" for i in range(2)),
-    ]
-    counts, edges = variate_histograms(dataset, bins=7)
+    offsets, reward = dataset.episode_offsets, dataset.observation_size
     rows = np.array(dataset.rows)
+    sums = [rows[begin + 1 : end, reward].sum() for begin, end in itertools.pairwise(offsets)]
+    np.testing.assert_allclose(episode_returns(dataset), sums, rtol=1e-5)
+    variates = summarise(dataset)["variates"]
+    observations, actions = (f"observation {i}" for i in range(3)), (f"action {i}" for i in range(2))
+    assert list(variates) == [*observations, "reward", *actions]
+    counts, edges = variate_histograms(dataset, bins=7)
     first, last = offsets[:-1], offsets[1:] - 1
-    for variate, spread in enumerate(summary.variates.values()):
+    for variate, spread in enumerate(variates.values()):
         left_out = [] if variate < 3 else first if variate == 3 else last
-        values = np.delete(rows[:, variate], left_out)
-        assert (spread.minimum, spread.maximum) == (values.min(), values.max())
-        wanted, bins = np.histogram(values.astype(np.float64), 7, (float(values.min()), float(values.max())))
+        values = np.delete(rows[:, variate], left_out).astype(np.float64)
+        assert (spread["minimum"], spread["maximum"]) == (values.min(), values.max())
+        wanted, bins = np.histogram(values, 7, (values.min(), values.max()))
         np.testing.assert_allclose(edges[variate], bins)
         assert counts[variate].tolist() == wanted.tolist()
 
 
 def test_constant_variates_have_a_histogram(tmp_path: Path) -> None:
-    from trajworld.data.episode import Episode
-    from trajworld.data.store import write_store
-
     episode = Episode(np.ones((4, 1)), np.zeros((3, 1)), np.full(3, 1e6))
     dataset = write_store(tmp_path / "constant", [episode], name="constant", source="", environment="")
     counts, edges = variate_histograms(dataset)

@@ -12,70 +12,43 @@ from trajworld.data.episode import Episode, check_episode, rows_of_episode
 from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import TrajWorldError, UsageError
 
-LENGTHS = st.lists(st.integers(1, 30), min_size=1, max_size=6)
 
-
-def loop_windows(dataset: Dataset, length: int) -> dict[int, tuple[np.ndarray, np.ndarray]]:
-    """Every window by its last row, by walking each episode and keeping the last rows."""
-    found = {}
-    for episode in range(dataset.num_episodes):
-        history: list[np.ndarray] = []
-        for row in range(dataset.episode_offsets[episode], dataset.episode_offsets[episode + 1]):
+def loop_windows(
+    dataset: Dataset, episodes: list[int], length: int
+) -> list[tuple[int, np.ndarray, np.ndarray]]:
+    """Every window, with its last row's number and its mask, by walking the episodes and keeping the last rows."""
+    found = []
+    for episode in episodes:
+        first, stop = dataset.episode_offsets[episode : episode + 2]
+        history: list[np.ndarray] = [dataset.rows[first]][-length:]
+        for row in range(first + 1, stop):
             history = [*history, dataset.rows[row]][-length:]
-            if row == dataset.episode_offsets[episode]:
-                continue
             padding = length - len(history)
             values = np.stack([np.zeros(dataset.num_variates, np.float32)] * padding + history)
-            found[row] = values, np.array([0.0] * padding + [1.0] * len(history), np.float32)
+            found.append((row, values, np.array([0.0] * padding + [1.0] * len(history), np.float32)))
     return found
 
 
-@settings(max_examples=60, deadline=None)
-@given(lengths=LENGTHS, window=st.integers(1, 25))
+@settings(max_examples=80, deadline=None)
+@given(
+    lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6), window=st.integers(1, 25), data=st.data()
+)
 def test_windows_equal_a_loop(
-    memory_dataset: Callable[..., Dataset], lengths: list[int], window: int
-) -> None:
-    dataset = memory_dataset(lengths)
-    wanted = loop_windows(dataset, window)
-    index = WindowIndex.of(dataset)
-    ends, first = index.locate(np.arange(len(index)))
-    assert ends.tolist() == sorted(wanted)
-    values, mask = gather_windows(dataset, ends, first, window)
-    assert values.dtype == mask.dtype == np.float32
-    assert values.shape == (len(ends), window, dataset.num_variates)
-    for i, end in enumerate(ends):
-        np.testing.assert_array_equal(values[i], wanted[end][0])
-        np.testing.assert_array_equal(mask[i], wanted[end][1])
-
-
-@settings(max_examples=40, deadline=None)
-@given(lengths=LENGTHS, data=st.data())
-def test_ends_of_chosen_episodes(
-    memory_dataset: Callable[..., Dataset], lengths: list[int], data: st.DataObject
+    memory_dataset: Callable[..., Dataset], lengths: list[int], window: int, data: st.DataObject
 ) -> None:
     dataset = memory_dataset(lengths)
     episodes = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
-    offsets = dataset.episode_offsets
-    wanted = [row for e in episodes for row in range(offsets[e] + 1, offsets[e + 1])]
+    wanted = loop_windows(dataset, episodes, window)
     index = WindowIndex.of(dataset, episodes)
     assert len(index) == len(wanted) == sum(lengths[e] for e in episodes)
-    some = data.draw(st.lists(st.integers(0, len(index) - 1), min_size=1))
-    for ranks in (range(len(index)), some):
-        assert index.locate(list(ranks))[0].tolist() == [wanted[i] for i in ranks]
-
-
-def test_a_window_never_holds_another_episode(memory_dataset: Callable[..., Dataset]) -> None:
-    dataset = memory_dataset([5, 1, 40, 3])
-    number = np.repeat(np.arange(4), np.diff(dataset.episode_offsets)).astype(np.float32)
-    rows = dataset.rows.copy()
-    rows[:, 0] = number + 1
-    marked = Dataset(**{**vars(dataset), "rows": rows})
-    index = WindowIndex.of(marked)
-    ends, first = index.locate(np.arange(len(index)))
-    values, mask = gather_windows(marked, ends, first, 20)
-    own = (number[ends] + 1)[:, None]
-    assert np.array_equal(values[..., 0], np.where(mask == 1, own, 0))
-    assert (mask.sum(axis=1) >= 2).all()
+    some = data.draw(st.lists(st.integers(0, len(index) - 1)))
+    for ranks in (list(range(len(index))), some):
+        ends, first = index.locate(ranks)
+        values, mask = gather_windows(dataset, ends, first, window)
+        assert values.dtype == mask.dtype == np.float32
+        assert values.shape == (len(ranks), window, dataset.num_variates)
+        for rank, *found in zip(ranks, ends, values, mask, strict=True):
+            np.testing.assert_equal(tuple(found), wanted[rank])
 
 
 def test_rows_hold_the_reward_of_arrival_and_the_action_of_departure() -> None:
@@ -86,13 +59,6 @@ def test_rows_hold_the_reward_of_arrival_and_the_action_of_departure() -> None:
     np.testing.assert_array_equal(rows_of_episode(episode), np.array(wanted, np.float32))
 
 
-def test_a_batch_of_no_window_is_empty(memory_dataset: Callable[..., Dataset]) -> None:
-    nothing = np.zeros(0, np.int64)
-    values, mask = gather_windows(memory_dataset([3]), nothing, nothing, 20)
-    assert values.shape == (0, 20, 6)
-    assert mask.shape == (0, 20)
-
-
 @pytest.mark.parametrize("episodes", [[], [4], [-1]])
 def test_episodes_that_are_not_there_are_refused(
     memory_dataset: Callable[..., Dataset], episodes: list[int]
@@ -101,25 +67,17 @@ def test_episodes_that_are_not_there_are_refused(
         WindowIndex.of(memory_dataset([3, 4]), episodes)
 
 
-@pytest.mark.parametrize(
-    ("observations", "actions", "rewards", "message"),
-    [
-        (np.zeros((3, 2)), np.zeros((3, 1)), np.zeros(3), "do not make an episode"),
-        (np.zeros((1, 2)), np.zeros((0, 1)), np.zeros(0), "do not make an episode"),
-        (np.zeros((3, 2)), np.zeros(2), np.zeros(2), "dimensions"),
-        (
-            np.zeros((3, 2)),
-            np.zeros((2, 1)),
-            np.array([0, np.nan]),
-            "rewards hold a NaN or infinite value at step 1",
-        ),
-        (np.full((3, 2), np.inf), np.zeros((2, 1)), np.zeros(2), "observations hold a NaN"),
-    ],
-)
-def test_malformed_episodes_are_refused(
-    observations: np.ndarray, actions: np.ndarray, rewards: np.ndarray, message: str
-) -> None:
-    with pytest.raises(TrajWorldError, match=message) as error:
-        check_episode(Episode(observations, actions, rewards), "file.x, episode 7")
-    assert "file.x, episode 7" in str(error.value)
-    assert "\n" not in str(error.value)
+@pytest.mark.parametrize("shapes", [((3, 2), (3, 1), 3), ((1, 2), (0, 1), 0), ((3, 2), 2, 2), (3, (2, 1), 2)])
+def test_arrays_that_make_no_episode_are_refused(shapes: tuple[tuple[int, ...], ...]) -> None:
+    with pytest.raises(TrajWorldError, match=r"file\.x, episode 7: .* do not make an episode"):
+        check_episode(Episode(*map(np.zeros, shapes)), "file.x, episode 7")
+
+
+@pytest.mark.parametrize("name", ["observations", "actions", "rewards"])
+@pytest.mark.parametrize("number", [np.nan, -np.inf])
+def test_numbers_that_are_not_finite_are_refused(name: str, number: float) -> None:
+    episode = Episode(np.zeros((3, 2)), np.zeros((2, 1)), np.zeros(2))
+    assert check_episode(episode, "file.x") is episode
+    getattr(episode, name)[1] = number
+    with pytest.raises(TrajWorldError, match=f"file.x: {name} hold a NaN or infinite value at step 1"):
+        check_episode(episode, "file.x")

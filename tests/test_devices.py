@@ -6,15 +6,14 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import pytest
 from training_fixtures import plain_steps, store, weights_of
+from waiting import wait_for
 
 from trajworld.backend import Layout, active_backend
 from trajworld.cli.main import main
@@ -59,11 +58,14 @@ def port() -> Iterator[int]:
         yield held.getsockname()[1]
 
 
-def ended(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """A command in this process: its exit code and standard error."""
+def refused(work: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """What ``trajworld train`` says, in one line, of options that it refuses."""
     with pytest.raises(SystemExit) as end:
-        main(arguments)
-    return end.value.code, capsys.readouterr().err  # type: ignore[return-value]
+        main(["train", str(work / "data"), "-o", str(work / "run"), *words])
+    error = capsys.readouterr().err
+    assert (end.value.code, len(error.splitlines())) == (2, 1)
+    assert not (work / "run").exists()
+    return error
 
 
 def test_one_device_and_process_need_nothing() -> None:
@@ -79,27 +81,16 @@ def test_one_device_and_process_need_nothing() -> None:
 
 def test_more_devices_than_there_are(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name, found = active_backend().name, active_backend().device().count
+    several = f"{name} trains on one device, not 4096: several need KERAS_BACKEND=jax"
+    assert ("JAX finds" if name == "jax" else several) in refused(work, capsys, "--devices", "4096")
     with pytest.raises(UsageError, match="KERAS_BACKEND=jax" if name != "jax" else "JAX finds"):
         active_backend().distribute(found + 1, 8 * (found + 1))
-    run = work / "run"
-    code, err = ended(["train", str(work / "data"), "-o", str(run), "--devices", "4096"], capsys)
-    assert code == 2
-    assert len(err.splitlines()) == 1
-    expected = (
-        "JAX finds"
-        if name == "jax"
-        else f"{name} trains on one device, not 4096: several need KERAS_BACKEND=jax"
-    )
-    assert expected in err
-    assert not run.exists()
 
 
 @pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX can")
 def test_other_frameworks_refuse_several_processes(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ["--coordinator", "localhost:1234", "--processes", "2", "--process", "1"]
-    code, err = ended(["train", str(work / "data"), "-o", str(work / "run"), *words], capsys)
-    assert (code, len(err.splitlines())) == (2, 1)
-    assert "trains in one process: several need KERAS_BACKEND=jax" in err
+    assert "trains in one process: several need KERAS_BACKEND=jax" in refused(work, capsys, *words)
 
 
 @pytest.mark.parametrize(
@@ -115,35 +106,21 @@ def test_other_frameworks_refuse_several_processes(work: Path, capsys: pytest.Ca
 def test_wrong_options(
     work: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
 ) -> None:
-    code, err = ended(["train", str(work / "data"), "-o", str(work / "run"), *words], capsys)
-    assert (code, len(err.splitlines())) == (2, 1)
-    assert message in err
-    assert not (work / "run").exists()
+    assert message in refused(work, capsys, *words)
 
 
 @pytest.mark.usefixtures("plain_steps")
-def test_a_run_says_what_it_was_trained_on(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run = work / "run"
-    main(
-        [
-            "train",
-            str(work / "data"),
-            "-o",
-            str(run),
-            "--config",
-            str(work / "settings.toml"),
-            "--devices",
-            "1",
-        ]
-    )
-    record = json.loads((run / "run.json").read_text())
+def test_a_run_says_what_it_was_trained_on(
+    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(work)
+    main(train("run", "--devices", "1"))
+    record = json.loads(Path("run/run.json").read_text())
     assert record["layout"] == {"devices": 1, "processes": 1}
-    (run / "run.json").write_text(json.dumps({**record, "layout": {"devices": 4096, "processes": 2}}))
+    Path("run/run.json").write_text(json.dumps({**record, "layout": {"devices": 4096, "processes": 2}}))
     capsys.readouterr()
-    main(["train", "--resume", str(run)])
-    assert (
-        "the run began on 4096 devices and continues on 1: the numbers will agree" in capsys.readouterr().err
-    )
+    main(["train", "--resume", "run"])
+    assert "the run began on 4096 devices and continues on 1" in capsys.readouterr().err
 
 
 def test_processes_agree_to_stop_after_the_same_steps() -> None:
@@ -154,9 +131,8 @@ def test_processes_agree_to_stop_after_the_same_steps() -> None:
 
 
 ON_TWO_DEVICES = """
-import functools, random
-import jax, keras, numpy as np
-from keras import ops
+import random
+import jax, keras, numpy as np, pytest
 from trajworld.backend import Layout, active_backend
 from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import compile_one_step
@@ -217,24 +193,16 @@ for name in one:
     print(name, "differ by", np.max(np.abs(np.subtract(one[name], two[name]))))
 assert one["losses"][-1] < one["losses"][0] - 0.05, one["losses"]
 
-def refused(*arguments):
-    try:
-        return backend.distribute(*arguments)
-    except UsageError as error:
-        return str(error)
-assert "JAX finds 2 cpu devices here, not 3: JAX_NUM_CPU_DEVICES=3" in refused(3, 9), refused(3, 9)
-assert "a multiple of 2, such as 8" in refused(2, 7), refused(2, 7)
-assert refused(None, 8) == Layout(1)
-assert refused(None, 8, 2) == Layout(2)
-assert refused(None, 7, 2) == Layout(1)
-assert refused(None, 8, 3) == Layout(1)
+for arguments, words in ((3, 9), "JAX_NUM_CPU_DEVICES=3"), ((2, 7), "a multiple of 2, such as 8"):
+    with pytest.raises(UsageError, match=words):
+        backend.distribute(*arguments)
+for devices, arguments in (1, (8,)), (2, (8, 2)), (1, (7, 2)), (1, (8, 3)):
+    assert backend.distribute(None, *arguments) == Layout(devices)
 print("all well")
 """
 
 
 def environment(devices: int = 1) -> dict[str, str]:
-    flags = os.environ.get("XLA_FLAGS", "")
-    assert "device_count" not in flags
     return {**os.environ, "KERAS_BACKEND": "jax", "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
 
 
@@ -276,27 +244,14 @@ def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     return out, err
 
 
-def wait_for(condition: Callable[[], Any], *processes: subprocess.Popen[str]) -> None:
-    until = time.monotonic() + 240
-    while not condition():
-        for process in processes:
-            assert process.poll() is None, process.communicate()
-        assert time.monotonic() < until
-        time.sleep(0.01)
-
-
 def train(run: str, *words: str) -> list[str]:
     return ["train", "data", "--config", "settings.toml", "-o", run, *words]
 
 
 def assert_alike(one: Path, other: Path) -> None:
-    rows, others = read_metrics(one), read_metrics(other)
-    assert [row["step"] for row in rows] == [row["step"] for row in others]
-    for row, like in zip(rows, others, strict=True):
-        for name in ("loss", "holdout_loss"):
-            assert (name in row) == (name in like)
-            if name in row:
-                assert row[name] == pytest.approx(like[name], rel=1e-5)
+    for name in ("step", "loss", "holdout_loss"):
+        found, expected = ([row.get(name, 0) for row in read_metrics(run)] for run in (one, other))
+        assert found == pytest.approx(expected, rel=1e-5)
     for name in ("last.keras", "best.keras"):
         for weight, like in zip(weights_of(one / name), weights_of(other / name), strict=True):
             # A weight whose gradient is all but zero moves by AdamW's whole step, whichever way rounding points.
@@ -307,8 +262,7 @@ def assert_alike(one: Path, other: Path) -> None:
 @pytest.mark.slow
 def test_runs_on_two_devices_and_in_two_processes_end_like_a_run_on_one(work: Path, port: int) -> None:
     """The command line; and a run that goes from two processes to two devices to one, stopped and killed between."""
-    alone = start(work, train("one"))
-    finish(alone)
+    finish(start(work, train("one")))
     finish(start(work, train("two", "--devices", "2"), devices=2))
     assert json.loads((work / "two" / "run.json").read_text())["layout"] == {"devices": 2, "processes": 1}
     assert_alike(work / "one", work / "two")

@@ -20,27 +20,13 @@ from trajworld.doctor import Framework, Report, examine, try_framework
 ACTIVE = os.environ["KERAS_BACKEND"]
 
 
-def fake(folder: Path, name: str, source: str) -> None:
-    """A package that is found before the real one."""
-    (folder / name).mkdir()
-    (folder / name / "__init__.py").write_text(source)
-
-
-def hide(monkeypatch: pytest.MonkeyPatch, *names: str) -> None:
-    """Make packages look as if they were not installed."""
-    find = doctor.importlib.util.find_spec
-    version = doctor._version
-    monkeypatch.setattr(
-        doctor.importlib.util, "find_spec", lambda name: None if name in names else find(name)
-    )
-    monkeypatch.setattr(doctor, "_version", lambda name: None if name in names else version(name))
-
-
-def works(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every framework works, without being tried."""
-    monkeypatch.setattr(
-        doctor, "try_framework", lambda name, timeout: Framework(name, "1.0", True, "gpu: Tesla", 2)
-    )
+@pytest.fixture
+def devices(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Every framework works, without being tried, on the device that stands here, or else on a Tesla."""
+    found: dict[str, str] = {}
+    tried = lambda name, timeout: Framework(name, "1.0", True, found.get(name, "gpu: Tesla"), 2)  # noqa: E731
+    monkeypatch.setattr(doctor, "try_framework", tried)
+    return found
 
 
 @pytest.mark.slow
@@ -54,8 +40,8 @@ def test_active_backend_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.device.split(":")[0] in ("cpu", "gpu", "tpu")
 
 
+@pytest.mark.usefixtures("devices")
 def test_report_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    works(monkeypatch)
     monkeypatch.setenv("TRAJWORLD_HOME", str(tmp_path / "not" / "yet"))
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "minari"))
     report = examine()
@@ -63,18 +49,20 @@ def test_report_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert report.versions["numpy"] == np.__version__
     assert report.versions["trajworld"] == importlib.metadata.version("trajworld")
     assert [framework.name for framework in report.frameworks] == ["jax", "tensorflow", "torch"]
-    assert report.active == ACTIVE
-    assert report.healthy
+    assert (report.active, report.healthy) == (ACTIVE, True)
     assert 1 <= report.cores <= os.cpu_count()
-    assert report.home == str(tmp_path / "not" / "yet")
+    assert (report.home, report.minari) == (str(tmp_path / "not" / "yet"), str(tmp_path / "minari"))
     stat = os.statvfs(tmp_path)
     assert report.home_free == pytest.approx(stat.f_bavail * stat.f_frsize, rel=0.05)
-    assert report.minari == str(tmp_path / "minari")
     assert not (tmp_path / "not").exists()
 
 
 def test_what_is_missing_names_its_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    hide(monkeypatch, *doctor.FRAMEWORKS, "dm_control", "minari", "pandas", "ray")
+    hidden = (*doctor.FRAMEWORKS, "dm_control", "minari", "pandas", "ray")
+    for module, name in (doctor.importlib.util, "find_spec"), (doctor, "_version"):
+        real = getattr(module, name)
+        fake = lambda name, real=real: None if name in hidden else real(name)  # noqa: E731
+        monkeypatch.setattr(module, name, fake)
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     report = examine()
     assert not report.healthy
@@ -91,24 +79,20 @@ def test_what_is_missing_names_its_pip_command(monkeypatch: pytest.MonkeyPatch) 
     assert mends["torch (needed)"] in shown.stdout
 
 
-def test_a_gpu_that_is_not_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_gpu_that_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, devices: dict[str, str], tmp_path: Path
+) -> None:
     monkeypatch.setattr(doctor, "_GPU_NODES", (str(tmp_path),))
-    monkeypatch.setattr(
-        doctor,
-        "try_framework",
-        lambda name, timeout: Framework(name, "1", True, "cpu" if name == "jax" else "gpu: Tesla", 1),
-    )
-    missing = [one for one in examine().missing if "GPU" in one.what]
-    assert len(missing) == 1
-    assert missing[0].what.startswith("jax")
-    assert "cuda" in missing[0].mend
+    devices["jax"] = "cpu"
+    (missing,) = [one for one in examine().missing if "GPU" in one.what]
+    assert missing.what.startswith("jax")
+    assert "cuda" in missing.mend
 
 
 @pytest.mark.parametrize(
     ("source", "timeout", "problem"),
     [
         ("raise ImportError('libcudart.so.13 is missing')", 60, "ImportError: libcudart.so.13 is missing"),
-        ("import os; os._exit(139)", 60, "ended with the code 139"),
         ("import os, signal; os.kill(os.getpid(), signal.SIGSEGV)", 60, "ended with the code -11"),
         ("import time; time.sleep(60)", 1, "did not answer within 1 s"),
     ],
@@ -118,7 +102,7 @@ def test_broken_backends(
 ) -> None:
     # Keras imports the framework that KERAS_BACKEND names: here, a broken one that stands before any other.
     for name in doctor.FRAMEWORKS:
-        fake(tmp_path, name, source)
+        (tmp_path / f"{name}.py").write_text(source)
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: True)
     found = try_framework("jax", timeout)
@@ -126,20 +110,21 @@ def test_broken_backends(
     assert problem in found.problem
 
 
+@pytest.mark.usefixtures("devices")
 def test_table_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
-    works(monkeypatch)
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     text = CliRunner().invoke(cli, ["doctor"], env={"COLUMNS": "200"})
     assert text.exit_code == 0
-    assert "2 x gpu: Tesla (a run trains on 1)" in text.output
-    assert "active: KERAS_BACKEND names it" in text.output
-    assert "The active backend, tensorflow, works." in text.output
+    for words in (
+        "2 x gpu: Tesla (a run trains on 1)",
+        "active: KERAS_BACKEND",
+        "backend, tensorflow, works.",
+    ):
+        assert words in text.output
     machine = CliRunner().invoke(cli, ["doctor", "--json"])
-    assert machine.exit_code == 0
     answer = json.loads(machine.stdout)
-    assert answer["healthy"] is True
-    assert answer["active"] == "tensorflow"
-    assert set(answer) == {*Report.__dataclass_fields__, "healthy"}
+    assert (machine.exit_code, answer["healthy"], answer["active"]) == (0, True, "tensorflow")
+    assert set(answer) == set(Report.__dataclass_fields__)
 
 
 @pytest.mark.slow
@@ -147,14 +132,6 @@ def test_a_broken_active_backend_ends_with_exit_code_1() -> None:
     code = "import sys; from trajworld.cli.main import main; sys.exit(main(['doctor', '--json']))"
     environment = {**os.environ, "KERAS_BACKEND": "caffe"}
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 1
     answer = json.loads(done.stdout)
-    assert answer["healthy"] is False
+    assert (done.returncode, answer["healthy"]) == (1, False)
     assert answer["missing"][0]["what"] == "KERAS_BACKEND=caffe is none of jax, tensorflow, torch"
-
-
-def test_wrong_timeouts_are_refused() -> None:
-    assert [CliRunner().invoke(cli, ["doctor", "--timeout", value]).exit_code for value in ("0", "soon")] == [
-        2,
-        2,
-    ]

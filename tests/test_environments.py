@@ -1,5 +1,6 @@
 """The simulators' adapters: names, spaces, changed physics, and what is refused."""
 
+import contextlib
 import importlib.util
 import math
 import subprocess
@@ -24,15 +25,8 @@ needs_dm_control = pytest.mark.skipif(
 @pytest.fixture
 def opened():
     """Open environments and close them after the test."""
-    environments = []
-
-    def open_one(name):
-        environments.append(open_environment(name))
-        return environments[-1]
-
-    yield open_one
-    for environment in environments:
-        environment.close()
+    with contextlib.ExitStack() as stack:
+        yield lambda name: stack.enter_context(contextlib.closing(open_environment(name)))
 
 
 @pytest.mark.parametrize(
@@ -42,10 +36,7 @@ def opened():
         ("dm_control/cheetah-run", "dm_control/cheetah-run"),
         ("Pendulum-v1?l=1.5&g=5", "gymnasium/Pendulum-v1?g=5.0&l=1.5"),
         ("Pendulum-v1?", "gymnasium/Pendulum-v1"),
-        (
-            "Ant-v5?include_cfrc_ext_in_observation=False",
-            "gymnasium/Ant-v5?include_cfrc_ext_in_observation=false",
-        ),
+        ("Ant-v5?include=False", "gymnasium/Ant-v5?include=false"),
         ("phys2d/CartPole-v1", "gymnasium/phys2d/CartPole-v1"),
     ],
 )
@@ -68,9 +59,7 @@ def test_canonical_names_read_back(family, changes):
     assert set(name.slug) <= set("abcdefghijklmnopqrstuvwxyz0123456789_-")
 
 
-@pytest.mark.parametrize(
-    "text", ["", "?g=1", "gymnasium/", "A?g", "A?g=", "A?g=1&g=2", "A?g=nan", "A?g=inf", "A?=1"]
-)
+@pytest.mark.parametrize("text", ["", "?g=1", "gymnasium/", "A?g", "A?g=", "A?g=1&g=2", "A?g=nan", "A?=1"])
 def test_malformed_names_are_refused(text):
     with pytest.raises(UsageError):
         parse_name(text)
@@ -86,34 +75,22 @@ def test_malformed_names_are_refused(text):
         ("Pendulum-v1?l=0", "l must be above 0"),
         ("Pendulum-v1?m=true", "m must be a number"),
         ("Hopper-v5?wind=1", "unknown wind; .*friction, .*gravity"),
-        ("Hopper-v5?mass=0", "mass must be above 0"),
         ("Hopper-v5?friction=-1", "friction must be at least 0"),
         ("Hopper-v5?frame_skip=2.5", "must be a whole number"),
         ("Hopper-v5?terminate_when_unhealthy=3", "must be true or false"),
         ("Hopper-v5?render_mode=1", "unknown render_mode"),
-        pytest.param(
-            "dm_control/cheetah-runn", "did you mean dm_control/cheetah-run", marks=needs_dm_control
-        ),
-        pytest.param("dm_control/xyz", "write domain-task", marks=needs_dm_control),
-        pytest.param(
-            "dm_control/cheetah-run?g=3", "friction, gravity, mass, timestep", marks=needs_dm_control
-        ),
-        pytest.param("dm_control/lqr-lqr_2_1", "without bounds", marks=needs_dm_control),
+        ("dm_control/cheetah-runn", "did you mean dm_control/cheetah-run"),
+        ("dm_control/xyz", "write domain-task"),
+        ("dm_control/cheetah-run?g=3", "friction, gravity, mass, timestep"),
+        ("dm_control/lqr-lqr_2_1", "without bounds"),
     ],
 )
 def test_what_cannot_be_done_is_refused_in_one_line(name, message):
+    if name.startswith("dm_control"):
+        pytest.importorskip("dm_control")
     with pytest.raises(UsageError, match=message) as error:
         open_environment(name)
     assert "\n" not in str(error.value)
-
-
-def test_without_dm_control_the_message_says_how_to_get_it(monkeypatch):
-    find = importlib.util.find_spec
-    monkeypatch.setattr(
-        importlib.util, "find_spec", lambda name, *a: None if name == "dm_control" else find(name, *a)
-    )
-    with pytest.raises(TrajWorldError, match=r"pip install 'trajworld\[dm-control\]'"):
-        open_environment("dm_control/cheetah-run")
 
 
 def test_an_environment_that_cannot_start_is_one_line(monkeypatch):
@@ -128,29 +105,24 @@ def test_an_environment_that_cannot_start_is_one_line(monkeypatch):
 
 def test_importing_the_package_imports_no_simulator():
     code = (
-        "import sys, trajworld.collect.datasets, trajworld.collect.collector\n"
-        "print([m for m in ('mujoco', 'dm_control', 'gymnasium', 'keras', 'jax') if m in sys.modules])"
+        "import sys, trajworld.collect.datasets, trajworld.collect.corpus\n"
+        "print({'mujoco', 'dm_control', 'gymnasium', 'keras', 'jax', 'pandas'} & {*sys.modules})"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.strip() == "[]"
+    assert result.stdout.strip() == "set()"
 
 
 @pytest.mark.parametrize(
-    ("name", "sizes", "limit"),
-    [
-        ("Hopper-v5", (11, 3), 1000),
-        ("Pendulum-v1", (3, 1), 200),
-        ("Ant-v5?include_cfrc_ext_in_observation=false", (27, 8), 1000),
-    ],
+    ("name", "sizes"),
+    [("Pendulum-v1", (3, 1, 200)), ("Ant-v5?include_cfrc_ext_in_observation=false", (27, 8, 1000))],
 )
-def test_descriptions(opened, name, sizes, limit):
+def test_descriptions(opened, name, sizes):
     description = opened(name).description
-    assert (description.observation_size, description.action_size) == sizes
-    assert description.time_limit == limit
+    assert (description.observation_size, description.action_size, description.time_limit) == sizes
     assert description.observation_space.dtype == np.float32
 
 
-@pytest.mark.parametrize("change", ["", "?g=3.7", "?m=2.5", "?g=5.0&l=1.5&m=0.5"])
+@pytest.mark.parametrize("change", ["", "?g=5.0&l=1.5&m=0.5"])
 def test_the_pendulum_obeys_its_equation_with_the_changed_constants(opened, change):
     constants = {"g": 10.0, "m": 1.0, "l": 1.0} | dict(parse_name("Pendulum-v1" + change).changes)
     environment = opened("Pendulum-v1" + change)
@@ -184,22 +156,17 @@ def test_mass_friction_and_timestep_change_the_model(opened):
     np.testing.assert_allclose(changed.body_subtreemass, 2 * plain.body_subtreemass)
     np.testing.assert_allclose(changed.geom_friction, 0.5 * plain.geom_friction)
     assert changed.opt.timestep == 0.001
-    assert opened("Hopper-v5?timestep=0.001")._env.unwrapped.dt == pytest.approx(0.004)
 
 
 @needs_dm_control
-def test_dm_control_gravity_changes_what_a_falling_cheetah_does(opened):
-    speeds = []
-    for change in ("", "?gravity=2.0"):
-        environment = opened("dm_control/cheetah-run" + change)
-        environment.reset(0)
-        physics = environment._env.physics
-        with physics.reset_context():
-            physics.named.data.qpos["rootz"] = 10.0
-        environment.step(np.zeros(6, np.float32))
-        speeds.append(physics.named.data.qvel["rootz"][0] / physics.data.time)
-    assert speeds[0] == pytest.approx(-9.81, rel=0.02)
-    assert speeds[1] == pytest.approx(-2.0, rel=0.02)
+def test_a_falling_cheetah_does_too(opened):
+    environment = opened("dm_control/cheetah-run?gravity=2.0")
+    environment.reset(0)
+    physics = environment._env.physics
+    with physics.reset_context():
+        physics.named.data.qpos["rootz"] = 10.0
+    environment.step(np.zeros(6, np.float32))
+    assert physics.named.data.qvel["rootz"][0] / physics.data.time == pytest.approx(-2.0, rel=0.02)
 
 
 def test_mujocos_silent_reset_of_a_broken_state_is_an_error(opened, tmp_path, monkeypatch):
@@ -226,14 +193,11 @@ def test_gymnasium_dict_observations_are_flattened(opened):
             return {"a": np.array([0.1], np.float32), "b": np.array([0.2, 0.3], np.float32)}, {}
 
     gymnasium.register("TrajWorldDictionary-v0", entry_point=Dictionary)
-    try:
-        environment = opened("TrajWorldDictionary-v0")
-        assert environment.description.observation_size == 3
-        assert environment.description.time_limit == 1000
-        expected = gymnasium.spaces.flatten(Dictionary.observation_space, Dictionary().reset()[0])
-        np.testing.assert_array_equal(environment.reset(0), expected)
-    finally:
-        del gymnasium.registry["TrajWorldDictionary-v0"]
+    environment = opened("TrajWorldDictionary-v0")
+    assert environment.description.observation_size == 3
+    expected = gymnasium.spaces.flatten(Dictionary.observation_space, Dictionary().reset()[0])
+    np.testing.assert_array_equal(environment.reset(0), expected)
+    del gymnasium.registry["TrajWorldDictionary-v0"]
 
 
 @pytest.mark.parametrize(

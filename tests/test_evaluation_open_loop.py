@@ -72,38 +72,27 @@ def test_errors_are_means_over_whole_rollouts(
     foresight = Foresight(model, dataset, own_support(dataset), horizon=8, batch_size=32)
     # Rows with eight rows after them in their episode: 0 to 12, and 28 to 35.
     starts = np.concatenate([np.arange(13), np.arange(28, 36)])
-    found = open_loop_errors(
-        model, dataset, support=own_support(dataset), horizon=8, starts=1000, foresight=foresight
-    )
+    found = open_loop_errors(foresight, starts=1000)
     assert (found.starts, found.horizon, found.ranges) == (21, 8, "given")
     foreseen, std = foresight(starts), statistics(dataset).std[:4]
-    error = np.zeros((21, 8))
-    held = np.zeros((21, 8))
-    for number, start in enumerate(starts):
-        for step in range(8):
-            real = dataset.rows[start + 1 + step, :4]
-            error[number, step] = (np.abs(foreseen.mean[number, step] - real) / std).mean()
-            held[number, step] = (np.abs(dataset.rows[start, :4] - real) / std).mean()
+    real = np.stack([dataset.rows[start + 1 : start + 9, :4] for start in starts])
+    error = (np.abs(foreseen.mean - real) / std).mean(axis=2)
+    held = (np.abs(dataset.rows[starts, None, :4] - real) / std).mean(axis=2)
     np.testing.assert_allclose(found.mae, error.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(found.held_row, held.mean(axis=0), rtol=1e-5)
     np.testing.assert_allclose(found.upper_quartile, np.quantile(error, 0.75, axis=0), rtol=1e-5)
-    fewer = open_loop_errors(
-        model, dataset, support=own_support(dataset), horizon=8, starts=5, seed=3, foresight=foresight
-    )
-    again = open_loop_errors(
-        model, dataset, support=own_support(dataset), horizon=8, starts=5, seed=3, foresight=foresight
-    )
+    fewer = open_loop_errors(foresight, starts=5, seed=3)
     assert fewer.starts == 5
-    assert fewer == again
+    assert fewer == open_loop_errors(foresight, starts=5, seed=3)
 
 
 def test_what_does_not_fit_is_refused(model: TrajWorld, memory_dataset: Callable[..., Dataset]) -> None:
     dataset = memory_dataset([20])
     support = own_support(dataset)
     with pytest.raises(UsageError, match="at least 1 step"):
-        open_loop_errors(model, dataset, support=support, horizon=0)
+        Foresight(model, dataset, support, horizon=0)
     with pytest.raises(UsageError, match="at least 1 rollout"):
-        open_loop_errors(model, dataset, support=support, starts=0)
+        open_loop_errors(Foresight(model, dataset, support), starts=0)
     with pytest.raises(UsageError, match="rows 0 to 20"):
         Foresight(model, dataset, support, horizon=3)([21])
     with pytest.raises(TrajWorldError, match="does not fit"):
@@ -111,4 +100,4 @@ def test_what_does_not_fit_is_refused(model: TrajWorld, memory_dataset: Callable
     broken = TrajWorld(model.sizes)
     broken.head.bias.assign(np.full(256, np.nan, np.float32))
     with pytest.raises(TrajWorldError, match="NaN or infinite"):
-        open_loop_errors(broken, dataset, support=support, horizon=3)
+        open_loop_errors(Foresight(broken, dataset, support, horizon=3))

@@ -7,8 +7,6 @@ from pathlib import Path
 import keras
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
@@ -43,10 +41,8 @@ def test_a_view_holds_both_kinds_of_prediction_of_the_same_rows(
     model = TrajWorld(TrajWorldSizes(blocks=1, width=16, heads=2, variates=10))
     dataset = memory_dataset([3, 60, 1])
     support = training_support(*value_range(dataset))
-    one_step, foresight = (
-        compile_one_step(model),
-        Foresight(model, dataset, support, horizon=12, batch_size=4),
-    )
+    one_step = compile_one_step(model)
+    foresight = Foresight(model, dataset, support, horizon=12, batch_size=4)
 
     view = view_episode(dataset, 1, support, one_step, 20, foresight)
     # Ten rows of history, then twelve steps: rows 4 to 25 of the dataset.
@@ -70,26 +66,23 @@ def test_a_view_holds_both_kinds_of_prediction_of_the_same_rows(
     with pytest.raises(UsageError, match="episodes 0 to 2"):
         view_episode(dataset, 3, support, one_step, 20, foresight)
 
-    draw_trajectories(tmp_path / "whole.png", view, dataset, "a model")
-    before = pixels(tmp_path / "whole.png")
-    moved = dataclasses.replace(view, real=view.real + 1)
-    draw_trajectories(tmp_path / "whole.png", moved, dataset, "a model")
-    after = pixels(tmp_path / "whole.png")
-    assert min(before.shape[:2]) > 400
-    assert before.shape == after.shape
-    assert not np.array_equal(before, after)
+    drawn = []
+    for number, shown in enumerate((view, dataclasses.replace(view, real=view.real + 1))):
+        draw_trajectories(tmp_path / f"whole-{number}.png", shown, dataset, "a model")
+        drawn.append(pixels(tmp_path / f"whole-{number}.png"))
+    assert min(drawn[0].shape[:2]) > 400
+    assert drawn[0].shape == drawn[1].shape
+    assert not np.array_equal(*drawn)
 
 
-@settings(max_examples=20, deadline=None)
-@given(observations=st.integers(1, 40), most=st.integers(2, 9))
+@pytest.mark.parametrize(("observations", "most"), [(1, 2), (3, 9), (40, 2), (40, 9)])
 def test_the_reward_and_a_few_varying_observations_are_shown(
     memory_dataset: Callable[..., Dataset], observations: int, most: int
 ) -> None:
-    dataset = memory_dataset([9], observations=observations)
-    chosen = shown_variates(dataset, most)
+    chosen = shown_variates(memory_dataset([9], observations=observations), most)
     assert chosen[-1] == observations
-    assert len(chosen) == len(set(chosen)) == min(most, observations + 1)
-    assert chosen == sorted(chosen)
+    assert len(chosen) == min(most, observations + 1)
+    assert chosen == sorted(set(chosen))
 
 
 def test_a_variate_that_stands_still_is_not_shown(memory_dataset: Callable[..., Dataset]) -> None:
@@ -120,11 +113,6 @@ def test_bars_and_growth_are_drawn_for_odd_data_too(
     draw_variate_errors(tmp_path / "still.png", errors, errors, "a model")
     growth = OpenLoopErrors("d", "e", "given", 1, 1, (0.1,), (0.1,), (0.1,), (0.2,))
     draw_growth(tmp_path / "growth.png", growth, "a model")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [
-        "growth.png",
-        "many.png",
-        "one.png",
-        "still.png",
-    ]
+    assert all(pixels(tmp_path / f"{name}.png").std() > 0 for name in ("growth", "one", "still"))
     # However many variates, a picture that fits on a screen.
     assert pixels(tmp_path / "many.png").shape[0] < 1400

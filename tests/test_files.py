@@ -1,21 +1,19 @@
 """Files: one writer, room on the disk, and what a file is when it is not what it should be."""
 
 import gzip
-import json
 import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
+from minari.storage.datasets_root_dir import get_dataset_path
 
 from trajworld.data.home import home
-from trajworld.data.minari_datasets import datasets_folder
+from trajworld.data.minari_datasets import dataset_path, datasets_folder
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import atomic_folder, ensure_room, kind_of_file, one_writer, user_path
+from trajworld.files import atomic_folder, ensure_room, one_writer, user_path
 from trajworld.interop.restricted_pickle import read_pickle
 
 
@@ -28,10 +26,8 @@ def test_a_path_has_one_writer_and_a_killed_one_holds_nothing(tmp_path: Path) ->
     process = subprocess.Popen([sys.executable, "-c", code, str(path)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "held\n"
-    with (
-        pytest.raises(TrajWorldError, match="another process is writing the thing"),
-        one_writer(path, "the thing"),
-    ):
+    busy = pytest.raises(TrajWorldError, match="another process is writing the thing")
+    with busy, one_writer(path, "the thing"):
         pytest.fail("both hold it")
     process.kill()
     process.wait()
@@ -41,17 +37,14 @@ def test_a_path_has_one_writer_and_a_killed_one_holds_nothing(tmp_path: Path) ->
 
 
 def test_a_folder_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "folder"
-
-    def make() -> None:
+    def make(path: Path) -> None:
         with atomic_folder(path) as temporary:
             (temporary / "mine").write_text("mine")
-            path.mkdir()
-            (path / "theirs").write_text("theirs")
+            (path / "theirs").mkdir(parents=True)
 
     with pytest.raises(TrajWorldError, match="made meanwhile"):
-        make()
-    assert [item.name for item in path.iterdir()] == ["theirs"]
+        make(tmp_path / "folder")
+    assert [item.name for item in tmp_path.rglob("*")] == ["folder", "theirs"]
 
 
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="asks the disk itself")
@@ -70,6 +63,9 @@ def test_room_that_is_not_there_is_told_before_anything_is_written(tmp_path: Pat
         ("packed.hdf5", gzip.compress(b"x"), "gzip"),
         ("weights.hdf5", (100).to_bytes(8, "little") + b'{"a": 1}', "safetensors"),
         ("empty.hdf5", b"", "empty"),
+        ("array.hdf5", b"\x93NUMPY\x01\x00", "NumPy file"),
+        ("tensors.hdf5", b"PK\x03\x04 archive/data.pkl", "PyTorch file"),
+        ("archive.hdf5", b"PK\x03\x04 x", "zip archive"),
     ],
 )
 def test_files_that_are_something_else_are_named_for_what_they_are(
@@ -81,29 +77,11 @@ def test_files_that_are_something_else_are_named_for_what_they_are(
         with pytest.raises(TrajWorldError, match=words) as error:
             read(path)
         assert "\n" not in str(error.value)
-    other = path.rename(path.with_suffix(".xyz"))
     with pytest.raises(UsageError, match=words):
-        open_dataset(other)
+        open_dataset(path.rename(path.with_suffix(".xyz")))
 
 
-def test_more_kinds_of_files(tmp_path: Path) -> None:
-    np.save(tmp_path / "a.npy", np.zeros(3))
-    with zipfile.ZipFile(tmp_path / "a.pt", "w") as archive:
-        archive.writestr("archive/data.pkl", b"x")
-    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
-        archive.writestr("x", b"x")
-    (tmp_path / "a.json").write_text(json.dumps({"a": 1}))
-    found = {path.name: kind_of_file(path) for path in tmp_path.iterdir()}
-    assert found == {
-        "a.npy": "it is a NumPy file (.npy)",
-        "a.pt": "it is a PyTorch file (.pt)",
-        "a.zip": "it is a zip archive",
-        "a.json": "",
-    }
-    assert kind_of_file(tmp_path / "nothing") == ""
-
-
-def test_a_tilde_is_the_home_folder_wherever_it_is_written(
+def test_folders_follow_the_environment_and_a_tilde_is_the_home_folder(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -111,6 +89,10 @@ def test_a_tilde_is_the_home_folder_wherever_it_is_written(
     monkeypatch.setenv("MINARI_DATASETS_PATH", "~/minari")
     monkeypatch.setenv("TRAJWORLD_HOME", "~/own")
     assert (datasets_folder(), home()) == (tmp_path / "minari", tmp_path / "own")
+    for name in ("MINARI_DATASETS_PATH", "TRAJWORLD_HOME", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    assert Path(get_dataset_path("x-v0")) == dataset_path("x-v0") == tmp_path / ".minari/datasets/x-v0"
+    assert home().is_relative_to(tmp_path)
     with pytest.raises(UsageError, match="~no-such-user"):
         user_path("~no-such-user/data")
 
@@ -124,9 +106,8 @@ def test_a_user_without_a_home_is_told_in_one_line() -> None:
         "import os, trajworld.cli.data, trajworld.data.resolve\nfrom trajworld.cli.main import main\n"
         "os.setuid(54321)\nos.environ.pop('HOME', None)\nmain(['data', 'list'])\n"
     )
-    environment = {
-        name: text for name, text in os.environ.items() if "HOME" not in name and "MINARI" not in name
-    }
+    unset = ("HOME", "TRAJWORLD_HOME", "MINARI_DATASETS_PATH")
+    environment = {name: text for name, text in os.environ.items() if name not in unset}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
     assert done.returncode == 2
     assert done.stderr.count("\n") == 1

@@ -76,15 +76,6 @@ def test_whole_window(model: TrajWorld, golden: dict[str, NDArray[Any]]) -> None
     assert_real_rows_close(mean, golden, "mean")
 
 
-def test_last_rows_only(model: TrajWorld, golden: dict[str, NDArray[Any]]) -> None:
-    rows = 4
-    last = compiled(model, functools.partial(model, rows=rows))
-    logits = numpy(last(golden["values"], golden["time_mask"], variates(golden)))
-    assert logits.shape[1] == rows
-    real = golden["time_mask"][:, -rows:] > 0
-    np.testing.assert_allclose(logits[real], golden["logits"][:, -rows:][real], atol=1e-4)
-
-
 def test_cached_decoding(
     model: TrajWorld, decode: Callable[..., Any], golden: dict[str, NDArray[Any]]
 ) -> None:
@@ -101,32 +92,11 @@ def test_cached_decoding(
         np.testing.assert_allclose(found, golden[name][:, steps:], atol=1e-4)
 
 
-def test_masked_variates(model: TrajWorld, golden: dict[str, NDArray[Any]]) -> None:
-    values, masks = golden["padded_values"], golden["variate_mask"]
-    added = values.shape[2] - golden["values"].shape[2]
-    assert added > 0
-    assert np.all(masks == masks[0])
-    known = Variates(
-        np.pad(golden["is_action"], (0, added)),
-        np.pad(golden["min_values"], (0, added)),
-        np.pad(golden["max_values"], (0, added), constant_values=1.0),
-        masks[0].astype(np.float32),
-    )
-    logits = numpy(compiled(model, model)(values, golden["time_mask"], known))
-    real = (golden["time_mask"][:, :, None] > 0) & (masks[:, None, :] > 0)
-    np.testing.assert_allclose(logits[real], golden["padded_logits"][real], atol=1e-4)
-    count = golden["values"].shape[2]
-    rows = golden["time_mask"] > 0
-    np.testing.assert_allclose(logits[:, :, :count][rows], golden["logits"][rows], atol=1e-4)
-
-
-def test_encoding(golden: dict[str, NDArray[Any]]) -> None:
-    encoded = binning.encode(golden["values"], golden["min_values"], golden["max_values"], 256)
-    np.testing.assert_allclose(numpy(encoded), golden["input_probs"], atol=1e-4)
-
-
-def test_target_bins(golden: dict[str, NDArray[Any]]) -> None:
+def test_encoding_and_target_bins(golden: dict[str, NDArray[Any]]) -> None:
     values, lower, upper = (golden[name] for name in ("values", "min_values", "max_values"))
+    np.testing.assert_allclose(
+        numpy(binning.encode(values, lower, upper, 256)), golden["input_probs"], atol=1e-4
+    )
     found = numpy(binning.target_bins(values, lower, upper, 256))
     exact = (values.astype(np.float64) - lower) / (upper.astype(np.float64) - lower) * 256
     near_an_edge = np.abs(exact - np.round(exact)) < 256 * 4 * np.finfo(np.float32).eps

@@ -1,40 +1,31 @@
 """What models are called: shipped names and paths; addresses on the hub are in test_hub.py."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from training_fixtures import config_for, plain_steps, store
+from training_fixtures import config_for, store
 
 import trajworld
+from trajworld.cli.main import main
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.files import load_model
 from trajworld.models.names import find_model, said_briefly
-from trajworld.training.loop import train
 from trajworld.training.run import resume_run, start_run
 from trajworld.weights import shipped_models
 
-__all__ = ["plain_steps"]
-
 SMALL = "trajworld-small"
+WEIGHTS = Path(trajworld.__file__).parent / "weights"
 
 
-def test_a_shipped_name_is_the_file_in_the_package() -> None:
-    path = find_model(SMALL)
-    assert path.is_file()
-    assert path.parent == Path(trajworld.__file__).parent / "weights"
-    assert path == shipped_models()[SMALL]
-
-
-def test_a_path_is_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_name_is_the_file_in_the_package_and_a_path_is_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert find_model(SMALL) == shipped_models()[SMALL] == WEIGHTS / f"{SMALL}.keras"
     monkeypatch.chdir(tmp_path)
     for path in ("model.keras", "a/b.keras", f"{SMALL}.keras", f"./{SMALL}.keras", "missing.keras"):
-        assert find_model(path) == Path(path)
-        assert find_model(Path(path)) == Path(path)
+        assert find_model(path) == find_model(Path(path)) == Path(path)
 
 
 def test_what_is_there_does_not_hide_a_shipped_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -58,12 +49,6 @@ def test_what_is_no_model_files_name(name: str) -> None:
         find_model(name)
 
 
-def test_load_reads_by_name_and_by_path() -> None:
-    by_name, by_path = trajworld.load(SMALL), trajworld.load(shipped_models()[SMALL])
-    for one, other in zip(by_name.get_weights(), by_path.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
 def test_save_writes_a_path_and_no_shipped_name(tmp_path: Path) -> None:
     model = trajworld.load(SMALL)
     trajworld.save(model, tmp_path / "copy.keras")
@@ -80,7 +65,6 @@ def test_records_hold_a_name_whole_and_of_a_path_the_file(tmp_path: Path) -> Non
     assert said_briefly(tmp_path / "best.keras") == "best.keras"
 
 
-@pytest.mark.usefixtures("plain_steps")
 def test_a_run_starts_from_a_shipped_model_and_resumes(tmp_path: Path) -> None:
     data = store(tmp_path / "data")
     config = config_for("train", [data], init=SMALL)
@@ -92,47 +76,23 @@ def test_a_run_starts_from_a_shipped_model_and_resumes(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "run" / "run.json").read_text())["init"]
     for one, other in zip(trajworld.load(SMALL).get_weights(), run.model.get_weights(), strict=True):
         np.testing.assert_array_equal(one, other)
-    # Before the first checkpoint it begins again from the name; after, from the checkpoint.
     resumed, warnings = resume_run(tmp_path / "run")
     assert not warnings
     np.testing.assert_array_equal(resumed.model.get_weights()[0], run.model.get_weights()[0])
-    train(resumed)
-    assert resume_run(tmp_path / "run")[0].state.step == 12
 
 
-def run_trajworld(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    code = "import sys; from trajworld.cli.main import main; sys.exit(main(sys.argv[1:]))"
-    return subprocess.run(
-        [sys.executable, "-P", "-c", code, *arguments],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env={**os.environ, "COLUMNS": "120", "TF_CPP_MIN_LOG_LEVEL": "2"},
-        timeout=300,
-    )
-
-
-def test_an_unknown_name_ends_every_command_in_one_line(tmp_path: Path) -> None:
-    data = store(tmp_path / "data")
+def test_an_unknown_name_ends_every_command_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run, data = str(tmp_path / "run"), store(tmp_path / "data")
     for arguments in (
         ["checkpoint", "show", "trajworld-huge"],
         ["evaluate", "trajworld-huge", data],
-        ["train", data, "--init", "trajworld-huge", "-o", "run"],
+        ["train", data, "--init", "trajworld-huge", "-o", run],
     ):
-        done = run_trajworld(tmp_path, *arguments)
-        assert done.returncode == 2, done.stderr
-        # TensorFlow has a line of its own for every process.
-        assert done.stderr.splitlines()[-1].startswith(
-            "Error: no model that ships is called 'trajworld-huge': there is "
-        )
-        assert "Traceback" not in done.stderr
+        with pytest.raises(SystemExit) as caught:
+            main(arguments)
+        assert caught.value.code == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("Error: no model that ships is called 'trajworld-huge': there is ")
         assert not (tmp_path / "run").exists()
-
-
-@pytest.mark.slow
-def test_a_shipped_model_is_evaluated_by_name(tmp_path: Path) -> None:
-    data = store(tmp_path / "data", [30] * 3)
-    done = run_trajworld(tmp_path, "evaluate", SMALL, data, "--json", "--horizon", "5", "-o", "out")
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["model"] == SMALL
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["model"] == SMALL

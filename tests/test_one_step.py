@@ -21,7 +21,7 @@ from trajworld.evaluation.one_step import (
     prediction_errors,
     support_for,
 )
-from trajworld.models.identity import Identity
+from trajworld.models.identity import DatasetRange, Identity
 from trajworld.models.ranges import Support, pretraining_support, training_support
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
@@ -61,6 +61,12 @@ def real_std(dataset: Dataset) -> np.ndarray:
     return np.array([*dataset.rows[:, :size].std(axis=0, dtype=float), rewards.std(dtype=float)])
 
 
+def copying_errors(dataset: Dataset) -> np.ndarray:
+    return np.array(
+        [abs(history[-1, :4].astype(float) - last[:4]) for history, last in every_window(dataset)]
+    )
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return exponents / exponents.sum(axis=-1, keepdims=True)
@@ -87,37 +93,18 @@ def test_model_errors_equal_a_loop_over_windows(model: TrajWorld, dataset: Datas
 
     std = real_std(dataset)
     assert found.windows == len(error) == 57
-    for average, direct in (
-        (found.mae, np.abs(error)),
-        (found.mse, error**2),
-        (found.normalised_mae, np.abs(error) / std),
-        (found.normalised_mse, (error / std) ** 2),
-        (found.nll, entropy),
+    names = ["observation 0", "observation 1", "observation 2", "reward"]
+    assert list(found.table) == [*names, "observations", "all"]
+    for metric, direct in (
+        ("mae", np.abs(error)),
+        ("mse", error**2),
+        ("normalised_mae", np.abs(error) / std),
+        ("normalised_mse", (error / std) ** 2),
+        ("nll", entropy),
     ):
-        assert average is not None
-        assert average.observation == pytest.approx(direct[:, :3].mean(), rel=1e-4)
-        assert average.predicted == pytest.approx(direct.mean(), rel=1e-4)
-    assert [each.mae for each in found.variates] == pytest.approx(np.abs(error).mean(axis=0), rel=1e-4)
-    assert [each.nll for each in found.variates] == pytest.approx(entropy.mean(axis=0), rel=1e-4)
-    assert [each.std for each in found.variates] == pytest.approx(std)
-    assert [each.name for each in found.variates] == [
-        "observation 0",
-        "observation 1",
-        "observation 2",
-        "reward",
-    ]
-
-
-def test_copying_the_last_row_equals_a_loop(dataset: Dataset) -> None:
-    error = np.array(
-        [history[-1, :4].astype(float) - target[:4] for history, target in every_window(dataset)]
-    )
-    found = copy_last_row_errors(dataset, batch_size=7)
-    assert found.nll is None
-    assert found.windows == 57
-    assert found.mae.predicted == pytest.approx(np.abs(error).mean())
-    assert found.mse.observation == pytest.approx((error[:, :3] ** 2).mean())
-    assert found.normalised_mae.predicted == pytest.approx((np.abs(error) / real_std(dataset)).mean())
+        expected = [*direct.mean(axis=0), direct[:, :3].mean(), direct.mean()]
+        assert [row[metric] for row in found.table.values()] == pytest.approx(expected, rel=1e-4)
+    assert [found.table[name]["std"] for name in names] == pytest.approx(std)
 
 
 @settings(max_examples=25, deadline=None)
@@ -136,9 +123,10 @@ def test_a_prediction_off_by_a_constant_errs_by_that_constant(
 
     found = errors_of(predict, dataset, predictor="all-knowing", batch_size=batch_size)
     assert found.windows == sum(lengths) + 2
-    assert found.mae.predicted == pytest.approx(abs(offset), abs=1e-12)
-    assert found.mse.observation == pytest.approx(offset**2, abs=1e-12)
-    assert found.normalised_mae.predicted == pytest.approx((abs(offset) / real_std(dataset)).mean(), abs=1e-9)
+    scaled = (abs(offset) / real_std(dataset)).mean()
+    assert found.table["all"]["mae"] == pytest.approx(abs(offset), abs=1e-12)
+    assert found.table["observations"]["mse"] == pytest.approx(offset**2, abs=1e-12)
+    assert found.table["all"]["normalised_mae"] == pytest.approx(scaled, abs=1e-9)
 
 
 @settings(max_examples=15, deadline=None)
@@ -150,7 +138,7 @@ def test_batch_size_changes_nothing_and_a_draw_depends_on_its_seed_alone(
     found = copy_last_row_errors(dataset, limit=limit, seed=seed, batch_size=batch_size)
     again = copy_last_row_errors(dataset, limit=limit, seed=seed)
     assert found.windows == again.windows == min(limit, 55)
-    assert found.mse.predicted == pytest.approx(again.mse.predicted)
+    assert found.table["all"]["mse"] == pytest.approx(again.table["all"]["mse"])
 
 
 def test_the_whole_dataset_is_the_sum_of_its_episodes(model: TrajWorld, dataset: Dataset) -> None:
@@ -160,29 +148,28 @@ def test_the_whole_dataset_is_the_sum_of_its_episodes(model: TrajWorld, dataset:
         found = prediction_errors(
             model, dataset, support=support, episodes=episodes, batch_size=16, one_step=one_step
         )
-        assert found.mae.predicted is not None
-        return found.mae.predicted, found.windows
+        return found.table["all"]["mae"] or 0.0, found.windows
 
     whole, parts = mae(None), [mae([1]), mae([3, 0, 2])]
     assert whole[1] == sum(windows for _, windows in parts)
     assert whole[0] == pytest.approx(sum(error * windows for error, windows in parts) / whole[1], rel=1e-5)
 
 
-def test_variates_that_stand_still_are_left_out_of_the_normalised_errors(dataset: Dataset) -> None:
+def test_copying_the_last_row_equals_a_loop_and_still_variates_are_left_out(dataset: Dataset) -> None:
     dataset.rows[:, 1] = 7.25
-    found = copy_last_row_errors(dataset)
-    assert found.still == ("observation 1",)
-    error = np.array(
-        [history[-1, :4].astype(float) - target[:4] for history, target in every_window(dataset)]
-    )
-    moving = [0, 2, 3]
-    expected = (np.abs(error) / np.where(real_std(dataset) == 0, 1, real_std(dataset)))[:, moving]
-    assert found.normalised_mae.predicted == pytest.approx(expected.mean())
-    assert found.normalised_mae.observation == pytest.approx(expected[:, :2].mean())
+    found, error = copy_last_row_errors(dataset, batch_size=7), copying_errors(dataset)
+    assert (found.windows, found.still) == (57, ("observation 1",))
+    assert found.table["all"]["nll"] is found.table["reward"]["nll"] is found.as_json()["nll"] is None
+    assert found.table["all"]["mae"] == pytest.approx(error.mean())
+    assert found.table["observations"]["mse"] == pytest.approx((error[:, :3] ** 2).mean())
+    scaled = np.delete(error, 1, 1) / np.delete(real_std(dataset), 1)
+    assert found.table["observation 1"]["normalised_mae"] is None
+    assert found.table["all"]["normalised_mae"] == pytest.approx(scaled.mean())
+    assert found.table["observations"]["normalised_mae"] == pytest.approx(scaled[:, :2].mean())
     dataset.rows[:, :3] = -1e4
     found = copy_last_row_errors(dataset)
-    assert found.normalised_mae.observation is None
-    assert found.normalised_mae.predicted is not None
+    assert found.table["observations"]["normalised_mae"] is None
+    assert found.table["all"]["normalised_mae"] == found.table["reward"]["normalised_mae"] is not None
 
 
 def test_broken_weights_and_bad_numbers_end_in_one_line(dataset: Dataset) -> None:
@@ -217,14 +204,16 @@ def test_a_pretrained_model_takes_ranges_from_what_it_saw_or_is_given(
 ) -> None:
     test, other = memory_dataset([25]), dataclasses.replace(memory_dataset([9], seed=1), name="other")
     seen = pretraining_support(np.full(6, -9.0), np.full(6, 9.0))
-    model = TrajWorld(SIZES, Identity(sources={"gymnasium/Seen": seen}))
-    found = support_for(model, dataclasses.replace(test, environment="gymnasium/Seen"))
-    assert found.origin == "the model's own"
+    sources = tuple(DatasetRange(name, "gymnasium/Seen", name, seen) for name in ("one", "two"))
+    model = TrajWorld(SIZES, Identity(sources=sources))
+    found = support_for(model, dataclasses.replace(test, environment="gymnasium/Seen", content="two"))
+    assert found.origin == "the model's own, of two"
     np.testing.assert_array_equal(found.support.upper, seen.upper)
     assert support_for(model, test).origin == "of memory"
     np.testing.assert_array_equal(support_for(model, test).support.lower, value_range(test)[0])
     found = support_for(model, test, ranges_from=other)
     assert found.origin == "of other"
     np.testing.assert_array_equal(found.support.upper, value_range(other)[1])
+    assert support_for(model, test, ranges_from="one").origin == "the model's own, of one"
     with pytest.raises(TrajWorldError, match="do not fit memory"):
         support_for(model, test, ranges_from=memory_dataset([9], observations=4))

@@ -3,12 +3,10 @@
 import math
 
 import numpy as np
-import pytest
 from gymnasium import spaces
 
 from trajworld.collect.episodes import run_episode
 from trajworld.environments.interface import Description, Step
-from trajworld.environments.open import open_environment
 from trajworld.policies.search import ClockedPolicy, search_policies
 
 
@@ -30,9 +28,7 @@ def test_actions_are_the_tanh_of_clock_and_standardised_observation():
     observations = np.random.default_rng(1).normal(size=(30, 4)).astype(np.float32)
     for step, observation in enumerate(observations):
         angle = 2 * math.pi * (start + step) / 12.0
-        seen = [
-            max(-5.0, min(5.0, (o - m) / s)) for o, m, s in zip(observation, one.mean, one.scale, strict=True)
-        ]
+        seen = np.clip((observation - one.mean) / one.scale, -5, 5)
         unit = np.tanh(one.weights @ np.array([1.0, math.sin(angle), math.cos(angle), *seen]))
         expected = [unit[0], 2 + 2 * unit[1]]
         action = act(observation)
@@ -99,26 +95,11 @@ def test_the_search_finds_what_is_to_be_found_and_keeps_to_its_budget():
 
 
 def test_the_search_is_a_function_of_its_seed():
-    def weights(seed):
-        return np.stack([stage.weights for stage in search(Follows(), 8000, seed)])
-
-    np.testing.assert_array_equal(weights(1), weights(1))
-    assert not np.array_equal(weights(1), weights(2))
+    one, again, other = (search(Follows(), 3000, seed)[-1].weights for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, again)
+    assert not np.array_equal(one, other)
 
 
 def test_no_budget_or_a_broken_environment_finds_nothing():
     assert search_policies(lambda *_: None, 2, 1, 0, np.random.default_rng(0)) == []
     assert search_policies(lambda *_: None, 2, 1, 1000, np.random.default_rng(0)) == []
-
-
-@pytest.mark.slow
-def test_a_robot_stays_up_longer_than_under_its_first_policy():
-    environment = open_environment("robot/legged-3")
-    stages = search(environment, 60_000)
-
-    def length(one):
-        return np.mean([len(run_episode(environment, one, 7, index, 300).episode) for index in range(10)])
-
-    still = ClockedPolicy(np.zeros_like(stages[0].weights), stages[0].mean, stages[0].scale, 20.0, noise=0.3)
-    assert length(stages[-1]) > 2 * length(still)
-    environment.close()

@@ -8,39 +8,16 @@ import sys
 import time
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from pathlib import Path
 
 import pytest
+from waiting import runs, wait_for
 
 from trajworld.errors import UsageError
-from trajworld.processes import (
-    THREAD_LIMITS,
-    Workers,
-    available_cores,
-    core_shares,
-    start_worker,
-    starting_workers,
+from trajworld.processes import THREAD_LIMITS, Workers, available_cores, core_shares, starting_workers
+
+needs_linux = pytest.mark.skipif(
+    sys.platform != "linux", reason="chooses cores, looks into /proc, masks signals"
 )
-
-needs_affinity = pytest.mark.skipif(
-    not hasattr(os, "sched_getaffinity"), reason="cores cannot be chosen here"
-)
-needs_proc = pytest.mark.skipif(not os.path.isdir("/proc"), reason="looks for processes in /proc")
-needs_masks = pytest.mark.skipif(not hasattr(signal, "pthread_sigmask"), reason="no signal masks here")
-
-
-def wait_for(condition, seconds=60):
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def runs(process):
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
 
 
 def _meet(folder, me, others):
@@ -55,7 +32,7 @@ def _last_for_ever(path):
     time.sleep(3600)
 
 
-@needs_affinity
+@needs_linux
 @pytest.mark.parametrize("pinned", [True, False])
 def test_pinned_workers_share_the_cores_others_have_one_thread(tmp_path, pinned):
     cores = available_cores()
@@ -63,27 +40,22 @@ def test_pinned_workers_share_the_cores_others_have_one_thread(tmp_path, pinned)
         pytest.skip("one core cannot be shared")
     with Workers(2, pinned=pinned) as workers:
         tasks = [workers.submit(_meet, tmp_path, number, 2) for number in range(2)]
-        (first, threads), (second, more_threads) = [task.result(timeout=60) for task in tasks]
+        found = [task.result(timeout=60) for task in tasks]
     if pinned:
-        assert not set(first) & set(second)
-        assert sorted(first + second) == cores
-        assert (threads, more_threads) == ({str(len(first))}, {str(len(second))})
+        assert sorted(core for share, _ in found for core in share) == cores, "each has cores of its own"
+        assert all(threads == {str(len(share))} for share, threads in found)
     else:
-        assert first == second == cores
-        assert threads == more_threads == {"1"}
+        assert found == [(cores, {"1"})] * 2
 
 
-def test_cores_are_shared_evenly():
+def test_cores_are_shared_evenly_by_at_least_one_worker():
+    with pytest.raises(UsageError, match="at least 1"):
+        Workers(0)
     assert core_shares([0, 1, 4, 5, 7], 2) == [[0, 4, 7], [1, 5]]
     assert core_shares([3, 8], 3) == [[3], [8], [3]]
 
 
-def test_there_is_at_least_one_worker():
-    with pytest.raises(UsageError, match="at least 1"):
-        Workers(0)
-
-
-@needs_proc
+@needs_linux
 def test_leaving_kills_a_running_task_at_once(tmp_path):
     path = tmp_path / "pid"
     with Workers(1) as workers:
@@ -111,7 +83,7 @@ def test_a_worker_that_dies_breaks_the_pool(tmp_path):
             workers.submit(os.getpid)
 
 
-@needs_proc
+@needs_linux
 def test_workers_end_with_a_parent_that_was_killed(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
@@ -139,29 +111,24 @@ def _survives():
     return True
 
 
-@needs_masks
+@needs_linux
 def test_a_worker_is_born_deaf_to_ctrl_c_and_stays_so():
-    context = multiprocessing.get_context("spawn")
     # Without the initializer: what a worker is before it has imported anything of ours.
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         with starting_workers():
             born = pool.submit(_blocked)
         assert born.result()
-    with ProcessPoolExecutor(1, mp_context=context, initializer=start_worker) as pool:
-        with starting_workers():
-            born = pool.submit(_survives)
-        assert born.result()
+    with Workers(1) as workers:
+        assert workers.submit(_survives).result()
     assert not _blocked()
 
 
-@needs_masks
+@needs_linux
 def test_a_ctrl_c_meanwhile_is_not_lost_to_the_parent():
-    seen = []
-    before = signal.signal(signal.SIGINT, lambda *_: seen.append("Ctrl-C"))
-    try:
+    def start_while_interrupted():
         with starting_workers():
             os.kill(os.getpid(), signal.SIGINT)
-        wait_for(lambda: seen)
-    finally:
-        signal.signal(signal.SIGINT, before)
+
+    with pytest.raises(KeyboardInterrupt):
+        start_while_interrupted()
     assert not _blocked()

@@ -1,104 +1,78 @@
-"""Supports and identities: plain NumPy, exact through a file's configuration."""
+"""Supports and identities, exact through a file's configuration; which range a pre-trained model reads data over."""
 
+import dataclasses
 import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from training_fixtures import config_for, plain_steps, store
 
+from trajworld.data.dataset import Dataset
+from trajworld.data.resolve import open_dataset
+from trajworld.data.statistics import value_range
 from trajworld.errors import TrajWorldError
-from trajworld.models.identity import Identity, action_mask
-from trajworld.models.ranges import (
-    Support,
-    pretraining_support,
-    training_support,
-)
+from trajworld.evaluation.one_step import support_for
+from trajworld.models.files import load_model
+from trajworld.models.identity import DatasetRange, Identity, action_mask
+from trajworld.models.ranges import Support, pretraining_support, training_support
+from trajworld.training.loop import train
+from trajworld.training.run import start_run
+
+__all__ = ["plain_steps"]
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)
-ENDS = st.lists(
-    st.tuples(FLOATS, FLOATS).map(sorted),
-    min_size=1,
-    max_size=5,
-)
-
-
-def test_the_training_range_is_widened_by_1e_5() -> None:
-    support = training_support([-1.0, 0.0], [2.0, 0.5])
-    np.testing.assert_allclose(support.lower, [-1.00001, -1e-5], rtol=1e-6)
-    np.testing.assert_allclose(support.upper, [2.00001, 0.50001], rtol=1e-6)
+ENDS = st.lists(st.tuples(FLOATS, FLOATS).map(sorted), min_size=1, max_size=5)
 
 
 @settings(max_examples=100, deadline=None)
 @given(ENDS)
-def test_every_range_is_valid_and_holds_its_values(ends: list[list[float]]) -> None:
+def test_every_range_is_valid_holds_its_values_and_survives_json(ends: list[list[float]]) -> None:
     low, high = (np.array(column, np.float32) for column in zip(*ends, strict=True))
     for support in (training_support(low, high), pretraining_support(low, high)):
         assert np.all(support.lower < support.upper)
         assert np.all((support.lower <= low) & (high <= support.upper))
+        again = Support.from_config(json.loads(json.dumps(support.to_config())))
+        np.testing.assert_array_equal([again.lower, again.upper], [support.lower, support.upper])
     widened = training_support(low, high)
     assert np.all((widened.lower < low) & (high < widened.upper))
 
 
-def test_a_constant_variate_gets_a_tiny_range() -> None:
+def test_the_training_range_is_widened_by_1e_5_and_that_of_pre_training_only_where_it_is_constant() -> None:
+    support = training_support([-1.0, 0.0], [2.0, 0.5])
+    np.testing.assert_allclose(support.lower, [-1.00001, -1e-5], rtol=1e-6)
+    np.testing.assert_allclose(support.upper, [2.00001, 0.50001], rtol=1e-6)
     for value in (0.0, 1.0, -5e8):
         support = training_support([value], [value])
-        assert support.lower < np.float32(value) < support.upper
         assert support.upper - support.lower <= max(3e-5, abs(value) * 1e-6)
-
-
-def test_pre_training_keeps_the_range_itself_but_of_a_constant() -> None:
     support = pretraining_support([0.0, 3.0], [2.0, 3.0])
     assert (support.lower[0], support.upper[0]) == (0.0, 2.0)
     assert support.lower[1] < 3.0 < support.upper[1]
 
 
-def test_wrong_ends_are_refused() -> None:
-    for lower, upper in (
+@pytest.mark.parametrize(
+    ("lower", "upper"),
+    [
         ([0.0], [0.0]),
         ([1.0], [0.0]),
         ([np.nan], [1.0]),
         ([0.0], [np.inf]),
         ([0.0, 1.0], [1.0]),
         ([[0.0]], [[1.0]]),
-    ):
-        with pytest.raises(TrajWorldError, match=r"^a support's ends "):
-            Support(np.array(lower, np.float32), np.array(upper, np.float32))
+    ],
+)
+def test_wrong_ends_are_refused(lower: Any, upper: Any) -> None:
+    with pytest.raises(TrajWorldError, match=r"^a support's ends "):
+        Support(np.array(lower, np.float32), np.array(upper, np.float32))
 
 
-@settings(max_examples=50, deadline=None)
-@given(ENDS)
-def test_a_support_survives_json_exactly(ends: list[list[float]]) -> None:
-    low, high = zip(*ends, strict=True)
-    support = training_support(low, high)
-    again = Support.from_config(json.loads(json.dumps(support.to_config())))
-    np.testing.assert_array_equal(again.lower, support.lower)
-    np.testing.assert_array_equal(again.upper, support.upper)
-
-
-def test_an_identity_survives_json() -> None:
-    support = training_support([0.0, 1.0, 2.0], [1.0, 2.0, 3.0])
-    identity = Identity(support, "gymnasium/Toy-v0", 1, 1, {}, {"steps": 3, "rates": [1e-4], "versions": {}})
-    again = Identity.from_config(json.loads(json.dumps(identity.to_config())))
-    assert again.to_config() == identity.to_config()
-    shared = Identity(sources={"a": support})
-    again = Identity.from_config(json.loads(json.dumps(shared.to_config())))
-    np.testing.assert_array_equal(again.sources["a"].upper, support.upper)
-
-
-def test_which_range_serves_which_data() -> None:
-    own = training_support([0.0, 1.0, 2.0], [1.0, 2.0, 3.0])
-    tuned = Identity(own, environment="gymnasium/Toy-v0")
-    assert tuned.support_for("elsewhere", 3) is own
-    with pytest.raises(
-        TrajWorldError, match=r"^the model of gymnasium/Toy-v0 predicts 3 variates, but .* have 5"
-    ):
-        tuned.support_for("elsewhere", 5)
-    pretrained = Identity(sources={"seen": own})
-    assert pretrained.support_for("seen", 3) is own
-    assert pretrained.support_for("unseen", 3) is None
-    with pytest.raises(TrajWorldError, match="predicts 3 variates"):
-        pretrained.support_for("seen", 4)
+def test_the_step_of_the_weights_goes_before_what_was_planned() -> None:
+    planned = Identity(history={"steps": 900})
+    assert (Identity().steps, planned.steps, planned.at_step(40).steps) == (None, 900, 40)
 
 
 @pytest.mark.parametrize(("observations", "actions", "padded"), [(3, 2, None), (1, 0, 4), (2, 1, 8)])
@@ -106,6 +80,118 @@ def test_action_mask(observations: int, actions: int, padded: int | None) -> Non
     mask = action_mask(observations, actions, padded)
     count = observations + 1 + actions
     assert mask.dtype == np.int32
-    assert mask.shape == (padded or count,)
-    expected = [int(observations + 1 <= index < count) for index in range(padded or count)]
-    assert mask.tolist() == expected
+    assert mask.tolist() == [int(observations + 1 <= i < count) for i in range(padded or count)]
+
+
+def source(dataset: str, environment: str, content: str, top: float, variates: int = 6) -> DatasetRange:
+    return DatasetRange(
+        dataset, environment, content, training_support(np.zeros(variates), np.full(variates, top))
+    )
+
+
+HOPPER = "gymnasium/Hopper-v5"
+SOURCES = (
+    source("hopper_random", HOPPER, "digest-1", 1),
+    source("hopper_expert", HOPPER, "digest-2", 2),
+    source("medium", "gymnasium/Ant-v5", "digest-3", 3),
+    source("medium", "gymnasium/Ant-v5", "digest-4", 4, variates=9),
+    source("own-1", "", "digest-5", 5),
+    source("robot/old", "robot/old", "", 6),
+)
+IDENTITY = Identity(sources=SOURCES, history={"steps": 3, "rates": [1e-4], "versions": {}})
+
+
+@pytest.fixture
+def data(memory_dataset: Callable[..., Dataset]) -> Callable[..., Dataset]:
+    """A function that makes a dataset of 6 variates, or 9, of a name, environment and content."""
+
+    def make(name: str, environment: str, content: str = "another", variates: int = 6) -> Dataset:
+        made = memory_dataset([9], observations=variates - 3, actions=2)
+        return dataclasses.replace(made, name=name, environment=environment, content=content)
+
+    return make
+
+
+@pytest.mark.parametrize(
+    ("of", "chosen", "top"),
+    [
+        (("x", "y", "digest-2"), None, 2),  # The same rows, whatever they are called.
+        (("hopper_random", HOPPER, "digest-2"), None, 2),
+        (("medium", "gymnasium/Ant-v5"), None, 3),  # The only one of this environment and M.
+        (("medium", "gymnasium/Ant-v5", "another", 9), None, 4),
+        (("medium", "gymnasium/Ant-v5", "digest-4", 9), None, 4),
+        (("own-1", ""), None, 5),  # No environment: by name.
+        (("medium", "robot/old"), None, 6),
+        (("own-1", "robot/new"), None, None),  # Never seen.
+        (("x", ""), None, None),
+        (("robot/old", ""), None, 6),
+        (("hopper_medium", HOPPER), "hopper_expert", 2),
+        (("x", "robot/new"), "medium", 3),
+        (("x", "robot/new"), ("y", "", "digest-1"), 1),
+        (("x", HOPPER), ("y", "", "digest-4", 9), None),
+        (("hopper_medium", HOPPER), ("y", HOPPER, "not-seen"), None),
+        (("hopper_random", HOPPER, "digest-1"), "hopper_expert", 1),
+    ],
+)
+def test_which_range_reads_which_data(
+    data: Callable[..., Dataset], of: Any, chosen: Any, top: float | None
+) -> None:
+    again = Identity.from_config(json.loads(json.dumps(IDENTITY.to_config())))
+    assert again.to_config() == IDENTITY.to_config()
+    found = again.source_for(data(*of), data(*chosen) if isinstance(chosen, tuple) else chosen)
+    if top is None:
+        assert found is None
+    else:
+        assert found is not None
+        assert found.support.upper[0] == pytest.approx(top, abs=1e-4)
+        assert found.variates == (of[3] if len(of) > 3 else 6)
+
+
+@pytest.mark.parametrize(
+    ("of", "chosen", "said"),
+    [
+        (("hopper_medium", HOPPER), None, "2 datasets of .*--ranges hopper_random or hopper_expert"),
+        (("hopper_medium", HOPPER, "another", 9), None, "with 6 variates, but hopper_medium has 9"),
+        (("hopper_medium", HOPPER), "nothing", "none of the model's datasets are called nothing"),
+        (("hopper_medium", HOPPER, "another", 9), "hopper_expert", "have the 9 variates of hopper_medium"),
+    ],
+)
+def test_where_several_or_none_fit_one_is_to_be_named(
+    data: Callable[..., Dataset], of: Any, chosen: str | None, said: str
+) -> None:
+    with pytest.raises(TrajWorldError, match=said) as caught:
+        IDENTITY.source_for(data(*of), chosen)
+    assert "\n" not in str(caught.value)
+
+
+def test_files_of_earlier_versions_have_a_range_for_each_environment(data: Callable[..., Dataset]) -> None:
+    config = IDENTITY.to_config()
+    config["sources"] = {
+        name: source("", "", "", top).support.to_config() for name, top in ((HOPPER, 7), ("m", 8))
+    }
+    old = Identity.from_config(config)
+    found = [old.source_for(data("hopper_medium", HOPPER)), old.source_for(data("m", ""))]
+    assert [round(float(one.support.upper[0])) for one in found if one] == [7, 8]
+    assert found[0] is not None
+    assert found[0].origin.startswith(f"the model's own, of {HOPPER} (a union of the ranges")
+    assert old.source_for(data("x", "")) is None
+    assert Identity.from_config(old.to_config()).to_config() == old.to_config()
+
+
+@pytest.mark.usefixtures("plain_steps")
+def test_two_pre_training_datasets_of_one_environment_keep_their_own_ranges(tmp_path: Path) -> None:
+    """Of equal names too, and of scales so different that the range of both would hold one in a few bins."""
+    specs = [store(tmp_path / folder / "medium", scale=scale) for folder, scale in (("a", 1.0), ("b", 100.0))]
+    train(start_run(tmp_path / "run", config_for("pretrain", specs, holdout_fraction=0.0)))
+    model = load_model(tmp_path / "run" / "last.keras")
+    for spec in specs:
+        dataset = open_dataset(spec)
+        found = support_for(model, dataset)
+        assert found.origin == "the model's own, of medium"
+        expected = pretraining_support(*value_range(dataset))
+        np.testing.assert_array_equal(found.support.lower, expected.lower)
+        np.testing.assert_array_equal(found.support.upper, expected.upper)
+    third = open_dataset(store(tmp_path / "c" / "medium", seed=2))
+    with pytest.raises(TrajWorldError, match="2 datasets of test/medium"):
+        support_for(model, third)
+    assert support_for(model, third, open_dataset(specs[1])).support.upper[0] > 50

@@ -14,7 +14,6 @@ from trajworld.data.batch import Variates
 from trajworld.errors import UsageError
 from trajworld.models.identity import action_mask
 from trajworld.models.rollout import (
-    Controller,
     GivenActions,
     PolicyController,
     RollOut,
@@ -122,22 +121,16 @@ def given(actions: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
 def test_the_open_loop_equals_a_loop_without_a_cache(horizon: int, rows: int, window: int) -> None:
     model = model_of(window)
     history, mask, actions = trajectory(horizon, rows)
+    mask[0, : rows // 2] = 0
     rollout = rolling(window)(history, mask, KNOWN, GivenActions(actions))
     found = arrays(rollout)
+    history[0, : rows // 2] = 0
+    history[:, -1, OBSERVATIONS + 1 :] = 0.123  # No action of the newest row is read.
     expected = plain_loop(model, history, mask, given(actions), found[0])
     assert found[0].shape == (BATCH, horizon, 4)
     np.testing.assert_allclose(found[0], expected[0], atol=2e-4)
     np.testing.assert_allclose(found[1], expected[1], atol=2e-4)
     np.testing.assert_array_equal(rollout.actions, actions)
-
-
-def test_a_masked_history_is_not_read() -> None:
-    history, mask, actions = trajectory(9, rows=7)
-    mask[0, :3] = 0
-    found = arrays(rolling()(history, mask, KNOWN, GivenActions(actions)))
-    history[0, :3] = 0
-    expected = plain_loop(model_of(), history, mask, given(actions), found[0])
-    np.testing.assert_allclose(found[0], expected[0], atol=2e-4)
 
 
 def policy(weights: Any, observation: Any, noise: Any) -> Any:
@@ -164,9 +157,6 @@ def test_a_policy_acts_on_every_predicted_row(noisy: bool) -> None:
     seen = np.concatenate([history[:, -1:, :3], rollout.observations[:, :-1]], axis=1)
     wanted = np.stack([act(seen[:, step], step) for step in range(23)], axis=1)
     np.testing.assert_allclose(rollout.actions, wanted, atol=1e-5)
-    # The actions that the policy took, given beforehand, lead to the same rows.
-    again = arrays(rolling()(history, mask, KNOWN, GivenActions(rollout.actions)))
-    np.testing.assert_allclose(again[0], found[0], atol=1e-4)
 
 
 def test_sampling_is_a_function_of_the_seed() -> None:
@@ -174,6 +164,7 @@ def test_sampling_is_a_function_of_the_seed() -> None:
     uniforms = draw_uniforms(13, BATCH, 6, seed=5)
     run = functools.partial(rolling(), history, mask, KNOWN, GivenActions(actions))
     found = arrays(run(uniforms))
+    assert np.all((found[0] >= LOWER[:4]) & (found[0] <= UPPER[:4]))
     expected = plain_loop(model_of(), history, mask, given(actions), found[0], uniforms)
     # A draw within rounding of a bin's edge falls one bin off; the other draws agree.
     width = ((UPPER - LOWER) / 256)[:4]
@@ -197,8 +188,7 @@ def test_every_horizon_and_every_controller_of_a_program_use_one_compilation(
 
             def run(*arrays: Any) -> Any:
                 leaves = [leaf for leaf in keras.tree.flatten(arrays) if leaf is not None]
-                dtype = keras.backend.standardize_dtype
-                shapes.append([(tuple(leaf.shape), dtype(leaf.dtype)) for leaf in leaves])
+                shapes.append([(tuple(leaf.shape), str(leaf.dtype).split(".")[-1]) for leaf in leaves])
                 return inner(*arrays)
 
             return run
@@ -217,21 +207,6 @@ def test_every_horizon_and_every_controller_of_a_program_use_one_compilation(
     assert len(compilations) == 4
 
 
-def test_every_action_matters_from_its_own_step_on_and_the_history_has_none() -> None:
-    history, mask, actions = trajectory(14)
-    before = arrays(rolling()(history, mask, KNOWN, GivenActions(actions)))[0]
-    for step in (0, 4, 10, 13):
-        changed = actions.copy()
-        changed[:, step] = -changed[:, step]
-        after = arrays(rolling()(history, mask, KNOWN, GivenActions(changed)))[0]
-        np.testing.assert_allclose(before[:, :step], after[:, :step], atol=1e-6)
-        assert not np.allclose(before[:, step], after[:, step], atol=1e-6)
-    history[:, -1, 4:] = 0.123
-    np.testing.assert_allclose(
-        arrays(rolling()(history, mask, KNOWN, GivenActions(actions)))[0], before, atol=1e-6
-    )
-
-
 def test_variates_added_to_make_a_batch_rectangular_change_nothing() -> None:
     history, mask, actions = trajectory(12)
     wide = np.concatenate([history, np.full((BATCH, 14, 3), 0.7, np.float32)], axis=-1)
@@ -246,14 +221,6 @@ def test_variates_added_to_make_a_batch_rectangular_change_nothing() -> None:
     np.testing.assert_allclose(found[0], expected[0], atol=2e-4)
 
 
-def test_predictions_stay_in_the_support() -> None:
-    history, mask, actions = trajectory(21)
-    for draws in (None, draw_uniforms(21, BATCH, 6, seed=0)):
-        values, std = arrays(rolling()(history * 50, mask, KNOWN, GivenActions(actions * 50), draws))
-        assert np.all((values >= LOWER[:4]) & (values <= UPPER[:4]))
-        assert np.all(std > 0)
-
-
 def test_in_mixed_precision() -> None:
     half = TrajWorld(model_of().sizes, dtype="mixed_bfloat16")
     half.set_weights(model_of().get_weights())
@@ -266,27 +233,16 @@ def test_in_mixed_precision() -> None:
     assert np.all((found >= LOWER[:4]) & (found <= UPPER[:4]))
 
 
-@pytest.mark.parametrize("window", [2, 3, 8, 19, 20, 40])
-def test_chunks_fit_every_window(window: int) -> None:
-    context, chunk = model_of(window).context, model_of(window).chunk
-    assert context >= 1
-    assert chunk >= 2
-    assert context + chunk - 1 <= window
-    assert window < 19 or (context, chunk) == (10, 10)
-
-
 def test_what_does_not_fit_is_refused() -> None:
     history, mask, actions = trajectory(4)
 
-    def run(model: TrajWorld, history: np.ndarray, controller: Controller, observations: int = 3) -> None:
-        compile_rollout(model, observations)(history, mask, KNOWN, controller)
-
-    with pytest.raises(UsageError, match="at least 2 rows"):
-        run(model_of(1), history, GivenActions(actions))
-    for wrong in (history[:1], history[:, :0], history[0]):
-        with pytest.raises(UsageError, match="must be"):
-            run(model_of(), wrong, GivenActions(actions))
-    with pytest.raises(UsageError, match="at least one step"):
-        run(model_of(), history, GivenActions(actions[:, :0]))
-    with pytest.raises(UsageError, match="4 observations"):
-        run(model_of(), history, GivenActions(actions), 4)
+    for window, rows, taken, observations, said in (
+        (1, history, actions, 3, "at least 2 rows"),
+        (20, history[:1], actions, 3, "must be"),
+        (20, history[:, :0], actions, 3, "must be"),
+        (20, history[0], actions, 3, "must be"),
+        (20, history, actions[:, :0], 3, "at least one step"),
+        (20, history, actions, 4, "4 observations"),
+    ):
+        with pytest.raises(UsageError, match=said):
+            compile_rollout(model_of(window), observations)(rows, mask, KNOWN, GivenActions(taken))

@@ -17,7 +17,7 @@ from trajworld.cli.main import main
 from trajworld.data.batch import Batch, Variates
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
-from trajworld.data.store import open_store, write_store
+from trajworld.data.store import write_store
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.identity import Identity
 from trajworld.models.interface import MODELS, Kind, Predicted, Step
@@ -112,10 +112,8 @@ def registered() -> Iterator[None]:
 def motion(folder: Path, observations: int = 3, seed: int = 0) -> Dataset:
     """Episodes of a linear system with two actions, whose reward is its first observation after the step."""
     rng = np.random.default_rng(seed)
-    turn, push = (
-        0.9 * np.linalg.qr(rng.normal(size=(observations,) * 2))[0],
-        rng.normal(size=(2, observations)),
-    )
+    turn = 0.9 * np.linalg.qr(rng.normal(size=(observations,) * 2))[0]
+    push = rng.normal(size=(2, observations))
     episodes = []
     for length in (60, 50, 40, 70):
         actions = rng.uniform(-1, 1, (length, 2))
@@ -144,13 +142,9 @@ def test_through_the_command_line(tmp_path: Path, data: Dataset, capsys: pytest.
     assert config.model == LinearSizes()
     assert config.steps == 600
     shown = json.loads(command(["checkpoint", "show", str(run / "best.keras"), "--json"], capsys))
-    assert (shown["kind"], shown["sizes"], shown["parameters"]) == (
-        "linear",
-        {"variates": 12, "window": 2},
-        168,
-    )
-    table = command(["checkpoint", "show", str(run / "best.keras")], capsys)
-    assert "linear" in table
+    expected = {"kind": "linear", "sizes": {"variates": 12, "window": 2}, "parameters": 168}
+    assert shown.items() >= expected.items()
+    assert "linear" in command(["checkpoint", "show", str(run / "best.keras")], capsys)
     out = tmp_path / "evaluation"
     command(["evaluate", str(run / "best.keras"), str(data.path), "--horizon", "25", "-o", str(out)], capsys)
     (found,) = json.loads((out / "results.json").read_text())["datasets"]
@@ -165,23 +159,13 @@ def test_a_run_is_resumed_and_pretraining_pads(
     tmp_path: Path, data: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run, other = tmp_path / "run", motion(tmp_path / "other", observations=4, seed=1)
-    words = [
-        "pretrain",
-        str(data.path),
-        str(other.path),
-        "--model",
-        "linear",
-        "--steps",
-        "20",
-        "-o",
-        str(run),
-    ]
-    command([*words, "--padded-sizes", "1"], capsys)
+    words = ["--model", "linear", "--steps", "20", "--padded-sizes", "1", "-o", str(run)]
+    command(["pretrain", str(data.path), str(other.path), *words], capsys)
     command(["pretrain", "--resume", str(run), "--steps", "30"], capsys)
     model = tw.load(run / "last.keras")
     assert (type(model), model.identity.steps) == (Linear, 30)
-    assert set(model.identity.sources) == {"test/data", "test/other"}
-    assert model.kernel.numpy().any() if hasattr(model.kernel, "numpy") else True
+    assert {source.environment for source in model.identity.sources} == {"test/data", "test/other"}
+    assert model.get_weights()[0].any()
 
 
 def test_through_python(tmp_path: Path, data: Dataset) -> None:
@@ -227,13 +211,10 @@ def test_what_a_model_file_and_a_configuration_say_of_their_kind(tmp_path: Path,
     path = tmp_path / "model.keras"
     tw.save(Linear(LinearSizes()), path)
     del MODELS["linear"]
-    with pytest.raises(
-        TrajWorldError, match=r"not a world model of this version but a Keras 'trajworld>Linear'"
-    ):
+    with pytest.raises(TrajWorldError, match=r"not a world model of this version but a Keras .*Linear"):
         tw.load(path)
     with pytest.raises(UsageError, match="no kind of model is called 'linear': there is trajworld"):
         tw.train(data, model={"kind": "linear"})
     MODELS["linear"] = Kind("linear", LinearSizes, f"{__name__}:Linear")
     with pytest.raises(UsageError, match="no model size is called 'blocks'"):
         tw.train(data, model={"kind": "linear", "blocks": 2})
-    assert open_store(data.path).num_variates == 6

@@ -21,10 +21,9 @@ from trajworld.data.statistics import statistics
 from trajworld.data.windows import gather_windows
 from trajworld.errors import TrajWorldError
 from trajworld.evaluation.contexts import halves_of
-from trajworld.models.digest import weights_digest
-from trajworld.models.files import load_model, save_model
-from trajworld.models.identity import Identity
-from trajworld.models.ranges import UNIT_SUPPORT, training_support
+from trajworld.models.files import load_model, save_model, weights_digest
+from trajworld.models.identity import DatasetRange, Identity
+from trajworld.models.ranges import training_support
 from trajworld.models.seen import check_unseen
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld, Variates
@@ -53,6 +52,11 @@ def model_file(tmp_path: Path) -> Path:
     return tmp_path / "model.keras"
 
 
+def trained_on(*environments: str, **more: Any) -> Identity:
+    support = training_support(np.zeros(6), np.ones(6))
+    return Identity(sources=tuple(DatasetRange(name, name, "", support) for name in environments), **more)
+
+
 def episodes_of(dataset: Dataset, ends: np.ndarray) -> np.ndarray:
     return np.searchsorted(dataset.episode_offsets, ends, side="right") - 1
 
@@ -62,11 +66,11 @@ def test_windows_are_whole_and_of_other_episodes_than_the_ranges(dataset: Datase
     halves = halves_of(dataset, 20, windows, 0)
     tested, other = (episodes_of(dataset, drawn.ends) for drawn in (halves.tested, halves.other))
     for drawn, episode in ((halves.tested, tested), (halves.other, other)):
-        assert len(np.unique(drawn.ends)) == len(drawn)
+        assert len(np.unique(drawn.ends)) == len(drawn.ends)
         assert np.all(gather_windows(dataset, drawn.ends, drawn.first, 20)[1] == 1)
         # Every row but an episode's first 19.
         lengths = dataset.transitions_per_episode[np.unique(episode)]
-        assert len(drawn) == (7 if windows == 7 else sum(lengths - 18))
+        assert len(drawn.ends) == (7 if windows == 7 else sum(lengths - 18))
     assert not {*tested} & {*other}
     mine = np.isin(episodes_of(dataset, np.arange(len(dataset.rows))), tested)
     dataset.rows[mine] += 100
@@ -171,13 +175,13 @@ def test_tables_hold_means_with_paired_intervals_over_episodes(table: pd.DataFra
 def test_a_model_is_refused_where_it_has_seen_the_environment() -> None:
     rows = read_table()
     unseen = [row.environment for row in rows if row.role == UNSEEN]
-    trained = Identity(sources={row.environment: UNIT_SUPPORT for row in rows if row.role == PRETRAIN})
+    trained = trained_on(*(row.environment for row in rows if row.role == PRETRAIN))
     for identity in (trained, load_model(shipped_models()["trajworld-small"]).identity):
         assert all(check_unseen(identity, environment) for environment in unseen)
     warm = "gymnasium/Pendulum-v1?g=7.0"
     for saw, name in (("gymnasium/Hopper-v4?gravity=5.0", HOPPER), ("gymnasium/Pendulum-v1?g=7", warm)):
         with pytest.raises(TrajWorldError, match="is not unseen"):
-            check_unseen(Identity(sources={saw: UNIT_SUPPORT}), name)
+            check_unseen(trained_on(saw), name)
     with pytest.raises(TrajWorldError, match=r"trained on gymnasium/Hopper-v5 alone"):
         check_unseen(Identity(training_support(np.zeros(6), np.ones(6)), HOPPER, 3, 2), "robot/snake-1000")
 
@@ -185,7 +189,7 @@ def test_a_model_is_refused_where_it_has_seen_the_environment() -> None:
 @pytest.mark.parametrize("first", [HOPPER, "d4rl/hopper-medium-v2"])
 def test_a_run_records_what_its_initial_model_saw(tmp_path: Path, plain_steps: Any, first: str) -> None:
     init, data = tmp_path / "init.keras", store(tmp_path / "data")
-    save_model(TrajWorld(SIZES, Identity(sources={first: UNIT_SUPPORT})), init)
+    save_model(TrajWorld(SIZES, trained_on(first)), init)
     identity = start_run(tmp_path / "run", config_for("pretrain", [data], init=str(init))).model.identity
     unknown = [] if first == HOPPER else ["init.keras"]
     assert identity.history["environments"] == [first, *unknown, "test/data"]
@@ -195,7 +199,7 @@ def test_a_run_records_what_its_initial_model_saw(tmp_path: Path, plain_steps: A
     else:
         assert not check_unseen(identity, HOPPER), "not known, so not refused"
     # A file of before the environments were recorded does not tell what its own initial model saw.
-    older = Identity(sources={"robot/snake-1": UNIT_SUPPORT}, history={"init": {"file": "x.keras"}})
+    older = trained_on("robot/snake-1", history={"init": {"file": "x.keras"}})
     assert not check_unseen(older, HOPPER)
 
 
@@ -236,7 +240,7 @@ def test_the_command_collects_once_measures_and_reports(
 def test_mistakes_end_in_one_line_before_anything_is_collected(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    save_model(TrajWorld(SIZES, Identity(sources={HOPPER: UNIT_SUPPORT})), tmp_path / "saw.keras")
+    save_model(TrajWorld(SIZES, trained_on(HOPPER)), tmp_path / "saw.keras")
     seen = ("--model", tmp_path / "saw.keras", "--only", "gymnasium/Hopper*")
     for arguments, code, words in (
         (("--contexts", "1,20"), 2, "1 to 19 rows"),

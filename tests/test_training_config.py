@@ -69,114 +69,86 @@ def test_the_file_overrides_the_preset_and_options_override_both(tmp_path: Path)
     [
         ('steps = "many"', "steps must be a whole number, not 'many'"),
         ("steps = 1.5", "steps must be a whole number"),
-        ("steps = 0", "steps must be above 0"),
-        ("steps = 100000000000000000000", "steps must be at most"),
+        ("steps = 0", "steps must lie between"),
+        ("steps = 100000000000000000000", "steps must lie between"),
         ("batch_size = true", "batch_size must be a whole number"),
         ('learning_rate = "fast"', "learning_rate must be a number, not 'fast'"),
         ("learning_rate = nan", "learning_rate must be above 0"),
-        ("clip_norm = 0.0", "clip_norm must be above 0"),
         ("weight_decay = nan", "weight_decay must be at least 0"),
         ("seed = -1", "seed must lie between 0 and 4294967295"),
         ("seed = 4294967296", "seed must lie between"),
         ("holdout_fraction = 1", "holdout_fraction must lie in [0, 1)"),
-        ("transitions = 0", "transitions must be at least 1"),
+        ("transitions = 0", "transitions must be above 0"),
         ('transitions = "all"', "transitions must be a whole number, not 'all'"),
         ("warmup_steps = 5000", "warmup_steps (5000) must lie between 0 and decay_steps (1000)"),
-        ('dtype = "bfloat16"', "dtype is float32 or mixed_bfloat16"),
-        ('targets = "soft"', "targets are onehot or gauss"),
+        ('dtype = "bfloat16"', "float32 or mixed_bfloat16"),
+        ('targets = "soft"', "onehot or gauss"),
         ("targets = 3", "targets must be a text"),
         ('preset = "huge"', "no preset of trajworld is called 'huge': there is tiny, small, paper"),
-        ("preset = 3", "no preset of trajworld is called 3"),
         ('model = "big"', "model in"),
         ("model = {blocks = 2.0}", "blocks must be a whole number"),
-        ('model = {dropout = "some"}', "dropout must be a number"),
         ("model = {width = 5}", "must be a multiple of its heads"),
         ("model = {window = 1}", "window must be at least 2"),
         ("model = {block = 1}", "no model size is called 'block': did you mean blocks?"),
-        ('model = {kind = "mlp"}', "no kind of model is called 'mlp': there is trajworld"),
         ("model = {kind = [1]}", "no kind of model is called [1]"),
         ("batchsize = 3", "is called 'batchsize': did you mean batch_size?"),
         ("zzz = 3", "is called 'zzz': there are augment, batch_size, "),
-    ],
-)
-def test_what_a_file_cannot_say(tmp_path: Path, text: str, message: str) -> None:
-    with pytest.raises(UsageError) as caught:
-        resolve_config("train", file=written(tmp_path, text), options=DATA)
-    assert message in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", "name at least one dataset"),
         ("datasets = []", "name at least one dataset"),
         ('datasets = "data"', "datasets must be a list of tables"),
-        ("datasets = [5]", "a dataset is a table with spec and weight, not 5"),
-        ("datasets = [{}]", "needs a spec"),
-        ("datasets = [{spec = 3}]", "needs a spec"),
+        ("datasets = [5]", "a dataset is a text"),
+        ("datasets = [{}]", "a dataset is a text"),
         ('datasets = [{spec = "a", wieght = 3}]', "did you mean weight?"),
-        ('datasets = [{spec = "a", weight = "b"}]', "the weight of a must be a number, not 'b'"),
-        ('datasets = [{spec = "a", weight = true}]', "the weight of a must be a number"),
+        ('datasets = [{spec = "a", weight = "b"}]', "weight must be a number, not 'b'"),
         ('datasets = [{spec = "a", weight = nan}]', "the weight of a must be above 0"),
         ('datasets = [{spec = "a", weight = 0}]', "the weight of a must be above 0"),
         ('datasets = ["a", "b"]', "train takes one dataset, not 2: pretrain takes several"),
     ],
 )
-def test_which_datasets_a_file_cannot_name(tmp_path: Path, text: str, message: str) -> None:
+def test_what_a_file_cannot_say(tmp_path: Path, text: str, message: str) -> None:
     with pytest.raises(UsageError) as caught:
-        resolve_config("train", file=written(tmp_path, text))
+        resolve_config("train", file=written(tmp_path, text), options={} if "datasets" in text else DATA)
     assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
 @given(
     kind=st.sampled_from(["pretrain", "train"]),
     preset=st.sampled_from(list(TrajWorldSizes.presets)),
-    rate=st.floats(1e-12, 1e3),
-    steps=st.integers(1, 10**7),
-    transitions=st.none() | st.integers(1, 10**9),
-    seed=st.integers(0, 2**32 - 1),
     spec=st.text(min_size=1),
     weight=st.floats(1e-9, 1e9),
     dropout=st.floats(0, 0.99),
+    others=st.fixed_dictionaries(
+        {
+            "learning_rate": st.floats(1e-12, 1e3),
+            "steps": st.integers(1, 10**7),
+            "transitions": st.none() | st.integers(1, 10**9),
+            "seed": st.integers(0, 2**32 - 1),
+        }
+    ),
 )
 def test_what_is_written_reads_back_equal(
-    tmp_path: Path,
-    kind: Any,
-    preset: str,
-    rate: float,
-    steps: int,
-    transitions: int | None,
-    seed: int,
-    spec: str,
-    weight: float,
-    dropout: float,
+    tmp_path: Path, kind: Any, preset: str, spec: str, weight: float, dropout: float, others: dict[str, Any]
 ) -> None:
-    options = {
-        "datasets": [{"spec": spec, "weight": weight}],
-        "learning_rate": rate,
-        "steps": steps,
-        "transitions": transitions,
-        "seed": seed,
-        "model": {"dropout": dropout},
-    }
+    datasets = [{"spec": spec, "weight": weight}]
+    options = {"datasets": datasets, "model": {"dropout": dropout}, **others}
     config = resolve_config(kind, preset=preset, options=options)
     write_config(config, tmp_path / "config.toml")
     assert resolve_config(kind, file=tmp_path / "config.toml") == config
 
 
 def test_a_written_configuration_with_other_steps_moves_its_schedule(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
     config = resolve_config("train", preset="tiny", options={**DATA, "steps": 1000})
-    write_config(config, tmp_path / "config.toml")
-    longer = resolve_config("train", file=tmp_path / "config.toml", options={"steps": 4000})
-    assert (longer.decay_steps, longer.warmup_steps) == (4000, 50)
-    shorter = resolve_config("train", file=tmp_path / "config.toml", options={"steps": 100})
-    assert (shorter.decay_steps, shorter.warmup_steps) == (100, 5)
-    asked = resolve_config(
-        "train", file=tmp_path / "config.toml", options={"steps": 100, "decay_steps": 300, "warmup_steps": 20}
-    )
-    assert (asked.decay_steps, asked.warmup_steps) == (300, 20)
+
+    def schedule(**options: int) -> tuple[int, int]:
+        changed = resolve_config("train", file=path, options=options)
+        return changed.decay_steps, changed.warmup_steps
+
+    write_config(config, path)
+    assert schedule(steps=4000) == (4000, 50)
+    assert schedule(steps=100) == (100, 5)
+    assert schedule(steps=100, decay_steps=300, warmup_steps=20) == (300, 20)
     # A schedule that is meant to be longer than the run stays as it was written.
-    write_config(dataclasses.replace(config, decay_steps=5000), tmp_path / "config.toml")
-    assert resolve_config("train", file=tmp_path / "config.toml", options={"steps": 100}).decay_steps == 5000
+    write_config(dataclasses.replace(config, decay_steps=5000), path)
+    assert schedule(steps=100)[0] == 5000

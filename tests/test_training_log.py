@@ -2,6 +2,7 @@
 
 import json
 import struct
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +18,14 @@ def row(step: int, **more: Any) -> dict[str, Any]:
     return {"step": step, "loss": 1 / step, "learning_rate": 1e-3, "seconds": 2.0 * step, **more}
 
 
-def events(run: Path) -> list[Event]:
+def events(run: Path) -> Iterator[Event]:
     """The events of a TensorBoard file, read by its framing: length, checksum, message, checksum."""
-    found = []
     (path,) = (run / "tensorboard").iterdir()
     data = path.read_bytes()
     while data:
         (length,) = struct.unpack("<Q", data[:8])
-        found.append(Event.FromString(data[12 : 12 + length]))
+        yield Event.FromString(data[12 : 12 + length])
         data = data[16 + length :]
-    return found
 
 
 def scalars(run: Path) -> dict[str, list[tuple[int, float]]]:
@@ -61,10 +60,8 @@ def test_rows_after_the_checkpoint_are_forgotten_everywhere(tmp_path: Path) -> N
     with MetricsLog(tmp_path, 4) as log:
         log.write(row(5, loss=77.0))
     assert read_metrics(tmp_path) == [*[row(step) for step in range(1, 5)], row(5, loss=77.0)]
-    assert scalars(tmp_path)["loss"] == [
-        *[(step, pytest.approx(1 / step)) for step in range(1, 5)],
-        (5, 77.0),
-    ]
+    expected = [*[(step, pytest.approx(1 / step)) for step in range(1, 5)], (5, 77.0)]
+    assert scalars(tmp_path)["loss"] == expected
 
 
 def test_events_that_are_written_anew_keep_their_distances_in_time(tmp_path: Path) -> None:

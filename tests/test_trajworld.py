@@ -144,25 +144,22 @@ def test_dropout_is_a_function_of_the_seed(model: TrajWorld, predict: Callable[.
 
 @pytest.mark.parametrize("preset", TrajWorldSizes.presets)
 def test_presets_are_as_large_as_they_say(preset: str) -> None:
-    expected = {"paper": 9.6e6, "small": 0.34e6}
-    if preset in expected:
-        assert TrajWorldSizes.presets[preset].parameters == pytest.approx(expected[preset], rel=0.02)
+    sizes = TrajWorldSizes.presets[preset]
+    expected = {"paper": 9.6e6, "small": 0.34e6}.get(preset, sizes.parameters)
+    assert sizes.parameters == pytest.approx(expected, rel=0.02)
     if preset != "paper":
-        assert (
-            TrajWorld(TrajWorldSizes.presets[preset]).count_params()
-            == TrajWorldSizes.presets[preset].parameters
-        )
+        assert TrajWorld(sizes).count_params() == sizes.parameters
 
 
 def test_initial_weights_are_as_defined() -> None:
-    model = TrajWorld(MODELS["trajworld"].preset("small"))
-    weights = {
-        variable.path.removeprefix(f"{model.name}/"): numpy(variable.value) for variable in model.weights
-    }
-    assert weights["input_projection/kernel"].std() == pytest.approx(256**-0.5, rel=0.05)
-    assert weights["block_0_time/contraction/kernel"].std() == pytest.approx(256**-0.5, rel=0.05)
-    assert weights["block_1_variate/query_key_value/kernel"].std() == pytest.approx(64**-0.5, rel=0.05)
-    assert weights["variate_embedding/embeddings"].std() == pytest.approx(64**-0.5, rel=0.05)
+    weights = weights_of_model(TrajWorld(MODELS["trajworld"].preset("small")))
+    for name, inputs in (
+        ("input_projection/kernel", 256),
+        ("block_0_time/contraction/kernel", 256),
+        ("block_1_variate/query_key_value/kernel", 64),
+        ("variate_embedding/embeddings", 64),
+    ):
+        assert weights[name].std() == pytest.approx(inputs**-0.5, rel=0.05)
     assert not weights["head/bias"].any()
 
 
@@ -177,20 +174,14 @@ def test_wrong_sizes_are_refused() -> None:
     )
 
 
-def test_a_window_may_lack_its_first_padded_rows() -> None:
-    keras.utils.set_random_seed(0)
-    model = TrajWorld(SIZES)
-    length = SIZES.window
-    values = np.random.default_rng(0).uniform(size=(3, length, 5)).astype(np.float32)
-    mask = np.ones((3, length), np.float32)
-    values[:, : length - 4], mask[:, : length - 4] = 0, 0
-    variates = Variates(np.array([0, 0, 0, 0, 1], np.int32), np.zeros(5, np.float32), np.ones(5, np.float32))
-    whole = model(values, mask, variates, rows=2)
-    cut = model(values[:, -5:], mask[:, -5:], variates, rows=2, offset=length - 5)
-    np.testing.assert_allclose(
-        keras.ops.convert_to_numpy(cut), keras.ops.convert_to_numpy(whole), rtol=1e-4, atol=1e-5
-    )
-    elsewhere = keras.ops.convert_to_numpy(model(values[:, -5:], mask[:, -5:], variates, rows=2))
-    assert np.abs(elsewhere - keras.ops.convert_to_numpy(whole)).max() > 1e-3, "positions matter"
-    with pytest.raises(TrajWorldError, match=f"longer than the model's {length}"):
-        model(values[:, -5:], mask[:, -5:], variates, offset=length - 4)
+def test_a_window_may_lack_its_first_padded_rows(model: TrajWorld) -> None:
+    values, mask = windows(known_variates(3, 1))
+    values[:, :2], mask[:, :2] = 0, 0
+    known = known_variates(3, 1)
+    whole = numpy(model(values, mask, known, rows=2))
+    cut = numpy(model(values[:, 1:], mask[:, 1:], known, rows=2, offset=1))
+    np.testing.assert_allclose(cut, whole, rtol=1e-4, atol=1e-5)
+    elsewhere = numpy(model(values[:, 1:], mask[:, 1:], known, rows=2))
+    assert np.abs(elsewhere - whole).max() > 1e-3, "positions matter"
+    with pytest.raises(TrajWorldError, match="longer than the model's 6"):
+        model(values[:, 1:], mask[:, 1:], known, offset=2)

@@ -15,14 +15,19 @@ SIZES = {"blocks": 1, "width": 8, "heads": 2, "window": 4, "bins": 16}
 
 
 def store(
-    folder: Path, lengths: Sequence[int] = (9, 7, 8, 9, 6, 9), observations: int = 2, seed: int = 0
+    folder: Path,
+    lengths: Sequence[int] = (9, 7, 8, 9, 6, 9),
+    observations: int = 2,
+    actions: int = 1,
+    seed: int = 0,
+    scale: float = 1.0,
 ) -> str:
-    """Write a store of random episodes of one action variate; its path is a dataset's spec."""
+    """Write a store of random episodes; its path is a dataset's spec."""
     rng = np.random.default_rng(seed)
     episodes = [
         Episode(
-            observations=rng.normal(size=(length + 1, observations)).cumsum(axis=0),
-            actions=rng.uniform(-1, 1, size=(length, 1)),
+            observations=scale * rng.normal(size=(length + 1, observations)).cumsum(axis=0),
+            actions=rng.uniform(-1, 1, size=(length, actions)),
             rewards=rng.normal(1, 1, size=length),
         )
         for length in lengths

@@ -104,7 +104,8 @@ def predict(
             every row but the first of one of its episodes from the real rows before it.
         episode: Which episode of a dataset.
         ranges: A dataset of the same environment, over whose range the rows are read where the model has none of its
-            own: it has one if it was trained on one dataset, or pre-trained on this environment.
+            own: it has one if it was trained on one dataset, or pre-trained on this one or one of this environment.
+            Beside a dataset to predict, the name of one of the model's own will do.
 
     Returns:
         Expectation and standard deviation, each ``[B, O + 1]`` float32: the observation, then the reward.
@@ -113,12 +114,14 @@ def predict(
         UsageError: The history is of another shape, holds NaN or infinite values, or no range is known.
         TrajWorldError: The model is of data of another size.
     """
+    from keras import ops
+
     window = model.sizes.window
     if isinstance(history, Dataset | str | os.PathLike):
         data = _opened(history)
         if not 0 <= episode < data.num_episodes:
             raise UsageError(f"{data.name} has episodes 0 to {data.num_episodes - 1}, not {episode}")
-        variates, observations = _known(model, data if ranges is None else ranges, data.num_variates, data)
+        variates, observations = _known(model, ranges, data.num_variates, data)
         index = WindowIndex.of(data, [episode])
         values, mask = gather_windows(data, *index.locate(np.arange(len(index))), window)
     else:
@@ -132,9 +135,9 @@ def predict(
     for begin in range(0, len(values), _WINDOWS_AT_ONCE):
         # Where there are several batches, the last repeats its last window: another shape would be compiled anew.
         places = np.arange(begin, begin + min(_WINDOWS_AT_ONCE, len(values))).clip(max=len(values) - 1)
-        mean, std, _ = _one_step(model)(values[places], mask[places], variates)
-        parts.append([_host(array)[:, : observations + 1] for array in (mean, std)])
-    means, stds = (np.concatenate(arrays)[: len(values)] for arrays in zip(*parts, strict=True))
+        mean_std = _one_step(model)(values[places], mask[places], variates)[:2]
+        parts.append([ops.convert_to_numpy(array)[:, : observations + 1] for array in mean_std])
+    means, stds = np.concatenate(parts, axis=1, dtype=np.float32)[:, : len(values)]
     return means, stds
 
 
@@ -173,10 +176,9 @@ def rollout(
     rows = _numbers("history", history, 3)
     variates, observations = _known(model, ranges, rows.shape[2])
     controller: Any = actions if hasattr(actions, "act") else GivenActions(_numbers("actions", actions, 3))
-    if isinstance(controller, GivenActions) and controller.actions.shape[2] != int(variates.is_action.sum()):
-        raise UsageError(
-            f"actions of shape {controller.actions.shape} must be [B, h, {int(variates.is_action.sum())}]"
-        )
+    wanted = int(variates.is_action.sum())
+    if isinstance(controller, GivenActions) and (shape := controller.actions.shape)[2] != wanted:
+        raise UsageError(f"actions of shape {shape} must be [B, h, {wanted}]")
     draws = None if seed is None else draw_uniforms(controller.horizon, rows.shape[0], rows.shape[2], seed)
     return _rolling(model, observations)(rows, np.ones(rows.shape[:2]), variates, controller, draws)
 
@@ -212,17 +214,23 @@ def evaluate(
     from trajworld.evaluation.one_step import copy_last_row_errors, prediction_errors, support_for
 
     dataset = _opened(data)
-    support = support_for(model, dataset, None if ranges is None else _opened(ranges))
+    support = support_for(model, dataset, _chosen(model, ranges))
     one_step = _one_step(model)
     found = prediction_errors(model, dataset, support=support, limit=windows, seed=seed, one_step=one_step)
     copied = copy_last_row_errors(dataset, limit=windows, window=model.sizes.window, seed=seed)
-    ours, copy = (pandas.DataFrame(each.rows()).set_index("variate") for each in (found, copied))
-    copy = copy.drop(columns=["std", "nll"]).add_prefix("copy_")
-    return ours.join(copy).astype(float)
+    ours, copy = (pandas.DataFrame(each.table).T.astype(float) for each in (found, copied))
+    return ours.join(copy.drop(columns=["std", "nll"]).add_prefix("copy_")).rename_axis("variate")
 
 
 def _opened(data: Data) -> Dataset:
     return data if isinstance(data, Dataset) else open_dataset(data)
+
+
+def _chosen(model: Any, ranges: Data | None) -> Dataset | str | None:
+    """What a caller names for the range: data, or one of the model's own datasets."""
+    if ranges is None or ranges in [source.dataset for source in model.identity.sources]:
+        return ranges  # type: ignore[return-value]
+    return _opened(ranges)
 
 
 def _known(
@@ -232,14 +240,13 @@ def _known(
     from trajworld.evaluation.one_step import support_for
 
     own, identity = model.identity.support, model.identity
-    if ranges is not None:
-        source = _opened(ranges)
-        dataset = data or source
-        if dataset.num_variates != variates:
+    if ranges is not None or data is not None:
+        dataset = data or _opened(ranges)  # type: ignore[arg-type]
+        if (count := dataset.num_variates) != variates:
             raise UsageError(
-                f"rows of {variates} variates are not those of {dataset.name}, which have {dataset.num_variates}"
+                f"rows of {variates} variates are not those of {dataset.name}, which have {count}"
             )
-        support = support_for(model, dataset, source).support
+        support = support_for(model, dataset, _chosen(model, ranges)).support
         return variates_of(dataset, support.lower, support.upper), dataset.observation_size
     if own.shared or identity.observation_size is None:
         raise UsageError(
@@ -262,12 +269,6 @@ def _numbers(name: str, array: ArrayLike, axes: int) -> NDArray[np.float32]:
     if not np.isfinite(found).all():
         raise UsageError(f"{name} holds NaN or infinite values")
     return found
-
-
-def _host(tensor: Any) -> NDArray[np.float32]:
-    from keras import ops
-
-    return np.asarray(ops.convert_to_numpy(tensor), np.float32)
 
 
 @functools.lru_cache(maxsize=4)

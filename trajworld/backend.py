@@ -63,11 +63,9 @@ class TrainingStep(Protocol):
 
     def __call__(self, learning_rate: float, *arrays: Any) -> Tensor:
         """Update the weights by the gradient of the loss of ``arrays``; returns the loss, perhaps not computed yet."""
-        ...
 
     def write_back(self) -> None:
         """Write the state into the model's and the optimiser's variables, before anything else reads them."""
-        ...
 
 
 class Backend(Protocol):
@@ -81,46 +79,36 @@ class Backend(Protocol):
         The weights are arguments of what is compiled, not constants: later updates are seen. Compiles once for each
         set of shapes; takes NumPy arrays and returns the framework's tensors.
         """
-        ...
 
     def product(self, x: Tensor, kernel: Tensor) -> Tensor:
         """``x @ kernel``, ``[N, k]`` by ``[k, m]`` of one dtype, by the fastest way to it and to its gradient."""
-        ...
 
     def training_step(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> TrainingStep:
         """Compile a step of ``optimizer`` on ``loss(*arrays)``, a scalar that reads ``model``'s trainable weights."""
-        ...
 
     def wait(self, value: Any) -> None:
         """Return when every tensor in ``value`` has been computed."""
-        ...
 
     def device(self) -> Device:
         """Describe the device that computes."""
-        ...
 
     def join(self, coordinator: str, processes: int | None = None, process: int | None = None) -> None:
         """Make this process one of several that compute together; before anything is computed.
 
-        Args:
-            coordinator: ``HOST:PORT`` of process 0, or ``auto`` for what the cluster (Slurm, a TPU pod, Open MPI) says.
-            processes: How many there are; None with ``auto``.
-            process: Which of them this is; None with ``auto``.
+        ``coordinator`` is ``HOST:PORT`` of process 0, or ``auto``, without numbers, for what the cluster (Slurm, a TPU
+        pod, Open MPI) says.
 
         Raises:
             UsageError: The framework cannot.
             TrajWorldError: The processes do not find each other.
         """
-        ...
 
     def leave(self, problem: str | None = None) -> None:
-        """Leave the processes that were joined, if any: with all others, or because of a problem.
+        """Leave the processes that were joined, if any: when all others do, or because of a problem.
 
-        Args:
-            problem: None to wait until all leave; else what the others are told before they end, too: they would wait
-                for this process for ever. The caller must then end this process by ``os._exit``.
+        The others are told the problem before they end, too: they would wait for this process for ever. The caller must
+        then end this process by ``os._exit``.
         """
-        ...
 
     def distribute(self, devices: int | None, batch_size: int, usual: int | None = None) -> Layout:
         """Spread what is made and compiled from now on over several devices.
@@ -137,19 +125,12 @@ class Backend(Protocol):
         Raises:
             UsageError: There are fewer, or ``batch_size`` cannot be divided among them.
         """
-        ...
 
     def lead_first(self, action: Callable[[], _T]) -> _T:
-        """Do something in process 0, then in the others; return when all have done it.
-
-        Raises:
-            TrajWorldError: As ``action`` does, in any process.
-        """
-        ...
+        """Do something in process 0, then in the others; return when all have done it, raise what any raised."""
 
     def any_process(self, flag: bool) -> bool:
         """Whether ``flag`` is true in any process; each must ask at the same point of its computations."""
-        ...
 
     def peak_memory(self) -> int | None:
         """The most bytes that were held at once since the process began; None where nothing tells.
@@ -157,11 +138,9 @@ class Backend(Protocol):
         On an accelerator, by the framework's allocator on the first device; on the CPU, the process's resident memory,
         which counts the libraries and what compiling took too: compare two readings.
         """
-        ...
 
     def free_memory(self) -> None:
         """Drop compiled programs and give cached memory back; what is in use stays, and compiles again when called."""
-        ...
 
 
 def require_framework() -> None:

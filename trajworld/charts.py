@@ -3,23 +3,22 @@
 import io
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, NamedTuple
 
 import matplotlib
+import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, NullLocator
+from numpy.typing import NDArray
 
 from trajworld.errors import UsageError
 from trajworld.files import atomic_file
 from trajworld.text import number
-
-if TYPE_CHECKING:
-    import pandas as pd
 
 
 @dataclass(frozen=True)
@@ -63,8 +62,7 @@ _DASHES = {"copy": (1.5, 2), "zero-shot": (6, 3), "least squares": (4, 2)}
 _OTHERS = ("fine-tuned", "from scratch", "minimum norm", "zero-shot", "copy")
 
 
-@dataclass(frozen=True)
-class Label:
+class Label(NamedTuple):
     """A series' name beside its end."""
 
     y: float
@@ -73,7 +71,7 @@ class Label:
 
 
 def lines(
-    table: "pd.DataFrame",
+    table: pd.DataFrame,
     look: Look,
     *,
     x: str,
@@ -83,239 +81,86 @@ def lines(
     y_title: str,
     panel: str | None = None,
     log_x: bool = True,
+    log_y: bool = True,
 ) -> Figure:
     """Draw ``y`` against ``x``, a line for each of ``series``, a panel for each value of ``panel``.
 
     Columns ``Y low`` and ``Y high``, where they are there, are bands around the lines. Rows without an ``x`` become
     horizontal lines. On a logarithmic axis an ``x`` of 0 stands left of the others.
 
-    Args:
-        table: Tidy; rows without a finite ``y`` are left out.
-        look: Of the page.
-        x: Column of amounts, 0 or more.
-        y: Column of values.
-        series: Column of names; ``fine-tuned``, ``from scratch``, ``zero-shot``, ``copy``, ``ridge`` and others have
-            their own colours.
-        x_title: Of the horizontal axis.
-        y_title: Of the vertical one.
-        panel: Column of the panels' titles; None for a single panel.
-        log_x: Whether the horizontal axis is logarithmic.
+    Rows without a finite ``y`` are left out. Series of :data:`COLOURS` (``copy``, ``copy of the last row``) have their
+    own colours. The vertical axis is logarithmic where it may be (``log_y``), values are positive, and far apart.
     """
-    table = table[[math.isfinite(value) for value in table[y].astype(float)]]
+    table = table[np.isfinite(table[y].astype(float))]
     titles = [""] if panel is None else list(dict.fromkeys(table[panel]))
-    names = list(dict.fromkeys(table[series]))
-    styles = _styles(names)
-    figure, panels = new_panels(look, titles)
+    styles = _styles(table[series])
     if not len(table):
-        return nothing(figure, panels[0], look, "No finite value to draw")
-    shown: list[tuple[Axes, list[float]]] = []
+        return nothing(*new_figure(look), look, "No finite value to draw")
+    figure, panels = _new_panels(look, titles)
+    columns = {x: "x", y: "y", f"{y} low": "low", f"{y} high": "high"}
+    shown = []
     for axes, title in zip(panels, titles, strict=True):
         part = table if panel is None else table[table[panel] == title]
-        amounts = sorted({float(amount) for amount in part[x].dropna()})
-        places = dict(zip(amounts, _places(amounts) if log_x else amounts, strict=True))
-        values: list[float] = []
-        for name, rows in part.groupby(series, sort=False):
-            values += _draw_series(axes, look, styles[str(name)], rows, places, x, y)
-        _amounts_axis(axes, places, log_x)
-        shown.append((axes, values))
-    log = error_axes(shown)
-    below = min(axes.get_position().y0 for axes in panels)
-    first = next(axes for axes in panels if axes.get_position().y0 == below)
-    first.set_xlabel(x_title, loc="left" if len(panels) > 1 else "center")
-    y_title += " (log scale)" if log else ""
-    if len(panels) == 1:
-        axis_title(panels[0], look, y_title)
-    else:
-        top_title(figure, look, y_title)
-    if len(panels) == 1:
-        labels = []
-        for name in names:
-            last = table[table[series] == name].sort_values(x).iloc[-1][y]
-            text = name if look.narrow else f"{name} {number(last)}"
-            labels.append(Label(float(last), text, look.colour(styles[name])))
-        place_labels(figure, panels[0], labels)
-    else:
-        _legend(figure, look, {name: styles[name] for name in names})
+        places = _amounts_axis(axes, part[x].dropna(), log_x)
+        drawn = [
+            _draw_series(axes, look, str(name), styles[str(name)], rows.rename(columns=columns), places)
+            for name, rows in part.groupby(series, sort=False)
+        ]
+        shown.append((axes, np.concatenate(drawn)))
+    y_title += " (log scale)" if _error_axes(shown, log_y) else ""
+    if panel is not None and len(titles) > 1:
+        figure.supxlabel(x_title, x=0.02, ha="left", fontsize=9.5, color=look.colour("faint text"))
+        _legend(figure, look, y_title)
+        return figure
+    panels[0].set_xlabel(x_title)
+    axis_title(panels[0], look, y_title)
+    last = table.sort_values(x, kind="stable").groupby(series, sort=False)[y].last()
+    labels = [
+        Label(value, name if look.narrow else f"{name} {number(value)}", look.colour(styles[name]))
+        for name, value in last.items()
+    ]
+    place_labels(figure, panels[0], labels)
     return figure
 
 
-def bars(table: "pd.DataFrame", look: Look, *, label: str, value: str, series: str, title: str) -> Figure:
+def bars(table: pd.DataFrame, look: Look, *, label: str, value: str, series: str, title: str) -> Figure:
     """Draw horizontal bars: a group for each ``label``, a bar in it for each of ``series``.
 
-    Args:
-        table: Tidy; rows without a finite ``value`` leave a gap.
-        look: Of the page.
-        label: Column of the groups' names.
-        value: Column of the lengths, 0 or more.
-        series: Column of names.
-        title: What the lengths are.
+    Rows without a finite ``value``, which is 0 or more, leave a gap.
     """
-    labels, names = list(dict.fromkeys(table[label])), list(dict.fromkeys(table[series]))
-    width, height = look.size
-    figure = Figure(
-        figsize=(width, max(height * 0.5, 1.1 + len(labels) * (0.12 + 0.2 * len(names)))),
-        facecolor=look.colour("paper"),
-    )
-    # The names of more than two series take a second line on a narrow page.
-    top = 0.95 if look.narrow and len(names) > 2 else 0.75
-    axes = figure.add_axes(
-        (0.4 if look.narrow else 0.3, 0.02, 0.5 if look.narrow else 0.62, 1 - top / figure.get_figheight())
-    )
+    styles = _styles(table[series])
+    wide = table.pivot(index=label, columns=series, values=value)
+    wide = wide.loc[list(dict.fromkeys(table[label])), list(styles)]
+    figure = blank(look, look.size[0], 1.1 + len(wide) * (0.1 + 0.14 * len(styles)))
+    axes = figure.add_subplot()
+    if not len(wide):
+        return nothing(figure, axes, look, "No finite value to draw")
     style_axes(axes, look)
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
-    thickness = 0.8 / len(names)
-    most, styles = float(table[value].max()), _styles(names)
-    for place, name in enumerate(names):
-        rows = table[table[series] == name].set_index(label)[value].reindex(labels)
-        where = [group + (place - (len(names) - 1) / 2) * thickness for group in range(len(labels))]
-        axes.barh(where, rows.fillna(0), thickness * 0.92, color=look.colour(styles[name]))
-        for y, length in zip(where, rows, strict=True):
-            if math.isfinite(length):
-                axes.text(
-                    length + most * 0.01,
-                    y,
-                    number(length),
-                    va="center_baseline",
-                    fontsize=8,
-                    color=look.colour("faint text"),
-                )
-    axes.set_yticks(range(len(labels)), labels)
-    axes.set_ylim(len(labels) - 0.5, -0.5)
+    thickness = 0.8 / len(styles)
+    for place, (name, style) in enumerate(styles.items()):
+        where = np.arange(len(wide)) + (place - (len(styles) - 1) / 2) * thickness
+        drawn = axes.barh(where, wide[name].fillna(0), thickness * 0.92, color=look.colour(style), label=name)
+        texts = [number(length) if math.isfinite(length) else "" for length in wide[name]]
+        axes.bar_label(drawn, texts, padding=3, fontsize=8, color=look.colour("faint text"))
+    axes.set_yticks(range(len(wide)), wide.index)
+    axes.set_ylim(len(wide) - 0.5, -0.5)
     axes.set_xticks([])
-    top_title(figure, look, title)
-    _legend(figure, look, styles)
+    _legend(figure, look, title)
     return figure
 
 
-def _styles(names: Sequence[str]) -> dict[str, str]:
-    """The colour of each series: its own, or the next."""
-    return {
-        name: name if name in COLOURS else _OTHERS[place % len(_OTHERS)] for place, name in enumerate(names)
-    }
-
-
-def new_panels(look: Look, titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
-    """A figure of panels; of a single one, as :func:`new_figure`.
-
-    Up to three are side by side, more in two columns; on a narrow page they are below each other.
-    """
-    if len(titles) == 1:
-        figure, axes = new_figure(look)
-        return figure, [axes]
-    columns = 1 if look.narrow else len(titles) if len(titles) <= 3 else 2
-    rows = -(-len(titles) // columns)
-    across, high = (
-        (4.0 - 0.2, 1.75) if look.narrow else (2.9 if columns == 3 else 3.7, 2.55 if rows == 1 else 1.9)
-    )
-    width, height = columns * across + 0.2, (1.2 if look.narrow else 0.9) + (high + 0.65) * rows
-    figure = Figure(figsize=(width, height), facecolor=look.colour("paper"))
-    panels = []
-    for place, title in enumerate(titles):
-        row, column = divmod(place, columns)
-        left, bottom = 0.5 + column * across, 0.55 + (rows - 1 - row) * (high + 0.65)
-        axes = figure.add_axes((left / width, bottom / height, (across - 0.6) / width, high / height))
-        style_axes(axes, look)
-        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=look.colour("text"))
-        panels.append(axes)
-    return figure, panels
-
-
-def _places(amounts: Sequence[float]) -> list[float]:
-    """Where amounts stand on a logarithmic axis: 0 left of the first of the others."""
-    first = min((amount for amount in amounts if amount > 0), default=1.0)
-    return [amount or first / 2.5 for amount in amounts]
-
-
-def _amounts_axis(axes: Axes, places: dict[float, float], log: bool) -> None:
-    """An axis with a tick at each amount; on a linear one, at those that leave room."""
-    if not places:
-        axes.set_xticks([])
-        return
-    least, most = min(places.values()), max(places.values())
-    if log:
-        axes.set_xscale("log")
-        axes.set_xlim(least / 1.25, most * 1.25)
-    else:
-        room = 0.08 * (most - least or 1.0)
-        axes.set_xlim(least - 0.4 * room, most + 0.4 * room)
-        kept = [least]
-        for place in sorted(places.values()):
-            if place - kept[-1] >= room and most - place >= room:
-                kept.append(place)
-        places = {amount: place for amount, place in places.items() if place in {*kept, most}}
-    shown = {
-        place: f"{amount / 1000:g}k" if amount >= 1000 else f"{amount:g}" for amount, place in places.items()
-    }
-    axes.xaxis.set_major_locator(FixedLocator(list(shown)))
-    axes.xaxis.set_minor_locator(NullLocator())
-    axes.xaxis.set_major_formatter(
-        FuncFormatter(lambda value, _: shown[min(shown, key=lambda place: abs(place - value))])
-    )
-
-
-def _draw_series(
-    axes: Axes, look: Look, style: str, rows: "pd.DataFrame", places: dict[float, float], x: str, y: str
-) -> list[float]:
-    """Draw the rows of one series; the values that are then in the panel."""
-    colour, dashes = look.colour(style), _DASHES.get(style)
-    flat, rows = rows[rows[x].isna()], rows[rows[x].notna()].sort_values(x)
-    for value in flat[y]:
-        axes.axhline(value, color=colour, linewidth=1.6, dashes=dashes or (6, 3))
-    if not len(rows):
-        return list(flat[y])
-    where = [places[float(amount)] for amount in rows[x]]
-    values = [*flat[y], *rows[y]]
-    if f"{y} low" in rows and rows[f"{y} low"].notna().any():
-        low, high = (rows[f"{y} {end}"].fillna(rows[y]) for end in ("low", "high"))
-        axes.fill_between(where, low, high, color=colour, alpha=0.18, linewidth=0)
-        values += [*low, *high]
-    axes.plot(
-        where,
-        rows[y],
-        color=colour,
-        marker="" if dashes and len(rows) > 1 else MARKERS.get(style, "o"),
-        linestyle=(0, dashes) if dashes else "-",
-        linewidth=1.6 if dashes else 2.2,
-        markersize=6.5,
-        markeredgecolor=look.colour("paper"),
-        zorder=4,
-    )
-    return values
-
-
-def _legend(figure: Figure, look: Look, styles: dict[str, str]) -> None:
-    handles = [
-        Line2D(
-            [],
-            [],
-            color=look.colour(style),
-            marker=MARKERS.get(style, ""),
-            linewidth=1.6 if style in _DASHES else 2.2,
-            label=name,
-            dashes=_DASHES.get(style, (None, None)),
-        )
-        for name, style in styles.items()
-    ]
-    legend = figure.legend(
-        handles=handles,
-        loc="upper left",
-        bbox_to_anchor=(0.0, 1 - (0.45 if look.narrow else 0.28) / figure.get_figheight()),
-        ncols=2 if look.narrow else len(handles),
-        frameon=False,
-        fontsize=9.5,
-        labelcolor="linecolor",
-        handlelength=2.4,
-    )
-    for text in legend.get_texts():
-        text.set_fontweight("bold")
+def blank(look: Look, width: float, height: float) -> Figure:
+    """An empty figure of so many inches."""
+    # A figure of its own, not pyplot's: nothing global is changed in a program or notebook that draws reports.
+    return Figure(figsize=(width, height), facecolor=look.colour("paper"), layout="constrained")
 
 
 def new_figure(look: Look) -> tuple[Figure, Axes]:
-    """A figure of one chart, with room at its right for the names of lines."""
-    # A figure of its own, not pyplot's: nothing global is changed in a program or notebook that draws reports.
-    figure = Figure(figsize=look.size, facecolor=look.colour("paper"))
-    axes = figure.add_axes((0.12, 0.14, 0.58, 0.75) if look.narrow else (0.065, 0.125, 0.71, 0.785))
+    """A figure of one chart."""
+    figure = blank(look, *look.size)
+    axes = figure.add_subplot()
     style_axes(axes, look)
     return figure, axes
 
@@ -330,8 +175,7 @@ def style_axes(axes: Axes, look: Look) -> None:
     axes.set_axisbelow(True)
     axes.tick_params(colors=look.colour("faint text"), labelsize=9.5, length=0)
     axes.tick_params(axis="x", length=4)
-    axes.xaxis.label.set_color(look.colour("faint text"))
-    axes.xaxis.label.set_fontsize(9.5)
+    axes.xaxis.label.set(color=look.colour("faint text"), fontsize=9.5)
 
 
 def nothing(figure: Figure, axes: Axes, look: Look, text: str) -> Figure:
@@ -341,68 +185,21 @@ def nothing(figure: Figure, axes: Axes, look: Look, text: str) -> Figure:
     return figure
 
 
-def top_title(figure: Figure, look: Look, text: str) -> None:
-    """A line of text at the top of a figure."""
-    colour = look.colour("faint text")
-    if look.narrow:
-        text = text.replace(", ", ",\n", 1)
-    figure.text(0.01, 1 - 0.1 / figure.get_figheight(), text, fontsize=9.5, color=colour, va="top")
-
-
 def axis_title(axes: Axes, look: Look, text: str) -> None:
-    """What the vertical axis shows, read from left to right above it."""
-    if look.narrow:
-        text = text.replace(", ", ",\n", 1)
-    box = axes.get_position()
-    # The text starts near the figure's edge, above the tick labels.
-    axes.text(
-        -0.9 * box.x0 / box.width,
-        1.03,
-        text,
-        transform=axes.transAxes,
-        fontsize=9.5,
-        color=look.colour("faint text"),
-        va="bottom",
-    )
+    """What the vertical axis shows, read from left to right at the top of the figure."""
+    figure = axes.get_figure(root=True)
+    assert figure is not None
+    figure.suptitle(_wrapped(text, look), x=0.01, ha="left", fontsize=9.5, color=look.colour("faint text"))
 
 
-def error_axes(panels: Sequence[tuple[Axes, Sequence[float]]]) -> bool:
-    """Set the vertical axes of panels that are read side by side, each with the values in it.
-
-    Returns:
-        Whether they are logarithmic, which all are where values are positive and in one panel far apart; else all
-        begin with zero.
-    """
-    ends = [(min(values), max(values)) for _, values in panels]
-    log = all(low > 0 for low, _ in ends) and any(high / low >= 3 for low, high in ends)
-    for (axes, _), (low, high) in zip(panels, ends, strict=True):
-        _error_axis(axes, low, high, log)
-    return log
-
-
-def _error_axis(axes: Axes, low: float, high: float, log: bool) -> None:
-    if not log:
-        axes.set_ylim(min(0, low), high * 1.1 if high > 0 else 1)
-        return
-    axes.set_yscale("log")
-    low, high = low / 1.25, high * 1.25
-    axes.set_ylim(low, high)
-    decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-    steps = (1, 2, 5) if high / low < 300 else (1,)
-    axes.yaxis.set_major_locator(FixedLocator([step * 10.0**decade for decade in decades for step in steps]))
-    axes.yaxis.set_minor_locator(NullLocator())
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-
-
-def place_labels(figure: Figure, axes: Axes, labels: list[Label]) -> None:
+def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
     """Write the names to the right of the axes, at their lines' ends, moved apart where they would overlap."""
     to_axes = axes.transData + axes.transAxes.inverted()
-    x = axes.get_xlim()[0]
-    height = figure.get_figheight() * axes.get_position().height
-    gap = 13.5 / 72 / height
     placed = sorted(labels, key=lambda label: label.y)
-    wanted = [min(max(float(to_axes.transform((x, label.y))[1]), 0.0), 1.0) for label in placed]
-    for label, y in zip(placed, apart(wanted, gap), strict=True):
+    wanted = [to_axes.transform((axes.get_xlim()[0], label.y))[1] for label in placed]
+    # A line of text, as a share of the axes.
+    gap = 13.5 / 72 / (0.75 * figure.get_figheight())
+    for label, y in zip(placed, _apart(np.clip(wanted, 0, 1), gap), strict=True):
         axes.text(
             1.02,
             y,
@@ -413,28 +210,6 @@ def place_labels(figure: Figure, axes: Axes, labels: list[Label]) -> None:
             fontweight="bold",
             va="center_baseline",
         )
-
-
-def apart(wanted: list[float], gap: float) -> list[float]:
-    """Ascending positions in [0, 1], at least ``gap`` apart, near the wanted ones (which ascend)."""
-    groups: list[list[float]] = []
-    for position in wanted:
-        groups.append([position])
-        while (
-            len(groups) > 1
-            and _centre(groups[-1]) - _centre(groups[-2]) < gap * (len(groups[-1]) + len(groups[-2])) / 2
-        ):
-            last = groups.pop()
-            groups[-1] += last
-    placed = []
-    for group in groups:
-        start = _centre(group) - gap * (len(group) - 1) / 2
-        placed += [start + gap * index for index in range(len(group))]
-    return placed
-
-
-def _centre(group: list[float]) -> float:
-    return sum(group) / len(group)
 
 
 def svg(figure: Figure) -> bytes:
@@ -457,3 +232,140 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
         raise UsageError(f"{path}: a picture's name ends in one of .{', .'.join(sorted(formats))}")
     with atomic_file(path) as temporary:
         figure.savefig(temporary, dpi=160)
+
+
+def _styles(names: Iterable[str]) -> dict[str, str]:
+    """Each name's entry of ``COLOURS``: of the name, of what stands before its "of", or the next."""
+    styles = {}
+    for place, name in enumerate(dict.fromkeys(names)):
+        known = name.split(" of ")[0]
+        styles[name] = known if known in COLOURS else _OTHERS[place % len(_OTHERS)]
+    return styles
+
+
+def _new_panels(look: Look, titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
+    """Up to three panels side by side, more in two columns; on a narrow page below each other."""
+    if len(titles) == 1:
+        figure, axes = new_figure(look)
+        return figure, [axes]
+    columns = 1 if look.narrow else len(titles) if len(titles) <= 3 else 2
+    rows = -(-len(titles) // columns)
+    width = 4.0 if look.narrow else 2.9 * columns if columns == 3 else 3.7 * columns
+    figure = blank(look, width, 1.0 + rows * (3.0 if rows == 1 else 2.4))
+    panels = list(figure.subplots(rows, columns, squeeze=False).flat)
+    for left_over in panels[len(titles) :]:
+        left_over.remove()
+    for axes, title in zip(panels, titles, strict=False):
+        style_axes(axes, look)
+        axes.set_title(title, loc="left", fontsize=11, fontweight="bold", color=look.colour("text"))
+    return figure, panels[: len(titles)]
+
+
+def _amounts_axis(axes: Axes, found: "pd.Series[float]", log: bool) -> dict[float, float]:
+    """Set the horizontal axis up, a logarithmic one with a tick at each amount; where each amount stands."""
+    amounts = sorted({float(amount) for amount in found})
+    if not amounts:
+        axes.set_xticks([])
+        return {}
+    if not log:
+        axes.margins(x=0.03)
+        return {amount: amount for amount in amounts}
+    first = min((amount for amount in amounts if amount > 0), default=1.0)
+    places = {amount: amount or first / 2.5 for amount in amounts}
+    axes.set_xscale("log")
+    axes.set_xlim(min(places.values()) / 1.25, max(places.values()) * 1.25)
+    texts = [f"{amount / 1000:g}k" if amount >= 1000 else f"{amount:g}" for amount in amounts]
+    axes.set_xticks(list(places.values()), texts)
+    axes.xaxis.set_minor_locator(NullLocator())
+    return places
+
+
+def _draw_series(
+    axes: Axes, look: Look, name: str, style: str, rows: pd.DataFrame, places: dict[float, float]
+) -> NDArray[np.floating]:
+    """Draw the rows of one series; the values that are then in the panel."""
+    colour, dashes = look.colour(style), _DASHES.get(style)
+    flat, rows = rows[rows["x"].isna()], rows[rows["x"].notna()].sort_values("x")
+    for value in flat["y"]:
+        axes.axhline(value, color=colour, linewidth=1.6, dashes=dashes or (6, 3), label=name)
+    where = [places[float(amount)] for amount in rows["x"]]
+    values = [flat["y"], rows["y"]]
+    if "low" in rows and rows["low"].notna().any():
+        low, high = (rows[end].fillna(rows["y"]) for end in ("low", "high"))
+        axes.fill_between(where, low, high, color=colour, alpha=0.18, linewidth=0)
+        values += [low, high]
+    plain = len(rows) > 30 or (dashes is not None and len(rows) != 1)
+    axes.plot(
+        where,
+        rows["y"],
+        color=colour,
+        marker="" if plain else MARKERS.get(style, "o"),
+        linestyle=(0, dashes) if dashes else "-",
+        linewidth=1.6 if dashes else 2.2,
+        markersize=6.5,
+        markeredgecolor=look.colour("paper"),
+        zorder=4,
+        label=name,
+    )
+    return np.concatenate(values)
+
+
+def _error_axes(panels: Sequence[tuple[Axes, NDArray[np.floating]]], may_be_log: bool) -> bool:
+    """Set the vertical axes of panels that are read side by side, each with the values in it.
+
+    Returns:
+        Whether they are logarithmic, which all are where values are positive and in one panel far apart; else all
+        begin with zero.
+    """
+    ends = [(float(values.min()), float(values.max())) for _, values in panels]
+    log = may_be_log and all(low > 0 for low, _ in ends) and any(high / low >= 3 for low, high in ends)
+    for (axes, _), (low, high) in zip(panels, ends, strict=True):
+        if not log:
+            axes.set_ylim(min(0, low), high * 1.1 if high > 0 else 1)
+            continue
+        axes.set_yscale("log")
+        axes.set_ylim(low / 1.25, high * 1.25)
+        decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
+        steps = (1, 2, 5) if high / low < 200 else (1,)
+        axes.yaxis.set_major_locator(FixedLocator([step * 10.0**ten for ten in decades for step in steps]))
+        axes.yaxis.set_minor_locator(NullLocator())
+        axes.yaxis.set_major_formatter("{x:g}")
+    return log
+
+
+def _legend(figure: Figure, look: Look, title: str) -> None:
+    """What the figure shows, and below that the names of its series in their colours."""
+    entries: dict[str, Any] = {}
+    for axes in figure.axes:
+        entries |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    legend = figure.legend(
+        list(entries.values()),
+        list(entries),
+        loc="outside upper left",
+        ncols=2 if look.narrow else len(entries),
+        frameon=False,
+        labelcolor="linecolor",
+        handlelength=2.4,
+        prop={"size": 9.5, "weight": "bold"},
+        title=_wrapped(title, look),
+        title_fontsize=9.5,
+        alignment="left",
+    )
+    legend.get_title().set_color(look.colour("faint text"))
+
+
+def _wrapped(text: str, look: Look) -> str:
+    return text.replace(", ", ",\n", 1) if look.narrow else text
+
+
+def _apart(wanted: Sequence[float], gap: float) -> list[float]:
+    """Positions at least ``gap`` apart, as near as can be to the wanted ones, which ascend."""
+    # Less the gaps before them they must only ascend: isotonic regression, by its min-max formula.
+    shifts = gap * np.arange(len(wanted))
+    free, count = np.asarray(wanted) - shifts, len(wanted)
+
+    def nearest(place: int) -> float:
+        starts, ends = range(place + 1), range(place + 1, count + 1)
+        return max(min(free[start:end].mean() for end in ends) for start in starts)
+
+    return [nearest(place) + shift for place, shift in enumerate(shifts)]

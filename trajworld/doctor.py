@@ -4,7 +4,6 @@ Each framework is tried in a process of its own: importing several into one proc
 takes one backend a process. Run as a module, this file is that trial: it prints one JSON line.
 """
 
-import concurrent.futures
 import contextlib
 import importlib
 import importlib.metadata
@@ -16,17 +15,19 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from trajworld.backend import BACKENDS
 from trajworld.data.home import home
 from trajworld.data.minari_datasets import datasets_folder
 from trajworld.processes import available_cores
 from trajworld.version import __version__
 
-FRAMEWORKS = ("jax", "tensorflow", "torch")
+FRAMEWORKS = tuple(BACKENDS)
 _LIBRARIES = ("keras", "numpy", "pandas", "gymnasium", "mujoco", "minari", "grain")
 # Libraries that only an extra of this package brings, and nothing breaks without.
 _EXTRA_OF = {"dm_control": "dm-control", "huggingface_hub": "hub", "ray": "ray", "pytest-benchmark": "bench"}
@@ -35,16 +36,15 @@ _GPU_NODES = ("/dev/nvidia0", "/dev/kfd")
 
 @dataclass(frozen=True)
 class Framework:
-    """One framework that Keras can run on.
+    """One framework that Keras can run on, by Keras's name for it.
 
     Attributes:
-        name: Keras's name for it.
-        version: Its version, or None where it is not installed or cannot be imported.
+        version: None where it is not installed or cannot be imported.
         works: Whether it computed a small product rightly through Keras.
         device: What it computes on, such as ``cpu`` or ``gpu: NVIDIA …``; empty where it does not work.
         devices: How many such devices it sees.
-        training: On how many of them a run trains where ``--devices`` does not say.
         problem: Why it does not work; empty where it does.
+        training: On how many devices a run trains where ``--devices`` does not say.
     """
 
     name: str
@@ -66,25 +66,17 @@ class Missing:
 
 @dataclass(frozen=True)
 class Report:
-    """What :func:`examine` found.
+    """What :func:`examine` found: sizes in bytes, versions by name, None for what is not installed or not known.
 
-    Attributes:
-        versions: Name to version of Python, this package and the libraries; None for what is not installed.
-        frameworks: One entry a framework.
-        active: The framework that Keras runs on, as ``KERAS_BACKEND`` names it.
-        reason: Why that one.
-        cores: Processor cores that this process may use.
-        memory: Bytes of memory in the machine, or None where it does not tell.
-        home: Where converted datasets are kept.
-        home_free: Bytes free there.
-        minari: Minari's folder of datasets.
-        missing: What is missing or broken.
+    ``reason`` is why ``active`` is the framework that computes, ``healthy`` whether it works; ``home`` is where
+    converted datasets are kept, ``home_free`` the room there, ``minari`` Minari's folder of datasets.
     """
 
     versions: dict[str, str | None]
     frameworks: list[Framework]
     active: str
     reason: str
+    healthy: bool
     cores: int
     memory: int | None
     home: str
@@ -92,37 +84,36 @@ class Report:
     minari: str
     missing: list[Missing]
 
-    @property
-    def healthy(self) -> bool:
-        """Whether the active framework works."""
-        return any(framework.works for framework in self.frameworks if framework.name == self.active)
-
 
 def examine(timeout: float = 120) -> Report:
-    """Examine this machine.
-
-    Args:
-        timeout: Seconds that each framework's trial may take; the trials run at the same time.
-    """
-    with concurrent.futures.ThreadPoolExecutor(len(FRAMEWORKS)) as pool:
-        frameworks = list(pool.map(lambda name: try_framework(name, timeout), FRAMEWORKS))
+    """Examine this machine; a framework that does not answer within ``timeout`` seconds counts as broken."""
+    frameworks = try_frameworks(FRAMEWORKS, timeout)
     active, folder = os.environ["KERAS_BACKEND"], home().absolute()
     there = next(one for one in (folder, *folder.parents) if one.exists())
-    versions = {"python": platform.python_version(), "trajworld": __version__}
-    found = {**versions, **{name: _version(name) for name in (*_LIBRARIES, *_EXTRA_OF)}}
+    memory = None
+    with contextlib.suppress(AttributeError, OSError, ValueError):
+        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    libraries = {name: _version(name) for name in (*_LIBRARIES, *_EXTRA_OF)}
     return Report(
-        versions=found,
+        versions={"python": platform.python_version(), "trajworld": __version__, **libraries},
         frameworks=frameworks,
         active=active,
         # Importing the package sets an unset KERAS_BACKEND to jax, so jax may be either.
         reason="the default; KERAS_BACKEND changes it" if active == "jax" else "KERAS_BACKEND names it",
+        healthy=any(one.works for one in frameworks if one.name == active),
         cores=len(available_cores()),
-        memory=_memory(),
+        memory=memory,
         home=str(home()),
         home_free=shutil.disk_usage(there).free,
         minari=str(datasets_folder()),
-        missing=_missing(found, frameworks, active),
+        missing=_missing(libraries, frameworks, active),
     )
+
+
+def try_frameworks(names: Sequence[str], timeout: float = 120) -> list[Framework]:
+    """Try frameworks at the same time, for at most ``timeout`` seconds each."""
+    with ThreadPoolExecutor() as pool:
+        return list(pool.map(lambda name: try_framework(name, timeout), names))
 
 
 def try_framework(name: str, timeout: float) -> Framework:
@@ -145,67 +136,53 @@ def try_framework(name: str, timeout: float) -> Framework:
 
 
 def trial() -> dict[str, Any]:
-    """Compute a small product in the framework that ``KERAS_BACKEND`` names, and describe its device.
-
-    Raises:
-        ArithmeticError: The product is wrong.
-    """
-    import keras
+    """Compute a small product in the framework that ``KERAS_BACKEND`` names, and describe its device."""
+    from keras import backend, ops
 
     from trajworld.backend import active_backend
 
-    name = keras.backend.backend()
-    product = keras.ops.convert_to_numpy(keras.ops.matmul(keras.ops.ones((3, 5)), keras.ops.ones((5, 2))))
+    product = ops.convert_to_numpy(ops.matmul(ops.ones((3, 5)), ops.ones((5, 2))))
     if not (product == 5).all():
-        raise ArithmeticError(f"{name} computed {product.tolist()} where all is 5")
+        raise ArithmeticError(f"{backend.backend()} computed {product.tolist()} where all is 5")
     device = active_backend().device()
-    described = device.kind if device.name.lower() == device.kind else f"{device.kind}: {device.name}"
     return {
-        "version": importlib.import_module(name).__version__,
-        "device": described,
+        "version": importlib.import_module(backend.backend()).__version__,
+        "device": device.kind if device.name.lower() == device.kind else f"{device.kind}: {device.name}",
         "devices": device.count,
         "training": device.training,
     }
 
 
 def _version(name: str) -> str | None:
-    """The version of an installed distribution, or of one that provides the module ``name``."""
+    """The version of an installed distribution, or of its edition for the CPU."""
     for distribution in (name, f"{name}-cpu"):
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
-            continue
     return None
 
 
-def _memory() -> int | None:
-    try:
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, OSError, ValueError):
-        return None
-
-
-def _missing(versions: dict[str, str | None], frameworks: Sequence[Framework], active: str) -> list[Missing]:
-    """List what is missing or broken, what hinders most first."""
-    missing = []
+def _missing(
+    libraries: Mapping[str, str | None], frameworks: Sequence[Framework], active: str
+) -> list[Missing]:
+    """What is missing or broken, what hinders most first."""
+    found = []
     if active not in FRAMEWORKS:
-        names = ", ".join(FRAMEWORKS)
-        missing.append(Missing(f"KERAS_BACKEND={active} is none of {names}", "unset KERAS_BACKEND"))
+        what = f"KERAS_BACKEND={active} is none of {', '.join(FRAMEWORKS)}"
+        found.append(Missing(what, "unset KERAS_BACKEND"))
     for one in sorted(frameworks, key=lambda one: one.name != active):
         if not one.works:
             needed = "needed" if one.name == active else "optional"
             again = "" if one.problem == "not installed" else " --force-reinstall"
-            missing.append(Missing(f"{one.name} ({needed}): {one.problem}", _pip(one.name, again)))
-    for name in (name for name, version in versions.items() if version is None):
+            found.append(Missing(f"{one.name} ({needed}): {one.problem}", _pip(one.name, again)))
+    for name in (name for name, version in libraries.items() if version is None):
         needed = "optional" if name in _EXTRA_OF else "needed"
-        missing.append(Missing(f"{name} ({needed}): not installed", _pip(_EXTRA_OF.get(name, name))))
-    gpu = any(Path(node).exists() for node in _GPU_NODES)
-    for one in frameworks:
-        if gpu and one.works and one.device.startswith("cpu"):
+        found.append(Missing(f"{name} ({needed}): not installed", _pip(_EXTRA_OF.get(name, name))))
+    if any(Path(node).exists() for node in _GPU_NODES):
+        for one in (one for one in frameworks if one.works and one.device.startswith("cpu")):
             what = f"{one.name} (optional): computes on the CPU although the machine has a GPU"
             extra = "jax-cuda" if one.name == "jax" else one.name
-            missing.append(Missing(what, _pip(extra, " --force-reinstall")))
-    return missing
+            found.append(Missing(what, _pip(extra, " --force-reinstall")))
+    return found
 
 
 def _pip(name: str, options: str = "") -> str:

@@ -14,3 +14,8 @@ class UsageError(TrajWorldError):
     """The call itself is wrong: an unknown name, options that contradict each other, a value out of range."""
 
     exit_code = 2
+
+
+def one_line(error: BaseException, most: int = 150) -> str:
+    """An exception's type and what it says, on one line of at most ``most`` characters."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:most]

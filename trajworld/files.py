@@ -5,8 +5,8 @@ import errno
 import hashlib
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -51,31 +51,23 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that becomes ``path`` when the block ends without error.
 
-    Args:
-        path: The folder to make.
-        replace: Whether an existing folder is replaced; otherwise it is an error.
-
     Raises:
-        TrajWorldError: ``path`` exists and ``replace`` is false, its parent cannot be written, or the disk is full.
+        TrajWorldError: ``path`` exists and is not to be replaced, its parent cannot be written, or the disk is full.
     """
     path = Path(path)
     if path.exists() and not replace:
         raise TrajWorldError(f"{path} exists already: name another place or remove it first")
-    with _file_errors(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     with _removing(temporary), _file_errors(path):
-        temporary.chmod(0o777 & ~_umask())
+        temporary.mkdir(parents=True)
         yield temporary
         if path.exists() and not replace:
             raise TrajWorldError(f"{path} was made meanwhile: name another place")
+        old = temporary.with_suffix(".old")
         if path.exists():
-            old = temporary.with_suffix(".old")
             os.replace(path, old)
-            os.replace(temporary, path)
-            shutil.rmtree(old, ignore_errors=True)
-        else:
-            os.replace(temporary, path)
+        os.replace(temporary, path)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -84,12 +76,8 @@ def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
 
     The lock ends with the process, however that ends.
 
-    Args:
-        path: What is written.
-        what: What it is, for the message.
-
     Raises:
-        TrajWorldError: Another process holds it, or the lock cannot be made.
+        TrajWorldError: Another process holds it (``what`` says what it is), or the lock cannot be made.
     """
     path = Path(path).absolute()
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
@@ -109,16 +97,17 @@ def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
             os.unlink(lock.lock_file)
 
 
-def ensure_room(folder: str | os.PathLike[str], size: int) -> None:
+def ensure_room(folder: str | os.PathLike[str], size: int, name: str = "") -> None:
     """Fail now, in an orderly way, where ``size`` bytes more would not fit into a folder.
 
-    HDF5 cannot close its files on a disk that has filled up under it, and may take the process down with it.
+    HDF5 cannot close its files on a disk that has filled up under it, and may take the process down with it. ``name``
+    is the file that needs the room, for the message.
 
     Raises:
         TrajWorldError: The disk is full, or the folder cannot be written.
     """
     room = Path(folder) / f".{os.getpid()}.tmp.room"
-    with _removing(room), _file_errors(Path(folder)), open(room, "wb") as file:
+    with _removing(room), _file_errors(Path(folder) / name), open(room, "wb") as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         elif shutil.disk_usage(folder).free < size:
@@ -176,8 +165,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 def kind_of_file(path: str | os.PathLike[str]) -> str:
     """What a file is by its first bytes, with what to do about it, for the messages of readers that want another.
 
-    Returns:
-        Such as ``it is a Git LFS pointer: fetch the file itself with git lfs pull``; empty where it is not known.
+    Empty where it is not known.
     """
     try:
         with open(path, "rb") as file:
@@ -186,7 +174,7 @@ def kind_of_file(path: str | os.PathLike[str]) -> str:
         return ""
     if not start:
         return "it is empty"
-    if start[:512].lstrip().lower().startswith((b"<!doctype html", b"<html")):
+    if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):
         return "it is an HTML page: the download gave a page in place of the file"
     if start[8:10] == b'{"' and int.from_bytes(start[:8], "little") < 1 << 32:
         return "it is a safetensors file"
@@ -201,12 +189,10 @@ def _removing(temporary: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            # Where the parent is no folder there is nothing to remove, and the block's own error says so better.
-            with contextlib.suppress(OSError):
-                temporary.unlink()
+        shutil.rmtree(temporary, ignore_errors=True)
+        # Where the parent is no folder there is nothing to remove, and the block's own error says so better.
+        with contextlib.suppress(OSError):
+            temporary.unlink()
 
 
 @contextlib.contextmanager
@@ -216,9 +202,3 @@ def _file_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise TrajWorldError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

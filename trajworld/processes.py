@@ -22,72 +22,44 @@ _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
 
-class Workers:
-    """A context manager of worker processes that end with it, and with this process, however that ends.
+class Workers(ProcessPoolExecutor):
+    """Worker processes that end with this context manager, and with this process, however that ends.
 
     Leaving it kills what still runs: what it would give is not wanted any more. Ctrl-C reaches this process alone.
     When a worker dies, the futures of all that was submitted raise ``concurrent.futures.process.BrokenProcessPool``.
     """
 
     def __init__(self, count: int, *, pinned: bool = False) -> None:
-        """Set up; processes start as tasks are submitted.
+        """Set up ``count`` processes, which start as tasks are submitted.
 
-        Args:
-            count: How many processes.
-            pinned: Whether each gets cores of its own and as many threads; otherwise one thread, on any core.
-
-        Raises:
-            UsageError: ``count`` is less than 1.
+        Each gets cores of its own and as many threads where they are ``pinned``, otherwise one thread on any core.
+        A ``UsageError`` is raised for less than one.
         """
         if count < 1:
             raise UsageError(f"the number of workers must be at least 1, not {count}")
-        self.count, self._pinned = count, pinned
-        self._pool: ProcessPoolExecutor | None = None
-
-    def __enter__(self) -> "Workers":
+        self.count = count
         # spawn: a fork would copy the threads of a framework that this process may have imported.
         context = multiprocessing.get_context("spawn")
-        shares: Any = context.SimpleQueue() if self._pinned else None
-        if self._pinned:
-            for share in core_shares(available_cores(), self.count):
+        shares = context.SimpleQueue() if pinned else None
+        if shares is not None:
+            for share in core_shares(available_cores(), count):
                 shares.put(share)
-        self._pool = ProcessPoolExecutor(
-            self.count, mp_context=context, initializer=start_worker, initargs=(shares,)
-        )
-        return self
+        super().__init__(count, mp_context=context, initializer=start_worker, initargs=(shares,))
 
     def __exit__(self, *_: object) -> None:
-        if self._pool is not None:
-            for process in list((self._pool._processes or {}).values()):
-                process.kill()
-            self._pool.shutdown(wait=True, cancel_futures=True)
-            self._pool = None
+        for process in list((self._processes or {}).values()):
+            process.kill()
+        self.shutdown(wait=True, cancel_futures=True)
 
-    def submit(self, function: Callable[_P, _T], *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
-        """Have a worker call a function that can be pickled.
-
-        Raises:
-            BrokenProcessPool: A worker has died.
-        """
-        assert self._pool is not None, "workers are started by a with statement"
+    def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
+        """Have a worker call a function that can be pickled; a ``BrokenProcessPool`` where a worker has died."""
         with starting_workers():
-            return self._pool.submit(function, *args, **kwargs)
+            return super().submit(fn, *args, **kwargs)
 
 
-@contextlib.contextmanager
-def started_workers(workers: Workers | int) -> Iterator[Workers | None]:
-    """The workers that are given, or as many started for the block; None for 1, which is this process.
-
-    Raises:
-        UsageError: Fewer than 1 are asked for.
-    """
-    if not isinstance(workers, int):
-        yield workers
-    elif workers == 1:
-        yield None
-    else:
-        with Workers(workers) as started:
-            yield started
+def started_workers(count: int) -> contextlib.AbstractContextManager[Workers | None]:
+    """Workers for a with statement; None in place of a single one, which is this process."""
+    return contextlib.nullcontext() if count == 1 else Workers(count)
 
 
 def worker_died(task: str) -> TrajWorldError:
@@ -115,8 +87,7 @@ def core_shares(cores: list[int], workers: int) -> list[list[int]]:
 def start_worker(shares: Any = None) -> None:
     """Set up a worker: its threads and cores; Ctrl-C is left to the parent, and the worker ends when the parent does.
 
-    Args:
-        shares: A queue with the cores of each worker; None for one thread on any core.
+    ``shares`` is a queue with the cores of each worker; None for one thread on any core.
     """
     cores = None if shares is None else shares.get()
     for name in THREAD_LIMITS:
@@ -145,7 +116,6 @@ def starting_workers() -> Iterator[None]:
 
 
 def _end_with_parent() -> None:
-    parent = parent_process()
-    if parent is not None:
+    if parent := parent_process():
         parent.join()
         os._exit(1)

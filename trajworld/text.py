@@ -1,28 +1,22 @@
-"""Numbers, names and lists as tables and sentences for people print them."""
+"""Numbers, names and durations as tables and sentences for people print them."""
 
 import math
-from collections.abc import Sequence
 
 
-def number(value: float | None) -> str:
-    """An error or loss to three digits, as tables and sentences print it."""
+def number(value: float | None, digits: int = 3) -> str:
+    """A value to so many significant digits, as tables and sentences print it."""
     if value is None:
         return "–"
     if not math.isfinite(value):
         return "not finite"
     if value == 0:
         return "0"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.3g}".rstrip(".")
+    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.{digits}g}".rstrip(".")
 
 
 def short_name(environment: str) -> str:
     """An environment's name without its suite."""
     return environment.rsplit("/", 1)[-1]
-
-
-def listed(parts: Sequence[str]) -> str:
-    """``a, b and c``."""
-    return parts[0] if len(parts) == 1 else f"{', '.join(parts[:-1])} and {parts[-1]}"
 
 
 def duration(seconds: float) -> str:

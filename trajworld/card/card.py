@@ -171,9 +171,8 @@ def _spec(spec: str) -> str:
 
 def _study(folder: Path, weights: Path | None) -> str:
     """The report of a study, without its pictures and the model's folder, its headings a level down."""
-    # Imported here: a framework, which a card without a study needs not.
-    from trajworld.models.digest import weights_digest
-    from trajworld.models.files import load_model
+    # Imported here: pandas and a framework, which a card without a study needs not.
+    from trajworld.models.files import load_model, weights_digest
     from trajworld.study.report import MARKDOWN, read_report
 
     name, options, _, origin, _ = read_report(folder)

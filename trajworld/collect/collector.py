@@ -2,22 +2,22 @@
 
 import contextlib
 import functools
-import math
+import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from trajworld.collect.episodes import Rollout, run_episode, run_episodes
 from trajworld.data.episode import Episode
-from trajworld.environments.interface import Environment
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.policies.behaviour import Behaviour
-from trajworld.processes import Workers, available_cores, started_workers, worker_died
+from trajworld.processes import Workers, available_cores, worker_died
 
 # The transitions that a task is worth: enough to hide its overhead, few enough to stop soon.
 _TASK_TRANSITIONS = 2000
@@ -29,16 +29,10 @@ _HOPELESS = 100
 
 @dataclass
 class Tally:
-    """What a collection has given so far; it is brought up to date as episodes are taken.
+    """What a collection has given so far: episodes, their transitions and rewards, and how many terminated.
 
-    Attributes:
-        episodes: Episodes given.
-        transitions: Transitions in them.
-        total_return: The sum of their rewards.
-        terminated: Episodes that ended in a terminal state.
-        unstable: Episodes that were cut before a bad step or lost to one.
-        dropped: Those of them that had no good transition.
-        reason: Why the first of them broke.
+    ``unstable`` episodes were cut before a bad step or lost to one, the first of them for a ``reason``; those of them
+    that had no good transition were ``dropped``.
     """
 
     episodes: int = 0
@@ -49,39 +43,35 @@ class Tally:
     dropped: int = 0
     reason: str = ""
 
-    def add(self, episode: Episode) -> None:
-        """Count an episode that was given."""
-        self.episodes += 1
-        self.transitions += len(episode)
-        self.total_return += float(np.sum(episode.rewards, dtype=np.float64))
-        self.terminated += episode.terminated
+    def row(self) -> dict[str, Any]:
+        """What commands print of it."""
+        return {
+            "episodes": self.episodes,
+            "transitions": self.transitions,
+            "mean_length": self.transitions / self.episodes,
+            "mean_return": self.total_return / self.episodes,
+            "terminated": self.terminated,
+            "unstable": self.unstable,
+            "dropped": self.dropped,
+            "unstable_reason": self.reason,
+        }
 
 
 def collect(
-    environment: str | Environment,
+    environment: str,
     *,
     behaviour: Behaviour,
     transitions: int | None = None,
     episodes: int | None = None,
     seed: int = 0,
-    workers: Workers | int = 1,
+    workers: Workers | None = None,
     tally: Tally | None = None,
 ) -> Iterator[Episode]:
-    """Run an environment and give its episodes in order, the same for any number of workers.
+    """Run an environment (``Pendulum-v1?g=5``) and give its episodes in order, the same for any number of workers.
 
-    Args:
-        environment: A name (``Hopper-v5``, ``dm_control/cheetah-run``, ``Pendulum-v1?g=5``), or an open
-            environment, which can only run in this process.
-        behaviour: What draws the actions.
-        transitions: How many transitions to give in all; the last episode is cut there.
-        episodes: How many episodes to give instead.
-        seed: Episode i depends on it, the environment's name and i alone.
-        workers: Workers to use, or how many to start for this collection; 1 is this process.
-        tally: Brought up to date as episodes are taken.
-
-    Yields:
-        Episodes in float32. One that breaks (an exception, NaN) ends before its first bad step, and is left
-        out if that was its first; ``tally`` counts both.
+    Episode i, in float32, depends on the seed, the environment's name and i alone. The last one is cut where the number
+    of ``transitions`` is reached. One that breaks (an exception, NaN) ends before its first bad step, and is left out
+    if that was its first; ``tally``, brought up to date as episodes are taken, counts both.
 
     Raises:
         UsageError: The name, the seed or the amount is wrong.
@@ -89,52 +79,41 @@ def collect(
     """
     if (transitions is None) == (episodes is None):
         raise UsageError("give either a number of transitions or a number of episodes")
-    if (transitions or episodes or 0) < 1:
-        unit = "transition" if transitions is not None else "episode"
-        raise UsageError(f"at least 1 {unit} must be asked for")
-    if seed < 0:
-        raise UsageError(f"the seed must not be negative, and {seed} is")
+    amount = episodes if transitions is None else transitions
+    if not amount or amount < 1 or seed < 0:
+        raise UsageError(
+            f"{amount} and seed {seed}: at least 1 transition or episode, and a seed of at least 0"
+        )
     tally = tally or Tally()
-    with contextlib.ExitStack() as stack:
-        pool = stack.enter_context(started_workers(workers))
-        if isinstance(environment, str):
-            environment = open_environment(environment)
-            stack.callback(environment.close)
-        elif pool is not None:
-            raise UsageError("an open environment cannot run in other processes: give its name")
-        name = environment.description.name
-        if pool is None:
-            rollouts = _from_environment(environment, behaviour, seed)
+    with contextlib.closing(open_environment(environment)) as opened:
+        name = opened.description.name
+        if workers is None:
+            rollouts = (run_episode(opened, behaviour, seed, index) for index in itertools.count())
         else:
-            run = functools.partial(run_episodes, name, behaviour, seed)
-            limit = environment.description.time_limit
-            rollouts = _from_workers(pool, run, limit, transitions, episodes, tally)
+            rollouts = _from_workers(workers, functools.partial(run_episodes, name, behaviour, seed))
         # Closed on the way out, so that its tasks are cancelled even if the consumer stops early.
-        stack.enter_context(contextlib.closing(rollouts))
-        try:
-            yield from take_episodes(rollouts, name, tally, transitions=transitions, episodes=episodes)
-        except BrokenProcessPool as error:
-            raise worker_died(name) from error
+        with contextlib.closing(rollouts):
+            try:
+                yield from take_episodes(rollouts, name, tally, transitions, episodes)
+            except BrokenProcessPool as error:
+                raise worker_died(name) from error
 
 
 def take_episodes(
     rollouts: Iterable[Rollout],
     where: str,
     tally: Tally,
-    *,
     transitions: int | None = None,
     episodes: int | None = None,
 ) -> Iterator[Episode]:
     """The good episodes of ``rollouts`` until there are enough transitions (the last is cut) or episodes.
 
-    Raises:
-        TrajWorldError: A hundred in a row broke in their first step; ``where`` begins the message.
+    A ``TrajWorldError`` that begins with ``where`` is raised when a hundred in a row broke in their first step.
     """
     hopeless = 0
     for rollout in rollouts:
-        if rollout.unstable:
-            tally.unstable += 1
-            tally.reason = tally.reason or rollout.unstable
+        tally.unstable += bool(rollout.unstable)
+        tally.reason = tally.reason or rollout.unstable
         if rollout.episode is None:
             tally.dropped += 1
             hopeless += 1
@@ -147,7 +126,10 @@ def take_episodes(
         episode = rollout.episode
         if transitions is not None:
             episode = cut_episode(episode, transitions - tally.transitions)
-        tally.add(episode)
+        tally.episodes += 1
+        tally.transitions += len(episode)
+        tally.total_return += float(np.sum(episode.rewards, dtype=np.float64))
+        tally.terminated += episode.terminated
         yield episode
         if tally.episodes == episodes or tally.transitions == transitions:
             return
@@ -162,46 +144,20 @@ def cut_episode(episode: Episode, length: int) -> Episode:
     )
 
 
-def _from_environment(environment: Environment, behaviour: Behaviour, seed: int) -> Generator[Rollout]:
-    index = 0
-    while True:
-        yield run_episode(environment, behaviour, seed, index)
-        index += 1
-
-
-def _from_workers(
-    workers: Workers,
-    run: Callable[[int, int], list[Rollout]],
-    limit: int,
-    transitions: int | None,
-    episodes: int | None,
-    tally: Tally,
-) -> Generator[Rollout]:
-    """Rollouts in order from tasks of consecutive episodes; how they are grouped changes no episode.
-
-    Enough tasks wait to keep every worker busy, and no more than what is still wanted seems to need.
-    """
+def _from_workers(workers: Workers, run: Callable[[int, int], list[Rollout]]) -> Generator[Rollout]:
+    """Rollouts in order from tasks of consecutive episodes; how they are grouped changes no episode."""
     waiting: deque[Future[list[Rollout]]] = deque()
-    submitted = seen_episodes = seen_transitions = 0
+    # Until an episode has been seen, tasks of one: it may last a step or the whole time limit.
+    first, size = 0, 1
     try:
         while True:
-            # Until an episode has been seen, tasks of one: it may last a step or the whole time limit.
-            mean_length = max(seen_transitions / seen_episodes, 1.0) if seen_episodes else float(limit)
-            size = min(max(int(_TASK_TRANSITIONS / mean_length), 1), _MOST_EPISODES) if seen_episodes else 1
-            if transitions is not None:
-                wanted = math.ceil((transitions - tally.transitions) / mean_length)
-            else:
-                wanted = (episodes or 0) - tally.episodes
-            pending = submitted - seen_episodes
-            while len(waiting) < 2 * workers.count and (pending < wanted or not waiting):
-                count = max(1, min(size, wanted - pending))
-                waiting.append(workers.submit(run, submitted, count))
-                submitted += count
-                pending += count
-            for rollout in waiting.popleft().result():
-                seen_episodes += 1
-                seen_transitions += 0 if rollout.episode is None else len(rollout.episode)
-                yield rollout
+            while len(waiting) < 2 * workers.count:
+                waiting.append(workers.submit(run, first, size))
+                first += size
+            rollouts = waiting.popleft().result()
+            yield from rollouts
+            steps = sum(len(rollout.episode) for rollout in rollouts if rollout.episode is not None)
+            size = min(max(_TASK_TRANSITIONS * len(rollouts) // max(steps, 1), 1), _MOST_EPISODES)
     finally:
         for task in waiting:
             task.cancel()

@@ -1,18 +1,17 @@
 """A corpus among Minari's datasets: which they are, and how they are made, each a function of its recipe alone."""
 
 import contextlib
+import itertools
 import re
 import shutil
-import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from trajworld.collect.collector import Tally
 from trajworld.collect.corpus_episodes import Gathered, Recipe, gather, recipe_of
-from trajworld.collect.corpus_table import PRETRAIN, Row
+from trajworld.collect.corpus_table import PRETRAIN, Member, Row
 from trajworld.collect.datasets import Progress, deciding_versions
 from trajworld.data.minari_datasets import dataset_path, datasets_folder, write_minari
 from trajworld.environments.names import parse_name
@@ -31,17 +30,6 @@ _NAME = re.compile(r"[\w-]{2,}", re.ASCII)
 
 
 @dataclass(frozen=True)
-class Member:
-    """A dataset of a corpus, whether it is there yet or not: its Minari id, and its row of the table in brief."""
-
-    dataset_id: str
-    environment: str
-    source: str
-    role: str
-    weight: float
-
-
-@dataclass(frozen=True)
 class Job:
     """A dataset that is to be made."""
 
@@ -50,58 +38,21 @@ class Job:
     dataset_id: str
 
 
-@dataclass(frozen=True)
-class Made:
-    """A dataset that was made, and how long its search and its episodes took (seconds of one process)."""
-
-    job: Job
-    tally: Tally
-    seconds: float
-
-
-def checked_name(name: str) -> str:
-    """``name``, if it can name a corpus.
-
-    Raises:
-        UsageError: It cannot.
-    """
+def corpus_folder(name: str) -> Path:
+    """The folder of a corpus among Minari's datasets; a ``UsageError`` where no corpus can have that name."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"a corpus's name is two or more letters, digits, - and _, not {name!r}")
-    return name
+    return datasets_folder() / name
 
 
-def corpus_folder(name: str) -> Path:
-    """The folder of a corpus among Minari's datasets."""
-    return datasets_folder() / checked_name(name)
-
-
-def member_id(name: str, row: Row) -> str:
-    """The Minari id of a row's dataset: ``NAME/pre-train/robot-legged-17-v0``."""
-    return f"{name}/{row.role}/{row.slug}-v0"
-
-
-def write_manifest(name: str, rows: Sequence[Row], weights: dict[str, float]) -> None:
-    """Write the list of a corpus's datasets; ``weights`` are factors by source."""
-    members = [
-        Member(
-            member_id(name, row),
-            row.environment,
-            row.source,
-            row.role,
-            row.weight * weights.get(row.source, 1.0),
-        )
-        for row in rows
-    ]
-    write_json(corpus_folder(name) / _LIST, {"name": name, "datasets": [asdict(each) for each in members]})
+def member_of(name: str, row: Row, factor: float = 1.0) -> Member:
+    """A row's dataset, ``NAME/pre-train/robot-legged-17-v0``, of its weight times a factor."""
+    dataset_id = f"{name}/{row.role}/{row.slug}-v0"
+    return Member(dataset_id, row.environment, row.source, row.role, row.weight * factor)
 
 
 def read_manifest(name: str) -> list[Member]:
-    """The datasets of a corpus.
-
-    Raises:
-        UsageError: The name is malformed.
-        TrajWorldError: There is no such corpus, or its list is damaged.
-    """
+    """The datasets of a corpus; a ``TrajWorldError`` where there is none, or its list is damaged."""
     path = corpus_folder(name) / _LIST
     if not path.is_file():
         raise TrajWorldError(
@@ -115,11 +66,7 @@ def read_manifest(name: str) -> list[Member]:
 
 
 def training_members(name: str) -> list[Member]:
-    """The datasets of a corpus that pre-training uses.
-
-    Raises:
-        TrajWorldError: There is no such corpus, or it is not finished.
-    """
+    """The datasets of a corpus that pre-training uses; a ``TrajWorldError`` where some are still to be made."""
     members = [member for member in read_manifest(name) if member.role == PRETRAIN]
     missing = [member for member in members if not dataset_path(member.dataset_id).exists()]
     if missing or not members:
@@ -131,17 +78,8 @@ def training_members(name: str) -> list[Member]:
 
 
 def plan_corpus(name: str, rows: Sequence[Row], transitions: int, seed: int) -> tuple[list[Job], list[Job]]:
-    """What is to be made, and what is there already.
-
-    Raises:
-        UsageError: A number is out of range.
-        TrajWorldError: A dataset of the corpus is there, but of another recipe.
-    """
-    if transitions < 1 or seed < 0:
-        raise UsageError(
-            f"{transitions} transitions and seed {seed}: at least 1 transition, and a seed of at least 0"
-        )
-    jobs = [Job(row, recipe_of(row, transitions, seed), member_id(name, row)) for row in rows]
+    """What is to be made, and what is there already; a ``TrajWorldError`` where that is of another recipe."""
+    jobs = [Job(row, recipe_of(row, transitions, seed), member_of(name, row).dataset_id) for row in rows]
     there = [job for job in jobs if dataset_path(job.dataset_id).exists()]
     for job in there:
         _check_recipe(job)
@@ -149,29 +87,18 @@ def plan_corpus(name: str, rows: Sequence[Row], transitions: int, seed: int) -> 
 
 
 def check_families(jobs: Sequence[Job]) -> None:
-    """Start one environment of each simulator, so that a package that is missing shows before hours of work.
-
-    Raises:
-        TrajWorldError: One cannot start.
-    """
+    """Start one environment of each simulator, so that a package that is missing shows before hours of work."""
     for name in {parse_name(job.row.environment).family: job.row.environment for job in jobs}.values():
         open_environment(name).close()
 
 
 @contextlib.contextmanager
 def open_corpus(name: str, rows: Sequence[Row], weights: dict[str, float]) -> Iterator[None]:
-    """Hold a corpus for this process alone, with its list of datasets written.
+    """Hold a corpus for this process alone, and write the list of its datasets.
 
-    Half-written datasets of a process that was killed are removed.
-
-    Args:
-        name: The corpus's.
-        rows: The whole table, of which only a part may be collected now.
-        weights: Factors of the table's weights, by source.
-
-    Raises:
-        UsageError: The name is malformed, a weight is of no source or not above 0.
-        TrajWorldError: Another process holds the corpus, or its folder cannot be written.
+    Half-written datasets of a process that was killed are removed. ``rows`` are the whole table, of which only a part
+    may be collected now; ``weights`` are factors of its weights, by source. A ``TrajWorldError`` is raised where
+    another process holds the corpus.
     """
     sources = {row.source for row in rows}
     for source, factor in weights.items():
@@ -179,34 +106,34 @@ def open_corpus(name: str, rows: Sequence[Row], weights: dict[str, float]) -> It
             raise UsageError(f"the table has no source {source!r}: there are {', '.join(sorted(sources))}")
         if not 0 < factor < float("inf"):
             raise UsageError(f"the weight of {source} must be above 0, not {factor:g}")
+    members = [member_of(name, row, weights.get(row.source, 1.0)) for row in rows]
     folder = corpus_folder(name)
     with one_writer(folder, f"the corpus {name}"):
         for left in folder.rglob(".*.tmp*"):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
-        write_manifest(name, rows, weights)
+        write_json(folder / _LIST, {"name": name, "datasets": [asdict(member) for member in members]})
         yield
 
 
-def make_datasets(jobs: Sequence[Job], workers: int = 1, progress: Progress | None = None) -> Iterator[Made]:
+def make_datasets(
+    jobs: Sequence[Job], workers: int = 1, progress: Progress = lambda done, total, what: None
+) -> Iterator[tuple[Job, Gathered]]:
     """Make the datasets, several at a time, each written whole or not at all; gives each once it is on disk.
 
-    Raises:
-        UsageError: An environment or a variant of it is not possible.
-        TrajWorldError: One cannot start or breaks at once, a worker died, or the disk is full.
+    Errors are those of ``gather_jobs`` and ``write_minari``.
     """
     done, total = 0, sum(job.recipe.transitions for job in jobs)
     # Closed at once when a dataset cannot be written: its processes must not go on.
     with contextlib.closing(gather_jobs(jobs, workers)) as stream:
-        for job, gathered, seconds in stream:
+        for job, gathered in stream:
             _write(job, gathered)
             done += gathered.tally.transitions
-            if progress is not None:
-                progress(done, total, f"{len(jobs)} environments")
-            yield Made(job, gathered.tally, seconds)
+            progress(done, total, f"{len(jobs)} environments")
+            yield job, gathered
 
 
-def gather_jobs(jobs: Sequence[Job], workers: int = 1) -> Generator[tuple[Job, Gathered, float], None, None]:
-    """The episodes of each job and how long they took (seconds of one process), several jobs at a time.
+def gather_jobs(jobs: Sequence[Job], workers: int = 1) -> Generator[tuple[Job, Gathered], None, None]:
+    """The episodes of each job, several jobs at a time, in the order in which they are finished.
 
     Raises:
         UsageError: An environment or a variant of it is not possible.
@@ -215,49 +142,41 @@ def gather_jobs(jobs: Sequence[Job], workers: int = 1) -> Generator[tuple[Job, G
     with started_workers(min(workers, max(1, len(jobs)))) as pool:
         if pool is None:
             for job in jobs:
-                yield job, *_run(job.row, job.recipe)
+                yield job, gather(job.row, job.recipe)
             return
-        running: dict[Future[tuple[Gathered, float]], Job] = {}
-        left = list(reversed(jobs))
+        left, running = iter(jobs), dict[Future[Gathered], Job]()
         try:
-            while left or running:
+            while True:
                 # Few at a time, so that finished episodes do not pile up in memory.
-                while left and len(running) < workers + 2:
-                    job = left.pop()
-                    running[pool.submit(_run, job.row, job.recipe)] = job
+                for job in itertools.islice(left, workers + 2 - len(running)):
+                    running[pool.submit(gather, job.row, job.recipe)] = job
+                if not running:
+                    return
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    gathered, seconds = done.result()
-                    yield running.pop(done), gathered, seconds
+                    gathered = done.result()
+                    yield running.pop(done), gathered
         except BrokenProcessPool as error:
             names = ", ".join(job.row.environment for job in running.values())
             raise worker_died(f"one of {names}") from error
 
 
-def _run(row: Row, recipe: Recipe) -> tuple[Gathered, float]:
-    began = time.monotonic()
-    return gather(row, recipe), time.monotonic() - began
-
-
 def _write(job: Job, gathered: Gathered) -> None:
-    row, description = job.row, gathered.description
-    lengths = [len(episode) for episode in gathered.episodes]
-    size = description.observation_size + 1 + description.action_size
+    row, description, tally = job.row, gathered.description, gathered.tally
+    size = description.num_variates
     if size != row.num_variates:
         raise TrajWorldError(f"{row.environment} has {size} variates, but the table says {row.num_variates}")
     # Nothing here may depend on when or where it was made: the same recipe gives the same bytes.
     metadata = {
-        "corpus": {
-            "source": row.source,
-            "role": row.role,
-            "recipe": job.recipe.as_json(),
-            "num_variates": size,
-            "behaviours": gathered.behaviours,
-            "mean_length": gathered.tally.transitions / len(lengths),
-            "terminated": gathered.tally.terminated,
-            "unstable": gathered.tally.unstable,
-            "coverage": round(gathered.coverage, 4),
-            "versions": deciding_versions(),
-        }
+        "source": row.source,
+        "role": row.role,
+        "recipe": job.recipe.as_json(),
+        "num_variates": size,
+        "behaviours": gathered.behaviours,
+        "mean_length": tally.transitions / tally.episodes,
+        "terminated": tally.terminated,
+        "unstable": tally.unstable,
+        "coverage": round(gathered.coverage, 4),
+        "versions": deciding_versions(),
     }
     write_minari(
         job.dataset_id,
@@ -266,7 +185,7 @@ def _write(job: Job, gathered: Gathered) -> None:
         observation_space=description.observation_space,
         action_space=description.action_space,
         description=f"{description.name} of a corpus: {', '.join(gathered.behaviours)}; seed {job.recipe.seed}",
-        metadata=metadata,
+        metadata={"corpus": metadata},
     )
 
 

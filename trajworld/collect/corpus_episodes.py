@@ -3,6 +3,7 @@
 import contextlib
 import itertools
 import math
+import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -41,7 +42,7 @@ _POLICY_NOISE = (0.02, 0.6)
 _FIRST_TRIAL = 2**40
 _TRIAL_STEPS = 200
 
-_KINDS: dict[str, type] = {"uniform": Uniform, "ou": OrnsteinUhlenbeck, "constant": Constant, "gait": Gait}
+_KINDS: dict[type, str] = {Uniform: "uniform", OrnsteinUhlenbeck: "ou", Constant: "constant", Gait: "gait"}
 
 _COVERAGE_BINS = 64
 
@@ -50,14 +51,7 @@ _COVERAGE_BINS = 64
 class Recipe:
     """Everything that the episodes of one environment are a function of, but for the versions of packages.
 
-    Attributes:
-        environment: Its name.
-        variants: Changes under which further episodes are run.
-        behaviour: What acts where no policy does.
-        search: Transitions for the search for policies.
-        transitions: How many to give in all.
-        seed: Another seed, other episodes.
-        version: Of the collection itself.
+    The fields are those of a ``Row``, but ``search`` and ``transitions`` are numbers of transitions.
     """
 
     environment: str
@@ -75,15 +69,8 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Gathered:
-    """The episodes of a recipe.
-
-    Attributes:
-        description: The environment's.
-        episodes: In order.
-        kinds: The kind of behaviour of each.
-        tally: What is in them and what broke.
-        behaviours: Transitions by kind of behaviour.
-        coverage: See ``coverage``.
+    """The episodes of a recipe, the kind of behaviour of each, the transitions by kind, their ``coverage``, and how
+    long the search and the episodes took (seconds of one process).
     """
 
     description: Description
@@ -92,6 +79,7 @@ class Gathered:
     tally: Tally
     behaviours: dict[str, int]
     coverage: float
+    seconds: float
 
 
 def recipe_of(row: Row, transitions: int, seed: int) -> Recipe:
@@ -103,16 +91,12 @@ def recipe_of(row: Row, transitions: int, seed: int) -> Recipe:
 
 
 def gather(row: Row, recipe: Recipe) -> Gathered:
-    """Search policies, where the recipe says so, and run the episodes.
-
-    Raises:
-        UsageError: The environment or a variant is not possible.
-        TrajWorldError: It cannot start, or its episodes break from their first step on.
-    """
+    """Search policies, where the recipe says so, and run the episodes; errors are those of ``collect``."""
+    began = time.monotonic()
     with contextlib.ExitStack() as stack:
-        environments = [open_environment(name) for name in row.environments]
-        for environment in environments:
-            stack.callback(environment.close)
+        environments = [
+            stack.enter_context(contextlib.closing(open_environment(name))) for name in row.environments
+        ]
         description = environments[0].description
         policies = _searched(environments[0], recipe)
         kinds: list[str] = []
@@ -129,13 +113,13 @@ def gather(row: Row, recipe: Recipe) -> Gathered:
                 yield rollout
 
         tally = Tally()
-        episodes = list(take_episodes(rollouts(), recipe.environment, tally, transitions=recipe.transitions))
-    behaviours = {
-        kind: sum(len(episode) for episode, other in zip(episodes, kinds, strict=True) if other == kind)
-        for kind in sorted(set(kinds))
-    }
+        episodes = list(take_episodes(rollouts(), recipe.environment, tally, recipe.transitions))
+    behaviours = dict.fromkeys(sorted(set(kinds)), 0)
+    for kind, episode in zip(kinds, episodes, strict=True):
+        behaviours[kind] += len(episode)
     even = coverage(np.concatenate([episode.observations for episode in episodes]))
-    return Gathered(description, episodes, kinds, tally, behaviours, even)
+    seconds = time.monotonic() - began
+    return Gathered(description, episodes, kinds, tally, behaviours, even, seconds)
 
 
 def coverage(observations: NDArray[np.floating]) -> float:
@@ -145,12 +129,10 @@ def coverage(observations: NDArray[np.floating]) -> float:
     """
     shares = []
     for column in observations.T.astype(np.float64):
-        low, high = column.min(), column.max()
-        if not high > low:
-            continue
-        counts = np.histogram(column, _COVERAGE_BINS, (low, high))[0]
-        probability = counts[counts > 0] / counts.sum()
-        shares.append(math.exp(-float(np.sum(probability * np.log(probability)))) / _COVERAGE_BINS)
+        if column.max() > column.min():
+            counts = np.histogram(column, _COVERAGE_BINS)[0]
+            probability = counts[counts > 0] / counts.sum()
+            shares.append(math.exp(-float(np.sum(probability * np.log(probability)))) / _COVERAGE_BINS)
     return float(np.mean(shares)) if shares else 0.0
 
 
@@ -173,4 +155,4 @@ def _drawn(name: str, policies: list[ClockedPolicy], generator: np.random.Genera
         return "policy", replace(policies[int(generator.integers(len(policies)))], noise=noise)
     behaviour = make_behaviour(name)
     drawn = behaviour.draw(generator) if isinstance(behaviour, Drawn) else behaviour
-    return next(kind for kind, of in _KINDS.items() if isinstance(drawn, of)), drawn
+    return _KINDS[type(drawn)], drawn

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import TypeVar
 
 from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
@@ -58,6 +58,17 @@ class Row:
         return tuple(str(parse_name(name)) for name in names)
 
 
+@dataclass(frozen=True)
+class Member:
+    """A dataset of a corpus, whether it is there yet or not: its Minari id, and its row of the table in brief."""
+
+    dataset_id: str
+    environment: str
+    source: str
+    role: str
+    weight: float
+
+
 def read_table(path: str | Path | None = None) -> list[Row]:
     """Read a table (CSV; lines that begin with # are comments), by default the one that ships with the library.
 
@@ -92,28 +103,16 @@ def read_table(path: str | Path | None = None) -> list[Row]:
     return list(rows.values())
 
 
-class _Listed(Protocol):
-    """A row of a table, or a dataset that was made of it."""
-
-    @property
-    def environment(self) -> str: ...
-    @property
-    def source(self) -> str: ...
-    @property
-    def role(self) -> str: ...
+_Listed = TypeVar("_Listed", Row, Member)
 
 
-_L = TypeVar("_L", bound=_Listed)
-
-
-def select(rows: Sequence[_L], patterns: Sequence[str] = (), role: str | None = None) -> list[_L]:
+def select(rows: Sequence[_Listed], patterns: Sequence[str] = (), role: str | None = None) -> list[_Listed]:
     """The rows of a role whose environment or source one of the patterns (``robot/*``) fits; all without patterns.
 
-    Raises:
-        UsageError: A pattern fits no row.
+    A ``UsageError`` is raised where a pattern fits no row.
     """
 
-    def fits(row: _L, pattern: str) -> bool:
+    def fits(row: _Listed, pattern: str) -> bool:
         return fnmatchcase(row.environment, pattern) or fnmatchcase(row.source, pattern)
 
     of_role = [row for row in rows if role in (None, row.role)]
@@ -156,27 +155,22 @@ def _row(values: Sequence[str]) -> Row:
             raise ValueError(f"the {column} is one of {', '.join(choices)}, not {given[column]!r}")
     if not given["M"].isdecimal():
         raise ValueError(f"M must be a whole number, not {given['M']!r}")
-    row = Row(
-        environment=name,
-        source=given["source"],
-        num_variates=int(_number(given, "M")),
-        role=given["role"],
-        weight=_number(given, "weight"),
-        size=_number(given, "size"),
-        behaviour=given["behaviour"],
-        search=_number(given, "search", may_be_zero=True),
-        variants=tuple(given["variants"].split()),
+    num_variates, weight, size, search = (
+        _number(column, given[column]) for column in ("M", "weight", "size", "search")
     )
+    variants = tuple(given["variants"].split())
+    source, role, behaviour = given["source"], given["role"], given["behaviour"]
+    row = Row(name, source, int(num_variates), role, weight, size, behaviour, search, variants)
     _ = row.environments  # its variants can be parsed
     return row
 
 
-def _number(given: dict[str, str], column: str, may_be_zero: bool = False) -> float:
+def _number(column: str, text: str) -> float:
     try:
-        value = float(given[column])
+        value = float(text)
     except ValueError:
         value = math.nan
-    if not (0 <= value < math.inf) or (value == 0 and not may_be_zero):
-        least = "of at least" if may_be_zero else "above"
-        raise ValueError(f"{column} must be a number {least} 0, not {given[column]!r}")
+    if not 0 <= value < math.inf or (value == 0 and column != "search"):
+        least = "of at least" if column == "search" else "above"
+        raise ValueError(f"{column} must be a number {least} 0, not {text!r}")
     return value

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from trajworld.data.episode import Episode
-from trajworld.environments.interface import Environment
+from trajworld.environments.interface import Environment, first_line
 from trajworld.environments.open import open_environment
 from trajworld.policies.behaviour import Behaviour
 
@@ -17,12 +17,7 @@ _open: dict[str, Environment] = {}
 
 @dataclass(frozen=True)
 class Rollout:
-    """One episode as it was run.
-
-    Attributes:
-        episode: Its transitions in float32; None if the first one was bad already.
-        unstable: Why it was cut before its end; empty if it was not.
-    """
+    """One episode in float32, None if its first transition was bad already, and why it was cut, if it was."""
 
     episode: Episode | None
     unstable: str = ""
@@ -46,11 +41,7 @@ def episode_seeds(seed: int, environment: str, index: int) -> tuple[int, np.rand
 
 
 def run_episode(
-    environment: Environment,
-    behaviour: Behaviour,
-    seed: int,
-    index: int,
-    limit: int | None = None,
+    environment: Environment, behaviour: Behaviour, seed: int, index: int, limit: int | None = None
 ) -> Rollout:
     """Run episode ``index`` to its end, or to ``limit`` steps; one that breaks ends before its first bad step."""
     description = environment.description
@@ -82,14 +73,8 @@ def run_episode(
                 length = limit
     except Exception as error:
         # A simulator may raise anything when its state breaks; the episode up to there is good.
-        unstable = f"{type(error).__name__}: {(str(error).strip() or 'no reason given').splitlines()[0]}"
+        unstable = f"{type(error).__name__}: {first_line(error)}"
     if length == 0:
         return Rollout(None, unstable)
-    episode = Episode(
-        observations[: length + 1].copy(),
-        actions[:length].copy(),
-        rewards[:length].copy(),
-        terminated,
-        not terminated,
-    )
-    return Rollout(episode, unstable)
+    parts = observations[: length + 1].copy(), actions[:length].copy(), rewards[:length].copy()
+    return Rollout(Episode(*parts, terminated, not terminated), unstable)

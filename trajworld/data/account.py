@@ -9,18 +9,11 @@ from numpy.typing import ArrayLike
 
 @dataclass
 class Account:
-    """Transitions and rewards of a source: how many it holds, how many were kept, and why others were not.
-
-    Brought up to date while episodes are read.
+    """Transitions and rewards of a source, counted while it is read, and the episodes that were given of them.
 
     Attributes:
-        transitions: In the source.
-        reward: Their sum.
-        kept: Transitions of the episodes that were given.
-        kept_reward: Their sum.
-        episodes: Episodes that were given.
         left_out: Transitions and reward of what was not given, by reason.
-        notes: What else a reader should know, such as how often an end was found that no flag marks; counts by text.
+        notes: What else happened, such as an end that no flag marks; counts by text.
     """
 
     transitions: int = 0
@@ -33,23 +26,26 @@ class Account:
 
     def keep(self, rewards: ArrayLike) -> None:
         """Count an episode that is given."""
-        rewards = np.asarray(rewards, np.float64)
-        self.transitions, self.kept = self.transitions + len(rewards), self.kept + len(rewards)
-        self.reward += float(rewards.sum())
-        self.kept_reward += float(rewards.sum())
+        count, total = self._count(rewards)
+        self.kept, self.kept_reward = self.kept + count, self.kept_reward + total
         self.episodes += 1
 
     def leave_out(self, reason: str, rewards: ArrayLike) -> None:
         """Count transitions that are not given."""
+        count, total = self._count(rewards)
+        before = self.left_out.get(reason, (0, 0.0))
+        self.left_out[reason] = (before[0] + count, before[1] + total)
+
+    def _count(self, rewards: ArrayLike) -> tuple[int, float]:
         rewards = np.asarray(rewards, np.float64)
-        count, total = self.left_out.get(reason, (0, 0.0))
-        self.left_out[reason] = (count + len(rewards), total + float(rewards.sum()))
-        self.transitions += len(rewards)
-        self.reward += float(rewards.sum())
+        count, total = len(rewards), float(rewards.sum())
+        self.transitions, self.reward = self.transitions + count, self.reward + total
+        return count, total
 
     def note(self, text: str, count: int = 1) -> None:
-        """Count something that happened."""
-        self.notes[text] = self.notes.get(text, 0) + count
+        """Count something that happened ``count`` times."""
+        if count:
+            self.notes[text] = self.notes.get(text, 0) + count
 
     def as_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -58,9 +54,7 @@ class Account:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Account":
         """The inverse of :meth:`as_json`."""
-        left_out = {
-            reason: (int(count), float(reward)) for reason, (count, reward) in values["left_out"].items()
-        }
+        left_out = {reason: (count, reward) for reason, (count, reward) in values["left_out"].items()}
         return cls(**{**values, "left_out": left_out})
 
     def lines(self) -> list[str]:

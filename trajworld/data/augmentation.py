@@ -1,9 +1,8 @@
 """Augmentation for pre-training: a batch's variates mirrored and moved within [0, 1] at random.
 
-Each dataset is scaled to [0, 1] by its own ranges, so a model can learn by heart where the values of an environment
-lie, and what its variates do there, instead of reading it off the window. In an environment that it never saw this
-fails. Here the ranges that scale a batch are widened at random and variates change their sign at random: what is left
-to learn is how values follow from those before them. Beyond the published system.
+Each dataset is scaled to [0, 1] by its own ranges, so a model can memorise where an environment's values lie instead
+of reading it off the window, which fails in an unseen environment. Here the ranges are widened and signs flipped at
+random: what is left to learn is how values follow from those before them. Beyond the published system.
 """
 
 from typing import NamedTuple
@@ -37,14 +36,11 @@ def draw_change(
 ) -> Change | None:
     """The change of a step's batch, a pure function of its arguments; None where the batch stays as it is.
 
-    Args:
-        lower: ``[M]``: lower end of each variate's range.
-        upper: ``[M]``: upper end.
-        variate_mask: ``[M]``: 1 for real variates; the others never change.
-        share: Probability that a batch is changed at all.
-        seed: Of the run.
-        step: Of the run.
+    ``lower [M]`` and ``upper [M]`` are the ends of the variates' ranges, ``variate_mask [M]`` is 1 for real variates:
+    the others never change. ``share`` is the probability that a batch is changed at all.
     """
+    if not share:
+        return None
     generator = np.random.default_rng([seed, step, _STREAM])
     if generator.random() >= share:
         return None

@@ -46,19 +46,15 @@ class Batch(NamedTuple):
 def variates_of(
     dataset: Dataset, lower: NDArray[np.float32], upper: NDArray[np.float32], size: int | None = None
 ) -> Variates:
-    """The variates of a dataset, as models are given them.
+    """The variates of a dataset over their support, ends ``[M]``, as models are given them.
 
-    Args:
-        dataset: Whose variates.
-        lower: ``[M]``: lower end of each one's support.
-        upper: ``[M]``: upper end.
-        size: M_pad, how many variates there are with padding; None for no padding and no mask.
+    Padded to ``size``, M_pad; without padding and mask where it is None.
 
     Raises:
         TrajWorldError: The support is not of the dataset's M.
     """
     real = dataset.num_variates
-    if np.shape(lower) != (real,) or np.shape(upper) != (real,):
+    if not np.shape(lower) == np.shape(upper) == (real,):
         raise TrajWorldError(
             f"a support of {np.size(lower)} ranges does not fit the {real} variates of {dataset.name}"
         )

@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 from trajworld.data.account import Account
 from trajworld.data.episode import Episode, as_floats, check_episode
-from trajworld.errors import TrajWorldError
+from trajworld.errors import TrajWorldError, one_line
 from trajworld.files import kind_of_file
 
 if TYPE_CHECKING:
     import h5py
 
 # The files' own environments (gym -v2) are gone; these have the same observations, actions and dynamics.
-# By the first word of a file's name: the environment, its observation size and its action size.
+# By the first word of a file's name, with the sizes of an observation and an action.
 _ENVIRONMENTS = {
     "hopper": ("gymnasium/Hopper-v4", 11, 3),
     "halfcheetah": ("gymnasium/HalfCheetah-v4", 17, 6),
@@ -29,25 +29,19 @@ _STEPS_AT_ONCE = 65536
 _UNRECORDED = "the result of an episode's last action is not in the file (it has no next_observations)"
 _BROKEN = "an episode ended where the next row is not the recorded successor and no flag marks an end"
 _LONG = "an episode was cut at the step limit, since no flag marks an end"
+# The dimensions of each array.
+_ARRAYS = {"observations": 2, "actions": 2, "rewards": 1, "terminals": 1}
+_OPTIONAL = {"timeouts": 1, "next_observations": 2}
 
 
 @dataclass(frozen=True)
 class D4RLInfo:
-    """What a D4RL file holds: its environment's name, sizes and number of steps."""
+    """What a D4RL file holds: its environment (``d4rl/NAME`` where it is not known), steps and arrays."""
 
     path: Path
     environment: str
-    observation_size: int
-    action_size: int
     steps: int
-    has_next_observations: bool
-    has_timeouts: bool
-
-
-def d4rl_environment(path: Path, observation_size: int, action_size: int) -> str:
-    """The environment that a D4RL file's name and sizes tell, else ``d4rl/NAME``."""
-    environment, *sizes = _ENVIRONMENTS.get(re.split("[_-]", path.name)[0], ("", 0, 0))
-    return environment if sizes == [observation_size, action_size] else f"d4rl/{path.stem}"
+    arrays: frozenset[str]
 
 
 def read_d4rl(
@@ -60,66 +54,58 @@ def read_d4rl(
     Without them the result of an episode's last action is not recorded: that step is left out, the episode counts as
     truncated, and one that no flag ends is cut after ``max_episode_steps`` steps.
 
-    Args:
-        path: The ``.hdf5`` file.
-        max_episode_steps: The environment's step limit, used only where no flag or successor marks an end.
-        account: Brought up to date as episodes are read.
+    ``account`` is brought up to date as episodes are read.
 
     Raises:
         TrajWorldError: The file is missing, truncated or not HDF5, lacks an array, or its arrays disagree or
             refer to other files; while reading, that an episode holds a NaN or infinite value.
     """
     path = Path(path)
-    if max_episode_steps < 1:
-        raise TrajWorldError(f"max_episode_steps must be at least 1, not {max_episode_steps}")
     with _open(path) as file:
-        observations = _array(file, "observations", path, 2)
-        actions = _array(file, "actions", path, 2)
-        steps = len(observations)
-        for name, dimensions in (("actions", 2), ("rewards", 1), ("terminals", 1)):
-            _check_length(_array(file, name, path, dimensions), steps, name, path)
-        for name, dimensions in (("timeouts", 1), ("next_observations", 2)):
-            if name in file:
-                _check_length(_array(file, name, path, dimensions), steps, name, path)
-        if "next_observations" in file and file["next_observations"].shape != observations.shape:
-            raise TrajWorldError(f"{path}: next_observations and observations have different shapes")
-        if steps == 0:
+        wanted = _ARRAYS | {name: dimensions for name, dimensions in _OPTIONAL.items() if name in file}
+        arrays = {name: _array(file, name, path, dimensions) for name, dimensions in wanted.items()}
+        shape = arrays["observations"].shape
+        for name, array in arrays.items():
+            if len(array) != shape[0] or (name == "next_observations" and array.shape != shape):
+                raise TrajWorldError(
+                    f"{path}: {name!r} has shape {array.shape}, but 'observations' has shape {shape}"
+                )
+        if shape[0] == 0:
             raise TrajWorldError(f"{path}: the file holds no step")
-        sizes = observations.shape[1], actions.shape[1]
-        info = D4RLInfo(
-            path,
-            d4rl_environment(path, *sizes),
-            *sizes,
-            steps,
-            "next_observations" in file,
-            "timeouts" in file,
-        )
+        sizes = [shape[1], arrays["actions"].shape[1]]
+    # Known by the first word of the file's name, and by the sizes.
+    known, *known_sizes = _ENVIRONMENTS.get(re.split("[_-]", path.name)[0], ("", 0, 0))
+    environment = known if known_sizes == sizes else f"d4rl/{path.stem}"
+    info = D4RLInfo(path, environment, shape[0], frozenset(arrays))
     return info, _read_episodes(info, max_episode_steps, account or Account())
 
 
 def _read_episodes(info: D4RLInfo, max_episode_steps: int, account: Account) -> Iterator[Episode]:
-    number = 0
+    number, last = 0, 0
+    linked = "next_observations" in info.arrays
     with _open(info.path) as file:
         terminals = file["terminals"][:].reshape(-1) > 0
-        timeouts = file["timeouts"][:].reshape(-1) > 0 if info.has_timeouts else np.zeros_like(terminals)
+        timeouts = np.zeros_like(terminals)
+        if "timeouts" in info.arrays:
+            timeouts = file["timeouts"][:].reshape(-1) > 0
         ends = terminals | timeouts
-        if info.has_next_observations:
+        if linked:
             broken = _broken(file["observations"], file["next_observations"]) & ~ends[:-1]
             ends[:-1] |= broken
-            if broken.any():
-                account.note(_BROKEN, int(broken.sum()))
+            account.note(_BROKEN, int(broken.sum()))
         ends[-1] = True
         stops = np.flatnonzero(ends) + 1
         starts = np.concatenate([[0], stops[:-1]])
-        if not info.has_next_observations and not timeouts.any():
+        if not linked and not timeouts.any():
             pieces = [np.arange(a, b, max_episode_steps) for a, b in zip(starts, stops, strict=True)]
-            if any(len(piece) > 1 for piece in pieces):
-                account.note(_LONG, sum(len(piece) - 1 for piece in pieces))
             starts = np.concatenate(pieces)
+            account.note(_LONG, len(starts) - len(stops))
             stops = np.append(starts[1:], len(ends))
-        names = ["observations", "actions", "rewards"] + ["next_observations"] * info.has_next_observations
-        for first, last in _groups(starts, stops):
-            offset = starts[first]
+        names = ["observations", "actions", "rewards"] + ["next_observations"] * linked
+        while last < len(starts):
+            # As many whole episodes as are read from the file at once.
+            first, offset = last, starts[last]
+            last = max(int(np.searchsorted(stops, offset + _STEPS_AT_ONCE, side="right")), first + 1)
             block = {name: as_floats(file[name][offset : stops[last - 1]]) for name in names}
             for begin, end in zip(starts[first:last] - offset, stops[first:last] - offset, strict=True):
                 steps = {name: array[begin:end] for name, array in block.items()}
@@ -153,16 +139,6 @@ def _episode(steps: dict[str, NDArray[np.floating]], terminated: bool, account: 
     return Episode(observations, actions, rewards, terminated=terminated, truncated=not terminated)
 
 
-def _groups(starts: NDArray[np.int64], stops: NDArray[np.int64]) -> Iterator[tuple[int, int]]:
-    """Runs of whole episodes that are read from the file at once: [first, last) of each."""
-    first = 0
-    while first < len(starts):
-        last = int(np.searchsorted(stops, starts[first] + _STEPS_AT_ONCE, side="right"))
-        last = max(last, first + 1)
-        yield first, last
-        first = last
-
-
 @contextlib.contextmanager
 def _open(path: Path) -> Iterator["h5py.File"]:
     """Open the file; what h5py raises, then or while reading, becomes one line."""
@@ -175,7 +151,7 @@ def _open(path: Path) -> Iterator["h5py.File"]:
             yield file
     except (OSError, RuntimeError, KeyError) as error:
         kind = kind_of_file(path)
-        why = " ".join(str(error).split())[:150] if "HDF5" in kind or not kind else kind
+        why = one_line(error) if "HDF5" in kind or not kind else kind
         raise TrajWorldError(f"{path} is not a readable HDF5 file: {why}") from error
 
 
@@ -190,17 +166,11 @@ def _array(file: "h5py.File", name: str, path: Path, dimensions: int) -> "h5py.D
         raise TrajWorldError(
             f"{path}: {name!r} must be an array of this file, not a group or a link to another file"
         )
-    if dataset.dtype.kind not in "fiub":
-        raise TrajWorldError(f"{path}: {name!r} holds {dataset.dtype} values, not numbers")
     # Some files hold one-dimensional columns as [N, 1].
     shape = dataset.shape[:1] if dimensions == 1 and dataset.shape[1:] == (1,) else dataset.shape
-    if len(shape) != dimensions:
+    if dataset.dtype.kind not in "fiub" or len(shape) != dimensions:
         raise TrajWorldError(
-            f"{path}: {name!r} has shape {dataset.shape}; {dimensions} dimension(s) are wanted"
+            f"{path}: {name!r} has shape {dataset.shape} and holds {dataset.dtype} values; numbers in {dimensions} "
+            "dimension(s) are wanted"
         )
     return dataset
-
-
-def _check_length(dataset: "h5py.Dataset", steps: int, name: str, path: Path) -> None:
-    if len(dataset) != steps:
-        raise TrajWorldError(f"{path}: {name} holds {len(dataset)} steps, but observations hold {steps}")

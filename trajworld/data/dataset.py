@@ -5,9 +5,10 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from trajworld.data.account import Account
+from trajworld.errors import UsageError
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,3 +65,16 @@ class Dataset:
     def transitions_per_episode(self) -> NDArray[np.int64]:
         """``[E]``."""
         return np.diff(self.episode_offsets) - 1
+
+    def chosen(self, episodes: ArrayLike | None) -> NDArray[np.int64]:
+        """The numbers of some episodes as an array; of all where None.
+
+        Raises:
+            UsageError: There is none, or one is not there.
+        """
+        numbers = np.arange(self.num_episodes) if episodes is None else np.asarray(episodes, np.int64)
+        if numbers.ndim != 1 or not len(numbers):
+            raise UsageError(f"{self.name}: no episode was chosen")
+        if numbers.min() < 0 or numbers.max() >= self.num_episodes:
+            raise UsageError(f"{self.name} has episodes 0 to {self.num_episodes - 1} only")
+        return numbers

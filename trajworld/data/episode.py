@@ -1,5 +1,6 @@
 """An episode as every reader gives it, and its rows as the models read them."""
 
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,33 +31,55 @@ class Episode:
         """The number of transitions."""
         return len(self.rewards)
 
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Values in an observation and in an action."""
+        return self.observations.shape[1], self.actions.shape[1]
+
 
 def check_episode(episode: Episode, where: str) -> Episode:
-    """Return the episode if its shapes fit together and its numbers are finite.
-
-    Args:
-        episode: What a reader made.
-        where: The file and place it came from, for the message.
+    """Return the episode if its shapes fit together and its numbers are finite; ``where`` names it in the message.
 
     Raises:
         TrajWorldError: Shapes disagree, the episode has no transition, or a value is NaN or infinite.
     """
-    observations, actions, rewards = episode.observations, episode.actions, episode.rewards
-    if observations.ndim != 2 or actions.ndim != 2 or rewards.ndim != 1:
+    arrays = {"observations": episode.observations, "actions": episode.actions, "rewards": episode.rewards}
+    shapes, length = [array.shape for array in arrays.values()], episode.rewards.size
+    sizes = [shape[1:] for shape in shapes[:2]]
+    wanted = [(length + 1, *sizes[0]), (length, *sizes[1]), (length,)]
+    if shapes != wanted or list(map(len, sizes)) != [1, 1] or not length:
         raise TrajWorldError(
-            f"{where}: observations {observations.shape}, actions {actions.shape} and rewards "
-            f"{rewards.shape} must have 2, 2 and 1 dimensions"
+            f"{where}: observations {shapes[0]}, actions {shapes[1]} and rewards {shapes[2]} do not make an "
+            "episode ([L + 1, O], [L, A] and [L] are wanted, L >= 1)"
         )
-    if len(rewards) < 1 or len(observations) != len(rewards) + 1 or len(actions) != len(rewards):
-        raise TrajWorldError(
-            f"{where}: {len(observations)} observations, {len(actions)} actions and {len(rewards)} rewards "
-            "do not make an episode (L + 1, L and L are wanted, L >= 1)"
-        )
-    for name, array in (("observations", observations), ("actions", actions), ("rewards", rewards)):
+    for name, array in arrays.items():
         if not np.all(np.isfinite(array)):
             step = int(np.argwhere(~np.isfinite(array))[0][0])
             raise TrajWorldError(f"{where}: {name} hold a NaN or infinite value at step {step}")
     return episode
+
+
+def check_episodes(
+    episodes: Iterable[Episode], name: str, sizes: tuple[int, int] | None = None
+) -> Iterator[Episode]:
+    """The episodes, each checked as it is read: all of ``sizes``, or of the first one's, and at least one.
+
+    Raises:
+        TrajWorldError: There is no episode, or one is malformed or of other sizes.
+    """
+    number = -1
+    for number, episode in enumerate(episodes):
+        where = f"{name}, episode {number}"
+        given = check_episode(episode, where).sizes
+        sizes = sizes or given
+        if given != sizes:
+            raise TrajWorldError(
+                f"{where}: {given[0]} observation and {given[1]} action values, where the dataset has "
+                f"{sizes[0]} and {sizes[1]}"
+            )
+        yield episode
+    if number < 0:
+        raise TrajWorldError(f"{name}: there is no episode to store")
 
 
 def as_floats(array: ArrayLike) -> NDArray[np.floating]:
@@ -71,8 +94,8 @@ def rows_of_episode(episode: Episode) -> NDArray[np.float32]:
 
     Row t is ``(s_t, r_{t-1}, a_t)``: the first row's reward and the last row's action are 0.
     """
-    length, observation_size = len(episode), episode.observations.shape[1]
-    rows = np.zeros((length + 1, observation_size + 1 + episode.actions.shape[1]), np.float32)
+    observation_size, action_size = episode.sizes
+    rows = np.zeros((len(episode) + 1, observation_size + 1 + action_size), np.float32)
     rows[:, :observation_size] = episode.observations
     rows[1:, observation_size] = episode.rewards
     rows[:-1, observation_size + 1 :] = episode.actions

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.data.episode import Episode, as_floats, check_episode
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.data.account import Account
+from trajworld.data.episode import Episode, as_floats, check_episode, check_episodes
+from trajworld.errors import TrajWorldError, UsageError, one_line
 from trajworld.files import atomic_folder, ensure_room, one_writer, read_json, user_path
 
 if TYPE_CHECKING:
@@ -32,29 +33,17 @@ _DATASET_ID = re.compile(r"(?:(?:[\w-]+/)+[\w-]+/|[\w-]{2,}/)?[\w-]+-v\d+", re.A
 
 @dataclass(frozen=True)
 class MinariInfo:
-    """What a Minari dataset says of itself.
+    """What a Minari dataset says of itself in ``metadata``, its ``metadata.json``.
 
-    Attributes:
-        dataset_id: For example ``mujoco/hopper/medium-v0``.
-        environment: For example ``gymnasium/Hopper-v5``; empty where the dataset does not say.
-        observation_size: Scalars in a flattened observation.
-        action_size: Scalars in a flattened action.
-        episodes: Number of episodes.
-        transitions: Number of steps of all episodes.
-        path: The dataset's folder.
-        description: The author's description, maybe empty.
-        metadata: The whole of the dataset's ``metadata.json``.
+    ``environment`` is such as ``gymnasium/Hopper-v5``, empty where the dataset does not say.
     """
 
     dataset_id: str
+    path: Path
     environment: str
-    observation_size: int
-    action_size: int
     episodes: int
     transitions: int
-    path: Path
-    description: str = ""
-    metadata: dict[str, Any] = field(default_factory=dict, repr=False)
+    metadata: dict[str, Any] = field(repr=False)
 
 
 def datasets_folder() -> Path:
@@ -75,8 +64,7 @@ def dataset_path(dataset_id: str) -> Path:
     """
     if not is_dataset_id(dataset_id):
         raise UsageError(
-            f"{dataset_id!r} is not a Minari dataset id: write (namespace/)name-v0, of letters, digits, - "
-            "and _"
+            f"{dataset_id!r} is not a Minari dataset id: write (namespace/)name-v0, of letters, digits, - and _"
         )
     return datasets_folder() / dataset_id
 
@@ -101,13 +89,9 @@ def local_datasets() -> list[dict[str, Any]]:
         subfolders.clear()
         entry: dict[str, Any] = {"id": path.relative_to(root).as_posix(), "path": str(path)}
         try:
-            metadata = _metadata(path)
-            entry |= {
-                "environment": _environment(metadata),
-                "episodes": int(metadata["total_episodes"]),
-                "transitions": int(metadata["total_steps"]),
-            }
-        except (TrajWorldError, KeyError, TypeError, ValueError) as error:
+            info = _info(entry["id"], path)
+            entry |= {name: getattr(info, name) for name in ("environment", "episodes", "transitions")}
+        except TrajWorldError as error:
             entry["error"] = str(error)
         found.append(entry)
     return sorted(found, key=lambda entry: entry["id"])
@@ -127,25 +111,16 @@ def write_minari(
 ) -> Path:
     """Write episodes as a Minari dataset (HDF5), one episode in memory at a time, and return its folder.
 
-    The dataset appears whole or not at all: an error or a Ctrl-C leaves nothing behind.
-
-    Args:
-        dataset_id: ``(namespace/)name-vN``.
-        episodes: At least one; each is checked (shapes, NaN).
-        environment: The environment's name, kept in the metadata: ``gymnasium/Hopper-v5``,
-            ``dm_control/cheetah-run``.
-        observation_space: The Gymnasium space of the observations: a Box of ``observation_size`` numbers.
-        action_space: The same for the actions.
-        description: A line or two for people.
-        metadata: More JSON values to keep in the dataset's metadata.
-        env_spec: The environment's Gymnasium spec, so that Minari can make it again. Found from
-            ``environment`` where it is ``gymnasium/ID`` and not given.
-        replace: Whether a dataset of the same id gives way.
+    The dataset appears whole or not at all: an error or a Ctrl-C leaves nothing behind. Episodes are checked (shapes,
+    NaN) and have the sizes of the spaces, which are of one dimension. ``environment`` (such as
+    ``dm_control/cheetah-run``) and ``description`` are kept in the metadata beside the JSON values in ``metadata``.
+    ``env_spec``, from which Minari can make the environment again, need not be given for ``gymnasium/ID``.
 
     Raises:
         UsageError: The id is malformed.
         TrajWorldError: The id is taken, there is no episode, an episode is malformed, or the disk is full.
     """
+    import gymnasium
     import minari
     from minari.data_collector import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
@@ -159,44 +134,24 @@ def write_minari(
     for space in (observation_space, action_space):
         if len(space.shape or ()) != 1:
             raise UsageError(f"{dataset_id}: episodes hold flat vectors, so its spaces need one dimension")
-    sizes = (_size(observation_space, dataset_id, "observation"), _size(action_space, dataset_id, "action"))
 
     def buffers() -> Iterator[EpisodeBuffer]:
-        number = -1
-        for number, episode in enumerate(episodes):
-            check_episode(episode, f"{dataset_id}, episode {number}")
-            given = (episode.observations.shape[1], episode.actions.shape[1])
-            if given != sizes:
-                raise TrajWorldError(
-                    f"{dataset_id}, episode {number}: {given[0]} observation and {given[1]} action values, "
-                    f"but the dataset's spaces have {sizes[0]} and {sizes[1]}"
-                )
-            ensure_room(
-                path.parent,
-                2 * sum(array.nbytes for array in vars(episode).values() if isinstance(array, np.ndarray))
-                + _ROOM,
-            )
+        sizes = (observation_space.shape[0], action_space.shape[0])
+        for episode in check_episodes(episodes, dataset_id, sizes):
+            arrays = {name: getattr(episode, name) for name in ("observations", "actions", "rewards")}
+            ensure_room(path.parent, 2 * sum(array.nbytes for array in arrays.values()) + _ROOM)
             ends = np.zeros((2, len(episode)), bool)
             ends[:, -1] = episode.terminated, episode.truncated
-            yield EpisodeBuffer(
-                observations=episode.observations,
-                actions=episode.actions,
-                rewards=episode.rewards,
-                terminations=ends[0],
-                truncations=ends[1],
-            )
-        if number < 0:
-            raise TrajWorldError(f"{dataset_id}: there is no episode to write")
+            yield EpisodeBuffer(**arrays, terminations=ends[0], truncations=ends[1])
 
-    described = {
-        **(metadata or {}),
-        "dataset_id": dataset_id,
-        "minari_version": minari.__version__,
-        "environment": environment,
-    }
+    described = {**(metadata or {}), "dataset_id": dataset_id, "environment": environment}
+    described["minari_version"] = minari.__version__
     if description:
         described["description"] = description
     namespace = dataset_id.rpartition("/")[0]
+    if env_spec is None and environment.startswith("gymnasium/"):
+        with contextlib.suppress(gymnasium.error.Error, ImportError):
+            env_spec = gymnasium.spec(environment.removeprefix("gymnasium/"))
     with (
         _no_empty_parents(path),
         one_writer(path, f"the Minari dataset {dataset_id}"),
@@ -205,12 +160,7 @@ def write_minari(
     ):
         warnings.simplefilter("ignore")
         ensure_room(path.parent, _ROOM)
-        storage = MinariStorage.new(
-            folder / "data",
-            observation_space=observation_space,
-            action_space=action_space,
-            env_spec=env_spec or _registered_spec(environment),
-        )
+        storage = MinariStorage.new(folder / "data", observation_space, action_space, env_spec)
         storage.update_metadata(described)
         storage.update_episodes(buffers())
         if namespace and namespace not in list_local_namespaces():
@@ -218,19 +168,17 @@ def write_minari(
     return path
 
 
-def read_minari(dataset_id: str, download: bool = False) -> tuple[MinariInfo, Iterator[Episode]]:
+def read_minari(
+    dataset_id: str, download: bool = False, account: Account | None = None
+) -> tuple[MinariInfo, Iterator[Episode]]:
     """Open a Minari dataset and read its episodes one at a time.
 
     Dict and Tuple spaces of Boxes are flattened in ``gymnasium.spaces.utils.flatten``'s order.
 
-    Args:
-        dataset_id: ``(namespace/)name-vN``.
-        download: Whether to fetch a dataset that is not here.
-
     Raises:
         UsageError: The id is malformed.
-        TrajWorldError: The dataset is missing, damaged, or has spaces other than Box; or the download failed.
-            Errors in an episode are raised when it is read.
+        TrajWorldError: The dataset is missing or damaged, or the download failed. Errors in an episode, and spaces of
+            other kinds, are raised when it is read.
     """
     path = dataset_path(dataset_id)
     if not (path / "data").is_dir():
@@ -239,60 +187,45 @@ def read_minari(dataset_id: str, download: bool = False) -> tuple[MinariInfo, It
                 f"no Minari dataset {dataset_id} in {datasets_folder()}: minari:{dataset_id} downloads it"
             )
         _download(dataset_id)
-    metadata = _metadata(path)
-    observation_space, action_space = _spaces(metadata, dataset_id)
-    try:
-        info = MinariInfo(
-            dataset_id=dataset_id,
-            environment=_environment(metadata),
-            observation_size=_size(observation_space, dataset_id, "observation"),
-            action_size=_size(action_space, dataset_id, "action"),
-            episodes=int(metadata["total_episodes"]),
-            transitions=int(metadata["total_steps"]),
-            path=path,
-            description=str(metadata.get("description") or ""),
-            metadata=metadata,
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        raise TrajWorldError(
-            f"Minari dataset {dataset_id}: {path}/data/metadata.json is damaged ({error!r})"
-        ) from None
-    return info, _read_episodes(info, observation_space, action_space)
+    info = _info(dataset_id, path)
+    spaces = _space(info, "observation_space"), _space(info, "action_space")
+    return info, _read_episodes(info, *spaces, account or Account())
 
 
-def _read_episodes(info: MinariInfo, observation_space: "Space", action_space: "Space") -> Iterator[Episode]:
+def _read_episodes(
+    info: MinariInfo, observation_space: "Space", action_space: "Space", account: Account
+) -> Iterator[Episode]:
     from minari.dataset.minari_storage import MinariStorage
 
     where, number = f"Minari dataset {info.dataset_id}", -1
     try:
         storage = MinariStorage.read(info.path / "data")
         for number, episode in enumerate(storage.get_episodes(range(info.episodes))):
-            yield check_episode(
-                Episode(
-                    observations=_flat(observation_space, episode["observations"]),
-                    actions=_flat(action_space, episode["actions"]),
-                    rewards=as_floats(episode["rewards"]).reshape(-1),
-                    terminated=bool(episode["terminations"][-1]),
-                    truncated=bool(episode["truncations"][-1]),
-                ),
-                f"{where}, episode {number}",
+            read = Episode(
+                observations=_flat(observation_space, episode["observations"]),
+                actions=_flat(action_space, episode["actions"]),
+                rewards=as_floats(episode["rewards"]).reshape(-1),
+                terminated=bool(episode["terminations"][-1]),
+                truncated=bool(episode["truncations"][-1]),
             )
+            account.keep(read.rewards)
+            yield check_episode(read, f"{where}, episode {number}")
     except (TrajWorldError, GeneratorExit):
         raise
     except Exception as error:
-        raise TrajWorldError(f"{where}: cannot read episode {number + 1} ({_one_line(error)})") from error
+        raise TrajWorldError(f"{where}: cannot read episode {number + 1} ({one_line(error)})") from error
 
 
 def _flat(space: "Space", data: Any) -> NDArray[np.floating]:
-    """The columns of ``data`` (an array ``[L, ...]``, or a dict or tuple of them), flattened to ``[L,
-    size]``.
-    """
+    """The columns of ``data`` (an array ``[L, ...]``, or a dict or tuple of them), flattened to ``[L, size]``."""
     from gymnasium import spaces
 
     if isinstance(space, spaces.Dict):
         return np.concatenate([_flat(space[key], data[key]) for key in space.spaces], axis=1)
     if isinstance(space, spaces.Tuple):
         return np.concatenate([_flat(part, piece) for part, piece in zip(space, data, strict=True)], axis=1)
+    if not isinstance(space, spaces.Box):
+        raise ValueError(f"a {type(space).__name__} space: only Box and Dict and Tuple of Box can be read")
     array = np.asarray(data)
     if array.shape[1:] != space.shape:
         raise ValueError(
@@ -301,64 +234,31 @@ def _flat(space: "Space", data: Any) -> NDArray[np.floating]:
     return as_floats(array.reshape(len(array), -1))
 
 
-def _size(space: "Space", dataset_id: str, what: str) -> int:
-    """The number of scalars of a space of Boxes."""
-    from gymnasium import spaces
-
-    if isinstance(space, spaces.Dict):
-        return sum(_size(part, dataset_id, what) for part in space.spaces.values())
-    if isinstance(space, spaces.Tuple):
-        return sum(_size(part, dataset_id, what) for part in space)
-    if not isinstance(space, spaces.Box):
-        raise TrajWorldError(
-            f"Minari dataset {dataset_id}: its {what} space holds a {type(space).__name__}; only Box spaces "
-            "(and Dict and Tuple of Box) can be read"
-        )
-    return int(np.prod(space.shape))
-
-
-def _spaces(metadata: dict[str, Any], dataset_id: str) -> tuple["Space", "Space"]:
+def _space(info: MinariInfo, name: str) -> "Space":
     from minari.serialization import deserialize_space
 
-    found = []
-    for name in ("observation_space", "action_space"):
-        try:
-            # Minari would make the environment that the file names to learn its spaces: run nothing a file
-            # names.
-            found.append(deserialize_space(metadata[name]))
-        except Exception as error:
-            raise TrajWorldError(
-                f"Minari dataset {dataset_id}: its metadata hold no readable {name} ({_one_line(error)})"
-            ) from None
-    return found[0], found[1]
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    metadata = read_json(path / "data" / "metadata.json")
-    if not isinstance(metadata, dict):
-        raise TrajWorldError(f"{path}/data/metadata.json does not describe a Minari dataset")
-    return metadata
-
-
-def _environment(metadata: dict[str, Any]) -> str:
-    """The environment's name: as this library wrote it, else from the Gymnasium spec."""
-    if isinstance(metadata.get("environment"), str):
-        return metadata["environment"]
     try:
-        return f"gymnasium/{json.loads(metadata['env_spec'])['id']}"
-    except (KeyError, TypeError, ValueError):
-        return ""
+        # Minari would make the environment that the file names to learn its spaces: run nothing a file names.
+        return deserialize_space(info.metadata[name])
+    except Exception as error:
+        raise TrajWorldError(
+            f"Minari dataset {info.dataset_id}: its metadata hold no readable {name} ({one_line(error)})"
+        ) from None
 
 
-def _registered_spec(environment: str) -> "EnvSpec | None":
-    import gymnasium
-
-    source, _, name = environment.partition("/")
-    if source != "gymnasium":
-        return None
-    with contextlib.suppress(gymnasium.error.Error, ImportError):
-        return gymnasium.spec(name)
-    return None
+def _info(dataset_id: str, path: Path) -> MinariInfo:
+    file = path / "data" / "metadata.json"
+    metadata = read_json(file)
+    try:
+        environment = metadata.get("environment")
+        if not isinstance(environment, str):
+            environment = ""  # not written by this library: from the Gymnasium spec
+            with contextlib.suppress(KeyError, TypeError, ValueError):
+                environment = f"gymnasium/{json.loads(metadata['env_spec'])['id']}"
+        counts = int(metadata["total_episodes"]), int(metadata["total_steps"])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise TrajWorldError(f"{file} does not describe a Minari dataset ({one_line(error)})") from None
+    return MinariInfo(dataset_id, path, environment, *counts, metadata)
 
 
 def _download(dataset_id: str) -> None:
@@ -376,17 +276,13 @@ def _download(dataset_id: str) -> None:
             os.replace(Path(folder) / dataset_id, path)
     except Exception as error:
         raise TrajWorldError(
-            f"Minari dataset {dataset_id} is not in {root} and could not be downloaded ({_one_line(error)})"
+            f"Minari dataset {dataset_id} is not in {root} and could not be downloaded ({one_line(error)})"
         ) from error
     finally:
         if before is None:
             os.environ.pop("MINARI_DATASETS_PATH", None)
         else:
             os.environ["MINARI_DATASETS_PATH"] = before
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 @contextlib.contextmanager

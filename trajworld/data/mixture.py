@@ -1,8 +1,5 @@
-"""Batches of windows, mixed over datasets by weight with Grain; each batch is a pure function of (seed,
-step).
-"""
+"""Batches of windows, mixed over datasets by weight with Grain; each batch is a pure function of (seed, step)."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -16,7 +13,7 @@ from trajworld.data.augmentation import draw_change
 from trajworld.data.batch import Batch, variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.padding import padded_sizes
-from trajworld.data.windows import WindowIndex, gather_windows, whole_batches, window_views
+from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import UsageError
 
 _READ_THREADS = 2
@@ -26,16 +23,10 @@ _STEPS_DRAWN = 64
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One dataset of a mixture.
+    """One dataset of a mixture, its variates' support (ends ``[M]``) and its share of the batches, ``weight``.
 
-    Attributes:
-        dataset: Where the rows are.
-        lower: ``[M]``: lower end of each variate's support.
-        upper: ``[M]``: upper end of each variate's support.
-        weight: Its share of the batches, relative to the other sources'.
-        sampling: ``window`` draws every window alike; ``episode`` draws an episode, then one of its windows
-            (UniTraj).
-        episodes: Indices of the episodes to draw from; all where None.
+    ``sampling`` by ``window`` draws every window alike; by ``episode`` it draws an episode, then one of its windows
+    (UniTraj). Drawn from are the ``episodes`` of these numbers, all where None.
     """
 
     dataset: Dataset
@@ -58,17 +49,16 @@ class Source:
         index = self.index
         if self.sampling == "window":
             return index.locate((numbers[0] % np.uint64(len(index))).astype(np.int64))
-        episode = (numbers[0] % np.uint64(index.num_episodes)).astype(np.int64)
-        first, windows = index.first_rows[episode], index.window_counts[episode]
+        episode = (numbers[0] % np.uint64(len(index.first_rows))).astype(np.int64)
+        first, windows = index.first_rows[episode], np.diff(index.first_ranks)[episode]
         return first + 1 + (numbers[1] % windows.astype(np.uint64)).astype(np.int64), first
 
 
 class Mixture:
     """Batches drawn from several datasets, each of one of them.
 
-    Which source a step draws from is Grain's deterministic interleaving of the weights; which windows, a
-    generator seeded with (seed, step). Nothing else is state, so that a resumed run sees exactly the batches
-    that it would have seen.
+    Which source a step draws from is Grain's deterministic interleaving of the weights; which windows, a generator
+    seeded with (seed, step). Nothing else is state: a resumed run sees exactly the batches that it would have seen.
 
     Attributes:
         variates: Of each source, what its batches say of its padded variates where they are not augmented.
@@ -84,33 +74,17 @@ class Mixture:
         sizes: Sequence[int] | None = None,
         augment: float = 0.0,
     ) -> None:
-        """Check the sources and set up the mixture.
+        """Set up the mixture of at least one source: batches of ``batch_size`` windows of ``window`` rows.
 
-        Args:
-            sources: At least one.
-            batch_size: B, windows in a batch.
-            window: T, rows in a window.
-            seed: Of every draw.
-            sizes: The values of M_pad that may occur; a source takes the smallest that holds its M. Where not
-                given, ``padded_sizes`` chooses at most three.
-            augment: Share of the batches that are changed, see :mod:`trajworld.data.augmentation`.
+        ``sizes`` are the values of M_pad that may occur, at most three chosen by ``padded_sizes`` where not given; a
+        source takes the smallest that holds its M. ``augment`` is the share of batches that are changed, see
+        :mod:`trajworld.data.augmentation`.
 
         Raises:
-            UsageError: There is no source, a weight, support or size does not fit, or a number is out of
-                range.
+            UsageError: No size holds a source's M.
+            TrajWorldError: A support is not of its source's M.
         """
         self.sources = tuple(sources)
-        if not self.sources:
-            raise UsageError("a mixture needs at least one dataset")
-        if batch_size < 1 or window < 1 or seed < 0:
-            raise UsageError(
-                f"batch size {batch_size} and window {window} must be at least 1, and seed {seed} not "
-                "negative"
-            )
-        for source in self.sources:
-            _check_source(source)
-        if not 0 <= augment <= 1:
-            raise UsageError(f"the share of batches to augment must lie in [0, 1], not {augment}")
         self.batch_size, self.window, self.seed, self.augment = batch_size, window, seed, augment
         counts = [source.dataset.num_variates for source in self.sources]
         weights = [source.weight for source in self.sources]
@@ -122,10 +96,8 @@ class Mixture:
             for source, m in zip(self.sources, counts, strict=True)
         ]
         self._numbers = lru_cache(maxsize=8)(partial(_random_numbers, seed, batch_size=batch_size))
-        endless = [_Endless(number) for number in range(len(self.sources))]
-        parts = [grain.MapDataset.source(source) for source in endless]
-        mixed = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
-        self._order = mixed
+        parts = [grain.MapDataset.source([number]).repeat() for number in range(len(self.sources))]
+        self._order = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
 
     def source_of(self, step: int) -> int:
         """The number of the source that a step's batch is drawn from."""
@@ -133,17 +105,27 @@ class Mixture:
 
     def batch(self, step: int) -> Batch:
         """The batch of a step: the same for every call with the same sources, sizes and seed."""
-        return self._make(step, self.source_of(step))
+        number = self.source_of(step)
+        source, variates = self.sources[number], self.variates[number]
+        ends, first = source.draw(self._numbers(step // _STEPS_DRAWN)[step % _STEPS_DRAWN])
+        values, time_mask = gather_windows(source.dataset, ends, first, self.window)
+        missing = len(variates.lower) - values.shape[2]
+        if missing:
+            values = np.pad(values, ((0, 0), (0, 0), (0, missing)))
+        lower, upper = variates.lower, variates.upper
+        change = draw_change(lower, upper, np.asarray(variates.mask), self.augment, self.seed, step)
+        if change is not None:
+            # What lies outside the dataset's own range is clipped to that, not to the wider one.
+            values = np.clip(values, lower, upper) * change.sign
+            variates = variates._replace(lower=change.lower, upper=change.upper)
+        return Batch(values, time_mask, variates, number)
 
     def iterate(self, start: int, stop: int) -> Iterator[Batch]:
-        """The batches of steps ``start`` to ``stop - 1``, a few of them prepared ahead in Grain's reading
-        threads.
+        """The batches of steps ``start`` to ``stop - 1``, a few of them prepared ahead in Grain's reading threads.
 
         Each equals ``batch(step)``. Starting at a late step costs no more than at an early one.
         """
-        if not 0 <= start <= stop:
-            raise UsageError(f"steps {start} to {stop} are no range")
-        if start == stop:
+        if start >= stop:
             return
         steps = grain.MapDataset.source(range(start, stop)).map(self.batch)
         options = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_BATCHES_AHEAD)
@@ -152,22 +134,6 @@ class Mixture:
             yield from iterator
         finally:
             iterator.close()
-
-    def _make(self, step: int, number: int) -> Batch:
-        source, variates = self.sources[number], self.variates[number]
-        ends, first = source.draw(self._numbers(step // _STEPS_DRAWN)[step % _STEPS_DRAWN])
-        values, time_mask = gather_windows(source.dataset, ends, first, self.window)
-        missing = len(variates.lower) - values.shape[2]
-        if missing:
-            values = np.pad(values, ((0, 0), (0, 0), (0, missing)))
-        if self.augment:
-            lower, upper = variates.lower, variates.upper
-            change = draw_change(lower, upper, np.asarray(variates.mask), self.augment, self.seed, step)
-            if change is not None:
-                # What lies outside the dataset's own range is clipped to that, not to the wider one.
-                values = np.clip(values, lower, upper) * change.sign
-                variates = variates._replace(lower=change.lower, upper=change.upper)
-        return Batch(values, time_mask, variates, number)
 
 
 def _random_numbers(seed: int, block: int, batch_size: int) -> NDArray[np.uint64]:
@@ -183,71 +149,15 @@ def windows_in_order(
     window: int = 20,
     limit: int | None = None,
     seed: int = 0,
-    views: bool = False,
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """The windows of ``episodes`` in order, for evaluation.
+    """The windows of ``episodes`` (all where None) in order, as ``gather_windows`` returns them, for evaluation.
 
-    Args:
-        dataset: Where the rows are.
-        episodes: Indices; all where None.
-        batch_size: Windows in a batch; the last batch may hold fewer.
-        window: T, rows in a window.
-        limit: The most windows: where there are more, a random choice of that many, without repetition, in
-            order.
-        seed: Of that choice.
-        views: Whether a batch may be a read-only view of the memory map instead of a copy. It is one where
-            its windows are of one episode and none is padded.
-
-    Yields:
-        Values ``[<= B, T, M]`` and time mask ``[<= B, T]``, as ``gather_windows`` returns them.
-
-    Raises:
-        UsageError: ``batch_size`` or ``limit`` is less than 1, or an episode is not there.
+    Where there are more than ``limit``, a random choice of that many, without repetition, in order. The last batch
+    may hold fewer than ``batch_size``.
     """
-    if batch_size < 1 or (limit is not None and limit < 1):
-        raise UsageError(f"batch size {batch_size} and limit {limit} must be at least 1")
     index = WindowIndex.of(dataset, episodes)
+    ranks = np.arange(len(index))
     if limit is not None and limit < len(index):
         ranks = np.sort(np.random.default_rng(seed).choice(len(index), size=limit, replace=False))
-        for start in range(0, limit, batch_size):
-            yield gather_windows(dataset, *index.locate(ranks[start : start + batch_size]), window)
-        return
-    starts = np.arange(0, len(index), batch_size)
-    stops = np.minimum(starts + batch_size, len(index))
-    begins = whole_batches(index, starts, stops, window) if views else np.full(len(starts), -1)
-    whole, ones = window_views(dataset, window), np.ones((batch_size, window), np.float32)
-    ones.setflags(write=False)
-    for start, stop, begin in zip(starts.tolist(), stops.tolist(), begins.tolist(), strict=True):
-        if begin >= 0:
-            yield whole[begin : begin + stop - start], ones[: stop - start]
-        else:
-            yield gather_windows(dataset, *index.locate(np.arange(start, stop)), window)
-
-
-@dataclass(frozen=True)
-class _Endless:
-    """A Grain source whose every element is one number, without an end."""
-
-    number: int
-
-    def __len__(self) -> int:
-        return sys.maxsize
-
-    def __getitem__(self, index: int) -> int:
-        return self.number
-
-
-def _check_source(source: Source) -> None:
-    name, shape = source.dataset.name, (source.dataset.num_variates,)
-    if not (np.isfinite(source.weight) and source.weight > 0):
-        raise UsageError(f"{name}: its weight must be above 0, not {source.weight}")
-    if source.sampling not in ("window", "episode"):
-        raise UsageError(f"{name}: sampling is 'window' or 'episode', not {source.sampling!r}")
-    if np.shape(source.lower) != shape or np.shape(source.upper) != shape:
-        raise UsageError(
-            f"{name}: supports of shape {np.shape(source.lower)} and {np.shape(source.upper)} for "
-            f"{shape[0]} variates"
-        )
-    if not np.all(np.asarray(source.lower) < np.asarray(source.upper)):
-        raise UsageError(f"{name}: a variate's support is empty: lower must be below upper")
-    _ = source.index
+    for start in range(0, len(ranks), batch_size):
+        yield gather_windows(dataset, *index.locate(ranks[start : start + batch_size]), window)

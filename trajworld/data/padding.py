@@ -2,25 +2,13 @@
 
 from collections.abc import Sequence
 
-from trajworld.errors import UsageError
-
 
 def padded_sizes(sizes: Sequence[int], most: int = 3, weights: Sequence[float] | None = None) -> list[int]:
     """The values of M_pad, at most ``most`` of them, that cost the least padding; ascending.
 
-    The cost is the sum over ``sizes`` of weight times the variates added to reach the next chosen size. The
-    largest size is always chosen.
-
-    Args:
-        sizes: M of each dataset.
-        most: How many sizes may be chosen.
-        weights: The share of each dataset; equal where not given.
-
-    Raises:
-        UsageError: There is no size, or ``most`` is less than 1.
+    The cost is the sum over ``sizes``, M of each dataset, of its weight (1 where not given) times the variates added to
+    reach the next chosen size. The largest size is always chosen.
     """
-    if not sizes or most < 1:
-        raise UsageError("padded_sizes needs at least one size, and at least one may be chosen")
     shares: dict[int, float] = {}
     for size, weight in zip(sizes, weights or [1.0] * len(sizes), strict=True):
         shares[size] = shares.get(size, 0.0) + weight
@@ -29,17 +17,13 @@ def padded_sizes(sizes: Sequence[int], most: int = 3, weights: Sequence[float] |
     def cost(first: int, last: int) -> float:
         return sum(shares[size] * (distinct[last] - size) for size in distinct[first : last + 1])
 
+    def joined(cut: int, last: int) -> tuple[float, list[int]]:
+        return best[cut][0] + cost(cut + 1, last), [*best[cut][1], distinct[last]]
+
     # best[last]: the least cost of all sizes up to distinct[last], which is chosen, and the choice.
     best = [(cost(0, last), [distinct[last]]) for last in range(len(distinct))]
     for _ in range(min(most, len(distinct)) - 1):
         best = [
-            min(
-                [best[last]]
-                + [
-                    (best[cut][0] + cost(cut + 1, last), [*best[cut][1], distinct[last]])
-                    for cut in range(last)
-                ]
-            )
-            for last in range(len(distinct))
+            min([best[last], *(joined(cut, last) for cut in range(last))]) for last in range(len(distinct))
         ]
     return best[-1][1]

@@ -6,6 +6,7 @@ import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +23,9 @@ from trajworld.data.minari_datasets import (
     write_minari,
 )
 from trajworld.data.store import VERSION, is_store, open_store, store_description, write_store
-from trajworld.data.unitraj import (
-    UniTrajEnvironment,
-    read_unitraj,
-    unitraj_datasets,
-    unitraj_environment,
-)
+from trajworld.data.unitraj import UniTrajEnvironment, read_unitraj, unitraj_datasets, unitraj_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import kind_of_file, user_path
-
-ACCEPTED_FORMS = (
-    "minari:ID (downloaded if need be), the ID of a local Minari dataset, a store's folder, a D4RL .hdf5 "
-    "file, or a folder of UniTraj episodes"
-)
-_HDF5_SUFFIXES = (".hdf5", ".h5")
-
 
 # What a long conversion tells of itself: transitions done, of how many where that is known, and of what.
 Progress = Callable[[int, int | None, str], None]
@@ -57,17 +46,24 @@ class _Origin:
     name: str
     spec: str
     environment: str
-    folder_or_file: Path
-    files: Callable[[], Iterable[Path]]
+    place: Path
+    files: Iterable[Path]
     episodes: Callable[[Account], Iterator[Episode]]
-    transitions: int | None
+    transitions: int | None = None
+
+    def read(self, account: Account, progress: Progress | None) -> Iterator[Episode]:
+        """Its episodes, which the account counts; ``progress`` is called after each."""
+        for episode in self.episodes(account):
+            yield episode
+            if progress is not None:
+                progress(account.kept, self.transitions, self.name)
 
 
 def open_dataset(spec: str | os.PathLike[str], *, progress: Progress | None = None) -> Dataset:
     """Open the dataset that ``spec`` names.
 
-    A source outside the store is converted once into the library's own folder and opened from there
-    afterwards, as long as the source's files keep their sizes and times.
+    A source outside the store is converted once into the library's own folder and opened from there afterwards, as
+    long as its files keep their sizes and times.
 
     Args:
         spec: ``minari:ID`` (downloaded where it is not local), the ID of a local Minari dataset, a store's
@@ -81,7 +77,33 @@ def open_dataset(spec: str | os.PathLike[str], *, progress: Progress | None = No
     path = _existing_path(spec)
     if path is not None and is_store(path):
         return open_store(path)
-    return _open_converted(_origin(os.fspath(spec), path), progress)
+    origin = _origin(os.fspath(spec), path)
+    place = os.path.abspath(origin.place)
+    prefix = f"{_slug(origin.name)}-{hashlib.sha256(place.encode()).hexdigest()[:10]}-"
+    # The files' names, sizes and times tell whether they changed; their contents are not read. With the store's
+    # version, so that what an earlier program converted is converted again.
+    digest = hashlib.sha256(f"{VERSION}\0{place}\0".encode())
+    for file in sorted(origin.files):
+        state = file.stat()
+        digest.update(f"{os.path.abspath(file)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+    converted = stores_folder() / f"{prefix}{digest.hexdigest()[:12]}"
+    if is_store(converted):
+        return open_store(converted)
+    account = Account()
+    dataset = write_store(
+        converted,
+        origin.read(account, progress),
+        account=account,
+        name=origin.name,
+        source=origin.spec,
+        environment=origin.environment,
+        replace=True,
+    )
+    # What was converted from an earlier state of the same source will never be opened again.
+    for old in stores_folder().glob(f"{prefix}*"):
+        if old != converted:
+            shutil.rmtree(old, ignore_errors=True)
+    return dataset
 
 
 def converted_stores() -> list[dict[str, Any]]:
@@ -110,119 +132,69 @@ def import_dataset(
 ) -> list[Imported]:
     """Make Minari datasets of a D4RL file, a folder of UniTraj episodes, or a UniTraj root.
 
-    Args:
-        source: The file or folder.
-        dataset_id: The new dataset's id. A UniTraj root makes one dataset an environment: with ``name-v0``
-            their ids are ``name/SOURCE/ENVIRONMENT-v0``. Those that are there already are then left as they
-            are, so an import that was stopped continues.
-        environment: The environment's name, where the source does not say it rightly; not for a root.
-        max_episode_steps: The step limit of D4RL files without ``timeouts``.
-        description: For people.
-        replace: Whether datasets of the same ids give way.
-        progress: Called now and then.
-
-    Returns:
-        The datasets, and what became of the source's transitions.
+    A UniTraj root makes one dataset an environment, ``name/SOURCE/ENVIRONMENT-v0`` of an id ``name-v0``. Those that are
+    there already are left as they are unless ``replace`` is set, so an import that was stopped continues.
+    ``environment`` is for sources, other than a root, that do not say it rightly; ``max_episode_steps`` for D4RL files
+    without timeouts.
 
     Raises:
         UsageError: The source is of no known form, or the id is malformed.
         TrajWorldError: The source is damaged, or the id is taken.
     """
+    import numpy as np
+    from gymnasium.spaces import Box
+
     dataset_path(dataset_id)
     path = _existing_path(source)
     if path is None:
         raise UsageError(f"{source} does not exist: import reads a D4RL .hdf5 file or a UniTraj folder")
-
-    def write(origin: _Origin, new_id: str) -> Imported:
-        name = environment or origin.environment
-        return _import(origin, new_id, name, description=description, replace=replace, progress=progress)
-
+    one = unitraj_environment(path) if path.is_dir() else None
+    origins: dict[str, _Origin] = {}
     if path.is_file():
-        return [write(_d4rl_origin(str(source), path, max_episode_steps), dataset_id)]
-    one = unitraj_environment(path)
-    if one is not None:
-        return [write(_unitraj_origin(str(source), one), dataset_id)]
-    many = unitraj_datasets(path)
-    if environment is not None:
-        raise UsageError(
-            f"{source} holds {len(many)} environments: give no name, or import one of its folders"
-        )
-    stem, _, version = dataset_id.rpartition("-")
+        origins[dataset_id] = _d4rl_origin(str(source), path, max_episode_steps)
+    elif one is not None:
+        origins[dataset_id] = _unitraj_origin(str(source), one)
+    else:
+        stem, _, version = dataset_id.rpartition("-")
+        for one in unitraj_datasets(path):
+            new_id = f"{stem}/{one.source}/{_slug(one.environment)}-{version}"
+            origins[new_id] = _unitraj_origin(str(one.folder), one)
+        if environment is not None:
+            raise UsageError(
+                f"{source} holds {len(origins)} environments: give no name, or import one of its folders"
+            )
     made = []
-    for one in many:
-        new_id = f"{stem}/{one.source}/{_slug(one.environment)}-{version}"
-        if replace or not dataset_path(new_id).exists():
-            made.append(write(_unitraj_origin(str(one.folder), one), new_id))
-        else:
+    for new_id, origin in origins.items():
+        if new_id != dataset_id and not replace and dataset_path(new_id).exists():
             made.append(Imported(dataset_path(new_id), None))
+            continue
+        first, account = next(origin.episodes(Account()), None), Account()
+        if first is None:
+            raise TrajWorldError(f"{origin.name} holds no whole transition")
+        observation_space, action_space = (
+            Box(-np.inf, np.inf, (array.shape[1],), array.dtype.type)
+            for array in (first.observations, first.actions)
+        )
+        written = write_minari(
+            new_id,
+            origin.read(account, progress),
+            environment=environment or origin.environment,
+            observation_space=observation_space,
+            action_space=action_space,
+            description=description,
+            metadata={"imported_from": origin.name},
+            replace=replace,
+        )
+        made.append(Imported(written, account))
     return made
 
 
-def _import(
-    origin: _Origin,
-    dataset_id: str,
-    environment: str,
-    *,
-    description: str,
-    replace: bool,
-    progress: Progress | None,
-) -> Imported:
-    import numpy as np
-    from gymnasium.spaces import Box
-
-    first = next(origin.episodes(Account()), None)
-    if first is None:
-        raise TrajWorldError(f"{origin.name} holds no whole transition")
-    observation_space, action_space = (
-        Box(-np.inf, np.inf, (array.shape[1],), array.dtype.type)
-        for array in (first.observations, first.actions)
-    )
-    account = Account()
-    path = write_minari(
-        dataset_id,
-        _reporting(origin, account, progress),
-        environment=environment,
-        observation_space=observation_space,
-        action_space=action_space,
-        description=description,
-        metadata={"imported_from": origin.name},
-        replace=replace,
-    )
-    return Imported(path, account)
-
-
-def _open_converted(origin: _Origin, progress: Progress | None) -> Dataset:
-    fingerprint = _fingerprint(origin)
-    place = hashlib.sha256(os.path.abspath(origin.folder_or_file).encode()).hexdigest()[:10]
-    prefix = f"{_slug(origin.name)}-{place}-"
-    path = stores_folder() / f"{prefix}{fingerprint[:12]}"
-    if is_store(path):
-        return open_store(path)
-    account = Account()
-    dataset = write_store(
-        path,
-        _reporting(origin, account, progress),
-        account=account,
-        name=origin.name,
-        source=origin.spec,
-        environment=origin.environment,
-        replace=True,
-    )
-    # What was converted from an earlier state of the same source will never be opened again.
-    for old in stores_folder().glob(f"{prefix}*"):
-        if old != path:
-            shutil.rmtree(old, ignore_errors=True)
-    return dataset
-
-
 def _origin(spec: str, path: Path | None) -> _Origin:
-    """What ``spec`` names, if it is not a store; ``path`` is the file or folder of that name, if there is
-    one.
-    """
+    """What ``spec`` names, if it is not a store; ``path`` is the file or folder of that name, if there is one."""
     if spec.startswith("minari:"):
         return _minari_origin(spec.removeprefix("minari:"), download=True)
-    if path is not None and path.is_file() and path.suffix in _HDF5_SUFFIXES:
-        return _d4rl_origin(spec, path, 1000)
+    if path is not None and path.is_file() and path.suffix in (".hdf5", ".h5"):
+        return _d4rl_origin(spec, path)
     if path is not None and path.is_dir():
         environment = unitraj_environment(path)
         if environment is not None:
@@ -231,11 +203,13 @@ def _origin(spec: str, path: Path | None) -> _Origin:
             return _minari_origin(_id_of_folder(path), download=False)
     if path is None and is_dataset_id(spec):
         return _minari_origin(spec, download=False)
-    problem = "names no dataset"
-    if path is not None:
-        kind = kind_of_file(path) if path.is_file() else ""
-        problem = f"exists but is none of the forms that can be read{kind and f' ({kind})'}"
-    raise UsageError(f"{spec} {problem}; give {ACCEPTED_FORMS}")
+    kind = kind_of_file(path) if path is not None else ""
+    exists = f"exists but is none of the forms that can be read{kind and f' ({kind})'}"
+    problem = "names no dataset" if path is None else exists
+    raise UsageError(
+        f"{spec} {problem}; give minari:ID (downloaded if need be), the ID of a local Minari dataset, a store's "
+        "folder, a D4RL .hdf5 file, or a folder of UniTraj episodes"
+    )
 
 
 def _id_of_folder(path: Path) -> str:
@@ -251,65 +225,22 @@ def _id_of_folder(path: Path) -> str:
 
 
 def _minari_origin(dataset_id: str, download: bool) -> _Origin:
-    info, _ = read_minari(dataset_id, download=download)
+    info, _ = read_minari(dataset_id, download)
+    files = [path for path in (info.path / "data").rglob("*") if path.is_file()]
+    spec, read = f"minari:{dataset_id}", partial(read_minari, dataset_id, False)
     return _Origin(
-        name=dataset_id,
-        spec=f"minari:{dataset_id}",
-        environment=info.environment,
-        folder_or_file=info.path,
-        files=lambda: (path for path in (info.path / "data").rglob("*") if path.is_file()),
-        episodes=lambda account: _counted(read_minari(dataset_id)[1], account),
-        transitions=info.transitions,
+        dataset_id, spec, info.environment, info.path, files, lambda a: read(a)[1], info.transitions
     )
 
 
-def _d4rl_origin(spec: str, path: Path, max_episode_steps: int) -> _Origin:
-    info, _ = read_d4rl(path, max_episode_steps)
-    return _Origin(
-        name=path.stem,
-        spec=spec,
-        environment=info.environment,
-        folder_or_file=path,
-        files=lambda: [path],
-        episodes=lambda account: read_d4rl(path, max_episode_steps, account)[1],
-        transitions=info.steps,
-    )
+def _d4rl_origin(spec: str, path: Path, limit: int = 1000) -> _Origin:
+    info, _ = read_d4rl(path)
+    read = partial(read_d4rl, path, limit)
+    return _Origin(path.stem, spec, info.environment, path, [path], lambda a: read(a)[1], info.steps)
 
 
-def _unitraj_origin(spec: str, environment: UniTrajEnvironment) -> _Origin:
-    return _Origin(
-        name=environment.name,
-        spec=spec,
-        environment=environment.name,
-        folder_or_file=environment.folder,
-        files=lambda: environment.episodes,
-        episodes=lambda account: read_unitraj(environment, account),
-        transitions=None,
-    )
-
-
-def _fingerprint(origin: _Origin) -> str:
-    """A digest of the source's place and of the names, sizes and times of its files; their contents are not
-    read. With the store's version, so that what an earlier program converted is converted again.
-    """
-    digest = hashlib.sha256(f"{VERSION}\0{os.path.abspath(origin.folder_or_file)}\0".encode())
-    for path in sorted(origin.files()):
-        state = path.stat()
-        digest.update(f"{os.path.abspath(path)}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
-
-
-def _reporting(origin: _Origin, account: Account, progress: Progress | None) -> Iterator[Episode]:
-    for episode in origin.episodes(account):
-        yield episode
-        if progress is not None:
-            progress(account.kept, origin.transitions, origin.name)
-
-
-def _counted(episodes: Iterator[Episode], account: Account) -> Iterator[Episode]:
-    for episode in episodes:
-        account.keep(episode.rewards)
-        yield episode
+def _unitraj_origin(spec: str, one: UniTrajEnvironment) -> _Origin:
+    return _Origin(one.name, spec, one.name, one.folder, one.episodes, partial(read_unitraj, one))
 
 
 def _existing_path(spec: str | os.PathLike[str]) -> Path | None:

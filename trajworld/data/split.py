@@ -16,12 +16,10 @@ def split_episodes(
     With a fraction of 0 it is empty.
 
     Raises:
-        UsageError: The fraction is not in [0, 1), or there are too few episodes to split.
+        UsageError: The fraction is not in [0, 1), or there is but one episode to split.
     """
     if not 0 <= holdout_fraction < 1:
         raise UsageError(f"the holdout fraction must be at least 0 and below 1, not {holdout_fraction}")
-    if num_episodes < 1:
-        raise UsageError("there is no episode to split")
     if holdout_fraction == 0:
         return np.arange(num_episodes), np.arange(0)
     if num_episodes == 1:
@@ -40,20 +38,12 @@ def limit_transitions(
 
     Episodes are taken in one random order, which depends on the seed alone, until the next would be too many:
     what a smaller limit chooses is a prefix of what a larger one does. The first is taken even where it alone
-    is longer than the limit.
-
-    Args:
-        dataset: Where the episodes are.
-        episodes: Indices to choose from.
-        transitions: The limit; None for no limit.
-        seed: Of the random order.
+    is longer than the limit. None is no limit.
 
     Raises:
-        UsageError: The limit is less than 1, or there is no episode.
+        UsageError: The limit is less than 1, or there is no such episode.
     """
-    chosen = np.asarray(episodes, np.int64)
-    if not len(chosen):
-        raise UsageError(f"{dataset.name}: there is no episode to choose from")
+    chosen = dataset.chosen(episodes)
     if transitions is not None and transitions < 1:
         raise UsageError(f"the limit must be at least 1 transition, not {transitions}")
     order = chosen[np.random.default_rng(seed).permutation(len(chosen))]

@@ -3,6 +3,7 @@
 Only real values count: the 0 reward of an episode's first row and the 0 action of its last row are no data.
 """
 
+import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -10,7 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trajworld.data.dataset import Dataset
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import TrajWorldError
 from trajworld.files import read_json, write_json
 
 _FILE = "statistics.json"
@@ -19,9 +20,7 @@ _ROWS_AT_ONCE = 16384
 
 @dataclass(frozen=True, eq=False)
 class Statistics:
-    """Of each variate, ``[M]``: minimum and maximum (float32), mean and (population) standard deviation
-    (float64).
-    """
+    """Of each variate, ``[M]``: minimum and maximum (float32), mean and population standard deviation (float64)."""
 
     minimum: NDArray[np.float32]
     maximum: NDArray[np.float32]
@@ -37,21 +36,16 @@ def statistics(dataset: Dataset, episodes: ArrayLike | None = None) -> Statistic
     Raises:
         UsageError: ``episodes`` is empty or names an episode that is not there.
     """
-    if episodes is not None:
-        chosen = _chosen(dataset, episodes)
-        return compute_statistics(dataset, chosen) if not chosen.all() else statistics(dataset)
-    try:
-        return _read(dataset)
-    except TrajWorldError:
-        return compute_statistics(dataset, _chosen(dataset, np.arange(dataset.num_episodes)))
+    chosen = np.zeros(dataset.num_episodes, bool)
+    chosen[dataset.chosen(episodes)] = True
+    kept = _read(dataset) if chosen.all() else None
+    return kept or compute_statistics(dataset, chosen)
 
 
 def value_range(
     dataset: Dataset, episodes: ArrayLike | None = None
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """The least and greatest real value of each variate, (``[M]``, ``[M]``), over ``episodes`` (all where not
-    given).
-    """
+    """The least and greatest real value of each variate, (``[M]``, ``[M]``), as :func:`statistics` finds them."""
     found = statistics(dataset, episodes)
     return found.minimum, found.maximum
 
@@ -66,21 +60,19 @@ def compute_statistics(dataset: Dataset, chosen: NDArray[np.bool_]) -> Statistic
     """The statistics over the episodes where ``chosen [E]`` is true, from the rows themselves."""
     size = dataset.num_variates
     minimum, maximum = np.full(size, np.inf, np.float32), np.full(size, -np.inf, np.float32)
-    count, mean, squares = np.zeros(size), np.zeros(size), np.zeros(size)
+    count, mean, squares = np.zeros((3, size))
     for columns, values in _real_values(dataset, chosen):
         if not len(values):
             continue
         minimum[columns] = np.minimum(minimum[columns], values.min(axis=0))
         maximum[columns] = np.maximum(maximum[columns], values.max(axis=0))
-        # Two blocks' moments are merged about their means: sums of squares alone would lose a small
-        # deviation.
+        # Two blocks' moments are merged about their means: sums of squares alone would lose a small deviation.
         block_mean = values.mean(axis=0, dtype=np.float64)
         deviation = values - block_mean
         total = count[columns] + len(values)
         shift = block_mean - mean[columns]
-        squares[columns] += (deviation * deviation).sum(axis=0) + shift**2 * count[columns] * len(
-            values
-        ) / total
+        between = shift**2 * count[columns] * len(values) / total
+        squares[columns] += (deviation * deviation).sum(axis=0) + between
         mean[columns] += shift * len(values) / total
         count[columns] = total
     return Statistics(minimum, maximum, mean, np.sqrt(squares / count))
@@ -88,50 +80,27 @@ def compute_statistics(dataset: Dataset, chosen: NDArray[np.bool_]) -> Statistic
 
 def _real_values(dataset: Dataset, chosen: NDArray[np.bool_]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
     """Blocks of real values, with the variates that they belong to."""
-    offsets, observation_size = dataset.episode_offsets, dataset.observation_size
+    offsets, reward = dataset.episode_offsets, dataset.observation_size
     for start in range(0, len(dataset.rows), _ROWS_AT_ONCE):
-        stop = min(start + _ROWS_AT_ONCE, len(dataset.rows))
-        index = np.arange(start, stop)
+        index = np.arange(start, min(start + _ROWS_AT_ONCE, len(dataset.rows)))
         episode = np.searchsorted(offsets, index, side="right") - 1
         wanted = chosen[episode]
         if not wanted.any():
             continue
-        rows = np.asarray(dataset.rows[start:stop])
-        yield slice(0, observation_size), rows[wanted, :observation_size]
-        yield (
-            slice(observation_size, observation_size + 1),
-            rows[wanted & (index != offsets[episode]), observation_size : observation_size + 1],
-        )
-        yield (
-            slice(observation_size + 1, None),
-            rows[wanted & (index != offsets[episode + 1] - 1), observation_size + 1 :],
-        )
+        rows = np.asarray(dataset.rows[start : start + _ROWS_AT_ONCE])
+        arrived, departs = index != offsets[episode], index != offsets[episode + 1] - 1
+        yield slice(0, reward), rows[wanted, :reward]
+        yield slice(reward, reward + 1), rows[wanted & arrived, reward : reward + 1]
+        yield slice(reward + 1, None), rows[wanted & departs, reward + 1 :]
 
 
-def _chosen(dataset: Dataset, episodes: ArrayLike) -> NDArray[np.bool_]:
-    indices = np.asarray(episodes, np.int64)
-    if indices.ndim != 1 or not len(indices):
-        raise UsageError(f"{dataset.name}: no episode was chosen")
-    if indices.min() < 0 or indices.max() >= dataset.num_episodes:
-        raise UsageError(
-            f"{dataset.name} has episodes 0 to {dataset.num_episodes - 1}; {indices.max()} was asked for"
-        )
-    chosen = np.zeros(dataset.num_episodes, bool)
-    chosen[indices] = True
-    return chosen
-
-
-def _read(dataset: Dataset) -> Statistics:
-    values = read_json(dataset.path / _FILE)
-    try:
-        found = Statistics(
-            minimum=np.array(values["minimum"], np.float32),
-            maximum=np.array(values["maximum"], np.float32),
-            mean=np.array(values["mean"], np.float64),
-            std=np.array(values["std"], np.float64),
-        )
-    except (KeyError, TypeError, ValueError):
-        raise TrajWorldError(f"{dataset.path / _FILE} is damaged") from None
-    if any(array.shape != (dataset.num_variates,) for array in vars(found).values()):
-        raise TrajWorldError(f"{dataset.path / _FILE} is of another dataset")
-    return found
+def _read(dataset: Dataset) -> Statistics | None:
+    """What was kept in the dataset's folder; None where it is lost or damaged."""
+    with contextlib.suppress(TrajWorldError, KeyError, TypeError, ValueError):
+        values = read_json(dataset.path / _FILE)
+        minimum, maximum = (np.array(values[name], np.float32) for name in ("minimum", "maximum"))
+        mean, std = (np.array(values[name], np.float64) for name in ("mean", "std"))
+        found = Statistics(minimum, maximum, mean, std)
+        if all(array.shape == (dataset.num_variates,) for array in vars(found).values()):
+            return found
+    return None

@@ -5,30 +5,25 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.data.account import Account
 from trajworld.data.episode import Episode, as_floats, check_episode
-from trajworld.errors import TrajWorldError
+from trajworld.errors import TrajWorldError, one_line
 
 _RANGE_FILE = "max_min_values.npz"
 _PADDING = "the observation before or after is all zero: a row of padding"
 
 
-@dataclass(frozen=True)
-class UniTrajSource:
+class UniTrajSource(NamedTuple):
     """One of the corpora that UniTraj gathers, and what pre-training uses of it.
 
-    Attributes:
-        name: The source's name.
-        weight: Its share in the mixture, before normalisation.
-        folder: Where its environments lie in UniTraj's root.
-        environments: Pattern of the environments' folders.
-        episodes: Pattern of the episodes' files in an environment's folder.
-        only: The environments used, by exact name; all where empty.
-        without: Environments left out: those whose name contains one of these.
+    ``weight`` is its share in the mixture before normalisation; ``folder``, ``environments`` and ``episodes`` are
+    where it lies in UniTraj's root and the patterns of its environments' folders and of the files in them. Used are
+    the environments in ``only`` (all where empty) whose name contains nothing of ``without``.
     """
 
     name: str
@@ -39,68 +34,28 @@ class UniTrajSource:
     only: tuple[str, ...] = ()
     without: tuple[str, ...] = ()
 
-    def uses(self, environment: str) -> bool:
-        """Whether pre-training uses this environment of the source."""
-        chosen = not self.only or environment in self.only
-        return chosen and not any(part in environment for part in self.without)
 
-
+_EXORL = ("cartpole", "jaco", "quadruped", "walker")
+_RL_UNPLUGGED = ("cartpole", "fish", "humanoid", "manipulator", "walker")
+_NOT_DB1 = ("rl_minimal_exp_data", "point_mass", "walker_7", "cheetah_7", "hopper_4", "dmc-cheetah")
+_NOT_JAT = ("walker", "cheetah", "hopper", "ant", "humanoid", "standup")
+_D4RL_LAYOUT = "rl_unplugged/preprocessed_d4rl_format"
+_TDMPC2_LAYOUT = "tdmpc2/preprocessed_data_no_padding_new"
 UNITRAJ_SOURCES = (
-    UniTrajSource(
-        name="exorl",
-        weight=0.75,
-        folder="exorl/datasets",
-        environments="*",
-        episodes="*/buffer/episode_*.npz",
-        only=("cartpole", "jaco", "quadruped", "walker"),
-    ),
-    UniTrajSource(
-        name="rl_unplugged",
-        weight=0.05,
-        folder="rl_unplugged/preprocessed_d4rl_format",
-        environments="*",
-        episodes="*/episode_*.npz",
-        only=("cartpole", "fish", "humanoid", "manipulator", "walker"),
-    ),
-    UniTrajSource(
-        name="modular_rl", weight=0.30, folder="modular-rl", environments="*-v2", episodes="episode_*.npz"
-    ),
-    UniTrajSource(
-        name="tdmpc2",
-        weight=0.9,
-        folder="tdmpc2/preprocessed_data_no_padding_new",
-        environments="task_*",
-        episodes="episode_*.npz",
-    ),
-    UniTrajSource(
-        name="db1",
-        weight=0.01,
-        folder="db1",
-        environments="*",
-        episodes="episode_*.npz",
-        without=("rl_minimal_exp_data", "point_mass", "walker_7", "cheetah_7", "hopper_4", "dmc-cheetah"),
-    ),
-    UniTrajSource(
-        name="jat",
-        weight=0.9,
-        folder="jat",
-        environments="mujoco-*",
-        episodes="*_eps_*.npz",
-        without=("walker", "cheetah", "hopper", "ant", "humanoid", "standup"),
-    ),
+    UniTrajSource("exorl", 0.75, "exorl/datasets", "*", "*/buffer/episode_*.npz", only=_EXORL),
+    UniTrajSource("rl_unplugged", 0.05, _D4RL_LAYOUT, "*", "*/episode_*.npz", only=_RL_UNPLUGGED),
+    UniTrajSource("modular_rl", 0.30, "modular-rl", "*-v2", "episode_*.npz"),
+    UniTrajSource("tdmpc2", 0.9, _TDMPC2_LAYOUT, "task_*", "episode_*.npz"),
+    UniTrajSource("db1", 0.01, "db1", "*", "episode_*.npz", without=_NOT_DB1),
+    UniTrajSource("jat", 0.9, "jat", "mujoco-*", "*_eps_*.npz", without=_NOT_JAT),
 )
 
 
 @dataclass(frozen=True)
 class UniTrajEnvironment:
-    """One environment of a UniTraj folder.
+    """One environment of UniTraj: the corpus it comes from, its folder and its name, its episodes' files.
 
-    Attributes:
-        source: The corpus it comes from.
-        environment: Its folder's name.
-        folder: Its folder.
-        episodes: The episodes' files, sorted.
-        weight: Its share in the mixture; the shares of a root's environments sum to 1.
+    ``weight`` is its share in the mixture; the shares of a root's environments sum to 1.
     """
 
     source: str
@@ -125,27 +80,25 @@ def unitraj_datasets(folder: str | Path) -> list[UniTrajEnvironment]:
         TrajWorldError: The folder does not exist or holds none of the layouts of ``UNITRAJ_SOURCES``.
     """
     folder = Path(folder)
-    found: list[tuple[UniTrajSource, list[tuple[Path, tuple[Path, ...]]]]] = []
+    found = {}
     for source in UNITRAJ_SOURCES:
-        environments = []
-        for path in sorted((folder / source.folder).glob(source.environments)):
-            if path.is_dir() and source.uses(path.name):
-                files = _episode_files(path, source.episodes)
-                if files:
-                    environments.append((path, files))
-        if environments:
-            found.append((source, environments))
-    if not found:
-        layouts = ", ".join(
-            f"{source.folder}/{source.environments}/{source.episodes}" for source in UNITRAJ_SOURCES
-        )
+        places = sorted((folder / source.folder).glob(source.environments))
+        files = {path: _episode_files(path, source.episodes) for path in places if _used(path, source)}
+        found[source] = {path: some for path, some in files.items() if some}
+    total = sum(source.weight for source, environments in found.items() if environments)
+    if not total:
+        layouts = ", ".join(f"{one.folder}/{one.environments}/{one.episodes}" for one in UNITRAJ_SOURCES)
         raise TrajWorldError(f"{folder} holds no UniTraj episodes: expected one of {layouts}")
-    total = sum(source.weight for source, _ in found)
     return [
         UniTrajEnvironment(source.name, path.name, path, files, source.weight / total / len(environments))
-        for source, environments in found
-        for path, files in environments
+        for source, environments in found.items()
+        for path, files in environments.items()
     ]
+
+
+def _used(path: Path, source: UniTrajSource) -> bool:
+    chosen = not source.only or path.name in source.only
+    return path.is_dir() and chosen and not any(part in path.name for part in source.without)
 
 
 def unitraj_environment(folder: str | Path) -> UniTrajEnvironment | None:
@@ -154,16 +107,16 @@ def unitraj_environment(folder: str | Path) -> UniTrajEnvironment | None:
     The source is known where the folder's parents have the names of its layout.
     """
     folder = Path(folder).absolute()
-    for source in UNITRAJ_SOURCES:
-        parts = Path(source.folder).parts
-        if folder.parent.parts[-len(parts) :] == parts and folder.match(source.environments):
-            files = _episode_files(folder, source.episodes)
-            return UniTrajEnvironment(source.name, folder.name, folder, files, 1.0) if files else None
+    layouts = [
+        (source.name, source.episodes)
+        for source in UNITRAJ_SOURCES
+        if folder.parent.match(source.folder) and folder.match(source.environments)
+    ]
     # Elsewhere, only files of the folder itself: those of its subfolders may be of several environments.
-    for pattern in ("episode_*.npz", "*_eps_*.npz"):
+    for name, pattern in layouts or [("", "episode_*.npz"), ("", "*_eps_*.npz")]:
         files = _episode_files(folder, pattern)
         if files:
-            return UniTrajEnvironment("", folder.name, folder, files, 1.0)
+            return UniTrajEnvironment(name, folder.name, folder, files, 1.0)
     return None
 
 
@@ -182,17 +135,17 @@ def read_unitraj(environment: UniTrajEnvironment, account: Account | None = None
     sizes: tuple[int, int] | None = None
     for path in environment.episodes:
         observation, action, reward = _read_arrays(path)
-        if sizes is None:
-            sizes = (observation.shape[1], action.shape[1])
-        if (observation.shape[1], action.shape[1]) != sizes:
+        given = (observation.shape[1], action.shape[1])
+        sizes = sizes or given
+        if given != sizes:
             raise TrajWorldError(
-                f"{path}: {observation.shape[1]} observation and {action.shape[1]} action values, but the "
-                f"environment's other episodes have {sizes[0]} and {sizes[1]}"
+                f"{path}: {given[0]} observation and {given[1]} action values, where others have {sizes[0]} "
+                f"and {sizes[1]}"
             )
         if limits is not None and len(limits[0]) != sum(sizes) + 1:
+            where = environment.folder / _RANGE_FILE
             raise TrajWorldError(
-                f"{environment.folder / _RANGE_FILE}: ranges of {len(limits[0])} variates for episodes of "
-                f"{sum(sizes) + 1}"
+                f"{where}: ranges of {len(limits[0])} variates for episodes of {sum(sizes) + 1}"
             )
         pieces = _pieces(observation)
         used = np.zeros(len(reward), bool)
@@ -213,18 +166,15 @@ def unitraj_range(folder: str | Path) -> tuple[NDArray[np.float32], NDArray[np.f
     """The published range of each variate, (minimum ``[M]``, maximum ``[M]``) in row order, if it is there.
 
     Raises:
-        TrajWorldError: The file is damaged, or its values are not two finite vectors of one size with min <=
-            max.
+        TrajWorldError: The file is damaged, or its values are not two finite vectors of one size with min <= max.
     """
     path = Path(folder) / _RANGE_FILE
     if not path.is_file():
         return None
-    arrays = _load(path, ("min", "max"))
-    minimum, maximum = (arrays[name].astype(np.float32).reshape(-1) for name in ("min", "max"))
-    if minimum.shape != maximum.shape or not np.all(np.isfinite(minimum) & np.isfinite(maximum)):
-        raise TrajWorldError(f"{path}: min and max must be finite and of one size")
-    if np.any(minimum > maximum):
-        raise TrajWorldError(f"{path}: a variate's min is above its max")
+    minimum, maximum = (array.astype(np.float32).reshape(-1) for array in _load(path, ("min", "max")))
+    ends = np.concatenate([minimum, maximum])
+    if len(minimum) != len(maximum) or not np.isfinite(ends).all() or np.any(minimum > maximum):
+        raise TrajWorldError(f"{path}: min and max must be finite, of one size, and no min above its max")
     return minimum, maximum
 
 
@@ -239,36 +189,33 @@ def _pieces(observation: NDArray[np.floating]) -> list[tuple[int, int]]:
     return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2) if end - begin >= 2]
 
 
-def _read_arrays(path: Path) -> tuple[NDArray[np.floating], NDArray[np.floating], NDArray[np.floating]]:
+def _read_arrays(path: Path) -> list[NDArray[np.floating]]:
+    """Observations ``[L, O]``, actions ``[L, A]`` and rewards ``[L]`` of a file."""
     arrays = _load(path, ("observation", "action", "reward"))
-    observation, action, reward = arrays["observation"], arrays["action"], arrays["reward"]
-    fits = observation.ndim == action.ndim == 2 and reward.shape in (
-        (len(observation), 1),
-        (len(observation),),
-    )
-    if not fits or len(action) != len(observation):
+    observation, action, reward = (array.shape for array in arrays)
+    length = observation[:1]
+    fits = len(observation) == len(action) == 2 and action[:1] == length
+    if not fits or reward not in (length, (*length, 1)):
         raise TrajWorldError(
-            f"{path}: observation {observation.shape}, action {action.shape} and reward {reward.shape} do "
-            "not make an episode ([L, O], [L, A] and [L, 1] are wanted)"
+            f"{path}: observation {observation}, action {action} and reward {reward} do not make an episode "
+            "([L, O], [L, A] and [L, 1] are wanted)"
         )
-    return as_floats(observation), as_floats(action), as_floats(reward.reshape(-1))
+    arrays[2] = arrays[2].reshape(-1)
+    return [as_floats(array) for array in arrays]
 
 
-def _load(path: Path, names: tuple[str, ...]) -> dict[str, NDArray[np.floating]]:
+def _load(path: Path, names: tuple[str, ...]) -> list[NDArray[np.floating]]:
     """The named numeric arrays of an ``.npz``; nothing in it is ever unpickled."""
     try:
         with np.load(path, allow_pickle=False) as archive:
-            missing = [name for name in names if name not in archive.files]
-            arrays = {} if missing else {name: archive[name] for name in names}
+            arrays = {name: archive[name] for name in names if name in archive.files}
     except FileNotFoundError:
         raise TrajWorldError(f"{path} does not exist") from None
     except (OSError, EOFError, ValueError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise TrajWorldError(
-            f"{path} is not a readable .npz file: {' '.join(str(error).split())[:150]}"
-        ) from error
-    if missing:
-        raise TrajWorldError(f"{path} has no array {missing[0]!r}: {', '.join(names)} are wanted")
-    for name, array in arrays.items():
-        if not isinstance(array, np.ndarray) or array.dtype.kind not in "fiub":
+        raise TrajWorldError(f"{path} is not a readable .npz file: {one_line(error)}") from error
+    for name in names:
+        if name not in arrays:
+            raise TrajWorldError(f"{path} has no array {name!r}: {', '.join(names)} are wanted")
+        if not isinstance(arrays[name], np.ndarray) or arrays[name].dtype.kind not in "fiub":
             raise TrajWorldError(f"{path}: {name!r} holds no numbers")
-    return arrays
+    return list(arrays.values())

@@ -16,12 +16,14 @@ from trajworld.environments.interface import (
     Description,
     Step,
     UnstableSimulationError,
-    unknown_change,
+    action_box,
+    cannot_start,
+    check_changes,
     unknown_environment,
 )
 from trajworld.environments.names import ROBOT, EnvironmentName, Value
 from trajworld.environments.physics import MUJOCO_CHANGES, change_mujoco, checked_number, silent_mujoco
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import UsageError
 
 # Attributes that the classic environments read at every step but take no argument for; all must be positive.
 _ATTRIBUTES = {"PendulumEnv": ("m", "l"), "Continuous_MountainCarEnv": ("power",)}
@@ -39,51 +41,52 @@ _PICTURES = ("render_mode", "width", "height", "camera_id", "camera_name", "max_
 
 
 class GymnasiumEnvironment:
-    """A registered Gymnasium environment with Box actions, or a procedural robot.
-
-    Raises (when it is made):
-        UsageError: The id is unknown, a change is not possible, or the spaces are not plain boxes.
-        TrajWorldError: A package it needs is missing or it cannot start.
-    """
+    """A registered Gymnasium environment with Box actions, or a procedural robot."""
 
     def __init__(self, name: EnvironmentName) -> None:
         identifier, fixed = _robot(name) if name.family == ROBOT else (name.identifier, {})
         spec = registry.get(identifier)
         if spec is None:
             raise unknown_environment(name, registry, "gymnasium.pprint_registry() in Python lists them")
-        changes = dict(name.changes)
         creator, arguments = _constructor(spec, name)
         arguments = {key: default for key, default in arguments.items() if key not in fixed}
-        options = {
-            key: _typed(changes[key], arguments[key], f"{name}: {key}") for key in changes if key in arguments
-        }
-        attributes = _ATTRIBUTES.get(getattr(creator, "__name__", ""), ())
         is_mujoco = hasattr(creator, "do_simulation")
-        physics = {key: value for key, value in changes.items() if key not in options}
-        valid = set(attributes) | (set(MUJOCO_CHANGES) if is_mujoco else set())
-        if unknown := set(physics) - valid:
-            raise unknown_change(name, unknown, valid | set(arguments))
+        attributes = MUJOCO_CHANGES if is_mujoco else _ATTRIBUTES.get(getattr(creator, "__name__", ""), ())
+        changes = dict(name.changes)
+        check_changes(name, changes, {*attributes, *arguments})
+        options = {
+            key: _typed(changes.pop(key), default, f"{name}: {key}")
+            for key, default in arguments.items()
+            if key in changes
+        }
         self._silent = silent_mujoco if is_mujoco else contextlib.nullcontext
         try:
             with self._silent(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._env = gymnasium.make(identifier, disable_env_checker=True, **fixed, **options)
         except Exception as error:
-            raise TrajWorldError(f"{name} cannot start: {_first_line(error)}") from error
+            raise cannot_start(name, error) from error
         simulator = self._env.unwrapped
         self._warning_counts: NDArray[np.integer] | None = None
         if is_mujoco:
-            change_mujoco(simulator.model, simulator.data, physics, str(name))
+            change_mujoco(simulator.model, simulator.data, changes, str(name))
             self._warning_counts = simulator.data.warning.number
         else:
-            for key, value in physics.items():
+            for key, value in changes.items():
                 setattr(simulator, key, checked_number(value, key, str(name)))
         self._flatten = not isinstance(self._env.observation_space, spaces.Box)
-        self._action_shape = self._env.action_space.shape
+        actions = self._env.action_space
+        if not isinstance(actions, spaces.Box):
+            instead = _CONTINUOUS.get(name.identifier.split("-")[0])
+            hint = f"use {instead}" if instead else "choose an environment with Box actions"
+            raise UsageError(
+                f"{name} has {type(actions).__name__} actions, and only continuous ones are supported: {hint}"
+            )
+        self._action_shape = actions.shape
         self.description = Description(
             name=str(name),
             observation_space=_observation_box(self._env.observation_space, str(name)),
-            action_space=_action_box(self._env.action_space, name),
+            action_space=action_box(actions.low, actions.high, str(name)),
             time_limit=spec.max_episode_steps or DEFAULT_TIME_LIMIT,
         )
 
@@ -93,14 +96,10 @@ class GymnasiumEnvironment:
             return self._flat(self._env.reset(seed=seed)[0])
 
     def step(self, action: NDArray[np.float32]) -> Step:
-        """Act with ``action [action_size]``.
-
-        Raises:
-            UnstableSimulationError: MuJoCo found an invalid state; it then resets its state silently.
-        """
+        """Act with ``action [action_size]``; an ``UnstableSimulationError`` where MuJoCo found an invalid state."""
         with self._silent():
             observation, reward, terminated, truncated, _ = self._env.step(action.reshape(self._action_shape))
-        # The counts are a view of the simulator's, and resetting an episode zeroes them.
+        # It then resets the state silently. The counts are a view of its own; resetting an episode zeroes them.
         if self._warning_counts is not None and self._warning_counts.any():
             raise UnstableSimulationError("MuJoCo warned of an invalid state or full buffers")
         return Step(self._flat(observation), float(reward), bool(terminated), bool(truncated))
@@ -127,13 +126,13 @@ def _robot(name: EnvironmentName) -> tuple[str, dict[str, Any]]:
 
 def _constructor(spec: EnvSpec, name: EnvironmentName) -> tuple[Any, dict[str, Value]]:
     """The environment's class or function, and the arguments that a name may set, with their defaults."""
+    creator = spec.entry_point
     try:
-        creator = (
-            load_env_creator(spec.entry_point) if isinstance(spec.entry_point, str) else spec.entry_point
-        )
+        if isinstance(creator, str):
+            creator = load_env_creator(creator)
         parameters = inspect.signature(creator).parameters.values()
     except (ImportError, AttributeError, gymnasium.error.Error) as error:
-        raise TrajWorldError(f"{name} cannot start: {_first_line(error)}") from error
+        raise cannot_start(name, error) from error
     return creator, {
         parameter.name: parameter.default
         for parameter in parameters
@@ -143,41 +142,25 @@ def _constructor(spec: EnvSpec, name: EnvironmentName) -> tuple[Any, dict[str, V
 
 def _typed(value: Value, default: Value, where: str) -> Value:
     """``value`` as the type of the argument's default."""
-    if isinstance(default, bool) != isinstance(value, bool):
-        kind = "true or false" if isinstance(default, bool) else "a number"
-        raise UsageError(f"{where} must be {kind}, not {str(value).lower()}")
-    if isinstance(default, int) and not isinstance(default, bool):
-        if value != int(value):
-            raise UsageError(f"{where} must be a whole number, not {value}")
-        return int(value)
-    return value
+    kinds: dict[type[bool | int | float], str] = {
+        bool: "true or false",
+        int: "a whole number",
+        float: "a number",
+    }
+    # A bool is an int too, and NumPy's double precision a float.
+    kind = next(kind for kind in kinds if isinstance(default, kind))
+    if isinstance(default, bool) != isinstance(value, bool) or kind(value) != value:
+        raise UsageError(f"{where} must be {kinds[kind]}, not {str(value).lower()}")
+    return kind(value)
 
 
 def _observation_box(space: spaces.Space, where: str) -> spaces.Box:
-    try:
+    flat = space
+    with contextlib.suppress(NotImplementedError):
         flat = space if isinstance(space, spaces.Box) else spaces.flatten_space(space)
-    except NotImplementedError:
-        flat = space
     if not isinstance(flat, spaces.Box) or len(flat.shape) != 1:
         raise UsageError(
             f"{where}: observations of {space} are no vector of numbers; pictures are not supported"
         )
     with np.errstate(over="ignore"):
         return spaces.Box(flat.low.astype(np.float32), flat.high.astype(np.float32), dtype=np.float32)
-
-
-def _action_box(space: spaces.Space, name: EnvironmentName) -> spaces.Box:
-    if not isinstance(space, spaces.Box):
-        instead = _CONTINUOUS.get(name.identifier.split("-")[0])
-        hint = f"use {instead}" if instead else "choose an environment with Box actions"
-        raise UsageError(
-            f"{name} has {type(space).__name__} actions, and only continuous ones are supported: {hint}"
-        )
-    low, high = space.low.ravel().astype(np.float32), space.high.ravel().astype(np.float32)
-    if not (np.all(np.isfinite(low)) and np.all(np.isfinite(high))):
-        raise UsageError(f"{name} has actions without bounds: random actions cannot be drawn there")
-    return spaces.Box(low, high, dtype=np.float32)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

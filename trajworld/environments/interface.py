@@ -1,4 +1,4 @@
-"""The interface of every simulator."""
+"""The interface of every simulator, and what its adapters share."""
 
 import difflib
 from collections.abc import Iterable
@@ -9,21 +9,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.environments.names import EnvironmentName
-from trajworld.errors import UsageError
+from trajworld.errors import TrajWorldError, UsageError
 
 # An environment without a time limit of its own is cut here.
 DEFAULT_TIME_LIMIT = 1000
 
 
 class Step(NamedTuple):
-    """What one action led to.
-
-    Attributes:
-        observation: ``[observation_size]``, of the simulator's precision.
-        reward: Received on arriving there.
-        terminated: Whether the state is terminal.
-        truncated: Whether the time limit ended the episode.
-    """
+    """What one action led to: ``observation [observation_size]``, and how the episode ended, if it did."""
 
     observation: NDArray[np.floating]
     reward: float
@@ -57,6 +50,11 @@ class Description:
         """The number of action variates."""
         return int(self.action_space.shape[0])
 
+    @property
+    def num_variates(self) -> int:
+        """M: observation variates, the reward, action variates."""
+        return self.observation_size + 1 + self.action_size
+
 
 class UnstableSimulationError(RuntimeError):
     """The simulator's state became invalid in a step, so that what it returned means nothing."""
@@ -79,6 +77,27 @@ class Environment(Protocol):
         """Free what the simulator holds."""
 
 
+def action_box(low: Any, high: Any, where: str) -> Any:
+    """The flat float32 ``gymnasium.spaces.Box`` of actions; a ``UsageError`` where they have no bounds."""
+    from gymnasium import spaces
+
+    low, high = (np.asarray(bound, np.float32).ravel() for bound in (low, high))
+    # A MuJoCo model without control limits reports infinities, or MuJoCo's largest number.
+    if not np.all(np.abs([low, high]) < 1e9):
+        raise UsageError(f"{where} has actions without bounds: random actions cannot be drawn there")
+    return spaces.Box(low, high, dtype=np.float32)
+
+
+def cannot_start(name: EnvironmentName, error: Exception) -> TrajWorldError:
+    """The error for a simulator that raised when it was made."""
+    return TrajWorldError(f"{name} cannot start: {first_line(error)}")
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text; its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def unknown_environment(name: EnvironmentName, known: Iterable[str], fallback: str) -> UsageError:
     """The error for a name that its family lacks, with the close ones of ``known``."""
     by_lower = {candidate.lower(): candidate for candidate in known}
@@ -88,7 +107,10 @@ def unknown_environment(name: EnvironmentName, known: Iterable[str], fallback: s
     return UsageError(f"there is no environment {name.family}/{name.identifier}: {hint}")
 
 
-def unknown_change(name: EnvironmentName, keys: Iterable[str], valid: Iterable[str]) -> UsageError:
-    """The error for changes that an environment does not have."""
-    offered = ", ".join(sorted(valid)) or "none"
-    return UsageError(f"{name}: unknown {', '.join(sorted(keys))}; what can be changed there: {offered}")
+def check_changes(name: EnvironmentName, keys: Iterable[str], valid: Iterable[str]) -> None:
+    """Raise a ``UsageError`` for changes that an environment does not have."""
+    if unknown := set(keys) - set(valid):
+        offered = ", ".join(sorted(valid)) or "none"
+        raise UsageError(
+            f"{name}: unknown {', '.join(sorted(unknown))}; what can be changed there: {offered}"
+        )

@@ -1,5 +1,6 @@
 """Environment names, ``[gymnasium/|dm_control/|robot/]ID[?key=value&key=value]``, in one canonical form."""
 
+import json
 import math
 import re
 from dataclasses import dataclass
@@ -20,11 +21,8 @@ _KEY = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 class EnvironmentName:
     """A parsed environment name; ``str()`` is its canonical form, which datasets record.
 
-    Attributes:
-        family: ``gymnasium``, ``dm_control`` or ``robot`` (procedural).
-        identifier: The registered id (``Hopper-v5``), domain and task (``cheetah-run``), or kind and number
-            (``legged-17``).
-        changes: What differs from the registered environment, sorted by key.
+    The ``identifier`` is Gymnasium's (``Hopper-v5``), domain and task (``cheetah-run``), or a robot's kind and number
+    (``legged-17``). ``changes`` of the registered environment are sorted by key.
     """
 
     family: str
@@ -32,7 +30,8 @@ class EnvironmentName:
     changes: tuple[tuple[str, Value], ...] = ()
 
     def __str__(self) -> str:
-        query = "&".join(f"{key}={_written(value)}" for key, value in self.changes)
+        # In JSON, True is true, and a float is written so that it reads back.
+        query = "&".join(f"{key}={json.dumps(value)}" for key, value in self.changes)
         return f"{self.family}/{self.identifier}" + (f"?{query}" if query else "")
 
     @property
@@ -62,21 +61,13 @@ def parse_name(text: str) -> EnvironmentName:
             raise UsageError(f"{text!r}: {pair!r} is not key=value, as in Pendulum-v1?g=5.0&l=1.5")
         if key in changes:
             raise UsageError(f"{text!r} sets {key} twice")
-        changes[key] = _read(value, f"{text!r}: {key}")
+        if value.lower() in ("true", "false"):
+            changes[key] = value.lower() == "true"
+            continue
+        try:
+            changes[key] = float(value)
+        except ValueError:
+            raise UsageError(f"{text!r}: {key} must be a number or true/false, not {value!r}") from None
+        if not math.isfinite(changes[key]):
+            raise UsageError(f"{text!r}: {key} must be finite, not {value}")
     return EnvironmentName(family, rest, tuple(sorted(changes.items())))
-
-
-def _read(text: str, where: str) -> Value:
-    if text.lower() in ("true", "false"):
-        return text.lower() == "true"
-    try:
-        number = float(text)
-    except ValueError:
-        raise UsageError(f"{where} must be a number or true/false, not {text!r}") from None
-    if not math.isfinite(number):
-        raise UsageError(f"{where} must be finite, not {text}")
-    return number
-
-
-def _written(value: Value) -> str:
-    return str(value).lower() if isinstance(value, bool) else repr(value)

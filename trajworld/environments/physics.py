@@ -15,17 +15,7 @@ MUJOCO_CHANGES = ("gravity", "friction", "mass", "timestep")
 
 
 def change_mujoco(model: Any, data: Any, changes: dict[str, Value], where: str) -> None:
-    """Change a MuJoCo model in place.
-
-    Args:
-        model: An ``mujoco.MjModel``.
-        data: Its ``mujoco.MjData``, used to recompute constants that depend on mass.
-        changes: Values by key of ``MUJOCO_CHANGES``.
-        where: The environment's name, for messages.
-
-    Raises:
-        UsageError: A value is out of range, or the model has no gravity to change.
-    """
+    """Change an ``MjModel`` in place by values of ``MUJOCO_CHANGES``; ``MjData`` recomputes what depends on mass."""
     import mujoco
 
     for key, raw in changes.items():
@@ -65,11 +55,7 @@ def silent_mujoco() -> Iterator[None]:
 
 
 def checked_number(value: Value, key: str, where: str, *, may_be_zero: bool = False) -> float:
-    """``value`` as a float above 0, or at least 0.
-
-    Raises:
-        UsageError: It is true/false, or out of range.
-    """
+    """``value`` as a float above 0, or at least 0; a ``UsageError`` where it is true/false, or out of range."""
     if isinstance(value, bool):
         raise UsageError(f"{where}: {key} must be a number, not {str(value).lower()}")
     if value < 0 or (value == 0 and not may_be_zero):

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,21 +18,11 @@ from trajworld.models.ranges import Support, pretraining_support
 _TESTED_SHARE = 0.5
 
 
-@dataclass(frozen=True, eq=False)
-class Windows:
-    """Chosen windows of a dataset.
-
-    Attributes:
-        ends: ``[N]``: the rows at which they end: the predicted ones.
-        first: ``[N]``: the first row of each one's episode.
-    """
+class Windows(NamedTuple):
+    """N windows of a dataset: the rows at which they end, which are predicted, and their episodes' first rows."""
 
     ends: NDArray[np.int64]
     first: NDArray[np.int64]
-
-    def __len__(self) -> int:
-        """N."""
-        return len(self.ends)
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,11 +30,9 @@ class Halves:
     """A dataset whose episodes are split: ranges from one half, tested windows from the other.
 
     Attributes:
-        dataset: The dataset.
         support: The range of each variate, ``[M]``, from the episodes for ranges.
         tested: The windows that are predicted.
         other: Windows of the episodes for ranges, at most as many.
-        range_episodes: How many episodes the ranges come from.
         outside: The share of the tested windows' values that lie outside the ranges.
     """
 
@@ -51,20 +40,14 @@ class Halves:
     support: Support
     tested: Windows
     other: Windows
-    range_episodes: int
     outside: float
 
 
 def halves_of(dataset: Dataset, window: int, windows: int, seed: int) -> Halves:
     """Split a dataset's episodes in half, take ranges from one half and draw tested windows from the other.
 
-    Windows have at least T - 1 rows of their episode before the predicted row, so that no context is short of rows.
-
-    Args:
-        dataset: Of one environment.
-        window: T.
-        windows: N, at most.
-        seed: Of the split and the draws.
+    There are at most ``windows``, each with ``window`` - 1 rows of its episode before the predicted row, so that no
+    context is short of rows; ``seed`` is that of the split and the draws.
 
     Raises:
         UsageError: There are too few episodes, or a number is out of range.
@@ -74,12 +57,11 @@ def halves_of(dataset: Dataset, window: int, windows: int, seed: int) -> Halves:
         raise UsageError(f"at least 1 window must be predicted, not {windows}")
     for_ranges, tested = split_episodes(dataset.num_episodes, _TESTED_SHARE, seed)
     support = pretraining_support(*value_range(dataset, for_ranges))
-    drawn = _draw(dataset, tested, window, windows, seed)
-    other = _draw(dataset, for_ranges, window, windows, seed)
+    drawn, other = (_draw(dataset, half, window, windows, seed) for half in (tested, for_ranges))
     # Each value counts once for every window that it is in.
-    values, _ = gather_windows(dataset, drawn.ends, drawn.first, window)
+    values, _ = gather_windows(dataset, *drawn, window)
     outside = (values < support.lower) | (values > support.upper)
-    return Halves(dataset, support, drawn, other, len(for_ranges), float(outside.mean()))
+    return Halves(dataset, support, drawn, other, float(outside.mean()))
 
 
 def check_contexts(contexts: Sequence[int], window: int) -> tuple[int, ...]:
@@ -98,11 +80,8 @@ def check_contexts(contexts: Sequence[int], window: int) -> tuple[int, ...]:
 def with_context(predict: Predictor, context: int, length: int) -> Predictor:
     """A predictor that is shown only the last ``context`` rows before the predicted one.
 
-    Args:
-        predict: The predictor.
-        context: c.
-        length: To how many rows windows are cut before the others are masked, the predicted row included: the fewer,
-            the less there is to compute.
+    Windows are cut to ``length`` rows, the predicted one included, before the others are masked: the fewer, the less
+    there is to compute.
     """
 
     def limited(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:

@@ -18,7 +18,7 @@ A fair comparison needs two such fits:
   context, in this baseline's favour: it is the strong one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,14 +33,9 @@ PENALTIES = tuple(10.0**power for power in range(-7, 4))
 
 
 def minimum_norm(rows: Array, predicted: int) -> Array:
-    """The change after the last row by the least-squares fit of least norm.
+    """The change of the first ``predicted`` variates after the last row by the least-squares fit of least norm.
 
-    Args:
-        rows: ``[N, c, M]``, c at least 2.
-        predicted: P: the first P variates are predicted.
-
-    Returns:
-        ``[N, P]``.
+    From ``rows [N, c, M]``, c at least 2, to ``[N, P]``.
     """
     inputs, changes = _with_one(rows[:, :-1]), np.diff(rows[..., :predicted], axis=1)
     # The cut-off of numpy.linalg.lstsq: singular values below it are taken for zero.
@@ -52,15 +47,8 @@ def minimum_norm(rows: Array, predicted: int) -> Array:
 def ridge(rows: Array, predicted: int, penalties: Sequence[float] = PENALTIES) -> Array:
     """The change after the last row by ridge regressions around it.
 
-    For each penalty λ the coefficients minimise |changes - [rows - last row, 1] coefficients|² + λ |coefficients|².
-
-    Args:
-        rows: ``[N, c, M]``, c at least 2.
-        predicted: P: the first P variates are predicted.
-        penalties: λ of each fit, above 0.
-
-    Returns:
-        ``[penalties, N, P]``.
+    For each penalty λ, above 0, the coefficients minimise |changes - [rows - last row, 1] coefficients|² +
+    λ |coefficients|². From ``rows [N, c, M]``, c at least 2, to ``[penalties, N, P]``.
     """
     inputs, changes = _with_one(rows[:, :-1] - rows[:, -1:]), np.diff(rows[..., :predicted], axis=1)
     left, singular, right = np.linalg.svd(inputs, full_matrices=False)
@@ -73,15 +61,7 @@ def ridge(rows: Array, predicted: int, penalties: Sequence[float] = PENALTIES) -
 
 def minimum_norm_predictor(dataset: Dataset, support: Support, context: int) -> Predictor:
     """Minimum-norm least squares on the last ``context`` rows as a predictor of a dataset's windows."""
-    if context == 1:
-        return copying_predictor(dataset)
-    predicted = dataset.observation_size + 1
-
-    def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
-        rows = _scaled(values[:, -1 - context : -1], support)
-        return Prediction(_unscaled(rows[:, -1, :predicted] + minimum_norm(rows, predicted), support))
-
-    return predict
+    return _predictor(dataset, support, context, minimum_norm)
 
 
 def ridge_predictor(
@@ -89,37 +69,22 @@ def ridge_predictor(
 ) -> Predictor:
     """Ridge regressions on the last ``context`` rows as a predictor of a dataset's windows.
 
-    Args:
-        dataset: Whose windows.
-        support: The range of each variate.
-        context: c.
-        penalties: ``[P]``: which of ``PENALTIES`` each predicted variate takes; see :func:`choose_penalties`.
+    ``penalties [P]`` says which of ``PENALTIES`` each predicted variate takes; see :func:`choose_penalties`.
     """
-    if context == 1:
-        return copying_predictor(dataset)
-    predicted = dataset.observation_size + 1
-
-    def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
-        rows = _scaled(values[:, -1 - context : -1], support)
-        changes = ridge(rows, predicted)[penalties, :, np.arange(predicted)].T
-        return Prediction(_unscaled(rows[:, -1, :predicted] + changes, support))
-
-    return predict
+    return _predictor(
+        dataset,
+        support,
+        context,
+        lambda rows, predicted: ridge(rows, predicted)[penalties, :, np.arange(predicted)].T,
+    )
 
 
 def choose_penalties(
     values: NDArray[np.float32], support: Support, context: int, predicted: int
 ) -> NDArray[np.int64]:
-    """For each predicted variate, which of ``PENALTIES`` gives the least error.
+    """For each of P predicted variates, which of ``PENALTIES`` gives the least error: ``[P]``.
 
-    Args:
-        values: ``[N, T, M]``: windows of episodes that are not tested; each one's last row is what is to be predicted.
-        support: The range of each variate.
-        context: c.
-        predicted: P.
-
-    Returns:
-        ``[P]``.
+    ``values [N, T, M]`` are windows of episodes that are not tested; each one's last row is what is to be predicted.
     """
     if context == 1:
         return np.zeros(predicted, np.int64)
@@ -127,6 +92,22 @@ def choose_penalties(
     rows, target = scaled[:, :-1], scaled[:, -1, :predicted]
     found = np.clip(rows[:, -1, :predicted] + ridge(rows, predicted), 0.0, 1.0)
     return np.abs(found - target).mean(axis=1).argmin(axis=0)
+
+
+def _predictor(
+    dataset: Dataset, support: Support, context: int, change: Callable[[Array, int], Array]
+) -> Predictor:
+    if context == 1:
+        return copying_predictor(dataset)
+    predicted = dataset.observation_size + 1
+    lower, upper = (end[:predicted].astype(np.float64) for end in (support.lower, support.upper))
+
+    def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
+        rows = _scaled(values[:, -1 - context : -1], support)
+        scaled = np.clip(rows[:, -1, :predicted] + change(rows, predicted), 0.0, 1.0)
+        return Prediction(lower + scaled * (upper - lower))
+
+    return predict
 
 
 def _with_one(rows: Array) -> Array:
@@ -137,10 +118,3 @@ def _scaled(values: NDArray[np.float32], support: Support) -> Array:
     """``[..., M]`` values to [0, 1] by their ranges, clipped."""
     lower, upper = support.lower.astype(np.float64), support.upper.astype(np.float64)
     return np.clip((values - lower) / (upper - lower), 0.0, 1.0)
-
-
-def _unscaled(values: Array, support: Support) -> Array:
-    """``[..., P]`` from [0, 1], clipped, to the data's own units."""
-    predicted = values.shape[-1]
-    lower, upper = (end[:predicted].astype(np.float64) for end in (support.lower, support.upper))
-    return lower + np.clip(values, 0.0, 1.0) * (upper - lower)

@@ -4,7 +4,7 @@ The metric is written once, for whatever predicts: a model, or the baseline that
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, NamedTuple, TypedDict, Unpack
 
 import numpy as np
@@ -22,7 +22,7 @@ from trajworld.models.ranges import Support, pretraining_support
 
 WINDOW = 20
 BATCH_SIZE = 64
-_METRICS = ("mae", "mse", "normalised_mae", "normalised_mse", "nll")
+METRICS = ("mae", "mse", "normalised_mae", "normalised_mse", "nll")
 _STILL = 1e-6
 
 Progress = Callable[[int, int | None, str], None]
@@ -57,35 +57,12 @@ class Ranges:
 
     Attributes:
         support: Arrays ``[M]``.
-        origin: For people: ``the model's own``, or the dataset that an unseen environment's range comes from.
+        origin: For people: ``the model's own, of DATASET``, or the dataset that an unseen environment's range comes
+            from.
     """
 
     support: Support
     origin: str
-
-
-@dataclass(frozen=True)
-class Average:
-    """A mean over windows and over a group of variates.
-
-    Attributes:
-        observation: Over the observation variates.
-        predicted: Over all predicted variates: observation and reward.
-    """
-
-    observation: float | None
-    predicted: float | None
-
-
-@dataclass(frozen=True)
-class VariateErrors:
-    """Means over the windows for one predicted variate; ``std`` is its standard deviation in the dataset."""
-
-    name: str
-    std: float
-    mae: float
-    mse: float
-    nll: float | None
 
 
 @dataclass(frozen=True)
@@ -98,15 +75,11 @@ class PredictionErrors:
         predictor: Who predicted.
         ranges: Which ranges the predictor binned over; empty for one without bins.
         windows: How many windows.
-        mae: Mean absolute error, in the data's own units.
-        mse: Mean squared error, in their squares.
-        normalised_mae: Each variate's errors divided by its standard deviation over the whole dataset;
-            variates that do not vary in it are left out, and None says that none of a group varies.
-        normalised_mse: The same for squared errors and the variance.
-        nll: Negative log-likelihood of the bin that holds the true value, in nats; None for a predictor
-            without bins.
-        still: Names of the predicted variates that were left out of the normalised errors.
-        variates: Each predicted variate's own errors, in row order.
+        table: A row for each predicted variate, in order, then the means over ``observations`` and over ``all`` (with
+            the reward). Its columns are ``std`` over the dataset, None in the means; ``mae`` and ``mse`` in the data's
+            own units and their squares; ``normalised_mae`` and ``normalised_mse`` in standard deviations and variances,
+            None of a variate that does not vary, which has no part in the means either; and ``nll``, the negative
+            log-likelihood of the bin that holds the true value in nats, None for a predictor without bins.
     """
 
     dataset: str
@@ -114,47 +87,48 @@ class PredictionErrors:
     predictor: str
     ranges: str
     windows: int
-    mae: Average
-    mse: Average
-    normalised_mae: Average
-    normalised_mse: Average
-    nll: Average | None
-    still: tuple[str, ...]
-    variates: tuple[VariateErrors, ...]
+    table: dict[str, dict[str, float | None]]
+
+    @property
+    def variates(self) -> dict[str, dict[str, float | None]]:
+        """The table without its means."""
+        return dict(list(self.table.items())[:-2])
+
+    @property
+    def still(self) -> tuple[str, ...]:
+        """The predicted variates that do not vary."""
+        return tuple(name for name, row in self.variates.items() if row["normalised_mae"] is None)
 
     def as_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """A table: a row for each predicted variate, then the means over ``observations`` and over ``all``."""
-        table = []
-        for each in self.variates:
-            scale = float("nan") if each.name in self.still else each.std
-            scaled = {"normalised_mae": each.mae / scale, "normalised_mse": each.mse / scale**2}
-            table.append({"variate": each.name, **asdict(each), **scaled})
-            del table[-1]["name"]
-        for name, group in (("observations", "observation"), ("all", "predicted")):
-            averages = {metric: getattr(self, metric) for metric in _METRICS}
-            means = {metric: None if one is None else getattr(one, group) for metric, one in averages.items()}
-            table.append({"variate": name, "std": None, **means})
-        return table
+        """Plain JSON values: each metric's means, and the variates' own errors."""
+        found: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "table"}
+        for metric in METRICS:
+            means = {
+                "observation": self.table["observations"][metric],
+                "predicted": self.table["all"][metric],
+            }
+            found[metric] = None if metric == "nll" and means["predicted"] is None else means
+        own = ("std", "mae", "mse", "nll")
+        variates = [{"name": name, **{key: row[key] for key in own}} for name, row in self.variates.items()]
+        return {**found, "still": self.still, "variates": variates}
 
 
-def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | None = None) -> Ranges:
+def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | str | None = None) -> Ranges:
     """The range over which ``model`` reads and predicts the variates of ``dataset``.
 
-    The model's own where it has one: it was trained on this dataset's environment. A pre-trained model has
-    none for an environment that it never saw; then it is the range of ``ranges_from``, or else of the dataset
+    The model's own where it has one: it was trained on this dataset, or on one of its environment. A pre-trained model
+    has none for an environment that it never saw; then it is the range of ``ranges_from``, or else of the dataset
     itself, which knows more than a model could: the origin says so.
 
     Args:
         model: The model.
         dataset: What it is to predict.
-        ranges_from: Data of the same environment, used only where the model has no range of its own.
+        ranges_from: Data of the same environment, or the name of one of the model's own datasets; used only where the
+            model has no range of its own, or several: see :meth:`trajworld.models.identity.Identity.source_for`.
 
     Raises:
-        TrajWorldError: The model or ``ranges_from`` is of data of another size.
+        TrajWorldError: The model or ``ranges_from`` is of data of another size, or a pre-trained model has several
+            datasets of this environment and ``ranges_from`` names none.
     """
 
     def sizes(data: Dataset) -> str:
@@ -173,10 +147,17 @@ def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | None
             f"{trained[1]} action variates), but {dataset.name} has {sizes(dataset)}: use a model of that environment, "
             "or a pre-trained one"
         )
-    own = identity.support_for(dataset.environment, dataset.num_variates)
+    if not identity.support.shared:
+        if (size := identity.support.lower.size) != dataset.num_variates:
+            raise TrajWorldError(
+                f"the model predicts {size} variates, but {dataset.name} has {dataset.num_variates}: use a model of "
+                "that environment, or a pre-trained one"
+            )
+        return Ranges(identity.support, "the model's own")
+    own = identity.source_for(dataset, ranges_from)
     if own is not None:
-        return Ranges(own, "the model's own")
-    source = ranges_from or dataset
+        return Ranges(own.support, own.origin)
+    source = ranges_from if isinstance(ranges_from, Dataset) else dataset
     if (source.observation_size, source.action_size) != found:
         raise TrajWorldError(
             f"the ranges of {source.name} ({sizes(source)}) do not fit {dataset.name} ({sizes(dataset)}): "
@@ -186,11 +167,9 @@ def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | None
 
 
 def compile_one_step(model: WorldModel, short: Short = "padded") -> OneStep:
-    """Compile the prediction of each window's last row from the rows before it.
+    """Compile the prediction of each window's last row from the rows before it, as tensors.
 
-    Returns:
-        A function of values ``[B, T, M]``, time mask ``[B, T]`` and variates to what ``model.predict`` says, as
-        tensors. It reads the model's weights as they are at the call.
+    It takes values ``[B, T, M]``, time mask ``[B, T]`` and variates, and reads the weights as they are at the call.
     """
     return active_backend().compile(
         lambda values, mask, variates: model.predict(Batch(values, mask, variates), short), model
@@ -204,34 +183,22 @@ def copying_predictor(dataset: Dataset) -> Predictor:
 
 
 def model_predictor(
-    model: WorldModel,
-    dataset: Dataset,
-    support: Support,
-    one_step: OneStep | None = None,
-    size: int | None = None,
+    model: WorldModel, dataset: Dataset, support: Support, one_step: OneStep | None = None
 ) -> Predictor:
-    """The model's expectation and negative log-likelihood as a predictor of a dataset's windows.
+    """The model's expectation and negative log-likelihood as a predictor of a dataset's windows, read over ``support``.
 
-    Args:
-        model: The model.
-        dataset: Whose windows.
-        support: The range the model reads them over, arrays ``[M]``.
-        one_step: Of :func:`compile_one_step`, where there is one already.
-        size: M_pad: pad the variates to that number, so that datasets of several M share a compilation; None for none.
+    ``one_step`` is that of :func:`compile_one_step`, where there is one already.
     """
     import keras
 
-    predicted = dataset.observation_size + 1
-    variates = variates_of(dataset, support.lower, support.upper, size)
-    missing = 0 if size is None else size - dataset.num_variates
+    variates = variates_of(dataset, support.lower, support.upper)
     compiled = one_step or compile_one_step(model)
 
     def numpy(tensor: Any) -> NDArray[np.floating]:
-        return keras.ops.convert_to_numpy(tensor)[:, :predicted]
+        return keras.ops.convert_to_numpy(tensor)[:, : dataset.observation_size + 1]
 
     def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
-        padded = np.pad(values, ((0, 0), (0, 0), (0, missing))) if missing else values
-        mean, _, nll = compiled(padded, time_mask, variates)
+        mean, _, nll = compiled(values, time_mask, variates)
         return Prediction(numpy(mean), None if nll is None else numpy(nll))
 
     return predict
@@ -290,9 +257,8 @@ def copy_last_row_errors(
     With the same dataset, episodes, limit and seed it is measured on the same windows as a model.
     """
     choice.setdefault("batch_size", 4096)
-    return errors_of(
-        copying_predictor(dataset), dataset, predictor="copy of the last row", window=window, **choice
-    )
+    predict = copying_predictor(dataset)
+    return errors_of(predict, dataset, predictor="copy of the last row", window=window, **choice)
 
 
 def errors_of(
@@ -316,41 +282,22 @@ def errors_of(
     if limit is not None and limit < len(index):
         ranks = np.sort(np.random.default_rng(seed).choice(len(index), limit, replace=False))
     mae, mse, nll = (np.zeros(dataset.observation_size + 1) for _ in range(3))
-    has_nll = True
     places = index.locate(ranks)
     for error, entropy in each_error(predict, dataset, *places, predictor, batch_size, window, progress):
         mae += error.sum(axis=0)
         mse += np.square(error).sum(axis=0)
-        has_nll = has_nll and entropy is not None
-        if entropy is not None:
-            nll += entropy.sum(axis=0, dtype=np.float64)
+        nll += np.nan if entropy is None else entropy.sum(axis=0, dtype=np.float64)
     mae, mse, nll = (total / len(ranks) for total in (mae, mse, nll))
     std, varies = varying(dataset)
-    observation, every = np.arange(len(mae)) < dataset.observation_size, np.ones(len(mae), bool)
-
-    def average(values: NDArray[np.float64], counted: NDArray[np.bool_]) -> Average:
-        groups = (values[counted & observation], values[counted])
-        return Average(*(float(group.mean()) if len(group) else None for group in groups))
-
-    scale, names = np.where(varies, std, 1.0), variate_names(dataset)[: len(mae)]
-    each = zip(names, std, mae, mse, nll if has_nll else [None] * len(mae), strict=True)
-    return PredictionErrors(
-        dataset=dataset.name,
-        environment=dataset.environment,
-        predictor=predictor,
-        ranges=ranges,
-        windows=len(ranks),
-        mae=average(mae, every),
-        mse=average(mse, every),
-        normalised_mae=average(mae / scale, varies),
-        normalised_mse=average(mse / scale**2, varies),
-        nll=average(nll, every) if has_nll else None,
-        still=tuple(names[place] for place in np.flatnonzero(~varies)),
-        variates=tuple(
-            VariateErrors(name, float(s), float(a), float(q), None if e is None else float(e))
-            for name, s, a, q, e in each
-        ),
-    )
+    scale = np.where(varies, std, np.nan)
+    columns = dict(zip(METRICS, (mae, mse, mae / scale, mse / scale**2, nll), strict=True))
+    names = variate_names(dataset)[: len(mae)]
+    groups = {name: slice(place, place + 1) for place, name in enumerate(names)}
+    table: dict[str, dict[str, float | None]] = {}
+    for name, group in {**groups, "observations": slice(-1), "all": slice(None)}.items():
+        own = {"std": float(std[group][0]) if name in groups else None}
+        table[name] = own | {metric: _mean(values[group]) for metric, values in columns.items()}
+    return PredictionErrors(dataset.name, dataset.environment, predictor, ranges, len(ranks), table)
 
 
 def each_error(
@@ -365,15 +312,8 @@ def each_error(
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.floating] | None]]:
     """The absolute errors of the last row of given windows, a batch at a time.
 
-    Args:
-        predict: The predictor.
-        dataset: Where the rows are.
-        ends: ``[N]``: the rows at which the windows end.
-        first: ``[N]``: the first row of each one's episode.
-        predictor: Its name, for errors.
-        batch_size: Windows at once.
-        window: T.
-        progress: Called after each batch.
+    The windows end at the rows ``ends [N]``, in the episodes whose first rows are ``first [N]``; ``predictor`` names
+    who predicts, for errors.
 
     Yields:
         ``[<= batch_size, P]`` absolute errors in the data's own units, and the negative log-likelihoods of the
@@ -424,3 +364,9 @@ def varying(dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
     scale = np.maximum(np.abs(found.minimum), np.abs(found.maximum))[:predicted].astype(np.float64)
     std = found.std[:predicted]
     return std, std > _STILL * scale
+
+
+def _mean(values: NDArray[np.float64]) -> float | None:
+    """Over what is there: NaN stands for what is not."""
+    there = values[~np.isnan(values)]
+    return float(there.mean()) if len(there) else None

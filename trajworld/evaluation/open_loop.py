@@ -10,7 +10,7 @@ from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.windows import gather_windows
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.one_step import Progress, Ranges, scaled_errors
+from trajworld.evaluation.one_step import Progress, scaled_errors
 from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
 
@@ -81,14 +81,7 @@ class Foresight:
         horizon: int = HORIZON,
         batch_size: int = BATCH_SIZE,
     ) -> None:
-        """Set up; the compilation happens at the first call.
-
-        Args:
-            model: The model.
-            dataset: Where the rows are.
-            support: The range the model bins over, arrays ``[M]``.
-            horizon: h, steps of a rollout.
-            batch_size: Rollouts at once; the last batch is filled up.
+        """Set up rollouts of :func:`fitting_horizon` steps, ``batch_size`` at once; compiled at the first call.
 
         Raises:
             UsageError: A number is less than 1.
@@ -96,9 +89,10 @@ class Foresight:
         """
         from trajworld.models.rollout import compile_rollout
 
-        if horizon < 1 or batch_size < 1:
-            raise UsageError(f"horizon {horizon} and batch size {batch_size} must be at least 1")
-        self.dataset, self.horizon, self.batch_size = dataset, horizon, batch_size
+        if batch_size < 1:
+            raise UsageError(f"the batch size must be at least 1, not {batch_size}")
+        self.dataset, self.batch_size = dataset, batch_size
+        self.horizon = fitting_horizon(dataset, horizon)
         self._variates = variates_of(dataset, support.lower, support.upper)
         self.context = model.context
         self._run = compile_rollout(model, dataset.observation_size)
@@ -119,13 +113,12 @@ class Foresight:
             filled = np.concatenate([chosen, np.full(self.batch_size - len(chosen), chosen[0])])
             parts.append([array[: len(chosen)] for array in self._batch(filled)])
             if progress is not None:
-                done, total = ((begin + len(chosen)) * self.horizon, len(starts) * self.horizon)
+                done, total = (number * self.horizon for number in (begin + len(chosen), len(starts)))
                 progress(done, total, f"{self.dataset.name}, open loop")
         found = Foreseen(*(np.concatenate(arrays) for arrays in zip(*parts, strict=True)))
-        if not (np.all(np.isfinite(found.mean)) and np.all(np.isfinite(found.std))):
-            name = self.dataset.name
+        if not np.isfinite([found.mean, found.std]).all():
             raise TrajWorldError(
-                f"the model predicts NaN or infinite values on {name}: its weights are damaged"
+                f"the model predicts NaN or infinite values on {self.dataset.name}: its weights are damaged"
             )
         return found
 
@@ -148,60 +141,35 @@ class Foresight:
 
 
 def open_loop_errors(
-    model: WorldModel,
-    dataset: Dataset,
+    foresight: Foresight,
     *,
-    support: Support | Ranges,
-    horizon: int = HORIZON,
+    ranges: str = "given",
     starts: int = STARTS,
     seed: int = 0,
-    batch_size: int = BATCH_SIZE,
-    foresight: Foresight | None = None,
     progress: Progress | None = None,
 ) -> OpenLoopErrors:
     """How the error of open-loop rollouts grows with the number of steps.
 
-    Rollouts start at random rows, drawn without replacement from those with the whole horizon before them in
-    their episode, so that every step's mean is over the same rollouts.
-
-    Args:
-        model: The model.
-        dataset: Where the real rows and actions are.
-        support: The range the model bins over; see :func:`trajworld.evaluation.one_step.support_for`.
-        horizon: Steps; fewer where less than a tenth of the rows have that many before them.
-        starts: The most rollouts.
-        seed: Of the draw.
-        batch_size: Rollouts at once.
-        foresight: Of this model, dataset and :func:`fitting_horizon`, where it is used more than once.
-        progress: Called after each batch.
+    At most ``starts`` rollouts start at random rows, drawn by ``seed`` without replacement from those with the whole
+    horizon before them in their episode, so that every step's mean is over the same rollouts. ``ranges`` says where the
+    model's ranges come from; ``progress`` is called after each batch.
 
     Raises:
         UsageError: A number is less than 1.
-        TrajWorldError: The support does not fit, or predictions are not finite.
+        TrajWorldError: The predictions are not finite.
     """
     if starts < 1:
         raise UsageError(f"at least 1 rollout is needed, not {starts}")
-    ranges = support if isinstance(support, Ranges) else Ranges(support, "given")
-    steps = fitting_horizon(dataset, horizon)
-    run = foresight or Foresight(model, dataset, ranges.support, steps, batch_size)
+    dataset, steps = foresight.dataset, foresight.horizon
     candidates = _starting_rows(dataset, steps)
     count = min(starts, len(candidates))
     drawn = np.sort(np.random.default_rng(seed).choice(candidates, count, replace=False))
-    found = run(drawn, progress)
+    found = foresight(drawn, progress)
     first = dataset.rows[drawn][:, None, : found.real.shape[-1]]
-    model_error, held_error = (scaled_errors(dataset, values - found.real) for values in (found.mean, first))
-    lower, upper = np.quantile(model_error, [0.25, 0.75], axis=0)
-    return OpenLoopErrors(
-        dataset.name,
-        dataset.environment,
-        ranges.origin,
-        steps,
-        count,
-        *(
-            tuple(array.tolist())
-            for array in (model_error.mean(axis=0), lower, upper, held_error.mean(axis=0))
-        ),
-    )
+    error, held = (scaled_errors(dataset, values - found.real) for values in (found.mean, first))
+    curves = (error.mean(axis=0), *np.quantile(error, [0.25, 0.75], axis=0), held.mean(axis=0))
+    about = (dataset.name, dataset.environment, ranges, steps, count)
+    return OpenLoopErrors(*about, *(tuple(curve.tolist()) for curve in curves))
 
 
 def fitting_horizon(dataset: Dataset, horizon: int) -> int:

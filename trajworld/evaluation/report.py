@@ -1,34 +1,47 @@
 """Everything that is measured and drawn of one model on one dataset."""
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from trajworld.data.dataset import Dataset
+from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import (
-    Choice,
     OneStep,
     PredictionErrors,
     Progress,
     Ranges,
-    compile_one_step,
     copy_last_row_errors,
     prediction_errors,
 )
-from trajworld.evaluation.open_loop import (
-    BATCH_SIZE,
-    Foresight,
-    OpenLoopErrors,
-    fitting_horizon,
-    open_loop_errors,
-)
-from trajworld.evaluation.pictures import (
-    draw_growth,
-    draw_trajectories,
-    draw_variate_errors,
-    typical_episodes,
-    view_episode,
-)
+from trajworld.evaluation.open_loop import BATCH_SIZE, Foresight, OpenLoopErrors, open_loop_errors
 from trajworld.models.interface import WorldModel
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How much of a dataset is measured and drawn.
+
+    Attributes:
+        windows: The most transitions of each dataset to predict, drawn at random; 0 for all.
+        horizon: Steps of the open-loop rollouts, fewer in short episodes; 0 for none.
+        pictures: Episodes of each dataset to draw.
+        batch_size: Windows at once.
+        seed: Of the random draws.
+    """
+
+    windows: int = 5000
+    horizon: int = 100
+    pictures: int = 2
+    batch_size: int = 64
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("windows", "horizon", "pictures", "seed"):
+            if getattr(self, name) < 0:
+                raise UsageError(f"{name} must be at least 0, not {getattr(self, name)}")
+        if self.batch_size < 1:
+            raise UsageError(f"batch_size must be at least 1, not {self.batch_size}")
 
 
 class Evaluation(NamedTuple):
@@ -53,54 +66,47 @@ def evaluate(
     model: WorldModel,
     dataset: Dataset,
     ranges: Ranges,
+    one_step: OneStep,
+    settings: Settings,
     *,
-    windows: int | None,
-    horizon: int,
-    batch_size: int,
-    seed: int = 0,
-    one_step: OneStep | None = None,
-    pictures: Path | None = None,
-    drawn_episodes: int = 2,
+    folder: Path | None = None,
     name: str = "The model",
     progress: Progress | None = None,
 ) -> Evaluation:
-    """Measure a model on a dataset, and draw it.
+    """Measure a model on a dataset, and draw it into ``folder``, if any, with its ``name`` in the titles.
 
-    Args:
-        model: The model.
-        dataset: What it predicts.
-        ranges: Of :func:`trajworld.evaluation.one_step.support_for`.
-        windows: The most windows, drawn at random; None for all.
-        horizon: Steps of the open loop; 0 for none, and then no trajectory is drawn.
-        batch_size: Windows at once.
-        seed: Of what is drawn at random.
-        one_step: Of :func:`trajworld.evaluation.one_step.compile_one_step`, where there is one already.
-        pictures: The folder to draw into; None for no picture.
-        drawn_episodes: How many episodes to draw.
-        name: The model's, in the pictures' titles.
-        progress: Called after each batch.
+    ``ranges`` and ``one_step`` are of :mod:`trajworld.evaluation.one_step`.
 
     Raises:
         TrajWorldError: The model does not fit the dataset, its predictions are not finite, or a picture cannot be
             written.
     """
-    one_step = one_step or compile_one_step(model)
-    choice: Choice = {"limit": windows, "seed": seed}
-    copy = copy_last_row_errors(dataset, window=model.sizes.window, **choice)
-    choice |= {"batch_size": batch_size, "progress": progress}
-    prediction = prediction_errors(model, dataset, support=ranges, one_step=one_step, **choice)
-    if pictures is not None:
-        draw_variate_errors(pictures / "variates.png", prediction, copy, name)
-    if not horizon:
-        return Evaluation(prediction, copy, None)
-    steps = fitting_horizon(dataset, horizon)
-    foresight = Foresight(model, dataset, ranges.support, steps, min(batch_size, BATCH_SIZE))
-    growth = open_loop_errors(
-        model, dataset, support=ranges, horizon=steps, seed=seed, foresight=foresight, progress=progress
+    # Imported here: without pictures nothing waits for Matplotlib and pandas.
+    from trajworld.evaluation import pictures
+
+    limit, seed, batch_size = settings.windows or None, settings.seed, settings.batch_size
+    copy = copy_last_row_errors(dataset, window=model.sizes.window, limit=limit, seed=seed)
+    prediction = prediction_errors(
+        model,
+        dataset,
+        support=ranges,
+        one_step=one_step,
+        limit=limit,
+        seed=seed,
+        batch_size=batch_size,
+        progress=progress,
     )
-    if pictures is not None:
-        draw_growth(pictures / "open-loop.png", growth, name)
-        for episode in typical_episodes(dataset, drawn_episodes):
-            view = view_episode(dataset, episode, ranges.support, one_step, model.sizes.window, foresight)
-            draw_trajectories(pictures / f"episode-{episode}.png", view, dataset, name)
+    if folder is not None:
+        pictures.draw_variate_errors(folder / "variates.png", prediction, copy, name)
+    if not settings.horizon:
+        return Evaluation(prediction, copy, None)
+    foresight = Foresight(model, dataset, ranges.support, settings.horizon, min(batch_size, BATCH_SIZE))
+    growth = open_loop_errors(foresight, ranges=ranges.origin, seed=seed, progress=progress)
+    if folder is not None:
+        pictures.draw_growth(folder / "open-loop.png", growth, name)
+        for episode in pictures.typical_episodes(dataset, settings.pictures):
+            view = pictures.view_episode(
+                dataset, episode, ranges.support, one_step, model.sizes.window, foresight
+            )
+            pictures.draw_trajectories(folder / f"episode-{episode}.png", view, dataset, name)
     return Evaluation(prediction, copy, growth)

@@ -11,12 +11,8 @@ from trajworld.versions import versions
 def import_published(path: str | os.PathLike[str], heads: int = 4, environment: str = "") -> TrajWorld:
     """Make a model of a checkpoint that the published code wrote (``trm_dynamics.pkl``).
 
-    The file is read by the restricted unpickler; the sizes are inferred from its weights and its ranges are kept.
-
-    Args:
-        path: The pickle.
-        heads: Attention heads, the one size that weights do not tell.
-        environment: The environment the checkpoint belongs to, where known; the file does not say.
+    The file is read by the restricted unpickler; its ranges are kept, and all sizes but ``heads`` inferred from its
+    weights. It does not say either which environment it belongs to.
 
     Raises:
         TrajWorldError: The file is not such a checkpoint, or is one of another architecture.

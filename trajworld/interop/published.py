@@ -33,8 +33,7 @@ class PublishedCheckpoint:
         sizes: As the weights tell; the heads are what the caller said.
         support: The ranges, already widened: of each variate, or [0, 1] for all where pre-training stored one number
             (it trained on exactly that, whatever the stored widening says).
-        weights: Float32 arrays by the names that :class:`trajworld.models.trajworld.TrajWorld` gives its weights,
-            such as ``block_0_time/projection/kernel``; kernels are ``[in, out]``.
+        weights: Float32 arrays by TrajWorld's names, such as ``block_0_time/projection/kernel``, ``[in, out]``.
     """
 
     sizes: TrajWorldSizes
@@ -43,11 +42,7 @@ class PublishedCheckpoint:
 
 
 def read_published(path: str | os.PathLike[str], heads: int = 4) -> PublishedCheckpoint:
-    """Read ``trm_dynamics*.pkl``, through the restricted unpickler.
-
-    Args:
-        path: The file.
-        heads: Attention heads; the weights do not tell.
+    """Read ``trm_dynamics*.pkl``, through the restricted unpickler; the weights do not tell how many heads there are.
 
     Raises:
         TrajWorldError: The file cannot be read, is a TDM baseline's, lacks a weight, has one too many, or one of a
@@ -70,7 +65,18 @@ def read_published(path: str | os.PathLike[str], heads: int = 4) -> PublishedChe
     if blocks == 0:
         raise TrajWorldError(f"{path} is not a published checkpoint: it has no blocks")
     layout = _layout(blocks, width, bins, window, variates)
-    _check_shapes(path, weights, {old: shape for olds, shape in layout.values() for old in olds})
+    expected = {old: shape for olds, shape in layout.values() for old in olds}
+    for names, what in (
+        (expected.keys() - weights.keys(), "is incomplete: the weight {!r} is missing"),
+        (weights.keys() - expected.keys(), "holds {!r}, which no published model has"),
+    ):
+        if names:
+            raise TrajWorldError(f"{path} {what.format(min(names))} ({len(names)} such in all)")
+    for name, shape in expected.items():
+        if (found := weights[name].shape) != shape:
+            raise TrajWorldError(f"{path}: {name!r} has the shape {found}, but its model's sizes ask {shape}")
+        if 0 in shape:
+            raise TrajWorldError(f"{path}: {name!r} is empty")
     if heads < 1 or width % heads:
         raise UsageError(
             f"{path} has a width of {width}, which {heads} heads do not divide: give the right --heads"
@@ -150,25 +156,6 @@ def _matrix(path: Path, weights: Mapping[str, Floats], name: str) -> Floats:
     if weights[name].ndim != 2:
         raise TrajWorldError(f"{path}: {name!r} has the shape {weights[name].shape}; two axes are expected")
     return weights[name]
-
-
-def _check_shapes(path: Path, weights: Mapping[str, Floats], expected: Mapping[str, tuple[int, ...]]) -> None:
-    """Refuse a missing, superfluous or wrong-shaped weight by its name."""
-    if missing := sorted(expected.keys() - weights.keys()):
-        raise TrajWorldError(
-            f"{path} is incomplete: the weight {missing[0]!r} is missing ({len(missing)} in all)"
-        )
-    if extra := sorted(weights.keys() - expected.keys()):
-        raise TrajWorldError(
-            f"{path} holds {extra[0]!r}, which no published model has ({len(extra)} such in all)"
-        )
-    for name, shape in expected.items():
-        if weights[name].shape != shape:
-            raise TrajWorldError(
-                f"{path}: {name!r} has the shape {weights[name].shape}, but its model's sizes ask {shape}"
-            )
-        if 0 in shape:
-            raise TrajWorldError(f"{path}: {name!r} is empty")
 
 
 def _support(path: Path, minimum: Any, maximum: Any) -> Support:

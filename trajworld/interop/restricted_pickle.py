@@ -39,9 +39,9 @@ class Record:
 def read_pickle(path: str | os.PathLike[str]) -> Any:
     """Read a pickle (protocols 0 to 5) without importing or calling anything that it names.
 
-    The result holds None, booleans, numbers, strings, bytes, lists, tuples, dicts, sets, NumPy arrays, scalars and
-    dtypes of numbers, and a ``Record`` for each object of a known outside class and for the name of one.
-    A ``jax.Array`` becomes a NumPy array. Arrays are views of the file's bytes and may be read-only.
+    The result holds plain values and containers, NumPy arrays, scalars and dtypes of numbers, and a ``Record`` for each
+    object of a known outside class and for the name of one. A ``jax.Array`` becomes a NumPy array. Arrays are views of
+    the file's bytes and may be read-only.
 
     Raises:
         TrajWorldError: The file is missing, damaged or too deep, or names anything outside the allow-list.
@@ -61,10 +61,10 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
         raise TrajWorldError(f"{path} is refused: {reason}; nothing in it was run") from None
     except Exception as error:  # Damaged bytes make Python and NumPy raise a dozen types.
         kind = kind_of_file(path)
-        cause = " ".join(str(error).split())[:200] or type(error).__name__
-        cause = cause if kind in ("", "it is a pickle") else kind
+        if kind in ("", "it is a pickle"):
+            kind = " ".join(str(error).split())[:200] or type(error).__name__
         raise TrajWorldError(
-            f"{path} is not a readable pickle, or is damaged or cut short ({cause})"
+            f"{path} is not a readable pickle, or is damaged or cut short ({kind})"
         ) from None
 
 

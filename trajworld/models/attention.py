@@ -30,9 +30,11 @@ DROPOUT_SITES = 3
 """How many dropouts one :class:`AttentionFeedForward` has."""
 
 
-@keras.saving.register_keras_serializable("trajworld")
 class RowDense(keras.layers.Dense):
     """A dense layer of ``[N, features]`` whose product the backend chooses."""
+
+    def __init__(self, units: int, **kwargs: Any) -> None:
+        super().__init__(units, kernel_initializer="lecun_normal", **kwargs)
 
     def call(self, inputs: Tensor, training: bool | None = None) -> Tensor:
         """``[N, features]`` to ``[N, units]``."""
@@ -40,45 +42,32 @@ class RowDense(keras.layers.Dense):
         return outputs if self.activation is None else self.activation(outputs)
 
 
-@keras.saving.register_keras_serializable("trajworld")
 class AttentionFeedForward(keras.layers.Layer):
     """``x = LN(x + attention(x)); x = LN(x + FFN(x))`` with multi-head attention along one axis of the grid.
 
     Args:
         width: d, a multiple of ``heads``.
         heads: The number of heads; a head's features are contiguous.
+        rate: Dropout rate, applied to attention's output, to its projection and to the FFN's output.
         axis: ``"time"`` (rows attend to rows of the same variate) or ``"variate"`` (variates of one row attend to each
             other).
-        rate: Dropout rate, applied to attention's output, to its projection and to the FFN's output.
         site: The first of this layer's three dropout sites.
     """
 
-    def __init__(
-        self, width: int, heads: int, axis: str, rate: float = 0.0, site: int = 0, **kwargs: Any
-    ) -> None:
+    def __init__(self, width: int, heads: int, rate: float, axis: str, site: int = 0, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
-        if width % heads:
-            raise ValueError(f"width {width} is not a multiple of {heads} heads")
-        self.width, self.heads, self.axis, self.rate, self.site = width, heads, axis, rate, site
-
-        def dense(units: int, name: str, activation: Any = None) -> RowDense:
-            return RowDense(
-                units,
-                activation=activation,
-                kernel_initializer="lecun_normal",
-                name=name,
-                dtype=self.dtype_policy,
-            )
+        self.width, self.heads, self.rate, self.axis, self.site = width, heads, rate, axis, site
+        policy = self.dtype_policy
 
         def norm(name: str) -> keras.layers.LayerNormalization:
-            return keras.layers.LayerNormalization(epsilon=1e-6, name=name, dtype=self.dtype_policy)
+            return keras.layers.LayerNormalization(epsilon=1e-6, name=name, dtype=policy)
 
         # One product for queries, keys and values: three narrow ones cost more on every backend.
-        self.query_key_value = dense(3 * width, "query_key_value")
-        self.projection = dense(width, "projection")
+        self.query_key_value = RowDense(3 * width, name="query_key_value", dtype=policy)
+        self.projection = RowDense(width, name="projection", dtype=policy)
         self.attention_norm = norm("attention_norm")
-        self.expansion = dense(4 * width, "expansion", activation=_gelu)
-        self.contraction = dense(width, "contraction")
+        self.expansion = RowDense(4 * width, activation=_gelu, name="expansion", dtype=policy)
+        self.contraction = RowDense(width, name="contraction", dtype=policy)
         self.feed_forward_norm = norm("feed_forward_norm")
         self.build()
 
@@ -86,13 +75,8 @@ class AttentionFeedForward(keras.layers.Layer):
         """Make the weights; their shapes depend on the sizes alone."""
         if self.built:  # type: ignore[has-type]
             return
-        for layer in (
-            self.query_key_value,
-            self.attention_norm,
-            self.expansion,
-            self.projection,
-            self.feed_forward_norm,
-        ):
+        norms = self.attention_norm, self.feed_forward_norm
+        for layer in (self.query_key_value, norms[0], self.expansion, self.projection, norms[1]):
             layer.build((None, self.width))
         self.contraction.build((None, 4 * self.width))
         self.built = True
@@ -107,7 +91,7 @@ class AttentionFeedForward(keras.layers.Layer):
         cache_index: Any = 0,
         rows: int | None = None,
     ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Apply the layer.
+        """``[B * T * M, d]`` to ``[B * rows * M, d]``, and keys and values: the updated cache where one was given.
 
         Args:
             x: ``[B * T * M, d]``.
@@ -119,17 +103,12 @@ class AttentionFeedForward(keras.layers.Layer):
             cache: Keys and values of earlier rows, each ``[B, S, M, heads, d / heads]``; time axis only.
             cache_index: At which row of the cache these T rows go.
             rows: Answer for the last ``rows`` rows only (all are keys); None for all.
-
-        Returns:
-            ``[B * rows * M, d]``, and keys and values: the updated cache where one was given.
         """
-        batch, time, variates = grid
+        time = grid[1]
         query, key, value = self.query_key_value_of(x, grid)
         if rows is not None and rows != time:
             query = query[:, time - rows :]
-            x = ops.reshape(
-                ops.reshape(x, (batch, time, variates, self.width))[:, time - rows :], (-1, self.width)
-            )
+            x = ops.reshape(ops.reshape(x, (*grid, self.width))[:, time - rows :], (-1, self.width))
             if attendable is not None and self.axis == "time":
                 attendable = attendable[..., time - rows :, :]
         if cache is not None:
@@ -162,18 +141,6 @@ class AttentionFeedForward(keras.layers.Layer):
         weights = ops.softmax(logits, axis=-1) if logits.shape[-1] != 1 else ops.ones_like(logits)
         weights = ops.cast(weights, value.dtype)
         return ops.reshape(ops.einsum(mixture, weights, value), (-1, self.width))
-
-    def get_config(self) -> dict[str, Any]:
-        """The sizes, as numbers."""
-        return {
-            "width": self.width,
-            "heads": self.heads,
-            "axis": self.axis,
-            "rate": self.rate,
-            "site": self.site,
-            "name": self.name,
-            "dtype": self.dtype_policy.name,
-        }
 
 
 def _gelu(x: Tensor) -> Tensor:

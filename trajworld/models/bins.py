@@ -23,22 +23,6 @@ _MASS_EPSILON = 5e-7
 Tensor = Any
 
 
-def bin_units(values: Tensor, lower: Tensor, upper: Tensor, bins: int) -> Tensor:
-    """Distance from the support's lower end in bin widths: 0 at ``lower``, ``bins`` at ``upper``; not clipped.
-
-    Args:
-        values: ``[..., M]`` raw values.
-        lower: ``[M]`` or scalar, the support's lower ends.
-        upper: ``[M]`` or scalar, its upper ends.
-        bins: The number of bins.
-
-    Returns:
-        ``[..., M]`` float32.
-    """
-    values, lower, upper = (ops.cast(array, "float32") for array in (values, lower, upper))
-    return (values - lower) / (upper - lower) * float(bins)
-
-
 def encode(values: Tensor, lower: Tensor, upper: Tensor, bins: int) -> Tensor:
     """Gauss-histogram of each value clipped to its support.
 
@@ -47,20 +31,24 @@ def encode(values: Tensor, lower: Tensor, upper: Tensor, bins: int) -> Tensor:
 
     Args:
         values: ``[..., M]`` raw values.
-        lower: ``[M]`` or scalar.
-        upper: ``[M]`` or scalar.
+        lower: ``[M]`` or scalar, the support's lower ends.
+        upper: ``[M]`` or scalar, its upper ends.
         bins: The number of bins, B.
 
     Returns:
         ``[..., M, B]`` float32 probabilities.
     """
-    position = ops.clip(bin_units(values, lower, upper, bins), 0.0, float(bins))
-    return _histogram(position, bins)
+    position = ops.clip(_bin_units(values, lower, upper, bins), 0.0, float(bins))
+    edges = ops.arange(bins + 1, dtype="float32")
+    scaled = (edges - ops.expand_dims(position, -1)) * (1.0 / (SIGMA * math.sqrt(2.0)))
+    cdf = 0.5 * ops.erf(scaled)
+    mass = cdf[..., -1:] - cdf[..., :1] + _MASS_EPSILON
+    return (cdf[..., 1:] - cdf[..., :-1]) / mass
 
 
 def target_bins(values: Tensor, lower: Tensor, upper: Tensor, bins: int) -> Tensor:
     """The bin that holds each value, those outside the support falling in the end bins; ``[..., M]`` int32."""
-    position = ops.clip(bin_units(values, lower, upper, bins), 0.0, bins - 1.0)
+    position = ops.clip(_bin_units(values, lower, upper, bins), 0.0, bins - 1.0)
     return ops.cast(ops.floor(position), "int32")
 
 
@@ -78,15 +66,8 @@ def moments(logits: Tensor, lower: Tensor, upper: Tensor) -> tuple[Tensor, Tenso
 def sample(logits: Tensor, lower: Tensor, upper: Tensor, uniforms: Tensor) -> Tensor:
     """Draw a bin from each predicted distribution, then a value uniformly inside it.
 
-    Args:
-        logits: ``[..., M, B]``.
-        lower: ``[M]`` or scalar.
-        upper: ``[M]`` or scalar.
-        uniforms: ``[2, ..., M]`` independent draws from [0, 1): which bin (by inverting the cumulative
-            distribution), and where in it. Given rather than drawn here, so that a rollout is a function of its seed.
-
-    Returns:
-        ``[..., M]`` float32 raw values.
+    By ``uniforms``, ``[2, ..., M]`` independent draws from [0, 1): which bin (by inverting the cumulative
+    distribution), and where in it. Given rather than drawn here, so that a rollout is a function of its seed.
     """
     cumulative = ops.cumsum(ops.softmax(ops.cast(logits, "float32"), axis=-1), axis=-1)
     bins = int(cumulative.shape[-1])
@@ -99,17 +80,7 @@ def sample(logits: Tensor, lower: Tensor, upper: Tensor, uniforms: Tensor) -> Te
 
 
 def onehot_cross_entropy(logits: Tensor, values: Tensor, lower: Tensor, upper: Tensor) -> Tensor:
-    """Cross-entropy against the one-hot target bin of each value.
-
-    Args:
-        logits: ``[..., M, B]``.
-        values: ``[..., M]`` raw target values.
-        lower: ``[M]`` or scalar.
-        upper: ``[M]`` or scalar.
-
-    Returns:
-        ``[..., M]`` float32, in nats.
-    """
+    """Cross-entropy of ``logits [..., M, B]`` against the bins of ``values [..., M]``: ``[..., M]`` float32, nats."""
     logits = ops.cast(logits, "float32")
     bins = int(logits.shape[-1])
     indices = ops.expand_dims(target_bins(values, lower, upper, bins), -1)
@@ -130,10 +101,7 @@ CROSS_ENTROPIES = {"onehot": onehot_cross_entropy, "gauss": gauss_cross_entropy}
 """The losses by the name of their targets."""
 
 
-def _histogram(position: Tensor, bins: int) -> Tensor:
-    """Gauss-histogram of positions in bin widths, ``[...]`` to ``[..., bins]``."""
-    edges = ops.arange(bins + 1, dtype="float32")
-    scaled = (edges - ops.expand_dims(position, -1)) * (1.0 / (SIGMA * math.sqrt(2.0)))
-    cdf = 0.5 * ops.erf(scaled)
-    mass = cdf[..., -1:] - cdf[..., :1] + _MASS_EPSILON
-    return (cdf[..., 1:] - cdf[..., :-1]) / mass
+def _bin_units(values: Tensor, lower: Tensor, upper: Tensor, bins: int) -> Tensor:
+    """Distance from the support's lower end in bin widths: 0 at ``lower``, ``bins`` at ``upper``; not clipped."""
+    values, lower, upper = (ops.cast(array, "float32") for array in (values, lower, upper))
+    return (values - lower) / (upper - lower) * float(bins)

@@ -9,17 +9,15 @@ makes a world model of a known kind, of checked numbers, and nothing else. It is
 import contextlib
 import dataclasses
 import datetime
+import hashlib
 import io
 import json
-import lzma
 import math
 import os
-import struct
 import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, NamedTuple
 
 import h5py
 import numpy as np
@@ -38,18 +36,16 @@ _MAX_EXPANSION = 20  # Keras stores its members uncompressed; packed again, weig
 _MAX_OBJECTS = 10_000  # HDF5 groups and arrays; a block of a transformer makes about 56.
 _MAX_OBJECT_BYTES = 4096  # Of an HDF5 group or array beside its numbers.
 _DTYPES = ("float32", "mixed_bfloat16", "mixed_float16")  # All of them keep their weights in float32.
-_DAMAGE = (
-    zipfile.BadZipFile,
-    zlib.error,
-    lzma.LZMAError,
-    struct.error,
-    OSError,
-    EOFError,
-    NotImplementedError,
-    RuntimeError,
-    ValueError,
-    KeyError,
-)
+_PARTS = {"sizes", "identity", "dtype", "name"}
+
+
+class _Parts(NamedTuple):
+    """What a configuration says, checked."""
+
+    kind: Kind
+    sizes: Sizes
+    identity: Identity
+    config: dict[str, Any]
 
 
 def save_model(model: Any, path: str | os.PathLike[str]) -> None:
@@ -76,21 +72,24 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
         raise TrajWorldError(
             f"{path} is not written: the model's identity is not plain data ({error})"
         ) from None
-    _parts(path, json.loads(text))  # What could not be read back is not written.
-    for variable in model.weights:
-        _check_finite(path, variable.path, keras.ops.convert_to_numpy(variable.value))
-    metadata = {
-        "keras_version": keras.__version__,
-        "date_saved": datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S"),
-    }
+    with _refusals(path):
+        _parts(json.loads(text))  # What could not be read back is not written.
+        for variable in model.weights:
+            _check_finite(variable.path, keras.ops.convert_to_numpy(variable.value))
+    saved = datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S")
+    metadata = json.dumps({"keras_version": keras.__version__, "date_saved": saved})
     with atomic_file(path) as temporary:
         weights = temporary.with_suffix(".weights.h5")
         try:
             model.save_weights(weights, overwrite=True)
+            # Of one fixed date: a zip archive knows none before 1980, whatever the clock says.
             with zipfile.ZipFile(temporary, "w") as archive:
-                archive.writestr(_METADATA, json.dumps(metadata))
-                archive.writestr(_CONFIG, text)
-                archive.write(weights, _WEIGHTS)
+                for name, content in (
+                    (_METADATA, metadata.encode()),
+                    (_CONFIG, text.encode()),
+                    (_WEIGHTS, weights.read_bytes()),
+                ):
+                    archive.writestr(zipfile.ZipInfo(name), content)
         finally:
             weights.unlink(missing_ok=True)
 
@@ -104,8 +103,7 @@ def load_model(path: str | os.PathLike[str]) -> Any:
     Raises:
         TrajWorldError: The file is missing, damaged, not a world model, or hostile.
     """
-    path = model_path(path)
-    model = model_from_config(_checked(path)["config"])
+    model = model_from_config(check_model(path))
     try:
         model.load_weights(path)
     except (ValueError, KeyError, TypeError, OSError, RuntimeError) as error:
@@ -115,13 +113,19 @@ def load_model(path: str | os.PathLike[str]) -> Any:
     return model
 
 
-def check_model(path: str | os.PathLike[str]) -> None:
+def check_model(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Look for everything that :func:`load_model` refuses, without importing Keras.
+
+    Returns:
+        The model's configuration, see :func:`trajworld.models.interface.model_from_config`.
 
     Raises:
         TrajWorldError: The file is missing, damaged, not a world model, or hostile.
     """
-    _checked(model_path(path))
+    with _opened(path) as archive:
+        parts = _parts(_read_json(archive, _CONFIG))
+        _check_weights(archive, parts.sizes.parameters)
+    return parts.config
 
 
 def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
@@ -134,22 +138,20 @@ def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises:
         TrajWorldError: The file is missing, damaged, not a world model, or hostile.
     """
-    path = model_path(path)
     with _opened(path) as archive:
-        config = _read_config(path, archive)
-        kind, sizes, identity = _parts(path, config)
-        metadata = _read_json(path, archive, _METADATA) if _METADATA in archive.namelist() else {}
-    saved = metadata if isinstance(metadata, dict) else {}
-    return {
-        "path": str(path),
-        "bytes": path.stat().st_size,
-        "saved": {name: str(saved.get(name, "")) for name in ("date_saved", "keras_version")},
-        "kind": kind.name,
-        "parameters": sizes.parameters,
-        "dtype": config["config"]["dtype"],
-        "sizes": dataclasses.asdict(sizes),
-        **identity.to_config(),
-    }
+        kind, sizes, identity, config = _parts(_read_json(archive, _CONFIG))
+        saved = _read_json(archive, _METADATA) if _METADATA in archive.namelist() else {}
+        saved = saved if isinstance(saved, dict) else {}
+        return {
+            "path": str(path),
+            "bytes": Path(path).stat().st_size,
+            "saved": {name: str(saved.get(name, "")) for name in ("date_saved", "keras_version")},
+            "kind": kind.name,
+            "parameters": sizes.parameters,
+            "dtype": config["dtype"],
+            "sizes": dataclasses.asdict(sizes),
+            **identity.to_config(),
+        }
 
 
 def model_path(path: str | os.PathLike[str]) -> Path:
@@ -164,117 +166,118 @@ def model_path(path: str | os.PathLike[str]) -> Path:
     return path
 
 
-def _checked(path: Path) -> dict[str, Any]:
-    """The configuration of a file that holds a model and nothing else."""
-    with _opened(path) as archive:
-        config = _read_config(path, archive)
-        _, sizes, _ = _parts(path, config)
-        _check_weights(path, archive, sizes)
-    return config
+def weights_digest(model: Any) -> str:
+    """A digest of a model's sizes and weights: equal for equal weights, whatever their file is called."""
+    digest = hashlib.sha256(json.dumps(dataclasses.asdict(model.sizes), sort_keys=True).encode())
+    for weights in model.get_weights():
+        digest.update(weights.astype("<f4").tobytes())
+    return digest.hexdigest()[:16]
+
+
+class _Refused(Exception):
+    """What is the matter with a file; the text completes "PATH: ..."."""
+
+
+def _require(holds: Any, problem: str) -> None:
+    if not holds:
+        raise _Refused(problem)
 
 
 @contextlib.contextmanager
-def _opened(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Yield the archive, its members checked; damage found while it is open becomes one line."""
-    if path.is_dir():
-        raise TrajWorldError(f"{path} is a folder, not a model file")
+def _refusals(path: Path) -> Iterator[None]:
+    """Turn whatever is the matter with a file into one line that names it."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            _check_members(path, archive)
-            yield archive
+        yield
+    except _Refused as problem:
+        why = f": {problem}"
     except FileNotFoundError:
-        raise TrajWorldError(f"{path} does not exist") from None
-    except PermissionError as error:
-        raise TrajWorldError(f"cannot read {path}: {error.strerror}") from None
-    except _DAMAGE as error:
-        why = _first_line(error)
-        raise TrajWorldError(f"{path} is not a model file, or is damaged or cut short ({why})") from None
+        why = " does not exist"
+    except (PermissionError, IsADirectoryError) as error:
+        why = f" cannot be read: {error.strerror}"
+    except Exception as error:  # Damaged bytes make zipfile, zlib and h5py raise a dozen types.
+        why = f" is not a model file, or is damaged or cut short ({_first_line(error)})"
+    else:
+        return
+    raise TrajWorldError(f"{path}{why}") from None
 
 
-def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
-    """Refuse names that escape a folder or repeat, and members that unpack to far more than is stored."""
-    names = archive.namelist()
-    for name in names:
-        parts = PurePosixPath(name.replace("\\", "/"))
-        if parts.is_absolute() or ".." in parts.parts or ":" in name:
-            raise TrajWorldError(
-                f"{path} is refused: its member {name!r} would escape the folder it is unpacked in"
-            )
-    if len(set(names)) != len(names):
-        raise TrajWorldError(f"{path} is refused: it holds two members of one name")
-    for name in (_CONFIG, _WEIGHTS):
-        if name not in names:
-            raise TrajWorldError(f"{path} is not a model file: it holds no {name}")
-    for member in archive.infolist():
-        if member.file_size > _MAX_EXPANSION * member.compress_size + 4096:
-            raise TrajWorldError(
-                f"{path} is refused: {member.filename!r} would unpack to {member.file_size:,} bytes, "
-                f"from {member.compress_size:,}"
-            )
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
+    """Yield the archive once no member's name escapes or repeats, and none unpacks to far more than is stored."""
+    path = model_path(path)
+    with _refusals(path), zipfile.ZipFile(path) as archive:
+        names = archive.namelist()
+        for member in archive.infolist():
+            name, size, stored = member.filename, member.file_size, member.compress_size
+            parts = PurePosixPath(name.replace("\\", "/"))
+            escapes = parts.is_absolute() or ".." in parts.parts or ":" in name
+            _require(not escapes, f"refused: its member {name!r} would escape the folder it is unpacked in")
+            expands = size > _MAX_EXPANSION * stored + 4096
+            _require(not expands, f"refused: {name!r} would unpack to {size:,} bytes, from {stored:,}")
+        _require(len(set(names)) == len(names), "refused: it holds two members of one name")
+        for name in (_CONFIG, _WEIGHTS):
+            _require(name in names, f"it is not a model file: it holds no {name}")
+        yield archive
 
 
-def _read_json(path: Path, archive: zipfile.ZipFile, name: str) -> Any:
+def _read_json(archive: zipfile.ZipFile, name: str) -> Any:
     size = archive.getinfo(name).file_size
-    if size > _MAX_CONFIG_BYTES:
-        raise TrajWorldError(f"{path} is refused: its {name} of {size:,} bytes is no model's")
+    _require(size <= _MAX_CONFIG_BYTES, f"refused: its {name} of {size:,} bytes is no model's")
+
+    def refuse(constant: str) -> None:
+        raise ValueError(f"it holds {constant}")
+
     try:
-        return json.loads(archive.read(name).decode("utf-8"), parse_constant=_no_constant)
+        return json.loads(archive.read(name).decode("utf-8"), parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise TrajWorldError(f"{path}: its {name} is not readable JSON ({_first_line(error)})") from None
+        raise _Refused(f"its {name} is not readable JSON ({_first_line(error)})") from None
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(f"it holds {name}")
-
-
-def _read_config(path: Path, archive: zipfile.ZipFile) -> dict[str, Any]:
-    """The archive's configuration, once it is certain that it is a world model's."""
-    config = _read_json(path, archive, _CONFIG)
-    config = config if isinstance(config, dict) else {}
-    found = config.get("registered_name")
-    if found not in [kind.registered_name for kind in MODELS.values()]:
-        found = found or config.get("class_name")
-        of = f" but a Keras {found[:60]!r}" if isinstance(found, str) else ""
-        raise TrajWorldError(
-            f"{path} is not a world model of this version{of}: `trajworld checkpoint import` and training write them"
-        )
-    return config
-
-
-def _parts(path: Path, config: Mapping[str, Any]) -> tuple[Kind, Sizes, Identity]:
+def _parts(config: Any) -> _Parts:
     """Check everything in a configuration that a model is built of.
 
     Raises:
-        TrajWorldError: A part is missing, of another type, out of range, or is itself an object to be made.
+        _Refused: It is another Keras model's, or a part is missing, of another type, out of range, or itself an object
+            to be made.
     """
-    inner = config.get("config")
+    config = config if isinstance(config, dict) else {}
+    found, inner = config.get("registered_name"), config.get("config")
+    if found not in [kind.registered_name for kind in MODELS.values()]:
+        found = found or config.get("class_name")
+        of = f" but a Keras {found[:60]!r}" if isinstance(found, str) else ""
+        raise _Refused(
+            f"it is not a world model of this version{of}: `trajworld checkpoint import` and training write them"
+        )
     # Files written before there were several kinds name none.
-    if not isinstance(inner, dict) or inner.keys() - {"kind"} != {"sizes", "identity", "dtype", "name"}:
-        raise TrajWorldError(f"{path}: its configuration is not a world model's of this version")
-    if found := next(_objects(inner), None):
-        raise TrajWorldError(f"{path} is refused: its configuration asks to make an object ({found[:60]!r})")
-    kind = MODELS.get(name) if isinstance(name := inner.get("kind", DEFAULT), str) else None
-    if kind is None or config["registered_name"] != kind.registered_name:
-        raise TrajWorldError(
-            f"{path}: its kind {str(name)[:60]!r} is not that of a {config['registered_name']!r}"
-        )
-    if inner["dtype"] not in _DTYPES:
-        raise TrajWorldError(
-            f"{path}: its dtype {str(inner['dtype'])[:60]!r} is none of {', '.join(_DTYPES)}"
-        )
-    if not isinstance(inner["name"], str) or not inner["name"].isidentifier():
-        raise TrajWorldError(f"{path}: its name {str(inner['name'])[:60]!r} is not a model's")
+    if not isinstance(inner, dict) or inner.keys() - {"kind"} != _PARTS:
+        raise _Refused("its configuration is not a world model's of this version")
+    made = next(_objects(inner), None)
+    _require(made is None, f"refused: its configuration asks to make an object ({_shown(made)})")
+    name, dtype, called = inner.get("kind", DEFAULT), inner["dtype"], inner["name"]
+    kind = next(
+        (kind for kind in MODELS.values() if (kind.name, kind.registered_name) == (name, found)), None
+    )
+    if kind is None:
+        raise _Refused(f"its kind {_shown(name)} is not that of a {found!r}")
+    _require(dtype in _DTYPES, f"its dtype {_shown(dtype)} is none of {', '.join(_DTYPES)}")
+    named = isinstance(called, str) and called.isidentifier()
+    _require(named, f"its name {_shown(called)} is not a model's")
     try:
-        sizes = _sizes(kind, inner["sizes"])
-        identity = _identity(inner["identity"])
-    except (TrajWorldError, TypeError, ValueError, KeyError, AttributeError, OverflowError) as error:
-        raise TrajWorldError(f"{path}: its configuration is damaged: {_first_line(error)}") from None
+        sizes, identity = _sizes(kind, inner["sizes"]), Identity.from_config(inner["identity"])
+        counts = [identity.observation_size, identity.action_size]
+        if not (isinstance(identity.environment, str) and isinstance(identity.history, dict)):
+            raise ValueError("its environment is not a name, or its history not a table")
+        if any(count is not None and (type(count) is not int or count < 0) for count in counts):
+            raise ValueError("its observation or action size is not a count")
+    except Exception as error:  # Whatever a value of another type makes of the checks.
+        raise _Refused(f"its configuration is damaged: {_first_line(error)}") from None
     variates = identity.support.lower.size
-    if variates > sizes.variates:
-        raise TrajWorldError(
-            f"{path}: it has ranges of {variates} variates, but embeddings for {sizes.variates}"
-        )
-    return kind, sizes, identity
+    if None not in counts and not identity.support.shared:
+        fits = sum(count or 0 for count in counts) + 1 == variates
+        _require(fits, f"it has ranges of {variates} variates, not of {counts} and a reward")
+    held = sizes.variates
+    _require(variates <= held, f"it has ranges of {variates} variates, but embeddings for {held}")
+    return _Parts(kind, sizes, identity, inner)
 
 
 def _objects(value: Any) -> Iterator[str]:
@@ -299,47 +302,25 @@ def _sizes(kind: Kind, values: Any) -> Sizes:
     return kind.sizes(**values)
 
 
-def _identity(values: Any) -> Identity:
-    identity = Identity.from_config(values)
-    if not isinstance(identity.environment, str) or not isinstance(identity.history, dict):
-        raise ValueError("its environment is not a name, or its history not a table")
-    counts = (identity.observation_size, identity.action_size)
-    for count in counts:
-        if count is not None and (type(count) is not int or count < 0):
-            raise ValueError("its observation or action size is not a count")
-    if None not in counts and not identity.support.shared and sum(counts) + 1 != identity.support.lower.size:  # type: ignore[arg-type]
-        raise ValueError(
-            f"it has ranges of {identity.support.lower.size} variates, not of {counts} and a reward"
-        )
-    return identity
-
-
-def _check_weights(path: Path, archive: zipfile.ZipFile, sizes: Sizes) -> None:
-    """Check the weights' number and values before any memory is set aside for a model of ``sizes``.
+def _check_weights(archive: zipfile.ZipFile, wanted: int) -> None:
+    """Check the weights' number and values before any memory is set aside for a model that has so many.
 
     Raises:
-        TrajWorldError: They are more or fewer than the sizes ask, not numbers, not finite, or kept elsewhere
-            than in this file.
+        _Refused: They are more or fewer, not numbers, not finite, or kept elsewhere than in this file.
     """
-    room = 4 * sizes.parameters + _MAX_OBJECT_BYTES * _MAX_OBJECTS
-    stored = archive.getinfo(_WEIGHTS).file_size
-    if stored < 4 * sizes.parameters or stored > room:
-        raise TrajWorldError(
-            f"{path}: its sizes ask for {sizes.parameters:,} weights, but it holds {stored:,} bytes of them"
-        )
+    stored, asked = archive.getinfo(_WEIGHTS).file_size, f"its sizes ask for {wanted:,} weights, but it holds"
+    room = 4 * wanted + _MAX_OBJECT_BYTES * _MAX_OBJECTS
+    _require(4 * wanted <= stored <= room, f"{asked} {stored:,} bytes of them")
     found = 0
     with h5py.File(io.BytesIO(archive.read(_WEIGHTS)), "r") as weights:
-        for name, array in _arrays(path, weights):
+        for name, array in _arrays(weights):
             found += array.size
-            if found <= sizes.parameters:
-                _check_finite(path, name, array[()])
-    if found != sizes.parameters:
-        raise TrajWorldError(
-            f"{path}: its sizes ask for {sizes.parameters:,} weights, but it holds {found:,}"
-        )
+            if found <= wanted:
+                _check_finite(name, array[()])
+    _require(found == wanted, f"{asked} {found:,}")
 
 
-def _arrays(path: Path, weights: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
+def _arrays(weights: h5py.File) -> Iterator[tuple[str, h5py.Dataset]]:
     """Yield the arrays of an HDF5 file by name; what leads out of the file, or round in it, is refused."""
     waiting: list[tuple[str, h5py.Group]] = [("", weights)]
     seen = 0
@@ -347,37 +328,32 @@ def _arrays(path: Path, weights: h5py.File) -> Iterator[tuple[str, h5py.Dataset]
         prefix, group = waiting.pop()
         for key in group:
             name = f"{prefix}/{key}" if prefix else key
-            seen += 1
-            if seen > _MAX_OBJECTS:
-                raise TrajWorldError(f"{path} is refused: it holds more arrays than any model")
-            if type(group.get(key, getlink=True)) is not h5py.HardLink:
-                raise TrajWorldError(
-                    f"{path} is refused: its weights {name[:80]!r} are a link to somewhere else"
-                )
+            seen, those = seen + 1, f"its weights {name[:80]!r}"
+            _require(seen <= _MAX_OBJECTS, "refused: it holds more arrays than any model")
+            local = type(group.get(key, getlink=True)) is h5py.HardLink
+            _require(local, f"refused: {those} are a link to somewhere else")
             item = group[key]
             if isinstance(item, h5py.Group):
                 waiting.append((name, item))
                 continue
-            if not isinstance(item, h5py.Dataset) or item.dtype != np.float32:
-                raise TrajWorldError(f"{path}: its weights {name[:80]!r} are not float32 numbers")
-            if item.external or item.is_virtual:
-                raise TrajWorldError(f"{path} is refused: its weights {name[:80]!r} are kept in another file")
-            if math.prod(item.shape) * item.dtype.itemsize > _MAX_EXPANSION * item.id.get_storage_size():
-                raise TrajWorldError(
-                    f"{path} is refused: its weights {name[:80]!r} declare more than is stored"
-                )
+            numbers = isinstance(item, h5py.Dataset) and item.dtype == np.float32
+            _require(numbers, f"{those} are not float32 numbers")
+            _require(not (item.external or item.is_virtual), f"refused: {those} are kept in another file")
+            declared = math.prod(item.shape) * item.dtype.itemsize
+            stored = declared <= _MAX_EXPANSION * item.id.get_storage_size()
+            _require(stored, f"refused: {those} declare more than is stored")
             yield name, item
 
 
-def _check_finite(path: Path, name: str, values: Any) -> None:
-    if not np.isfinite(values).all():
-        raise TrajWorldError(f"{path}: the weights {name[:80]!r} hold values that are NaN or infinite")
+def _check_finite(name: str, values: Any) -> None:
+    _require(np.isfinite(values).all(), f"the weights {name[:80]!r} hold values that are NaN or infinite")
+
+
+def _shown(value: Any) -> str:
+    return repr(str(value)[:60])
 
 
 def _first_line(error: BaseException) -> str:
     """The first line of an error's text, short."""
-    text = (
-        str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
-        or type(error).__name__
-    )
-    return text.splitlines()[0][:200]
+    text = str(error.args[0] if isinstance(error, KeyError) and error.args else error).strip()
+    return (text or type(error).__name__).splitlines()[0][:200]

@@ -10,7 +10,6 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 from urllib.parse import quote, unquote
 
@@ -30,13 +29,7 @@ _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 
 @dataclass(frozen=True)
 class HubAddress:
-    """Where a model is on the hub.
-
-    Attributes:
-        repo: ``USER/REPO``.
-        revision: A branch, tag or commit; None for the main branch.
-        file: The model file's path in the repository.
-    """
+    """Where a model is on the hub: ``USER/REPO``, a branch, tag or commit (None for the main branch), and a file."""
 
     repo: str
     revision: str | None = None
@@ -79,7 +72,7 @@ def download(address: HubAddress) -> Path:
             there is no such repository, revision or file, or none that this user may read.
     """
     hub = _client()
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import errors
 
     with _hub_errors(address):
         _guard_cache()
@@ -87,13 +80,13 @@ def download(address: HubAddress) -> Path:
         try:
             # Asked for once and without huggingface_hub's retries, which take half a minute where there is no network.
             hub.HfApi().get_hf_file_metadata(url=hub.hf_hub_url(**asked))
-        except Exception as error:
-            if not _may_be_cached(error):
+        except (errors.HfHubHTTPError, errors.HTTPError, errors.OfflineModeIsEnabled) as error:
+            answered = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 500
+            if answered < 500 and answered != 429:
                 raise
-            try:
+            with contextlib.suppress(errors.LocalEntryNotFoundError):
                 return Path(hub.hf_hub_download(**asked, local_files_only=True))
-            except LocalEntryNotFoundError:
-                raise error from None
+            raise
         return Path(hub.hf_hub_download(**asked))
 
 
@@ -105,17 +98,11 @@ def upload(
     private: bool | None = None,
     message: str | None = None,
 ) -> str:
-    """Commit a model file, and its card as README.md, to a repository that is made if it is not there.
+    """Commit a model file, and its card (Markdown) as README.md, to a repository that is made if it is not there.
 
-    All that the hub can be asked before is asked before: a repository is made only for files that it will take.
-
-    Args:
-        address: Where to; its revision is a branch that is there already, of a repository that is.
-        file: The model file, whatever it is called here.
-        card: Markdown; None leaves the repository's README.md alone.
-        private: Whether a repository that is made is private; None for the account's default. True does not upload to
-            one that is there and public.
-        message: Of the commit.
+    All that the hub can be asked before is asked before: a repository is made only for files that it will take. A
+    revision is a branch that is there already. ``private`` makes a private repository, and does not upload to one that
+    is there and public; None is for the account's default.
 
     Returns:
         The repository's address in a browser.
@@ -125,22 +112,28 @@ def upload(
             does not take the files.
     """
     hub = _client()
+    from huggingface_hub import constants, errors
+
     files: dict[str, Path | bytes] = {address.file: file}
     if card is not None:
         files["README.md"] = card.encode()
     with _hub_errors(address):
-        from huggingface_hub import constants
-
         api, page = hub.HfApi(), f"{constants.ENDPOINT}/{address.repo}"
-        there = _repository(api, address)
-        if there is None:
+        try:
+            there = api.model_info(address.repo, revision=address.revision)
+            if private and not there.private:
+                raise TrajWorldError(
+                    f"{page} is there already and public: make it private there, or leave out --private"
+                )
+        except errors.GatedRepoError:
+            raise
+        except errors.RepositoryNotFoundError:
+            # A branch cannot be made with the repository, which would stay empty.
+            if address.revision is not None:
+                raise
             if card is not None:
-                _check_card(card, constants)
+                _check_card(card)
             page = str(api.create_repo(address.repo, private=private, exist_ok=True))
-        elif private and not there.private:
-            raise TrajWorldError(
-                f"{page} is there already and public: make it private there, or leave out --private"
-            )
         api.create_commit(
             address.repo,
             [hub.CommitOperationAdd(name, content) for name, content in files.items()],
@@ -150,29 +143,9 @@ def upload(
     return page
 
 
-def _repository(api: Any, address: HubAddress) -> Any:
-    """What the hub says of a repository; None where it is to be made, or not for this user to see.
-
-    A revision must be there: a branch that is not cannot be made with the repository, which would stay empty.
-    """
-    from huggingface_hub import errors
-
-    try:
-        return api.model_info(address.repo, revision=address.revision)
-    except errors.GatedRepoError:
-        raise
-    except errors.RepositoryNotFoundError:
-        if address.revision is not None:
-            raise
-        return None
-
-
-def _check_card(card: str, constants: ModuleType) -> None:
-    """Ask the hub whether it takes a card's front matter, as huggingface_hub does, but when a repository is made.
-
-    Raises:
-        ValueError: It does not.
-    """
+def _check_card(card: str) -> None:
+    """Ask the hub whether it takes a card's front matter, as huggingface_hub does, but before a repository is made."""
+    from huggingface_hub import constants
     from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
     answer = get_session().post(
@@ -190,24 +163,14 @@ def _client() -> Any:
     try:
         import huggingface_hub
     except ImportError:
-        found = None
+        which = "huggingface_hub"
     else:
-        found = huggingface_hub.__version__
-    if found is None or int(found.partition(".")[0]) < 1:
-        which = "huggingface_hub" if found is None else "a newer huggingface_hub"
-        raise TrajWorldError(
-            f"models on the Hugging Face hub need {which}: {sys.executable} -m pip install -U huggingface_hub"
-        )
-    return huggingface_hub
-
-
-def _may_be_cached(error: Exception) -> bool:
-    """Whether the hub could not be asked: offline, unreachable or out of order, rather than with a no for an answer."""
-    from huggingface_hub import errors
-
-    if isinstance(error, errors.HfHubHTTPError):
-        return error.response.status_code >= 500 or error.response.status_code == 429
-    return isinstance(error, errors.HTTPError | errors.OfflineModeIsEnabled)
+        if int(huggingface_hub.__version__.partition(".")[0]) >= 1:
+            return huggingface_hub
+        which = "a newer huggingface_hub"
+    raise TrajWorldError(
+        f"models on the Hugging Face hub need {which}: {sys.executable} -m pip install -U huggingface_hub"
+    )
 
 
 def _guard_cache() -> None:
@@ -240,47 +203,38 @@ def _hub_errors(address: HubAddress) -> Iterator[None]:
     """Turn what huggingface_hub raises into one line."""
     from huggingface_hub import constants, errors
 
-    page = f"{constants.ENDPOINT}/{address.repo}"
+    hub, page = constants.ENDPOINT, f"{constants.ENDPOINT}/{address.repo}"
     try:
         yield
-    except errors.GatedRepoError:
-        problem = f"it is gated: ask for access at {page}, then {_LOGIN}"
-    except errors.RepositoryNotFoundError:
-        problem = f"there is no repository {page}, or it is private: {_LOGIN}"
-    except errors.RevisionNotFoundError:
-        problem = f"{page} has no branch, tag or commit {address.revision}"
-    except errors.EntryNotFoundError:
-        problem = f"{page} holds no {address.file} there"
-    except errors.OfflineModeIsEnabled as error:
-        problem = _unreachable(error, constants)
-    except errors.HfHubHTTPError as error:
-        problem = _answered(error, constants)
-    except (errors.HTTPError, ConnectionError) as error:
-        problem = _unreachable(error, constants)
-    except (errors.FileMetadataError, errors.HFValidationError, OSError, ValueError) as error:
-        problem = _on_one_line(error)
-    except (KeyError, TypeError) as error:
-        problem = f"{constants.ENDPOINT} does not answer as a hub does ({_on_one_line(error)})"
-    else:
-        return
-    raise TrajWorldError(f"{address}: {problem}") from None
-
-
-def _answered(error: Any, constants: ModuleType) -> str:
-    """What a server said that answered, but not as asked."""
-    code = error.response.status_code
-    if code == 401:
-        return f"{constants.ENDPOINT} wants to know who you are: {_LOGIN}"
-    if code == 403:
-        return f"your token may not do that at {constants.ENDPOINT}: {_on_one_line(error.server_message or error)}"
-    return f"{constants.ENDPOINT} answered {code}: {_on_one_line(error.server_message or error)}"
-
-
-def _unreachable(error: Any, constants: ModuleType) -> str:
-    if constants.HF_HUB_OFFLINE:
-        return "it is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
-    return f"{constants.ENDPOINT} cannot be reached ({_on_one_line(error)}), and the cache does not hold it"
-
-
-def _on_one_line(error: Any) -> str:
-    return (" ".join(str(error).split()) or type(error).__name__)[:200]
+    except TrajWorldError:
+        raise
+    except Exception as error:
+        text = (
+            " ".join(str(getattr(error, "server_message", None) or error).split())[:200]
+            or type(error).__name__
+        )
+        answered = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
+        refusals = {
+            401: f"{hub} wants to know who you are: {_LOGIN}",
+            403: f"your token may not do that at {hub}: {text}",
+        }
+        unreachable = (
+            "it is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
+            if constants.HF_HUB_OFFLINE
+            else f"{hub} cannot be reached ({text}), and the cache does not hold it"
+        )
+        said: list[tuple[Any, str]] = [
+            (errors.GatedRepoError, f"it is gated: ask for access at {page}, then {_LOGIN}"),
+            (errors.RepositoryNotFoundError, f"there is no repository {page}, or it is private: {_LOGIN}"),
+            (errors.RevisionNotFoundError, f"{page} has no branch, tag or commit {address.revision}"),
+            (errors.EntryNotFoundError, f"{page} holds no {address.file} there"),
+            (errors.OfflineModeIsEnabled, unreachable),
+            (errors.HfHubHTTPError, refusals.get(answered, f"{hub} answered {answered}: {text}")),
+            ((errors.HTTPError, ConnectionError), unreachable),
+            ((errors.FileMetadataError, errors.HFValidationError, OSError, ValueError), text),
+            ((KeyError, TypeError), f"{hub} does not answer as a hub does ({text})"),
+        ]
+        problem = next((problem for kind, problem in said if isinstance(error, kind)), None)
+        if problem is None:
+            raise
+        raise TrajWorldError(f"{address}: {problem}") from None

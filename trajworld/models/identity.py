@@ -1,14 +1,51 @@
 """What a model file says of the model beside its weights: all that is needed to use it on data."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from trajworld.data.dataset import Dataset
 from trajworld.errors import TrajWorldError
 from trajworld.models.ranges import UNIT_SUPPORT, Support
+
+_UNION = " (a union of the ranges of its environment, as earlier versions stored them)"
+
+
+@dataclass(frozen=True)
+class DatasetRange:
+    """The range by which pre-training scaled one dataset to [0, 1].
+
+    Attributes:
+        dataset: Its name.
+        environment: Its environment; empty where it is not known.
+        content: The digest of its rows (``Dataset.content``). Empty in files of earlier versions, which kept one range
+            for each environment.
+        support: Its range, arrays ``[M]``.
+    """
+
+    dataset: str
+    environment: str
+    content: str
+    support: Support
+
+    def __post_init__(self) -> None:
+        if not all(isinstance(text, str) for text in (self.dataset, self.environment, self.content)):
+            raise TrajWorldError("a pre-training dataset's name, environment or content is no text")
+        if self.support.shared:
+            raise TrajWorldError("a pre-training dataset's range is not one of its variates")
+
+    @property
+    def variates(self) -> int:
+        """M."""
+        return self.support.lower.size
+
+    @property
+    def origin(self) -> str:
+        """Where the range is from, for people."""
+        return f"the model's own, of {self.dataset}{'' if self.content else _UNION}"
 
 
 @dataclass(frozen=True)
@@ -21,7 +58,7 @@ class Identity:
         environment: The one environment it was trained on, such as ``gymnasium/Hopper-v5``; empty for several.
         observation_size: That environment's; None for several.
         action_size: That environment's; None for several.
-        sources: For a pre-trained model, the range that scaled each environment it saw, by name.
+        sources: The datasets of a pre-trained model, each with its own range.
         history: Versions, presets, steps and the like: plain values that are shown, never used.
     """
 
@@ -29,59 +66,85 @@ class Identity:
     environment: str = ""
     observation_size: int | None = None
     action_size: int | None = None
-    sources: Mapping[str, Support] = field(default_factory=dict)
+    sources: tuple[DatasetRange, ...] = ()
     history: Mapping[str, Any] = field(default_factory=dict)
 
     def to_config(self) -> dict[str, Any]:
         """Plain values for the model's file."""
-        return {
-            "support": self.support.to_config(),
-            "environment": self.environment,
-            "observation_size": self.observation_size,
-            "action_size": self.action_size,
-            "sources": {name: support.to_config() for name, support in self.sources.items()},
-            "history": dict(self.history),
-        }
+        sources = [{**vars(source), "support": source.support.to_config()} for source in self.sources]
+        support = self.support.to_config()
+        return {**vars(self), "support": support, "sources": sources, "history": dict(self.history)}
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Identity":
         """The inverse of :meth:`to_config`."""
-        values = dict(config)
-        values["support"] = Support.from_config(values["support"])
-        values["sources"] = {name: Support.from_config(item) for name, item in values["sources"].items()}
-        return cls(**values)
+        sources = config["sources"]
+        if isinstance(sources, dict):  # Earlier versions: a range for each environment.
+            sources = [
+                {"dataset": name, "environment": name, "content": "", "support": support}
+                for name, support in sources.items()
+            ]
+        read = tuple(
+            DatasetRange(**{**one, "support": Support.from_config(one["support"])}) for one in sources
+        )
+        return cls(**{**config, "support": Support.from_config(config["support"]), "sources": read})
 
     @property
     def steps(self) -> int | None:
         """The step of training that the weights are of; what was planned where a file does not say; else None."""
-        for name in ("step", "steps"):
-            if isinstance(count := self.history.get(name), int):
-                return count
-        return None
+        found = (self.history.get(name) for name in ("step", "steps"))
+        return next((count for count in found if isinstance(count, int)), None)
 
     def at_step(self, step: int) -> "Identity":
         """The same, of weights after ``step`` steps of training."""
         return replace(self, history={**self.history, "step": step})
 
-    def support_for(self, environment: str, variates: int) -> Support | None:
-        """The model's own range for data of an environment, or None for one that pre-training never saw.
+    def source_for(self, data: Dataset, chosen: Dataset | str | None = None) -> DatasetRange | None:
+        """The dataset of pre-training over whose range a dataset is read; None for an environment that was never seen.
+
+        The very same data first, then the one dataset of the same environment and M (of the same name, where the
+        environment is not known). ``chosen`` decides between several, and for an environment that was never seen.
 
         Args:
-            environment: The data's environment.
-            variates: M of the data.
+            data: What is read.
+            chosen: The name of one of the model's own datasets; or data, which count where they are one of these.
 
         Raises:
-            TrajWorldError: The model belongs to data of another size.
+            TrajWorldError: Several datasets fit, or none of an environment that the model saw, and ``chosen`` names
+                none of these.
         """
-        support = self.sources.get(environment) if self.support.shared else self.support
-        if support is not None and support.lower.shape != (variates,):
-            whose = f" of {self.environment}" if self.environment else ""
+        if same := self._with_content(data.content):
+            return same[0]
+        size, where = data.num_variates, data.environment
+        seen = [
+            one for one in self.sources if (one.environment == where if where else one.dataset == data.name)
+        ]
+        if len(fitting := [one for one in seen if one.variates == size]) == 1:
+            return fitting[0]
+        if isinstance(chosen, Dataset):
+            return next((one for one in self._with_content(chosen.content) if one.variates == size), None)
+        if chosen is not None:
+            named = [one for one in self.sources if (one.dataset, one.variates) == (chosen, size)]
+            if len(named) == 1:
+                return named[0]
             raise TrajWorldError(
-                f"the model{whose} predicts {support.lower.size} variates, but the data of "
-                f"{environment or 'this dataset'} have {variates}: use a model of that environment, or a "
-                "pre-trained one"
+                f"{len(named) or 'none'} of the model's datasets are called {chosen} and have the {size} variates of "
+                f"{data.name}: give --ranges the file of one"
             )
-        return support
+        if fitting:
+            raise TrajWorldError(
+                f"the model was pre-trained on {len(fitting)} datasets of {where or data.name}, {data.name} not among "
+                f"them: name the one whose range is to be used, --ranges {_list(one.dataset for one in fitting)}"
+            )
+        if seen:
+            raise TrajWorldError(
+                f"the model saw {where or data.name} with {_list(one.variates for one in seen)} variates, but "
+                f"{data.name} has {size}: name a dataset of the same environment and size, --ranges DATASET"
+            )
+        return None
+
+    def _with_content(self, content: str) -> list[DatasetRange]:
+        return [one for one in self.sources if content and one.content == content]
 
 
 def action_mask(observation_size: int, action_size: int, padded: int | None = None) -> NDArray[np.int32]:
@@ -90,3 +153,7 @@ def action_mask(observation_size: int, action_size: int, padded: int | None = No
     mask = np.zeros(padded or count, np.int32)
     mask[observation_size + 1 : count] = 1
     return mask
+
+
+def _list(values: Iterable[Any]) -> str:
+    return " or ".join(dict.fromkeys(map(str, values)))

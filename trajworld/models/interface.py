@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
+from trajworld.backend import require_framework
 from trajworld.data.batch import Batch, Variates
 from trajworld.errors import UsageError
 from trajworld.models.identity import Identity
@@ -41,12 +42,8 @@ class Predicted(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step of a rollout, ``[B, M]`` float32 each; what stands at action variates and padding is unspecified.
-
-    Attributes:
-        mean: Expectation of the next row.
-        std: Standard deviation of its predicted distribution.
-        value: The row that is fed back: the expectation, or a sample where draws were given, clipped to the support.
+    """One step of a rollout: mean and standard deviation as in :class:`Predicted`, and the row that is fed back: the
+    expectation, or a sample where draws were given, clipped to the support.
     """
 
     mean: Tensor
@@ -105,10 +102,8 @@ class WorldModel(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Sum of the training loss over the rows (or windows) of a batch that are real, and their number; scalars.
 
-        Args:
-            batch: Windows; masked variates have no part in the loss either.
-            seed: Scalar int32 that dropout is a function of; None without dropout.
-            targets: ``onehot`` or ``gauss``, for a model that predicts bins.
+        Masked variates have no part in it. Dropout is a function of ``seed``, a scalar int32, and absent without one;
+        ``targets`` are ``onehot`` or ``gauss``, for a model that predicts bins.
         """
         ...
 
@@ -117,34 +112,23 @@ class WorldModel(Protocol):
         ...
 
     def start(self, history: Tensor, mask: Tensor, variates: Variates) -> State:
-        """Begin a rollout.
-
-        Args:
-            history: ``[B, W, M]`` rows; in the last, which is real, the first step's action is taken.
-            mask: ``[B, W]``, 1 for real rows.
-            variates: What is known of the M variates.
+        """Begin a rollout from rows ``[B, W, M]``, whose mask ``[B, W]`` is 1 for real ones, the last among them: in it
+        the first step's action is taken.
         """
         ...
 
     def step(self, state: State, action: Tensor, draws: Tensor | None = None) -> tuple[State, Step]:
-        """Take an action and predict the row that follows.
+        """Take an action, ``[B, M]``: a row with the action in its places; and predict the row that follows.
 
-        Args:
-            state: Of :meth:`start` or this method.
-            action: ``[B, M]``: a row with the action in its places; the rest is not read.
-            draws: ``[2, B, M]`` independent draws from [0, 1), to sample the prediction; None for its expectation.
+        ``draws [2, B, M]`` are independent ones from [0, 1), to sample the prediction; None is for its expectation.
         """
         ...
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of world model, known without its framework.
-
-    Attributes:
-        name: As ``--model`` and model files have it.
-        sizes: The type of its sizes.
-        model: Where its class is, ``module:name``.
+    """A kind of world model, known without its framework: its name as ``--model`` and model files have it, the type of
+    its sizes, and where its class is, ``module:name``.
     """
 
     name: str
@@ -157,15 +141,14 @@ class Kind:
         return f"trajworld>{self.model.rpartition(':')[2]}"
 
     def model_class(self) -> Any:
-        """The class, imported now."""
+        """The class, imported now; ``TrajWorldError`` where the backend is not installed."""
+        require_framework()
         module, _, name = self.model.rpartition(":")
         return getattr(importlib.import_module(module), name)
 
     def preset(self, name: str, **overrides: Any) -> Any:
-        """The sizes of a preset, with any of them overridden; None overrides nothing.
-
-        Raises:
-            UsageError: The preset is unknown, or a size is out of range.
+        """The sizes of a preset, with any of them overridden; None overrides nothing. ``UsageError`` where there is no
+        such preset, or a size is out of range.
         """
         given = {size: value for size, value in overrides.items() if value is not None}
         return dataclasses.replace(_named(name, self.sizes.presets, f"preset of {self.name}"), **given)
@@ -176,11 +159,7 @@ MODELS = {DEFAULT: Kind(DEFAULT, TrajWorldSizes, "trajworld.models.trajworld:Tra
 
 
 def kind_of(name: str) -> Kind:
-    """The kind of that name.
-
-    Raises:
-        UsageError: There is none.
-    """
+    """The kind of that name; ``UsageError`` where there is none."""
     return _named(name, MODELS, "kind of model")
 
 
@@ -207,10 +186,9 @@ def model_config(model: Any) -> dict[str, Any]:
 
 def model_from_config(config: Mapping[str, Any]) -> Any:
     """The inverse of :func:`model_config`, with random weights."""
-    values = dict(config)
-    kind = MODELS[values.pop("kind", DEFAULT)]
-    sizes, identity = kind.sizes(**values.pop("sizes")), Identity.from_config(values.pop("identity"))
-    return kind.model_class()(sizes, identity, **values)
+    kind = MODELS[config.get("kind", DEFAULT)]
+    sizes, identity = kind.sizes(**config["sizes"]), Identity.from_config(config["identity"])
+    return kind.model_class()(sizes, identity, dtype=config["dtype"], name=config["name"])
 
 
 def _named(name: Any, among: Mapping[str, Any], what: str) -> Any:

@@ -37,7 +37,9 @@ def find_model(name: ModelName) -> Path:
         return shipped[text]
     if text.startswith(PREFIX):
         return download(hub_address(text))
-    if _is_bare_word(text):
+    path = Path(text)
+    # No suffix, no folder, and nothing there of that name: a shipped name was meant.
+    if text and path.name == text and not path.suffix and not path.exists():
         raise UsageError(
             f"no model that ships is called {text!r}: there is {', '.join(shipped) or 'none'}; a model of your own is "
             f"named by its file ({SUFFIX}), one on the Hugging Face hub by {PREFIX}USER/REPO"
@@ -76,9 +78,3 @@ def said_briefly(name: ModelName) -> str:
     """A model's name for a record: a shipped name or an address whole, of a path the file alone."""
     text = os.fspath(name)
     return text if text in shipped_models() or text.startswith(PREFIX) else Path(text).name
-
-
-def _is_bare_word(text: str) -> bool:
-    """Whether text can only have been meant as a shipped name: no suffix, no folder, and nothing there of that name."""
-    path = Path(text)
-    return bool(text) and path.name == text and not path.suffix and not path.exists()

@@ -25,32 +25,30 @@ _STEPS_AT_ONCE = 10
 
 
 class Controller(Protocol):
-    """What acts in a rollout of B trajectories."""
+    """What acts in a rollout of B trajectories.
+
+    Attributes:
+        horizon: h, how many steps it acts for.
+        program: What :meth:`act` computes: controllers of one program differ in arrays alone, and share compilations.
+    """
 
     @property
-    def horizon(self) -> int:
-        """h, how many steps it acts for."""
-        ...
+    def horizon(self) -> int: ...
 
     @property
-    def program(self) -> Hashable:
-        """What :meth:`act` computes: controllers of one program differ in arrays alone, and share compilations."""
-        ...
+    def program(self) -> Hashable: ...
 
     def arrays(self, begin: int, steps: int) -> Any:
         """What :meth:`act` is given in ``steps`` steps from ``begin`` on, of the same shapes for every ``begin``."""
         ...
 
     def act(self, arrays: Any, observation: Tensor, k: Tensor) -> Tensor:
-        """Act, in Keras ops.
+        """Act, in Keras ops: ``[B, A]`` float32.
 
         Args:
             arrays: Of :meth:`arrays`, as tensors.
             observation: ``[B, O]``: the row's observation, in a rollout the one that was predicted.
             k: Scalar int32, which step of these arrays it is.
-
-        Returns:
-            ``[B, A]`` float32.
         """
         ...
 
@@ -64,15 +62,12 @@ class GivenActions:
 
     @property
     def horizon(self) -> int:
-        """H."""
         return self.actions.shape[1]
 
     def arrays(self, begin: int, steps: int) -> Floats:
-        """See :class:`Controller`."""
-        return _piece(np.asarray(self.actions, np.float32), begin, steps, axis=1)
+        return _piece(self.actions, begin, steps, axis=1)
 
     def act(self, arrays: Tensor, observation: Tensor, k: Tensor) -> Tensor:
-        """See :class:`Controller`."""
         batch, _, actions = arrays.shape
         return ops.slice(arrays, (0, k, 0), (batch, 1, actions))[:, 0]
 
@@ -96,18 +91,12 @@ class PolicyController:
 
     @property
     def program(self) -> Hashable:
-        """See :class:`Controller`."""
         return self.policy
 
     def arrays(self, begin: int, steps: int) -> tuple[Any, Floats | None]:
-        """See :class:`Controller`."""
-        noise = (
-            None if self.noise is None else _piece(np.asarray(self.noise, np.float32), begin, steps, axis=0)
-        )
-        return self.weights, noise
+        return self.weights, None if self.noise is None else _piece(self.noise, begin, steps)
 
     def act(self, arrays: tuple[Any, Tensor | None], observation: Tensor, k: Tensor) -> Tensor:
-        """See :class:`Controller`."""
         weights, noise = arrays
         if noise is not None:
             noise = ops.slice(noise, (k, 0, 0), (1, *noise.shape[1:]))[0]
@@ -119,9 +108,9 @@ class Rollout(NamedTuple):
 
     Attributes:
         observations: ``[B, h, O]``: expected, or sampled where that was asked for; these were fed back.
-        rewards: ``[B, h]``, the same.
+        rewards: ``[B, h]``.
         observation_std: ``[B, h, O]``: standard deviation of each predicted distribution, given its past.
-        reward_std: ``[B, h]``, the same.
+        reward_std: ``[B, h]``.
         actions: ``[B, h, A]``: what the controller did; the first in the newest real row.
     """
 
@@ -159,11 +148,14 @@ def compile_rollout(model: WorldModel, observation_size: int) -> RollOut:
         if controller.program not in programs:
             programs[controller.program] = _compiled(model, observation_size, controller, steps)
         first, further = programs[controller.program]
-        rows, mask = (_last(_host(array), model.context) for array in (history, mask))
+        # The last W rows, zeros before them where there are fewer.
+        rows, mask = (_host(array)[:, -model.context :] for array in (history, mask))
+        missing = [(0, 0), (model.context - rows.shape[1], 0)]
+        rows, mask = np.pad(rows, [*missing, (0, 0)]), np.pad(mask, missing)
         state, found = None, []
         for begin in range(0, controller.horizon, steps):
             arrays = controller.arrays(begin, steps)
-            drawn = None if draws is None else _piece(_host(draws), begin, steps, axis=0)
+            drawn = None if draws is None else _piece(draws, begin, steps)
             if state is None:
                 state, rows, mask, *predicted = first(rows, mask, variates, arrays, drawn)
             else:
@@ -234,18 +226,11 @@ def _compiled(
     return backend.compile(first, model), backend.compile(further, model)
 
 
-def _last(array: Floats, rows: int) -> Floats:
-    """The last rows of ``[B, H, ...]``; where there are fewer, zeros before them."""
-    held = array[:, -rows:]
-    return np.pad(held, [(0, 0), (rows - held.shape[1], 0), *[(0, 0)] * (array.ndim - 2)])
-
-
-def _piece(array: Floats, begin: int, steps: int, axis: int) -> Floats:
+def _piece(array: Any, begin: int, steps: int, axis: int = 0) -> Floats:
     """``steps`` entries along an axis from ``begin`` on, zeros where it ends before."""
+    array = _host(array)
     piece = np.take(array, np.arange(begin, min(begin + steps, array.shape[axis])), axis)
-    missing = [(0, 0)] * array.ndim
-    missing[axis] = (0, steps - piece.shape[axis])
-    return np.pad(piece, missing)
+    return np.pad(piece, [(0, (steps - piece.shape[axis]) * (at == axis)) for at in range(array.ndim)])
 
 
 def _host(array: Any) -> Floats:

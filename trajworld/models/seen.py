@@ -15,28 +15,20 @@ def environments_seen(identity: Identity) -> tuple[list[str], bool]:
     """The environments that a model was trained on, those of the models that it was started from included.
 
     Returns:
-        Their names, and whether these are all: data and models whose environments are not known stand in the list under
-        names of their own.
+        Their names, and whether these are all: data and models of unknown environments are listed by their own names.
     """
-    recorded = identity.history.get("environments")
-    if isinstance(recorded, list):
-        names = [str(name) for name in recorded]
-    else:
+    names = identity.history.get("environments")
+    if not isinstance(names, list):
         # Files of earlier versions name their own data, but not those of the model that they were started from.
-        names = [
-            *(identity.sources or [identity.environment]),
-            *(["--init"] if "init" in identity.history else []),
-        ]
-    return [name for name in names if name], bool(names) and all(name.startswith(_FAMILIES) for name in names)
+        own = [one.environment or one.dataset for one in identity.sources] or [identity.environment]
+        names = own + ["--init"] * ("init" in identity.history)
+    names = [str(name) for name in names if name]
+    return names, bool(names) and all(name.startswith(_FAMILIES) for name in names)
 
 
 def with_init(environments: Iterable[str], init: Identity, name: str) -> list[str]:
-    """What a new model's file records: the environments that it is trained on, and those that its ``init`` saw.
-
-    Args:
-        environments: Those of its own data.
-        init: The identity of the model that it is started from.
-        name: That model's.
+    """What the file of a new model records: the environments that it is trained on, and those that ``init``, the model
+    that it is started from, saw; under its own ``name`` where not all of these are known.
     """
     seen, known = environments_seen(init)
     return sorted({*environments, *seen, *(() if known else (name,))})

@@ -12,42 +12,16 @@ class TrajWorldSizes:
 
     Attributes:
         blocks: The number of blocks, each a temporal and a variate attention with their feed-forward nets.
-        width: d.
+        width: d, of the vector that stands for a token.
         heads: Attention heads; divides ``width``.
         window: T, the most rows a window holds.
-        bins: B.
+        bins: B, of each variate's range.
         variates: How many variates the embedding table holds; wider environments are refused.
-        dropout: Rate.
+        dropout: Its rate.
     """
 
     presets: ClassVar[dict[str, "TrajWorldSizes"]] = {}
-    # Short runs need higher rates than the published ones: each preset has its own peak and a warm-up of at most 5 % of
-    # its steps.
-    runs: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {
-        ("tiny", "pretrain"): {"steps": 300, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 15},
-        ("tiny", "train"): {"steps": 200, "batch_size": 16, "learning_rate": 3e-3, "warmup_steps": 10},
-        ("small", "pretrain"): {
-            "steps": 7000,
-            "batch_size": 32,
-            "learning_rate": 1e-3,
-            "warmup_steps": 200,
-        },
-        ("small", "train"): {"steps": 1000, "batch_size": 32, "learning_rate": 1e-3, "warmup_steps": 50},
-        ("paper", "pretrain"): {
-            "steps": 1_000_000,
-            "batch_size": 64,
-            "learning_rate": 1e-4,
-            "warmup_steps": 10_000,
-            "decay_steps": 10_000_000,
-        },
-        ("paper", "train"): {
-            "steps": 250_000,
-            "batch_size": 64,
-            "learning_rate": 1e-5,
-            "warmup_steps": 10_000,
-            "decay_steps": 10_000_000,
-        },
-    }
+    runs: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {}
 
     blocks: int
     width: int
@@ -70,12 +44,8 @@ class TrajWorldSizes:
     def parameters(self) -> int:
         """How many weights a model of these sizes has."""
         width = self.width
-        half = (
-            (width * 3 * width + 3 * width)
-            + (width * width + width)
-            + (8 * width * width + 5 * width)
-            + 4 * width
-        )
+        # Attention's dense layers, the feed-forward net's, and two norms.
+        half = (4 * width * width + 4 * width) + (8 * width * width + 5 * width) + 4 * width
         embeddings = (2 + self.window + self.variates) * width
         return 2 * self.blocks * half + embeddings + 2 * self.bins * width + width + self.bins
 
@@ -85,3 +55,20 @@ TrajWorldSizes.presets.update(
     small=TrajWorldSizes(blocks=3, width=64, heads=4),
     paper=TrajWorldSizes(blocks=6, width=256, heads=4),
 )
+# Short runs need higher rates than the published ones: each preset has its own peak and a warm-up of at most 5 % of its
+# steps.
+for _preset, _kind, _steps, _batch_size, _learning_rate, _warmup in (
+    ("tiny", "pretrain", 300, 16, 3e-3, 15),
+    ("tiny", "train", 200, 16, 3e-3, 10),
+    ("small", "pretrain", 7000, 32, 1e-3, 200),
+    ("small", "train", 1000, 32, 1e-3, 50),
+    ("paper", "pretrain", 1_000_000, 64, 1e-4, 10_000),
+    ("paper", "train", 250_000, 64, 1e-5, 10_000),
+):
+    TrajWorldSizes.runs[_preset, _kind] = {
+        "steps": _steps,
+        "batch_size": _batch_size,
+        "learning_rate": _learning_rate,
+        "warmup_steps": _warmup,
+        **({"decay_steps": 10_000_000} if _preset == "paper" else {}),
+    }

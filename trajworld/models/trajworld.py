@@ -14,19 +14,15 @@ from trajworld.models.interface import Predicted, Short, Step, model_config, mod
 from trajworld.models.sizes import TrajWorldSizes
 
 Tensor = Any
+Pair = tuple[Tensor, Tensor]
+"""Keys and values of one block's temporal attention, ``[B, S, M, heads, d / heads]`` each."""
 
 _CONTEXT = 10
 _CHUNK = 10
 
 
 class Cache(NamedTuple):
-    """What cached decoding carries from row to row.
-
-    Attributes:
-        keys: ``[B, S, M, heads, d / heads]`` for each block's temporal attention.
-        values: The same.
-        time_mask: ``[B, S]``, 1 for real rows that the cache holds.
-    """
+    """Keys and values of each block, and ``[B, S]``, 1 for real rows that the cache holds."""
 
     keys: tuple[Tensor, ...]
     values: tuple[Tensor, ...]
@@ -34,13 +30,8 @@ class Cache(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """Where a rollout stands.
-
-    Attributes:
-        cache: The rows before the newest.
-        row: ``[B, M]``: the newest row, in which the next action is taken.
-        position: Scalar int32: the newest row's position in the window.
-        variates: What is known of the M variates.
+    """Where a rollout stands: the cache of the rows before the newest, that row ``[B, M]``, in which the next action is
+    taken, and its position in the window.
     """
 
     cache: Cache
@@ -55,10 +46,6 @@ class TrajWorld(keras.Model):
 
     Its weights do not depend on M, so one model reads any environment without being rebuilt.
 
-    Args:
-        sizes: Blocks, width, heads and the rest.
-        identity: What the model was trained on: its support, environment and versions; travels with its file.
-
     A rollout goes in chunks of K steps with a key/value cache: all but the newest of the last W rows are encoded, at
     positions 0 to W - 2, then each step adds a row at the next position, the last at W + K - 2.
     """
@@ -71,24 +58,18 @@ class TrajWorld(keras.Model):
         self.sizes = sizes
         self.identity = identity or Identity()
         policy = self.dtype_policy
-        self.input_projection = RowDense(
-            sizes.width, kernel_initializer="lecun_normal", name="input_projection", dtype=policy
-        )
+        self.input_projection = RowDense(sizes.width, name="input_projection", dtype=policy)
         self.kind_embedding = self._embedding(2, "kind_embedding")
         self.position_embedding = self._embedding(sizes.window, "position_embedding")
         self.variate_embedding = self._embedding(sizes.variates, "variate_embedding")
         self.temporal: list[AttentionFeedForward] = []
         self.across: list[AttentionFeedForward] = []
+        given = sizes.width, sizes.heads, sizes.dropout
         for block in range(sizes.blocks):
-            for axis, halves in (("time", self.temporal), ("variate", self.across)):
-                site = (2 * block + (axis == "variate")) * DROPOUT_SITES
-                name = f"block_{block}_{axis}"
-                halves.append(
-                    AttentionFeedForward(
-                        sizes.width, sizes.heads, axis, sizes.dropout, site, name=name, dtype=policy
-                    )
-                )
-        self.head = RowDense(sizes.bins, kernel_initializer="lecun_normal", name="head", dtype=policy)
+            for half, (axis, halves) in enumerate((("time", self.temporal), ("variate", self.across))):
+                site, name = (2 * block + half) * DROPOUT_SITES, f"block_{block}_{axis}"
+                halves.append(AttentionFeedForward(*given, axis, site, name=name, dtype=policy))
+        self.head = RowDense(sizes.bins, name="head", dtype=policy)
         self.build()
 
     def _embedding(self, entries: int, name: str) -> keras.layers.Embedding:
@@ -138,9 +119,9 @@ class TrajWorld(keras.Model):
         Raises:
             TrajWorldError: T (with ``offset``) or M is more than the model has embeddings for.
         """
-        batch, time, count = ops.shape(values)
+        grid = batch, time, count = ops.shape(values)
         x = self._embed(values, ops.arange(time) + offset, variates)
-        x, _ = self._blocks(x, (batch, time, count), time_mask, variates, self.sizes.blocks, seed, rows)
+        x, _ = self._blocks(x, grid, _causal(time_mask), variates, self.sizes.blocks, seed, rows)
         return self._logits(x, (batch, rows or time, count))
 
     def loss_sums(
@@ -198,15 +179,11 @@ class TrajWorld(keras.Model):
         return Rollout(cache, value, position + 1, variates), Step(mean, std, value)
 
     def encode_past(self, values: Tensor, time_mask: Tensor, variates: Variates, length: int) -> Cache:
-        """The keys and values of a window's first rows, at positions 0 to W - 1, for :meth:`decode`.
+        """The keys and values of a window's first rows ``[B, W, M]``, at positions 0 to W - 1, for :meth:`decode`.
 
-        Args:
-            values: ``[B, W, M]``; W may be 0.
-            time_mask: ``[B, W]``.
-            variates: What is known of the variates.
-            length: S, how many rows the cache is to hold, W included; at most the model's window.
+        W may be 0; ``length`` is S, how many rows the cache is to hold, W included; at most the model's window.
         """
-        batch, time, count = ops.shape(values)
+        grid = batch, time, count = ops.shape(values)
         blocks, room = self.sizes.blocks, length - values.shape[1]
 
         def padded(array: Tensor) -> Tensor:
@@ -218,20 +195,16 @@ class TrajWorld(keras.Model):
             nothing = (ops.zeros(shape, self.compute_dtype),) * blocks
             return Cache(nothing, nothing, mask)
         x = self._embed(values, ops.arange(time), variates)
-        x, pairs = self._blocks(x, (batch, time, count), time_mask, variates, blocks - 1)
+        x, pairs = self._blocks(x, grid, _causal(time_mask), variates, blocks - 1)
         # Nobody reads what the last block makes of these rows, only what later rows attend to.
-        pairs.append(self.temporal[-1].query_key_value_of(x, (batch, time, count))[1:])
+        pairs.append(self.temporal[-1].query_key_value_of(x, grid)[1:])
         keys, past = zip(*[(padded(key), padded(value)) for key, value in pairs], strict=True)
         return Cache(keys, past, mask)
 
     def decode(self, row: Tensor, position: Tensor, cache: Cache, variates: Variates) -> tuple[Tensor, Cache]:
-        """Encode one more row, attending to the cached ones.
+        """Encode one more row ``[B, M]``, attending to the cached ones.
 
-        Args:
-            row: ``[B, M]`` raw values.
-            position: Scalar int, the row's position in the window: how many rows the cache holds already.
-            cache: As :meth:`encode_past` or this method returned it.
-            variates: What is known of the variates.
+        ``position``, a scalar, is the row's position in the window: how many rows the cache holds already.
 
         Returns:
             ``[B, M, bins]`` logits, and the cache with this row added.
@@ -243,40 +216,43 @@ class TrajWorld(keras.Model):
         time_mask = ops.slice_update(cache.time_mask, (0, position), added)
         reachable = ops.logical_and(time_mask > 0, ops.arange(length) <= position)
         reachable = ops.reshape(reachable, (batch, 1, 1, 1, length))
-        keys, past = [], []
-        for index in range(self.sizes.blocks):
-            held = (cache.keys[index], cache.values[index])
-            x, (key, value) = self.temporal[index](
-                x, grid=grid, attendable=reachable, cache=held, cache_index=position
-            )
-            x, _ = self.across[index](x, grid=grid, attendable=_variate_mask(variates))
-            keys.append(key)
-            past.append(value)
-        return self._logits(x, grid)[:, 0], Cache(tuple(keys), tuple(past), time_mask)
+        held = list(zip(cache.keys, cache.values, strict=True))
+        x, pairs = self._blocks(x, grid, reachable, variates, self.sizes.blocks, held=held, position=position)
+        keys, past = zip(*pairs, strict=True)
+        return self._logits(x, grid)[:, 0], Cache(keys, past, time_mask)
 
     def _blocks(
         self,
         x: Tensor,
         grid: Grid,
-        time_mask: Tensor,
+        attendable: Tensor,
         variates: Variates,
         count: int,
         seed: Tensor | None = None,
         rows: int | None = None,
-    ) -> tuple[Tensor, list[tuple[Tensor, Tensor]]]:
+        held: list[Pair] | None = None,
+        position: Any = 0,
+    ) -> tuple[Tensor, list[Pair]]:
         """The first ``count`` blocks' answer at the last ``rows`` rows, and each one's keys and values."""
         batch, time, variate_count = grid
-        steps = ops.arange(time)
-        causal = ops.expand_dims(steps, 1) >= ops.expand_dims(steps, 0)
-        present = ops.reshape(time_mask, (batch, 1, 1, 1, time)) > 0
-        temporal_mask = ops.logical_and(causal, present)
+        # ``[M]`` to a key mask of variate attention.
+        real = None if variates.mask is None else ops.reshape(variates.mask, (1, 1, 1, 1, -1)) > 0
         pairs = []
         for index in range(count):
             # Nobody reads the last block's earlier rows when only the last are asked for.
             asked = rows if index == self.sizes.blocks - 1 else None
-            x, pair = self.temporal[index](x, grid=grid, attendable=temporal_mask, seed=seed, rows=asked)
+            cache = None if held is None else held[index]
+            x, pair = self.temporal[index](
+                x,
+                grid=grid,
+                attendable=attendable,
+                seed=seed,
+                cache=cache,
+                cache_index=position,
+                rows=asked,
+            )
             grid = (batch, asked or time, variate_count)
-            x, _ = self.across[index](x, grid=grid, attendable=_variate_mask(variates), seed=seed)
+            x, _ = self.across[index](x, grid=grid, attendable=real, seed=seed)
             pairs.append(pair)
         return x, pairs
 
@@ -316,6 +292,9 @@ class TrajWorld(keras.Model):
         return model_from_config(config)
 
 
-def _variate_mask(variates: Variates) -> Tensor | None:
-    """``[M]`` to a key mask of variate attention, ``[1, 1, 1, 1, M]``."""
-    return None if variates.mask is None else ops.reshape(variates.mask, (1, 1, 1, 1, -1)) > 0
+def _causal(time_mask: Tensor) -> Tensor:
+    """Which rows each row of windows ``[B, T]`` may attend to: ``[B, 1, 1, T, T]``."""
+    batch, time = ops.shape(time_mask)
+    steps = ops.arange(time)
+    earlier = ops.expand_dims(steps, 1) >= ops.expand_dims(steps, 0)
+    return ops.logical_and(earlier, ops.reshape(time_mask, (batch, 1, 1, 1, time)) > 0)

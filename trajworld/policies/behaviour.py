@@ -15,6 +15,7 @@ _BLOCK = 64
 
 # From an observation [observation_size] to an action [action_size] within the box.
 Controller = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+Blocks = Iterator[NDArray[np.float64]]
 
 
 class Behaviour(Protocol):
@@ -23,44 +24,36 @@ class Behaviour(Protocol):
     def controller(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
     ) -> Controller:
-        """A function that is called with each observation of one episode, in order.
-
-        Args:
-            low: The least actions ``[action_size]``.
-            high: The greatest.
-            generator: What the actions depend on, besides the observations.
-        """
+        """From each observation of one episode, in order, to an action between ``low`` and ``high``."""
 
 
-class _Blocks:
+class _Blind:
     """A behaviour that looks at no observation, defined in the unit box [-1, 1], several steps at a time."""
 
     def controller(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
     ) -> Controller:
-        """See ``Behaviour``."""
         stream = (action for block in self.blocks(len(low), generator) for action in in_box(block, low, high))
         return lambda _: next(stream)
 
-    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
+    def blocks(self, size: int, generator: np.random.Generator) -> Blocks:
         """Actions ``[steps, size]`` in half boxes, before they are clipped."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Uniform(_Blocks):
+class Uniform(_Blind):
     """Independent uniform actions over the middle ``scale`` of the box (1: all of it)."""
 
     scale: float = 1.0
 
-    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-        """See ``_Blocks``."""
+    def blocks(self, size: int, generator: np.random.Generator) -> Blocks:
         while True:
             yield generator.uniform(-self.scale, self.scale, (_BLOCK, size))
 
 
 @dataclass(frozen=True)
-class OrnsteinUhlenbeck(_Blocks):
+class OrnsteinUhlenbeck(_Blind):
     """Coloured noise ``dx = -theta x dt + sigma dW`` with one unit of time a step, in units of half the box.
 
     It begins in its stationary distribution (standard deviation ``sigma / sqrt(2 theta)``), is sampled
@@ -76,18 +69,12 @@ class OrnsteinUhlenbeck(_Blocks):
         return OrnsteinUhlenbeck(theta, scale * math.sqrt(2 * theta))
 
     @property
-    def correlation(self) -> float:
-        """The correlation of a step's noise with the next step's."""
-        return math.exp(-self.theta)
-
-    @property
     def scale(self) -> float:
         """The stationary standard deviation before clipping, in half boxes."""
         return self.sigma / math.sqrt(2 * self.theta)
 
-    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-        """See ``_Blocks``."""
-        rho, scale = self.correlation, self.scale
+    def blocks(self, size: int, generator: np.random.Generator) -> Blocks:
+        rho, scale = math.exp(-self.theta), self.scale
         # A block at once: x_k = rho^(k+1) x_before + scale sqrt(1 - rho^2) sum_{j<=k} rho^(k-j) e_j.
         lag = np.subtract.outer(np.arange(_BLOCK), np.arange(_BLOCK))
         mixing = np.where(lag >= 0, rho ** np.maximum(lag, 0), 0.0) * (
@@ -103,57 +90,22 @@ class OrnsteinUhlenbeck(_Blocks):
 
 
 @dataclass(frozen=True)
-class Constant(_Blocks):
-    """Pushes: a random action of the middle ``scale`` of the box, held for a while, then another.
-
-    Attributes:
-        mean_span: The mean number of steps that a push is held; the number is geometric.
-        scale: The part of the box that pushes are drawn from.
+class Constant(_Blind):
+    """Pushes: a random action of the middle ``scale`` of the box, held for a geometric number of steps of mean
+    ``mean_span``, then another.
     """
 
     mean_span: float = 20.0
     scale: float = 1.0
 
-    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-        """See ``_Blocks``."""
+    def blocks(self, size: int, generator: np.random.Generator) -> Blocks:
         while True:
             push = generator.uniform(-self.scale, self.scale, (1, size))
             yield np.repeat(push, generator.geometric(1 / self.mean_span), axis=0)
 
 
-class Drawn(_Blocks):
-    """A behaviour of which each stream is one of several others."""
-
-    def draw(self, generator: np.random.Generator) -> _Blocks:
-        """The behaviour of one stream."""
-        raise NotImplementedError
-
-    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-        """See ``_Blocks``."""
-        return self.draw(generator).blocks(size, generator)
-
-
 @dataclass(frozen=True)
-class Mixed(Drawn):
-    """Each stream is one of the other behaviours, of a random scale and correlation.
-
-    The scale is log-uniform in [0.1, 1]; so are the noise's ``theta`` in [0.02, 1] and the pushes' mean span
-    in [2, 50]. A third of the streams are of each kind.
-    """
-
-    def draw(self, generator: np.random.Generator) -> _Blocks:
-        """See ``Drawn``."""
-        kind = generator.integers(3)
-        scale = log_uniform(generator, 0.1, 1.0)
-        if kind == 0:
-            return Uniform(scale)
-        if kind == 1:
-            return OrnsteinUhlenbeck.of_scale(log_uniform(generator, 0.02, 1.0), scale)
-        return Constant(log_uniform(generator, 2.0, 50.0), scale)
-
-
-@dataclass(frozen=True)
-class Gait(_Blocks):
+class Gait(_Blind):
     """Sine waves, one an actuator, of one period and of random phases, strengths and middles.
 
     In half of the streams the phase grows evenly from actuator to actuator, as in a wave that travels along a body;
@@ -169,8 +121,7 @@ class Gait(_Blocks):
     scale: float = 1.0
     noise: float = 0.05
 
-    def blocks(self, size: int, generator: np.random.Generator) -> Iterator[NDArray[np.float64]]:
-        """See ``_Blocks``."""
+    def blocks(self, size: int, generator: np.random.Generator) -> Blocks:
         phase = generator.uniform(0, 2 * math.pi, size)
         if generator.random() < 0.5:
             phase = phase[0] + generator.uniform(-math.pi, math.pi) * np.arange(size)
@@ -183,27 +134,37 @@ class Gait(_Blocks):
             step += _BLOCK
 
 
-@dataclass(frozen=True)
-class Varied(Drawn):
-    """Each stream is one of the other behaviours, of a random scale and correlation: what a corpus is collected with.
+class Drawn(_Blind):
+    """Each stream is one of the other behaviours, of a random scale and correlation.
 
-    Three in twenty streams are uniform, seven coloured noise, four pushes and six gaits. Scales are log-uniform in
-    [0.1, 1]; the noise's ``theta`` is in [0.02, 1], the pushes' mean span in [2, 80] and gaits' period in [8, 80].
+    ``shares`` say how often each is drawn: uniform, coloured noise, pushes, gaits.
+    Scales are log-uniform in [0.1, 1]; so are the noise's ``theta`` in [0.02, 1], the pushes' mean span from 2 steps
+    and the gaits' period in [8, 80].
     """
 
-    def draw(self, generator: np.random.Generator) -> _Blocks:
-        """See ``Drawn``."""
-        kind = generator.integers(20)
+    def __init__(self, shares: tuple[int, ...], longest_push: float) -> None:
+        self._shares, self._longest_push = shares, longest_push
+
+    def draw(self, generator: np.random.Generator) -> _Blind:
+        """The behaviour of one stream."""
+        number = generator.integers(sum(self._shares))
+        kind = np.searchsorted(np.cumsum(self._shares), number, side="right")
         scale = log_uniform(generator, 0.1, 1.0)
-        if kind < 3:
+        if kind == 0:
             return Uniform(scale)
-        if kind < 10:
+        if kind == 1:
             return OrnsteinUhlenbeck.of_scale(log_uniform(generator, 0.02, 1.0), scale)
-        if kind < 14:
-            return Constant(log_uniform(generator, 2.0, 80.0), scale)
+        if kind == 2:
+            return Constant(log_uniform(generator, 2.0, self._longest_push), scale)
         return Gait(log_uniform(generator, 8.0, 80.0), scale, generator.uniform(0.0, 0.2))
 
+    def blocks(self, size: int, generator: np.random.Generator) -> Blocks:
+        return self.draw(generator).blocks(size, generator)
 
+
+MIXED = Drawn((1, 1, 1), longest_push=50.0)
+# What a corpus is collected with.
+VARIED = Drawn((3, 7, 4, 6), longest_push=80.0)
 BEHAVIOURS = ("uniform", "ou", "constant", "gait", "mixed", "varied")
 
 
@@ -222,29 +183,26 @@ def make_behaviour(name: str, scale: float | None = None, correlation: float | N
     """
     if name not in BEHAVIOURS:
         raise UsageError(f"there is no behaviour {name!r}: choose among {', '.join(BEHAVIOURS)}")
-    if name in ("mixed", "varied") and (scale is not None or correlation is not None):
-        raise UsageError(
-            f"behaviour {name} draws its own scale and correlation: leave them out or choose another"
-        )
+    if name in ("mixed", "varied"):
+        if (scale, correlation) != (None, None):
+            raise UsageError(f"{name} draws its own scale and correlation: leave them out or choose another")
+        return MIXED if name == "mixed" else VARIED
     if name in ("uniform", "gait") and correlation is not None:
         raise UsageError(f"behaviour {name} has no correlation: choose ou or constant")
-    if scale is not None and not (0 < scale < math.inf and (name == "ou" or scale <= 1)):
-        raise UsageError(
-            f"the noise scale of {name} must be {'above 0' if name == 'ou' else 'in (0, 1]'}, not {scale:g}"
-        )
-    if correlation is not None and not 0 < correlation < 1:
+    if scale is None:
+        scale = 0.5 if name == "ou" else 1.0
+    if correlation is None:
+        correlation = 0.9 if name == "ou" else 0.95
+    if not (0 < scale < math.inf and (name == "ou" or scale <= 1)):
+        allowed = "above 0" if name == "ou" else "in (0, 1]"
+        raise UsageError(f"the noise scale of {name} must be {allowed}, not {scale:g}")
+    if not 0 < correlation < 1:
         raise UsageError(f"the noise correlation must lie in (0, 1), not {correlation:g}")
-    width = 1.0 if scale is None else scale
     if name == "ou":
-        theta = -math.log(0.9 if correlation is None else correlation)
-        return OrnsteinUhlenbeck.of_scale(theta, 0.5 if scale is None else scale)
+        return OrnsteinUhlenbeck.of_scale(-math.log(correlation), scale)
     if name == "constant":
-        return Constant(1 / (1 - (0.95 if correlation is None else correlation)), width)
-    if name == "uniform":
-        return Uniform(width)
-    if name == "gait":
-        return Gait(scale=width)
-    return Mixed() if name == "mixed" else Varied()
+        return Constant(1 / (1 - correlation), scale)
+    return Uniform(scale) if name == "uniform" else Gait(scale=scale)
 
 
 def log_uniform(generator: np.random.Generator, low: float, high: float) -> float:

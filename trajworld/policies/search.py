@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.data.episode import Episode
-from trajworld.policies.behaviour import Controller, OrnsteinUhlenbeck, in_box
+from trajworld.policies.behaviour import Controller, OrnsteinUhlenbeck, in_box, log_uniform
 
 # The search: how many directions a generation tries, and how many of them count.
 _DIRECTIONS = 8
@@ -46,7 +46,7 @@ class ClockedPolicy:
     def controller(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
     ) -> Controller:
-        """See ``trajworld.policies.behaviour.Behaviour``."""
+        """See ``Behaviour``."""
         blocks = OrnsteinUhlenbeck.of_scale(_THETA, 1.0).blocks(len(low), generator)
         noise = itertools.chain.from_iterable(blocks) if self.noise > 0 else None
         features = np.ones(self.weights.shape[1])
@@ -99,38 +99,39 @@ def search_policies(
         used += 1 if episode is None else len(episode)
         return -math.inf if episode is None else float(episode.rewards.sum(dtype=np.float64)), episode
 
-    mean, scale = np.zeros(observations), np.ones(observations)
-    starts: list[tuple[float, int, ClockedPolicy]] = []
+    start = ClockedPolicy(
+        np.zeros((actions, 3 + observations)), np.zeros(observations), np.ones(observations), 1
+    )
+    starts: list[tuple[float, ClockedPolicy]] = []
     seen: list[NDArray[np.floating]] = []
     for _ in range(_STARTS):
-        weights = np.zeros((actions, 3 + observations))
+        weights = start.weights.copy()
         weights[:, :3] = generator.normal(0, 0.5, (actions, 3))
-        period = math.exp(generator.uniform(math.log(10), math.log(60)))
-        policy = ClockedPolicy(weights, mean, scale, period, noise=0.3)
+        policy = replace(start, weights=weights, period=log_uniform(generator, 10, 60), noise=0.3)
         found, episode = value(policy, next(trial))
         if episode is not None:
             seen.append(episode.observations)
-            starts.append((found, len(starts), policy))
+            starts.append((found, policy))
     if not starts:
         return []
     rows = np.concatenate(seen).astype(np.float64)
-    best = max(starts)[2]
+    # Of equal returns the last comes first, here and in a generation.
+    best = sorted(starts, key=lambda start: start[0])[-1][1]
     best = replace(best, mean=rows.mean(0), scale=np.maximum(rows.std(0), _LEAST_SCALE), noise=0.0)
     marks = [transitions / 4, transitions / 2, float(transitions)]
     stages: list[ClockedPolicy] = []
     while len(stages) < len(marks):
-        directions = generator.standard_normal((_DIRECTIONS, *best.weights.shape))
-        results: list[tuple[float, int, float, float, NDArray[np.float64]]] = []
-        for direction in directions:
+        results: list[tuple[float, float, NDArray[np.float64]]] = []
+        for direction in generator.standard_normal((_DIRECTIONS, *best.weights.shape)):
             index, change = next(trial), _EXPLORATION * direction
             up, _ = value(replace(best, weights=best.weights + change), index)
             down, _ = value(replace(best, weights=best.weights - change), index)
             if math.isfinite(up) and math.isfinite(down):
-                results.append((max(up, down), len(results), up, down, direction))
-        results = sorted(results, key=lambda result: result[:2], reverse=True)[:_BEST]
-        spread = float(np.std([result[2:4] for result in results])) if results else 0.0
+                results.append((up, down, direction))
+        results = sorted(results, key=lambda result: max(result[:2]))[: -_BEST - 1 : -1]
+        spread = float(np.std([result[:2] for result in results])) if results else 0.0
         if spread > 0:
-            gradient = sum((up - down) * direction for _, _, up, down, direction in results)
+            gradient = sum((up - down) * direction for up, down, direction in results)
             best = replace(best, weights=best.weights + _STEP * (gradient / (len(results) * spread)))
         stages.extend([best] * sum(mark <= used for mark in marks[len(stages) :]))
     return stages

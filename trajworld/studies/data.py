@@ -79,9 +79,9 @@ def collect_data(
     missing = [job for job in (_job(name, pool) for name in environments) if not _is_there(job)]
     check_families(missing)
     with contextlib.closing(gather_jobs(missing, max(1, min(workers, len(missing))))) as stream:
-        for job, gathered, seconds in stream:
+        for job, gathered in stream:
             _write(job, gathered, pool)
-            count = gathered.tally.transitions
+            count, seconds = gathered.tally.transitions, gathered.seconds
             say(f"{job.row.environment}: {count:,} transitions collected in {seconds:.0f} s of one process")
 
 

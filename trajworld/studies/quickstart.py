@@ -140,9 +140,9 @@ class Quickstart:
 
     def _collect(self, version: int, transitions: int, seed: int, say: Say) -> None:
         template = f"unseen/{{environment}}-v{version}"
-        (target,) = dataset_targets([self.environment], _BEHAVIOUR, template)
-        if target.exists:
-            path = dataset_path(target.dataset_id)
+        targets = dataset_targets([self.environment], _BEHAVIOUR, template)
+        path = dataset_path(next(iter(targets)))
+        if path.exists():
             found = read_json(path / "data" / "metadata.json")
             made = found.get("collection") or {}
             same = made.get("behaviour", {}).get("name") == _BEHAVIOUR and made.get("seed") == seed
@@ -150,15 +150,15 @@ class Quickstart:
                 raise TrajWorldError(f"{path} was collected otherwise: remove it, or name another --datasets")
             return
         for one in collect_datasets(
-            [target],
+            targets,
             behaviour_name=_BEHAVIOUR,
             behaviour=make_behaviour(_BEHAVIOUR),
             transitions=transitions,
             seed=seed,
             workers=default_workers(transitions),
         ):
-            count = one.tally.transitions
-            say(f"{one.environment}: {count:,} transitions collected in {one.seconds:.0f} s")
+            count, seconds = one["transitions"], one["seconds"]
+            say(f"{one['environment']}: {count:,} transitions collected in {seconds:.0f} s")
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """Both sides at every size and rate, and what predicts without training."""

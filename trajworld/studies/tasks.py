@@ -18,8 +18,7 @@ from trajworld.evaluation.one_step import (
     prediction_errors,
     support_for,
 )
-from trajworld.models.digest import weights_digest
-from trajworld.models.files import load_model
+from trajworld.models.files import load_model, weights_digest
 from trajworld.models.identity import Identity
 from trajworld.models.interface import Sizes, kind_of, kind_of_sizes, new_model
 from trajworld.models.names import find_model
@@ -207,9 +206,14 @@ def error_row(errors: PredictionErrors | None) -> Row:
     names = ("mae_std", "mae_std_observation", "mae", "mse", "nll")
     if errors is None:
         return dict.fromkeys(names)
-    likelihood = None if errors.nll is None else errors.nll.predicted
-    std = errors.normalised_mae
-    values = (std.predicted, std.observation, errors.mae.predicted, errors.mse.predicted, likelihood)
+    every, observation = errors.table["all"], errors.table["observations"]
+    values = (
+        every["normalised_mae"],
+        observation["normalised_mae"],
+        every["mae"],
+        every["mse"],
+        every["nll"],
+    )
     return dict(zip(names, values, strict=True))
 
 

@@ -16,21 +16,19 @@ from matplotlib.ticker import FixedLocator, FuncFormatter
 
 from trajworld.charts import Look, lines
 from trajworld.collect.corpus import (
-    Member,
     check_families,
     make_datasets,
-    member_id,
+    member_of,
     open_corpus,
     plan_corpus,
     read_manifest,
 )
-from trajworld.collect.corpus_table import UNSEEN, read_table, select
+from trajworld.collect.corpus_table import UNSEEN, Member, read_table, select
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.contexts import check_contexts
-from trajworld.models.digest import weights_digest
-from trajworld.models.files import load_model
+from trajworld.models.files import load_model, weights_digest
 from trajworld.models.names import find_model
 from trajworld.models.seen import check_unseen
 from trajworld.studies.tasks_zero_shot import MODEL, PREDICTORS, RIDGE, predict_unseen
@@ -214,10 +212,8 @@ class ZeroShot:
     def _members(self) -> list[Member]:
         """The datasets: of the corpus, where they must be there, or of the study's own one."""
         if not self.corpus:
-            return [
-                Member(member_id(self._own_corpus, row), row.environment, row.source, row.role, row.weight)
-                for row in select(read_table(), self.only, UNSEEN)
-            ]
+            rows = select(read_table(), self.only, UNSEEN)
+            return [member_of(self._own_corpus, row) for row in rows]
         members = select(read_manifest(self.corpus), self.only, UNSEEN)
         missing = [one.dataset_id for one in members if not dataset_path(one.dataset_id).exists()]
         if missing or not members:
@@ -240,10 +236,10 @@ class ZeroShot:
             return
         check_families(jobs)
         with open_corpus(self._own_corpus, rows, {}):
-            for number, made in enumerate(make_datasets(jobs, workers), start=1):
-                count, name = made.tally.transitions, made.job.row.environment
+            for number, (job, gathered) in enumerate(make_datasets(jobs, workers), start=1):
+                count, name = gathered.tally.transitions, job.row.environment
                 say(
-                    f"{number} of {len(jobs)}: collected {count:,} transitions of {name} in {made.seconds:.1f} s"
+                    f"{number} of {len(jobs)}: collected {count:,} transitions of {name} in {gathered.seconds:.1f} s"
                 )
 
 

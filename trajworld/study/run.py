@@ -220,7 +220,8 @@ def run_study(
                 ready = [cell for cell in cells if cell.key not in begun and store.get(cell) is None]
                 slots = engine.slots
             for cell in ready[: slots - len(running)]:
-                running[engine.submit(cell)] = cell
+                places = {"store": str(store.folder.absolute()), **cell.places}
+                running[engine.submit(Cell(cell.task, cell.settings, places))] = cell
             if not running:
                 return list(failed.values())
             died: list[Cell] = []

@@ -1,10 +1,11 @@
 """Checkpoints that a run resumes from: a folder each, that is there whole or not at all."""
 
+import contextlib
 import io
 import math
-import os
 import re
 import shutil
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -12,15 +13,14 @@ from typing import Any
 import h5py
 
 from trajworld.errors import TrajWorldError
-from trajworld.files import atomic_folder, read_json, write_json
+from trajworld.files import atomic_folder, ensure_room, read_json, write_json
 from trajworld.models.files import load_model, save_model
 
 _FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{9})")
 _KEPT = 2
-# Of a model file and the weights it is packed from, or of it and the optimiser's moments.
+# For a model file and the weights it is packed from, or the optimiser's moments.
 _BYTES_A_WEIGHT = 12
-_BLOCK = bytes(1 << 20)
 
 
 @dataclass(frozen=True)
@@ -29,8 +29,7 @@ class TrainingState:
 
     Attributes:
         step: Optimiser steps done; the next batch and dropout are functions of it and the seed.
-        best_step: The evaluation that was best so far; 0 before the first.
-        best_loss: Its holdout loss; None before the first.
+        best_step: The evaluation that was best so far, of holdout loss ``best_loss``; 0 and None before the first.
         seconds: Time trained so far.
         unlogged: The losses of the last steps, which no row of the log holds yet: a run that is stopped between two
             rows still writes the row that it would have written.
@@ -64,23 +63,8 @@ def save_checkpoint(run: Path, model: Any, optimizer: Any, state: TrainingState)
 
 
 def save_whole_model(model: Any, path: Path) -> None:
-    """Write a model file where there is room for it.
-
-    Where a disk fills up under HDF5, it cannot close its files any more and may take the process down with it. So the
-    room is taken first, by means that fail in an orderly way.
-
-    Raises:
-        TrajWorldError: The disk is full or the folder cannot be written; a file that was there stays.
-    """
-    room = path.with_name(f".{path.stem}.{os.getpid()}.tmp.room")
-    try:
-        with open(room, "wb") as file:
-            for _ in range(1 + _BYTES_A_WEIGHT * model.count_params() // len(_BLOCK)):
-                file.write(_BLOCK)
-    except OSError as error:
-        raise TrajWorldError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        room.unlink(missing_ok=True)
+    """Write a model file where there is room for it; where there is not, a file that was there stays."""
+    ensure_room(path.parent, _BYTES_A_WEIGHT * model.count_params() + (1 << 20), path.name)
     save_model(model, path)
 
 
@@ -96,14 +80,8 @@ def load_checkpoint(path: Path) -> tuple[Any, TrainingState]:
     Raises:
         TrajWorldError: The checkpoint is damaged.
     """
-    try:
-        state = _state(read_json(path / "state.json"))
-        return load_model(path / "model.keras"), state
-    except (TypeError, ValueError, OverflowError) as error:
-        problem = f"{path / 'state.json'} is not a training state ({error})"
-    except TrajWorldError as error:
-        problem = str(error)
-    raise TrajWorldError(f"{problem}: remove {path} to go further back") from None
+    with _damage(path, "state.json"):
+        return load_model(path / "model.keras"), _state(read_json(path / "state.json"))
 
 
 def load_optimizer(path: Path, optimizer: Any) -> None:
@@ -112,22 +90,16 @@ def load_optimizer(path: Path, optimizer: Any) -> None:
     Raises:
         TrajWorldError: The file is damaged or belongs to another model.
     """
-    try:
-        with h5py.File(path / "optimizer.h5", "r") as file:
-            if len(file) != len(optimizer.variables):
-                raise ValueError("it belongs to another model")
-            optimizer.load_own_variables(file)
-    except (OSError, KeyError, ValueError, TypeError, RuntimeError) as error:
-        raise TrajWorldError(
-            f"{path / 'optimizer.h5'} is damaged ({' '.join(str(error).split())[:160]}): remove {path} to go further "
-            "back"
-        ) from None
+    with _damage(path, "optimizer.h5"), h5py.File(path / "optimizer.h5", "r") as file:
+        if len(file) != len(optimizer.variables):
+            raise ValueError("it belongs to another model")
+        optimizer.load_own_variables(file)
 
 
 def remove_leftovers(run: Path) -> None:
     """Remove what a process that was killed had half written, temporary files and folders, and nothing else."""
     for folder in (run, run / _FOLDER):
-        for path in folder.glob(".*.tmp*") if folder.is_dir() else ():
+        for path in folder.glob(".*.tmp*"):
             if path.is_dir():
                 shutil.rmtree(path, ignore_errors=True)
             else:
@@ -135,18 +107,26 @@ def remove_leftovers(run: Path) -> None:
 
 
 def _state(values: Any) -> TrainingState:
-    """The state that JSON values stand for; ``TypeError`` or ``ValueError`` where they do not."""
     state = TrainingState(**{**values, "unlogged": tuple(values.get("unlogged", ()))})
-    if not all(type(step) is int and step >= 0 for step in (state.step, state.best_step)):
-        raise ValueError("its steps are not whole numbers")
-    numbers = [*state.unlogged, state.seconds] + ([] if state.best_loss is None else [state.best_loss])
-    if not all(math.isfinite(number) for number in numbers):
-        raise ValueError("a loss or time in it is not finite")
+    whole = all(type(step) is int and step >= 0 for step in (state.step, state.best_step))
+    if not whole or not all(map(math.isfinite, (*state.unlogged, state.seconds, state.best_loss or 0.0))):
+        raise ValueError("its numbers are no steps, losses and seconds")
     return state
 
 
+@contextlib.contextmanager
+def _damage(path: Path, file: str) -> Iterator[None]:
+    """Turn what reading a damaged checkpoint raises into one line that says how to go on."""
+    try:
+        yield
+        return
+    except TrajWorldError as error:
+        problem = str(error)
+    except (OSError, KeyError, TypeError, ValueError, OverflowError, RuntimeError) as error:
+        problem = f"{path / file} is damaged ({' '.join(str(error).split())[:160]})"
+    raise TrajWorldError(f"{problem}: remove {path} to go further back") from None
+
+
 def _checkpoints(run: Path) -> list[Path]:
-    folder = run / _FOLDER
-    if not folder.is_dir():
-        return []
-    return sorted(path for path in folder.iterdir() if path.is_dir() and _NAME.fullmatch(path.name))
+    found = (run / _FOLDER).glob("step-*")
+    return sorted(path for path in found if path.is_dir() and _NAME.fullmatch(path.name))

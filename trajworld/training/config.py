@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -12,13 +12,10 @@ from typing import Any, Literal
 import tomli_w
 
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import atomic_file
+from trajworld.files import atomic_file, user_path
 from trajworld.models.interface import DEFAULT, Sizes, kind_of, kind_of_sizes
 
 Kind = Literal["pretrain", "train"]
-
-# The optimisers count their steps in 32 bits.
-_MOST_STEPS = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -51,27 +48,26 @@ class TrainingConfig:
         preset: Which preset the other values came from.
         model: Sizes of the model, whose type tells its kind; where ``init`` gives a model, a run replaces them by that
             model's.
-        dtype: Keras dtype policy: ``float32`` or ``mixed_bfloat16``.
-        init: The model to start from, as :func:`trajworld.models.names.find_model` takes it; empty to start from random
-            weights.
-        transitions: The most transitions of each dataset that are used, in whole episodes, holdout included; None for
-            all.
+        dtype: ``float32`` or ``mixed_bfloat16``.
+        init: The model whose weights to start from: trajworld-small, hf://USER/REPO or a file; random ones where not
+            given.
+        transitions: The most transitions of each dataset to use, in whole episodes, holdout included.
         holdout_fraction: Share of each dataset's episodes that is held out; 0 for none.
         holdout_windows: The most windows of each holdout set that are evaluated.
         batch_size: Windows in a batch.
-        steps: Optimiser steps in all.
-        learning_rate: Peak.
+        steps: Optimiser steps in all; a resumed run may be given another end.
+        learning_rate: Peak of the schedule.
         warmup_steps: Linear warm-up from 0.
-        decay_steps: Where the cosine reaches 0, warm-up included.
-        weight_decay: Decoupled.
+        decay_steps: Where the cosine reaches 0, warm-up included; the end where not given.
+        weight_decay: Decoupled weight decay.
         clip_norm: Largest global norm of the gradients.
         targets: ``onehot`` or ``gauss``.
-        augment: Pre-training: share of the batches whose variates are mirrored and moved within [0, 1] at random, see
-            :mod:`trajworld.data.augmentation`; 0 as published.
+        augment: Pre-training: share of the batches whose variates are mirrored and moved within [0, 1] at random; 0 as
+            published.
         padded_sizes: Pre-training: the most sizes that M is padded up to, each compiled once.
-        log_every: Steps between rows of the log.
-        evaluate_every: Steps between holdout evaluations.
-        checkpoint_every: Steps between checkpoints.
+        log_every: Steps between rows of the log; at most 50 where not given.
+        evaluate_every: Steps between holdout evaluations; a tenth of all where not given.
+        checkpoint_every: Steps between checkpoints; as between evaluations where not given.
         seed: Of the weights, the split, the batches and dropout.
     """
 
@@ -108,34 +104,35 @@ class TrainingConfig:
             )
         if self.kind == "train" and len(self.datasets) > 1:
             raise UsageError(f"train takes one dataset, not {len(self.datasets)}: pretrain takes several")
-        positive = ("steps", "batch_size", "log_every", "evaluate_every", "checkpoint_every", "decay_steps")
-        for name in (*positive, "learning_rate", "clip_norm", "holdout_windows", "padded_sizes"):
+        if self.kind == "train" and self.augment:
+            raise UsageError("augment is for pretrain: a model of one dataset keeps to its ranges")
+        for name, (fits, wanted) in _RANGES.items():
             value = getattr(self, name)
-            if not (value > 0 and math.isfinite(value)):
-                raise UsageError(f"{name} must be above 0, not {value}")
-        if self.transitions is not None and self.transitions < 1:
-            raise UsageError(f"transitions must be at least 1, not {self.transitions}")
+            if value is not None and not (math.isfinite(value) and fits(value)):
+                raise UsageError(f"{name} must {wanted}, not {value}")
         if not 0 <= self.warmup_steps <= self.decay_steps:
             raise UsageError(
                 f"warmup_steps ({self.warmup_steps}) must lie between 0 and decay_steps ({self.decay_steps})"
             )
-        if not 0 <= self.holdout_fraction < 1:
-            raise UsageError(f"holdout_fraction must lie in [0, 1), not {self.holdout_fraction}")
-        if not 0 <= self.augment <= 1:
-            raise UsageError(f"augment must lie in [0, 1], not {self.augment}")
-        if self.augment and self.kind == "train":
-            raise UsageError("augment is for pretrain: a model of one dataset keeps to its ranges")
-        if not (self.weight_decay >= 0 and math.isfinite(self.weight_decay)):
-            raise UsageError(f"weight_decay must be at least 0, not {self.weight_decay}")
-        if not 0 <= self.seed < 2**32:
-            raise UsageError(f"seed must lie between 0 and {2**32 - 1}, not {self.seed}")
-        if self.steps > _MOST_STEPS:
-            raise UsageError(f"steps must be at most {_MOST_STEPS}, not {self.steps}")
-        if self.targets not in ("onehot", "gauss"):
-            raise UsageError(f"targets are onehot or gauss, not {self.targets!r}")
         # Without loss scaling float16 loses small gradients, and weights are always kept in float32.
-        if self.dtype not in ("float32", "mixed_bfloat16"):
-            raise UsageError(f"dtype is float32 or mixed_bfloat16, not {self.dtype!r}")
+        for name, known in (("targets", ("onehot", "gauss")), ("dtype", ("float32", "mixed_bfloat16"))):
+            if getattr(self, name) not in known:
+                raise UsageError(f"{name}: {' or '.join(known)} is wanted, not {getattr(self, name)!r}")
+
+
+_POSITIVE = (
+    *("steps", "batch_size", "log_every", "evaluate_every", "checkpoint_every", "decay_steps", "transitions"),
+    *("learning_rate", "clip_norm", "holdout_windows", "padded_sizes"),
+)
+_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
+    **{name: (lambda value: value > 0, "be above 0") for name in _POSITIVE},
+    # The optimisers count their steps in 32 bits.
+    "steps": (lambda value: 0 < value < 2**31, f"lie between 1 and {2**31 - 1}"),
+    "seed": (lambda value: 0 <= value < 2**32, f"lie between 0 and {2**32 - 1}"),
+    "holdout_fraction": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
+    "augment": (lambda value: 0 <= value <= 1, "lie in [0, 1]"),
+    "weight_decay": (lambda value: value >= 0, "be at least 0"),
+}
 
 
 def resolve_config(
@@ -168,29 +165,28 @@ def resolve_config(
         raise UsageError(f"init brings its model's own sizes: leave out {', '.join(own)}, or init")
     sizes = {**table, **own}
     model_kind = kind_of(sizes.pop("kind", DEFAULT))
-    _check_names(sizes, [field.name for field in dataclasses.fields(model_kind.sizes)], "model size")
-    _check_types(model_kind.sizes, sizes)
+    _check(model_kind.sizes, sizes, "model size")
     model = model_kind.preset(preset, **sizes)
-    known = [field.name for field in dataclasses.fields(TrainingConfig)]
-    _check_names(written, known, f"setting of {file}")
-    _check_names(given, known, "setting")
-    values = {**model.runs[preset, kind], **written, **given, "kind": kind, "preset": preset, "model": model}
+    run = model.runs[preset, kind]
+    values = {**run, **written, **given, "kind": kind, "preset": preset, "model": model}
     choices = values.get("datasets", ())
     if isinstance(choices, str) or not isinstance(choices, Sequence):
         raise UsageError(
             f"datasets must be a list of tables with spec and weight, [[datasets]], not {choices!r}"
         )
     values["datasets"] = tuple(_dataset_choice(choice) for choice in choices)
-    _check_types(TrainingConfig, values)
+    _check(TrainingConfig, values, "setting")
+    values["init"] = _whole_path(values.get("init", ""))
     steps = values["steps"]
     # Of a preset that brings the end of its cosine, the warm-up is as it says, too.
-    fixed = "decay_steps" in model.runs[preset, kind]
+    fixed = "decay_steps" in run
     if "steps" in given and written.get("decay_steps") == written.get("steps", steps):
         # The file is of a run whose schedule ended with its steps: another number of steps moves the end with it.
         values["decay_steps"] = given.get("decay_steps", steps)
         if not fixed and "warmup_steps" not in given:
             values["warmup_steps"] = min(values["warmup_steps"], steps // 20)
-    if "steps" in {**written, **given} and "warmup_steps" not in {**written, **given} and not fixed:
+    asked = {**written, **given}
+    if "steps" in asked and "warmup_steps" not in asked and not fixed:
         values["warmup_steps"] = steps // 20
     values.setdefault("decay_steps", steps)
     values.setdefault("log_every", min(50, max(1, steps // 20)))
@@ -204,26 +200,28 @@ def write_config(config: TrainingConfig, path: str | Path) -> None:
     values = dataclasses.asdict(config)
     values["datasets"] = list(values["datasets"])
     values["model"] = {"kind": kind_of_sizes(config.model).name, **values["model"]}
+    text = tomli_w.dumps({name: value for name, value in values.items() if value is not None})
     with atomic_file(path) as temporary:
-        temporary.write_text(
-            tomli_w.dumps({name: value for name, value in values.items() if value is not None})
-        )
+        temporary.write_text(text)
 
 
 def _dataset_choice(choice: Any) -> DatasetChoice:
     if isinstance(choice, DatasetChoice):
-        return choice
-    if isinstance(choice, str):
-        return DatasetChoice(choice)
-    if not isinstance(choice, Mapping):
-        raise UsageError(f"a dataset is a table with spec and weight, not {choice!r}")
-    _check_names(choice, ["spec", "weight"], "setting of a dataset")
-    if not isinstance(choice.get("spec"), str):
-        raise UsageError("each of the datasets needs a spec, the text that names it")
-    weight = choice.get("weight", 1.0)
-    if not isinstance(weight, int | float) or isinstance(weight, bool):
-        raise UsageError(f"the weight of {choice['spec']} must be a number, not {weight!r}")
-    return DatasetChoice(choice["spec"], float(weight))
+        choice = dataclasses.asdict(choice)
+    elif isinstance(choice, str):
+        choice = {"spec": choice}
+    if not isinstance(choice, Mapping) or not isinstance(choice.get("spec"), str):
+        raise UsageError(
+            f"a dataset is a text that names it, or a table with spec and weight, not {choice!r}"
+        )
+    _check(DatasetChoice, choice, f"setting of the dataset {choice['spec']}")
+    return DatasetChoice(_whole_path(choice["spec"]), float(choice.get("weight", 1.0)))
+
+
+def _whole_path(name: str) -> str:
+    """A name as it is, but of a file or folder that exists its whole path: a run can be resumed from another folder."""
+    path = user_path(name)
+    return str(path.absolute()) if name and "\0" not in name and path.exists() else name
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -236,19 +234,15 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise TrajWorldError(f"{path} is not TOML: {error}") from None
 
 
-def _check_names(values: Mapping[str, Any], known: list[str], what: str) -> None:
-    for name in values:
-        if name not in known:
-            close = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(known))}"
-            raise UsageError(f"no {what} is called {name!r}: {hint}")
-
-
-def _check_types(record: type, values: Mapping[str, Any]) -> None:
-    """Hold values against the annotations of a dataclass's fields."""
-    annotations = {field.name: field.type for field in dataclasses.fields(record)}
+def _check(record: type, values: Mapping[str, Any], what: str) -> None:
+    """Hold values against the names and annotations of a dataclass's fields."""
+    fields = {field.name: field.type for field in dataclasses.fields(record)}
     for name, value in values.items():
-        types, words = _TYPES.get(annotations[name], ((object,), ""))
+        if name not in fields:
+            close = difflib.get_close_matches(name, fields, 1)
+            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(fields))}"
+            raise UsageError(f"no {what} is called {name!r}: {hint}")
+        types, words = _TYPES.get(fields[name], ((object,), ""))
         # To Python True is a whole number.
         if words and (not isinstance(value, types) or isinstance(value, bool)):
             raise UsageError(f"{name} must be {words}, not {value!r}")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -18,24 +17,21 @@ from trajworld.data.split import limit_transitions, split_episodes
 from trajworld.data.statistics import value_range
 from trajworld.data.unitraj import UniTrajEnvironment, unitraj_datasets, unitraj_environment, unitraj_range
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.models.identity import Identity
+from trajworld.files import user_path
+from trajworld.models.identity import DatasetRange, Identity
 from trajworld.models.ranges import Support, pretraining_support, training_support
 from trajworld.training.config import TrainingConfig
 
 Progress = Callable[[int, int | None, str], None]
+Sampling = Literal["window", "episode"]
 
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """One dataset of a run.
+    """One dataset of a run, with the numbers of the episodes that are trained on and held out.
 
-    Attributes:
-        dataset: Where the rows are.
-        training: Episodes that are trained on.
-        holdout: Episodes that are held out; empty for none.
-        support: The range of its variates.
-        weight: Its share of the batches.
-        sampling: How windows are drawn, see :class:`trajworld.data.mixture.Source`.
+    ``support`` is the range of its variates, ``weight`` its share of the batches, and ``sampling`` how windows are
+    drawn, see :class:`trajworld.data.mixture.Source`.
     """
 
     dataset: Dataset
@@ -43,7 +39,7 @@ class Part:
     holdout: NDArray[np.int64]
     support: Support
     weight: float
-    sampling: Literal["window", "episode"]
+    sampling: Sampling
 
     @property
     def transitions(self) -> int:
@@ -70,22 +66,19 @@ def open_parts(config: TrainingConfig, progress: Progress | None = None) -> list
     Raises:
         TrajWorldError: A dataset is missing or damaged, or has too few episodes to hold any out.
     """
-    parts = []
-    for choice in config.datasets:
-        for spec, share, environment in _expanded(choice.spec, config.kind):
-            dataset = open_dataset(spec, progress=progress)
-            parts.append(_part(config, dataset, choice.weight * share, environment))
-    return parts
+    return [
+        _part(config, open_dataset(spec, progress=progress), choice.weight * share, environment)
+        for choice in config.datasets
+        for spec, share, environment in _expanded(choice.spec, config.kind)
+    ]
 
 
 def make_mixture(config: TrainingConfig, parts: list[Part]) -> Mixture:
     """The batches of a run; M is padded only where there are several datasets."""
-    sources = [
-        Source(
-            part.dataset, part.support.lower, part.support.upper, part.weight, part.sampling, part.training
-        )
-        for part in parts
-    ]
+    sources = []
+    for part in parts:
+        ends = part.support.lower, part.support.upper
+        sources.append(Source(part.dataset, *ends, part.weight, part.sampling, part.training))
     variates, weights = [part.dataset.num_variates for part in parts], [part.weight for part in parts]
     sizes = padded_sizes(variates, config.padded_sizes, weights)
     return Mixture(sources, config.batch_size, config.model.window, config.seed, sizes, config.augment)
@@ -96,10 +89,8 @@ def holdout_batches(
 ) -> Iterator[Batch]:
     """The holdout windows of a part, padded like its training batches so that few shapes are compiled."""
     part, variates, size = parts[number], mixture.variates[number], config.batch_size
-    limit = config.holdout_windows
-    for values, mask in windows_in_order(
-        part.dataset, part.holdout, size, config.model.window, limit, config.seed
-    ):
+    given = size, config.model.window, config.holdout_windows, config.seed
+    for values, mask in windows_in_order(part.dataset, part.holdout, *given):
         missing = (size - len(values), len(variates.lower) - values.shape[2])
         # Windows added to fill the last batch have no real row, and so no part in the sums.
         values = np.pad(values, ((0, missing[0]), (0, 0), (0, missing[1])))
@@ -109,17 +100,14 @@ def holdout_batches(
 def identity_of(config: TrainingConfig, parts: list[Part], history: dict[str, Any]) -> Identity:
     """What the trained model's file is to say of its data."""
     if config.kind == "pretrain":
-        # Two datasets of one environment share a name; the wider of their ranges serves both.
-        sources: dict[str, Support] = {}
-        for part in parts:
-            name, support = part.dataset.environment or part.dataset.name, part.support
-            if name in sources and sources[name].lower.shape == support.lower.shape:
-                held = sources[name]
-                support = Support(
-                    np.minimum(held.lower, support.lower), np.maximum(held.upper, support.upper)
-                )
-            sources[name] = support
-        return Identity(sources=sources, history=history)
+        # By content: a dataset that is given twice is one.
+        sources = {
+            part.dataset.content or part.dataset.name: DatasetRange(
+                part.dataset.name, part.dataset.environment, part.dataset.content, part.support
+            )
+            for part in parts
+        }
+        return Identity(sources=tuple(sources.values()), history=history)
     dataset = parts[0].dataset
     return Identity(
         parts[0].support, dataset.environment, dataset.observation_size, dataset.action_size, history=history
@@ -137,13 +125,14 @@ def _part(
         chosen, held = split_episodes(len(used), config.holdout_fraction, config.seed)
     except UsageError as error:
         raise TrajWorldError(f"{dataset.name}: {error}") from None
-    training, holdout = used[chosen], used[held]
-    published = unitraj_range(unitraj.folder) if unitraj is not None else None
+    training = used[chosen]
     if config.kind == "pretrain":
+        published = unitraj_range(unitraj.folder) if unitraj is not None else None
         support = pretraining_support(*(published or value_range(dataset, training)))
     else:
         support = training_support(*value_range(dataset, training))
-    return Part(dataset, training, holdout, support, weight, "episode" if unitraj is not None else "window")
+    sampling: Sampling = "window" if unitraj is None else "episode"
+    return Part(dataset, training, used[held], support, weight, sampling)
 
 
 def _expanded(spec: str, kind: str) -> list[tuple[str, float, UniTrajEnvironment | None]]:
@@ -151,15 +140,11 @@ def _expanded(spec: str, kind: str) -> list[tuple[str, float, UniTrajEnvironment
     if spec.startswith(PREFIX):
         if kind != "pretrain":
             raise UsageError(f"{spec} is a whole corpus, for pretrain; train takes one of its datasets")
-        return [
-            (member.dataset_id, member.weight, None) for member in training_members(spec.removeprefix(PREFIX))
-        ]
-    path = Path(spec)
-    if not path.is_dir():
-        return [(spec, 1.0, None)]
-    environment = unitraj_environment(path)
-    if environment is not None:
+        members = training_members(spec.removeprefix(PREFIX))
+        return [(member.dataset_id, member.weight, None) for member in members]
+    path = user_path(spec)
+    environment = unitraj_environment(path) if path.is_dir() else None
+    known = environment is not None or not path.is_dir() or (path / "dataset.json").is_file()
+    if known or kind != "pretrain":
         return [(spec, 1.0, environment)]
-    if kind == "pretrain" and not (path / "dataset.json").is_file():
-        return [(str(item.folder), item.weight, item) for item in unitraj_datasets(path)]
-    return [(spec, 1.0, None)]
+    return [(str(item.folder), item.weight, item) for item in unitraj_datasets(path)]

@@ -35,13 +35,9 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
 
 
 def stop_agreed(layout: Layout, step: int, due: bool, interrupted: Callable[[], bool]) -> bool:
-    """Whether to stop after a step, as all processes of a run must do alike.
+    """Whether to stop after ``step`` steps, as all processes of a run must do alike: when one was ``interrupted``.
 
-    Args:
-        layout: Of the run.
-        step: Steps done.
-        due: Whether the step is one after which the run waits for the device anyway.
-        interrupted: As :func:`deferred_interrupt` yields it; in any process will do.
+    ``due`` says whether the run waits for the device after this step anyway.
     """
     if layout.processes == 1:
         return interrupted()

@@ -19,7 +19,6 @@ from trajworld.files import atomic_file
 from trajworld.training.record import METRICS, read_metrics
 
 _BOARD = "tensorboard"
-_SECONDS_BETWEEN_FLUSHES = 10.0
 
 
 class MetricsLog:
@@ -44,8 +43,8 @@ class MetricsLog:
             self._board = EventsWriter(os.fspath(run / _BOARD / "events"))
             now = time.time()
             for row in kept:
-                self._write_events(row, now - (_seconds(kept[-1]) - _seconds(row)))
-            self._flush_board()
+                self._write_events(row, now - (kept[-1].get("seconds", 0.0) - row.get("seconds", 0.0)))
+            self._board.flush()
 
     def write(self, row: dict[str, Any]) -> None:
         """Append one row: ``step`` and any numbers; a nested mapping becomes one TensorBoard group.
@@ -57,24 +56,16 @@ class MetricsLog:
             self._json.write(json.dumps(row, allow_nan=False) + "\n")
             self._json.flush()
             self._write_events(row, time.time())
-            if time.monotonic() - self._flushed > _SECONDS_BETWEEN_FLUSHES:
-                self._flush_board()
+            self._board.flush()
 
     def _write_events(self, row: dict[str, Any], when: float) -> None:
+        numbers: dict[str, Any] = {}
         for name, value in row.items():
-            if name == "step":
-                continue
-            parts = (
-                {f"{name}/{part}": number for part, number in value.items()}
-                if isinstance(value, dict)
-                else None
-            )
-            for tag, number in ({name: value} if parts is None else parts).items():
-                self._board.write_event(Event(wall_time=when, step=row["step"], summary=scalar(tag, number)))
-
-    def _flush_board(self) -> None:
-        self._board.flush()
-        self._flushed = time.monotonic()
+            group = value if isinstance(value, dict) else {"": value}
+            numbers |= {f"{name}/{part}" if part else name: number for part, number in group.items()}
+        step = numbers.pop("step")
+        for tag, number in numbers.items():
+            self._board.write_event(Event(wall_time=when, step=step, summary=scalar(tag, number)))
 
     def __enter__(self) -> "MetricsLog":
         return self
@@ -82,18 +73,10 @@ class MetricsLog:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.ExitStack() as closing:
-            if error is not None:
-                # On a full disk closing fails too; the first error says why.
-                closing.enter_context(contextlib.suppress(TrajWorldError))
-            closing.enter_context(_file_errors(self._run))
-            for file in (self._json, self._board):
-                closing.callback(file.close)
-
-
-def _seconds(row: dict[str, Any]) -> float:
-    seconds = row.get("seconds")
-    return float(seconds) if isinstance(seconds, int | float) else 0.0
+        # On a full disk closing fails too; the first error says why.
+        ignored = contextlib.nullcontext() if error is None else contextlib.suppress(TrajWorldError)
+        with ignored, _file_errors(self._run), contextlib.closing(self._json):
+            self._board.close()
 
 
 @contextlib.contextmanager

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from trajworld.backend import active_backend
 from trajworld.data.batch import Batch
 from trajworld.errors import TrajWorldError
+from trajworld.files import one_writer
 from trajworld.models.interface import WorldModel
 from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint, save_whole_model
 from trajworld.training.data import holdout_batches
@@ -35,33 +36,26 @@ class DivergedError(TrajWorldError):
 
 @dataclass(frozen=True)
 class Report:
-    """What an observer is given after every step.
+    """What an observer is given after every step: ``step`` of ``steps``.
 
     Attributes:
-        step: Steps done.
-        steps: Steps in all.
         loss: Mean training loss since the last row of the log, where this step ended one.
         holdout_loss: Where this step ended in an evaluation.
-        best: Whether that was the best so far.
         rate: Steps per second since the last row of the log, where this step ended one.
+        best: Whether the evaluation was the best so far.
     """
 
     step: int
     steps: int
     loss: float | None = None
     holdout_loss: float | None = None
-    best: bool = False
     rate: float | None = None
+    best: bool = False
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended.
-
-    Attributes:
-        state: Where it stands.
-        finished: False after Ctrl-C or SIGTERM: the run can be resumed.
-    """
+    """Where a run stands, and whether it has ended: not so after Ctrl-C or SIGTERM, when it can be resumed."""
 
     state: TrainingState
     finished: bool
@@ -86,32 +80,33 @@ def train(
         TrajWorldError: A file cannot be written.
     """
     config, model, state = run.config, run.model, run.state
-    # Every process of several computes all of this; one writes it.
-    leads = run.layout.leads
+    leads = run.layout.leads  # Every process of several computes all of this; one writes it.
     step_function = active_backend().training_step(
-        model,
-        run.optimizer,
-        lambda batch, seed: mean_loss(model, batch, seed, config.targets),
+        model, run.optimizer, lambda batch, seed: mean_loss(model, batch, seed, config.targets)
     )
-    holdout = HoldoutLoss(run)
-    opened = MetricsLog(run.path, state.step) if leads else contextlib.nullcontext()
-    with opened as log, deferred_interrupt() as interrupted:
+    sums = active_backend().compile(lambda batch: model.loss_sums(batch, targets=config.targets), model)
+    held = any(len(part.holdout) for part in run.parts)
+    with contextlib.ExitStack() as stack:
+        log = None
+        if leads:
+            stack.enter_context(one_writer(run.path, "the run"))
+            log = stack.enter_context(MetricsLog(run.path, state.step))
+        interrupted = stack.enter_context(deferred_interrupt())
         losses: list[Any] = list(state.unlogged)
-        counted = 0
+        counted, before = 0, state.seconds
         began = logged = time.perf_counter()
-        before = state.seconds
         for batch in run.mixture.iterate(state.step, config.steps):
             rate = learning_rate(config, state.step)
             losses.append(step_function(rate, batch, step_seed(config.seed, state.step)))
             counted += 1
             step = state.step + 1
             asked = step in at or step == config.steps
-            evaluating = bool(holdout) and (step % config.evaluate_every == 0 or asked)
+            evaluating = held and (step % config.evaluate_every == 0 or asked)
             due = step % config.checkpoint_every == 0 or asked or evaluating
             stopping = stop_agreed(run.layout, step, due, interrupted)
             saving = due or stopping
-            report = Report(step, config.steps)
-            row: dict[str, Any] = {"step": step}
+            row: dict[str, Any] = {}
+            best = False
             # Which steps end a row is a function of the step, not of when Ctrl-C came.
             logging = step % config.log_every == 0 or due
             if logging or stopping:
@@ -120,8 +115,8 @@ def train(
                 _check_finite(float(np.mean(losses)), "loss", step, run)
             if logging:
                 now = time.perf_counter()
-                report = replace(report, loss=float(np.mean(losses)), rate=counted / (now - logged))
-                row |= {"loss": report.loss, "learning_rate": rate, "steps_per_second": report.rate}
+                row |= {"loss": float(np.mean(losses)), "learning_rate": rate}
+                row["steps_per_second"] = counted / (now - logged)
                 losses, counted, logged = [], 0, now
             seconds = before + time.perf_counter() - began
             state = replace(state, step=step, seconds=seconds, unlogged=tuple(losses) if saving else ())
@@ -129,7 +124,7 @@ def train(
                 step_function.write_back()
                 model.identity = model.identity.at_step(step)
             if evaluating:
-                loss, by_dataset = holdout()
+                loss, by_dataset = holdout_loss(run, sums)
                 _check_finite(loss, "holdout loss", step, run)
                 best = state.best_loss is None or loss < state.best_loss
                 if best:
@@ -137,22 +132,20 @@ def train(
                     if leads:
                         save_whole_model(model, run.path / "best.keras")
                 row |= {"holdout_loss": loss, "holdout": by_dataset}
-                report = replace(report, holdout_loss=loss, best=best)
-                logged = time.perf_counter()
-            if log is not None and len(row) > 1:
-                log.write(row | {"seconds": state.seconds})
-            if saving and leads:
-                save_checkpoint(run.path, model, run.optimizer, state)
+            if log is not None and row:
+                log.write({"step": step, **row, "seconds": state.seconds})
             if saving:
+                if leads:
+                    save_checkpoint(run.path, model, run.optimizer, state)
                 logged = time.perf_counter()
-            observe(report)
-            if stopping and step < config.steps:
-                run.state = state
-                return Outcome(state, finished=False)
-    if leads:
-        save_whole_model(model, run.path / "last.keras")
-    run.state = state
-    return Outcome(state, finished=True)
+            found = {"holdout_loss": row.get("holdout_loss"), "rate": row.get("steps_per_second")}
+            observe(Report(step, config.steps, row.get("loss"), **found, best=best))
+            if stopping:
+                break
+        run.state, finished = state, state.step == config.steps
+        if finished and leads:
+            save_whole_model(model, run.path / "last.keras")
+    return Outcome(state, finished)
 
 
 def _check_finite(loss: float, name: str, step: int, run: Run) -> None:
@@ -165,36 +158,27 @@ def _check_finite(loss: float, name: str, step: int, run: Run) -> None:
 
 
 def mean_loss(model: WorldModel, batch: Batch, seed: Any = None, targets: str = "onehot") -> Any:
-    """The training loss of a batch, a scalar; arguments as :meth:`trajworld.models.interface.WorldModel.loss_sums`."""
+    """The training loss of a batch, a scalar; see :meth:`trajworld.models.interface.WorldModel.loss_sums`."""
     total, count = model.loss_sums(batch, seed, targets)
     return total / count
 
 
-class HoldoutLoss:
-    """The loss of held-out windows, without dropout; compiled once for each size of M."""
+def holdout_loss(run: Run, sums: Callable[[Batch], Any]) -> tuple[float, dict[str, float]]:
+    """The loss of held-out windows, without dropout, by the compiled ``loss_sums`` of the model.
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
-        self._parts = [(number, part) for number, part in enumerate(run.parts) if len(part.holdout)]
-        self._names = distinct([part.dataset.name for part in run.parts])
-        model, targets = run.model, run.config.targets
-        self._sums = active_backend().compile(lambda batch: model.loss_sums(batch, targets=targets), model)
-
-    def __bool__(self) -> bool:
-        """Whether any episode is held out."""
-        return bool(self._parts)
-
-    def __call__(self) -> tuple[float, dict[str, float]]:
-        """The mean over datasets, each weighted as in training, and each dataset's own, by name."""
-        run, losses, weights = self._run, {}, []
-        for number, part in self._parts:
+    The mean over datasets, each weighted as in training, and each dataset's own, by name.
+    """
+    losses, weights = {}, []
+    names = distinct([part.dataset.name for part in run.parts])
+    for number, (name, part) in enumerate(zip(names, run.parts, strict=True)):
+        if len(part.holdout):
             total = count = 0.0
             for batch in holdout_batches(run.config, run.parts, run.mixture, number):
-                batch_total, batch_count = self._sums(batch)
+                batch_total, batch_count = sums(batch)
                 total, count = total + float(batch_total), count + float(batch_count)
-            losses[self._names[number]] = total / count
+            losses[name] = total / count
             weights.append(part.weight)
-        return float(np.average(list(losses.values()), weights=weights)), losses
+    return float(np.average(list(losses.values()), weights=weights)), losses
 
 
 def step_seed(seed: int, step: int) -> NDArray[np.int32]:

@@ -1,5 +1,6 @@
 """What a run directory says of itself, read without a framework."""
 
+import contextlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,27 +27,25 @@ def read_record(path: Path) -> dict[str, Any]:
     record = read_json(path / RECORD)
     if not isinstance(record, dict) or record.get("kind") not in ("pretrain", "train"):
         raise TrajWorldError(f"{path / RECORD} does not say whether the run is pretrain or train")
-    datasets, found, layout = record.get("datasets"), record.get("versions"), record.get("layout", {})
-    lists = isinstance(datasets, list) and isinstance(record.get("resumed", []), list)
-    if not lists or not isinstance(found, dict) or not isinstance(layout, dict):
+    found = {"layout": {}, "resumed": [], **record}
+    types = {"datasets": list, "resumed": list, "versions": dict, "layout": dict}
+    whole = all(isinstance(found.get(name), type_) for name, type_ in types.items())
+    if not whole or not all(isinstance(dataset, dict) for dataset in found["datasets"]):
         raise TrajWorldError(f"{path / RECORD} does not say what the run was trained on: restore it")
     return record
 
 
 def read_metrics(run: Path) -> list[dict[str, Any]]:
     """The rows of a run's ``metrics.jsonl``; a last line that a crash cut short is left out."""
-    path = run / METRICS
+    path, rows = run / METRICS, []
     if not path.is_file():
         return []
-    rows = []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        try:
+    with contextlib.suppress(ValueError):
+        for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             row = json.loads(line)
-        except json.JSONDecodeError:
-            break
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            break
-        rows.append(row)
+            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+                break
+            rows.append(row)
     return rows
 
 

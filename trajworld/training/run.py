@@ -2,7 +2,7 @@
 
 import random
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,7 @@ import keras
 from trajworld.backend import Layout, active_backend
 from trajworld.data.mixture import Mixture
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import file_digest, write_json
+from trajworld.files import file_digest, one_writer, user_path, write_json
 from trajworld.models.files import load_model
 from trajworld.models.identity import Identity
 from trajworld.models.interface import new_model
@@ -35,25 +35,23 @@ from trajworld.versions import versions
 class Run:
     """Everything a training loop needs.
 
-    Attributes:
-        path: The run directory.
-        config: The resolved configuration.
-        parts: The datasets, split.
-        mixture: The batches.
-        model: The model, at ``state.step``.
-        optimizer: Built, at the same step.
-        state: Where the run stands.
-        layout: The devices it is trained on.
+    ``config`` is resolved, ``parts`` are the datasets, split, of which ``mixture`` makes the batches; ``model`` and the
+    built ``optimizer`` are at ``state.step``; ``layout`` says on which devices it is trained.
     """
 
     path: Path
     config: TrainingConfig
     parts: list[Part]
-    mixture: Mixture
     model: Any
-    optimizer: keras.optimizers.Optimizer
     state: TrainingState
     layout: Layout
+    mixture: Mixture = field(init=False)
+    optimizer: keras.optimizers.Optimizer = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.mixture = make_mixture(self.config, self.parts)
+        self.optimizer = make_optimizer(self.config)
+        self.optimizer.build(self.model.trainable_variables)
 
 
 def start_run(
@@ -64,31 +62,24 @@ def start_run(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Make a run directory and the model at step 0.
+    """Make a run directory, which must not be there yet unless ``overwrite``, and the model at step 0.
 
-    Args:
-        path: The directory; must not be there yet.
-        config: Resolved.
-        devices: How many to train on; None for all GPUs or TPUs that divide the batch size, and for one CPU. Keras
-            makes and this library compiles whatever comes next in this process for them, too.
-        overwrite: Whether a run that is there is removed first.
-        progress: Called during the conversion of datasets.
+    It is to be trained on ``devices``, None for all GPUs or TPUs that divide the batch size, and for one CPU: whatever
+    Keras makes and this library compiles next in this process is for them, too. ``progress`` is called during the
+    conversion of datasets.
 
     Raises:
         UsageError: The directory is there already, or there are fewer devices.
         TrajWorldError: A dataset or the initial model is missing or damaged, or does not fit.
     """
-    path, backend = Path(path), active_backend()
+    path, backend = user_path(path), active_backend()
     # Before datasets are converted, which may take long: a name that is wrong is told at once.
     init = _init_file(config)
     layout = backend.distribute(devices, config.batch_size)
 
     def prepared() -> list[Part]:
-        if layout.leads and path.exists() and not (overwrite and is_run(path)) and not _is_free(path):
-            hint = (
-                "--resume continues it, --overwrite starts afresh" if is_run(path) else "name another place"
-            )
-            raise UsageError(f"{path} exists already: {hint}")
+        if layout.leads:
+            _check_place(path, overwrite)
         return open_parts(config, progress)
 
     # The first converts; the others find what it converted, where they see the same disk.
@@ -96,10 +87,10 @@ def start_run(
     model = _initial_model(config, parts, init)
     # A model that was given brings its own sizes.
     config = replace(config, model=model.sizes)
-    run = _assembled(path, config, parts, model, TrainingState(), layout)
+    run = Run(path, config, parts, model, TrainingState(), layout)
     record = {
         "kind": config.kind,
-        **_surroundings(run),
+        **_surroundings(layout),
         "parameters": model.count_params(),
         "init": None if init is None else file_digest(init),
         "datasets": [part.describe() for part in parts],
@@ -108,11 +99,14 @@ def start_run(
     def write() -> None:
         if not layout.leads:
             return
-        if overwrite and is_run(path):
-            shutil.rmtree(path)
-        write_json(path / RECORD, record)
-        # Last: the configuration is what makes the directory a run.
-        write_config(config, path / CONFIG)
+        with one_writer(path, "the run"):
+            # Again: another process may have made it while datasets were converted.
+            _check_place(path, overwrite)
+            if is_run(path):
+                shutil.rmtree(path)
+            write_json(path / RECORD, record)
+            # Last: the configuration is what makes the directory a run.
+            write_config(config, path / CONFIG)
 
     # Whoever starts from a model in the run that is overwritten has read it by now.
     backend.lead_first(lambda: None)
@@ -129,12 +123,8 @@ def resume_run(
 ) -> tuple[Run, list[str]]:
     """Continue from the newest checkpoint of a run, or from its start where it has none yet.
 
-    Args:
-        path: The run directory.
-        steps: Where it is to end from now on, the end of the cosine with it where both were one; None for where it
-            was to end.
-        devices: How many to train on; None for as many as it began on, where there are that many.
-        progress: Called during the conversion of datasets.
+    It is to end after ``steps``, and its cosine with it where both were one, None for where it was to end; on
+    ``devices``, None for as many as it began on, where there are that many.
 
     Returns:
         The run, and warnings: what is not as it was and may change the numbers.
@@ -143,16 +133,13 @@ def resume_run(
         UsageError: ``path`` is no run, or is past ``steps`` already.
         TrajWorldError: A dataset has changed or a file is damaged.
     """
-    path, backend = Path(path), active_backend()
+    path, backend = user_path(path), active_backend()
     if not is_run(path):
         raise UsageError(f"{path} is not a run directory: it has no {CONFIG}")
     record = read_record(path)
     written = resolve_config(record["kind"], file=path / CONFIG)
-    config = written
-    if steps is not None:
-        config = resolve_config(record["kind"], file=path / CONFIG, options={"steps": steps})
-    began_on = record.get("layout", {}).get("devices")
-    layout = backend.distribute(devices, written.batch_size, began_on)
+    config = resolve_config(record["kind"], file=path / CONFIG, options={"steps": steps})
+    layout = backend.distribute(devices, written.batch_size, record.get("layout", {}).get("devices"))
 
     def prepared() -> list[Part]:
         parts = open_parts(written, progress)
@@ -169,28 +156,30 @@ def resume_run(
             raise TrajWorldError(
                 f"{written.init} is not the model that {path} began with, and the run has no checkpoint: start another"
             )
-        model = _initial_model(config, parts, init)
-        run = _assembled(path, config, parts, model, TrainingState(), layout)
-        return run, _resumed(run, record, written)
-    model, state = load_checkpoint(checkpoint)
-    if model.sizes != written.model or state.step > written.steps:
-        raise TrajWorldError(
-            f"{checkpoint} is not of the run that {path / CONFIG} describes: restore one of them"
-        )
-    if state.step > config.steps:
-        raise UsageError(f"{path} is at step {state.step:,} already: it cannot end at {config.steps:,}")
-    run = _assembled(path, config, parts, model, state, layout)
-    load_optimizer(checkpoint, run.optimizer)
-    return run, _resumed(run, record, written)
+        run = Run(path, config, parts, _initial_model(config, parts, init), TrainingState(), layout)
+    else:
+        model, state = load_checkpoint(checkpoint)
+        if model.sizes != written.model or state.step > written.steps:
+            raise TrajWorldError(
+                f"{checkpoint} is not of the run that {path / CONFIG} describes: restore one of them"
+            )
+        if state.step > config.steps:
+            raise UsageError(f"{path} is at step {state.step:,} already: it cannot end at {config.steps:,}")
+        run = Run(path, config, parts, model, state, layout)
+        load_optimizer(checkpoint, run.optimizer)
+    _note_resumption(run, record, written)
+    return run, _warnings(record, layout)
 
 
-def _is_free(path: Path) -> bool:
-    """Whether a folder is empty, but for what a process left that was killed before the folder was a run."""
-    if not path.is_dir() or is_run(path):
-        return False
-    return all(
-        item.name == RECORD or (item.name[0] == "." and ".tmp" in item.name) for item in path.iterdir()
-    )
+def _check_place(path: Path, overwrite: bool) -> None:
+    """Refuse a place that holds anything but what was left by a process that was killed before it made a run."""
+    if not path.exists() or (overwrite and is_run(path)):
+        return
+    if is_run(path):
+        raise UsageError(f"{path} exists already: --resume continues it, --overwrite starts afresh")
+    names = [item.name for item in path.iterdir()] if path.is_dir() else ["a file"]
+    if any(name != RECORD and not (name[0] == "." and ".tmp" in name) for name in names):
+        raise UsageError(f"{path} exists already: name another place")
 
 
 def _init_file(config: TrainingConfig) -> Path | None:
@@ -198,27 +187,11 @@ def _init_file(config: TrainingConfig) -> Path | None:
     return find_model(config.init) if config.init else None
 
 
-def _assembled(
-    path: Path,
-    config: TrainingConfig,
-    parts: list[Part],
-    model: Any,
-    state: TrainingState,
-    layout: Layout,
-) -> Run:
-    optimizer = make_optimizer(config)
-    optimizer.build(model.trainable_variables)
-    return Run(path, config, parts, make_mixture(config, parts), model, optimizer, state, layout)
-
-
 def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None) -> Any:
     """Random weights from the seed, or those of ``init`` with this run's ranges and environment."""
     wanted = max(part.dataset.num_variates for part in parts)
     history: dict[str, Any] = {
-        "kind": config.kind,
-        "preset": config.preset,
-        "seed": config.seed,
-        "steps": config.steps,
+        **{name: getattr(config, name) for name in ("kind", "preset", "seed", "steps")},
         "datasets": [part.dataset.name for part in parts],
         "environments": sorted({part.dataset.environment or part.dataset.name for part in parts}),
         "versions": versions(),
@@ -249,42 +222,43 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
     return model
 
 
-def _surroundings(run: Run) -> dict[str, Any]:
+def _surroundings(layout: Layout) -> dict[str, Any]:
     """What the numbers may depend on beside the configuration and the data."""
     device = active_backend().device()
     return {
         "versions": versions(),
         "backend": active_backend().name,
         "device": {"kind": device.kind, "name": device.name, "count": device.count},
-        "layout": {"devices": run.layout.devices, "processes": run.layout.processes},
+        "layout": {"devices": layout.devices, "processes": layout.processes},
     }
 
 
-def _resumed(run: Run, record: dict[str, Any], before: TrainingConfig) -> list[str]:
-    """Note in the record from which step the run continues, and on what; return what is not as when it began."""
-    entry = {"step": run.state.step, **_surroundings(run)}
+def _note_resumption(run: Run, record: dict[str, Any], before: TrainingConfig) -> None:
+    """Note in the record from which step the run continues, and on what."""
+    entry = {"step": run.state.step, **_surroundings(run.layout)}
+    if not run.layout.leads:
+        return
     if run.config != before:
         entry |= {"steps_before": before.steps, "steps": run.config.steps}
-    if run.layout.leads:
-        write_json(run.path / RECORD, {**record, "resumed": [*record.get("resumed", []), entry]})
-        if run.config != before:
-            write_config(run.config, run.path / CONFIG)
-    return _warnings(record, run.layout)
+    write_json(run.path / RECORD, {**record, "resumed": [*record.get("resumed", []), entry]})
+    if run.config != before:
+        write_config(run.config, run.path / CONFIG)
 
 
 def _check_unchanged(path: Path, record: dict[str, Any], parts: list[Part]) -> None:
-    now = [part.describe() for part in parts]
-    if len(now) != len(record["datasets"]):
+    before, now = record["datasets"], [part.describe() for part in parts]
+    if len(now) != len(before):
         raise TrajWorldError(
-            f"{path} was trained on {len(record['datasets'])} datasets, but its configuration now names {len(now)}: "
-            "restore them or start another run"
+            f"{path} was trained on {len(before)} datasets, but its configuration now names {len(now)}: restore them "
+            "or start another run"
         )
-    for old, new in zip(record["datasets"], now, strict=True):
+    for old, new in zip(before, now, strict=True):
         for key in ("variates", "transitions", "training_episodes", "holdout_episodes", "content"):
-            was, found = (one.get(key) if isinstance(one, dict) else one for one in (old, new))
-            if was != found:
-                if key == "content":
-                    was, found = (f"{str(digest)[:12]}…" for digest in (was, found))
+            if old.get(key) != new[key]:
+                # Of a digest, its beginning.
+                was, found = (
+                    f"{str(value)[:12]}{'…' * (key == 'content')}" for value in (old.get(key), new[key])
+                )
                 raise TrajWorldError(
                     f"{new['name']} is not what {path} was trained on ({key} was {was}, is {found}): restore it or "
                     "start another run"
@@ -292,20 +266,17 @@ def _check_unchanged(path: Path, record: dict[str, Any], parts: list[Part]) -> N
 
 
 def _warnings(record: dict[str, Any], layout: Layout) -> list[str]:
-    found = []
-    began_on = record.get("layout", {}).get("devices", layout.devices)
-    if began_on != layout.devices:
-        found.append(
-            f"the run began on {began_on} device{'s' * (began_on != 1)} and continues on {layout.devices}: the numbers "
-            "will agree within rounding, not exactly"
-        )
-    if record.get("backend") != active_backend().name:
-        found.append(
-            f"the run began on {record.get('backend')} and continues on {active_backend().name}: the numbers will "
-            "agree closely, not exactly"
-        )
-    old, new = record["versions"], versions()
+    """What is not as it was when the run began, and may change the numbers."""
+    backend, devices = active_backend().name, layout.devices
+    began_on, old, new = record.get("layout", {}).get("devices", devices), record["versions"], versions()
     changed = [f"{name} {old[name]} -> {new.get(name, 'none')}" for name in old if old[name] != new.get(name)]
+    found = []
+    if began_on != devices:
+        words = f"the run began on {began_on} device{'s' * (began_on != 1)} and continues on {devices}"
+        found.append(f"{words}: the numbers will agree within rounding, not exactly")
+    if record.get("backend") != backend:
+        words = f"the run began on {record.get('backend')} and continues on {backend}"
+        found.append(f"{words}: the numbers will agree closely, not exactly")
     if changed:
         found.append(f"versions have changed since the run began: {', '.join(changed)}")
     return found

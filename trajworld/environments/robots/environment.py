@@ -31,31 +31,18 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         terminate_when_unhealthy: bool = True,
         reset_noise_scale: float = 0.05,
     ) -> None:
-        """Draw the robot.
+        """Draw a ``legged`` robot or a ``snake``; a ``UsageError`` where there is no such kind or number.
 
-        Args:
-            kind: ``legged`` or ``snake``.
-            number: Which of them.
-            terminate_when_unhealthy: Whether an episode ends where the robot has fallen.
-            reset_noise_scale: Initial positions (m, rad) are uniform within plus and minus this of rest; velocities
-                are normal with this standard deviation.
-
-        Raises:
-            UsageError: There is no such kind or number.
+        Initial positions (m, rad) are uniform within plus and minus ``reset_noise_scale`` of rest; velocities are
+        normal with this standard deviation.
         """
         self.robot = draw_robot(kind, number)
         self.model = mujoco.MjModel.from_xml_string(self.robot.xml)
         self.data = mujoco.MjData(self.model)
         self._terminate, self._noise = terminate_when_unhealthy, reset_noise_scale
-        self._positions, self._velocities = list(self.robot.positions), list(self.robot.velocities)
-        size = len(self._positions) + len(self._velocities)
+        size = len(self.robot.positions) + len(self.robot.velocities)
         self.observation_space = spaces.Box(-np.inf, np.inf, (size,), np.float64)
         self.action_space = spaces.Box(-1.0, 1.0, (self.model.nu,), np.float32)
-
-    @property
-    def dt(self) -> float:
-        """Seconds that an action lasts."""
-        return float(self.model.opt.timestep) * self.robot.frame_skip
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -66,7 +53,10 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self.data.qpos[:] += self.np_random.uniform(-self._noise, self._noise, self.model.nq)
         self.data.qvel[:] = self._noise * self.np_random.standard_normal(self.model.nv)
         mujoco.mj_forward(self.model, self.data)
-        self._lift()
+        if self.robot.name.startswith("legged") and self.data.ncon:
+            # Raised until nothing of it is in the floor, which would throw it into the air.
+            self.data.qpos[1] -= min(0.0, float(self.data.contact.dist.min()))
+            mujoco.mj_forward(self.model, self.data)
         return self._observation(), {}
 
     def step(
@@ -75,8 +65,9 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         """Act with ``action [action_size]`` in [-1, 1]."""
         before = float(self.data.qpos[0])
         self.do_simulation(action, self.robot.frame_skip)
-        velocity = (float(self.data.qpos[0]) - before) / self.dt
-        healthy = self.is_healthy
+        seconds = float(self.model.opt.timestep) * self.robot.frame_skip
+        velocity = (float(self.data.qpos[0]) - before) / seconds
+        healthy = self._is_healthy()
         cost = self.robot.control_cost * float(np.sum(np.square(action, dtype=np.float64)))
         reward = velocity + self.robot.healthy_bonus * healthy - cost
         terminated = self._terminate and not healthy
@@ -87,26 +78,16 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self.data.ctrl[:] = action
         mujoco.mj_step(self.model, self.data, nstep=frames)
 
-    @property
-    def is_healthy(self) -> bool:
-        """Whether a robot that can fall has not."""
+    def _is_healthy(self) -> bool:
         if self.robot.lowest is None:
             return True
         height, pitch = self.data.qpos[1], self.data.qpos[2]
         return bool(height > self.robot.lowest and abs(pitch) < self.robot.steepest)
 
-    def _lift(self) -> None:
-        """Raise a legged robot until nothing of it is in the floor, which would throw it into the air."""
-        if not self.robot.name.startswith("legged") or not self.data.ncon:
-            return
-        deepest = min(0.0, float(self.data.contact.dist.min()))
-        self.data.qpos[1] -= deepest
-        mujoco.mj_forward(self.model, self.data)
-
     def _observation(self) -> NDArray[np.float64]:
         limit = self.robot.velocity_limit
-        velocities = np.clip(self.data.qvel[self._velocities], -limit, limit)
-        return np.concatenate([self.data.qpos[self._positions], velocities])
+        velocities = np.clip(self.data.qvel[list(self.robot.velocities)], -limit, limit)
+        return np.concatenate([self.data.qpos[list(self.robot.positions)], velocities])
 
 
 def register_robots() -> None:

@@ -11,8 +11,7 @@ from trajworld.environments.robots.robot import Dice, Robot
 from trajworld.environments.robots.snake import draw_snake
 from trajworld.errors import TrajWorldError, UsageError
 
-_KINDS: dict[str, Callable[[str, Dice], Robot]] = {"legged": draw_legged, "snake": draw_snake}
-KINDS = tuple(_KINDS)
+KINDS: dict[str, Callable[[str, Dice], Robot]] = {"legged": draw_legged, "snake": draw_snake}
 _NAME = re.compile(r"(\w+)-(0|[1-9]\d{0,8})", re.ASCII)
 
 # The simulation that a drawn model must survive: steps, how long an action is held, and its limits.
@@ -23,33 +22,28 @@ _ATTEMPTS = 100
 
 
 def parse_robot(identifier: str) -> tuple[str, int]:
-    """The kind and number of ``legged-17``.
-
-    Raises:
-        UsageError: It is no robot's.
-    """
+    """The kind and number of ``legged-17``; a ``UsageError`` where it is no robot's."""
     parts = _NAME.fullmatch(identifier)
     if parts is None or parts[1] not in KINDS:
-        offered = " or ".join(f"robot/{kind}-17" for kind in KINDS)
-        raise UsageError(f"there is no robot {identifier!r}: write a kind and a number, {offered}")
+        raise _no_robot(identifier)
     return parts[1], int(parts[2])
 
 
+def _no_robot(identifier: str) -> UsageError:
+    offered = " or ".join(f"robot/{kind}-17" for kind in KINDS)
+    return UsageError(f"there is no robot {identifier!r}: write a kind and a number, {offered}")
+
+
 def draw_robot(kind: str, number: int) -> Robot:
-    """The robot of a kind and number.
+    """The robot of a kind and number; a ``UsageError`` where there is none.
 
     A draw whose model does not compile, or whose simulation under strong random actions breaks, is thrown away and
     the next is tried: what comes out is a function of ``kind`` and ``number`` alone.
-
-    Raises:
-        UsageError: There is no such kind, or the number is negative.
     """
-    if kind not in KINDS:
-        raise UsageError(f"there is no kind of robot {kind!r}: choose among {', '.join(KINDS)}")
-    if number < 0:
-        raise UsageError(f"a robot's number must not be negative, and {number} is")
+    if kind not in KINDS or number < 0:
+        raise _no_robot(f"{kind}-{number}")
     for attempt in range(_ATTEMPTS):
-        robot = _KINDS[kind](f"{kind}-{number}", Dice(f"trajworld {kind} {number} {attempt}"))
+        robot = KINDS[kind](f"{kind}-{number}", Dice(f"trajworld {kind} {number} {attempt}"))
         if is_sane(robot):
             return robot
     raise TrajWorldError(f"no sane robot of {_ATTEMPTS} draws for {kind}-{number}")

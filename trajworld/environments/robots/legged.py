@@ -40,11 +40,11 @@ def draw_legged(name: str, dice: Dice) -> Robot:
         legs = [legs[0]] * num_legs
     torso_length = leg_length * (dice.uniform(0.3, 0.9) if upright else dice.uniform(0.7, 1.8))
     torso_radius = torso_length * dice.uniform(0.05, 0.12)
-    hips = (
-        [(0.0, -torso_length / 2)] * num_legs
-        if upright
-        else [(torso_length * (place - 0.5), 0.0) for place in _places(num_legs)]
-    )
+    if upright:
+        hips = [(0.0, -torso_length / 2)] * num_legs
+    else:
+        places = [0.5] if num_legs == 1 else [place / (num_legs - 1) for place in range(num_legs)]
+        hips = [(torso_length * (place - 0.5), 0.0) for place in places]
     height = max(
         -(hip_z + sum(link.z for link in leg)) + leg[-1].radius
         for (_, hip_z), leg in zip(hips, legs, strict=True)
@@ -56,7 +56,11 @@ def draw_legged(name: str, dice: Dice) -> Robot:
         + sum(_capsule(math.hypot(link.x, link.z) + link.heel, link.radius) for leg in legs for link in leg)
     )
     torque = mass * gravity * leg_length * dice.log_uniform(0.6, 5.0)
-    joint = _joint_options(dice, mass, leg_length, torque)
+    # Of the driven joints, in proportion to the body's inertia and strength.
+    armature = mass * leg_length**2 * dice.log_uniform(0.004, 0.3)
+    damping = torque * dice.log_uniform(0.002, 0.06)
+    stiffness = torque * dice.log_uniform(0.1, 3.0) if dice.chance(0.4) else 0.0
+    joint = f'armature="{armature:.5f}" damping="{damping:.5f}" stiffness="{stiffness:.5f}"'
     sign = dice.choose((-1, 1))
     timestep = dice.choose(_TIMESTEPS)
     frame_skip = max(1, round(dice.log_uniform(0.008, 0.05) / timestep))
@@ -67,7 +71,6 @@ def draw_legged(name: str, dice: Dice) -> Robot:
 
     bodies, motors = [], []
     for number, ((hip_x, hip_z), leg) in enumerate(zip(hips, legs, strict=True)):
-        opened = 0
         x, z = hip_x, hip_z
         for level, link in enumerate(leg):
             part = f"leg{number}_{level}"
@@ -80,9 +83,8 @@ def draw_legged(name: str, dice: Dice) -> Robot:
                 f'fromto="{back[0]:.5f} 0 {back[1]:.5f} {link.x:.5f} 0 {link.z:.5f}"/>'
             )
             motors.append(f'<motor name="{part}" joint="{part}" gear="{torque * link.strength:.4f}"/>')
-            opened += 1
             x, z = link.x, link.z
-        bodies.append("</body>" * opened)
+        bodies.append("</body>" * len(leg))
     half = torso_length / 2
     torso = f"0 0 {-half:.5f} 0 0 {half:.5f}" if upright else f"{-half:.5f} 0 0 {half:.5f} 0 0"
     root = 'armature="0" damping="0" stiffness="0" limited="false"'
@@ -150,19 +152,6 @@ def _leg(
         play = dice.uniform(0.4, 0.9)
         links.append(_Link(toe, 0.0, links[-1].radius * 1.2, heel, -play, play, dice.uniform(0.25, 0.6)))
     return links
-
-
-def _joint_options(dice: Dice, mass: float, leg_length: float, torque: float) -> str:
-    """Armature, damping and stiffness of the driven joints, in proportion to the body's inertia and strength."""
-    armature = mass * leg_length**2 * dice.log_uniform(0.004, 0.3)
-    damping = torque * dice.log_uniform(0.002, 0.06)
-    stiffness = torque * dice.log_uniform(0.1, 3.0) if dice.chance(0.4) else 0.0
-    return f'armature="{armature:.5f}" damping="{damping:.5f}" stiffness="{stiffness:.5f}"'
-
-
-def _places(count: int) -> list[float]:
-    """Where legs stand along a lying torso, in [0, 1]."""
-    return [0.5] if count == 1 else [place / (count - 1) for place in range(count)]
 
 
 def _capsule(length: float, radius: float) -> float:

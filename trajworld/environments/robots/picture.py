@@ -10,12 +10,10 @@ from numpy.typing import NDArray
 
 from trajworld.environments.robots.kinds import draw_robot
 from trajworld.environments.robots.robot import Robot
-from trajworld.errors import UsageError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-_COLUMNS = 6
 # How long it moves before it is drawn (s), so that a body shows its joints.
 _SECONDS = 0.25
 _ROOT_COLOUR, _LINK_COLOURS = "#334155", ("#d97706", "#0e7490")
@@ -24,19 +22,14 @@ _ROOT_COLOUR, _LINK_COLOURS = "#334155", ("#d97706", "#0e7490")
 def draw_robots(names: Sequence[tuple[str, int]], path: str | Path) -> None:
     """Draw robots of the given kinds and numbers side by side and save the picture.
 
-    Legged robots are seen from the side, snakes from above, each a moment after rest under random actions.
-
-    Raises:
-        UsageError: There is nothing to draw, or the name's suffix is of no picture format.
-        TrajWorldError: The picture cannot be written there.
+    Legged robots are seen from the side, snakes from above, each a moment after rest under random actions. Errors are
+    those of ``save_figure``.
     """
     from matplotlib.figure import Figure
 
     from trajworld.charts import save_figure
 
-    if not names:
-        raise UsageError("name at least one robot to draw")
-    columns = min(_COLUMNS, len(names))
+    columns = min(6, len(names))
     lines = math.ceil(len(names) / columns)
     figure = Figure(figsize=(1.9 * columns, 1.9 * lines), layout="constrained")
     for place, (kind, number) in enumerate(names, start=1):

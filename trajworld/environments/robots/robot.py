@@ -43,20 +43,20 @@ class Dice:
     """Random numbers that Python promises never to change for a seed: made of ``random()`` alone."""
 
     def __init__(self, seed: str) -> None:
-        self._random = random.Random(seed)
+        self._next = random.Random(seed).random
 
     def uniform(self, low: float, high: float) -> float:
         """Uniform in [low, high)."""
-        return low + (high - low) * self._random.random()
+        return low + (high - low) * self._next()
 
     def log_uniform(self, low: float, high: float) -> float:
         """Log-uniform in [low, high)."""
-        return float(low * (high / low) ** self._random.random())
+        return float(low * (high / low) ** self._next())
 
     def chance(self, probability: float) -> bool:
         """True with this probability."""
-        return self._random.random() < probability
+        return self._next() < probability
 
     def choose(self, options: Sequence[T]) -> T:
         """One of the options, each as likely."""
-        return options[int(self._random.random() * len(options))]
+        return options[int(self._next() * len(options))]

@@ -38,19 +38,19 @@ def draw_snake(name: str, dice: Dice) -> Robot:
     armature = inertia * dice.log_uniform(0.01, 0.2)
     damping = torque * dice.log_uniform(0.005, 0.1)
 
-    bodies, motors, pairs, place = [], [], [], 0.0
+    bodies, motors, pairs = [], [], []
+    place, height, joint = 0.0, radius, _root(crawls)
     for number, length in enumerate(lengths):
         # The head comes first, and each link trails behind the one before.
         part = f"link{number}"
-        joint = "" if number == 0 else f'<joint name="{part}" type="hinge" axis="0 0 1"/>'
-        bodies.append(
-            f'<body name="{part}" pos="{place:.5f} 0 {radius if number == 0 else 0:.5f}">{joint}'
-            + (_root(crawls) if number == 0 else "")
-            + f'<geom name="{part}" type="capsule" size="{radius:.5f}" fromto="0 0 0 {-length:.5f} 0 0"/>'
-        )
-        place = -length
         if number > 0:
+            place, height = -lengths[number - 1], 0.0
+            joint = f'<joint name="{part}" type="hinge" axis="0 0 1"/>'
             motors.append(f'<motor name="{part}" joint="{part}" gear="{torque:.6f}"/>')
+        bodies.append(
+            f'<body name="{part}" pos="{place:.5f} 0 {height:.5f}">{joint}'
+            f'<geom name="{part}" type="capsule" size="{radius:.5f}" fromto="0 0 0 {-length:.5f} 0 0"/>'
+        )
         if crawls:
             pairs.append(
                 f'<pair geom1="floor" geom2="{part}" condim="3" '

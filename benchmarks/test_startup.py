@@ -13,8 +13,7 @@ from trajworld.benchmarks.draws import make_model
 from trajworld.benchmarks.measure import keep, run_fresh, seconds_of
 from trajworld.models.files import save_model
 
-SUITE = "startup"
-CASE = Case("small", 15, "float32", batch=1)
+CASE = Case("small", batch=1)
 HELP = ["-c", "from trajworld.cli.main import main; main(['--help'])"]
 IMPORT = ["-c", "import trajworld.models.trajworld"]
 
@@ -24,7 +23,7 @@ def test_process(benchmark: Any, quick: bool, measure: str, arguments: list[str]
     """``trajworld --help``, which imports no framework; and importing the model under the backend."""
     rounds, warm = (2, 0) if quick else (rounds, 1)
     benchmark.pedantic(run_fresh, args=(arguments,), rounds=rounds, warmup_rounds=warm)
-    keep(benchmark, SUITE, measure)
+    keep(benchmark, measure)
 
 
 def test_first_prediction(
@@ -37,4 +36,4 @@ def test_first_prediction(
     arguments = ["-m", "trajworld.benchmarks.first_prediction", str(path), str(CASE.variates)]
     first = seconds_of(lambda: run_fresh(arguments))
     benchmark.pedantic(run_fresh, args=(arguments,), rounds=1 if quick else 5)
-    keep(benchmark, SUITE, "first prediction", CASE, first=first)
+    keep(benchmark, "first prediction", CASE, first=first)

@@ -1,0 +1,144 @@
+"""The tasks of the study of backends: one suite under one backend, and how far two backends are apart."""
+
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajworld.errors import TrajWorldError
+from trajworld.files import read_json
+from trajworld.study.cells import Result
+
+from .cases import FOLDER
+
+ARRAYS = ".npz"
+
+# Compilations that an earlier run kept would make compiling look free.
+_KEPT_COMPILATIONS = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE", "TORCHINDUCTOR_CACHE_DIR")
+
+
+def benchmark(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result:
+    """Run a suite by pytest, in a process of its own under its backend.
+
+    Returns:
+        A row for each benchmark: what it kept (see :func:`trajworld.benchmarks.measure.keep`), and ``seconds``,
+        ``best_seconds`` and ``rounds``: median and shortest of the rounds, and their number. The arrays that the
+        accuracy suite leaves.
+
+    Raises:
+        TrajWorldError: A benchmark failed, or the process died.
+        KeyboardInterrupt: Ctrl-C; the process ends, with those that it started.
+    """
+    suite, backend = FOLDER / f"test_{settings['suite']}.py", settings["backend"]
+    with tempfile.TemporaryDirectory(prefix="trajworld-") as name:
+        folder = Path(name)
+        found, arrays, log = folder / "found.json", folder / f"arrays{ARRAYS}", folder / "log"
+        command = [
+            *(sys.executable, "-P", "-m", "pytest", "-p", "pytest_benchmark.plugin", "-s", "-q"),
+            *("-c", str(FOLDER / "pytest.ini"), "--rootdir", str(FOLDER), "--color", "no"),
+            *("--basetemp", str(folder / "tests"), "--benchmark-json", str(found), "--arrays", str(arrays)),
+            *("--end-with-parent", *(["--quick"] if settings["quick"] else []), str(suite)),
+        ]
+        # In a session of its own, so that Ctrl-C comes to this process alone. It ends itself and all that it started
+        # when its standard input ends: when this process leaves the block or ends, however that ends.
+        with (
+            open(log, "w", encoding="utf-8") as output,
+            subprocess.Popen(
+                command,
+                env=_environment(backend, folder),
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            ) as process,
+        ):
+            code = process.wait()
+        if code:
+            alone = f"KERAS_BACKEND={backend} pytest -s {shlex.quote(str(suite))}"
+            raise TrajWorldError(f"{_problem(log.read_text('utf-8', 'replace'), code)}; alone: {alone}")
+        rows = [
+            {
+                **one["extra_info"],
+                "seconds": one["stats"]["median"],
+                "best_seconds": one["stats"]["min"],
+                "rounds": one["stats"]["rounds"],
+            }
+            for one in read_json(found)["benchmarks"]
+        ]
+        files = {ARRAYS: arrays.read_bytes()} if arrays.is_file() else {}
+        return Result(rows, files, {"backend": backend, "device": settings["device"]})
+
+
+def difference(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result:
+    """Compare the arrays of two cells of the accuracy suite.
+
+    Args:
+        settings: ``cells``: the keys of the reference's and of the other's; ``backend``: the other's name.
+        places: ``store``: the folder of cells.
+
+    Returns:
+        Rows of ``measure`` and ``difference``: the largest absolute one of the logits of each size; the relative one of
+        the loss, by ``step``; that of the holdout error.
+
+    Raises:
+        TrajWorldError: A file is damaged.
+    """
+    theirs, ours = (_arrays(Path(places["store"]) / f"{key}{ARRAYS}") for key in settings["cells"])
+    rows: list[dict[str, Any]] = [
+        {
+            "measure": "logits",
+            "case": name.replace("/", ", "),
+            "difference": float(np.abs(array - theirs[name]).max()),
+        }
+        for name, array in ours.items()
+        if name.startswith("logits/")
+    ]
+    losses, error = (np.abs(ours[name] / theirs[name] - 1) for name in ("losses", "holdout_error"))
+    rows += [
+        {"measure": "loss", "case": "losses", "step": step, "difference": float(value)}
+        for step, value in enumerate(losses, start=1)
+    ]
+    rows.append({"measure": "holdout error", "case": "holdout error", "difference": float(error)})
+    return Result(rows, origin={"backend": settings["backend"], "device": settings["device"]})
+
+
+def _arrays(path: Path) -> dict[str, NDArray[np.float64]]:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            return {name: archive[name].astype(np.float64) for name in archive}
+    # A truncated archive raises whatever its first unreadable byte leads to.
+    except Exception as error:
+        raise TrajWorldError(f"{path} is not a readable archive of arrays ({error}): remove it") from None
+
+
+def _environment(backend: str, folder: Path) -> dict[str, str]:
+    # What a pytest around this one says of itself is not for the suites: a parallel worker's times nothing.
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _KEPT_COMPILATIONS and not name.startswith("PYTEST_")
+    }
+    return kept | {
+        "TF_CPP_MIN_LOG_LEVEL": "3",
+        "KERAS_BACKEND": backend,
+        "TRAJWORLD_HOME": str(folder / "home"),
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        # pytest's summary cuts a failure's message to the width of the terminal.
+        "COLUMNS": "250",
+    }
+
+
+def _problem(output: str, code: int) -> str:
+    """Why a suite failed, from pytest's summary."""
+    summary = [line for line in output.splitlines() if line.startswith(("FAILED ", "ERROR "))]
+    if not summary:
+        return f"its process ended with the code {code}"
+    more = f" (and {len(summary) - 1} more)" if len(summary) > 1 else ""
+    return (summary[0].partition("::")[2] or summary[0])[:200] + more
