@@ -42,7 +42,7 @@ def quickstart(output: Path, scale: str, seed: int, as_json: bool) -> None:
     require_framework()
     from trajworld.files import read_json
     from trajworld.studies.quickstart import SCALES, Quickstart
-    from trajworld.study.report import RECORD, claim_folder, options
+    from trajworld.study.report import RECORD, options
     from trajworld.study.run import LocalEngine, default_workers
 
     from .study import execute
@@ -52,7 +52,5 @@ def quickstart(output: Path, scale: str, seed: int, as_json: bool) -> None:
     same = record.is_file() and read_json(record).get("options") == options(study)
     if output.exists() and not same and (not output.is_dir() or any(output.iterdir())):
         raise UsageError(f"{output} is not empty: name another folder with -o, or remove it first")
-    # Before its datasets, so that it continues after Ctrl-C.
-    claim_folder(study, output)
     workers = default_workers()
     execute(study, output, output / "cells", LocalEngine(workers), workers, as_json)

@@ -83,11 +83,10 @@ def report(folder: Path, as_json: bool) -> None:
     from trajworld.study.report import read_report, write_report
 
     name, options, table, origin, pictures = read_report(folder)
+    given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     kind = study_class(name)
     try:
-        study = kind(
-            **{key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-        )
+        study = kind(**given)
     except TypeError:
         raise TrajWorldError(f"{folder} was written by another version of this study: run it again") from None
     page = write_report(study, table, folder, origin, pictures)
@@ -104,26 +103,22 @@ def execute(
         KeyboardInterrupt: Ctrl-C.
     """
     from trajworld.study.cells import Store
-    from trajworld.study.report import check_folder, claim_folder, write_report
+    from trajworld.study.report import claim_folder, write_report
     from trajworld.study.run import known_cells, origins, run_study
 
     err = console(stderr=True)
-    check_folder(study, output)
-    study.prepare(workers, lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
     claim_folder(study, output)
+    study.prepare(workers, lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
     store = Store(store_folder)
     with cell_progress(err) as observe:
         failed = run_study(study, store, engine, observe)
     table = store.table(known_cells(study, store))
-    pictures: dict[str, bytes] = (
-        study.pictures(table, store) if len(table) and hasattr(study, "pictures") else {}
-    )
+    pictures = study.pictures(table, store) if len(table) and hasattr(study, "pictures") else {}
     page = write_report(study, table, output, origins(study, store), pictures)
     show(study, table, page, as_json)
     if failed:
-        raise TrajWorldError(
-            f"{len(failed)} cell{'s' * (len(failed) > 1)} failed; the others are kept. The first: {failed[0]}"
-        )
+        cells = f"{len(failed)} cell{'s' * (len(failed) > 1)}"
+        raise TrajWorldError(f"{cells} failed; the others are kept. The first: {failed[0]}")
 
 
 def show(study: "Study", table: Any, page: Path, as_json: bool) -> None:
@@ -142,12 +137,25 @@ def show(study: "Study", table: Any, page: Path, as_json: bool) -> None:
     click.echo(f"Report: {page}")
 
 
+_FOLDER = click.Path(path_type=Path, file_okay=False)
+_COMMON = (
+    click.option("-o", "--output", type=_FOLDER, help="Folder for the report.  [default: trajworld-STUDY]"),
+    click.option("--store", type=_FOLDER, help="Folder of finished cells.  [default: in the library's own folder]"),
+    click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
+                 help="Processes of this machine, or a Ray cluster."),
+    click.option("--address", help="Of a Ray cluster that runs.  [default: one on this machine]"),
+    click.option("--workers", type=click.IntRange(min=1),
+                 help="Processes, each on cores of its own.  [default: one a core; one on a GPU]"),
+    click.option("--json", "as_json", is_flag=True, help="Print the tables as JSON."),
+)  # fmt: skip
+
+
 def _command(kind: "type[Any]") -> click.Command:
     """The command of a study: its options are the fields of its class, their help the docstring's attributes."""
     protocol, _ = documented(kind)
 
     def callback(
-        output: Path,
+        output: Path | None,
         store: Path | None,
         engine: str,
         address: str | None,
@@ -164,42 +172,16 @@ def _command(kind: "type[Any]") -> click.Command:
             raise UsageError(f"the study {kind.name} has its own number of workers, {fixed}, on this machine")
         count = workers or fixed or default_workers()
         chosen = RayEngine(address) if engine == "ray" else LocalEngine(count)
-        execute(study, output, store or home() / "cells", chosen, count, as_json)
+        folder = output or Path(f"trajworld-{kind.name}")
+        execute(study, folder, store or home() / "cells", chosen, count, as_json)
 
-    params = field_options(kind)
-    folder = click.Path(path_type=Path, file_okay=False)
-    params += [
-        click.Option(
-            ["-o", "--output"],
-            type=folder,
-            default=Path(f"trajworld-{kind.name}"),
-            show_default=True,
-            help="Folder for the report.",
-        ),
-        click.Option(
-            ["--store"],
-            type=folder,
-            help="Folder of finished cells, shared by all studies.  [default: in the library's own folder]",
-        ),
-        click.Option(
-            ["--engine"],
-            type=click.Choice(["local", "ray"]),
-            default="local",
-            show_default=True,
-            help="Processes of this machine, or a Ray cluster.",
-        ),
-        click.Option(["--address"], help="Of a Ray cluster that runs.  [default: one on this machine]"),
-        click.Option(
-            ["--workers"],
-            type=click.IntRange(min=1),
-            help="Processes, each on cores of its own.  [default: one a core; one on a GPU]",
-        ),
-        click.Option(["--json", "as_json"], is_flag=True, help="Print the tables as JSON."),
-    ]
-    return click.Command(
+    command = click.Command(
         kind.name,
-        params=params,
+        params=field_options(kind),
         callback=callback,
         help=re.sub(r"\n {2,}", " ", protocol).replace("\n- ", "\n\n- "),
         short_help=protocol.split(".")[0],
     )
+    for add in _COMMON:
+        add(command)
+    return command

@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from trajworld.charts import Look, lines
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import TrajWorldError
 from trajworld.study.cells import Cell, Result
 from trajworld.study.tables import over_seeds
 
@@ -52,10 +52,6 @@ class Powers:
     trouble: str = ""
     seconds: float = 0.0
 
-    def __post_init__(self) -> None:
-        if not self.bases:
-            raise UsageError("name at least one base")
-
     def prepare(self, workers: int, say: Any) -> None:
         """Nothing is needed."""
 
@@ -80,11 +76,8 @@ class Powers:
         """Value against exponent."""
         found = over_seeds(table, ["base", "exponent"], "value")
         found["name"] = "base " + found["base"].astype(str)
-        return {
-            "Value by exponent": lines(
-                found, look, x="exponent", y="value", series="name", x_title="exponent", y_title="value"
-            )
-        }
+        axes = {"x": "exponent", "y": "value", "x_title": "exponent", "y_title": "value"}
+        return {"Value by exponent": lines(found, look, series="name", **axes)}
 
     def tiles(self, table: pd.DataFrame) -> list[tuple[str, str, bool]]:
         """The greatest value."""

@@ -1,12 +1,16 @@
 """A study's page in a browser: nothing missing, nothing wider than a telephone, light and dark."""
 
+import base64
 import io
-from collections.abc import Iterator
+import json
+import re
+import shutil
+import subprocess
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
-from browser import Page, browser_page
 from matplotlib.figure import Figure
 from study_cells import Powers
 
@@ -14,11 +18,48 @@ from trajworld.study.report import write_report
 
 pytestmark = pytest.mark.slow
 
+# Shows the page in a frame of a width, and writes what is found there into its own text.
+HARNESS = """<!doctype html><link rel=icon href=data:,>
+<iframe src="SOURCE" style="border:0; height:900px; width:WIDTHpx"></iframe><pre></pre><script>
+onload = () => {
+  const page = document.querySelector('iframe').contentDocument
+  const all = selector => [...page.querySelectorAll(selector)]
+  all('details').forEach(one => one.open = true)
+  const wide = all('main *').filter(one => one.scrollWidth > one.clientWidth + 1 && one.clientWidth > 0)
+  document.querySelector('pre').textContent = btoa(JSON.stringify({
+    pictures: all('img').map(one => one.complete ? one.naturalWidth : 0),
+    width: page.documentElement.scrollWidth,
+    wide: wide.filter(one => !one.closest('.scroll')).map(one => one.tagName),
+    ground: getComputedStyle(page.body).backgroundColor.match(/\\d+/g).map(Number),
+    shown: all('picture img').map(one => one.currentSrc),
+    sources: [...all('picture source').map(one => one.srcset), ...all('picture img').map(one => one.src)],
+  }))
+}
+</script>"""
 
-@pytest.fixture(scope="module")
-def tab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Page]:
-    with browser_page(tmp_path_factory.mktemp("profile")) as page:
-        yield page
+
+def seen(page: Path, folder: Path, width: int, dark: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """What a headless Chromium finds in a page, and the lines of its console."""
+    program = shutil.which("chromium") or shutil.which("chromium-browser")
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    harness = folder / "harness.html"
+    harness.write_text(HARNESS.replace("SOURCE", page.as_uri()).replace("WIDTH", str(width)))
+    flags = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--hide-scrollbars"]
+    # A file may read the file in its frame.
+    flags += [
+        "--disable-web-security",
+        "--allow-file-access-from-files",
+        f"--user-data-dir={folder / 'profile'}",
+    ]
+    flags += [f"--blink-settings=preferredColorScheme={int(not dark)}", "--window-size=1400,1000"]
+    flags += ["--enable-logging=stderr", "--virtual-time-budget=20000", "--dump-dom", harness.as_uri()]
+    done = subprocess.run([program, *flags], capture_output=True, text=True, timeout=120, check=True)
+    found = re.search("<pre>(.+)</pre>", done.stdout)
+    assert found, done.stderr
+    return json.loads(base64.b64decode(found[1])), [
+        line for line in done.stderr.splitlines() if "CONSOLE" in line
+    ]
 
 
 @pytest.fixture(scope="module")
@@ -38,39 +79,24 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("width", [400, 1100])
-def test_a_page_is_whole_and_fits(tab: Page, file: Path, width: int, dark: bool) -> None:
-    tab.open(file, width, dark)
-    tab.run("document.querySelectorAll('details').forEach(one => one.open = true)")
-    tab.run("Promise.all([...document.images].map(one => one.decode()))")
-    assert tab.problems == []
-    pictures = tab.run("[...document.images].map(one => one.naturalWidth)")
-    assert len(pictures) == 2
-    assert min(pictures) > 0
-    assert tab.run("document.documentElement.scrollWidth") <= width
+def test_a_page_is_whole_and_fits(file: Path, tmp_path: Path, width: int, dark: bool) -> None:
+    found, problems = seen(file, tmp_path, width, dark)
+    assert problems == []
+    assert len(found["pictures"]) == 2
+    assert min(found["pictures"]) > 0
     # What is wider than its box scrolls within it, and tables alone may be.
-    wide = "[...document.querySelectorAll('main *')].filter(one => one.scrollWidth > one.clientWidth + 1 &&"
-    wide += " one.clientWidth > 0 && !one.closest('.scroll')).map(one => one.outerHTML.slice(0, 80))"
-    assert tab.run(wide) == []
-    brightness = "getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)"
-    assert (max(tab.run(brightness)) < 60) == dark
+    assert found["width"] <= width
+    assert found["wide"] == []
+    assert (max(found["ground"]) < 60) == dark
     # The chart that is shown is the one of this width and scheme.
-    shown = tab.run("document.querySelector('picture img').currentSrc")
-    sources = tab.run("[...document.querySelectorAll('picture source')].map(one => one.srcset)")
-    plain = tab.run("document.querySelector('picture img').src")
-    wanted = {
-        (400, True): sources[0],
-        (400, False): sources[1],
-        (1100, True): sources[2],
-        (1100, False): plain,
-    }
-    assert shown == wanted[width, dark]
-    assert len({plain, *sources}) == 4
+    assert len(set(found["sources"])) == 4
+    wanted = [(400, True), (400, False), (1100, True), (1100, False)].index((width, dark))
+    assert found["shown"] == [found["sources"][wanted]]
 
 
-def test_a_page_that_lacks_something_is_noticed(tab: Page, tmp_path: Path) -> None:
+def test_a_page_that_lacks_something_is_noticed(tmp_path: Path) -> None:
     broken = tmp_path / "broken.html"
-    broken.write_text(
-        "<!doctype html><link rel=icon href=data:,><img src=missing.png><script>wrong()</script>"
-    )
-    tab.open(broken, 400, dark=False)
-    assert len(tab.problems) >= 2
+    broken.write_text("<!doctype html><body><img src=missing.png><script>wrong()</script>")
+    found, problems = seen(broken, tmp_path, 400)
+    assert found["pictures"] == [0]
+    assert "wrong is not defined" in problems[0]

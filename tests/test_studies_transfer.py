@@ -1,5 +1,6 @@
 """The study of transfer: rates, factors, data, training runs that are measured, and a whole study by the CLI."""
 
+import itertools
 import json
 import math
 import shutil
@@ -23,7 +24,7 @@ from trajworld.data.store import write_store
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.studies.data import StudyData, check_draws, collect_data, open_data, returns_by_behaviour
-from trajworld.studies.factors import FINE_TUNED, FROM_SCRATCH, interpolated, savings
+from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH, savings
 from trajworld.studies.tasks import Pretrained, train_and_measure, training_cell
 from trajworld.studies.transfer import Transfer
 from trajworld.study.cells import Store
@@ -47,7 +48,9 @@ STUDY = Transfer(
 
 def study_data(folder: Path) -> StudyData:
     pool = open_dataset(store(folder / "pool", lengths=(9, 7, 8, 9, 6, 9, 5, 8)))
-    return StudyData(ENVIRONMENT, pool, open_dataset(store(folder / "test", lengths=(9, 7, 8), seed=1)))
+    # Of the same folder's name, which names the environment.
+    test = open_dataset(store(folder / "test" / "pool", lengths=(9, 7, 8), seed=1))
+    return StudyData(ENVIRONMENT, pool, test)
 
 
 @pytest.fixture
@@ -65,25 +68,28 @@ def answer(diverging: tuple[tuple[str, int, float, int], ...] = ()) -> Any:
     Args:
         diverging: Side, transitions, learning rate and seed of runs that diverge.
     """
+    pool = {
+        "kind": "gait",
+        "episodes": 2,
+        "transitions": 30,
+        "mean_length": 15,
+        "mean_return": 3.0,
+        "reward": 0.2,
+    }
+    others = {"copy_last_row": [{"mae_std": 0.5}], "describe_behaviours": [pool]}
 
     def rows(task: str, settings: Any) -> list[dict[str, Any]]:
-        if task == "copy_last_row":
-            return [{"mae_std": 0.5}]
-        if task == "describe_behaviours":
-            return [
-                {
-                    **{"kind": "gait", "episodes": 2, "transitions": 30},
-                    **{"mean_length": 15, "mean_return": 3.0, "reward": 0.2},
-                }
-            ]
-        side, size, rate = settings["side"], settings["transitions"], settings["learning_rate"]
-        scale = (8 if side == FROM_SCRATCH else 2) * (1 + 0.1 * (settings["seed"] - 1)) * (1 + (rate < 1e-2))
+        if task in others:
+            return others[task]
+        run = (settings["side"], settings["transitions"], settings["learning_rate"], settings["seed"])
+        side, size, rate, seed = run
+        scale = (8 if side == FROM_SCRATCH else 2) * (1 + 0.1 * (seed - 1)) * (1 + (rate < 1e-2))
         found = []
         for step in settings["steps"]:
             error = scale / (size * (1 + step))
             row = {"step": step, "mae_std": error, "holdout_loss": error if step else None}
             found.append(row | {"diverged": False, "seen": False})
-        if (side, size, rate, settings["seed"]) in diverging:
+        if run in diverging:
             found[-1] |= {"mae_std": None, "holdout_loss": None, "diverged": True}
         return found
 
@@ -100,48 +106,35 @@ def test_every_rate_once_and_then_the_best_and_nothing_twice(study: Transfer, tm
     engine = AnsweringEngine(answer(), slots=2)
     table = table_of(study, tmp_path, engine)
     ran = [(one["side"], one["transitions"], one["learning_rate"], one["seed"]) for one in engine.ran]
-    assert sorted(ran) == sorted(
-        (side, size, rate, seed)
-        for side in (FROM_SCRATCH, FINE_TUNED)
-        for size in (20, 40)
-        for rate, seed in ((1e-3, 0), (1e-2, 0), (1e-2, 1), (1e-2, 2))
-    )
+    runs = ((1e-3, 0), (1e-2, 0), (1e-2, 1), (1e-2, 2))
+    groups = itertools.product((FROM_SCRATCH, FINE_TUNED), (20, 40), runs)
+    assert sorted(ran) == sorted((side, size, *run) for side, size, run in groups)
     # The first seed of everything comes first.
     assert [seed for *_, seed in ran] == [0] * 8 + [1, 2] * 4
     again = AnsweringEngine(answer())
     pd.testing.assert_frame_equal(table_of(study, tmp_path, again), table)
     assert again.ran == []
     # A fourth seed needs that seed alone.
-    more = replace(study, seeds=4)
-    vars(more).update(vars(study) | {"seeds": 4})
-    table_of(more, tmp_path, again)
+    object.__setattr__(study, "seeds", 4)
+    table_of(study, tmp_path, again)
     assert [one["seed"] for one in again.ran] == [3] * 4
 
 
 def test_a_rate_that_diverges_gives_way(study: Transfer, tmp_path: Path) -> None:
-    engine = AnsweringEngine(
-        answer(
-            (
-                *((FROM_SCRATCH, 20, 1e-2, 0), (FINE_TUNED, 40, 1e-2, 1)),
-                *((FINE_TUNED, 20, 1e-2, 0), (FINE_TUNED, 20, 1e-3, 0)),
-            )
-        )
-    )
+    both = ((FINE_TUNED, 20, 1e-2, 0), (FINE_TUNED, 20, 1e-3, 0))
+    engine = AnsweringEngine(answer(((FROM_SCRATCH, 20, 1e-2, 0), (FINE_TUNED, 40, 1e-2, 1), *both)))
     table = table_of(study, tmp_path, engine)
-    ran = {
-        group: [
-            (one["learning_rate"], one["seed"])
-            for one in engine.ran
-            if (one["side"], one["transitions"]) == group
-        ]
-        for group in ((FROM_SCRATCH, 20), (FROM_SCRATCH, 40), (FINE_TUNED, 20), (FINE_TUNED, 40))
-    }
+    ran: dict[Any, list[tuple[float, int]]] = {}
+    for one in engine.ran:
+        ran.setdefault((one["side"], one["transitions"]), []).append((one["learning_rate"], one["seed"]))
     first = [(1e-3, 0), (1e-2, 0)]
-    assert ran[FROM_SCRATCH, 20] == [*first, (1e-3, 1), (1e-3, 2)]
-    assert ran[FROM_SCRATCH, 40] == [*first, (1e-2, 1), (1e-2, 2)]
     # With the first seed both diverge; with the second only the better one, and the third is run with the other alone.
-    assert ran[FINE_TUNED, 20] == first
-    assert ran[FINE_TUNED, 40] == [*first, (1e-2, 1), (1e-3, 1), (1e-3, 2)]
+    assert ran == {
+        (FROM_SCRATCH, 20): [*first, (1e-3, 1), (1e-3, 2)],
+        (FROM_SCRATCH, 40): [*first, (1e-2, 1), (1e-2, 2)],
+        (FINE_TUNED, 20): first,
+        (FINE_TUNED, 40): [*first, (1e-2, 1), (1e-3, 1), (1e-3, 2)],
+    }
     errors = study.tables(table)["One-step error after 100 steps, in standard deviations"]
     assert errors["rates, scratch and tuned"].tolist() == ["0.001, diverged", "0.01, 0.001"]
     assert np.isnan(errors[FINE_TUNED][0])
@@ -153,17 +146,11 @@ def test_tables_by_hand(study: Transfer, tmp_path: Path) -> None:
     table = table_of(study, tmp_path, AnsweringEngine(answer()))
     tables = study.tables(table)
     errors, transitions, steps, pools = tables.values()
-    assert texts(errors)[1] == [
-        [
-            *("Robot-v0", str(size), "0.500", f"{2 / size:#.3g}"),
-            *(
-                f"{scale / size / 101:#.3g} [{0.9 * scale / size / 101:#.3g}–{1.1 * scale / size / 101:#.3g}]"
-                for scale in (8, 2)
-            ),
-            *("4.00", "0.01, 0.01", "no"),
-        ]
-        for size in (20, 40)
-    ]
+    for row, size in zip(texts(errors)[1], (20, 40), strict=True):
+        ends = [[f"{scale * part / size / 101:#.3g}" for part in (1, 0.9, 1.1)] for scale in (8, 2)]
+        sides = [f"{mean} [{low}–{high}]" for mean, low, high in ends]
+        about = ["Robot-v0", str(size), "0.500", f"{2 / size:#.3g}"]
+        assert row == [*about, *sides, "4.00", "0.01, 0.01", "no"]
     # Fine-tuned on 20 the error is already below that from scratch on 40, and after 10 of 100 steps 2 / 11 is not.
     assert texts(transitions)[1] == [["Robot-v0", "last", "0.00198", "40", "20", "20", "2.00", "20"]]
     about = 10 * (100 / 10) ** (math.log((2 / 11) / (8 / 101)) / math.log(101 / 11))
@@ -183,23 +170,14 @@ def test_factors_by_hand() -> None:
     tuned = errors_by(steps, {4000: [0.6, 0.4, 0.2, 0.18, 0.19], 16000: [0.6, 0.3, 0.12, 0.11, 0.10]})
     # From scratch on 16,000 transitions: 0.2 after 2000 steps, at most that since 1000.
     last = savings(scratch, tuned, 0.2)
-    assert last["transitions"] == {
-        **{FROM_SCRATCH: 16000, FINE_TUNED: 4000, "≈": 4000, "factor": 4, "at any step": 4000}
-    }
+    of_data = {FROM_SCRATCH: 16000, FINE_TUNED: 4000, "≈": 4000, "factor": 4, "at any step": 4000}
+    assert last["transitions"] == of_data
     about = 50 * 4 ** (math.log(0.3 / 0.2) / math.log(0.3 / 0.12))
     assert last["steps"] == {FROM_SCRATCH: 1000, FINE_TUNED: 200, "≈": pytest.approx(about), "factor": 5}
     # Its least error, 0.15, no amount of data gives after the last step.
-    least = savings(scratch, tuned, 0.15)
-    about = 4000 * 4 ** (math.log(19 / 15) / math.log(1.9))
-    assert least["transitions"] == {
-        **{
-            FROM_SCRATCH: 16000,
-            FINE_TUNED: 16000,
-            "≈": pytest.approx(about),
-            "factor": 1,
-            "at any step": 16000,
-        }
-    }
+    least = savings(scratch, tuned, 0.15)["transitions"]
+    assert least.pop("≈") == pytest.approx(4000 * 4 ** (math.log(19 / 15) / math.log(1.9)))
+    assert least == {FROM_SCRATCH: 16000, FINE_TUNED: 16000, "factor": 1, "at any step": 16000}
     # Reached without a step, or never, or with more than scratch needs.
     free = savings(errors_by((0, 10), {100: [1.0, 0.5]}), errors_by((0, 10), {100: [0.4, 0.3]}), 0.5)
     assert (free["steps"][FINE_TUNED], free["steps"]["factor"]) == (0, math.inf)
@@ -212,43 +190,34 @@ def test_factors_by_hand() -> None:
     assert (found["transitions"]["factor"], found["steps"]["factor"]) == (0.25, 0.1)
 
 
-def test_interpolation_is_exact_on_a_power_law() -> None:
-    errors = pd.Series({place: 3 * place**-0.5 for place in (10, 40, 160)})
-    for place in (10.0, 17.0, 40.0, 100.0, 160.0):
-        assert interpolated(errors, 3 * place**-0.5 * (1 + 1e-12)) == pytest.approx(place)
-    # From 0 on the place itself takes the part of its logarithm.
-    assert interpolated(pd.Series({0: 1.0, 8: 0.25}), 0.5) == pytest.approx(4.0)
-    assert interpolated(pd.Series({0: 1.0, 8: 0.25}), 0.2) == math.inf
-
-
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         ("", "name the model to fine-tune with --model, or choose --side scratch"),
         ("--model trajworld-small --preset tiny", "leave out --preset"),
-        ("--side scratch --sizes 4,2", "sizes must ascend from 1 or more, not 4, 2"),
-        ("--side scratch --steps 0", "the last of the steps must be at least 1"),
-        ("--side scratch --environments Hopper-v5,gymnasium/Hopper-v5", "each once"),
-        ("--side scratch --learning-rates 0", "must be above 0"),
-        ("--side scratch --batch-size 0", "batch size must be at least 1, not 0"),
-        ("--side scratch --pool 10", "10 transitions collected cannot give 64000"),
-        ("--side scratch --sizes 1k,2k", "is not a list of int"),
+        ("--sizes 4,2", "sizes must ascend from 1 or more, not 4, 2"),
+        ("--steps 0", "the last of the steps must be at least 1"),
+        ("--environments Hopper-v5,gymnasium/Hopper-v5", "each once"),
+        ("--learning-rates 0", "must be above 0"),
+        ("--batch-size 0", "batch size must be at least 1, not 0"),
+        ("--pool 10", "10 transitions collected cannot give 64000"),
+        ("--sizes 1k,2k", "is not a list of int"),
     ],
 )
 def test_mistakes_end_in_one_line(
     arguments: str, message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    side = () if "--model" in arguments + message else ("--side", "scratch")
     with pytest.raises(SystemExit) as ended:
-        main(["study", "run", "transfer", "-o", str(tmp_path / "out"), *arguments.split()])
+        main(["study", "run", "transfer", "-o", str(tmp_path / "out"), *side, *arguments.split()])
     assert ended.value.code == 2
     assert message in " ".join(capsys.readouterr().err.split())
     assert not (tmp_path / "out").exists()
 
 
 def test_a_command_that_is_gone_names_its_successor(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SystemExit) as ended:
+    with pytest.raises(SystemExit):
         main(["evaluate-transfer", "trajworld-small", "-o", "transfer"])
-    assert ended.value.code == 2
     said = capsys.readouterr().err
     assert said == "Error: trajworld evaluate-transfer is now: trajworld study run transfer\n"
 
@@ -257,25 +226,28 @@ def test_a_command_that_is_gone_names_its_successor(capsys: pytest.CaptureFixtur
 def test_a_run_is_measured_as_it_goes_and_may_diverge(tmp_path: Path) -> None:
     data, of = study_data(tmp_path), {"batch_size": 4, "windows": 20, "warmup_steps": 2, "decay_steps": 10**9}
     common = {**of, "transitions": 40, "steps": (0, 2, 5), "seed": 1, "holdout_windows": 16, "keep": True}
-    cell = training_cell(data, TINY, learning_rate=1e-2, **common)
-    result = train_and_measure(cell.settings, cell.places)
+
+    def run(start: Any, rate: float = 1e-2) -> Any:
+        cell = training_cell(data, start, learning_rate=rate, **common)
+        return train_and_measure(cell.settings, cell.places)
+
+    result = run(TINY)
     assert [row["step"] for row in result.rows] == [0, 2, 5]
     assert [row["holdout_loss"] is None for row in result.rows] == [True, False, False]
-    (tmp_path / "scratch.keras").write_bytes(result.files[".keras"])
-    expected = error_of(tmp_path / "scratch.keras", data.test, 20, 0)
+    file = tmp_path / "scratch.keras"
+    file.write_bytes(result.files[".keras"])
+    expected = error_of(file, data.test, 20, 0)
     assert result.rows[-1]["mae_std"] == pytest.approx(expected, rel=1e-4)
     had = [row["training_transitions"] + row["holdout_transitions"] for row in result.rows]
     assert had[0] == had[1] == had[2] <= 40
-    # Fine-tuning begins with the weights that it is given, and has the same data.
-    given = Pretrained(tmp_path / "scratch.keras", "digest", TINY)
-    cell = training_cell(data, given, learning_rate=1e-2, **common)
-    first = train_and_measure(cell.settings, cell.places).rows[0]
+    # Fine-tuning begins with the weights that it is given, and has the same data; that model saw the environment.
+    first = run(Pretrained(file, "digest", TINY)).rows[0]
     assert first["mae_std"] == pytest.approx(expected, rel=1e-4)
     assert first["training_transitions"] == result.rows[0]["training_transitions"]
-    cell = training_cell(data, TINY, learning_rate=1e30, **common)
-    diverged = train_and_measure(cell.settings, cell.places)
+    assert [result.rows[0]["seen"], first["seen"]] == [False, True]
+    diverged = run(TINY, rate=1e30)
     *before, end = diverged.rows
-    assert [row["diverged"] for row in before] == [False] * len(before)
+    assert not any(row["diverged"] for row in before)
     assert (end["diverged"], end["mae_std"], end["holdout_loss"]) == (True, None, None)
     assert end["step"] in (2, 5)
     assert diverged.files == {}
@@ -285,18 +257,15 @@ def test_a_run_is_measured_as_it_goes_and_may_diverge(tmp_path: Path) -> None:
 def test_data_are_collected_once_and_are_of_one_collection() -> None:
     name, said = "gymnasium/InvertedPendulum-v5", list[str]()
     collect_data([name], 300, 1, said.append)
-    data, folders = (
-        open_data(name, 300),
-        [dataset_path(f"transfer/gymnasium-invertedpendulum-v5/{one}-300-v0") for one in ("pool", "test")],
-    )
+    data, folder = open_data(name, 300), dataset_path("transfer/gymnasium-invertedpendulum-v5/test-300-v0")
     assert len(said) == 1
     assert data.pool.num_transitions <= 300 < data.pool.num_transitions + data.test.num_transitions <= 330
     collect_data([name], 300, 1, said.append)
     assert len(said) == 1
-    shutil.rmtree(folders[1])
+    shutil.rmtree(folder)
     collect_data([name], 300, 1, said.append)
     assert open_data(name, 300).digests == data.digests
-    metadata = folders[1] / "data" / "metadata.json"
+    metadata = folder / "data" / "metadata.json"
     text = metadata.read_text()
     metadata.write_text(text.replace('"mujoco": "', '"mujoco": "0.'))
     with pytest.raises(TrajWorldError, match="different versions"):
@@ -326,14 +295,11 @@ def test_draws_that_cannot_be_trained_on_are_refused(tmp_path: Path) -> None:
 
 def test_returns_by_behaviour_by_hand(make_episodes: Any) -> None:
     episodes = make_episodes([4, 6, 5])
-    rows = returns_by_behaviour(episodes, ["ou", "gait", "ou"])
-    assert [(row["kind"], row["episodes"], row["transitions"]) for row in rows] == [
-        ("gait", 1, 6),
-        ("ou", 2, 9),
-    ]
+    gait, ou = returns_by_behaviour(episodes, ["ou", "gait", "ou"])
+    assert (gait["kind"], gait["episodes"], gait["transitions"]) == ("gait", 1, 6)
     total = float(episodes[0].rewards.sum() + episodes[2].rewards.sum())
-    assert rows[1]["mean_return"] == pytest.approx(total / 2)
-    assert rows[1]["reward"] == pytest.approx(total / 9)
+    of_ou = {"kind": "ou", "episodes": 2, "transitions": 9, "mean_length": 4.5}
+    assert ou == of_ou | {"mean_return": pytest.approx(total / 2), "reward": pytest.approx(total / 9)}
 
 
 @pytest.mark.slow
@@ -360,16 +326,11 @@ def test_a_small_study_by_the_command_line(tmp_path: Path) -> None:
     for cell, error in zip(runs["cell"], runs["mae_std"], strict=True):
         assert error == pytest.approx(error_of(tmp_path / "cells" / f"{cell}.keras", test, 16, 0), rel=1e-4)
     for row in tables["One-step error after 4 steps, in standard deviations"]:
-        for side, rate in zip(
-            (FROM_SCRATCH, FINE_TUNED), row["rates, scratch and tuned"].split(", "), strict=True
-        ):
+        rates = map(float, row["rates, scratch and tuned"].split(", "))
+        for side, rate in zip((FROM_SCRATCH, FINE_TUNED), rates, strict=True):
             mine = runs[(runs["side"] == side) & (runs["transitions"] == row["transitions"])]
-            losses = mine[mine["seed"] == 0].set_index("learning_rate")["holdout_loss"]
-            assert float(rate) == losses.idxmin()
-            errors = mine.loc[mine["learning_rate"] == float(rate), "mae_std"]
+            assert rate == mine[mine["seed"] == 0].set_index("learning_rate")["holdout_loss"].idxmin()
+            errors = mine.loc[mine["learning_rate"] == rate, "mae_std"]
+            ends = [errors.mean(), errors.min(), errors.max()]
+            assert [row[side], row[f"{side} low"], row[f"{side} high"]] == ends
             assert len(errors) == 2
-            assert [row[side], row[f"{side} low"], row[f"{side} high"]] == [
-                errors.mean(),
-                errors.min(),
-                errors.max(),
-            ]

@@ -148,10 +148,9 @@ def test_tables_hold_means_with_paired_intervals_over_episodes(table: pd.DataFra
     by_family, by_environment, by_context = study.tables(table).values()
     copied = table[(table.predictor == COPY) & (table.context == 19)]
     means, replicates = {}, {}
-    for environment, count in EPISODES.items():
-        part = copied[copied.environment == environment]
-        generator = np.random.default_rng([5, zlib.crc32(environment.encode())])
-        draws = generator.multinomial(count, np.full(count, 1 / count), size=1000)
+    for environment, part in copied.groupby("environment"):
+        generator, share = np.random.default_rng([5, zlib.crc32(environment.encode())]), 1 / len(part)
+        draws = generator.multinomial(len(part), np.full(len(part), share), size=1000)
         means[environment] = np.average(part.error, weights=part.windows)
         drawn = [np.average(part.error, weights=part.windows * counts) for counts in draws]
         replicates[environment] = np.array(drawn)
@@ -159,12 +158,10 @@ def test_tables_hold_means_with_paired_intervals_over_episodes(table: pd.DataFra
     assert (one.environment, one.M, one.episodes, one.outside) == ("One", 5, 12, 0.01)
     assert (family.family, family.environments, family.episodes) == ("a", 2, 12)
     both = (replicates["a/One"] + replicates["a/Two"]) / 2
-    for row, mean, drawn in (
-        (one, means["a/One"], replicates["a/One"]),
-        (family, (means["a/One"] + means["a/Two"]) / 2, both),
-    ):
+    mean = (means["a/One"] + means["a/Two"]) / 2
+    for row, expected, drawn in ((one, means["a/One"], replicates["a/One"]), (family, mean, both)):
         found = [row[COPY], row[f"{COPY} low"], row[f"{COPY} high"]]
-        assert found == pytest.approx([mean, *np.quantile(drawn, [0.025, 0.975])])
+        assert found == pytest.approx([expected, *np.quantile(drawn, [0.025, 0.975])])
     # However uncertain both errors are, their ratio is known: the draws are paired.
     assert [family[f"model / ridge{end}"] for end in ("", " low", " high")] == pytest.approx([1 / 3] * 3)
     assert by_context.iloc[0]["19 rows"] == family[MODEL]
@@ -244,11 +241,12 @@ def test_mistakes_end_in_one_line_before_anything_is_collected(
     model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     save_model(TrajWorld(SIZES, trained_on(HOPPER)), tmp_path / "saw.keras")
+    seen = ("--model", tmp_path / "saw.keras", "--only", "gymnasium/Hopper*")
     for arguments, code, words in (
         (("--contexts", "1,20"), 2, "1 to 19 rows"),
         (("--corpus", "absent", "--transitions", 9), 2, "was collected already"),
         (("--windows", 0), 2, "must be at least 1"),
-        (("--model", tmp_path / "saw.keras", "--only", "gymnasium/Hopper*"), 1, "saw gymnasium/Hopper-v5"),
+        (seen, 1, "saw gymnasium/Hopper-v5"),
     ):
         found, out, err = command(capsys, "--model", model_file, *arguments, "-o", tmp_path / "out")
         assert (found, out, words in err, "Traceback" in err) == (code, "", True, False), (arguments, err)

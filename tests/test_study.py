@@ -1,13 +1,11 @@
 """The study machine: keys, the store, engines, failures, kills, tables and the report."""
 
-import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -44,13 +42,10 @@ def test_a_key_is_of_the_task_and_the_settings_and_not_of_the_places():
 def test_a_store_gives_back_rows_and_files_in_this_process_and_in_the_next(tmp_path):
     cell = Cell(power, {"base": 2, "exponent": 3, "list": [1]})
     store = Store(tmp_path)
-    store.put(
-        cell,
-        Result([{"a": np.float32(0.1), "b": float("nan"), "c": np.int64(3)}], {".txt": b"x"}),
-        {"seconds": 1},
-    )
+    rows = [{"a": np.float32(0.1), "b": float("nan"), "c": np.int64(3)}]
+    store.put(cell, Result(rows, {".txt": b"x"}), {"seconds": 1})
     for one in (store, Store(tmp_path)):
-        assert one.get(cell) == [{"a": float(np.float32(0.1)), "b": None, "c": 3}]
+        assert (one.get(cell) or {})["rows"] == [{"a": float(np.float32(0.1)), "b": None, "c": 3}]
         assert one.file(cell.key, ".txt").read_bytes() == b"x"
         assert one.table([cell]).columns.tolist() == ["task", "base", "exponent", "a", "b", "c", "cell"]
     assert Store(tmp_path).get(Cell(power, {"base": 9, "exponent": 3})) is None
@@ -64,13 +59,8 @@ def test_cells_that_follow_from_others_are_run_and_nothing_is_run_twice(tmp_path
     store, seen = Store(tmp_path), []
     assert run_study(Powers(), store, LocalEngine(workers), seen.append) == []
     table = finished(Powers(), store)
-    assert sorted({(row.base, row.exponent) for row in table.itertuples()}) == [
-        (2, 1),
-        (2, 2),
-        (2, 3),
-        (3, 1),
-        (5, 1),
-    ]
+    ran = sorted({(row.base, row.exponent) for row in table.itertuples()})
+    assert ran == [(2, 1), (2, 2), (2, 3), (3, 1), (5, 1)]
     np.testing.assert_allclose(table["value"], table["base"] ** table["exponent"] + table["seed"] / 10)
     assert [progress.done for progress in seen] == [1, 2, 3, 4, 5]
     assert seen[-1].total == 5
@@ -118,27 +108,13 @@ def test_a_study_that_is_killed_ten_times_ends_with_the_same_table(tmp_path):
         assert done >= before
         before = done
     study = Powers(seconds=0.4)
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            assert run_study(study, Store(folder), LocalEngine(1)) == []
-            break
-        except (
-            TrajWorldError
-        ):  # A killed process's workers hold nothing; but give a slow machine time to notice.
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    assert run_study(study, Store(folder), LocalEngine(1)) == []
     pd.testing.assert_frame_equal(finished(study, Store(folder)), complete(tmp_path))
-    assert {path.suffix for path in folder.iterdir()} <= {".json", ".txt"} or not list(
-        folder.glob(".*.tmp*.json")
-    )
 
 
 def test_a_store_has_one_writer(tmp_path):
-    with (
-        Store(tmp_path).writing(),
-        pytest.raises(TrajWorldError, match="another process is writing the store"),
-    ):
+    refused = pytest.raises(TrajWorldError, match="another process is writing the store")
+    with Store(tmp_path).writing(), refused:
         run_study(Powers(), Store(tmp_path), LocalEngine(1))
     assert run_study(Powers(), Store(tmp_path), LocalEngine(1)) == []
 
@@ -160,12 +136,7 @@ def test_tables_say_values_with_their_intervals():
     table = pd.DataFrame({"name": ["a", "a", "b"], "seed": [0, 1, 0], "error": [0.1, 0.3, 0.25]})
     found = over_seeds(table, ["name"], "error")
     assert texts(found) == (["name", "error"], [["a", "0.200 [0.100–0.300]"], ["b", "0.250"]])
-    assert markdown(found).splitlines() == [
-        "| name | error |",
-        "| --- | --: |",
-        "| a | 0.200 [0.100–0.300] |",
-        "| b | 0.250 |",
-    ]
+    assert markdown(found) == "| name | error |\n| --- | --: |\n| a | 0.200 [0.100–0.300] |\n| b | 0.250 |\n"
     assert terminal("Errors", found).row_count == 2
 
 
@@ -187,36 +158,25 @@ def test_a_report_holds_everything_and_can_be_made_again_from_its_table(tmp_path
     study.charts(table, Look())["Value by exponent"].savefig(picture)
     page = write_report(study, table, folder, origin, {"A picture": picture.read_bytes()})
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
-    assert before.keys() == {
-        "index.html",
-        "report.md",
-        "table.csv",
-        "study.json",
-        "value-by-exponent.png",
-        "a-picture.png",
-    }
+    files = ["a-picture.png", "index.html", "report.md", "study.json", "table.csv", "value-by-exponent.png"]
+    assert sorted(before) == files
     text = page.read_text()
     assert text.count("data:image/") == 5
     assert "1 min 1 s" in text
     assert "8.10 <small>[8.00–8.20]</small>" in text
     assert "http" not in text.replace("http-equiv", "").replace("http://www.w3.org", "")
     name, options, again, facts, pictures = read_report(folder)
-    assert name == "powers"
-    assert facts == origin
-    assert options["bases"] == [3, 2, 5]
+    assert (name, facts, options["bases"]) == ("powers", origin, [3, 2, 5])
     pd.testing.assert_frame_equal(again, table)
     write_report(study, again, folder, facts, pictures)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert json.loads((folder / "study.json").read_text())["options"]["exponents"] == [1, 2, 3]
     assert command(Powers(bases=(3, 4))) == "trajworld study run powers --bases 3,4"
 
 
-def test_a_report_never_replaces_anything_else(tmp_path):
+def test_a_report_never_replaces_anything_else_and_one_of_nothing_says_so(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     with pytest.raises(TrajWorldError, match="holds something else"):
         write_report(Powers(), pd.DataFrame(), tmp_path, {})
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-
-
-def test_a_report_of_nothing_says_so(tmp_path):
-    assert "No cell is finished yet" in write_report(Powers(), pd.DataFrame(), tmp_path / "r", {}).read_text()
+    page = write_report(Powers(), pd.DataFrame(), tmp_path / "r", {})
+    assert "No cell is finished yet" in page.read_text()

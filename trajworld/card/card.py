@@ -1,8 +1,10 @@
 """The card of a model: what its run recorded, and the reports of studies of it, as Markdown for people and the hub."""
 
+import itertools
 import math
 import re
 from collections.abc import Sequence
+from dataclasses import asdict
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ from trajworld.collect.corpus_table import source_of
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import atomic_file
 from trajworld.models.files import describe_model
+from trajworld.models.interface import kind_of_sizes
 from trajworld.models.names import said_briefly
 from trajworld.text import duration, number
 from trajworld.training.config import resolve_config
@@ -23,7 +26,6 @@ _BEST = "best.keras"
 _EVALUATIONS = 12
 # A name of the hub's list, and nothing else that YAML or Markdown would read.
 _LICENCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+-]*[A-Za-z0-9+])?")
-_OWN_LICENCE = "mit"
 
 Json = dict[str, Any]
 
@@ -50,28 +52,27 @@ def card(run: Path, *, name: str = "", licence: str = "", studies: Sequence[Path
         raise UsageError(f"{run} is not a run directory: it has no {CONFIG}")
     record, rows = read_record(run), read_metrics(run)
     config = resolve_config(record["kind"], file=run / CONFIG)
+    shipped = name in shipped_models()
     try:
         evaluated = [row for row in rows if "holdout_loss" in row]
         best = min(evaluated, key=lambda row: row["holdout_loss"], default=None)
         _check_step(run, best or (rows[-1] if rows else None), bool(evaluated))
         datasets = _datasets(record["datasets"], best["holdout"] if best else {})
-        shipped = name in shipped_models()
+        kept = {round(place * (len(evaluated) - 1) / (_EVALUATIONS - 1)) for place in range(_EVALUATIONS)}
         return _template().render(
             record=record,
             config=config,
+            kind=kind_of_sizes(config.model).name,
+            sizes=asdict(config.model),
             name=name or "model.keras",
-            title="TrajWorld" if not name or name.endswith(".keras") else name.rsplit("/", 1)[-1],
             shipped=shipped,
-            licence=licence or (_OWN_LICENCE if shipped else ""),
-            step=rows[-1]["step"] if rows else 0,
-            seconds=rows[-1]["seconds"] if rows else 0.0,
+            licence=licence or ("mit" if shipped else ""),
+            last=rows[-1] if rows else {"step": 0, "seconds": 0.0},
             best=best,
-            specs=[_spec(choice.spec) for choice in config.datasets],
-            init=said_briefly(config.init),
             datasets=datasets,
-            sources=_sources(datasets),
             stretches=_stretches(record),
-            evaluations=_spread(evaluated, best),
+            # Evenly over the run, the best and the last among them.
+            evaluations=[row for place, row in enumerate(evaluated) if place in kept or row is best],
             studies=[_study(folder, model_file(run)) for folder in studies],
         )
     except (KeyError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
@@ -86,15 +87,9 @@ def write_card(run: Path, output: Path, **options: Any) -> None:
 
 
 def card_for(model: str, address: str, licence: str = "") -> str | None:
-    """The card to publish with a model: the one that ships with it, or one of the run whose model file it is.
+    """The card to publish with a model: the one that ships with it, or one of the run whose model file it is, or None.
 
-    Args:
-        model: The model's name, as :func:`trajworld.models.names.find_model` takes it.
-        address: What it will be loaded by.
-        licence: What the card is to say, see :func:`card`.
-
-    Returns:
-        Markdown; None where neither is there: of a run ``best.keras``, or ``last.keras`` where nothing was held out.
+    ``address`` is what the model will be loaded by; for ``licence`` see :func:`card`.
 
     Raises:
         UsageError: A licence is given, but there is no card to write it into.
@@ -112,17 +107,12 @@ def card_for(model: str, address: str, licence: str = "") -> str | None:
 
 
 def read_card(path: Path) -> str:
-    """The text of a card's file.
-
-    Raises:
-        TrajWorldError: It is missing, or no text.
-    """
+    """The text of a card's file."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise TrajWorldError(
-            f"cannot read {path}: {getattr(error, 'strerror', None) or 'it is no text'}"
-        ) from None
+        reason = getattr(error, "strerror", None) or "it is no text"
+        raise TrajWorldError(f"cannot read {path}: {reason}") from None
 
 
 def model_file(run: Path) -> Path | None:
@@ -138,7 +128,7 @@ def _check_step(run: Path, logged: Json | None, evaluated: bool) -> None:
     if evaluated and path.name != _BEST:
         raise TrajWorldError(f"{run / _BEST} is missing, which the card would be of: restore it")
     step = describe_model(path)["history"].get("step")
-    if step != (logged and logged["step"]):
+    if step != (logged["step"] if logged else None):
         raise TrajWorldError(
             f"{path} is of step {step}, which is not what {METRICS} says: if the run goes on, try again in a while; "
             "else restore the one that is wrong"
@@ -148,43 +138,13 @@ def _check_step(run: Path, logged: Json | None, evaluated: bool) -> None:
 def _datasets(described: Sequence[Json], losses: Json) -> list[Json]:
     """What the record says of each dataset, with its source, its share of the batches and its loss at the best step."""
     total = sum(one["weight"] for one in described)
-    names = distinct([one["name"] for one in described])
-    return [
-        {
-            **one,
-            "environment": one["environment"] or one["name"],
-            "source": source_of(one["environment"] or one["name"]),
-            "share": one["weight"] / total,
-            "loss": losses.get(name),
-        }
-        for name, one in zip(names, described, strict=True)
-    ]
-
-
-def _sources(datasets: Sequence[Json]) -> list[Json]:
-    """The datasets' sums by source, and those of all; the loss is weighted as in training."""
-    groups: dict[str, list[Json]] = {}
-    for one in datasets:
-        groups.setdefault(one["source"], []).append(one)
-    if len(groups) > 1:
-        groups["all"] = list(datasets)
     found = []
-    for name, members in groups.items():
-        sizes = [one["variates"] for one in members]
-        known = [one for one in members if one["loss"] is not None]
-        share = sum(one["share"] for one in known)
-        found.append(
-            {
-                "name": name,
-                "environments": len({one["environment"] for one in members}),
-                "variates": f"{min(sizes)} – {max(sizes)}" if min(sizes) < max(sizes) else f"{sizes[0]}",
-                "episodes": sum(one["training_episodes"] for one in members),
-                "holdout_episodes": sum(one["holdout_episodes"] for one in members),
-                "transitions": sum(one["transitions"] for one in members),
-                "share": sum(one["share"] for one in members),
-                "loss": sum(one["share"] * one["loss"] for one in known) / share if share else None,
-            }
-        )
+    for name, one in zip(distinct([one["name"] for one in described]), described, strict=True):
+        environment = one["environment"] or one["name"]
+        row = {**one, "environment": environment, "source": source_of(environment), "loss": losses.get(name)}
+        row["share"] = one["weight"] / total
+        row["part_of_loss"] = row["share"] * (row["loss"] or 0.0)
+        found.append(row)
     return found
 
 
@@ -195,29 +155,13 @@ def _stretches(record: Json) -> list[Json]:
     """
     found: list[Json] = []
     for entry in ({"step": 0, **record}, *record.get("resumed", [])):
-        found = [one for one in found if one["step"] < entry["step"]]
-        there, layout = entry["device"], entry.get("layout", record.get("layout", {}))
-        used = layout.get("devices", 1)
-        found.append(
-            {
-                "step": entry["step"],
-                "device": f"{used} of {there['count']} {there['name']} ({there['kind']})",
-                "backend": entry["backend"],
-                "versions": ", ".join(f"{name} {version}" for name, version in entry["versions"].items()),
-                "own": entry["versions"].get("trajworld", "?"),
-            }
-        )
-    kept = found[:1]
-    for one in found[1:]:
-        if {**one, "step": 0} != {**kept[-1], "step": 0}:
-            kept.append(one)
-    return kept
-
-
-def _spread(evaluated: Sequence[Json], best: Json | None) -> list[Json]:
-    """At most n evaluations, evenly over the run, the best and the last among them."""
-    places = {round(place * (len(evaluated) - 1) / (_EVALUATIONS - 1)) for place in range(_EVALUATIONS)}
-    return [one for place, one in enumerate(evaluated) if place in places or one is best]
+        layout = entry.get("layout", record.get("layout", {}))
+        stretch = {name: entry[name] for name in ("step", "backend", "versions")}
+        stretch["device"] = "{count} {name} ({kind})".format(**entry["device"])
+        stretch["devices"] = layout.get("devices", 1)
+        found = [*(one for one in found if one["step"] < entry["step"]), stretch]
+    changed = [{**one, "step": 0} != {**before, "step": 0} for before, one in itertools.pairwise(found)]
+    return [one for one, new in zip(found, [True, *changed], strict=True) if new]
 
 
 def _spec(spec: str) -> str:
@@ -226,11 +170,7 @@ def _spec(spec: str) -> str:
 
 
 def _study(folder: Path, weights: Path | None) -> str:
-    """The report of a study, without its pictures and the model's folder, its headings a level down.
-
-    Raises:
-        TrajWorldError: The folder holds no report, or one of another model.
-    """
+    """The report of a study, without its pictures and the model's folder, its headings a level down."""
     # Imported here: pandas and a framework, which a card without a study needs not.
     from trajworld.models.files import load_model, weights_digest
     from trajworld.study.report import MARKDOWN, read_report
@@ -250,19 +190,20 @@ def _study(folder: Path, weights: Path | None) -> str:
 
 def _code(text: str) -> str:
     """A name as inline code, what could end the code or the cell replaced."""
-    clean = "".join(c if c.isprintable() else "�" for c in text).replace("`", "'").replace("|", "¦")
+    clean = "".join(c if c.isprintable() else "�" for c in text)
+    clean = clean.replace("`", "'").replace("|", "¦")
     return f"`{clean}`" if clean.strip() else "–"
 
 
-def _plain(text: str) -> str:
+def _plain(text: object) -> str:
     """Text as it is read: no tags, no line breaks, no cells."""
-    return " ".join(text.split()).replace("|", "¦").replace("<", "&lt;").replace("`", "'")
+    return " ".join(str(text).split()).replace("|", "¦").replace("<", "&lt;").replace("`", "'")
 
 
 def _template() -> jinja2.Template:
     environment = jinja2.Environment(
         undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
     )
-    filters = {"code": _code, "plain": _plain, "number": number, "duration": duration, "log": math.log}
-    environment.filters |= filters
+    environment.filters |= {"code": _code, "plain": _plain, "number": number, "duration": duration}
+    environment.filters |= {"log": math.log, "spec": _spec, "briefly": said_briefly}
     return environment.from_string((resources.files("trajworld.card") / "card.md").read_text("utf-8"))

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from trajworld.collect.corpus import Job, check_families, gather_jobs
 from trajworld.collect.corpus_episodes import Gathered, Recipe
@@ -29,8 +30,7 @@ from trajworld.evaluation.one_step import varying
 from trajworld.files import read_json
 from trajworld.study.cells import Cell
 
-_NAMESPACE = _KEY = "transfer"
-_SEED = 0
+_KEY = "transfer"
 
 # A search of a minute or two finds gaits; one of a few seconds finds little more than falling forwards.
 _SEARCH = 1_000_000
@@ -40,13 +40,7 @@ _SEARCH_PER_TRANSITION = 12.5
 
 @dataclass(frozen=True, eq=False)
 class StudyData:
-    """What a study has of one environment.
-
-    Attributes:
-        environment: Canonical name.
-        pool: The episodes that training data are drawn from.
-        test: Other episodes, of the same behaviours.
-    """
+    """What a study has of one environment: episodes to draw training data from, and others to test on."""
 
     environment: str
     pool: Dataset
@@ -65,7 +59,7 @@ class StudyData:
 
 def pool_id(environment: str, transitions: int) -> str:
     """The Minari id of an environment's pool."""
-    return f"{_NAMESPACE}/{parse_name(environment).slug}/pool-{transitions}-v0"
+    return f"{_KEY}/{parse_name(environment).slug}/pool-{transitions}-v0"
 
 
 def open_data(environment: str, pool: int) -> StudyData:
@@ -77,21 +71,10 @@ def open_data(environment: str, pool: int) -> StudyData:
 def collect_data(
     environments: Sequence[str], pool: int, workers: int, say: Callable[[str], None] = lambda line: None
 ) -> None:
-    """Collect the pools and test sets that are not there yet.
+    """Collect the pools and test sets that are not there yet; any number of workers gives the same data.
 
     Where only one of the two datasets of an environment is there, both are made again: they are parts of one
     collection, and an episode that is in both would leak.
-
-    Args:
-        environments: Canonical names.
-        pool: Transitions of each pool; a test set has a tenth more.
-        workers: Processes that collect; any number gives the same data.
-        say: Called with a line for each environment that was collected.
-
-    Raises:
-        UsageError: There is no such environment.
-        TrajWorldError: It cannot start, a dataset is there but was made otherwise, the two were made with different
-            versions, or the disk is full.
     """
     missing = [job for job in (_job(name, pool) for name in environments) if not _is_there(job)]
     check_families(missing)
@@ -103,16 +86,8 @@ def collect_data(
 
 
 def check_draws(data: StudyData, sizes: Sequence[int], seeds: int) -> None:
-    """Refuse at once what would fail hours later.
-
-    Args:
-        data: Of one environment.
-        sizes: Transitions that are drawn, with each seed from 0 on.
-        seeds: Their number.
-
-    Raises:
-        UsageError: Some draw is a single episode, of which none can be held out.
-        TrajWorldError: Nothing varies in the test set, so that an error in standard deviations has no meaning.
+    """Refuse at once what would fail hours later: draws, with each seed from 0 on, of which none can be held out, and a
+    test set in which nothing varies.
     """
     if not varying(data.test)[1].any():
         raise TrajWorldError(
@@ -152,22 +127,13 @@ def returns_by_behaviour(episodes: Sequence[Episode], kinds: Sequence[str]) -> l
     """A row for each kind of behaviour: ``kind``, ``episodes``, ``transitions``, ``mean_length``, ``mean_return``,
     and ``reward``, the mean of one transition.
     """
-    rows = []
-    for kind in sorted(set(kinds)):
-        mine = [episode for episode, other in zip(episodes, kinds, strict=True) if other == kind]
-        total = sum(float(episode.rewards.sum(dtype=np.float64)) for episode in mine)
-        transitions = sum(len(episode) for episode in mine)
-        rows.append(
-            {
-                "kind": kind,
-                "episodes": len(mine),
-                "transitions": transitions,
-                "mean_length": transitions / len(mine),
-                "mean_return": total / len(mine),
-                "reward": total / transitions,
-            }
-        )
-    return rows
+    returns = [float(episode.rewards.sum(dtype=np.float64)) for episode in episodes]
+    each = pd.DataFrame({"kind": kinds, "transitions": map(len, episodes), "mean_return": returns})
+    groups = each.groupby("kind")
+    rows = groups["transitions"].agg(episodes="size", transitions="sum", mean_length="mean")
+    rows["mean_return"] = groups["mean_return"].mean()
+    rows["reward"] = groups["mean_return"].sum() / rows["transitions"]
+    return rows.reset_index().to_dict("records")
 
 
 def _job(environment: str, pool: int) -> Job:
@@ -175,7 +141,7 @@ def _job(environment: str, pool: int) -> Job:
     # Not of the table: no variants are known of it.
     row = row or Row(environment, "", 0, UNSEEN, 1.0, 1.0, "varied", 0.0)
     search, total = round(min(_SEARCH, _SEARCH_PER_TRANSITION * pool)), pool + max(1, pool // 10)
-    recipe = Recipe(environment, row.variants, row.behaviour, search, total, _SEED)
+    recipe = Recipe(environment, row.variants, row.behaviour, search, total, 0)
     return Job(row, recipe, pool_id(environment, pool))
 
 
@@ -184,64 +150,53 @@ def _test_id(pool: str) -> str:
 
 
 def _is_there(job: Job) -> bool:
-    """Whether both datasets are there, and are of one collection of this recipe.
-
-    Raises:
-        TrajWorldError: One that is there is not of this recipe, or the two are of different versions of what decides
-            which episodes a recipe gives.
-    """
+    """Whether both datasets are there; those that are there must be of one collection of this recipe."""
     paths = [dataset_path(one) for one in (_test_id(job.dataset_id), job.dataset_id)]
-    found = [_metadata(path) for path in paths if path.exists()]
+    found = [read_json(path / "data" / "metadata.json").get(_KEY) or {} for path in paths if path.exists()]
     remove = f"remove {' and '.join(map(str, paths))}"
     if any(one.get("recipe") != job.recipe.as_json() for one in found):
         raise TrajWorldError(f"the data of {job.row.environment} were made otherwise: {remove}")
     if len(found) < len(paths):
         return False
     test, pool = (one.get("versions") or {} for one in found)
-    differing = [name for name in DECIDING if test.get(name) != pool.get(name)]
-    if differing:
-        shown = ", ".join(
-            f"{name} {test.get(name, 'none')} and {pool.get(name, 'none')}" for name in differing
-        )
+    shown = [
+        f"{name} {test.get(name, 'none')} and {pool.get(name, 'none')}"
+        for name in DECIDING
+        if test.get(name) != pool.get(name)
+    ]
+    if shown:
         raise TrajWorldError(
-            f"the pool and test set of {job.row.environment} were made with different versions ({shown}), so that an "
-            f"episode may be in both: {remove}"
+            f"the pool and test set of {job.row.environment} were made with different versions ({', '.join(shown)}), "
+            f"so that an episode may be in both: {remove}"
         )
     return True
 
 
-def _metadata(path: Path) -> dict[str, Any]:
-    described = read_json(path / "data" / "metadata.json")
-    found = described.get(_KEY) if isinstance(described, dict) else None
-    return found if isinstance(found, dict) else {}
-
-
 def _write(job: Job, gathered: Gathered, pool: int) -> None:
     lengths = np.cumsum([len(episode) for episode in gathered.episodes])
-    first = int(np.searchsorted(lengths, pool, side="right"))
+    first, about = int(np.searchsorted(lengths, pool, side="right")), gathered.description
     if not 0 < first < len(lengths):
         raise TrajWorldError(
-            f"{job.row.environment}: {len(lengths)} episodes are too few to train and test on: collect more"
+            f"{about.name}: {len(lengths)} episodes are too few to train and test on: collect more"
         )
-    ids = (_test_id(job.dataset_id), job.dataset_id)
+    parts = {_test_id(job.dataset_id): slice(first, None), job.dataset_id: slice(0, first)}
     # What is there of an earlier collection goes first: an interrupted run never mixes datasets of two collections.
-    for one in ids:
-        if dataset_path(one).exists():
-            shutil.rmtree(dataset_path(one))
-    for dataset_id, chosen in zip(ids, (slice(first, None), slice(0, first)), strict=True):
-        episodes, kinds = gathered.episodes[chosen], gathered.kinds[chosen]
+    for path in map(dataset_path, parts):
+        if path.exists():
+            shutil.rmtree(path)
+    for dataset_id, chosen in parts.items():
+        episodes = gathered.episodes[chosen]
+        recorded = {
+            "recipe": job.recipe.as_json(),
+            "behaviours": returns_by_behaviour(episodes, gathered.kinds[chosen]),
+            "versions": deciding_versions(),
+        }
         write_minari(
             dataset_id,
             episodes,
-            environment=gathered.description.name,
-            observation_space=gathered.description.observation_space,
-            action_space=gathered.description.action_space,
-            description=f"{gathered.description.name} of a study of transfer",
-            metadata={
-                _KEY: {
-                    "recipe": job.recipe.as_json(),
-                    "behaviours": returns_by_behaviour(episodes, kinds),
-                    "versions": deciding_versions(),
-                }
-            },
+            environment=about.name,
+            observation_space=about.observation_space,
+            action_space=about.action_space,
+            description=f"{about.name} of a study of transfer",
+            metadata={_KEY: recorded},
         )

@@ -26,8 +26,7 @@ from trajworld.files import read_json
 from trajworld.models.files import load_model
 from trajworld.policies.behaviour import make_behaviour
 from trajworld.studies.data import StudyData
-from trajworld.studies.factors import FINE_TUNED, FROM_SCRATCH
-from trajworld.studies.rates import chosen_runs, training_runs, with_columns
+from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH, SIDES, chosen_runs, rows_of
 from trajworld.studies.tasks import (
     WEIGHTS,
     Pretrained,
@@ -57,6 +56,15 @@ SCALES: dict[str, dict[str, Any]] = {
 
 _BEHAVIOUR = "mixed"
 _DATA, _COPY, _ZERO = "transitions to fine-tune on", "copy the last row", "zero-shot"
+# Columns of the table of all runs.
+_COLUMNS = {
+    "side": "run",
+    "transitions": "transitions",
+    "learning_rate": "learning rate",
+    "holdout_loss": "holdout loss",
+    "mae_std": "error",
+    "nll": "NLL",
+}
 
 
 @dataclass(frozen=True)
@@ -131,20 +139,17 @@ class Quickstart:
                 self._collect(version, transitions, self.seed + 1 + version, say)
 
     def _collect(self, version: int, transitions: int, seed: int, say: Say) -> None:
-        path = dataset_path(_dataset_id(self.environment, version))
+        template = f"unseen/{{environment}}-v{version}"
+        targets = dataset_targets([self.environment], _BEHAVIOUR, template)
+        path = dataset_path(next(iter(targets)))
         if path.exists():
             found = read_json(path / "data" / "metadata.json")
-            collection = found.get("collection") or {}
-            made = (
-                collection.get("behaviour", {}).get("name"),
-                collection.get("seed"),
-                found.get("total_steps"),
-            )
-            if made != (_BEHAVIOUR, seed, transitions):
+            made = found.get("collection") or {}
+            same = made.get("behaviour", {}).get("name") == _BEHAVIOUR and made.get("seed") == seed
+            if not same or found.get("total_steps") != transitions:
                 raise TrajWorldError(f"{path} was collected otherwise: remove it, or name another --datasets")
             return
-        targets = dataset_targets([self.environment], _BEHAVIOUR, f"unseen/{{environment}}-v{version}")
-        for collected in collect_datasets(
+        for one in collect_datasets(
             targets,
             behaviour_name=_BEHAVIOUR,
             behaviour=make_behaviour(_BEHAVIOUR),
@@ -152,48 +157,34 @@ class Quickstart:
             seed=seed,
             workers=default_workers(transitions),
         ):
-            count, seconds = collected["transitions"], collected["seconds"]
-            say(f"{collected['environment']}: {count:,} transitions collected in {seconds:.0f} s")
+            count, seconds = one["transitions"], one["seconds"]
+            say(f"{one['environment']}: {count:,} transitions collected in {seconds:.0f} s")
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """Both sides at every size and rate, and what predicts without training."""
-        data = self._data
         of: dict[str, Any] = {"windows": self.windows, "windows_seed": self.seed}
+        schedule: dict[str, Any] = {"warmup_steps": self.steps // 20, "decay_steps": self.steps}
+        run: dict[str, Any] = {
+            "steps": (self.steps,),
+            "seed": self.seed,
+            "batch_size": self.batch_size,
+            "keep": True,
+        }
         runs = [
-            training_cell(
-                data,
-                start,
-                transitions=size,
-                steps=(self.steps,),
-                learning_rate=rate,
-                seed=self.seed,
-                batch_size=self.batch_size,
-                keep=True,
-                warmup_steps=self.steps // 20,
-                decay_steps=self.steps,
-                **of,
-            )
+            training_cell(self._data, start, transitions=size, learning_rate=rate, **run, **schedule, **of)
             for size in self.sizes
             for start in (self._model, self._model.sizes)
             for rate in self.learning_rates
         ]
-        zero = zero_shot_cell(data, self._model, transitions=self.sizes[0], seed=self.seed, **of)
-        return [copying_cell(data, **of), zero, *runs]
+        zero = zero_shot_cell(self._data, self._model, transitions=self.sizes[0], seed=self.seed, **of)
+        return [copying_cell(self._data, **of), zero, *runs]
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """The errors of the chosen runs, and all runs."""
-        shown = {
-            "side": "run",
-            "transitions": "transitions",
-            "learning_rate": "learning rate",
-            "holdout_loss": "holdout loss",
-            "mae_std": "error",
-            "nll": "NLL",
-        }
-        runs, chosen = training_runs(table), set(self._chosen(table)["cell"])
+        runs, shown = rows_of(table), _COLUMNS
         every = runs[list(shown)].rename(columns=shown).astype({"transitions": int})
         every["learning rate"] = every["learning rate"].map("{:g}".format)
-        every["chosen"] = ["✓" if cell in chosen else "" for cell in runs["cell"]]
+        every["chosen"] = runs["cell"].isin(self._chosen(table)["cell"]).map({True: "✓", False: ""})
         title = f"One-step error on {short_name(self.environment)}, in standard deviations"
         return {title: self._errors(table), "All runs": every}
 
@@ -202,20 +193,18 @@ class Quickstart:
 
     def _errors(self, table: pd.DataFrame) -> pd.DataFrame:
         """A row for each amount of data."""
-        chosen, table = self._chosen(table), with_columns(table)
-        errors = chosen.pivot_table(index="transitions", columns="side", values="mae_std")
-        errors = errors.reindex(index=list(self.sizes), columns=[FROM_SCRATCH, FINE_TUNED])
+        errors = self._chosen(table).pivot_table(index="transitions", columns="side", values="mae_std")
+        errors = errors.reindex(index=list(self.sizes), columns=list(SIDES))
         for name, task in ((_ZERO, "predict_zero_shot"), (_COPY, "copy_last_row")):
-            errors.insert(0, name, table.loc[table["task"] == task, "mae_std"].mean())
+            errors.insert(0, name, rows_of(table, task)["mae_std"].mean())
         errors["ratio"] = errors[FROM_SCRATCH] / errors[FINE_TUNED]
-        errors.insert(0, _DATA, list(self.sizes))
-        return errors.reset_index(drop=True).rename_axis(columns=None)
+        return errors.rename_axis(index=_DATA, columns=None).reset_index()
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
         """Error against data."""
         errors = self._errors(table).rename(columns={_COPY: "copy", _DATA: "transitions"})
-        rows = errors.melt("transitions", [FROM_SCRATCH, FINE_TUNED, "copy", _ZERO], "side", "error")
-        rows["transitions"] = rows["transitions"].where(rows["side"].isin([FROM_SCRATCH, FINE_TUNED]))
+        rows = errors.melt("transitions", [*SIDES, "copy", _ZERO], "side", "error")
+        rows["transitions"] = rows["transitions"].where(rows["side"].isin(SIDES))
         of = "" if look.narrow else f" of {short_name(self.environment)}"
         figure = lines(
             rows.drop_duplicates(),
@@ -230,34 +219,25 @@ class Quickstart:
 
     def tiles(self, table: pd.DataFrame) -> list[tuple[str, str, bool]]:
         """How many times less error the fine-tuned model has than the one from scratch."""
-        errors = self._errors(table).dropna(subset="ratio")
-        return [
-            (
-                f"{number(max(ratio, 1 / ratio))}×",
-                f"{'less' if ratio >= 1 else 'more'} error than from scratch on {size:,} transitions",
-                bool(ratio >= 1),
-            )
-            for size, ratio in zip(errors[_DATA], errors["ratio"], strict=True)
-        ]
+        errors, found = self._errors(table).dropna(subset="ratio"), []
+        for size, ratio in zip(errors[_DATA], errors["ratio"], strict=True):
+            less = bool(ratio >= 1)
+            words = f"{'less' if less else 'more'} error than from scratch on {size:,} transitions"
+            found.append((f"{number(max(ratio, 1 / ratio))}×", words, less))
+        return found
 
     def pictures(self, table: pd.DataFrame, store: Store) -> dict[str, bytes]:
         """What both models of the least data predict of a typical episode, one step ahead and open-loop."""
         test, chosen, found = self._data.test, self._chosen(table), {}
+        episode, horizon = typical_episodes(test, 1)[0], fitting_horizon(test, self.horizon)
+        least = chosen[chosen["transitions"] == self.sizes[0]].drop_duplicates("side").set_index("side")
         for side in (FINE_TUNED, FROM_SCRATCH):
-            row = chosen[(chosen["side"] == side) & (chosen["transitions"] == self.sizes[0])]
-            if not len(row):
+            if side not in least.index:
                 continue
-            model = load_model(store.file(row["cell"].iloc[0], WEIGHTS))
-            support = support_for(model, test).support
-            foresight = Foresight(model, test, support, fitting_horizon(test, self.horizon), batch_size=1)
-            view = view_episode(
-                test,
-                typical_episodes(test, 1)[0],
-                support,
-                compile_one_step(model),
-                model.sizes.window,
-                foresight,
-            )
+            model = load_model(store.file(least.loc[side, "cell"], WEIGHTS))
+            support, window = support_for(model, test).support, model.sizes.window
+            foresight = Foresight(model, test, support, horizon, batch_size=1)
+            view = view_episode(test, episode, support, compile_one_step(model), window, foresight)
             title = f"{side.capitalize()} on {self.sizes[0]:,} transitions"
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder) / "picture.png"
@@ -273,12 +253,11 @@ def _dataset_id(environment: str, version: int) -> str:
 @contextlib.contextmanager
 def _datasets_in(folder: str) -> Iterator[None]:
     """Let Minari keep its datasets in ``folder`` for the time being; where it keeps them where that is empty."""
-    before = os.environ.get("MINARI_DATASETS_PATH")
-    if folder:
-        os.environ["MINARI_DATASETS_PATH"] = os.path.abspath(folder)
+    name = "MINARI_DATASETS_PATH"
+    before = os.environ.get(name)
     try:
+        os.environ.update({name: os.path.abspath(folder)} if folder else {})
         yield
     finally:
-        os.environ.pop("MINARI_DATASETS_PATH", None)
-        if before is not None:
-            os.environ["MINARI_DATASETS_PATH"] = before
+        os.environ.pop(name, None)
+        os.environ.update({} if before is None else {name: before})

@@ -4,28 +4,29 @@ import functools
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from trajworld.data.resolve import open_dataset
 from trajworld.evaluation.one_step import (
+    Choice,
     OneStep,
     PredictionErrors,
-    Ranges,
     compile_one_step,
     copy_last_row_errors,
     prediction_errors,
     support_for,
 )
-from trajworld.models.files import describe_model, load_model, weights_digest
+from trajworld.models.files import load_model, weights_digest
 from trajworld.models.identity import Identity
 from trajworld.models.interface import Sizes, kind_of, kind_of_sizes, new_model
 from trajworld.models.names import find_model
 from trajworld.models.ranges import pretraining_support
+from trajworld.models.seen import environments_seen
 from trajworld.studies.data import StudyData
-from trajworld.studies.factors import FINE_TUNED, FROM_SCRATCH
-from trajworld.study.cells import Cell, Result, Row
+from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH
+from trajworld.study.cells import Cell, Result, Row, Task
 from trajworld.training.config import DatasetChoice, TrainingConfig, resolve_config
 from trajworld.training.data import open_parts
 from trajworld.training.loop import DivergedError, Report, train
@@ -40,15 +41,8 @@ _TRAINING: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
-class Pretrained:
-    """A model that a study starts from.
-
-    Attributes:
-        path: Its file.
-        digest: Of its sizes and weights.
-        sizes: Its sizes.
-    """
+class Pretrained(NamedTuple):
+    """A model that a study starts from: its file, the digest of its sizes and weights, and its sizes."""
 
     path: Path
     digest: str
@@ -56,11 +50,7 @@ class Pretrained:
 
 
 def pretrained(name: str) -> Pretrained:
-    """Read a model by its name; see :func:`trajworld.models.names.find_model`.
-
-    Raises:
-        TrajWorldError: There is no such model, or its file is damaged.
-    """
+    """Read a model by its name; see :func:`trajworld.models.names.find_model`."""
     path = find_model(name)
     model = load_model(path)
     return Pretrained(path, weights_digest(model), model.sizes)
@@ -81,28 +71,15 @@ def training_cell(
     keep: bool = False,
     **training: float | str,
 ) -> Cell:
-    """A cell of :func:`train_and_measure`.
+    """A cell of :func:`train_and_measure`: a model that is fine-tuned, or one of ``start``'s sizes from scratch.
 
-    Args:
-        data: The pool to draw from, and the test set.
-        start: The model to fine-tune, or the sizes of one to train from scratch.
-        transitions: Of the data that the run is given, holdout included.
-        steps: Steps at which the error is measured, ascending; the last is where training ends.
-        learning_rate: Its peak.
-        seed: Of which episodes the run is given, the initial weights, batches and dropout.
-        batch_size: Windows in a batch.
-        windows: At most n windows of the test set are predicted.
-        windows_seed: Of their choice.
-        targets: Of the loss, ``onehot`` or ``gauss``.
-        keep: Whether the final weights are kept as the cell's file ``.keras``.
-        **training: ``warmup_steps``, ``decay_steps``, and where they are not to be the defaults, ``weight_decay``,
-            ``clip_norm``, ``holdout_fraction``, ``holdout_windows``, ``dtype``; see
-            :class:`~trajworld.training.config.TrainingConfig`.
+    It is given ``transitions`` of the pool, holdout included. At ``steps``, which ascend and end the training, at most
+    ``windows`` of the test set are predicted. ``seed`` decides on its episodes, initial weights, batches and dropout;
+    ``keep`` keeps the final weights as the cell's file ``.keras``; ``training`` are other fields of
+    :class:`~trajworld.training.config.TrainingConfig`.
     """
     given, sizes = (start, start.sizes) if isinstance(start, Pretrained) else (None, start)
     settings = {
-        "environment": data.environment,
-        "side": FROM_SCRATCH if given is None else FINE_TUNED,
         "transitions": transitions,
         "learning_rate": learning_rate,
         "seed": seed,
@@ -111,40 +88,39 @@ def training_cell(
         "steps": list(steps),
         "training": {**_TRAINING, **training},
         "model": {"kind": kind_of_sizes(sizes).name, **asdict(sizes)},
-        "init": {} if given is None else {"digest": given.digest},
-        "test": {"windows": windows, "seed": windows_seed},
-        "data": data.digests,
         "keep": [WEIGHTS] if keep else [],
     }
-    places = data.places if given is None else {**data.places, "init": str(given.path)}
-    return Cell(train_and_measure, settings, places)
+    side = FROM_SCRATCH if given is None else FINE_TUNED
+    return _cell(train_and_measure, data, side, windows, windows_seed, given, {"init": {}, **settings})
 
 
 def zero_shot_cell(
     data: StudyData, model: Pretrained, *, transitions: int, seed: int, windows: int, windows_seed: int = 0
 ) -> Cell:
     """A cell of :func:`predict_zero_shot`; for the arguments see :func:`training_cell`."""
-    settings = {
-        "environment": data.environment,
-        "side": "zero-shot",
-        "transitions": transitions,
-        "seed": seed,
-        "test": {"windows": windows, "seed": windows_seed},
-        "init": {"digest": model.digest},
-        "data": data.digests,
-    }
-    return Cell(predict_zero_shot, settings, {**data.places, "init": str(model.path)})
+    settings = {"transitions": transitions, "seed": seed}
+    return _cell(predict_zero_shot, data, "zero-shot", windows, windows_seed, model, settings)
 
 
 def copying_cell(data: StudyData, *, windows: int, windows_seed: int = 0) -> Cell:
     """A cell of :func:`copy_last_row`; for the arguments see :func:`training_cell`."""
-    settings = {
-        "environment": data.environment,
-        "side": "copy",
-        "test": {"windows": windows, "seed": windows_seed},
-        "data": data.digests,
-    }
-    return Cell(copy_last_row, settings, data.places)
+    return _cell(copy_last_row, data, "copy", windows, windows_seed, None, {})
+
+
+def _cell(
+    task: Task,
+    data: StudyData,
+    side: str,
+    windows: int,
+    windows_seed: int,
+    model: Pretrained | None,
+    settings: Mapping[str, Any],
+) -> Cell:
+    about = {"environment": data.environment, "side": side}
+    test = {"test": {"windows": windows, "seed": windows_seed}, "data": data.digests}
+    init = {} if model is None else {"init": {"digest": model.digest}}
+    places = {} if model is None else {"init": str(model.path)}
+    return Cell(task, {**about, **settings, **test, **init}, {**data.places, **places})
 
 
 def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result:
@@ -155,41 +131,31 @@ def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) ->
     ``holdout_transitions``, ``seen`` (whether the training of the model that is fine-tuned had this environment),
     ``seconds`` since the run began, and ``diverged``. A run whose loss is no longer finite
     ends with a row without errors whose ``diverged`` is true, at the step where that was found.
-
-    Raises:
-        TrajWorldError: The model does not fit the data, or a file cannot be written.
-        KeyboardInterrupt: Ctrl-C.
     """
     steps, began = settings["steps"], time.perf_counter()
     config = _config(settings, places)
-    test, rows = open_dataset(places["test"]), []
+    test, init, rows = open_dataset(places["test"]), places.get("init"), []
+    # Those of the models that the initial one was itself started from included.
+    seen = environments_seen(load_model(init).identity)[0] if init else []
     with tempfile.TemporaryDirectory(prefix="trajworld-", ignore_cleanup_errors=True) as folder:
         run = start_run(Path(folder) / "run", config)
         part, support = run.parts[0], support_for(run.model, test)
         tester, one_step = _tester(run.model.sizes)
         facts = {
             "training_transitions": part.transitions,
-            "seen": _seen(places.get("init"), test.environment),
+            "seen": test.environment in seen,
             "holdout_transitions": int(part.dataset.transitions_per_episode[part.holdout].sum()),
         }
 
-        def note(step: int, found: Row, holdout_loss: float | None, diverged: bool) -> None:
+        def note(step: int, errors: PredictionErrors | None, holdout_loss: float | None) -> None:
             seconds = round(time.perf_counter() - began, 3)
-            row = {"holdout_loss": holdout_loss, **facts, "seconds": seconds, "diverged": diverged}
-            rows.append({"step": step, **found, **row})
+            row = {"step": step, **error_row(errors), "holdout_loss": holdout_loss, **facts}
+            rows.append({**row, "seconds": seconds, "diverged": errors is None})
 
         def measure(step: int, holdout_loss: float | None) -> None:
             tester.set_weights(run.model.get_weights())
-            test_of = settings["test"]
-            errors = prediction_errors(
-                tester,
-                test,
-                support=support,
-                limit=test_of["windows"],
-                seed=test_of["seed"],
-                one_step=one_step,
-            )
-            note(step, error_row(errors), holdout_loss, False)
+            errors = prediction_errors(tester, test, support=support, one_step=one_step, **_windows(settings))
+            note(step, errors, holdout_loss)
 
         def look(report: Report) -> None:
             if report.step in steps:
@@ -201,7 +167,7 @@ def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) ->
             if not train(run, look, at=steps).finished:
                 raise KeyboardInterrupt
         except DivergedError as error:
-            note(error.step, error_row(None), None, True)
+            note(error.step, None, None)
         last = run.path / "last.keras"
         keep = WEIGHTS in settings["keep"] and last.is_file()
         return Result(rows, {WEIGHTS: last.read_bytes()} if keep else {})
@@ -217,15 +183,17 @@ def predict_zero_shot(settings: Mapping[str, Any], places: Mapping[str, str]) ->
     choice = {"transitions": settings["transitions"], "seed": settings["seed"]}
     config = resolve_config("train", options={"datasets": [places["pool"]], **choice})
     known = open_parts(config)[0].support
-    support = Ranges(pretraining_support(known.lower, known.upper), "of the training episodes")
-    limit, seed = settings["test"]["windows"], settings["test"]["seed"]
-    return [error_row(prediction_errors(model, test, support=support, limit=limit, seed=seed))]
+    support = pretraining_support(known.lower, known.upper)
+    return [error_row(prediction_errors(model, test, support=support, **_windows(settings)))]
 
 
 def copy_last_row(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
     """The errors of predicting no change, on the test set."""
-    limit, seed = settings["test"]["windows"], settings["test"]["seed"]
-    return [error_row(copy_last_row_errors(open_dataset(places["test"]), limit=limit, seed=seed))]
+    return [error_row(copy_last_row_errors(open_dataset(places["test"]), **_windows(settings)))]
+
+
+def _windows(settings: Mapping[str, Any]) -> Choice:
+    return {"limit": settings["test"]["windows"], "seed": settings["test"]["seed"]}
 
 
 def error_row(errors: PredictionErrors | None) -> Row:
@@ -247,12 +215,6 @@ def error_row(errors: PredictionErrors | None) -> Row:
         every["nll"],
     )
     return dict(zip(names, values, strict=True))
-
-
-def _seen(model: str | None, environment: str) -> bool:
-    """Whether a model file says that its training had the environment."""
-    described = {} if model is None else describe_model(model)
-    return environment in {*described.get("sources", ()), described.get("environment")}
 
 
 def _config(settings: Mapping[str, Any], places: Mapping[str, str]) -> TrainingConfig:

@@ -1,10 +1,12 @@
 """The task of the zero-shot study: the errors of a model and of baselines in one unseen environment."""
 
 import functools
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from numpy.typing import NDArray
 
 from trajworld.data.resolve import open_dataset
@@ -34,18 +36,12 @@ _SHORT = 8
 def predict_unseen(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
     """Predict the same windows of one environment from contexts of several lengths, by the model and by baselines.
 
-    Args:
-        settings: ``contexts`` (ascending numbers of rows), ``most_windows``, ``unpadded`` (whether short contexts are
-            given without padding), ``seed`` of the split and the draw, and digests of the data and the model.
-        places: ``data`` (a dataset) and ``init`` (the model's file).
-
-    Returns:
-        A row for each predictor, context and tested episode: ``windows``, and their mean ``error`` in standard
-        deviations of each variate, averaged over the variates that vary. And at the longest context a row for each
-        predictor and predicted variate: its mean ``error`` over all windows, the error of a predictor that knows the
-        right bin and answers with its centre (``bin_error``, a quarter of a bin), both in standard deviations; the mean
-        absolute ``change`` from row to row in bins; and, the same in all of them, the share of the tested values
-        ``outside`` the ranges.
+    A row for each predictor, context and tested episode: ``windows``, and their mean ``error`` in standard deviations
+    of each variate, averaged over the variates that vary. And at the longest context a row for each predictor and
+    predicted variate: its mean ``error`` over all windows, the error of a predictor that knows the right bin and
+    answers with its centre (``bin_error``, a quarter of a bin), both in standard deviations; the mean absolute
+    ``change`` from row to row in bins; and, the same in all of them, the share of the tested values ``outside`` the
+    ranges. Of a model without bins ``bin_error`` and ``change`` are NaN.
     """
     model, one_step = _loaded(places["init"], settings["init"]["digest"], settings["unpadded"])
     dataset = open_dataset(places["data"])
@@ -65,26 +61,19 @@ def predict_unseen(settings: Mapping[str, Any], places: Mapping[str, str]) -> li
                 for number, count, error in zip(numbers, counts, sums / counts, strict=True)
             ]
             by_variate[name] = absolute.mean(axis=0) / scale
-    predicted = dataset.observation_size + 1
-    bins = (halves.support.upper - halves.support.lower)[:predicted].astype(np.float64) / getattr(
-        model.sizes, "bins", 256
-    )
+    predicted, bins = dataset.observation_size + 1, getattr(model.sizes, "bins", math.nan)
+    ranges = (halves.support.upper - halves.support.lower)[:predicted].astype(np.float64)
     values, _ = gather_windows(dataset, halves.tested.ends, halves.tested.first, 2)
-    change = np.abs(np.diff(values[..., :predicted].astype(np.float64), axis=1)).mean(axis=(0, 1)) / bins
-    names = variate_names(dataset)[:predicted]
+    change = np.abs(np.diff(values[..., :predicted].astype(np.float64), axis=1)).mean(axis=(0, 1))
+    facts = pd.DataFrame({
+        "context": settings["contexts"][-1],
+        "variate": variate_names(dataset)[:predicted],
+        "bin_error": ranges / bins / 4 / scale,
+        "change": change / (ranges / bins),
+        "outside": halves.outside,
+    })  # fmt: skip
     for predictor, errors in by_variate.items():
-        rows += [
-            {
-                "predictor": predictor,
-                "context": settings["contexts"][-1],
-                "variate": names[place],
-                "error": errors[place],
-                "bin_error": bins[place] / 4 / scale[place],
-                "change": change[place],
-                "outside": halves.outside,
-            }
-            for place in range(predicted)
-        ]
+        rows += facts.assign(predictor=predictor, error=errors).to_dict("records")
     return rows
 
 

@@ -2,10 +2,9 @@
 
 import itertools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -16,20 +15,22 @@ from trajworld.environments.names import parse_name
 from trajworld.errors import UsageError
 from trajworld.models.interface import DEFAULT, kind_of
 from trajworld.studies.data import StudyData, behaviour_cell, check_draws, collect_data, open_data
-from trajworld.studies.factors import FINE_TUNED, FROM_SCRATCH, savings
-from trajworld.studies.rates import GROUP, chosen_rate, chosen_runs, training_runs, tried, with_columns
-from trajworld.studies.tasks import (
-    Pretrained,
-    copying_cell,
-    pretrained,
-    training_cell,
+from trajworld.studies.fine_tuning import (
+    FINE_TUNED,
+    FROM_SCRATCH,
+    GROUP,
+    SIDES,
+    chosen_rate,
+    chosen_runs,
+    rows_of,
+    savings,
 )
+from trajworld.studies.tasks import Pretrained, copying_cell, pretrained, training_cell
 from trajworld.study.cells import Cell
 from trajworld.study.run import Say
 from trajworld.study.tables import HIGH, LOW, over_seeds
 from trajworld.text import short_name
 
-SIDES = (FROM_SCRATCH, FINE_TUNED)
 _ORDER = (FINE_TUNED, FROM_SCRATCH, "copy", "zero-shot")
 
 _ENVIRONMENTS = ("gymnasium/Hopper-v5", "gymnasium/HalfCheetah-v5", "gymnasium/Walker2d-v5")
@@ -37,7 +38,7 @@ _ENVIRONMENTS = ("gymnasium/Hopper-v5", "gymnasium/HalfCheetah-v5", "gymnasium/W
 _LEAST_POOL = 80_000
 # The cosine's end, so far away that the rate stays constant: the errors of one run at its steps are those that shorter
 # runs would have had at their ends.
-_NEVER = 10**9
+_SCHEDULE: dict[str, Any] = {"warmup_steps": 20, "decay_steps": 10**9, "holdout_windows": 512}
 
 
 @dataclass(frozen=True)
@@ -95,27 +96,31 @@ class Transfer:
     weights: bool = False
 
     def __post_init__(self) -> None:
-        if not self.model and self.side != "scratch":
-            raise UsageError("name the model to fine-tune with --model, or choose --side scratch")
-        if self.model and self.preset is not None:
-            raise UsageError("the model from scratch has the sizes of --model: leave out --preset")
-        _check_ascending("sizes", self.sizes, 1)
-        _check_ascending("steps", self.steps, 0)
-        if self.steps[-1] < 1:
-            raise UsageError("the last of the steps must be at least 1")
-        if not self.environments or len(set(self._names)) < len(self.environments):
-            raise UsageError("name at least one environment, and each once")
-        if not self.learning_rates or len(set(self.learning_rates)) < len(self.learning_rates):
-            raise UsageError("name at least one learning rate, and each once")
-        if not all(rate > 0 and math.isfinite(rate) for rate in self.learning_rates):
-            raise UsageError(
-                f"learning rates must be above 0, not {', '.join(map(str, self.learning_rates))}"
-            )
+        _refuse_if(
+            not self.model and self.side != "scratch",
+            "name the model to fine-tune with --model, or choose --side scratch",
+        )
+        _refuse_if(
+            bool(self.model and self.preset),
+            "the model from scratch has the sizes of --model: leave out --preset",
+        )
+        for name, values, least in (("sizes", self.sizes, 1), ("steps", self.steps, 0)):
+            wrong = not values or list(values) != sorted(set(values)) or values[0] < least
+            shown = ", ".join(map(str, values)) or "none"
+            _refuse_if(wrong, f"{name} must ascend from {least} or more, not {shown}")
+        _refuse_if(self.steps[-1] < 1, "the last of the steps must be at least 1")
+        for what, given in (("environment", self._names), ("learning rate", self.learning_rates)):
+            _refuse_if(not given or len(set(given)) < len(given), f"name at least one {what}, and each once")
+        rates = self.learning_rates
+        finite = all(rate > 0 and math.isfinite(rate) for rate in rates)
+        _refuse_if(not finite, f"learning rates must be above 0, not {', '.join(map(str, rates))}")
         for name in ("seeds", "batch_size", "windows"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"{name.replace('_', ' ')} must be at least 1, not {getattr(self, name)}")
-        if self._pool < self.sizes[-1]:
-            raise UsageError(f"{self._pool} transitions collected cannot give {self.sizes[-1]} to train on")
+            value = getattr(self, name)
+            _refuse_if(value < 1, f"{name.replace('_', ' ')} must be at least 1, not {value}")
+        needed = self.sizes[-1]
+        _refuse_if(
+            self._pool < needed, f"{self._pool} transitions collected cannot give {needed} to train on"
+        )
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -149,12 +154,12 @@ class Transfer:
         """Every learning rate with the first seed; then the best one with the others."""
         groups = list(itertools.product(self.sizes, self._names, self._sides))
         first = [self._run(*group, rate, 0) for group in groups for rate in self.learning_rates]
-        finished, others = dict(iter(training_runs(table).groupby(GROUP))), []
+        finished, others = dict(iter(rows_of(table).groupby(GROUP))), []
         for group in groups:
-            rows = finished.get(group)
-            if rows is None or tried(rows) < len(self.learning_rates):
+            if group not in finished:
                 continue
-            rate = chosen_rate(rows)
+            rows = finished[group]
+            rate = chosen_rate(rows, len(self.learning_rates))
             # Those that are finished stay, the diverged ones, too.
             runs = {(one, int(seed)) for one, seed in zip(rows["learning_rate"], rows["seed"], strict=True)}
             runs |= {(rate, seed) for seed in range(self.seeds) if rate is not None}
@@ -164,35 +169,27 @@ class Transfer:
         return [*copies, *behaviours, *first, *others]
 
     def _run(self, transitions: int, environment: str, side: str, rate: float, seed: int) -> Cell:
-        start = self._model if side == FINE_TUNED else None
         sizes = kind_of(DEFAULT).preset(self.preset or "small") if self._model is None else self._model.sizes
-        return training_cell(
-            self._data[environment],
-            start or sizes,
-            transitions=transitions,
-            steps=self.steps,
-            learning_rate=rate,
-            seed=seed,
-            batch_size=self.batch_size,
-            windows=self.windows,
-            targets=self.targets,
-            keep=self.weights,
-            warmup_steps=20,
-            decay_steps=_NEVER,
-            holdout_windows=512,
-        )
+        start = self._model if side == FINE_TUNED and self._model else sizes
+        run: dict[str, Any] = {
+            "transitions": transitions,
+            "learning_rate": rate,
+            "seed": seed,
+            "keep": self.weights,
+        }
+        given = {name: getattr(self, name) for name in ("steps", "batch_size", "windows", "targets")}
+        return training_cell(self._data[environment], start, **run, **given, **_SCHEDULE)
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Errors, what fine-tuning needs for the error from scratch, and what the pools are like."""
-        table, most = with_columns(table), f"{self.sizes[-1]:,}"
-        runs = self._chosen(table)
+        runs, most = self._chosen(table), f"{self.sizes[-1]:,}"
         after = f"One-step error after {self.steps[-1]:,} steps, in standard deviations"
         found = {
             after: self._errors(table, runs),
             "Transitions that reach the error from scratch": self._needs(runs, "transitions"),
             f"Steps on {most} transitions that reach the error from scratch": self._needs(runs, "steps"),
         }
-        pools = table[table["task"] == "describe_behaviours"]
+        pools = rows_of(table, "describe_behaviours")
         if len(pools):
             columns = ["kind", "episodes", "transitions", "mean_length", "mean_return", "reward"]
             pools = pools[["environment", *columns]].astype({"episodes": int, "transitions": int})
@@ -202,73 +199,62 @@ class Transfer:
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
         """Error against data, and against steps."""
-        table = with_columns(table)
-        runs, copies = self._chosen(table), table[table["task"] == "copy_last_row"]
+        runs = self._chosen(table)
         if not len(runs):
             return {}
-        errors = over_seeds(runs, [*GROUP, "step"], "mae_std")
+        errors, copies = over_seeds(runs, [*GROUP, "step"], "mae_std"), rows_of(table, "copy_last_row")
         tuned = errors[(errors["step"] == 0) & (errors["side"] == FINE_TUNED)]
         zero = tuned.assign(side="zero-shot").drop(columns=[f"mae_std{LOW}", f"mae_std{HIGH}"])
-        charts = {}
-        for title, rows, x, of, where in (
-            (
-                "Error against data",
-                [errors[errors["step"] == self.steps[-1]], zero],
-                "transitions",
-                "transitions of data",
-                f"after {self.steps[-1]:,} steps",
-            ),
-            (
-                "Error against steps",
-                [errors[errors["transitions"] == self.sizes[-1]]],
-                "step",
-                "steps of training",
-                f"on {self.sizes[-1]:,} transitions",
-            ),
-        ):
-            shown = pd.concat([*rows, copies.assign(**{x: np.nan})])
+        last, most = self.steps[-1], self.sizes[-1]
+        by_data = pd.concat([errors[errors["step"] == last], zero])
+        by_steps = errors[errors["transitions"] == most]
+
+        def chart(rows: pd.DataFrame, x: str, x_title: str, where: str) -> Figure:
+            shown = pd.concat([rows, copies.assign(**{x: np.nan})])
             shown["panel"] = shown["environment"].map(short_name)
-            charts[title] = lines(
+            return lines(
                 shown.sort_values("side", key=lambda sides: sides.map(_ORDER.index), kind="stable"),
                 look,
                 x=x,
                 y="mae_std",
                 series="side",
                 panel="panel",
-                x_title=f"{of} (log scale)",
+                x_title=f"{x_title} (log scale)",
                 y_title=f"mean absolute one-step error {where}, standard deviations",
             )
-        return charts
+
+        return {
+            "Error against data": chart(
+                by_data, "transitions", "transitions of data", f"after {last:,} steps"
+            ),
+            "Error against steps": chart(by_steps, "step", "steps of training", f"on {most:,} transitions"),
+        }
 
     def _chosen(self, table: pd.DataFrame) -> pd.DataFrame:
         return chosen_runs(table, len(self.learning_rates), self.seeds)
 
     def _errors(self, table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         """A row for each environment and amount of data; ``runs`` are the chosen ones."""
-        copies = table[table["task"] == "copy_last_row"].groupby("environment")["mae_std"].mean()
-        diverged = training_runs(table).query("diverged").groupby(GROUP)["learning_rate"].nunique()
+        copies = rows_of(table, "copy_last_row").groupby("environment")["mae_std"].mean()
+        diverged = rows_of(table).query("diverged").groupby(GROUP)["learning_rate"].nunique()
         rows = []
         for environment, size in itertools.product(self._names, self.sizes):
             mine = runs[(runs["environment"] == environment) & (runs["transitions"] == size)]
-            row = {
-                "environment": short_name(environment),
-                "transitions": size,
-                "copy": copies.get(environment),
-            }
-            row["zero-shot"] = mine.loc[(mine["step"] == 0) & (mine["side"] == FINE_TUNED), "mae_std"].mean()
+            zero = mine[(mine["step"] == 0) & (mine["side"] == FINE_TUNED)]["mae_std"].mean()
+            row: dict[str, Any] = {"environment": short_name(environment), "transitions": size}
+            row |= {"copy": copies.get(environment), "zero-shot": zero}
             rates = []
             for side in SIDES:
                 last = mine[(mine["side"] == side) & (mine["step"] == self.steps[-1])]
-                errors, several = last["mae_std"], len(last) > 1
+                errors = last["mae_std"]
                 row[side] = errors.mean()
-                row |= {side + LOW: errors.min(), side + HIGH: errors.max()} if several else {}
+                row |= {side + LOW: errors.min(), side + HIGH: errors.max()} if len(last) > 1 else {}
                 none_left = diverged.get((size, environment, side)) == len(self.learning_rates)
-                rates += [
-                    f"{last['learning_rate'].iloc[0]:g}" if len(last) else "diverged" if none_left else "–"
-                ]
+                rate = "diverged" if none_left else "–"
+                rates.append(f"{last['learning_rate'].iloc[0]:g}" if len(last) else rate)
             row["ratio"] = row[FROM_SCRATCH] / row[FINE_TUNED]
             row["rates, scratch and tuned"] = ", ".join(rates)
-            row["seen before"] = "yes" if (mine["seen"] == True).any() else "no"  # noqa: E712
+            row["seen before"] = "yes" if mine["seen"].eq(True).any() else "no"
             rows.append(row)
         return pd.DataFrame(rows)
 
@@ -302,8 +288,6 @@ def _savings(runs: pd.DataFrame) -> list[tuple[float, dict[str, dict[str, float]
     return [(target, savings(scratch, tuned, target)) for target in (errors.iloc[-1], errors.min())]
 
 
-def _check_ascending(name: str, values: Sequence[int], least: int) -> None:
-    if not values or list(values) != sorted(set(values)) or values[0] < least:
-        raise UsageError(
-            f"{name} must ascend from {least} or more, not {', '.join(map(str, values)) or 'none'}"
-        )
+def _refuse_if(wrong: bool, message: str) -> None:
+    if wrong:
+        raise UsageError(message)

@@ -1,5 +1,6 @@
 """The zero-shot study: a pre-trained model in environments that it never saw, by length of context."""
 
+import itertools
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -121,7 +122,9 @@ class ZeroShot:
 
     def prepare(self, workers: int, say: Callable[[str], None]) -> None:
         """Refuse a model that has seen one of the environments, then collect and convert what is not there yet."""
-        _ = self._cells_without_data
+        for member in self._members:
+            check_unseen(self._model.identity, member.environment)
+        _ = self._common
         if not self.corpus:
             self._collect(workers, say)
         _ = self._cells
@@ -133,21 +136,19 @@ class ZeroShot:
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Errors at the longest context by family and by environment, and the model's at every context."""
         groups = list(_groups(table, self.seed))
-        first, last = groups[0].contexts[0], groups[0].contexts[-1]
-        families = [group for group in groups if group.is_family]
+        contexts, families = groups[0].contexts, [group for group in groups if group.is_family]
+        last = _rows(contexts[-1])
         by_context = {
-            _rows(context): [group.mean[MODEL, context] for group in families]
-            for context in groups[0].contexts
+            _rows(one): [group.errors[MODEL, one].iloc[0] for group in families] for one in contexts
         }
-        titles = {"family": [group.title for group in families]}
         return {
-            f"Error by family, {_rows(last)} of context": pd.DataFrame(
-                [group.row(first, last) for group in families]
+            f"Error by family, {last} of context": pd.DataFrame([group.row() for group in families]),
+            f"Error by environment, {last} of context": pd.DataFrame(
+                [group.row() for group in groups if not group.is_family]
             ),
-            f"Error by environment, {_rows(last)} of context": pd.DataFrame(
-                [group.row(first, last) for group in groups if not group.is_family]
+            "Error of the model by rows of context": pd.DataFrame(
+                {"family": [group.title for group in families], **by_context}
             ),
-            "Error of the model by rows of context": pd.DataFrame(titles | by_context),
         }
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
@@ -161,8 +162,7 @@ class ZeroShot:
                 **group.value("error", (predictor, context)),
             }
             for group in groups
-            for predictor in PREDICTORS
-            for context in group.contexts
+            for predictor, context in itertools.product(PREDICTORS, group.contexts)
         ]
         figure = lines(
             pd.DataFrame(rows),
@@ -180,37 +180,33 @@ class ZeroShot:
         return {"Error by rows of context": figure}
 
     @cached_property
-    def _cells(self) -> list[Cell]:
-        cells = []
-        for cell in self._cells_without_data:
-            dataset = open_dataset(cell.places["data"])
-            found = {**cell.settings, "variates": dataset.num_variates, "data": {"content": dataset.content}}
-            cells.append(Cell(cell.task, found, {**cell.places, "data": str(dataset.path)}))
-        return cells
+    def _model(self) -> Any:
+        return load_model(find_model(self.model))
 
     @cached_property
-    def _cells_without_data(self) -> list[Cell]:
-        """The cells, before their datasets need to be there."""
-        file = find_model(self.model)
-        model = load_model(file)
-        window, digest = model.sizes.window, weights_digest(model)
+    def _common(self) -> dict[str, Any]:
+        """The settings that all cells have in common."""
+        window = self._model.sizes.window
         default = (*(context for context in CONTEXTS if context < window - 1), window - 1)
-        contexts = check_contexts(self.contexts or default, window)
-        cells = []
+        return {
+            "init": {"digest": weights_digest(self._model)},
+            "contexts": list(check_contexts(self.contexts or default, window)),
+            "unpadded": self.unpadded,
+            "most_windows": self.windows,
+            "seed": self.seed,
+        }
+
+    @cached_property
+    def _cells(self) -> list[Cell]:
+        families: dict[str, list[Cell]] = {}
         for member in self._members:
-            settings = {
-                "environment": member.environment,
-                "family": family_of(member.environment, member.source),
-                "unseen": "yes" if check_unseen(model.identity, member.environment) else "not known",
-                "init": {"digest": digest},
-                "contexts": list(contexts),
-                "unpadded": self.unpadded,
-                "most_windows": self.windows,
-                "seed": self.seed,
-            }
-            cells.append(Cell(predict_unseen, settings, {"init": str(file), "data": member.dataset_id}))
-        families = list(dict.fromkeys(cell.settings["family"] for cell in cells))
-        return sorted(cells, key=lambda cell: families.index(cell.settings["family"]))
+            dataset, family = open_dataset(member.dataset_id), family_of(member.environment, member.source)
+            unseen = "yes" if check_unseen(self._model.identity, member.environment) else "not known"
+            settings = {"environment": member.environment, "family": family, "unseen": unseen, **self._common}
+            settings |= {"variates": dataset.num_variates, "data": {"content": dataset.content}}
+            places = {"init": str(find_model(self.model)), "data": str(dataset.path)}
+            families.setdefault(family, []).append(Cell(predict_unseen, settings, places))
+        return list(itertools.chain(*families.values()))
 
     @cached_property
     def _members(self) -> list[Member]:
@@ -219,16 +215,12 @@ class ZeroShot:
             rows = select(read_table(), self.only, UNSEEN)
             return [member_of(self._own_corpus, row) for row in rows]
         members = select(read_manifest(self.corpus), self.only, UNSEEN)
-        if not members:
+        missing = [one.dataset_id for one in members if not dataset_path(one.dataset_id).exists()]
+        if missing or not members:
             raise TrajWorldError(
-                f"the corpus {self.corpus} has no unseen environments: its table gives none that role"
-            )
-        missing = [member for member in members if not dataset_path(member.dataset_id).exists()]
-        if missing:
-            raise TrajWorldError(
-                f"the corpus {self.corpus} lacks {len(missing)} of {len(members)} unseen datasets, "
-                f"{missing[0].dataset_id} among them: `trajworld data collect-corpus --name {self.corpus} --role "
-                f"{UNSEEN}` makes them"
+                f"the corpus {self.corpus} lacks {len(missing)} of {len(members)} unseen datasets"
+                f"{f', {missing[0]} among them' if missing else ''}: `trajworld data collect-corpus --name "
+                f"{self.corpus} --role {UNSEEN}` makes them"
             )
         return members
 
@@ -238,16 +230,16 @@ class ZeroShot:
         return "zero-shot" if self.transitions == TRANSITIONS else f"zero-shot-{self.transitions}"
 
     def _collect(self, workers: int, say: Callable[[str], None]) -> None:
-        rows = read_table()
-        jobs, _ = plan_corpus(self._own_corpus, select(rows, self.only, UNSEEN), self.transitions, seed=0)
+        rows = select(read_table(), (), UNSEEN)
+        jobs, _ = plan_corpus(self._own_corpus, select(rows, self.only), self.transitions, seed=0)
         if not jobs:
             return
         check_families(jobs)
-        with open_corpus(self._own_corpus, select(rows, (), UNSEEN), {}):
+        with open_corpus(self._own_corpus, rows, {}):
             for number, (job, gathered) in enumerate(make_datasets(jobs, workers), start=1):
+                count, name = gathered.tally.transitions, job.row.environment
                 say(
-                    f"{number} of {len(jobs)}: collected {gathered.tally.transitions:,} transitions of "
-                    f"{job.row.environment} in {gathered.seconds:.1f} s"
+                    f"{number} of {len(jobs)}: collected {count:,} transitions of {name} in {gathered.seconds:.1f} s"
                 )
 
 
@@ -261,26 +253,17 @@ def family_of(environment: str, source: str) -> str:
 
 @dataclass(frozen=True, eq=False)
 class Group:
-    """The errors in one environment, or their means over the environments of a family.
+    """The errors in one environment, or their means over the environments of a family, which has no ``variates``.
 
-    Attributes:
-        title: Its name; of a family only where it is of several environments.
-        members: How many environments.
-        mean: By (predictor, context).
-        replicates: The same columns, a row for each replicate of the bootstrap.
-        episodes: How many were tested, in the environment that has the fewest.
-        facts: ``bin_error``, ``change`` and ``outside``, means over variates and environments.
-        is_family: Whether it stands for a family.
-        unseen: ``yes`` or ``not known``.
-        variates: M; None of a family.
+    The columns of ``errors`` are (predictor, context); its first row are the means, the others the bootstrap's
+    replicates. ``episodes`` are those of the environment that has the fewest; ``facts`` are means over variates.
     """
 
     title: str
     members: int
-    mean: "pd.Series[float]"
-    replicates: pd.DataFrame
+    errors: pd.DataFrame
     episodes: int
-    facts: dict[str, float]
+    facts: "pd.Series[float]"
     unseen: str
     variates: int | None = None
 
@@ -292,28 +275,26 @@ class Group:
     @property
     def contexts(self) -> list[int]:
         """Ascending numbers of rows."""
-        return sorted(set(self.mean.index.get_level_values("context")))
+        return sorted(set(self.errors.columns.get_level_values("context")))
 
     def value(self, name: str, one: tuple[str, int], over: tuple[str, int] | None = None) -> dict[str, float]:
         """An error, or one error over another, and its interval: three columns of a table for people."""
-        mean, replicates = self.mean[one], self.replicates[one].to_numpy()
-        if over is not None:
-            with np.errstate(divide="ignore", invalid="ignore"):
-                mean, replicates = mean / self.mean[over], replicates / self.replicates[over].to_numpy()
-        low, high = interval(replicates) if self.episodes >= FEWEST else (np.nan, np.nan)
-        return {name: float(mean), name + LOW: float(low), name + HIGH: float(high)}
+        found = self.errors[one] if over is None else self.errors[one] / self.errors[over]
+        low, high = interval(found.to_numpy()[1:]) if self.episodes >= FEWEST else (np.nan, np.nan)
+        return {name: float(found.iloc[0]), name + LOW: float(low), name + HIGH: float(high)}
 
-    def row(self, first: int, last: int) -> dict[str, Any]:
+    def row(self) -> dict[str, Any]:
         """A row of a table for people: errors at the longest context, and the model's at the shortest."""
+        first, last = self.contexts[0], self.contexts[-1]
         row: dict[str, Any] = {"family" if self.is_family else "environment": self.title}
         row |= {"environments": self.members} if self.is_family else {"M": self.variates}
-        row |= {"episodes": self.episodes}
+        row["episodes"] = self.episodes
         for predictor in PREDICTORS:
             row |= self.value(predictor, (predictor, last))
         row |= self.value("model / ridge", (MODEL, last), (RIDGE, last))
         if first != last:
             row |= self.value(f"model, {_rows(first)}", (MODEL, first))
-        row |= {"¼ bin": self.facts["bin_error"]}
+        row["¼ bin"] = self.facts["bin_error"]
         if not self.is_family:
             row |= {"change, bins": self.facts["change"], "outside": self.facts["outside"]}
         return row | {"unseen": self.unseen}
@@ -323,17 +304,15 @@ def _groups(table: pd.DataFrame, seed: int) -> Iterator[Group]:
     """The family and then its environments, one family after another."""
     for family, rows in table.groupby("family", sort=False):
         members = [
-            _environment(environment, part, seed)
-            for environment, part in rows.groupby("environment", sort=False)
+            _environment(str(name), part, seed) for name, part in rows.groupby("environment", sort=False)
         ]
         yield Group(
             str(family) if len(members) > 1 else members[0].title,
             len(members),
-            _average([member.mean for member in members]),
             # Replicate by replicate: the environments' draws are independent, the environments are fixed.
-            _average([member.replicates for member in members]),
+            _average([member.errors for member in members]),
             min(member.episodes for member in members),
-            {name: float(np.mean([member.facts[name] for member in members])) for name in members[0].facts},
+            _average([member.facts for member in members]),
             members[0].unseen,
         )
         yield from members
@@ -345,14 +324,14 @@ def _environment(environment: str, rows: pd.DataFrame, seed: int) -> Group:
     counts = by_episode.groupby("episode")["windows"].first()
     sums = errors.mul(counts, axis=0)
     drawn = bootstrap(sums.to_numpy(), counts.to_numpy(), (seed, zlib.crc32(environment.encode())))
+    means = (sums.sum() / counts.sum()).to_numpy()
     by_variate = rows[rows["variate"].notna() & (rows["predictor"] == MODEL)]
     return Group(
         short_name(environment),
         1,
-        sums.sum() / counts.sum(),
-        pd.DataFrame(drawn, columns=sums.columns),
+        pd.DataFrame(np.vstack([means, drawn]), columns=sums.columns),
         len(counts),
-        {name: float(by_variate[name].mean()) for name in ("bin_error", "change", "outside")},
+        by_variate[["bin_error", "change", "outside"]].astype(float).mean(),
         str(rows["unseen"].iloc[0]),
         int(rows["variates"].iloc[0]),
     )
@@ -369,15 +348,18 @@ def _average(parts: Sequence[Any]) -> Any:
 def _mark(axes: Axes, bin_error: float, look: Look) -> None:
     """Mark a quarter of a bin, where it is within the panel; its name is on the axis, where no line is in the way."""
     bottom, top = axes.get_ylim()
+    # A model without bins has none.
     if not bottom < bin_error < top:
         return
     axes.axhline(bin_error, color=look.colour("faint text"), linewidth=0.9, zorder=1)
     to_axes = axes.transData + axes.transAxes.inverted()
-    height = {value: float(to_axes.transform((1.0, value))[1]) for value in (*axes.get_yticks(), bin_error)}
+
+    def height(value: float) -> float:
+        return float(to_axes.transform((1.0, value))[1])
+
     ticks = [tick for tick in axes.get_yticks() if bottom <= tick <= top]
-    axes.yaxis.set_major_locator(
-        FixedLocator([tick for tick in ticks if abs(height[tick] - height[bin_error]) > _ROOM])
-    )
+    kept = [tick for tick in ticks if abs(height(tick) - height(bin_error)) > _ROOM]
+    axes.yaxis.set_major_locator(FixedLocator(kept))
     axes.yaxis.set_minor_locator(FixedLocator([bin_error]))
     axes.yaxis.set_minor_formatter(FuncFormatter(lambda value, _: "¼ bin"))
     axes.tick_params(axis="y", which="minor", colors=look.colour("faint text"), labelsize=8, length=0)

@@ -3,8 +3,8 @@
 import hashlib
 import json
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -59,9 +59,8 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     def __str__(self) -> str:
-        shown = (
-            f"{name} {value}" for name, value in self.settings.items() if isinstance(value, str | int | float)
-        )
+        known = self.settings.items()
+        shown = [f"{name} {value}" for name, value in known if isinstance(value, str | int | float)]
         return f"{self.task.__name__}: {', '.join(shown)}"
 
 
@@ -72,29 +71,27 @@ class Store:
         self.folder = folder
         self._read: dict[str, dict[str, Any]] = {}
 
-    @contextmanager
-    def writing(self) -> Iterator[None]:
+    def writing(self) -> AbstractContextManager[None]:
         """Hold the store for this process alone.
 
         Raises:
             TrajWorldError: Another process holds it, or the folder cannot be made.
         """
-        with one_writer(self.folder, "the store of cells"):
-            yield
+        return one_writer(self.folder, "the store of cells")
 
-    def get(self, cell: Cell) -> list[Row] | None:
-        """The rows of a finished cell, or None.
+    def get(self, cell: Cell) -> dict[str, Any] | None:
+        """The record of a finished cell, or None: ``task``, ``settings``, ``rows`` and ``origin``, what ran it.
 
         Raises:
             TrajWorldError: Its file is damaged.
         """
-        record = self._record(cell.key)
-        return None if record is None else record["rows"]
-
-    def origin(self, cell: Cell) -> dict[str, Any]:
-        """What ran a finished cell: ``seconds``, ``backend``, ``cores``, ``versions``."""
-        record = self._record(cell.key)
-        return {} if record is None else record["origin"]
+        path = self.file(cell.key, ".json")
+        if cell.key not in self._read and path.is_file():
+            record = read_json(path)
+            if not isinstance(record, dict) or not {"task", "settings", "rows", "origin"} <= record.keys():
+                raise TrajWorldError(f"{path} is not the record of a finished cell: remove it")
+            self._read[cell.key] = record
+        return self._read.get(cell.key)
 
     def put(self, cell: Cell, result: Result, origin: Mapping[str, Any]) -> None:
         """Keep a finished cell, atomically: its files first, its rows last.
@@ -105,15 +102,8 @@ class Store:
         for suffix, content in result.files.items():
             with atomic_file(self.file(cell.key, suffix)) as temporary:
                 temporary.write_bytes(content)
-        record = {
-            "task": cell.task.__name__,
-            "settings": cell.settings,
-            "rows": plain(result.rows),
-            "origin": origin,
-        }
-        write_json(self.folder / f"{cell.key}.json", record)
-        # As JSON gives it back, so that a table is the same in this process and in the next.
-        self._read[cell.key] = json.loads(json.dumps(record))
+        record = {"task": cell.task.__name__, "settings": cell.settings}
+        write_json(self.file(cell.key, ".json"), {**record, "rows": plain(result.rows), "origin": origin})
 
     def file(self, key: str, suffix: str) -> Path:
         """Where a cell's file is or would be."""
@@ -126,26 +116,12 @@ class Store:
         """
         rows: list[Row] = []
         for cell in cells:
-            record = self._record(cell.key)
-            if record is not None:
-                settings = {
-                    name: value
-                    for name, value in record["settings"].items()
-                    if not isinstance(value, list | dict)
-                }
-                rows += [
-                    {"task": record["task"], **settings, **row, "cell": cell.key} for row in record["rows"]
-                ]
+            if record := self.get(cell):
+                known = record["settings"].items()
+                settings = {name: value for name, value in known if not isinstance(value, list | dict)}
+                about = {"task": record["task"], **settings}
+                rows += [{**about, **row, "cell": cell.key} for row in record["rows"]]
         return pd.DataFrame(rows)
-
-    def _record(self, key: str) -> dict[str, Any] | None:
-        path = self.folder / f"{key}.json"
-        if key not in self._read and path.is_file():
-            record = read_json(path)
-            if not isinstance(record, dict) or not {"task", "settings", "rows", "origin"} <= record.keys():
-                raise TrajWorldError(f"{path} is not the record of a finished cell: remove it")
-            self._read[key] = record
-        return self._read.get(key)
 
 
 def plain(value: Any) -> Any:

@@ -50,23 +50,30 @@ def write_report(
     Raises:
         TrajWorldError: The folder holds another study's report, or cannot be written.
     """
-    check_folder(study, folder)
-    tables = study.tables(table) if len(table) else {}
-    looks = [(study.charts(table, look) if len(table) else {}, media) for look, media in _LOOKS]
+    claim_folder(study, folder)
+    any_rows = len(table) > 0
+    tables = study.tables(table) if any_rows else {}
+    looks = [(study.charts(table, look) if any_rows else {}, media) for look, media in _LOOKS]
     charts = {title: [(found[title], media) for found, media in looks] for title in looks[0][0]}
-    record = {"study": study.name, "options": options(study), "origin": origin, "pictures": list(pictures)}
-    write_json(folder / RECORD, record)
-    _write(folder / TABLE, table.to_csv(index=False).encode())
+    _record(study, folder, origin=origin, pictures=list(pictures))
+    _write(folder / TABLE, table.to_csv(index=False))
     for title, figures in charts.items():
         save_figure(figures[-1][0], folder / _file_name(title))
     for title, picture in pictures.items():
         _write(folder / _file_name(title), picture)
-    _write(folder / MARKDOWN, _markdown(study, tables, [*charts, *pictures], origin).encode())
+    title, *protocol = _paragraphs(study)
+    title = " ".join(title.split()).rstrip(".")
+    facts = {**origin, "seconds": duration(origin["seconds"])} if "seconds" in origin else dict(origin)
+    parts = [f"# {title}", *protocol]
+    parts += [f"## {title}\n\n{markdown(one)}".rstrip() for title, one in tables.items()]
+    parts += [f"![{title}]({_file_name(title)})" for title in [*charts, *pictures]]
+    shown = "; ".join(f"{name} {value}" for name, value in facts.items())
+    _write(folder / MARKDOWN, "\n\n".join([*parts, f"Made by `{command(study)}`. {shown}."]) + "\n")
     page = _template().render(
         name=study.name,
-        title=_title(study),
-        protocol=_paragraphs(study)[1:],
-        tiles=getattr(study, "tiles", lambda table: [])(table) if len(table) else [],
+        title=title,
+        protocol=protocol,
+        tiles=study.tiles(table) if any_rows and hasattr(study, "tiles") else [],
         tables=[(title, *texts(one), numeric(one)) for title, one in tables.items()],
         charts={
             title: [{"media": media, "data": _uri(svg(figure), "svg+xml")} for figure, media in figures]
@@ -75,9 +82,9 @@ def write_report(
         pictures={title: _uri(picture, "png") for title, picture in pictures.items()},
         command=command(study),
         options=options(study),
-        origin=_facts(origin),
+        origin=facts,
     )
-    _write(folder / PAGE, page.encode())
+    _write(folder / PAGE, page)
     return folder / PAGE
 
 
@@ -105,21 +112,13 @@ def claim_folder(study: Study, folder: Path) -> None:
     Raises:
         TrajWorldError: It holds anything but a report of the same study.
     """
-    check_folder(study, folder)
-    if not (folder / RECORD).is_file():
-        write_json(folder / RECORD, {"study": study.name, "options": options(study)})
-
-
-def check_folder(study: Study, folder: Path) -> None:
-    """Refuse a folder that holds anything but a report of the same study, before anything is computed.
-
-    Raises:
-        TrajWorldError: It is so.
-    """
-    found = read_json(folder / RECORD).get("study") if (folder / RECORD).is_file() else None
+    claimed = (folder / RECORD).is_file()
+    found = read_json(folder / RECORD).get("study") if claimed else None
     if folder.exists() and found != study.name and (not folder.is_dir() or any(folder.iterdir())):
         what = f"a report of the study {found}" if found else "something else"
         raise TrajWorldError(f"{folder} holds {what}: name another folder with -o, or remove it first")
+    if not claimed:
+        _record(study, folder)
 
 
 def options(study: Study) -> dict[str, Any]:
@@ -140,28 +139,14 @@ def command(study: Study) -> str:
     return shlex.join(words)
 
 
-def _markdown(
-    study: Study, tables: Mapping[str, pd.DataFrame], pictures: list[str], origin: Mapping[str, Any]
-) -> str:
-    parts = [f"# {_title(study)}", *_paragraphs(study)[1:]]
-    parts += [f"## {title}\n\n{markdown(one)}".rstrip() for title, one in tables.items()]
-    parts += [f"![{title}]({_file_name(title)})" for title in pictures]
-    shown = "; ".join(f"{name} {value}" for name, value in _facts(origin).items())
-    return "\n\n".join([*parts, f"Made by `{command(study)}`. {shown}."]) + "\n"
-
-
-def _facts(origin: Mapping[str, Any]) -> dict[str, Any]:
-    return {**origin, "seconds": duration(origin["seconds"])} if "seconds" in origin else dict(origin)
+def _record(study: Study, folder: Path, **facts: Any) -> None:
+    write_json(folder / RECORD, {"study": study.name, "options": options(study), **facts})
 
 
 def _paragraphs(study: Study) -> list[str]:
     """The docstring's paragraphs, without its list of attributes."""
     text = inspect.cleandoc(study.__doc__ or study.name).split("\nAttributes:")[0]
     return [paragraph.strip() for paragraph in text.split("\n\n")]
-
-
-def _title(study: Study) -> str:
-    return " ".join(_paragraphs(study)[0].split()).rstrip(".")
 
 
 def _file_name(title: str) -> str:
@@ -172,9 +157,9 @@ def _uri(content: bytes, kind: str) -> str:
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
 
 
-def _write(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes | str) -> None:
     with atomic_file(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
 def _template() -> jinja2.Template:

@@ -1,12 +1,13 @@
 """Running a study: what is missing of it, on an engine, each finished cell kept at once."""
 
+import itertools
 import logging
 import os
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any, ClassVar, Protocol
 
 import pandas as pd
@@ -29,7 +30,6 @@ class Study(Protocol):
 
     def prepare(self, workers: int, say: Say) -> None:
         """Make what the cells need and is not there yet, such as datasets; ``say`` is called with a line of news."""
-        ...
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """The cells, as far as they are known from what is finished; ``table`` is of those that were known before."""
@@ -44,6 +44,10 @@ class Study(Protocol):
         ...
 
 
+Measured = tuple[Result, dict[str, Any]]
+"""A cell's result and its origin; see :func:`run_cell`."""
+
+
 class Engine(Protocol):
     """Where cells are computed; a context manager."""
 
@@ -53,8 +57,8 @@ class Engine(Protocol):
 
     def __exit__(self, *_: object) -> None: ...
 
-    def submit(self, cell: Cell) -> "Future[tuple[Result, dict[str, Any]]]":
-        """Begin a cell; the future gives its result and origin (see :func:`run_cell`)."""
+    def submit(self, cell: Cell) -> "Future[Measured]":
+        """Begin a cell."""
         ...
 
 
@@ -74,17 +78,16 @@ class LocalEngine:
         if self._workers is not None:
             self._workers.__exit__()
 
-    def submit(self, cell: Cell) -> "Future[tuple[Result, dict[str, Any]]]":
+    def submit(self, cell: Cell) -> "Future[Measured]":
         """Begin a cell; without workers, run it to its end."""
         if self._workers is not None:
             try:
                 return self._workers.submit(run_cell, cell.task, cell.settings, cell.places)
             except BrokenExecutor:
                 # A worker has died, and its pool with it; the cells that ran know by their futures.
-                self._workers.__exit__()
-                self._workers = Workers(self.slots, pinned=True).__enter__()
-                return self._workers.submit(run_cell, cell.task, cell.settings, cell.places)
-        future: Future[tuple[Result, dict[str, Any]]] = Future()
+                self.__exit__()
+                return self.__enter__().submit(cell)
+        future: Future[Measured] = Future()
         try:
             future.set_result(run_cell(cell.task, cell.settings, cell.places))
         except Exception as error:
@@ -106,19 +109,11 @@ class RayEngine:
             import ray
         except ImportError:
             raise TrajWorldError("Ray is not installed: pip install 'trajworld[ray]'") from None
+        names = ("KERAS_BACKEND", "MINARI_DATASETS_PATH", "TRAJWORLD_HOME")
+        environment = {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
+        quiet = {"log_to_driver": False, "include_dashboard": False, "logging_level": logging.ERROR}
         try:
-            environment = {
-                name: os.environ[name]
-                for name in ("KERAS_BACKEND", "MINARI_DATASETS_PATH", "TRAJWORLD_HOME")
-                if name in os.environ
-            }
-            ray.init(
-                address=self._address,
-                log_to_driver=False,
-                include_dashboard=False,
-                logging_level=logging.ERROR,
-                runtime_env={"env_vars": environment},
-            )
+            ray.init(address=self._address, runtime_env=environment, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise TrajWorldError(f"Ray does not start: {str(error).splitlines()[0]}") from None
         self.slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
@@ -130,7 +125,7 @@ class RayEngine:
 
         ray.shutdown()
 
-    def submit(self, cell: Cell) -> "Future[tuple[Result, dict[str, Any]]]":
+    def submit(self, cell: Cell) -> "Future[Measured]":
         """Begin a cell somewhere in the cluster."""
         return self._remote.remote(cell.task, cell.settings, cell.places).future()
 
@@ -140,9 +135,7 @@ def default_workers() -> int:
     return len(available_cores()) if active_backend().device().kind == "cpu" else 1
 
 
-def run_cell(
-    task: Task, settings: Mapping[str, Any], places: Mapping[str, str]
-) -> tuple[Result, dict[str, Any]]:
+def run_cell(task: Task, settings: Mapping[str, Any], places: Mapping[str, str]) -> Measured:
     """Measure; the result, and its origin: ``seconds``, ``backend``, ``device``, ``cores`` and ``versions``."""
     began = time.perf_counter()
     found = task(settings, places)
@@ -163,15 +156,7 @@ def _this_process() -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Progress:
-    """What is known when a cell has ended.
-
-    Attributes:
-        cell: Which.
-        problem: Why it failed; None where it finished.
-        done: Cells that are finished, those of earlier runs included.
-        total: All cells that are known.
-        seconds_left: An estimate.
-    """
+    """What is known when a cell has ended: why it failed, and how many of the known cells are finished."""
 
     cell: Cell
     problem: str | None
@@ -213,32 +198,28 @@ def run_study(
     """
     failed: dict[str, str] = {}
     suspects: dict[str, Cell] = {}
-    running: dict[Future[tuple[Result, dict[str, Any]]], Cell] = {}
+    running: dict[Future[Measured], Cell] = {}
     took: dict[str, list[float]] = {}
 
-    def report(cell: Cell, problem: str | None, seconds: float | None = None) -> None:
+    def ended(cell: Cell, problem: str | None = None) -> None:
+        suspects.pop(cell.key, None)
         if problem is not None:
             failed[cell.key] = f"{cell}: {problem}"
-        if seconds is not None:
-            took.setdefault(cell.task.__name__, []).append(seconds)
         cells = known_cells(study, store)
         missing = [one for one in cells if store.get(one) is None and one.key not in failed]
-        every = [seconds for of_task in took.values() for seconds in of_task]
-        left = sum(_mean(took.get(one.task.__name__) or every) for one in missing) / engine.slots
-        finished = len(cells) - len(missing) - len(failed)
-        observe(Progress(cell, problem, finished, len(cells), left))
+        every = list(itertools.chain(*took.values())) or [0.0]
+        left = sum(fmean(took.get(one.task.__name__, every)) for one in missing) / engine.slots
+        observe(Progress(cell, problem, len(cells) - len(missing) - len(failed), len(cells), left))
 
     with store.writing(), engine:
         while True:
-            busy = {cell.key for cell in running.values()}
-            ready = [
-                cell
-                for cell in known_cells(study, store)
-                if store.get(cell) is None and cell.key not in failed.keys() | busy | suspects.keys()
-            ]
-            if suspects:
-                ready = list(suspects.values())
-            for cell in ready[: (1 if suspects else engine.slots) - len(running)]:
+            slots, ready = 1, list(suspects.values())
+            if not suspects:
+                begun = failed.keys() | {cell.key for cell in running.values()}
+                cells = known_cells(study, store)
+                ready = [cell for cell in cells if cell.key not in begun and store.get(cell) is None]
+                slots = engine.slots
+            for cell in ready[: slots - len(running)]:
                 places = {"store": str(store.folder.absolute()), **cell.places}
                 running[engine.submit(Cell(cell.task, cell.settings, places))] = cell
             if not running:
@@ -251,20 +232,19 @@ def run_study(
                 except BrokenExecutor:
                     died.append(cell)
                 except Exception as error:
-                    suspects.pop(cell.key, None)
-                    report(cell, _line(error))
+                    ended(cell, _line(error))
                 else:
-                    suspects.pop(cell.key, None)
                     store.put(cell, result, origin)
-                    report(cell, None, origin["seconds"])
+                    took.setdefault(cell.task.__name__, []).append(origin["seconds"])
+                    ended(cell)
             if died:
                 # One death breaks the whole pool: what else ran is lost, too.
                 died += running.values()
                 wait(running)
                 running.clear()
             for cell in died:
-                if suspects.pop(cell.key, None) is not None:
-                    report(cell, "its worker process died (memory, or a crash)")
+                if cell.key in suspects:
+                    ended(cell, "its worker process died (memory, or a crash)")
                 else:
                     suspects[cell.key] = cell
 
@@ -274,27 +254,19 @@ def origins(study: Study, store: Store) -> dict[str, Any]:
 
     A model is known by its digest, where a cell's settings hold one under ``init``.
     """
-    cells = [cell for cell in known_cells(study, store) if store.get(cell) is not None]
-    found = [store.origin(cell) for cell in cells]
-    pairs = Counter(("model", cell.settings["init"]["digest"]) for cell in cells if cell.settings.get("init"))
-    pairs += Counter(
-        pair
-        for one in found
-        for pair in {"backend": one["backend"], "device": one["device"], **one["versions"]}.items()
-    )
-    shown: dict[str, list[str]] = {}
-    for name, value in pairs:
-        shown.setdefault(name, []).append(value)
+    found = [record for cell in known_cells(study, store) if (record := store.get(cell)) is not None]
+    # Sets that keep their order.
+    facts: dict[str, dict[str, None]] = {"model": {}}
+    for record in found:
+        origin, init = record["origin"], record["settings"].get("init") or {}
+        pairs = {"model": init.get("digest"), "backend": origin["backend"], "device": origin["device"]}
+        for name, value in (pairs | origin["versions"]).items():
+            facts.setdefault(name, {}).update({value: None} if value else {})
     return {
         "cells": len(found),
-        "seconds": round(sum(one["seconds"] for one in found), 1),
-        **{name: ", ".join(values) for name, values in shown.items()},
+        "seconds": round(sum(record["origin"]["seconds"] for record in found), 1),
+        **{name: ", ".join(values) for name, values in facts.items() if values},
     }
-
-
-def _mean(values: Iterable[float]) -> float:
-    values = list(values)
-    return sum(values) / len(values) if values else 0.0
 
 
 def _line(error: BaseException) -> str:

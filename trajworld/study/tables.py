@@ -4,7 +4,7 @@ In a table for people a value stands in one column and its interval in two more,
 are shown together, ``0.0491 [0.0371–0.0680]``. NaN and NA are shown as –.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
@@ -18,20 +18,11 @@ from trajworld.text import number
 LOW, HIGH = " low", " high"
 
 
-def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str, name: str | None = None) -> pd.DataFrame:
-    """The mean of ``value`` over the rows of each group, and the least and greatest as its interval.
-
-    Args:
-        table: Tidy.
-        by: Columns that make the groups.
-        value: The column.
-        name: Of the new column; ``value`` where not given.
-    """
-    name = name or value
+def over_seeds(table: pd.DataFrame, by: Sequence[str], value: str) -> pd.DataFrame:
+    """The mean of ``value`` over the rows of each group of equal ``by``, and the least and greatest as its interval."""
     groups = table.groupby(list(by), sort=False, dropna=False)[value]
-    found = groups.agg(**{name: "mean", name + LOW: "min", name + HIGH: "max"}).reset_index()
-    single = groups.size().to_numpy() == 1
-    found.loc[single, [name + LOW, name + HIGH]] = np.nan
+    found = groups.agg(**{value: "mean", value + LOW: "min", value + HIGH: "max"}).reset_index()
+    found.loc[groups.size().to_numpy() == 1, [value + LOW, value + HIGH]] = np.nan
     return found
 
 
@@ -41,16 +32,13 @@ def bootstrap(
     seed: int | Sequence[int],
     replicates: int = 1000,
 ) -> NDArray[np.float64]:
-    """Replicates of means over episodes, which are the independent unit: they are drawn anew with replacement.
+    """Replicates ``[R, ...]`` of means over episodes, which are the independent unit: drawn anew with replacement.
 
     Args:
         sums: ``[E, ...]``: the sum of each episode's values; columns stay paired.
         counts: ``[E]``: how many values each sum is of.
         seed: Of the draws.
         replicates: R.
-
-    Returns:
-        ``[R, ...]`` means.
     """
     episodes = len(counts)
     drawn = np.random.default_rng(seed).multinomial(
@@ -60,31 +48,22 @@ def bootstrap(
     return means.reshape(replicates, *sums.shape[1:])
 
 
-def interval(
-    replicates: NDArray[np.floating], level: float = 0.95
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """The lower and upper ends of the interval that replicates ``[R, ...]`` give, over the first axis."""
-    low, high = np.nanquantile(replicates, [(1 - level) / 2, (1 + level) / 2], axis=0)
+def interval(replicates: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The lower and upper ends of the 95 % interval that replicates ``[R, ...]`` give, over the first axis."""
+    low, high = np.nanquantile(replicates, [0.025, 0.975], axis=0)
     return low, high
 
 
 def texts(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
     """The headers and the cells of a table as people read them, intervals beside their values."""
-    shown = [
-        name
-        for name in table.columns
-        if not any(name.endswith(end) and name.removesuffix(end) in table.columns for end in (LOW, HIGH))
-    ]
-    rows = []
-    for _, row in table.iterrows():
-        cells = []
-        for name in shown:
-            text = _text(row[name])
-            if name + LOW in table.columns and not pd.isna(row[name + LOW]):
-                text += f" [{_text(row[name + LOW])}–{_text(row[name + HIGH])}]"
-            cells.append(text)
-        rows.append(cells)
-    return [str(name) for name in shown], rows
+    ends = {f"{name}{end}" for name in table.columns for end in (LOW, HIGH)}
+    shown = table.columns.difference(ends, sort=False)
+
+    def text(row: pd.Series, name: str) -> str:
+        low, high = row.get(name + LOW), row.get(name + HIGH)
+        return _text(row[name]) + ("" if pd.isna(low) else f" [{_text(low)}–{_text(high)}]")
+
+    return list(shown), [[text(row, name) for name in shown] for _, row in table.iterrows()]
 
 
 def numeric(table: pd.DataFrame) -> list[bool]:
@@ -109,9 +88,9 @@ def terminal(title: str, table: pd.DataFrame) -> Table:
 def markdown(table: pd.DataFrame) -> str:
     """A Markdown table."""
     headers, rows = texts(table)
-    clean: Callable[[str], str] = lambda text: text.replace("|", "\\|").replace("\n", " ")  # noqa: E731
     lines = [headers, ["--:" if right else "---" for right in numeric(table)], *rows]
-    return "\n".join(f"| {' | '.join(map(clean, line))} |" for line in lines) + "\n"
+    clean = [[text.replace("|", "\\|").replace("\n", " ") for text in line] for line in lines]
+    return "".join(f"| {' | '.join(line)} |\n" for line in clean)
 
 
 def _text(value: object) -> str:
