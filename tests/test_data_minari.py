@@ -1,5 +1,6 @@
 """Minari datasets: Minari reads what is written, what Minari writes is read, bad ones are refused."""
 
+import copy
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -75,7 +76,7 @@ def test_minari_reads_what_is_written(make_episodes: EpisodeMaker) -> None:
 def test_minari_can_make_a_gymnasium_environment_again(make_episodes: EpisodeMaker) -> None:
     write("pendulum-v0", make_episodes([4], 3, 1), "gymnasium/Pendulum-v1", action_space=box(1, 2))
     assert minari.load_dataset("pendulum-v0").env_spec.id == "Pendulum-v1"
-    heavy = gymnasium.spec("Pendulum-v1")
+    heavy = copy.deepcopy(gymnasium.spec("Pendulum-v1"))
     heavy.kwargs["g"] = 3.0
     action_space = box(1, 2)
     write("heavy-v0", make_episodes([4], 3, 1), heavy.id, action_space=action_space, env_spec=heavy)
