@@ -188,7 +188,9 @@ def test_every_horizon_and_every_controller_of_a_program_use_one_compilation(
 
             def run(*arrays: Any) -> Any:
                 leaves = [leaf for leaf in keras.tree.flatten(arrays) if leaf is not None]
-                shapes.append([(tuple(leaf.shape), str(leaf.dtype).split(".")[-1]) for leaf in leaves])
+                shapes.append(
+                    [(tuple(leaf.shape), keras.backend.standardize_dtype(leaf.dtype)) for leaf in leaves]
+                )
                 return inner(*arrays)
 
             return run
