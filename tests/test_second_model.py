@@ -95,10 +95,9 @@ class Linear(keras.Model):
     def step(self, state: State, action: Any, draws: Any = None) -> tuple[State, Step]:
         row, variates = state
         mean, std = self.distribution(ops.where(variates.is_action > 0, action, row), variates)
-        value = mean
         if draws is not None:
-            value = mean + std * ops.sqrt(-2 * ops.log(1 - draws[0])) * ops.cos(2 * math.pi * draws[1])
-        value = ops.clip(value, variates.lower, variates.upper)
+            mean = mean + std * ops.sqrt(-2 * ops.log(1 - draws[0])) * ops.cos(2 * math.pi * draws[1])
+        value = ops.clip(mean, variates.lower, variates.upper)
         return State(value, variates), Step(mean, std, value)
 
 

@@ -42,11 +42,11 @@ class Predicted(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step of a rollout: mean and standard deviation as in :class:`Predicted`, and the row that is fed back: the
-    expectation, or a sample where draws were given, clipped to the support.
+    """One step of a rollout, ``[B, M]`` each: the expectation, or a sample where draws were given, as it was predicted,
+    its distribution's standard deviation, and the row that is fed back: the same clipped to the support.
     """
 
-    mean: Tensor
+    predicted: Tensor
     std: Tensor
     value: Tensor
 

@@ -112,6 +112,8 @@ class Rollout(NamedTuple):
         observation_std: ``[B, h, O]``: standard deviation of each predicted distribution, given its past.
         reward_std: ``[B, h]``.
         actions: ``[B, h, A]``: what the controller did; the first in the newest real row.
+        unclipped: ``[B, h, O + 1]``: observations and rewards as they were predicted, before they were clipped to the
+            support and fed back.
     """
 
     observations: Floats
@@ -119,6 +121,7 @@ class Rollout(NamedTuple):
     observation_std: Floats
     reward_std: Floats
     actions: Floats
+    unclipped: Floats
 
 
 RollOut = Callable[..., Rollout]
@@ -162,7 +165,7 @@ def compile_rollout(model: WorldModel, observation_size: int) -> RollOut:
                 state, rows, *predicted = further(state, rows, arrays, drawn)
             found.append(predicted)
         # Read at the end alone: until then the device has always the next chunk to work on.
-        values, stds, actions = (
+        values, unclipped, stds, actions = (
             np.concatenate([_host(part) for part in parts], axis=1)[:, : controller.horizon]
             for parts in zip(*found, strict=True)
         )
@@ -173,6 +176,7 @@ def compile_rollout(model: WorldModel, observation_size: int) -> RollOut:
             stds[..., :reward],
             stds[..., reward],
             actions[..., :taken],
+            unclipped,
         )
 
     return run
@@ -193,13 +197,15 @@ def _compiled(
     predicted = observation_size + 1
 
     def further(state: State, rows: Tensor, arrays: Any, draws: Tensor | None) -> tuple[Any, ...]:
-        """The state and the last rows ``[B, W, M]`` after the steps; values, deviations and actions of the steps."""
+        """The state and the last rows ``[B, W, M]`` after the steps; what was predicted and done in the steps."""
         batch, context, count = rows.shape
         rows = ops.pad(rows, [[0, 0], [0, steps], [0, 0]])
-        deviations = ops.zeros((batch, steps, predicted), "float32")
+        nothing = ops.zeros((batch, steps, predicted), "float32")
 
-        def one_step(k: Tensor, carry: tuple[State, Tensor, Tensor]) -> tuple[State, Tensor, Tensor]:
-            state, rows, deviations = carry
+        def one_step(
+            k: Tensor, carry: tuple[State, Tensor, Tensor, Tensor]
+        ) -> tuple[State, Tensor, Tensor, Tensor]:
+            state, rows, unclipped, deviations = carry
             newest = context - 1 + k
             observation = ops.slice(rows, (0, newest, 0), (batch, 1, observation_size))[:, 0]
             action = ops.cast(controller.act(arrays, observation, k), "float32")
@@ -208,12 +214,14 @@ def _compiled(
             state, step = model.step(state, action, drawn)
             rows = ops.slice_update(rows, (0, newest, predicted), action[:, None, predicted:])
             rows = ops.slice_update(rows, (0, newest + 1, 0), step.value[:, None, :predicted])
+            unclipped = ops.slice_update(unclipped, (0, k, 0), step.predicted[:, None, :predicted])
             deviations = ops.slice_update(deviations, (0, k, 0), step.std[:, None, :predicted])
-            return state, rows, deviations
+            return state, rows, unclipped, deviations
 
-        state, rows, deviations = ops.fori_loop(0, steps, one_step, (state, rows, deviations))
+        carry = (state, rows, nothing, nothing)
+        state, rows, unclipped, deviations = ops.fori_loop(0, steps, one_step, carry)
         actions = rows[:, context - 1 : -1, predicted:]
-        return state, rows[:, steps:], rows[:, context:, :predicted], deviations, actions
+        return state, rows[:, steps:], rows[:, context:, :predicted], unclipped, deviations, actions
 
     def first(
         rows: Tensor, mask: Tensor, variates: Variates, arrays: Any, draws: Tensor | None

@@ -174,9 +174,9 @@ class TrajWorld(keras.Model):
         row = ops.where(variates.is_action > 0, action, row)
         logits, cache = self.decode(row, position, cache, variates)
         mean, std = moments(logits, variates.lower, variates.upper)
-        value = mean if draws is None else sample(logits, variates.lower, variates.upper, draws)
-        value = ops.clip(value, variates.lower, variates.upper)
-        return Rollout(cache, value, position + 1, variates), Step(mean, std, value)
+        predicted = mean if draws is None else sample(logits, variates.lower, variates.upper, draws)
+        value = ops.clip(predicted, variates.lower, variates.upper)
+        return Rollout(cache, value, position + 1, variates), Step(predicted, std, value)
 
     def encode_past(self, values: Tensor, time_mask: Tensor, variates: Variates, length: int) -> Cache:
         """The keys and values of a window's first rows ``[B, W, M]``, at positions 0 to W - 1, for :meth:`decode`.

@@ -1,0 +1,149 @@
+"""Returns of a policy inside a model, beside a plain loop; termination rules beside Gymnasium's own."""
+
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+import numpy as np
+import pytest
+from keras import ops
+from test_second_model import Linear, LinearSizes, motion
+
+from trajworld.data.dataset import Dataset
+from trajworld.environments.termination import termination_rule
+from trajworld.errors import UsageError
+from trajworld.evaluation.returns import Returns, ReturnSettings, imagined_returns, initial_states
+from trajworld.models.ranges import Support
+from trajworld.models.rollout import PolicyController, compile_rollout
+
+GAIN = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
+
+
+def policy(weights: Any, seen: Any, noise: Any) -> Any:
+    return ops.tanh(ops.matmul(seen, weights) + 0.3 * noise)
+
+
+def control(noise: np.ndarray) -> PolicyController:
+    return PolicyController(policy, GAIN, len(noise), noise)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    return motion(tmp_path / "data")
+
+
+@pytest.fixture
+def model() -> Linear:
+    model = Linear(LinearSizes())
+    rng = np.random.default_rng(1)
+    # Around the middle of the support it neither settles nor leaves at once.
+    kernel = 0.12 * rng.normal(size=(12, 12)) - 0.1 * np.eye(12)
+    model.set_weights([kernel, -0.5 * kernel[:6].sum(axis=0), np.full(12, -3.0)])
+    return model
+
+
+SUPPORT = Support(np.full(6, -3, np.float32), np.full(6, 3, np.float32))
+
+
+def falls(observations: np.ndarray) -> np.ndarray:
+    return np.abs(observations[..., 0]) > 2.0
+
+
+def returns(model: Linear, data: Dataset, starts: np.ndarray, **settings: Any) -> Returns:
+    run = compile_rollout(model, data.observation_size)
+    options = ReturnSettings(**{"horizon": 47, "negligible": 0.0, **settings})
+    return imagined_returns(model, run, data, SUPPORT, starts, control, falls, options)
+
+
+def by_hand(model: Linear, starts: np.ndarray, seed: int, horizon: int) -> tuple[np.ndarray, np.ndarray]:
+    """Each rollout for itself, a step at a time, in float64."""
+    kernel, bias = (np.asarray(w, np.float64) for w in model.get_weights()[:2])
+    rng = np.random.default_rng([seed, 0])
+    noise = np.concatenate([rng.standard_normal((10, len(starts), 2), np.float32) for _ in range(6)])
+    values, lengths = [], []
+    for which, state in enumerate(np.asarray(starts, np.float64)):
+        total, reward = 0.0, 0.0
+        for step in range(horizon):
+            action = np.tanh(state @ GAIN + 0.3 * noise[step, which])
+            row = (np.concatenate([state, [reward], action]) + 3) / 6
+            predicted = -3 + 6 * (row + row @ kernel[:6, :6] + bias[:6])
+            state, reward = np.clip(predicted[:3], -3, 3), float(np.clip(predicted[3], -3, 3))
+            total += 0.95**step * reward
+            if abs(predicted[0]) > 2:
+                break
+        values.append(total)
+        lengths.append(step + 1)
+    return np.array(values), np.array(lengths)
+
+
+def test_returns_are_those_of_a_plain_loop(model: Linear, data: Dataset) -> None:
+    starts = np.random.default_rng(2).uniform(-1.9, 1.9, (40, 3)).astype(np.float32)
+    found = returns(model, data, starts, discount=0.95, seed=3)
+    values, lengths = by_hand(model, starts, 3, 47)
+    # Rollouts of very different lengths, some over at once and some never: the batch shrinks on the way.
+    assert lengths.min() < 5
+    assert lengths.max() == 47
+    np.testing.assert_array_equal(found.lengths, lengths)
+    np.testing.assert_array_equal(found.ended, lengths < 47)
+    np.testing.assert_allclose(found.discounted, values, atol=2e-4)
+    carried = returns(model, data, starts, discount=0.95, seed=3, compact=False)
+    np.testing.assert_allclose(carried.discounted, found.discounted, atol=1e-5)
+    np.testing.assert_allclose(found.mean, values.mean(), atol=2e-4)
+    np.testing.assert_allclose(found.standard_error, values.std(ddof=1) / np.sqrt(40), atol=1e-4)
+
+
+def test_the_discount_stops_the_horizon_where_nothing_is_left_to_change(model: Linear, data: Dataset) -> None:
+    starts = np.random.default_rng(2).uniform(-0.5, 0.5, (16, 3)).astype(np.float32)
+    whole = returns(model, data, starts, discount=0.8, horizon=200)
+    short = returns(model, data, starts, discount=0.8, horizon=200, negligible=0.1)
+    assert short.lengths.max() < whole.lengths.max()
+    half_width = 1.96 * short.standard_error
+    assert np.abs(short.discounted - whole.discounted).max() <= 0.1 * half_width
+
+
+def test_a_seed_repeats_and_sampling_differs(model: Linear, data: Dataset) -> None:
+    starts = initial_states(data)
+    np.testing.assert_array_equal(starts, data.rows[data.episode_offsets[:-1], :3])
+    assert len(initial_states(data, 2)) == 2
+    first, again = (returns(model, data, starts, sample=True, seed=5) for _ in range(2))
+    np.testing.assert_array_equal(first.discounted, again.discounted)
+    assert np.abs(first.discounted - returns(model, data, starts, seed=5).discounted).max() > 1e-3
+
+
+def test_what_is_not_finite_is_named_and_the_others_go_on(model: Linear, data: Dataset) -> None:
+    starts = np.array([[0.1, 0.2, 0.3], [np.nan, 0.0, 0.0], [0.3, 0.1, 0.2]], np.float32)
+    found = returns(model, data, starts)
+    assert found.problem == "1 of 3 rollouts are left out: observation 0 is nan at step 1"
+    alone = returns(model, data, starts[:1])
+    assert len(found.discounted) == 2
+    assert np.isfinite(found.discounted).all()
+    assert alone.problem == ""
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    for wrong in ({"discount": 0.0}, {"discount": 1.1}, {"horizon": 0}, {"negligible": -1.0}):
+        with pytest.raises(UsageError, match="must be above 0"):
+            ReturnSettings(**wrong)
+
+
+@pytest.mark.parametrize("name", ["Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5", "Humanoid-v5"])
+def test_termination_rules_are_those_of_gymnasium(name: str) -> None:
+    # Real episodes of strong random actions, up to and past the end that the simulator itself says.
+    environment = gymnasium.make(name).unwrapped
+    rule = termination_rule(f"gymnasium/{name}")
+    rng, told, real = np.random.default_rng(0), [], []
+    for episode in range(6):
+        environment.reset(seed=episode)
+        for _ in range(80):
+            action = rng.uniform(environment.action_space.low, environment.action_space.high)
+            observation, _, terminated, *_ = environment.step(action)
+            told.append(bool(rule(observation)))
+            real.append(terminated)
+    assert told == real
+    assert any(real) or name == "HalfCheetah-v5"
+    assert rule(np.full((2, observation.size), np.nan)).all()
+
+
+def test_an_unknown_environment_never_ends() -> None:
+    for name in ("", "dm_control/cheetah-run", "gymnasium/Pendulum-v1"):
+        assert not termination_rule(name)(np.full((4, 3), 1e9)).any()
