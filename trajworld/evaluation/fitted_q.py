@@ -1,0 +1,168 @@
+"""Fitted Q evaluation (Le et al. 2019): a policy's value from transitions alone, without a model of the environment."""
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from trajworld.backend import active_backend
+from trajworld.data.dataset import Dataset
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.one_step import Progress
+from trajworld.policies.policy import Policy
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class FittedQSettings:
+    """How Q functions are fitted.
+
+    Attributes:
+        discount: γ.
+        iterations: Backups: in each, Q is fitted to rewards and the last iteration's values of what followed.
+        steps: Steps of Adam in an iteration.
+        batch_size: Transitions of a step.
+        width: Of the two hidden layers.
+        learning_rate: At the start; it falls linearly to a tenth.
+        seed: Of the weights, the transitions and the actions.
+    """
+
+    discount: float = 0.995
+    iterations: int = 500
+    steps: int = 20
+    batch_size: int = 256
+    width: int = 128
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        counts = self.iterations, self.steps, self.batch_size, self.width
+        if not 0 < self.discount < 1 or min(counts) < 1:
+            raise UsageError(
+                f"the discount {self.discount} must lie between 0 and 1, and each count be at least 1"
+            )
+
+
+class QFunctions(keras.Model):
+    """P multilayer perceptrons in one batched product: from inputs ``[P, N, I]`` to values ``[P, N]``."""
+
+    def __init__(self, policies: int, inputs: int, width: int, seed: int) -> None:
+        super().__init__()
+        sizes = (inputs, width, width, 1)
+        self._layers_of = []
+        for number, (rows, columns) in enumerate(itertools.pairwise(sizes)):
+            # One policy's kernels are all policies': what differs between them is what they do.
+            draws = np.random.default_rng([seed, number]).normal(0, np.sqrt(2 / rows), (1, rows, columns))
+            kernel = self.add_weight(
+                shape=(policies, rows, columns), initializer="zeros", name=f"kernel_{number}"
+            )
+            kernel.assign(np.repeat(draws, policies, axis=0) * (0.1 if columns == 1 else 1.0))
+            bias = self.add_weight(shape=(policies, 1, columns), initializer="zeros", name=f"bias_{number}")
+            self._layers_of.append((kernel, bias))
+        self.built = True
+
+    def call(self, x: Any) -> Any:
+        """Values of inputs."""
+        for kernel, bias in self._layers_of[:-1]:
+            x = ops.relu(ops.matmul(x, kernel) + bias)
+        kernel, bias = self._layers_of[-1]
+        return (ops.matmul(x, kernel) + bias)[..., 0]
+
+
+@dataclass(frozen=True)
+class _Transitions:
+    """``[n]`` transitions: what was seen and done, the reward, what followed, and whether that was an end."""
+
+    observations: Floats
+    actions: Floats
+    rewards: NDArray[np.float64]
+    followed: Floats
+    terminal: NDArray[np.bool_]
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "_Transitions":
+        size, ends = dataset.observation_size, dataset.episode_offsets[1:] - 1
+        rows = np.asarray(dataset.rows)
+        acted = np.delete(np.arange(len(rows)), ends)
+        terminal = np.zeros(len(rows), bool)
+        terminal[ends[dataset.terminated]] = True
+        later = rows[acted + 1]
+        return cls(
+            rows[acted, :size],
+            rows[acted, size + 1 :],
+            later[:, size].astype(np.float64),
+            later[:, :size],
+            terminal[acted + 1],
+        )
+
+
+def fitted_q_values(
+    dataset: Dataset,
+    policies: Sequence[Policy],
+    starts: Floats,
+    settings: FittedQSettings,
+    progress: Progress | None = None,
+) -> NDArray[np.float64]:
+    """Values of P policies in initial states: ``[P, N]``, Q of each with an action of the policy.
+
+    All are fitted at once, on the same transitions of ``dataset``. After what ended an episode no reward follows; an
+    episode that a time limit cut goes on.
+
+    Args:
+        dataset: The behaviour dataset.
+        policies: The policies.
+        starts: ``[N, O]`` initial observations.
+        settings: How.
+        progress: Called after each iteration.
+
+    Raises:
+        TrajWorldError: The fit did not stay finite.
+    """
+    data, backend = _Transitions.of(dataset), active_backend()
+    rng = np.random.default_rng(settings.seed)
+    centre, scale = data.observations.mean(axis=0), data.observations.std(axis=0)
+    scale = np.where(scale < 1e-6, 1.0, scale)
+
+    def inputs(observations: Floats, actions: Floats) -> Floats:
+        """``[P, n, O + A]`` of observations ``[n, O]`` and actions ``[P, n, A]``."""
+        seen = np.broadcast_to((observations - centre) / scale, (len(policies), *observations.shape))
+        return np.concatenate([seen, actions], axis=-1, dtype=np.float32)
+
+    # Values in units of what rewards can add up to, around what they add up to on average.
+    usual = data.rewards.mean() / (1 - settings.discount)
+    unit = (data.rewards.std() or 1.0) / (1 - settings.discount)
+    size = dataset.observation_size + dataset.action_size
+    fitted, before = (QFunctions(len(policies), size, settings.width, settings.seed) for _ in range(2))
+    step = backend.training_step(
+        fitted,
+        keras.optimizers.Adam(settings.learning_rate),
+        lambda x, wanted: ops.sum(ops.mean((fitted(x) - wanted) ** 2, axis=1)),
+    )
+    value = backend.compile(lambda x: before(x), before)
+    drawn = settings.steps, settings.batch_size
+    for iteration in range(settings.iterations):
+        places = rng.integers(len(data.rewards), size=drawn[0] * drawn[1])
+        followed = data.followed[places]
+        later = np.stack([policy.act(followed, rng) for policy in policies])
+        ahead = usual + unit * ops.convert_to_numpy(value(inputs(followed, later)))
+        wanted = data.rewards[places] + settings.discount * np.where(data.terminal[places], 0.0, ahead)
+        wanted = ((wanted - usual) / unit).astype(np.float32)
+        now = inputs(data.observations[places], np.broadcast_to(data.actions[places], later.shape))
+        rate = settings.learning_rate * (1 - 0.9 * iteration / settings.iterations)
+        for begin in range(0, len(places), settings.batch_size):
+            batch = slice(begin, begin + settings.batch_size)
+            loss = step(rate, now[:, batch], wanted[:, batch])
+        step.write_back()
+        before.set_weights(fitted.get_weights())
+        if not np.isfinite(float(ops.convert_to_numpy(loss))):
+            raise TrajWorldError(f"fitted Q evaluation diverged after {iteration + 1} iterations")
+        if progress is not None:
+            progress(iteration + 1, settings.iterations, "fitted Q evaluation")
+    actions = np.stack([policy.act(starts, rng) for policy in policies])
+    return usual + unit * np.asarray(ops.convert_to_numpy(value(inputs(starts, actions))), np.float64)
