@@ -133,7 +133,7 @@ def edited(path: Path, **arrays: Any) -> None:
 
 def huge(path: Path) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("low.npy", bytes(300 << 20))
+        archive.writestr("low.npy", bytes(257 << 20))
 
 
 def declares(path: Path) -> None:

@@ -53,15 +53,16 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         number = sum(name.startswith("layer_") for name in arrays) // 2
         layers = [_layer(arrays, f"layer_{index}") for index in range(number)]
         low, high = arrays["log_std_range"].tolist()
+        options: dict[str, Any] = {name: arrays[name] for name in _VECTORS}
+        options |= {name: float(arrays[name]) for name in _NUMBERS}
+        options |= {name: str(arrays[name]) for name in _TEXTS}
         return Policy(
             layers=tuple(layers),
             mean=_layer(arrays, "mean"),
             log_std=_layer(arrays, "log_std") if "log_std_kernel" in arrays else None,
             squash=bool(arrays["squash"]),
             log_std_range=(float(low), float(high)),
-            **{name: arrays[name] for name in _VECTORS},
-            **{name: float(arrays[name]) for name in _NUMBERS},
-            **{name: str(arrays[name]) for name in _TEXTS},
+            **options,
         )
     except TrajWorldError as error:
         raise TrajWorldError(f"{path} is no usable policy: {error}") from None

@@ -51,7 +51,8 @@ class PolicyFunction:
         action = _clip(ops, ops.matmul(x, kernel) + bias, -weights["mean_limit"], weights["mean_limit"])
         if noise is not None and "log_std" in weights:
             kernel, bias = weights["log_std"]
-            log_std = _clip(ops, ops.matmul(x, kernel) + bias, *weights["log_std_range"])
+            least, most = weights["log_std_range"][0], weights["log_std_range"][1]
+            log_std = _clip(ops, ops.matmul(x, kernel) + bias, least, most)
             action = action + ops.exp(log_std) * noise
         low, high = weights["low"], weights["high"]
         if self.squash:
