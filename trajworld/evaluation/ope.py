@@ -1,6 +1,8 @@
 """Off-policy evaluation of several policies: how good the estimates are, and how far they rest on the data."""
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,8 +11,13 @@ from scipy.spatial import KDTree
 from scipy.stats import pearsonr, spearmanr
 
 from trajworld.data.dataset import Dataset
-from trajworld.errors import UsageError
-from trajworld.evaluation.returns import Returns
+from trajworld.environments.termination import termination_rule
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.one_step import Progress
+from trajworld.evaluation.returns import Returns, ReturnSettings, imagined_returns, initial_states
+from trajworld.models.interface import WorldModel
+from trajworld.models.ranges import Support
+from trajworld.policies.policy import Policy
 from trajworld.study.tables import HIGH, LOW, interval
 
 METRICS = ("absolute error", "error / range", "Spearman", "Pearson", "regret@1", "regret@5")
@@ -110,3 +117,107 @@ class Coverage:
             "state and action": float(self.pairs.query(rows)[0].mean() / self.usual[1]),
             "left the data": len(left) / len(np.unique(returns.origins)),
         }
+
+
+@dataclass(frozen=True)
+class OpeSettings(ReturnSettings):
+    """How policies are evaluated.
+
+    Attributes:
+        discount: γ.
+        horizon: The most steps of a rollout.
+        sample: Sample the model's predictions; else each is its expectation.
+        seed: Of all draws.
+        negligible: Rollouts stop where what is left of the discount can change no return by more than this share of
+            the half width of the estimate's 95 % interval; 0 never stops them before the horizon.
+        compact: Whether trajectories that have ended leave the batch.
+        states: The most initial states, first ones of the dataset's episodes.
+        batch_size: Initial states at once.
+        half_width: No further initial states where the estimate's 95 % interval is this narrow to either side.
+    """
+
+    states: int = 64
+    batch_size: int = 64
+    half_width: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.states < 2 or self.batch_size < 1 or self.half_width < 0:
+            raise UsageError(
+                "at least 2 initial states, a batch of at least 1 and a half width of at least 0 are needed"
+            )
+
+
+def imagined_values(
+    model: WorldModel,
+    dataset: Dataset,
+    support: Support,
+    policies: Mapping[str, Policy],
+    settings: OpeSettings,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Estimate policies' values by rollouts inside a model.
+
+    Returns:
+        A row a policy: its ``estimate``, the mean over initial states, with its 95 % interval (``estimate low``,
+        ``estimate high``), how many ``states``, mean ``steps`` and the share of rollouts that ``ended``, the distances
+        of :class:`Coverage`, and the ``problem`` of rollouts that are left out.
+
+    Raises:
+        TrajWorldError: A policy is of another size.
+    """
+    from trajworld.models.rollout import Controller, PolicyController, compile_rollout
+
+    check_policies(policies, dataset)
+    run = compile_rollout(model, dataset.observation_size)
+    ends, coverage = termination_rule(dataset.environment), Coverage.of(dataset, settings.seed)
+    starts = initial_states(dataset, settings.states, settings.seed)
+    # Repeated where there are few: the draws differ.
+    starts = np.resize(starts, (settings.states, dataset.observation_size))
+    rows = []
+    for number, (name, policy) in enumerate(policies.items()):
+
+        def control(noise: NDArray[np.float32], policy: Policy = policy) -> Controller:
+            drawn = noise if policy.log_std is not None else None
+            return PolicyController(policy.function, policy.weights, len(noise), drawn)
+
+        parts: list[Returns] = []
+        for begin in range(0, settings.states, settings.batch_size):
+            some = starts[begin : begin + settings.batch_size]
+            seed = int(np.random.SeedSequence([settings.seed, begin]).generate_state(1)[0])
+            options = replace(settings, seed=seed)
+            parts.append(imagined_returns(model, run, dataset, support, some, control, ends, options))
+            found = Returns.together(parts)
+            if progress is not None:
+                done = number * settings.states + begin + len(some)
+                progress(done, len(policies) * settings.states, "policies in the model")
+            if 1.96 * found.standard_error <= settings.half_width:
+                break
+        rows.append(estimate_row(name, found) | coverage.measure(found))
+    return pd.DataFrame(rows)
+
+
+def estimate_row(name: str, found: Returns) -> dict[str, Any]:
+    """A policy's value and 95 % interval from its returns, as a row of a table."""
+    half = 1.96 * found.standard_error
+    return {
+        "policy": name,
+        "estimate": found.mean,
+        "estimate" + LOW: found.mean - half,
+        "estimate" + HIGH: found.mean + half,
+        "states": len(found.discounted),
+        "steps": float(found.lengths.mean()) if len(found.lengths) else np.nan,
+        "ended": float(found.ended.mean()) if len(found.ended) else np.nan,
+        "problem": found.problem,
+    }
+
+
+def check_policies(policies: Mapping[str, Policy], dataset: Dataset) -> None:
+    """Refuse policies that cannot act in a dataset's environment, by name."""
+    wanted = dataset.observation_size, dataset.action_size
+    for name, policy in policies.items():
+        if (policy.observation_size, policy.action_size) != wanted:
+            raise TrajWorldError(
+                f"the policy {name} reads {policy.observation_size} observation values and gives {policy.action_size} "
+                f"actions, but {dataset.name} has {wanted[0]} and {wanted[1]}"
+            )

@@ -1,6 +1,6 @@
 """Off-policy evaluation: returns of a policy that acts inside a world model (Yin et al. 2025, algorithm 1)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -41,6 +41,20 @@ class Returns:
     rows: NDArray[np.float32]
     origins: NDArray[np.int64]
     problem: str = ""
+
+    @classmethod
+    def together(cls, parts: "Sequence[Returns]") -> "Returns":
+        """Those of several groups of initial states."""
+        if len(parts) == 1:
+            return parts[0]
+        before = np.cumsum([0, *(len(part.discounted) for part in parts[:-1])])
+        origins = [part.origins + offset for part, offset in zip(parts, before, strict=True)]
+        problem = "; ".join(part.problem for part in parts if part.problem)
+        discounted, lengths, ended, rows = (
+            np.concatenate([getattr(part, name) for part in parts])
+            for name in ("discounted", "lengths", "ended", "rows")
+        )
+        return cls(discounted, lengths, ended, rows, np.concatenate(origins), problem)
 
     @property
     def mean(self) -> float:

@@ -1,0 +1,140 @@
+"""Metrics of off-policy evaluation beside plain computations, and estimates of several policies."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from test_returns import SUPPORT, Linear, model  # noqa: F401
+from test_second_model import motion
+
+from trajworld.data.dataset import Dataset
+from trajworld.data.episode import Episode
+from trajworld.data.store import write_store
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.ope import Coverage, OpeSettings, imagined_values, metrics_table, ope_metrics
+from trajworld.evaluation.returns import Returns
+from trajworld.policies.policy import Layer, Policy
+
+
+def test_metrics_by_hand() -> None:
+    truth, estimate = [10.0, 20.0, 30.0, 50.0], [12.0, 35.0, 33.0, 30.0]
+    found = ope_metrics(estimate, truth)
+    assert found["absolute error"] == pytest.approx((2 + 15 + 3 + 20) / 4)
+    assert found["error / range"] == pytest.approx(10 / 40)
+    # Ranks 1 2 3 4 against 1 4 3 2: 1 - 6 (0 + 4 + 0 + 4) / (4 * 15).
+    assert found["Spearman"] == pytest.approx(0.2)
+    assert found["Pearson"] == pytest.approx(np.corrcoef(truth, estimate)[0, 1])
+    assert found["regret@1"] == pytest.approx((50 - 20) / 40)
+    assert found["regret@5"] == 0
+
+
+values = arrays(np.float64, 7, elements=st.integers(-50, 50).map(float), unique=True)
+
+
+@given(values)
+def test_the_truth_itself_is_perfect(truth: np.ndarray) -> None:
+    found = ope_metrics(truth, truth)
+    assert [round(value, 9) for value in found.values()] == [0, 0, 1, 1, 0, 0]
+    worst = ope_metrics(-truth, truth)
+    assert worst["Spearman"] == pytest.approx(-1)
+    assert worst["regret@1"] == pytest.approx(1)
+
+
+@given(values, values, st.floats(0.1, 10), st.floats(-5, 5))
+def test_metrics_follow_scale_and_shift(truth: np.ndarray, estimate: np.ndarray, a: float, b: float) -> None:
+    found, moved = ope_metrics(estimate, truth), ope_metrics(a * estimate + b, a * truth + b)
+    assert moved.pop("absolute error") == pytest.approx(a * found.pop("absolute error"))
+    assert list(moved.values()) == pytest.approx(list(found.values()), abs=1e-6)
+
+
+def test_what_is_not_defined_is_nan_and_lengths_must_agree() -> None:
+    assert np.isnan(ope_metrics([1.0, 2.0], [3.0, 3.0])["Spearman"])
+    assert np.isnan(ope_metrics([1.0, 1.0], [3.0, 4.0])["Pearson"])
+    # Equal estimates tell nothing: the worst of them is what one may pick.
+    assert ope_metrics([1.0, 1.0], [3.0, 4.0])["regret@1"] == 1
+    with pytest.raises(UsageError, match="must be of one length"):
+        ope_metrics([1.0], [1.0, 2.0])
+
+
+def test_intervals_hold_their_values_and_narrow_with_policies() -> None:
+    rng = np.random.default_rng(0)
+    widths = []
+    for count in (8, 200):
+        truth = rng.normal(size=count)
+        table = metrics_table(truth + rng.normal(size=count), truth).set_index("metric")
+        low, value, high = (table.loc["Spearman", name] for name in ("value low", "value", "value high"))
+        assert low <= value <= high
+        widths.append(high - low)
+    assert widths[1] < 0.5 * widths[0]
+
+
+def test_coverage_tells_rows_like_the_data_from_others(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    episodes = [
+        Episode(rng.normal(size=(101, 3)), rng.uniform(-1, 1, (100, 2)), np.zeros(100)) for _ in range(30)
+    ]
+    coverage = Coverage.of(write_store(tmp_path / "x", episodes, name="x", source="", environment=""))
+    like = np.concatenate([rng.normal(size=(400, 3)), rng.uniform(-1, 1, (400, 2))], axis=1).astype(
+        np.float32
+    )
+    origins = np.repeat(np.arange(4), 100)
+
+    def measure(rows: np.ndarray) -> dict[str, float]:
+        return coverage.measure(Returns(np.zeros(4), np.full(4, 100), np.zeros(4, bool), rows, origins))
+
+    same = measure(like)
+    assert same["state distance"] == pytest.approx(1, abs=0.15)
+    assert same["state and action"] == pytest.approx(1, abs=0.15)
+    assert same["left the data"] <= 0.5
+    strange = like.copy()
+    strange[:, 3:] += 4
+    assert measure(strange)["state and action"] > 3
+    assert measure(strange)["state distance"] == pytest.approx(same["state distance"])
+    gone = like.copy()
+    gone[:100, :3] += 30
+    assert measure(gone)["left the data"] >= max(0.25, same["left the data"])
+    assert measure(gone)["state distance"] > 5
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Dataset:
+    return motion(tmp_path / "data")
+
+
+def linear_policy(seed: int, noisy: bool, size: int = 3) -> Policy:
+    rng = np.random.default_rng(seed)
+    mean = Layer(rng.normal(size=(size, 2)).astype(np.float32), np.zeros(2, np.float32))
+    spread = Layer(np.zeros((size, 2), np.float32), np.full(2, -1, np.float32)) if noisy else None
+    return Policy((), mean, spread, np.full(2, -1, np.float32), np.ones(2, np.float32))
+
+
+def test_estimates_of_several_policies(model: Linear, data: Dataset) -> None:  # noqa: F811
+    policies = {
+        "first": linear_policy(0, True),
+        "second": linear_policy(1, False),
+        "third": linear_policy(2, True),
+    }
+    settings = OpeSettings(horizon=25, states=24, batch_size=8, seed=1)
+    told: list[tuple[int, int | None]] = []
+    table = imagined_values(
+        model, data, SUPPORT, policies, settings, lambda done, total, what: told.append((done, total))
+    )
+    assert list(table["policy"]) == ["first", "second", "third"]
+    assert (table["states"] == 24).all()
+    assert (table["estimate low"] < table["estimate"]).all()
+    assert told[-1] == (72, 72)
+    again = imagined_values(model, data, SUPPORT, {"second": policies["second"]}, settings)
+    # A policy's estimate does not depend on which others there are.
+    np.testing.assert_array_equal(again["estimate"], table["estimate"][1:2])
+    wide = imagined_values(
+        model, data, SUPPORT, policies, OpeSettings(horizon=25, states=24, batch_size=8, half_width=1e9)
+    )
+    assert (wide["states"] == 8).all()
+
+
+def test_a_policy_of_another_robot_is_refused_by_name(model: Linear, data: Dataset) -> None:  # noqa: F811
+    with pytest.raises(TrajWorldError, match="policy strange reads 5 observation values"):
+        imagined_values(model, data, SUPPORT, {"strange": linear_policy(0, True, 5)}, OpeSettings())
