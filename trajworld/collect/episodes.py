@@ -23,13 +23,15 @@ class Rollout:
     unstable: str = ""
 
 
-def run_episodes(name: str, behaviour: Behaviour, seed: int, first: int, count: int) -> list[Rollout]:
+def run_episodes(
+    name: str, behaviour: Behaviour, seed: int, first: int, count: int, limit: int | None = None
+) -> list[Rollout]:
     """Run ``count`` episodes from number ``first``; the process keeps the environment for the next call."""
     environment = _open.pop(name) if name in _open else open_environment(name)
     _open[name] = environment
     while len(_open) > _KEPT:
         _open.pop(next(iter(_open))).close()
-    return [run_episode(environment, behaviour, seed, first + index) for index in range(count)]
+    return [run_episode(environment, behaviour, seed, first + index, limit) for index in range(count)]
 
 
 def episode_seeds(seed: int, environment: str, index: int) -> tuple[int, np.random.Generator]:

@@ -53,6 +53,11 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
         data = path.read_bytes()
     except OSError as error:
         raise TrajWorldError(f"cannot read {path}: {error.strerror or error}") from None
+    return parse_pickle(data, path)
+
+
+def parse_pickle(data: bytes, path: str | os.PathLike[str]) -> Any:
+    """The same of a pickle's bytes; ``path`` says in messages where they are from."""
     try:
         _check_opcodes(data)
         reader = _Reader(data)

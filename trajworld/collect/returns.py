@@ -1,0 +1,164 @@
+"""Monte-Carlo returns of policies in the simulator."""
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import as_completed
+from concurrent.futures.process import BrokenProcessPool
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from trajworld.collect.episodes import run_episodes
+from trajworld.environments.open import open_environment
+from trajworld.errors import UsageError
+from trajworld.policies.policy import Policy
+from trajworld.processes import started_workers, worker_died
+
+_EPISODES_AT_ONCE = 8
+
+
+class _Task(NamedTuple):
+    """Some episodes of one policy."""
+
+    policy: Policy
+    environment: str
+    seed: int
+    first: int
+    count: int
+    horizon: int | None
+    gamma: float
+
+
+def policy_returns(
+    policies: Mapping[str, Policy],
+    *,
+    environment: str = "",
+    episodes: int = 10,
+    horizon: int | None = None,
+    gamma: float = 0.995,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Callable[[int, int | None, str], None] = lambda *_: None,
+) -> list[dict[str, Any]]:
+    """Run each policy in its environment and give its returns, the same for any number of workers.
+
+    Episode i begins alike for all policies: it depends on the seed, the environment's name and i alone. One that the
+    simulator breaks counts up to there.
+
+    Args:
+        policies: By the names that they get in the answer.
+        environment: Where they all run, in place of what each was made for.
+        episodes: Of each policy.
+        horizon: The most steps of an episode; the environment's limit holds as well.
+        gamma: The discount of a step, in (0, 1].
+        seed: Another seed, other episodes.
+        workers: Processes.
+        progress: Told of episodes: how many are finished, of how many, of what.
+
+    Returns:
+        For each policy its name (``policy``), ``environment``, ``episodes``, ``return`` and ``discounted``: means; and
+        of each its ``_std`` over the episodes and ``_stderr`` of the mean (None for one episode); the mean ``length``,
+        how many episodes ``terminated`` and how many were ``unstable``; ``gamma``, ``horizon``, ``seed``; and for
+        each episode its ``returns`` and ``discounted_returns``.
+
+    Raises:
+        UsageError: A number is out of range, no environment is known, or a policy does not fit it.
+        TrajWorldError: An environment cannot start, or a worker died.
+    """
+    if episodes < 1 or not 0 < gamma <= 1 or seed < 0 or (horizon is not None and horizon < 1):
+        raise UsageError(
+            f"episodes {episodes}, horizon {horizon}, gamma {gamma:g}, seed {seed}: at least 1 episode of at least 1 "
+            "step, a discount in (0, 1] and a seed of at least 0 are needed"
+        )
+    names = _environments(policies, environment)
+    size = max(1, min(_EPISODES_AT_ONCE, len(policies) * episodes // (4 * workers)))
+    tasks = {
+        (name, first): _Task(policy, names[name], seed, first, min(size, episodes - first), horizon, gamma)
+        for name, policy in policies.items()
+        for first in range(0, episodes, size)
+    }
+    what = ", ".join(policies) if len(policies) < 3 else f"{len(policies)} policies"
+    found: dict[tuple[str, int], Any] = {}
+    done = 0
+    for key, rows in _run(tasks, workers):
+        found[key], done = rows, done + len(rows)
+        progress(done, len(policies) * episodes, what)
+    answer = []
+    for name in policies:
+        rows = [row for key in tasks if key[0] == name for row in found[key]]
+        totals, discounted, lengths, terminated, unstable = (
+            np.array(column) for column in zip(*rows, strict=True)
+        )
+        means = {
+            "length": float(lengths.mean()),
+            "terminated": int(terminated.sum()),
+            "unstable": int(unstable.sum()),
+        }
+        answer.append(
+            {"policy": name, "environment": names[name], "episodes": episodes}
+            | {"gamma": gamma, "horizon": horizon, "seed": seed}
+            | _summary("return", totals)
+            | _summary("discounted", discounted)
+            | means
+            | {"returns": totals.tolist(), "discounted_returns": discounted.tolist()}
+        )
+    return answer
+
+
+def _environments(policies: Mapping[str, Policy], given: str) -> dict[str, str]:
+    """Each policy's environment by its canonical name, when the policy fits it."""
+    names = {name: given or policy.environment for name, policy in policies.items()}
+    if unknown := [name for name in names if not names[name]]:
+        raise UsageError(
+            f"{unknown[0]}: the file does not say for which environment it is: name one by --environment"
+        )
+    described = {}
+    for name in dict.fromkeys(names.values()):
+        with contextlib.closing(open_environment(name)) as opened:
+            described[name] = opened.description
+    for name, policy in policies.items():
+        description = described[names[name]]
+        sizes, wanted = (policy.observation_size, policy.action_size), description.observation_size
+        if sizes != (wanted, description.action_size):
+            raise UsageError(
+                f"{name} takes {sizes[0]} observation values and gives {sizes[1]} actions, where {description.name} has "
+                f"{wanted} and {description.action_size}"
+            )
+    return {name: described[names[name]].name for name in policies}
+
+
+def _run(tasks: Mapping[Any, _Task], workers: int) -> Iterator[tuple[Any, list[Any]]]:
+    """What each task gives, as it is finished."""
+    with started_workers(workers) as pool:
+        if pool is None:
+            for key, task in tasks.items():
+                yield key, _returns(task)
+            return
+        try:
+            waiting = {pool.submit(_returns, task): key for key, task in tasks.items()}
+            for future in as_completed(waiting):
+                yield waiting[future], future.result()
+        except BrokenProcessPool as error:
+            raise worker_died("policies") from error
+
+
+def _returns(task: _Task) -> list[tuple[float, float, int, bool, bool]]:
+    """For each episode: return, discounted return, length, whether it terminated, whether the simulator broke."""
+    rows = []
+    for rollout in run_episodes(
+        task.environment, task.policy, task.seed, task.first, task.count, task.horizon
+    ):
+        episode, broke = rollout.episode, bool(rollout.unstable)
+        rewards = np.zeros(0) if episode is None else episode.rewards.astype(np.float64)
+        discounted = float(rewards @ task.gamma ** np.arange(len(rewards)))
+        rows.append(
+            (float(rewards.sum()), discounted, len(rewards), bool(episode and episode.terminated), broke)
+        )
+    return rows
+
+
+def _summary(name: str, values: np.ndarray[Any, Any]) -> dict[str, float | None]:
+    deviation = float(values.std(ddof=1)) if len(values) > 1 else None
+    error = None if deviation is None else deviation / math.sqrt(len(values))
+    return {name: float(values.mean()), f"{name}_std": deviation, f"{name}_stderr": error}
