@@ -11,6 +11,7 @@ _EXTRAS = {
     "tensorflow": "tensorflow-cpu",
     "dm_control": "dm-control",
     "huggingface_hub": "hub",
+    "stable_baselines3": "agents",
     "pytest": "bench",
     "pytest_benchmark": "bench",
 }

@@ -24,6 +24,7 @@ _COMMANDS = {
         ".checkpoint:checkpoint",
         "Import published checkpoints; show, describe and publish models.",
     ),
+    "policy": (".policy:policy", "List, import, evaluate and train policies."),
     "quickstart": (
         ".quickstart:quickstart",
         "Fine-tune a pre-trained model on an unseen robot, compare, report.",

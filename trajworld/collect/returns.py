@@ -5,7 +5,8 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -18,7 +19,8 @@ from trajworld.processes import started_workers, worker_died
 _EPISODES_AT_ONCE = 8
 
 
-class _Task(NamedTuple):
+@dataclass(frozen=True)
+class _Task:
     """Some episodes of one policy."""
 
     policy: Policy
@@ -122,8 +124,8 @@ def _environments(policies: Mapping[str, Policy], given: str) -> dict[str, str]:
         sizes, wanted = (policy.observation_size, policy.action_size), description.observation_size
         if sizes != (wanted, description.action_size):
             raise UsageError(
-                f"{name} takes {sizes[0]} observation values and gives {sizes[1]} actions, where {description.name} has "
-                f"{wanted} and {description.action_size}"
+                f"{name} takes {sizes[0]} observation values and gives {sizes[1]} actions, where {description.name} "
+                f"has {wanted} and {description.action_size}"
             )
     return {name: described[names[name]].name for name in policies}
 

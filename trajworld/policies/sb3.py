@@ -158,8 +158,8 @@ def make_policy(
     """
     if kind not in ACTORS:
         raise TrajWorldError(
-            f"policies of the class {kind[:80]!r} are not read: only multilayer perceptrons of A2C, PPO, TRPO, ARS, SAC, "
-            f"TQC and TD3 ({', '.join(ACTORS)})"
+            f"policies of the class {kind[:80]!r} are not read: only multilayer perceptrons of A2C, PPO, TRPO, ARS, "
+            f"SAC, TQC and TD3 ({', '.join(ACTORS)})"
         )
     if strange := [name for name in state if re.match(r"(actor\.)?(pi_)?features_extractor\.", name)]:
         raise TrajWorldError(
