@@ -20,6 +20,7 @@ _COMMANDS = {
     "pretrain": (".train:pretrain", "Pre-train one model on many datasets."),
     "train": (".train:train", "Train on one dataset, from scratch or from a model (--init)."),
     "evaluate": (".evaluate:evaluate", "Measure a model's predictions on datasets."),
+    "ope": (".ope:ope", "Estimate how good policies are, without running them."),
     "checkpoint": (
         ".checkpoint:checkpoint",
         "Import published checkpoints; show, describe and publish models.",

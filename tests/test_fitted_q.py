@@ -9,7 +9,8 @@ from scipy.stats import spearmanr
 
 from trajworld.data.episode import Episode
 from trajworld.data.store import write_store
-from trajworld.evaluation.fitted_q import FittedQSettings, fitted_q_values
+from trajworld.evaluation.fitted_q import fitted_q_values
+from trajworld.evaluation.ope_settings import FittedQSettings
 from trajworld.policies.policy import Layer, Policy
 
 A, B = np.array([[0.9, 0.2], [-0.1, 0.8]]), np.array([[0.0], [0.5]])

@@ -14,7 +14,8 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.store import write_store
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.ope import Coverage, OpeSettings, imagined_values, metrics_table, ope_metrics
+from trajworld.evaluation.ope import Coverage, imagined_values, metrics_table, ope_metrics
+from trajworld.evaluation.ope_settings import OpeSettings
 from trajworld.evaluation.returns import Returns
 from trajworld.policies.policy import Layer, Policy
 

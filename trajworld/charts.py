@@ -151,6 +151,42 @@ def bars(table: pd.DataFrame, look: Look, *, label: str, value: str, series: str
     return figure
 
 
+def scatter(table: pd.DataFrame, look: Look, *, x: str, y: str, series: str) -> Figure:
+    """Draw points of ``y`` against ``x``, of one unit, a colour for each of ``series``, and the line where they agree.
+
+    Columns ``Y low`` and ``Y high``, where they are there, are bars; so is ``X error``, a standard error, twice to
+    either side.
+    """
+    table = table[np.isfinite(table[[x, y]].astype(float)).all(axis=1)]
+    figure, axes = new_figure(look)
+    if not len(table):
+        return nothing(figure, axes, look, "No finite value to draw")
+    ends = [function(table[[x, y]].to_numpy(float)) for function in (np.min, np.max)]
+    axes.plot(ends, ends, color=look.colour("faint text"), linewidth=1, dashes=(4, 3), zorder=1)
+    for name, rows in table.groupby(series, sort=False):
+        colour = look.colour(_styles(table[series])[str(name)])
+        low, high = rows.get(f"{y} low"), rows.get(f"{y} high")
+        up = None if low is None or high is None else [rows[y] - low, high - rows[y]]
+        across = None if f"{x} error" not in rows else 2 * rows[f"{x} error"]
+        axes.errorbar(
+            rows[x],
+            rows[y],
+            up,
+            across,
+            fmt="o",
+            markersize=5,
+            linewidth=1,
+            color=colour,
+            alpha=0.85,
+            label=name,
+        )
+    axes.set_xlabel(x)
+    axis_title(axes, look, y)
+    if table[series].nunique() > 1:
+        axes.legend(frameon=False, labelcolor=look.colour("text"), fontsize=9)
+    return figure
+
+
 def blank(look: Look, width: float, height: float) -> Figure:
     """An empty figure of so many inches."""
     # A figure of its own, not pyplot's: nothing global is changed in a program or notebook that draws reports.

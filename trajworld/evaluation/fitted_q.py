@@ -12,41 +12,12 @@ from numpy.typing import NDArray
 
 from trajworld.backend import active_backend
 from trajworld.data.dataset import Dataset
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import TrajWorldError
 from trajworld.evaluation.one_step import Progress
+from trajworld.evaluation.ope_settings import FittedQSettings
 from trajworld.policies.policy import Policy
 
 Floats = NDArray[np.float32]
-
-
-@dataclass(frozen=True)
-class FittedQSettings:
-    """How Q functions are fitted.
-
-    Attributes:
-        discount: γ.
-        iterations: Backups: in each, Q is fitted to rewards and the last iteration's values of what followed.
-        steps: Steps of Adam in an iteration.
-        batch_size: Transitions of a step.
-        width: Of the two hidden layers.
-        learning_rate: At the start; it falls linearly to a tenth.
-        seed: Of the weights, the transitions and the actions.
-    """
-
-    discount: float = 0.995
-    iterations: int = 500
-    steps: int = 20
-    batch_size: int = 256
-    width: int = 128
-    learning_rate: float = 1e-3
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        counts = self.iterations, self.steps, self.batch_size, self.width
-        if not 0 < self.discount < 1 or min(counts) < 1:
-            raise UsageError(
-                f"the discount {self.discount} must lie between 0 and 1, and each count be at least 1"
-            )
 
 
 class QFunctions(keras.Model):

@@ -14,7 +14,8 @@ from trajworld.data.dataset import Dataset
 from trajworld.environments.termination import termination_rule
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.one_step import Progress
-from trajworld.evaluation.returns import Returns, ReturnSettings, imagined_returns, initial_states
+from trajworld.evaluation.ope_settings import OpeSettings
+from trajworld.evaluation.returns import Returns, imagined_returns, initial_states, standard_error
 from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
 from trajworld.policies.policy import Policy
@@ -119,35 +120,6 @@ class Coverage:
         }
 
 
-@dataclass(frozen=True)
-class OpeSettings(ReturnSettings):
-    """How policies are evaluated.
-
-    Attributes:
-        discount: γ.
-        horizon: The most steps of a rollout.
-        sample: Sample the model's predictions; else each is its expectation.
-        seed: Of all draws.
-        negligible: Rollouts stop where what is left of the discount can change no return by more than this share of
-            the half width of the estimate's 95 % interval; 0 never stops them before the horizon.
-        compact: Whether trajectories that have ended leave the batch.
-        states: The most initial states, first ones of the dataset's episodes.
-        batch_size: Initial states at once.
-        half_width: No further initial states where the estimate's 95 % interval is this narrow to either side.
-    """
-
-    states: int = 64
-    batch_size: int = 64
-    half_width: float = 0.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.states < 2 or self.batch_size < 1 or self.half_width < 0:
-            raise UsageError(
-                "at least 2 initial states, a batch of at least 1 and a half width of at least 0 are needed"
-            )
-
-
 def imagined_values(
     model: WorldModel,
     dataset: Dataset,
@@ -191,25 +163,39 @@ def imagined_values(
             if progress is not None:
                 done = number * settings.states + begin + len(some)
                 progress(done, len(policies) * settings.states, "policies in the model")
-            if 1.96 * found.standard_error <= settings.half_width:
+            if 1.96 * standard_error(found.discounted) <= settings.half_width:
                 break
-        rows.append(estimate_row(name, found) | coverage.measure(found))
+        told = (
+            {"steps": float(found.lengths.mean()), "ended": float(found.ended.mean())}
+            if len(found.lengths)
+            else {}
+        )
+        rows.append(
+            mean_row(name, found.discounted) | told | coverage.measure(found) | {"problem": found.problem}
+        )
     return pd.DataFrame(rows)
 
 
-def estimate_row(name: str, found: Returns) -> dict[str, Any]:
-    """A policy's value and 95 % interval from its returns, as a row of a table."""
-    half = 1.96 * found.standard_error
-    return {
-        "policy": name,
-        "estimate": found.mean,
-        "estimate" + LOW: found.mean - half,
-        "estimate" + HIGH: found.mean + half,
-        "states": len(found.discounted),
-        "steps": float(found.lengths.mean()) if len(found.lengths) else np.nan,
-        "ended": float(found.ended.mean()) if len(found.ended) else np.nan,
-        "problem": found.problem,
-    }
+def mean_row(name: str, values: NDArray[np.floating]) -> dict[str, Any]:
+    """A policy's value and its 95 % interval, from one of each initial state ``[N]``, as a row of a table."""
+    mean, error = (float(values.mean()), standard_error(values)) if len(values) else (np.nan, np.nan)
+    ends = {"estimate" + LOW: mean - 1.96 * error, "estimate" + HIGH: mean + 1.96 * error}
+    return {"policy": name, "estimate": mean, **ends, "states": len(values)}
+
+
+def method_metrics(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """:func:`metrics_table` of each ``method`` of a table of policies' ``estimate`` and ``truth``.
+
+    Policies without a finite estimate are left out; ``policies`` says how many were not.
+    """
+    parts = []
+    for method, rows in table.groupby("method", sort=False):
+        good = rows[np.isfinite(rows["estimate"]) & np.isfinite(rows["truth"])]
+        if len(good):
+            found = metrics_table(good["estimate"], good["truth"], seed)
+            parts.append(found.assign(method=method, policies=len(good)))
+    columns = ["method", "policies", "metric", "value", "value" + LOW, "value" + HIGH]
+    return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
 
 
 def check_policies(policies: Mapping[str, Policy], dataset: Dataset) -> None:

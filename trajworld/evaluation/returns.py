@@ -10,7 +10,7 @@ from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.summary import variate_names
 from trajworld.environments.termination import Rule
-from trajworld.errors import UsageError
+from trajworld.evaluation.ope_settings import OpeSettings
 from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
 from trajworld.models.rollout import Controller, RollOut, Rollout
@@ -56,45 +56,10 @@ class Returns:
         )
         return cls(discounted, lengths, ended, rows, np.concatenate(origins), problem)
 
-    @property
-    def mean(self) -> float:
-        """The policy's estimated value."""
-        return float(self.discounted.mean()) if len(self.discounted) else float("nan")
 
-    @property
-    def standard_error(self) -> float:
-        """Of the mean, over initial states."""
-        count = len(self.discounted)
-        return float(self.discounted.std(ddof=1) / np.sqrt(count)) if count > 1 else float("nan")
-
-
-@dataclass(frozen=True)
-class ReturnSettings:
-    """How returns are estimated.
-
-    Attributes:
-        discount: γ.
-        horizon: The most steps of a rollout.
-        sample: Sample the model's predictions; else each is its expectation.
-        seed: Of the policy's and the model's draws.
-        negligible: Rollouts stop where what is left of the discount can change no return by more than this share of
-            the half width of the mean's 95 % interval; 0 never stops them before the horizon.
-        compact: Whether trajectories that have ended leave the batch.
-    """
-
-    discount: float = 0.995
-    horizon: int = 1000
-    sample: bool = False
-    seed: int = 0
-    negligible: float = 0.1
-    compact: bool = True
-
-    def __post_init__(self) -> None:
-        if not 0 < self.discount <= 1 or self.horizon < 1 or self.negligible < 0:
-            raise UsageError(
-                f"a discount of {self.discount} must be above 0 and at most 1, a horizon of {self.horizon} at least 1, "
-                f"and what is negligible ({self.negligible}) at least 0"
-            )
+def standard_error(values: NDArray[np.floating]) -> float:
+    """Of the mean of ``[N]`` independent values; NaN for fewer than two."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
 
 
 def initial_states(dataset: Dataset, count: int | None = None, seed: int = 0) -> NDArray[np.float32]:
@@ -113,7 +78,7 @@ def imagined_returns(
     starts: NDArray[np.float32],
     controller: Callable[[Floats], Controller],
     ends: Rule,
-    settings: ReturnSettings,
+    settings: OpeSettings,
 ) -> Returns:
     """Roll a policy out inside a model, from one real row each.
 
@@ -164,7 +129,7 @@ def imagined_returns(
 class _Tally:
     """What became of N rollouts so far."""
 
-    def __init__(self, names: list[str], size: int, count: int, ends: Rule, settings: ReturnSettings) -> None:
+    def __init__(self, names: list[str], size: int, count: int, ends: Rule, settings: OpeSettings) -> None:
         self._names, self._size, self._ends, self._settings = names, size, ends, settings
         self._step, self.alive = 0, np.arange(count)
         self._sums, self._lengths = np.zeros(count), np.zeros(count, np.int64)

@@ -13,7 +13,7 @@ from trajworld.backend import require_framework
 from trajworld.data.batch import Batch, Variates
 from trajworld.errors import UsageError
 from trajworld.models.identity import Identity
-from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.sizes import EnsembleSizes, TrajWorldSizes
 
 Tensor = Any
 State = Any
@@ -154,7 +154,10 @@ class Kind:
         return dataclasses.replace(_named(name, self.sizes.presets, f"preset of {self.name}"), **given)
 
 
-MODELS = {DEFAULT: Kind(DEFAULT, TrajWorldSizes, "trajworld.models.trajworld:TrajWorld")}
+MODELS = {
+    DEFAULT: Kind(DEFAULT, TrajWorldSizes, "trajworld.models.trajworld:TrajWorld"),
+    "mlp-ensemble": Kind("mlp-ensemble", EnsembleSizes, "trajworld.models.mlp_ensemble:MLPEnsemble"),
+}
 """The kinds of world models by name."""
 
 

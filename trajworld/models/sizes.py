@@ -1,5 +1,6 @@
 """The sizes of each kind of model and their presets, as plain numbers: a model file is described by them alone."""
 
+import itertools
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -72,3 +73,71 @@ for _preset, _kind, _steps, _batch_size, _learning_rate, _warmup in (
         "warmup_steps": _warmup,
         **({"decay_steps": 10_000_000} if _preset == "paper" else {}),
     }
+
+
+@dataclass(frozen=True)
+class EnsembleSizes:
+    """The sizes of the ensemble of multilayer perceptrons.
+
+    Attributes:
+        members: How many there are.
+        elites: How many of them predict: those of the least holdout error.
+        layers: Hidden layers, at most 4.
+        width: Of each hidden layer.
+        observations: Places for observation variates; wider environments are refused.
+        actions: Places for action variates.
+    """
+
+    presets: ClassVar[dict[str, "EnsembleSizes"]] = {}
+    runs: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {}
+
+    members: int = 7
+    elites: int = 5
+    layers: int = 4
+    width: int = 200
+    observations: int = 90
+    actions: int = 30
+
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if value < 1:
+                raise UsageError(f"a model's {name} must be at least 1, not {value}")
+        if self.elites > self.members or self.layers > 4:
+            raise UsageError(
+                f"of {self.members} members {self.elites} cannot predict, or {self.layers} layers are above 4"
+            )
+
+    @property
+    def window(self) -> int:
+        """A row and the next one."""
+        return 2
+
+    @property
+    def variates(self) -> int:
+        """The most variates of a row."""
+        return self.observations + 1 + self.actions
+
+    @property
+    def parameters(self) -> int:
+        """How many weights a model of these sizes has, standardisation and elites included."""
+        inputs, predicted = self.observations + self.actions, self.observations + 1
+        widths = [inputs, *[self.width] * self.layers, 2 * predicted]
+        member = sum((rows + 1) * columns for rows, columns in itertools.pairwise(widths))
+        return self.members * member + 2 * predicted + 2 * (inputs + 1) + self.members
+
+
+EnsembleSizes.presets.update(
+    tiny=EnsembleSizes(members=3, elites=2, layers=2, width=32), small=EnsembleSizes(), paper=EnsembleSizes()
+)
+for _preset, _steps, _batch_size in (("tiny", 300, 64), ("small", 5000, 256), ("paper", 250_000, 256)):
+    for _kind in ("train", "pretrain"):
+        # Adam at a constant rate, nothing clipped; the weights decay in the loss.
+        EnsembleSizes.runs[_preset, _kind] = {
+            "steps": _steps,
+            "batch_size": _batch_size,
+            "learning_rate": 1e-3,
+            "warmup_steps": 0,
+            "weight_decay": 0.0,
+            "clip_norm": 1e9,
+            "decay_steps": 10_000_000,
+        }

@@ -1,0 +1,74 @@
+"""The settings of off-policy evaluation, as plain numbers."""
+
+from dataclasses import dataclass
+
+from trajworld.errors import UsageError
+
+
+@dataclass(frozen=True)
+class OpeSettings:
+    """How policies are evaluated inside a model.
+
+    Attributes:
+        discount: γ.
+        horizon: The most steps of a rollout.
+        states: The most initial states, first ones of the dataset's episodes.
+        half_width: No further initial states where the estimate's 95 % interval is this narrow to either side.
+        sample: Sample the model's predictions; else each is its expectation.
+        negligible: Rollouts stop where what is left of the discount can change no return by more than this share of
+            the interval's half width; 0 never stops them before the horizon.
+        batch_size: Initial states at once.
+        compact: Whether trajectories that have ended leave the batch.
+        seed: Of all draws.
+    """
+
+    discount: float = 0.995
+    horizon: int = 1000
+    states: int = 64
+    half_width: float = 0.0
+    sample: bool = False
+    negligible: float = 0.1
+    batch_size: int = 64
+    compact: bool = True
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_discount(self.discount)
+        counts = self.horizon, self.batch_size, self.states - 1
+        if min(counts) < 1 or self.negligible < 0 or self.half_width < 0 or self.seed < 0:
+            raise UsageError(
+                "at least a horizon of 1 step, 2 initial states, a batch of 1, and no negative number are needed"
+            )
+
+
+@dataclass(frozen=True)
+class FittedQSettings:
+    """How Q functions are fitted.
+
+    Attributes:
+        discount: γ.
+        iterations: Backups: in each, Q is fitted to rewards and the last iteration's values of what followed.
+        steps: Steps of Adam in an iteration.
+        batch_size: Transitions of a step.
+        width: Of the two hidden layers.
+        learning_rate: At the start; it falls linearly to a tenth.
+        seed: Of the weights, the transitions and the actions.
+    """
+
+    discount: float = 0.995
+    iterations: int = 500
+    steps: int = 20
+    batch_size: int = 256
+    width: int = 128
+    learning_rate: float = 1e-3
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        _check_discount(self.discount)
+        if self.discount == 1 or min(self.iterations, self.steps, self.batch_size, self.width) < 1:
+            raise UsageError("fitted Q evaluation needs a discount below 1 and counts of at least 1")
+
+
+def _check_discount(discount: float) -> None:
+    if not 0 < discount <= 1:
+        raise UsageError(f"the discount must be above 0 and at most 1, not {discount}")
