@@ -1,0 +1,81 @@
+"""Suites of datasets by level of skill, of policies whose skill is known."""
+
+from pathlib import Path
+
+import minari
+import numpy as np
+import pytest
+
+from trajworld.collect.suites import LEVELS, Noisy, collect_suite, plan_suite
+from trajworld.data.minari_datasets import dataset_path
+from trajworld.errors import UsageError
+from trajworld.policies.behaviour import Uniform
+from trajworld.policies.policy import Layer, Policy
+
+
+def balancer(gain: float) -> Policy:
+    """Pushes against the pole's angle and velocity in InvertedPendulum-v5; a gain of 1 keeps it up."""
+    kernel = gain * np.array([[0.3], [5.0], [0.5], [1.0]], np.float32)
+    bounds = np.full(1, 3, np.float32)
+    mean = Layer(kernel, np.zeros(1, np.float32))
+    return Policy((), mean, None, -bounds, bounds, squash=False, environment="gymnasium/InvertedPendulum-v5")
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "datasets"))
+    return tmp_path
+
+
+def quiet(done: int, total: int | None, what: str) -> None:
+    pass
+
+
+def test_levels_follow_the_policies_returns(home: Path) -> None:
+    policies = {"best": balancer(1.0), "none": balancer(0.0), "wrong": balancer(-1.0)}
+    planned = plan_suite("trajworld/test", policies, progress=quiet)
+    assert [one.level for one in planned] == list(LEVELS)
+    parts = {one.level: [name for name, _ in one.parts] for one in planned}
+    assert parts["random"] == ["uniform"]
+    assert parts["expert"] == ["best"]
+    # Ten steps or so against a thousand: the better of the two bad ones is nearest a third.
+    assert parts["medium"] == ["none"]
+    assert parts["medium-replay"] == ["uniform", "wrong", "none"]
+    assert parts["medium-expert"] == ["none", "best"]
+
+    rows = list(collect_suite(planned, transitions=1200, seed=3, workers=1, progress=quiet))
+    assert [row["dataset"] for row in rows] == [
+        f"trajworld/test/invertedpendulum-{level}-v0" for level in LEVELS
+    ]
+    assert all(row["transitions"] == 1200 for row in rows)
+    returns = {row["level"]: row["mean_return"] for row in rows}
+    assert returns["expert"] > 10 * returns["medium"] > 0
+    assert minari.load_dataset(rows[3]["dataset"]).total_steps == 1200
+    # What is there stays, and what is missing is made again, the same.
+    path = dataset_path(rows[1]["dataset"])
+    before = minari.load_dataset(rows[1]["dataset"])[0].observations
+    path.rename(home / "moved")
+    assert [
+        row["level"] for row in collect_suite(planned, transitions=1200, seed=3, workers=1, progress=quiet)
+    ] == ["medium"]
+    np.testing.assert_array_equal(minari.load_dataset(rows[1]["dataset"])[0].observations, before)
+    dataset_path(rows[3]["dataset"]).rename(home / "again")
+    with pytest.raises(UsageError, match="more than 1 transitions are needed"):
+        list(collect_suite(planned, transitions=1, seed=3, workers=1, progress=quiet))
+
+
+def test_noise_is_drawn_for_each_episode_and_stays_in_the_box() -> None:
+    low, high = np.array([-1.0, 0.0], np.float32), np.array([1.0, 4.0], np.float32)
+    still = balancer(0.0)
+    seen, stds = np.zeros(4, np.float32), []
+    for episode in range(60):
+        act = Noisy(still).controller(low[:1], high[:1], np.random.default_rng(episode))
+        actions = np.array([act(seen)[0] for _ in range(200)])
+        assert np.abs(actions).max() <= 1
+        stds.append(actions.std())
+    shares = [np.mean(np.array(stds) < 0.05), np.mean(np.abs(np.array(stds) - 0.2) < 0.05)]
+    assert all(0.15 < share < 0.55 for share in shares)
+    act = Noisy(Uniform()).controller(low, high, np.random.default_rng(0))
+    drawn = np.stack([act(seen) for _ in range(100)])
+    assert (drawn >= low).all()
+    assert (drawn <= high).all()

@@ -1,0 +1,174 @@
+"""Suites of behaviour datasets after D4RL's recipe: five levels of skill in each environment, from policies at hand."""
+
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajworld.collect.collector import Tally, collect
+from trajworld.collect.datasets import Progress, deciding_versions
+from trajworld.collect.returns import policy_returns
+from trajworld.data.episode import Episode
+from trajworld.data.minari_datasets import dataset_path, write_minari
+from trajworld.environments.names import parse_name
+from trajworld.environments.open import open_environment
+from trajworld.errors import UsageError
+from trajworld.policies.behaviour import Behaviour, Controller, Uniform, in_box
+from trajworld.policies.policy import Policy
+from trajworld.processes import started_workers
+
+LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert")
+NOISES = (0.0, 0.2, 0.5)
+"""Of replay: a third of the episodes each."""
+
+_RANKING_EPISODES = 10
+
+
+@dataclass(frozen=True)
+class Noisy:
+    """A behaviour whose actions get Gaussian noise, in half boxes; how much is drawn for each episode."""
+
+    behaviour: Behaviour
+    scales: tuple[float, ...] = NOISES
+
+    def controller(
+        self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
+    ) -> Controller:
+        """Of one episode; see ``Behaviour``."""
+        scale = self.scales[generator.integers(len(self.scales))]
+        act = self.behaviour.controller(low, high, generator)
+        middle, half = (low + high) / 2, (high - low) / 2
+
+        def noisy(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+            unit = (act(observation) - middle) / half + scale * generator.standard_normal(len(low))
+            return in_box(unit, low, high)
+
+        return noisy
+
+
+@dataclass(frozen=True)
+class SuiteDataset:
+    """One dataset of a suite: its Minari id, where and of what level it is, and what acts in which share of it."""
+
+    dataset: str
+    environment: str
+    level: str
+    parts: tuple[tuple[str, Behaviour], ...]
+
+
+def plan_suite(
+    name: str, policies: Mapping[str, Policy], *, seed: int = 0, workers: int = 1, progress: Progress
+) -> list[SuiteDataset]:
+    """The datasets of a suite: five for each environment that the policies were made for.
+
+    Expert is the sampled behaviour of the policy of the greatest mean return over ten episodes, medium of the one
+    nearest a third of it, medium-expert half of each, random uniform actions. Medium-replay is equal parts of
+    all policies up to medium, and of uniform actions, a third of the episodes with noise of each of :data:`NOISES`.
+
+    Raises:
+        UsageError: A policy's file does not say its environment.
+        TrajWorldError: An environment cannot start.
+    """
+    by_environment: dict[str, dict[str, Policy]] = {}
+    for policy_name, policy in policies.items():
+        by_environment.setdefault(policy.environment, {})[policy_name] = policy
+    planned = []
+    for own in by_environment.values():
+        found = policy_returns(
+            own, episodes=_RANKING_EPISODES, seed=seed, workers=workers, progress=progress, gamma=1.0
+        )
+        returns = {one["policy"]: one["return"] for one in found}
+        ranked = sorted(own, key=lambda one: returns[one])
+        expert = ranked[-1]
+        medium = min(ranked, key=lambda one: abs(returns[one] - returns[expert] / 3))
+        weaker = ranked[: ranked.index(medium) + 1]
+        uniform = ("uniform", Uniform())
+        of = {
+            "random": [uniform],
+            "medium": [(medium, own[medium])],
+            "medium-replay": [
+                (one, Noisy(behaviour)) for one, behaviour in [uniform, *((w, own[w]) for w in weaker)]
+            ],
+            "medium-expert": [(medium, own[medium]), (expert, own[expert])],
+            "expert": [(expert, own[expert])],
+        }
+        place = parse_name(found[0]["environment"])
+        short = place.identifier.rpartition("-")[0].lower()
+        planned += [
+            SuiteDataset(f"{name}/{short}-{level}-v0", str(place), level, tuple(of[level]))
+            for level in LEVELS
+        ]
+    return planned
+
+
+def collect_suite(
+    planned: list[SuiteDataset], *, transitions: int, seed: int, workers: int, progress: Progress
+) -> Iterator[dict[str, Any]]:
+    """Collect what is missing of a suite, each dataset whole or not at all, and give a row of each once it is on disk.
+
+    A dataset depends on its parts, its size and the seed alone.
+
+    Raises:
+        UsageError: There are fewer transitions than parts.
+        TrajWorldError: As ``collect`` and ``write_minari`` do.
+    """
+    with started_workers(workers) as pool:
+        for one in planned:
+            if dataset_path(one.dataset).exists():
+                continue
+            tally, began = Tally(), time.monotonic()
+            sizes = np.diff(np.linspace(0, transitions, len(one.parts) + 1).astype(int)).tolist()
+            if min(sizes) < 1:
+                raise UsageError(
+                    f"{one.dataset} has {len(sizes)} parts: more than {transitions} transitions are needed"
+                )
+
+            def episodes(
+                one: SuiteDataset = one, sizes: list[int] = sizes, tally: Tally = tally
+            ) -> Iterator[Episode]:
+                for (_, behaviour), size in zip(one.parts, sizes, strict=True):
+                    part, before = Tally(), tally.transitions
+                    for episode in collect(
+                        one.environment,
+                        behaviour=behaviour,
+                        transitions=size,
+                        seed=seed,
+                        workers=pool,
+                        tally=part,
+                    ):
+                        yield episode
+                        progress(before + part.transitions, transitions, one.dataset)
+                    for name, value in vars(part).items():
+                        setattr(tally, name, getattr(tally, name) + value)
+
+            opened = open_environment(one.environment)
+            opened.close()
+            space = opened.description
+            acting = ", ".join(name for name, _ in one.parts)
+            path = write_minari(
+                one.dataset,
+                episodes(),
+                environment=one.environment,
+                observation_space=space.observation_space,
+                action_space=space.action_space,
+                description=f"{one.environment}, {one.level}: {acting}; seed {seed}",
+                metadata={
+                    "collection": {
+                        "behaviour": {"name": one.level, "parts": [name for name, _ in one.parts]},
+                        "seed": seed,
+                        "time_limit": space.time_limit,
+                        "versions": deciding_versions(),
+                    }
+                },
+            )
+            yield {
+                "dataset": one.dataset,
+                "level": one.level,
+                "parts": acting,
+                "path": str(path),
+                **tally.row(),
+                "seconds": round(time.monotonic() - began, 3),
+            }
