@@ -1,0 +1,166 @@
+"""The ensemble beside a plain NumPy forward pass, a known linear system, and the definition of its parts."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from keras import ops
+
+import trajworld as tw
+from trajworld.backend import active_backend
+from trajworld.data.batch import Batch, Variates
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.models.identity import Identity
+from trajworld.models.interface import new_model
+from trajworld.models.mlp_ensemble import MLPEnsemble
+from trajworld.models.sizes import EnsembleSizes
+
+SIZES = EnsembleSizes(members=3, elites=2, layers=2, width=8, observations=5, actions=3)
+RNG = np.random.default_rng(0)
+
+
+def ensemble() -> MLPEnsemble:
+    model = new_model(SIZES, Identity())
+    rng = np.random.default_rng(1)
+    model.set_weights([0.3 * rng.normal(size=weight.shape) for weight in model.get_weights()])
+    model.mean.assign(rng.uniform(0.3, 0.7, 9))
+    model.scale.assign(rng.uniform(0.1, 0.3, 9))
+    model._bounds[0].assign(np.full(6, -10.0))
+    model._bounds[1].assign(np.full(6, 0.5))
+    model.elite.assign(np.ones(3))
+    return model
+
+
+def variates(padding: int = 0) -> Variates:
+    """3 observations, the reward, 2 actions, padding."""
+    is_action = np.array([0, 0, 0, 0, 1, 1] + [0] * padding, np.int32)
+    lower = np.array([-1, -2, 0, -1, -1, -1] + [0] * padding, np.float32)
+    upper = np.array([1, 2, 3, 4, 1, 1] + [1] * padding, np.float32)
+    mask = None if not padding else np.array([1] * 6 + [0] * padding, np.float32)
+    return Variates(is_action, lower, upper, mask)
+
+
+def by_hand(model: MLPEnsemble, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Each member's mean and standard deviation of the next observation and reward, in raw units, ``[E, B, 4]``."""
+    known, weights = variates(), {w.path.rpartition("/")[2]: np.asarray(w, np.float64) for w in model.weights}
+    span = (known.upper - known.lower).astype(np.float64)
+    scaled = (row - known.lower) / span
+    x = np.zeros((len(row), 8))
+    x[:, :3] = (scaled[:, :3] - weights["mean"][:3]) / weights["scale"][:3]
+    x[:, 5:7] = (scaled[:, 4:] - weights["mean"][5:7]) / weights["scale"][5:7]
+    means, stds = [], []
+    unit = np.append(weights["scale"][:3], weights["scale"][8]) * span[:4]
+    base = np.concatenate([row[:, :3], np.full((len(row), 1), -1 + weights["mean"][8] * 5)], axis=1)
+    for member in range(3):
+        h = x
+        for layer in (0, 1):
+            h = h @ weights[f"kernel_{layer}"][member] + weights[f"bias_{layer}"][member]
+            h = h / (1 + np.exp(-h))
+        out = h @ weights["kernel_2"][member] + weights["bias_2"][member]
+        softplus = lambda value: np.log1p(np.exp(value))  # noqa: E731
+        spread = 0.5 - softplus(0.5 - out[:, 6:])
+        spread = -10 + softplus(spread + 10)
+        chosen = [0, 1, 2, 5]
+        means.append(base + out[:, chosen] * unit)
+        stds.append(np.exp(0.5 * spread[:, chosen]) * unit)
+    return np.stack(means), np.stack(stds)
+
+
+def rows(count: int) -> np.ndarray:
+    known = variates()
+    return RNG.uniform(known.lower, known.upper, (count, 6)).astype(np.float32)
+
+
+@pytest.mark.parametrize("padding", [0, 2])
+def test_predictions_are_those_of_a_plain_forward_pass(padding: int) -> None:
+    model, before, after = ensemble(), rows(5), rows(5)
+    model.choose_elites(np.array([0.3, 0.1, 0.2]))
+    means, stds = by_hand(model, before)
+    means, stds = means[1:], stds[1:]
+    values = np.pad(np.stack([before, after], axis=1), [(0, 0), (0, 0), (0, padding)])
+    run = active_backend().compile(lambda batch: model.predict(batch), model)
+    found = run(Batch(values, np.ones((5, 2), np.float32), variates(padding)))
+    mean, std, nll = (ops.convert_to_numpy(array)[:, :4] for array in found)
+    np.testing.assert_allclose(mean, means.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(std, np.sqrt((stds**2).mean(axis=0) + means.var(axis=0)), atol=1e-5)
+    density = np.exp(-0.5 * ((after[:, :4] - means) / stds) ** 2) / (stds * math.sqrt(2 * math.pi))
+    np.testing.assert_allclose(nll, -np.log(density.mean(axis=0)), rtol=1e-4, atol=1e-4)
+
+
+def test_the_loss_is_its_definition() -> None:
+    model, before, after = ensemble(), rows(6), rows(6)
+    means, stds = by_hand(model, before)
+    known = variates()
+    weights = {w.path.rpartition("/")[2]: np.asarray(w, np.float64) for w in model.weights}
+    unit = np.append(weights["scale"][:3], weights["scale"][8]) * (known.upper - known.lower)[:4]
+    error, variance = ((means - after[:, :4]) / unit) ** 2, (stds / unit) ** 2
+    members = (error / variance + np.log(variance)).mean(axis=-1).sum(axis=0)
+    decay = sum(
+        0.5 * rate * (weights[f"kernel_{layer}"] ** 2).sum()
+        for layer, rate in enumerate((2.5e-5, 5e-5, 7.5e-5))
+    )
+    bounds = 0.01 * 6 * (0.5 + 10)
+    mask = np.array([[0, 1], [1, 1], [1, 1], [1, 1], [1, 1], [1, 1]], np.float32)
+    batch = Batch(np.stack([before, after], axis=1), mask, known)
+    total, count = active_backend().compile(lambda batch: model.loss_sums(batch), model)(batch)
+    assert float(count) == 5
+    np.testing.assert_allclose(float(total), members[1:].sum() + 5 * (decay + bounds), rtol=1e-4)
+    errors, count = active_backend().compile(lambda batch: model.member_errors(batch), model)(batch)
+    np.testing.assert_allclose(
+        ops.convert_to_numpy(errors), error[:, 1:].mean(axis=-1).sum(axis=-1), rtol=1e-4
+    )
+
+
+def test_a_bootstrap_sample_is_a_function_of_the_row() -> None:
+    model, many = ensemble(), RNG.normal(size=(4000, 12)).astype(np.float32)
+    run = active_backend().compile(lambda rows: model._bootstrap(rows), model)
+    counts = ops.convert_to_numpy(run(many))
+    shuffled = RNG.permutation(4000)
+    np.testing.assert_array_equal(ops.convert_to_numpy(run(many[shuffled])), counts[:, shuffled])
+    # Poisson with mean 1, of each member for itself.
+    expected = np.exp(-1) / np.array([1, 1, 2, 6])
+    for member in counts:
+        np.testing.assert_allclose([np.mean(member == k) for k in range(4)], expected, atol=0.03)
+    assert np.abs(np.corrcoef(counts)[np.triu_indices(3, 1)]).max() < 0.06
+    # The same on every backend: the arithmetic of 32-bit integers.
+    draws = np.random.default_rng(0).integers(2**31, size=(2, 3, 1, 12))[0]
+    mixed = (many.view(np.uint32).astype(object) * (2 * draws + 1)).sum(axis=-1) % 2**32
+
+    def shifted(number: int, by: int) -> int:
+        # Arithmetic, as of signed numbers.
+        return ((number - (number >> 31 << 32)) >> by) % 2**32
+
+    for member in range(3):
+        for place in range(20):
+            bits = int(mixed[member, place])
+            bits = (bits ^ shifted(bits, 15)) * 0x2C1B3C6D % 2**32
+            bits = (bits ^ shifted(bits, 12)) & 0xFFFFFF
+            passed = np.cumsum(np.exp(-1) / np.array([1, 1, 2, 6, 24, 120]))
+            assert counts[member, place] == (bits / 2**24 > passed).sum()
+
+
+def test_it_learns_a_linear_system_to_its_noise_floor(tmp_path: Path) -> None:
+    from test_second_model import motion
+
+    data = motion(tmp_path / "data")
+    model = tw.train(data, model={"kind": "mlp-ensemble"}, preset="tiny", steps=1500, seed=1)
+    table = tw.evaluate(model, data)
+    assert table.loc["observations", "normalised_mae"] < 0.1
+    assert table.loc["observations", "copy_normalised_mae"] > 0.5
+    tw.save(model, tmp_path / "model.keras")
+    again = tw.load(tmp_path / "model.keras")
+    history, actions = data.rows[None, 3:8], data.rows[None, 7:20, 4:]
+    one, other = (tw.rollout(each, history, actions, seed=3) for each in (model, again))
+    np.testing.assert_array_equal(one.observations, other.observations)
+    assert np.abs(one.observations - tw.rollout(model, history, actions, seed=4).observations).max() > 1e-3
+
+
+def test_sizes_that_do_not_fit_are_refused() -> None:
+    for wrong in ({"elites": 8}, {"layers": 5}, {"width": 0}):
+        with pytest.raises(UsageError):
+            EnsembleSizes(**wrong)
+    model: Any = new_model(SIZES, Identity())
+    with pytest.raises(TrajWorldError, match="6 observation and 2 action variates are more than the 5 and 3"):
+        model.adapt([np.zeros(9)], [np.ones(9)], [(6, 2)])
