@@ -224,6 +224,7 @@ _RECORDS = {
     *(f"{gym}.spaces.{kind}" for gym in ("gym", "gymnasium") for kind in _SPACES),
     *(f"numpy.random._pickle.__{kind}_ctor" for kind in ("randomstate", "generator", "bit_generator")),
     *(f"numpy.random.{name}" for name in ("_mt19937.MT19937", "_pcg64.PCG64", "bit_generator.SeedSequence")),
+    "numpy.random.bit_generator.__pyx_unpickle_SeedSequence",
 }
 _STAND_INS = {
     name: type(name, (_StandIn,), {"__slots__": ()})

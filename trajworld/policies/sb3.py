@@ -107,7 +107,7 @@ def read_sb3(path: str | os.PathLike[str], vecnormalize: str | os.PathLike[str] 
             if (
                 not isinstance(space, Record)
                 or not space.name.endswith(".box.Box")
-                or len(space.fields["shape"]) != 1
+                or np.ndim(space.fields["low"]) != 1
             ):
                 raise TrajWorldError(f"its {name.replace('_', ' ')} is no plain box of numbers")
         return make_policy(
