@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from trajworld.errors import TrajWorldError
-from trajworld.policies.read import find_policies, read_policy
+from trajworld.policies.files import find_policies, read_policy
 from trajworld.policies.sb3 import make_policy
 
 RNG = np.random.default_rng(0)
@@ -56,10 +56,10 @@ def test_dope_policies_act_as_the_benchmark_defines(tmp_path: Path, squashed: bo
 BAD_DOPE = {
     "wrong shapes": (dope(**{"fc1/weight": np.zeros((7, 9), "f4")}), r"hidden layer 1: .*\(9, 7\)"),
     "NaN": (dope(**{"fc0/bias": np.full(8, np.nan, "f4")}), "NaN"),
-    "no last layer": (dope(**{"last_fc/weight": None}), "no last_fc/weight"),
+    "no last layer": (dope(**{"last_fc/weight": None}), "lacks last_fc/weight"),
     "a bias missing": (dope(**{"fc1/bias": None}), "hidden layer 1"),
     "no number": (dope(**{"fc1/weight": "text"}), "hidden layer 1"),
-    "another distribution": (dope(output_distribution="beta"), "'beta'"),
+    "another distribution": (dope(output_distribution="beta"), "no output_distribution"),
     "another nonlinearity": (dope(nonlinearity="maxout"), "'maxout'"),
     "a list": ([1, 2], "no policy of DOPE"),
 }
@@ -85,7 +85,7 @@ def test_cut_pickles_missing_files_and_folders(tmp_path: Path) -> None:
         path.write_bytes(whole[:length])
         refused(path, "hopper_online")
     refused(tmp_path / "nothing.pkl", "No such file")
-    refused(tmp_path, "directory")
+    refused(tmp_path, "not a file")
 
 
 class World(gymnasium.Env):
@@ -247,8 +247,8 @@ BAD_ZIPS: dict[str, Any] = {
     "recurrent": ("data", lambda: pickled("policy_class", classes()[1]), "RecurrentActorCriticPolicy"),
     "a class that runs": ("data", lambda: pickled("policy_class", Evil()), "'system'"),
     "a space that runs": ("data", lambda: pickled("action_space", Evil()), "refused: it names"),
-    "discrete actions": ("data", lambda: pickled("action_space", DISCRETE), "action space is no plain box"),
-    "pictures": ("data", lambda: pickled("observation_space", PICTURE), "observation space is no plain box"),
+    "discrete actions": ("data", lambda: pickled("action_space", DISCRETE), "plain boxes.*Discrete"),
+    "pictures": ("data", lambda: pickled("observation_space", PICTURE), "plain boxes"),
     "no JSON": ("data", lambda: lambda data: data[:-9], "damaged"),
     "other JSON": ("data", lambda: lambda data: b"[1]", "damaged"),
     "no weights": ("policy.pth", lambda: lambda data: None, "no zip of Stable-Baselines3"),
@@ -297,7 +297,8 @@ def test_other_zips_cut_zips_and_other_statistics(tmp_path: Path) -> None:
     agent("A2C").save(path)
     whole = path.read_bytes()
     written(tmp_path / "vecnormalize.pkl", {"mean": 0})
-    refused(path, "no VecNormalize")
+    with pytest.raises(TrajWorldError, match=r"vecnormalize\.pkl holds no VecNormalize"):
+        read_policy(path)
     (tmp_path / "vecnormalize.pkl").unlink()
     for length in range(0, len(whole), 2999):
         path.write_bytes(whole[:length])

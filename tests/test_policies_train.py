@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.policies.npz import load_policy
+from trajworld.policies.files import load_policy
 from trajworld.policies.train import stream_episodes, train_policies
 
 pytest.importorskip("stable_baselines3")
@@ -20,7 +20,7 @@ def files(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_an_interrupted_training_gives_the_same_files(tmp_path: Path) -> None:
-    rows = train_policies("Pendulum-v1", tmp_path / "whole", snapshots=3, **OPTIONS)
+    made = train_policies("Pendulum-v1", tmp_path / "whole", snapshots=3, **OPTIONS)
 
     def stop(done: int, total: int | None, what: str) -> None:
         if done == 300:
@@ -33,9 +33,9 @@ def test_an_interrupted_training_gives_the_same_files(tmp_path: Path) -> None:
     train_policies("Pendulum-v1", tmp_path / "cut", snapshots=2, **OPTIONS)
     again = train_policies("Pendulum-v1", tmp_path / "cut", snapshots=3, **OPTIONS)
     assert files(tmp_path / "cut") == files(tmp_path / "whole")
-    assert [row["steps"] for row in again] == [230, 460, 690]
-    assert [row["return"] for row in again] == [row["return"] for row in rows]
-    policies = [load_policy(row["file"]) for row in rows]
+    assert [path.name for path in again] == [path.name for path in made]
+    policies = [load_policy(path) for path in made]
+    assert policies[2].source == "SAC, 690 steps, seed 3"
     assert policies[0].sizes == (3, 8, 6, 1)
     assert policies[0].environment == "gymnasium/Pendulum-v1"
     assert not np.array_equal(policies[1].mean.kernel, policies[2].mean.kernel)
