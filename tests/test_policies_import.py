@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from trajworld.errors import TrajWorldError
-from trajworld.policies.files import find_policies, read_policy
+from trajworld.policies.files import read_policy
 from trajworld.policies.sb3 import make_policy
 
 RNG = np.random.default_rng(0)
@@ -303,18 +303,6 @@ def test_other_zips_cut_zips_and_other_statistics(tmp_path: Path) -> None:
     for length in range(0, len(whole), 2999):
         path.write_bytes(whole[:length])
         refused(path, "agent.zip")
-
-
-def test_what_a_folder_holds(tmp_path: Path) -> None:
-    (tmp_path / "below").mkdir()
-    written(tmp_path / "below" / "hopper_online_1.pkl", dope())
-    written(tmp_path / "vecnormalize.pkl", 0)
-    written(tmp_path / "bad.pkl", 0)
-    found = find_policies(tmp_path)
-    assert [path.name for path in found] == ["bad.pkl", "hopper_online_1.pkl"]
-    assert isinstance(found[tmp_path / "bad.pkl"], TrajWorldError)
-    with pytest.raises(TrajWorldError, match="no folder"):
-        find_policies(tmp_path / "nowhere")
 
 
 def test_the_real_files(shared: Path) -> None:

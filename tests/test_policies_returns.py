@@ -87,6 +87,8 @@ def saved(tmp_path: Path) -> Path:
     save_policy(swinging(), tmp_path / "one.npz")
     save_policy(swinging(1, environment=""), tmp_path / "two.npz")
     (tmp_path / "bad.npz").write_bytes(b"PK no")
+    for other in ("stream-001.npz", "vecnormalize.pkl"):
+        (tmp_path / other).write_bytes(b"no policy, and none is expected")
     return tmp_path
 
 

@@ -99,10 +99,10 @@ def _environments(policies: Mapping[str, Policy], given: str) -> dict[str, str]:
             with contextlib.closing(open_environment(wanted)) as opened:
                 described[wanted] = opened.description
         has = described[wanted]
-        if (policy.sizes[0], policy.sizes[-1]) != (has.observation_size, has.action_size):
+        if (policy.observation_size, policy.action_size) != (has.observation_size, has.action_size):
             raise UsageError(
-                f"{name} takes {policy.sizes[0]} observation values and gives {policy.sizes[-1]} actions, where "
-                f"{has.name} has {has.observation_size} and {has.action_size}"
+                f"{name} takes {policy.observation_size} observation values and gives {policy.action_size} actions, "
+                f"where {has.name} has {has.observation_size} and {has.action_size}"
             )
         names[name] = has.name
     return names

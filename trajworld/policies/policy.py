@@ -144,9 +144,19 @@ class Policy:
             object.__setattr__(self, name, value)
 
     @property
+    def observation_size(self) -> int:
+        """O."""
+        return len(self.observation_mean)
+
+    @property
+    def action_size(self) -> int:
+        """A."""
+        return len(self.low)
+
+    @property
     def sizes(self) -> tuple[int, ...]:
         """Values in an observation, in each hidden layer and in an action."""
-        return len(self.observation_mean), *(len(layer.bias) for layer in self.layers), len(self.low)
+        return self.observation_size, *(len(layer.bias) for layer in self.layers), self.action_size
 
     @property
     def function(self) -> Callable[..., Tensor]:
@@ -166,7 +176,7 @@ class Policy:
         """The noise of a rollout's actions, ``[horizon, batch, A]`` standard normal; None if deterministic."""
         if self.log_std is None:
             return None
-        return generator.standard_normal((horizon, batch, len(self.low)), np.float32)
+        return generator.standard_normal((horizon, batch, self.action_size), np.float32)
 
     def deterministic(self) -> "Policy":
         """The policy that does the mean action."""
@@ -180,8 +190,8 @@ class Policy:
 
     def controller(self, low: Floats, high: Floats, generator: np.random.Generator) -> Controller:
         """See ``Behaviour``: actions are clipped to the environment's bounds, too."""
-        if len(low) != len(self.low):
-            raise UsageError(f"the policy has {len(self.low)} actions and the environment {len(low)}")
+        if len(low) != self.action_size:
+            raise UsageError(f"the policy has {self.action_size} actions and the environment {len(low)}")
         return lambda observation: np.clip(self.act(observation[None], generator)[0], low, high)
 
     def describe(self) -> dict[str, Any]:
