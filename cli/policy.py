@@ -58,7 +58,7 @@ def list_(folder: Path, as_json: bool) -> None:
 
     found = find_policies(folder)
     good = {str(path): one.describe() for path, one in found.items() if isinstance(one, Policy)}
-    bad = {str(path): str(one) for path, one in found.items() if not isinstance(one, Policy)}
+    bad = {str(path): one for path, one in found.items() if isinstance(one, str)}
     if as_json:
         entries = [{"file": file, **one} for file, one in good.items()]
         click.echo(

@@ -35,7 +35,7 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Complet
         ("evaluate --help", FRAMEWORKS),
         ("checkpoint import --help", FRAMEWORKS),
         ("checkpoint list", FRAMEWORKS),
-        ("policy list", HEAVY),
+        ("policy list nowhere", HEAVY),
         ("checkpoint show trajworld-small", FRAMEWORKS),
         ("checkpoint push trajworld-small hf://user/mine", FRAMEWORKS),
     ],

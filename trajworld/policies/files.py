@@ -114,22 +114,24 @@ def read_policy(
     return policy.deterministic() if deterministic else policy
 
 
-def find_policies(folder: str | os.PathLike[str]) -> dict[Path, Policy | TrajWorldError]:
-    """The policies in a folder and those below it, by path: what was read of each, or why it cannot be.
+def find_policies(folder: str | os.PathLike[str]) -> dict[Path, Policy | str]:
+    """The policies in a folder and those below it, by path: what was read of each, or why it cannot be, in words.
 
     Raises:
         TrajWorldError: There is no such folder.
     """
     if not Path(folder).is_dir():
         raise TrajWorldError(f"{folder} is no folder")
-    found: dict[Path, Policy | TrajWorldError] = {}
-    for path in sorted(Path(folder).rglob("*.*")):
+    found: dict[Path, Policy | str] = {}
+    for path in sorted(Path(place) / name for place, _, names in os.walk(folder) for name in names):
         # A training's stream of transitions, and an agent's statistics, lie beside policies.
         if path.suffix in (".npz", ".pkl", ".zip") and not path.name.startswith(("stream-", "vecnormalize.")):
             try:
                 found[path] = read_policy(path)
             except TrajWorldError as error:
-                found[path] = error
+                found[path] = str(error)
+            except ImportError as error:
+                found[path] = f"{path} needs PyTorch ({error})"
     return found
 
 
