@@ -297,8 +297,7 @@ def test_other_zips_cut_zips_and_other_statistics(tmp_path: Path) -> None:
     agent("A2C").save(path)
     whole = path.read_bytes()
     written(tmp_path / "vecnormalize.pkl", {"mean": 0})
-    with pytest.raises(TrajWorldError, match=r"vecnormalize\.pkl holds no VecNormalize"):
-        read_policy(path)
+    refused(path, r"vecnormalize\.pkl holds no VecNormalize")
     (tmp_path / "vecnormalize.pkl").unlink()
     for length in range(0, len(whole), 2999):
         path.write_bytes(whole[:length])

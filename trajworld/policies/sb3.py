@@ -66,7 +66,6 @@ def read_sb3(path: str | os.PathLike[str], vecnormalize: str | os.PathLike[str] 
     path = Path(path)
     places = [folder / "vecnormalize.pkl" for folder in (path.parent, path.with_suffix(""))]
     statistics = vecnormalize or next((place for place in places if place.is_file()), None)
-    normalisation = {} if statistics is None else _normalisation(statistics)
     try:
         with open_zip(path) as archive:
             data, state = json.loads(archive.read("data")), archive.read("policy.pth")
@@ -87,7 +86,7 @@ def read_sb3(path: str | os.PathLike[str], vecnormalize: str | os.PathLike[str] 
             low=spaces[1].fields["low"],
             high=spaces[1].fields["high"],
             source=f"Stable-Baselines3, {data.get('num_timesteps')} steps",
-            **normalisation,
+            **({} if statistics is None else _normalisation(statistics)),
         )
     except TrajWorldError as error:
         raise (error if str(path) in str(error) else TrajWorldError(f"{path}: {error}")) from None
