@@ -12,8 +12,7 @@ from hypothesis import strategies as st
 
 from trajworld.data.batch import Batch
 from trajworld.data.dataset import Dataset
-from trajworld.data.mixture import Mixture, Source, windows_in_order
-from trajworld.data.padding import padded_sizes
+from trajworld.data.mixture import Mixture, Source, padded_sizes, windows_in_order
 from trajworld.data.statistics import value_range
 from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import TrajWorldError
@@ -79,7 +78,7 @@ def test_leaving_an_iteration_stops_its_threads(three: list[Source]) -> None:
 
 def test_sources_come_in_the_weights_proportions(three: list[Source]) -> None:
     mixture = Mixture(three, 1)
-    order = [mixture.source_of(step) for step in range(6000)]
+    order = [mixture.batch(step).dataset for step in range(6000)]
     assert np.bincount(order).tolist() == [3000, 2000, 1000]
     # Evenly interleaved: no long run without a source.
     assert all(set(order[i : i + 12]) == {0, 1, 2} for i in range(0, 6000, 12))

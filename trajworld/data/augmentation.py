@@ -11,10 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 # How often a variate's sign changes, how often an end of its range moves, and by how many of its ranges at most.
-_MIRRORED = 0.5
-_WIDENED = 0.7
-_FARTHEST = 0.5
-
+_MIRRORED, _WIDENED, _FARTHEST = 0.5, 0.7, 0.5
 _STREAM = 2
 
 
@@ -49,8 +46,5 @@ def draw_change(
     beyond = generator.uniform(0, _FARTHEST, (2, len(real))) * (np.stack(widened) < _WIDENED) * real
     below, above = lower - beyond[0] * (upper - lower), upper + beyond[1] * (upper - lower)
     flip = (mirrored < _MIRRORED) & real
-    return Change(
-        np.where(flip, -1, 1).astype(np.float32),
-        np.where(flip, -above, below).astype(np.float32),
-        np.where(flip, -below, above).astype(np.float32),
-    )
+    changed = np.where(flip, -1, 1), np.where(flip, -above, below), np.where(flip, -below, above)
+    return Change(*(array.astype(np.float32) for array in changed))

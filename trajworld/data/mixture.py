@@ -1,5 +1,7 @@
 """Batches of windows, mixed over datasets by weight with Grain; each batch is a pure function of (seed, step)."""
 
+import contextlib
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache, partial
@@ -12,7 +14,6 @@ from numpy.typing import ArrayLike, NDArray
 from trajworld.data.augmentation import draw_change
 from trajworld.data.batch import Batch, variates_of
 from trajworld.data.dataset import Dataset
-from trajworld.data.padding import padded_sizes
 from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import UsageError
 
@@ -23,10 +24,10 @@ _STEPS_DRAWN = 64
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One dataset of a mixture, its variates' support (ends ``[M]``) and its share of the batches, ``weight``.
+    """One dataset of a mixture, the support of its variates (ends ``[M]``), and its share of the batches.
 
     ``sampling`` by ``window`` draws every window alike; by ``episode`` it draws an episode, then one of its windows
-    (UniTraj). Drawn from are the ``episodes`` of these numbers, all where None.
+    (UniTraj). ``episodes`` are the numbers of those that are drawn from, all where None.
     """
 
     dataset: Dataset
@@ -48,7 +49,7 @@ class Source:
         """
         index = self.index
         if self.sampling == "window":
-            return index.locate((numbers[0] % np.uint64(len(index))).astype(np.int64))
+            return index.locate(numbers[0] % np.uint64(len(index)))
         episode = (numbers[0] % np.uint64(len(index.first_rows))).astype(np.int64)
         first, windows = index.first_rows[episode], np.diff(index.first_ranks)[episode]
         return first + 1 + (numbers[1] % windows.astype(np.uint64)).astype(np.int64), first
@@ -59,10 +60,7 @@ class Mixture:
 
     Which source a step draws from is Grain's deterministic interleaving of the weights; which windows, a generator
     seeded with (seed, step). Nothing else is state: a resumed run sees exactly the batches that it would have seen.
-
-    Attributes:
-        variates: Of each source, what its batches say of its padded variates where they are not augmented.
-        sizes: The values of M_pad, ascending.
+    ``sizes`` are the values of M_pad, ascending; ``variates`` each source's, padded, before augmentation.
     """
 
     def __init__(
@@ -74,15 +72,9 @@ class Mixture:
         sizes: Sequence[int] | None = None,
         augment: float = 0.0,
     ) -> None:
-        """Set up the mixture of at least one source: batches of ``batch_size`` windows of ``window`` rows.
+        """Set up batches of ``batch_size`` windows of ``window`` rows, of which ``augment`` is the share changed.
 
-        ``sizes`` are the values of M_pad that may occur, at most three chosen by ``padded_sizes`` where not given; a
-        source takes the smallest that holds its M. ``augment`` is the share of batches that are changed, see
-        :mod:`trajworld.data.augmentation`.
-
-        Raises:
-            UsageError: No size holds a source's M.
-            TrajWorldError: A support is not of its source's M.
+        A source is padded to the smallest of ``sizes`` that holds its M, ``padded_sizes``'s choice where not given.
         """
         self.sources = tuple(sources)
         self.batch_size, self.window, self.seed, self.augment = batch_size, window, seed, augment
@@ -97,15 +89,11 @@ class Mixture:
         ]
         self._numbers = lru_cache(maxsize=8)(partial(_random_numbers, seed, batch_size=batch_size))
         parts = [grain.MapDataset.source([number]).repeat() for number in range(len(self.sources))]
-        self._order = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
-
-    def source_of(self, step: int) -> int:
-        """The number of the source that a step's batch is drawn from."""
-        return int(self._order[step])
+        self._order = grain.MapDataset.mix(parts, weights)
 
     def batch(self, step: int) -> Batch:
         """The batch of a step: the same for every call with the same sources, sizes and seed."""
-        number = self.source_of(step)
+        number = int(self._order[step])
         source, variates = self.sources[number], self.variates[number]
         ends, first = source.draw(self._numbers(step // _STEPS_DRAWN)[step % _STEPS_DRAWN])
         values, time_mask = gather_windows(source.dataset, ends, first, self.window)
@@ -121,19 +109,38 @@ class Mixture:
         return Batch(values, time_mask, variates, number)
 
     def iterate(self, start: int, stop: int) -> Iterator[Batch]:
-        """The batches of steps ``start`` to ``stop - 1``, a few of them prepared ahead in Grain's reading threads.
-
-        Each equals ``batch(step)``. Starting at a late step costs no more than at an early one.
-        """
+        """``batch(step)`` of the steps ``start`` to ``stop - 1``, a few prepared ahead in Grain's reading threads."""
         if start >= stop:
             return
         steps = grain.MapDataset.source(range(start, stop)).map(self.batch)
         options = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_BATCHES_AHEAD)
-        iterator = iter(steps.to_iter_dataset(options))
-        try:
+        with contextlib.closing(iter(steps.to_iter_dataset(options))) as iterator:
             yield from iterator
-        finally:
-            iterator.close()
+
+
+def padded_sizes(sizes: Sequence[int], most: int = 3, weights: Sequence[float] | None = None) -> list[int]:
+    """The values of M_pad, at most ``most``, that cost the least padding; ascending, the largest size among them.
+
+    The cost is the sum over ``sizes``, M of each dataset, of its weight (1 where not given) times the variates added to
+    reach the next chosen size.
+    """
+    shares: Counter[int] = Counter()
+    for size, weight in zip(sizes, weights or [1.0] * len(sizes), strict=True):
+        shares[size] += weight  # type: ignore[assignment]
+    distinct = sorted(shares)
+
+    def cost(first: int, last: int) -> float:
+        return sum(shares[size] * (distinct[last] - size) for size in distinct[first : last + 1])
+
+    def joined(cut: int, last: int) -> tuple[float, list[int]]:
+        return best[cut][0] + cost(cut + 1, last), [*best[cut][1], distinct[last]]
+
+    # best[last]: the least cost of all sizes up to distinct[last], which is chosen, and the choice.
+    every = range(len(distinct))
+    best = [(cost(0, last), [distinct[last]]) for last in every]
+    for _ in range(min(most, len(distinct)) - 1):
+        best = [min([best[last], *(joined(cut, last) for cut in range(last))]) for last in every]
+    return best[-1][1]
 
 
 def _random_numbers(seed: int, block: int, batch_size: int) -> NDArray[np.uint64]:
@@ -152,8 +159,7 @@ def windows_in_order(
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """The windows of ``episodes`` (all where None) in order, as ``gather_windows`` returns them, for evaluation.
 
-    Where there are more than ``limit``, a random choice of that many, without repetition, in order. The last batch
-    may hold fewer than ``batch_size``.
+    Where there are more than ``limit``, a random choice of that many, in order. The last batch may be smaller.
     """
     index = WindowIndex.of(dataset, episodes)
     ranks = np.arange(len(index))

@@ -11,6 +11,7 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import statistics
 
 _BINS = 60
+_SPREAD = ("minimum", "mean", "maximum", "std")
 
 
 def variate_names(dataset: Dataset) -> list[str]:
@@ -32,24 +33,24 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     ``episode_length``, ``episode_return`` and each of ``variates`` are ``{"minimum", "mean", "maximum", "std"}``;
     ``account`` says what became of the source's transitions, None where the conversion did not count them.
     """
-    found, lengths, returns = statistics(dataset), dataset.transitions_per_episode, episode_returns(dataset)
+    found = vars(statistics(dataset))
+    spreads = [{key: float(found[key][v]) for key in _SPREAD} for v in range(dataset.num_variates)]
     described = ("name", "source", "environment", "num_variates", "observation_size", "action_size")
-    variates = zip(variate_names(dataset), found.minimum, found.mean, found.maximum, found.std, strict=True)
     return {
         **{key: getattr(dataset, key) for key in described},
         "path": str(dataset.path),
         "episodes": dataset.num_episodes,
         "transitions": dataset.num_transitions,
         "terminated_episodes": int(dataset.terminated.sum()),
-        "episode_length": _spread(lengths.min(), lengths.mean(), lengths.max(), lengths.std()),
-        "episode_return": _spread(returns.min(), returns.mean(), returns.max(), returns.std()),
-        "variates": {name: _spread(*numbers) for name, *numbers in variates},
+        "episode_length": _spread(dataset.transitions_per_episode),
+        "episode_return": _spread(episode_returns(dataset)),
+        "variates": dict(zip(variate_names(dataset), spreads, strict=True)),
         "account": None if dataset.account is None else dataset.account.as_json(),
     }
 
 
-def _spread(minimum: float, mean: float, maximum: float, std: float) -> dict[str, float]:
-    return {"minimum": float(minimum), "mean": float(mean), "maximum": float(maximum), "std": float(std)}
+def _spread(values: NDArray[Any]) -> dict[str, float]:
+    return {key: float(getattr(values, key[:3] if key.endswith("imum") else key)()) for key in _SPREAD}
 
 
 def variate_histograms(dataset: Dataset, bins: int = _BINS) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
@@ -70,12 +71,7 @@ def variate_histograms(dataset: Dataset, bins: int = _BINS) -> tuple[NDArray[np.
 
 
 def draw_summary(dataset: Dataset, path: str | Path) -> None:
-    """Draw a histogram of each variate, the episodes' lengths and their returns, and save the picture.
-
-    Raises:
-        UsageError: The name's suffix is of no picture format.
-        TrajWorldError: The picture cannot be written there.
-    """
+    """Draw a histogram of each variate, the episodes' lengths and their returns, and save the picture."""
     from matplotlib.figure import Figure
 
     from trajworld.charts import save_figure

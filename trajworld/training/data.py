@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 from trajworld.collect.corpus import PREFIX, training_members
 from trajworld.data.batch import Batch
 from trajworld.data.dataset import Dataset
-from trajworld.data.mixture import Mixture, Source, windows_in_order
-from trajworld.data.padding import padded_sizes
+from trajworld.data.mixture import Mixture, Source, padded_sizes, windows_in_order
 from trajworld.data.resolve import open_dataset
 from trajworld.data.split import limit_transitions, split_episodes
 from trajworld.data.statistics import value_range
