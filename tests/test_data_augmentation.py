@@ -53,13 +53,12 @@ def test_every_kind_of_change_occurs() -> None:
 
 
 def test_batches_are_the_same_windows_changed(memory_dataset: Callable[..., Dataset]) -> None:
-    dataset = memory_dataset([30, 12, 25])
-    lower, upper = value_range(dataset)
-    # A range that leaves some of the rows out.
-    source = Source(dataset, lower, np.maximum((lower + upper) / 2, lower + 1e-3))
-    plain, changed = (
-        Mixture([source], 4, 5, seed=3, sizes=[dataset.num_variates + 2], augment=share) for share in (0, 1)
-    )
+    sources = []
+    for observations in (3, 5):
+        lower, upper = value_range(dataset := memory_dataset([30, 12, 25], observations))
+        # A range that leaves some of the rows out.
+        sources.append(Source(dataset, lower, np.maximum((lower + upper) / 2, lower + 1e-3)))
+    plain, changed = (Mixture(sources, 4, 5, seed=3, most_sizes=1, augment=share) for share in (0, 1))
     for step in range(20):
         one, other = plain.batch(step), changed.batch(step)
         np.testing.assert_array_equal(one.time_mask, other.time_mask)

@@ -82,9 +82,9 @@ def test_held_out_episodes_are_in_no_batch(tmp_path: Path, data: str, kind: Any)
     run = start_run(tmp_path / "run", config_for(kind, [data], holdout_fraction=0.34))
     (part,) = run.parts
     assert len(part.holdout) == 2
-    assert sorted([*part.training, *part.holdout]) == list(range(6))
+    assert sorted([*part.episodes, *part.holdout]) == list(range(6))
     episodes = np.split(np.asarray(part.dataset.rows), part.dataset.episode_offsets[1:-1])
-    training = np.concatenate([episodes[number] for number in part.training])
+    training = np.concatenate([episodes[number] for number in part.episodes])
     batches = [run.mixture.batch(step) for step in range(200)]
     seen = {row.tobytes() for batch in batches for row in batch.values[batch.time_mask > 0]}
     assert seen == {row.tobytes() for row in training}
@@ -102,11 +102,11 @@ def test_held_out_episodes_are_in_no_batch(tmp_path: Path, data: str, kind: Any)
 def test_a_limit_of_transitions_includes_the_holdout_set(tmp_path: Path) -> None:
     data = store(tmp_path / "data", [10] * 20)
     (part,) = start_run(tmp_path / "run", config_for("train", [data], transitions=55)).parts
-    assert (len(part.training), len(part.holdout)) == (4, 1)
+    assert (len(part.episodes), len(part.holdout)) == (4, 1)
     assert part.transitions == 40
     (more,) = start_run(tmp_path / "more", config_for("train", [data], transitions=105)).parts
-    assert {*part.training, *part.holdout} < {*more.training, *more.holdout}
-    assert len(WindowIndex.of(part.dataset, part.training)) == part.transitions
+    assert {*part.episodes, *part.holdout} < {*more.episodes, *more.holdout}
+    assert len(WindowIndex.of(part.dataset, part.episodes)) == part.transitions
 
 
 def test_fine_tuning_starts_from_the_source_with_the_new_ranges(

@@ -21,7 +21,6 @@ from trajworld.files import atomic_folder, ensure_room, one_writer, read_json, u
 
 if TYPE_CHECKING:
     from gymnasium import Space
-    from gymnasium.envs.registration import EnvSpec
 
 # What HDF5 may still hold in memory of its own structures, bytes.
 _ROOM = 4 << 20
@@ -97,15 +96,13 @@ def write_minari(
     action_space: "Space",
     description: str = "",
     metadata: dict[str, Any] | None = None,
-    env_spec: "EnvSpec | None" = None,
     replace: bool = False,
 ) -> Path:
     """Write episodes as a Minari dataset (HDF5), one episode in memory at a time, and return its folder.
 
     The dataset appears whole or not at all: an error or a Ctrl-C leaves nothing behind. Episodes are checked (shapes,
     NaN) and have the sizes of the spaces, which are of one dimension. ``environment`` (such as
-    ``dm_control/cheetah-run``) and ``description`` are kept in the metadata beside the JSON values in ``metadata``.
-    ``env_spec``, from which Minari can make the environment again, need not be given for ``gymnasium/ID``. A
+    ``dm_control/cheetah-run``) and ``description`` are kept in the metadata beside the JSON values in ``metadata``. A
     ``TrajWorldError`` is raised where the id is taken, there is no episode, or one is malformed.
     """
     import gymnasium
@@ -119,9 +116,6 @@ def write_minari(
         raise TrajWorldError(
             f"Minari has a dataset {dataset_id} already ({path}): choose another id or remove it"
         )
-    for space in (observation_space, action_space):
-        if len(space.shape or ()) != 1:
-            raise UsageError(f"{dataset_id}: episodes hold flat vectors, so its spaces need one dimension")
 
     def buffers() -> Iterator[EpisodeBuffer]:
         sizes = (observation_space.shape[0], action_space.shape[0])
@@ -134,8 +128,8 @@ def write_minari(
 
     described = {**(metadata or {}), **({"description": description} if description else {})}
     described |= {"dataset_id": dataset_id, "environment": environment, "minari_version": minari.__version__}
-    namespace = dataset_id.rpartition("/")[0]
-    if env_spec is None and environment.startswith("gymnasium/"):
+    namespace, env_spec = dataset_id.rpartition("/")[0], None
+    if environment.startswith("gymnasium/"):
         with contextlib.suppress(gymnasium.error.Error, ImportError):
             env_spec = gymnasium.spec(environment.removeprefix("gymnasium/"))
     with (
@@ -169,13 +163,11 @@ def read_minari(
             )
         _download(dataset_id)
     info = _info(dataset_id, path)
-    spaces = _space(info, "observation_space"), _space(info, "action_space")
-    return info, _read_episodes(info, *spaces, account or Account())
+    spaces = {name: _space(info, f"{name[:-1]}_space") for name in ("observations", "actions")}
+    return info, _read_episodes(info, spaces, account or Account())
 
 
-def _read_episodes(
-    info: MinariInfo, observation_space: "Space", action_space: "Space", account: Account
-) -> Iterator[Episode]:
+def _read_episodes(info: MinariInfo, spaces: dict[str, "Space"], account: Account) -> Iterator[Episode]:
     from minari.dataset.minari_storage import MinariStorage
 
     where, number = f"Minari dataset {info.dataset_id}", -1
@@ -183,8 +175,7 @@ def _read_episodes(
         storage = MinariStorage.read(info.path / "data")
         for number, episode in enumerate(storage.get_episodes(range(info.episodes))):
             read = Episode(
-                observations=_flat(observation_space, episode["observations"]),
-                actions=_flat(action_space, episode["actions"]),
+                **{name: _flat(space, episode[name]) for name, space in spaces.items()},
                 rewards=as_floats(episode["rewards"]).reshape(-1),
                 terminated=bool(episode["terminations"][-1]),
                 truncated=bool(episode["truncations"][-1]),

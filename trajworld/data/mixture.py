@@ -15,7 +15,8 @@ from trajworld.data.augmentation import draw_change
 from trajworld.data.batch import Batch, variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.windows import WindowIndex, gather_windows
-from trajworld.errors import UsageError
+
+Sampling = Literal["window", "episode"]
 
 _READ_THREADS = 2
 _BATCHES_AHEAD = 4
@@ -34,7 +35,7 @@ class Source:
     lower: NDArray[np.float32]
     upper: NDArray[np.float32]
     weight: float = 1.0
-    sampling: Literal["window", "episode"] = "window"
+    sampling: Sampling = "window"
     episodes: NDArray[np.int64] | None = None
 
     @cached_property
@@ -69,20 +70,18 @@ class Mixture:
         batch_size: int,
         window: int = 20,
         seed: int = 0,
-        sizes: Sequence[int] | None = None,
+        most_sizes: int = 3,
         augment: float = 0.0,
     ) -> None:
         """Set up batches of ``batch_size`` windows of ``window`` rows, of which ``augment`` is the share changed.
 
-        A source is padded to the smallest of ``sizes`` that holds its M, ``padded_sizes``'s choice where not given.
+        A source is padded to the smallest that holds its M of at most ``most_sizes`` sizes, see ``padded_sizes``.
         """
         self.sources = tuple(sources)
         self.batch_size, self.window, self.seed, self.augment = batch_size, window, seed, augment
         counts = [source.dataset.num_variates for source in self.sources]
         weights = [source.weight for source in self.sources]
-        self.sizes = tuple(sorted(set(padded_sizes(counts, weights=weights) if sizes is None else sizes)))
-        if max(counts) > max(self.sizes, default=0):
-            raise UsageError(f"no size of {list(self.sizes)} holds a dataset of {max(counts)} variates")
+        self.sizes = padded_sizes(counts, most_sizes, weights)
         self.variates = [
             variates_of(source.dataset, source.lower, source.upper, min(n for n in self.sizes if n >= m))
             for source, m in zip(self.sources, counts, strict=True)

@@ -29,9 +29,9 @@ def split_episodes(
 
 
 def limit_transitions(
-    dataset: Dataset, episodes: ArrayLike, transitions: int | None, seed: int
+    dataset: Dataset, episodes: ArrayLike | None, transitions: int | None, seed: int
 ) -> NDArray[np.int64]:
-    """A random choice of whole ``episodes`` with at most ``transitions`` transitions, in the order of choice.
+    """A random choice of ``episodes``, whole, with at most ``transitions`` transitions, in the order of choice.
 
     Episodes are taken in one random order, which depends on the seed alone, until the next would be too many: what a
     smaller limit chooses is a prefix of what a larger one does. The first is taken even where it alone is longer than

@@ -20,12 +20,8 @@ Kind = Literal["pretrain", "train"]
 
 @dataclass(frozen=True)
 class DatasetChoice:
-    """A dataset to train on.
-
-    Attributes:
-        spec: As ``trajworld.data.resolve.open_dataset`` takes it; for pre-training a corpus (``corpus:NAME``) or a
-            UniTraj root too.
-        weight: Its share of the batches, relative to the others'.
+    """A dataset to train on: as ``trajworld.data.resolve.open_dataset`` takes it, or for pre-training a corpus
+    (``corpus:NAME``) or a UniTraj root; and its share of the batches, relative to the others'.
     """
 
     spec: str
@@ -96,42 +92,45 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        single = self.kind == "train"
         if not self.datasets:
             raise UsageError("name at least one dataset to train on")
         if self.model.window < 2:
             raise UsageError(
                 "a model's window must be at least 2 to train it: a row and the one that is predicted"
             )
-        if self.kind == "train" and len(self.datasets) > 1:
+        if single and len(self.datasets) > 1:
             raise UsageError(f"train takes one dataset, not {len(self.datasets)}: pretrain takes several")
-        if self.kind == "train" and self.augment:
+        if single and self.augment:
             raise UsageError("augment is for pretrain: a model of one dataset keeps to its ranges")
         for name, (fits, wanted) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and fits(value)):
-                raise UsageError(f"{name} must {wanted}, not {value}")
-        if not 0 <= self.warmup_steps <= self.decay_steps:
+            if value is not None and not fits(value):
+                raise UsageError(f"{name} must {wanted}, not {value!r}")
+        if self.warmup_steps > self.decay_steps:
             raise UsageError(
                 f"warmup_steps ({self.warmup_steps}) must lie between 0 and decay_steps ({self.decay_steps})"
             )
-        # Without loss scaling float16 loses small gradients, and weights are always kept in float32.
-        for name, known in (("targets", ("onehot", "gauss")), ("dtype", ("float32", "mixed_bfloat16"))):
-            if getattr(self, name) not in known:
-                raise UsageError(f"{name}: {' or '.join(known)} is wanted, not {getattr(self, name)!r}")
 
 
 _POSITIVE = (
-    *("steps", "batch_size", "log_every", "evaluate_every", "checkpoint_every", "decay_steps", "transitions"),
+    *("batch_size", "log_every", "evaluate_every", "checkpoint_every", "decay_steps", "transitions"),
     *("learning_rate", "clip_norm", "holdout_windows", "padded_sizes"),
 )
-_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    **{name: (lambda value: value > 0, "be above 0") for name in _POSITIVE},
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     # The optimisers count their steps in 32 bits.
     "steps": (lambda value: 0 < value < 2**31, f"lie between 1 and {2**31 - 1}"),
+    **{name: (lambda value: 0 < value < math.inf, "be above 0") for name in _POSITIVE},
     "seed": (lambda value: 0 <= value < 2**32, f"lie between 0 and {2**32 - 1}"),
     "holdout_fraction": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
     "augment": (lambda value: 0 <= value <= 1, "lie in [0, 1]"),
-    "weight_decay": (lambda value: value >= 0, "be at least 0"),
+    **{
+        name: (lambda value: 0 <= value < math.inf, "be at least 0")
+        for name in ("weight_decay", "warmup_steps")
+    },
+    "targets": (lambda value: value in ("onehot", "gauss"), "be onehot or gauss"),
+    # Without loss scaling float16 loses small gradients, and weights are always kept in float32.
+    "dtype": (lambda value: value in ("float32", "mixed_bfloat16"), "be float32 or mixed_bfloat16"),
 }
 
 
@@ -150,10 +149,6 @@ def resolve_config(
         file: TOML with any of :class:`TrainingConfig`'s fields, a ``[model]`` table of the model's ``kind`` and sizes,
             and ``[[datasets]]`` tables of ``spec`` and ``weight``. A run's own ``config.toml`` is such a file.
         options: Fields by name, None where not given; ``model`` is a mapping of ``kind`` and sizes.
-
-    Raises:
-        UsageError: A name is unknown or a value does not fit.
-        TrajWorldError: The file cannot be read.
     """
     written = {} if file is None else _read_toml(Path(file))
     given = {name: value for name, value in (options or {}).items() if value is not None}
@@ -181,18 +176,15 @@ def resolve_config(
     # Of a preset that brings the end of its cosine, the warm-up is as it says, too.
     fixed = "decay_steps" in run
     if "steps" in given and written.get("decay_steps") == written.get("steps", steps):
-        # The file is of a run whose schedule ended with its steps: another number of steps moves the end with it.
+        # The file's schedule ended with its steps: another number of steps moves the end with it.
         values["decay_steps"] = given.get("decay_steps", steps)
         if not fixed and "warmup_steps" not in given:
             values["warmup_steps"] = min(values["warmup_steps"], steps // 20)
-    asked = {**written, **given}
-    if "steps" in asked and "warmup_steps" not in asked and not fixed:
+    if "steps" in (asked := written | given) and "warmup_steps" not in asked and not fixed:
         values["warmup_steps"] = steps // 20
-    values.setdefault("decay_steps", steps)
-    values.setdefault("log_every", min(50, max(1, steps // 20)))
-    values.setdefault("evaluate_every", min(5000, max(1, steps // 10)))
-    values.setdefault("checkpoint_every", values["evaluate_every"])
-    return TrainingConfig(**values)
+    every = {"log_every": min(50, max(1, steps // 20)), "evaluate_every": min(5000, max(1, steps // 10))}
+    values = {"decay_steps": steps, **every, **values}
+    return TrainingConfig(**{"checkpoint_every": values["evaluate_every"], **values})
 
 
 def write_config(config: TrainingConfig, path: str | Path) -> None:
@@ -236,21 +228,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _check(record: type, values: Mapping[str, Any], what: str) -> None:
     """Hold values against the names and annotations of a dataclass's fields."""
-    fields = {field.name: field.type for field in dataclasses.fields(record)}
+    fields: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(record)}
     for name, value in values.items():
         if name not in fields:
             close = difflib.get_close_matches(name, fields, 1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(fields))}"
             raise UsageError(f"no {what} is called {name!r}: {hint}")
-        types, words = _TYPES.get(fields[name], ((object,), ""))
-        # To Python True is a whole number.
-        if words and (not isinstance(value, types) or isinstance(value, bool)):
-            raise UsageError(f"{name} must be {words}, not {value!r}")
+        kind = fields[name]
+        # To Python True is a whole number, and 1 is no float.
+        types = int | float if kind is float else kind
+        if kind in _WORDS and (isinstance(value, bool) or not isinstance(value, types)):
+            raise UsageError(f"{name} must be {_WORDS[kind]}, not {value!r}")
 
 
-_TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    str: ((str,), "a text"),
-    int | None: ((int, type(None)), "a whole number"),
-}
+_WORDS = {int: "a whole number", float: "a number", str: "a text", int | None: "a whole number"}

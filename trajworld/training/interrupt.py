@@ -18,27 +18,23 @@ def deferred_interrupt() -> Iterator[Callable[[], bool]]:
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return
-    came = False
+    came: list[int] = []
 
     def note(number: int, frame: FrameType | None) -> None:
-        nonlocal came
         if came and number == signal.SIGINT:
             raise KeyboardInterrupt
-        came = True
+        came.append(number)
 
     before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: came
+        yield lambda: bool(came)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
 
 
 def stop_agreed(layout: Layout, step: int, due: bool, interrupted: Callable[[], bool]) -> bool:
-    """Whether to stop after ``step`` steps, as all processes of a run must do alike: when one was ``interrupted``.
-
-    ``due`` says whether the run waits for the device after this step anyway.
-    """
+    """Whether all processes are to stop after ``step``; ``due`` where the run waits for the device anyway."""
     if layout.processes == 1:
         return interrupted()
     return (due or step % _STEPS_BETWEEN_AGREEMENTS == 0) and active_backend().any_process(interrupted())

@@ -25,11 +25,7 @@ class MetricsLog:
     """Appends rows of metrics; use as a context manager."""
 
     def __init__(self, run: Path, step: int = 0) -> None:
-        """Open the logs of a run, forgetting rows after ``step``: they will be written again.
-
-        Raises:
-            TrajWorldError: The run directory cannot be written.
-        """
+        """Open the logs of a run, forgetting rows after ``step``: they will be written again."""
         self._run = run
         kept = [row for row in read_metrics(run) if row["step"] <= step]
         with _file_errors(run):
@@ -47,11 +43,7 @@ class MetricsLog:
             self._board.flush()
 
     def write(self, row: dict[str, Any]) -> None:
-        """Append one row: ``step`` and any numbers; a nested mapping becomes one TensorBoard group.
-
-        Raises:
-            TrajWorldError: The disk is full.
-        """
+        """Append one row: ``step`` and any numbers; a nested mapping becomes one TensorBoard group."""
         with _file_errors(self._run):
             self._json.write(json.dumps(row, allow_nan=False) + "\n")
             self._json.flush()

@@ -15,10 +15,10 @@ from trajworld.errors import TrajWorldError
 from trajworld.files import one_writer
 from trajworld.models.interface import WorldModel
 from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint, save_whole_model
-from trajworld.training.data import holdout_batches
 from trajworld.training.interrupt import deferred_interrupt, stop_agreed
 from trajworld.training.log import MetricsLog
 from trajworld.training.optimizer import learning_rate
+from trajworld.training.parts import holdout_batches
 from trajworld.training.record import distinct
 from trajworld.training.run import Run
 
@@ -38,11 +38,8 @@ class DivergedError(TrajWorldError):
 class Report:
     """What an observer is given after every step: ``step`` of ``steps``.
 
-    Attributes:
-        loss: Mean training loss since the last row of the log, where this step ended one.
-        holdout_loss: Where this step ended in an evaluation.
-        rate: Steps per second since the last row of the log, where this step ended one.
-        best: Whether the evaluation was the best so far.
+    Where this step ended a row of the log, the mean training ``loss`` and the ``rate``, steps per second, since the row
+    before; where it ended in an evaluation, ``holdout_loss``, and whether it is the ``best`` so far.
     """
 
     step: int
@@ -69,15 +66,9 @@ def train(
     Batches and dropout are functions of (seed, step) alone, so a resumed run does what an uninterrupted one would have
     done; on JAX on the CPU, bit for bit. Leaves ``last.keras`` and, with a holdout set, ``best.keras``.
 
-    Args:
-        run: As made by :func:`trajworld.training.run.start_run` or ``resume_run``; its model is trained in place.
-        observe: Called after every step.
-        at: Steps that end in an evaluation and a checkpoint, beside every ``evaluate_every``. When ``observe`` is
-            called after one of them, or after any other evaluation, ``run.model`` holds the weights of that step.
-
-    Raises:
-        DivergedError: The loss is no longer finite.
-        TrajWorldError: A file cannot be written.
+    ``observe`` is called after every step. The steps ``at`` end in an evaluation and a checkpoint, beside every
+    ``evaluate_every``; after any evaluation ``run.model`` holds the weights of that step. A ``DivergedError`` is raised
+    where the loss is no longer finite.
     """
     config, model, state = run.config, run.model, run.state
     leads = run.layout.leads  # Every process of several computes all of this; one writes it.
@@ -98,15 +89,13 @@ def train(
         for batch in run.mixture.iterate(state.step, config.steps):
             rate = learning_rate(config, state.step)
             losses.append(step_function(rate, batch, step_seed(config.seed, state.step)))
-            counted += 1
-            step = state.step + 1
+            counted, step = counted + 1, state.step + 1
             asked = step in at or step == config.steps
             evaluating = held and (step % config.evaluate_every == 0 or asked)
             due = step % config.checkpoint_every == 0 or asked or evaluating
             stopping = stop_agreed(run.layout, step, due, interrupted)
             saving = due or stopping
-            row: dict[str, Any] = {}
-            best = False
+            row, best = dict[str, Any](), False
             # Which steps end a row is a function of the step, not of when Ctrl-C came.
             logging = step % config.log_every == 0 or due
             if logging or stopping:
@@ -158,16 +147,13 @@ def _check_finite(loss: float, name: str, step: int, run: Run) -> None:
 
 
 def mean_loss(model: WorldModel, batch: Batch, seed: Any = None, targets: str = "onehot") -> Any:
-    """The training loss of a batch, a scalar; see :meth:`trajworld.models.interface.WorldModel.loss_sums`."""
+    """The training loss of a batch, a scalar."""
     total, count = model.loss_sums(batch, seed, targets)
     return total / count
 
 
 def holdout_loss(run: Run, sums: Callable[[Batch], Any]) -> tuple[float, dict[str, float]]:
-    """The loss of held-out windows, without dropout, by the compiled ``loss_sums`` of the model.
-
-    The mean over datasets, each weighted as in training, and each dataset's own, by name.
-    """
+    """The loss of held-out windows, without dropout: the mean over datasets, weighted as in training, and of each."""
     losses, weights = {}, []
     names = distinct([part.dataset.name for part in run.parts])
     for number, (name, part) in enumerate(zip(names, run.parts, strict=True)):
@@ -183,5 +169,4 @@ def holdout_loss(run: Run, sums: Callable[[Batch], Any]) -> tuple[float, dict[st
 
 def step_seed(seed: int, step: int) -> NDArray[np.int32]:
     """Dropout's seed of a step: a scalar int32, a function of the run's seed and the step."""
-    state = np.random.SeedSequence([seed, step, _DROPOUT_STREAM]).generate_state(1)
-    return state.view(np.int32)[0].reshape(())
+    return np.random.SeedSequence([seed, step, _DROPOUT_STREAM]).generate_state(1).view(np.int32).reshape(())
