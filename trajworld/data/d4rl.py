@@ -112,9 +112,9 @@ def _broken(observations: "h5py.Dataset", successors: "h5py.Dataset") -> NDArray
     """``[N - 1]``: where a step's successor is not the next row, as 32-bit floats."""
     found = np.zeros(len(observations) - 1, bool)
     for begin in range(0, len(found), _STEPS_AT_ONCE):
-        end = min(begin + _STEPS_AT_ONCE, len(found))
-        following, recorded = observations[begin + 1 : end + 1], successors[begin:end]
-        found[begin:end] = np.any(following.astype(np.float32) != recorded.astype(np.float32), axis=1)
+        following = observations[begin + 1 : begin + 1 + _STEPS_AT_ONCE].astype(np.float32)
+        block = slice(begin, begin + len(following))
+        found[block] = np.any(following != successors[block].astype(np.float32), axis=1)
     return found
 
 

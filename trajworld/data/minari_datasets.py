@@ -257,12 +257,11 @@ def _download(dataset_id: str) -> None:
 
 @contextlib.contextmanager
 def _no_empty_parents(path: Path) -> Iterator[None]:
-    """Remove the folders that were made above ``path`` and stayed empty when the block fails."""
+    """Remove the folders that the block made above ``path`` and left empty."""
     missing = [parent for parent in path.parents if not parent.exists()]
     try:
         yield
-    except BaseException:
+    finally:
         for parent in missing:
             with contextlib.suppress(OSError):
                 parent.rmdir()
-        raise

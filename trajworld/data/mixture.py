@@ -1,10 +1,10 @@
 """Batches of windows, mixed over datasets by weight with Grain; each batch is a pure function of (seed, step)."""
 
 import contextlib
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache
 from typing import Literal
 
 import grain
@@ -56,37 +56,31 @@ class Source:
         return first + 1 + (numbers[1] % windows.astype(np.uint64)).astype(np.int64), first
 
 
+@dataclass(eq=False)
 class Mixture:
-    """Batches drawn from several datasets, each of one of them.
+    """Batches of ``batch_size`` windows of ``window`` rows, drawn from several datasets, each of one of them.
 
     Which source a step draws from is Grain's deterministic interleaving of the weights; which windows, a generator
     seeded with (seed, step). Nothing else is state: a resumed run sees exactly the batches that it would have seen.
-    ``sizes`` are the values of M_pad, ascending; ``variates`` each source's, padded, before augmentation.
+    ``augment`` is the share of batches that are changed. ``sizes`` are the values of M_pad, at most ``most_sizes``;
+    ``variates`` each source's, padded to the smallest that holds its M.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        batch_size: int,
-        window: int = 20,
-        seed: int = 0,
-        most_sizes: int = 3,
-        augment: float = 0.0,
-    ) -> None:
-        """Set up batches of ``batch_size`` windows of ``window`` rows, of which ``augment`` is the share changed.
+    sources: Sequence[Source]
+    batch_size: int
+    window: int = 20
+    seed: int = 0
+    most_sizes: int = 3
+    augment: float = 0.0
 
-        A source is padded to the smallest that holds its M of at most ``most_sizes`` sizes, see ``padded_sizes``.
-        """
-        self.sources = tuple(sources)
-        self.batch_size, self.window, self.seed, self.augment = batch_size, window, seed, augment
+    def __post_init__(self) -> None:
         counts = [source.dataset.num_variates for source in self.sources]
         weights = [source.weight for source in self.sources]
-        self.sizes = padded_sizes(counts, most_sizes, weights)
+        self.sizes = padded_sizes(counts, self.most_sizes, weights)
         self.variates = [
             variates_of(source.dataset, source.lower, source.upper, min(n for n in self.sizes if n >= m))
             for source, m in zip(self.sources, counts, strict=True)
         ]
-        self._numbers = lru_cache(maxsize=8)(partial(_random_numbers, seed, batch_size=batch_size))
         parts = [grain.MapDataset.source([number]).repeat() for number in range(len(self.sources))]
         self._order = grain.MapDataset.mix(parts, weights)
 
@@ -94,7 +88,9 @@ class Mixture:
         """The batch of a step: the same for every call with the same sources, sizes and seed."""
         number = int(self._order[step])
         source, variates = self.sources[number], self.variates[number]
-        ends, first = source.draw(self._numbers(step // _STEPS_DRAWN)[step % _STEPS_DRAWN])
+        ends, first = source.draw(
+            _drawn(self.seed, step // _STEPS_DRAWN, self.batch_size)[step % _STEPS_DRAWN]
+        )
         values, time_mask = gather_windows(source.dataset, ends, first, self.window)
         missing = len(variates.lower) - values.shape[2]
         if missing:
@@ -117,32 +113,33 @@ class Mixture:
             yield from iterator
 
 
-def padded_sizes(sizes: Sequence[int], most: int = 3, weights: Sequence[float] | None = None) -> list[int]:
+def padded_sizes(sizes: Sequence[int], most: int, weights: Sequence[float]) -> list[int]:
     """The values of M_pad, at most ``most``, that cost the least padding; ascending, the largest size among them.
 
-    The cost is the sum over ``sizes``, M of each dataset, of its weight (1 where not given) times the variates added to
-    reach the next chosen size.
+    The cost is the sum over datasets of weight times the variates added to M to reach the next chosen size.
     """
-    shares: Counter[int] = Counter()
-    for size, weight in zip(sizes, weights or [1.0] * len(sizes), strict=True):
-        shares[size] += weight  # type: ignore[assignment]
+    shares: defaultdict[int, float] = defaultdict(float)
+    for size, weight in zip(sizes, weights, strict=True):
+        shares[size] += weight
     distinct = sorted(shares)
 
     def cost(first: int, last: int) -> float:
         return sum(shares[size] * (distinct[last] - size) for size in distinct[first : last + 1])
 
-    def joined(cut: int, last: int) -> tuple[float, list[int]]:
-        return best[cut][0] + cost(cut + 1, last), [*best[cut][1], distinct[last]]
+    @cache
+    def best(last: int, most: int) -> tuple[float, list[int]]:
+        """The least cost of all sizes up to ``distinct[last]``, which is chosen, and the choice."""
+        found = [(cost(0, last), [distinct[last]])]
+        for cut in range(last) if most > 1 else ():
+            before, chosen = best(cut, most - 1)
+            found.append((before + cost(cut + 1, last), [*chosen, distinct[last]]))
+        return min(found)
 
-    # best[last]: the least cost of all sizes up to distinct[last], which is chosen, and the choice.
-    every = range(len(distinct))
-    best = [(cost(0, last), [distinct[last]]) for last in every]
-    for _ in range(min(most, len(distinct)) - 1):
-        best = [min([best[last], *(joined(cut, last) for cut in range(last))]) for last in every]
-    return best[-1][1]
+    return best(len(distinct) - 1, most)[1]
 
 
-def _random_numbers(seed: int, block: int, batch_size: int) -> NDArray[np.uint64]:
+@lru_cache(maxsize=8)
+def _drawn(seed: int, block: int, batch_size: int) -> NDArray[np.uint64]:
     """The random numbers of a block of steps, ``[steps, 2, B]``; to seed a generator a step costs more."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, block])))
     return generator.integers(0, 2**64, size=(_STEPS_DRAWN, 2, batch_size), dtype=np.uint64)

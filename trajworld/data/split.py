@@ -15,8 +15,6 @@ def split_episodes(
     The holdout set is the nearest whole number of episodes to the fraction, but both sets hold at least one. With a
     fraction of 0 it is empty.
     """
-    if not 0 <= holdout_fraction < 1:
-        raise UsageError(f"the holdout fraction must be at least 0 and below 1, not {holdout_fraction}")
     if holdout_fraction == 0:
         return np.arange(num_episodes), np.arange(0)
     if num_episodes == 1:

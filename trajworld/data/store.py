@@ -62,18 +62,9 @@ def write_store(
         content.update(repr(sizes).encode() + offsets.tobytes() + ends.tobytes())
         np.save(folder / "episode_offsets.npy", offsets)
         np.save(folder / "terminated.npy", ends)
-        description = {
-            "format": FORMAT,
-            "version": VERSION,
-            "name": name,
-            "source": source,
-            "environment": environment,
-            "observation_size": sizes[0],
-            "action_size": sizes[1],
-            "episodes": len(lengths),
-            "rows": sum(lengths),
-            "content": content.hexdigest(),
-        }
+        description: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": name, "source": source}
+        description |= {"environment": environment, "observation_size": sizes[0], "action_size": sizes[1]}
+        description |= {"episodes": len(lengths), "rows": sum(lengths), "content": content.hexdigest()}
         if account is not None:
             description["account"] = account.as_json()
         write_json(folder / _DESCRIPTION, description)

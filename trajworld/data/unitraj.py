@@ -75,7 +75,9 @@ def unitraj_datasets(folder: str | Path) -> list[UniTrajEnvironment]:
     found = {}
     for source in UNITRAJ_SOURCES:
         places = sorted((folder / source.folder).glob(source.environments))
-        files = {path: _episode_files(path, source.episodes) for path in places if _used(path, source)}
+        used = [path for path in places if not source.only or path.name in source.only]
+        used = [path for path in used if not any(part in path.name for part in source.without)]
+        files = {path: _episode_files(path, source.episodes) for path in used}
         found[source] = {path: some for path, some in files.items() if some}
     total = sum(source.weight for source, environments in found.items() if environments)
     if not total:
@@ -86,11 +88,6 @@ def unitraj_datasets(folder: str | Path) -> list[UniTrajEnvironment]:
         for source, environments in found.items()
         for path, files in environments.items()
     ]
-
-
-def _used(path: Path, source: UniTrajSource) -> bool:
-    chosen = not source.only or path.name in source.only
-    return path.is_dir() and chosen and not any(part in path.name for part in source.without)
 
 
 def unitraj_environment(folder: str | Path) -> UniTrajEnvironment | None:
@@ -126,15 +123,11 @@ def read_unitraj(environment: UniTrajEnvironment, account: Account | None = None
         given = (observation.shape[1], action.shape[1])
         sizes = sizes or given
         if given != sizes:
-            raise TrajWorldError(
-                f"{path}: {given[0]} observation and {given[1]} action values, where others have {sizes[0]} "
-                f"and {sizes[1]}"
-            )
+            words = "{} observation and {} action values".format
+            raise TrajWorldError(f"{path}: {words(*given)}, where others have {words(*sizes)}")
         if limits is not None and len(limits[0]) != sum(sizes) + 1:
-            where = environment.folder / _RANGE_FILE
-            raise TrajWorldError(
-                f"{where}: ranges of {len(limits[0])} variates for episodes of {sum(sizes) + 1}"
-            )
+            wrong = f"ranges of {len(limits[0])} variates for episodes of {sum(sizes) + 1}"
+            raise TrajWorldError(f"{environment.folder / _RANGE_FILE}: {wrong}")
         real = np.any(observation != 0, axis=1)
         # A transition is kept where neither of its rows is padding.
         used = real[1:] & real[:-1]

@@ -27,12 +27,6 @@ class DatasetChoice:
     spec: str
     weight: float = 1.0
 
-    def __post_init__(self) -> None:
-        if not self.spec:
-            raise UsageError("each of the datasets needs a spec, the text that names it")
-        if not (self.weight > 0 and math.isfinite(self.weight)):
-            raise UsageError(f"the weight of {self.spec} must be above 0, not {self.weight}")
-
 
 @dataclass(frozen=True)
 class TrainingConfig:
@@ -42,11 +36,9 @@ class TrainingConfig:
         kind: ``pretrain`` (several datasets, each scaled to [0, 1]) or ``train`` (one, over its own range).
         datasets: What to train on.
         preset: Which preset the other values came from.
-        model: Sizes of the model, whose type tells its kind; where ``init`` gives a model, a run replaces them by that
-            model's.
+        model: Sizes of the model, whose type tells its kind; where ``init`` gives a model, that model's replace them.
         dtype: ``float32`` or ``mixed_bfloat16``.
-        init: The model whose weights to start from: trajworld-small, hf://USER/REPO or a file; random ones where not
-            given.
+        init: The model whose weights to start from: trajworld-small, hf://USER/REPO or a file; else random ones.
         transitions: The most transitions of each dataset to use, in whole episodes, holdout included.
         holdout_fraction: Share of each dataset's episodes that is held out; 0 for none.
         holdout_windows: The most windows of each holdout set that are evaluated.
@@ -58,8 +50,7 @@ class TrainingConfig:
         weight_decay: Decoupled weight decay.
         clip_norm: Largest global norm of the gradients.
         targets: ``onehot`` or ``gauss``.
-        augment: Pre-training: share of the batches whose variates are mirrored and moved within [0, 1] at random; 0 as
-            published.
+        augment: Pre-training: share of the batches whose variates are mirrored and moved at random; 0 as published.
         padded_sizes: Pre-training: the most sizes that M is padded up to, each compiled once.
         log_every: Steps between rows of the log; at most 50 where not given.
         evaluate_every: Steps between holdout evaluations; a tenth of all where not given.
@@ -141,14 +132,11 @@ def resolve_config(
     file: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> TrainingConfig:
-    """The configuration that a preset, a TOML file and options make, each overriding the one before.
+    """The configuration that a preset (``small`` where not given), a file and options make, each overriding the last.
 
-    Args:
-        kind: ``pretrain`` or ``train``.
-        preset: One of the model's kind, ``small`` where not given; overrides the file's.
-        file: TOML with any of :class:`TrainingConfig`'s fields, a ``[model]`` table of the model's ``kind`` and sizes,
-            and ``[[datasets]]`` tables of ``spec`` and ``weight``. A run's own ``config.toml`` is such a file.
-        options: Fields by name, None where not given; ``model`` is a mapping of ``kind`` and sizes.
+    The file is TOML with any of :class:`TrainingConfig`'s fields, a ``[model]`` table of the model's ``kind`` and
+    sizes, and ``[[datasets]]`` tables of ``spec`` and ``weight``; a run's own ``config.toml`` is such a file.
+    ``options`` are the same by name, None where not given. A ``preset`` that is given overrides the file's.
     """
     written = {} if file is None else _read_toml(Path(file))
     given = {name: value for name, value in (options or {}).items() if value is not None}
@@ -189,12 +177,10 @@ def resolve_config(
 
 def write_config(config: TrainingConfig, path: str | Path) -> None:
     """Write a configuration as TOML that :func:`resolve_config` reads back."""
-    values = dataclasses.asdict(config)
-    values["datasets"] = list(values["datasets"])
+    values = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     values["model"] = {"kind": kind_of_sizes(config.model).name, **values["model"]}
-    text = tomli_w.dumps({name: value for name, value in values.items() if value is not None})
     with atomic_file(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(tomli_w.dumps(values))
 
 
 def _dataset_choice(choice: Any) -> DatasetChoice:
@@ -202,12 +188,16 @@ def _dataset_choice(choice: Any) -> DatasetChoice:
         choice = dataclasses.asdict(choice)
     elif isinstance(choice, str):
         choice = {"spec": choice}
-    if not isinstance(choice, Mapping) or not isinstance(choice.get("spec"), str):
+    spec = choice.get("spec") if isinstance(choice, Mapping) else None
+    if not isinstance(spec, str) or not spec:
         raise UsageError(
             f"a dataset is a text that names it, or a table with spec and weight, not {choice!r}"
         )
-    _check(DatasetChoice, choice, f"setting of the dataset {choice['spec']}")
-    return DatasetChoice(_whole_path(choice["spec"]), float(choice.get("weight", 1.0)))
+    _check(DatasetChoice, choice, f"setting of the dataset {spec}")
+    weight = float(choice.get("weight", 1.0))
+    if not 0 < weight < math.inf:
+        raise UsageError(f"the weight of {spec} must be above 0, not {weight}")
+    return DatasetChoice(_whole_path(spec), weight)
 
 
 def _whole_path(name: str) -> str:

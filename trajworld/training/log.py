@@ -7,8 +7,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event
@@ -34,7 +33,6 @@ class MetricsLog:
             # Written anew from the rows: what was killed had events that it had not written yet.
             shutil.rmtree(run / _BOARD, ignore_errors=True)
             (run / _BOARD).mkdir()
-            self._json: TextIO = open(run / METRICS, "a", encoding="utf-8")  # noqa: SIM115
             # Not a SummaryWriter: it hands events to a thread, and waits for ever once a full disk has ended that.
             self._board = EventsWriter(os.fspath(run / _BOARD / "events"))
             now = time.time()
@@ -45,8 +43,8 @@ class MetricsLog:
     def write(self, row: dict[str, Any]) -> None:
         """Append one row: ``step`` and any numbers; a nested mapping becomes one TensorBoard group."""
         with _file_errors(self._run):
-            self._json.write(json.dumps(row, allow_nan=False) + "\n")
-            self._json.flush()
+            with open(self._run / METRICS, "a", encoding="utf-8") as file:
+                file.write(json.dumps(row, allow_nan=False) + "\n")
             self._write_events(row, time.time())
             self._board.flush()
 
@@ -62,12 +60,9 @@ class MetricsLog:
     def __enter__(self) -> "MetricsLog":
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, *error: object) -> None:
         # On a full disk closing fails too; the first error says why.
-        ignored = contextlib.nullcontext() if error is None else contextlib.suppress(TrajWorldError)
-        with ignored, _file_errors(self._run), contextlib.closing(self._json):
+        with contextlib.suppress(*[TrajWorldError] * (kind is not None)), _file_errors(self._run):
             self._board.close()
 
 

@@ -1,21 +1,23 @@
 """The training loop: the same for pre-training, fine-tuning and training from scratch."""
 
 import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from types import FrameType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.backend import active_backend
+from trajworld.backend import Layout, active_backend
 from trajworld.data.batch import Batch
 from trajworld.errors import TrajWorldError
 from trajworld.files import one_writer
 from trajworld.models.interface import WorldModel
 from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint, save_whole_model
-from trajworld.training.interrupt import deferred_interrupt, stop_agreed
 from trajworld.training.log import MetricsLog
 from trajworld.training.optimizer import learning_rate
 from trajworld.training.parts import holdout_batches
@@ -23,6 +25,8 @@ from trajworld.training.record import distinct
 from trajworld.training.run import Run
 
 _DROPOUT_STREAM = 1
+# Agreeing to stop waits for the device, as a step alone need not.
+_STEPS_BETWEEN_AGREEMENTS = 10
 
 
 class DivergedError(TrajWorldError):
@@ -82,7 +86,7 @@ def train(
         if leads:
             stack.enter_context(one_writer(run.path, "the run"))
             log = stack.enter_context(MetricsLog(run.path, state.step))
-        interrupted = stack.enter_context(deferred_interrupt())
+        interrupted = stack.enter_context(_deferred_interrupt())
         losses: list[Any] = list(state.unlogged)
         counted, before = 0, state.seconds
         began = logged = time.perf_counter()
@@ -170,3 +174,31 @@ def holdout_loss(run: Run, sums: Callable[[Batch], Any]) -> tuple[float, dict[st
 def step_seed(seed: int, step: int) -> NDArray[np.int32]:
     """Dropout's seed of a step: a scalar int32, a function of the run's seed and the step."""
     return np.random.SeedSequence([seed, step, _DROPOUT_STREAM]).generate_state(1).view(np.int32).reshape(())
+
+
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether Ctrl-C or SIGTERM came; a second Ctrl-C acts at once, as usual."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if came and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop_agreed(layout: Layout, step: int, due: bool, interrupted: Callable[[], bool]) -> bool:
+    """Whether all processes are to stop after ``step``; ``due`` where the run waits for the device anyway."""
+    if layout.processes == 1:
+        return interrupted()
+    return (due or step % _STEPS_BETWEEN_AGREEMENTS == 0) and active_backend().any_process(interrupted())

@@ -213,23 +213,19 @@ def _surroundings(layout: Layout) -> dict[str, Any]:
 
 
 def _check_unchanged(path: Path, record: dict[str, Any], parts: list[Part]) -> None:
-    before, now = record["datasets"], [part.describe() for part in parts]
-    if len(now) != len(before):
-        raise TrajWorldError(
-            f"{path} was trained on {len(before)} datasets, but its configuration now names {len(now)}: restore them "
-            "or start another run"
+    before, problem = record["datasets"], ""
+    if len(parts) != len(before):
+        problem = (
+            f"{path} was trained on {len(before)} datasets, but its configuration now names {len(parts)}"
         )
-    for old, new in zip(before, now, strict=True):
+    for old, new in zip(before, (part.describe() for part in parts), strict=False):
         for key in ("variates", "transitions", "training_episodes", "holdout_episodes", "content"):
-            if old.get(key) != new[key]:
+            if old.get(key) != new[key] and not problem:
                 # Of a digest, its beginning.
-                was, found = (
-                    f"{value!s:.12}{'…' * (key == 'content')}" for value in (old.get(key), new[key])
-                )
-                raise TrajWorldError(
-                    f"{new['name']} is not what {path} was trained on ({key} was {was}, is {found}): restore it or "
-                    "start another run"
-                )
+                was, now = (f"{value!s:.12}{'…' * (key == 'content')}" for value in (old.get(key), new[key]))
+                problem = f"{new['name']} is not what {path} was trained on ({key} was {was}, is {now})"
+    if problem:
+        raise TrajWorldError(f"{problem}: restore it or start another run")
 
 
 def _warnings(record: dict[str, Any], layout: Layout) -> list[str]:
