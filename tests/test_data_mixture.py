@@ -2,13 +2,13 @@
 
 import itertools
 import threading
-import time
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from waiting import wait_for
 
 from trajworld.data.batch import Batch
 from trajworld.data.dataset import Dataset
@@ -70,10 +70,7 @@ def test_leaving_an_iteration_stops_its_threads(three: list[Source]) -> None:
     iterator = Mixture(three, 5).iterate(10**9, 10**9 + 10**6)
     next(iterator)
     iterator.close()
-    deadline = time.monotonic() + 30
-    while threading.active_count() > before:
-        assert time.monotonic() < deadline, threading.enumerate()
-        time.sleep(0.01)
+    wait_for(lambda: threading.active_count() <= before, seconds=30)
 
 
 def test_sources_come_in_the_weights_proportions(three: list[Source]) -> None:

@@ -7,15 +7,12 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import tomli_w
 from training_fixtures import SIZES, config_for, plain_steps, store, weights_of
 
 from trajworld.backend import active_backend
-from trajworld.data.minari_datasets import dataset_path, write_minari
-from trajworld.data.resolve import open_dataset
 from trajworld.data.store import open_store
 from trajworld.data.windows import WindowIndex
 from trajworld.errors import TrajWorldError, UsageError
@@ -146,22 +143,10 @@ def test_a_fine_tuned_run_goes_on_without_its_source_once_it_has_a_checkpoint(
     assert resume_run(tmp_path / "run")[0].state.step == 12
 
 
-def test_initial_models_that_do_not_fit(tmp_path: Path, data: str, source: Path) -> None:
+def test_an_initial_model_of_too_few_variates(tmp_path: Path, source: Path) -> None:
     wide = store(tmp_path / "wide", observations=7)
-    with pytest.raises(
-        TrajWorldError, match=r"9 variates are more than the model's table of 5: .*--variates 9"
-    ):
+    with pytest.raises(TrajWorldError, match=r"9 variates .* than the model's table of 5: .*--variates 9"):
         start_run(tmp_path / "run", config_for("train", [wide], init=str(source)))
-    corrupt = tmp_path / "corrupt.keras"
-    corrupt.write_bytes(source.read_bytes()[:5000])
-    for path, message in [
-        (tmp_path / "none.keras", "does not exist"),
-        (corrupt, "is not a model file, or is damaged"),
-        (tmp_path, r"does not end in \.keras"),
-    ]:
-        with pytest.raises(TrajWorldError, match=message) as caught:
-            start_run(tmp_path / "run", config_for("train", [data], init=str(path)))
-        assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -236,24 +221,9 @@ def test_a_dataset_that_changed_is_refused(tmp_path: Path, data: str) -> None:
         store(Path(data), **other)
         with pytest.raises(TrajWorldError, match=message):
             resume_run(run.path)
-
-
-def test_a_dataset_that_was_made_again_is_the_same(tmp_path: Path, make_episodes: Any) -> None:
-    episodes = make_episodes([9, 7, 8, 9, 6, 9])
-    spaces = {
-        "observation_space": gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32),
-        "action_space": gymnasium.spaces.Box(-1, 1, (2,), np.float32),
-    }
-    write_minari("tests/again-v0", episodes, environment="test/again", **spaces)
-    first = open_dataset("tests/again-v0")
-    run = start_run(tmp_path / "run", config_for("train", ["tests/again-v0"]))
-    shutil.rmtree(dataset_path("tests/again-v0"))
-    write_minari("tests/again-v0", episodes, environment="test/again", **spaces)
-    again = open_dataset("tests/again-v0")
-    # Converted anew, since its files are others.
-    assert again.path != first.path
-    assert not first.path.exists()
-    assert again.content == first.content
+    # Data that are made again are the same.
+    shutil.rmtree(data)
+    store(Path(data))
     assert resume_run(run.path)[0].state.step == 0
 
 
