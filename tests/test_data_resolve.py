@@ -147,18 +147,6 @@ def test_other_specifications_are_refused(
     assert converted_stores() == []
 
 
-def test_a_failed_conversion_leaves_nothing(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
-    good = make_episodes([5])[0]
-    bad = Episode(good.observations, good.actions, good.rewards * np.nan)
-    path = d4rl_file(tmp_path / "bad.hdf5", [good, bad])
-    with pytest.raises(TrajWorldError, match=r"bad\.hdf5, episode 1: rewards hold a NaN"):
-        open_dataset(path)
-    with pytest.raises(TrajWorldError, match="episode 1"):
-        import_dataset(path, "bad-v0")
-    assert list(stores_folder().iterdir()) == []
-    assert local_datasets() == []
-
-
 def test_imports_become_minari_datasets(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
     episodes = make_episodes([5, 9, 2])
     file = d4rl_file(tmp_path / "tiny-v2.hdf5", episodes)

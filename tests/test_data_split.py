@@ -59,9 +59,9 @@ def test_limits_are_kept_and_nested(
             assert total + lengths[rest[0]] > limit
 
 
-@pytest.mark.parametrize(("episodes", "limit"), [([], 5), ([0], 0), ([0], -1)])
-def test_impossible_limits_are_refused(
-    memory_dataset: Callable[..., Dataset], episodes: list[int], limit: int
+@pytest.mark.parametrize("episodes", [[], [4], [-1]])
+def test_episodes_that_are_not_there_are_refused(
+    memory_dataset: Callable[..., Dataset], episodes: list[int]
 ) -> None:
     with pytest.raises(UsageError):
-        limit_transitions(memory_dataset([5]), episodes, limit, 0)
+        limit_transitions(memory_dataset([5, 3]), episodes, 5, 0)

@@ -96,9 +96,3 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
     (tmp_path / "metrics.jsonl").symlink_to(full)
     with pytest.raises(TrajWorldError, match=r"cannot write the log in .*No space left on device"), log:
         log.write(row(1))
-
-
-def test_a_run_directory_that_is_a_file(tmp_path: Path) -> None:
-    (tmp_path / "run").write_text("")
-    with pytest.raises(TrajWorldError, match="cannot write"):
-        MetricsLog(tmp_path / "run")

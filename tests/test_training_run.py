@@ -49,29 +49,22 @@ def test_a_run_directory_says_what_the_run_is(tmp_path: Path, data: str) -> None
     assert sorted(item.name for item in run.path.iterdir()) == ["config.toml", "run.json"]
     assert resolve_config("train", file=run.path / "config.toml") == config == run.config
     record = json.loads((run.path / "run.json").read_text())
-    assert record["kind"] == "train"
-    assert record["backend"] == active_backend().name
-    assert record["versions"] == versions()
+    said = {"kind": "train", "backend": active_backend().name, "versions": versions()}
+    assert said.items() <= record.items()
     assert record["parameters"] == run.model.count_params() == config.model.parameters
-    assert record["datasets"][0]["name"] == "data"
-    assert record["datasets"][0]["transitions"] == run.parts[0].transitions
-    # Its configuration is a file that another run can be made of.
-    again = start_run(tmp_path / "again", resolve_config("train", file=run.path / "config.toml"))
-    for one, other in zip(run.model.get_weights(), again.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert record["datasets"] == [run.parts[0].describe()]
 
 
 def test_the_seed_decides_the_weights_and_python_s_generator_is_left_alone(tmp_path: Path, data: str) -> None:
     random.seed(1)
     expected = random.Random(1).random()
-    weights = [
+    first, same, other = (
         start_run(tmp_path / str(number), config_for("train", [data], seed=seed)).model.get_weights()
         for number, seed in enumerate((7, 7, 8))
-    ]
+    )
     assert random.random() == expected
-    first, same, other = (np.concatenate([array.ravel() for array in arrays]) for arrays in weights)
-    assert np.array_equal(first, same)
-    assert not np.array_equal(first, other)
+    np.testing.assert_equal(first, same)
+    assert not all(map(np.array_equal, first, other))
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "train"])

@@ -36,8 +36,6 @@ def limit_transitions(
     the limit. None is no limit.
     """
     chosen = dataset.chosen(episodes)
-    if transitions is not None and transitions < 1:
-        raise UsageError(f"the limit must be at least 1 transition, not {transitions}")
     order: NDArray[np.int64] = np.random.default_rng(seed).permutation(chosen)
     if transitions is None:
         return order
