@@ -135,7 +135,6 @@ def test_the_environment_is_known_by_name_and_sizes(
     [
         ({"actions": None}, "no array 'actions'"),
         ({"actions": np.zeros((19, 2))}, r"'actions' has shape \(19, 2\), but 'observations'"),
-        ({"timeouts": np.zeros(21, bool)}, "'timeouts' has shape"),
         ({"next_observations": np.zeros((20, 4))}, "'next_observations' has shape"),
         ({"rewards": np.float32(1.0)}, r"'rewards' has shape \(\)"),
         ({"actions": np.full((20, 2), b"x")}, "numbers in 2 dim"),

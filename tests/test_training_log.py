@@ -10,8 +10,7 @@ import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from trajworld.errors import TrajWorldError
-from trajworld.training.log import MetricsLog
-from trajworld.training.record import read_metrics
+from trajworld.training.record import MetricsLog, read_metrics
 
 
 def row(step: int, **more: Any) -> dict[str, Any]:

@@ -52,10 +52,6 @@ def read_d4rl(
     not the next row, whatever the flags say (late or missing flags, shuffled buffers, joined files). No step is lost.
     Without them the result of an episode's last action is not recorded: that step is left out, the episode counts as
     truncated, and one that no flag ends is cut after ``max_episode_steps`` steps.
-
-    Raises:
-        TrajWorldError: The file is missing, truncated or not HDF5, lacks an array, or its arrays disagree or
-            refer to other files; while reading, that an episode holds a NaN or infinite value.
     """
     path = Path(path)
     with _open(path) as file:

@@ -11,7 +11,7 @@ import grain
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trajworld.data.augmentation import draw_change
+from trajworld.data.augmentation import augmented
 from trajworld.data.batch import Batch, variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.windows import WindowIndex, gather_windows
@@ -95,12 +95,7 @@ class Mixture:
         missing = len(variates.lower) - values.shape[2]
         if missing:
             values = np.pad(values, ((0, 0), (0, 0), (0, missing)))
-        lower, upper = variates.lower, variates.upper
-        change = draw_change(lower, upper, np.asarray(variates.mask), self.augment, self.seed, step)
-        if change is not None:
-            # What lies outside the dataset's own range is clipped to that, not to the wider one.
-            values = np.clip(values, lower, upper) * change.sign
-            variates = variates._replace(lower=change.lower, upper=change.upper)
+        values, variates = augmented(values, variates, self.augment, self.seed, step)
         return Batch(values, time_mask, variates, number)
 
     def iterate(self, start: int, stop: int) -> Iterator[Batch]:

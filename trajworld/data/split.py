@@ -12,8 +12,7 @@ def split_episodes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split episodes at random into (training, holdout), each sorted; a pure function of its arguments.
 
-    The holdout set is the nearest whole number of episodes to the fraction, but both sets hold at least one. With a
-    fraction of 0 it is empty.
+    Both hold at least one episode, but for a fraction of 0, which holds out none.
     """
     if holdout_fraction == 0:
         return np.arange(num_episodes), np.arange(0)

@@ -77,8 +77,7 @@ def unitraj_datasets(folder: str | Path) -> list[UniTrajEnvironment]:
         places = sorted((folder / source.folder).glob(source.environments))
         used = [path for path in places if not source.only or path.name in source.only]
         used = [path for path in used if not any(part in path.name for part in source.without)]
-        files = {path: _episode_files(path, source.episodes) for path in used}
-        found[source] = {path: some for path, some in files.items() if some}
+        found[source] = {path: files for path in used if (files := _episode_files(path, source.episodes))}
     total = sum(source.weight for source, environments in found.items() if environments)
     if not total:
         layouts = ", ".join(f"{one.folder}/{one.environments}/{one.episodes}" for one in UNITRAJ_SOURCES)
@@ -111,9 +110,6 @@ def read_unitraj(environment: UniTrajEnvironment, account: Account | None = None
 
     Rows whose observation is all zero are padding and are skipped: a file is cut there into episodes of the rows
     between them, and pieces without a whole transition are left out.
-
-    Raises:
-        TrajWorldError: A file is missing, truncated, holds objects or a NaN, or arrays' shapes or ranges disagree.
     """
     account = account or Account()
     limits = unitraj_range(environment.folder)
@@ -179,8 +175,6 @@ def _load(path: Path, names: tuple[str, ...]) -> list[NDArray[np.floating]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in names if name in archive.files}
-    except FileNotFoundError:
-        raise TrajWorldError(f"{path} does not exist") from None
     except (OSError, EOFError, ValueError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise TrajWorldError(f"{path} is not a readable .npz file: {one_line(error)}") from error
     for name in names:

@@ -154,9 +154,7 @@ def resolve_config(
     values = {**run, **written, **given, "kind": kind, "preset": preset, "model": model}
     choices = values.get("datasets", ())
     if isinstance(choices, str) or not isinstance(choices, Sequence):
-        raise UsageError(
-            f"datasets must be a list of tables with spec and weight, [[datasets]], not {choices!r}"
-        )
+        raise UsageError(f"datasets must be tables of spec and weight, [[datasets]], not {choices!r}")
     values["datasets"] = tuple(_dataset_choice(choice) for choice in choices)
     _check(TrainingConfig, values, "setting")
     values["init"] = _whole_path(values.get("init", ""))

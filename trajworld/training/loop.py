@@ -18,10 +18,9 @@ from trajworld.errors import TrajWorldError
 from trajworld.files import one_writer
 from trajworld.models.interface import WorldModel
 from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint, save_whole_model
-from trajworld.training.log import MetricsLog
 from trajworld.training.optimizer import learning_rate
 from trajworld.training.parts import holdout_batches
-from trajworld.training.record import distinct
+from trajworld.training.record import MetricsLog, distinct
 from trajworld.training.run import Run
 
 _DROPOUT_STREAM = 1
@@ -162,11 +161,9 @@ def holdout_loss(run: Run, sums: Callable[[Batch], Any]) -> tuple[float, dict[st
     names = distinct([part.dataset.name for part in run.parts])
     for number, (name, part) in enumerate(zip(names, run.parts, strict=True)):
         if len(part.holdout):
-            total = count = 0.0
-            for batch in holdout_batches(run.config, run.parts, run.mixture, number):
-                batch_total, batch_count = sums(batch)
-                total, count = total + float(batch_total), count + float(batch_count)
-            losses[name] = total / count
+            batches = holdout_batches(run.config, run.parts, run.mixture, number)
+            total, count = np.sum([[float(value) for value in sums(batch)] for batch in batches], axis=0)
+            losses[name] = float(total / count)
             weights.append(part.weight)
     return float(np.average(list(losses.values()), weights=weights)), losses
 
