@@ -250,7 +250,7 @@ def test_a_dataset_that_was_added_to_or_taken_from_the_configuration_is_noticed(
     for count in (1, 3):
         changed = {**written, "datasets": written["datasets"][:1] * count}
         (run.path / "config.toml").write_text(tomli_w.dumps(changed))
-        with pytest.raises(TrajWorldError, match=f"on 2 datasets, but its configuration now names {count}"):
+        with pytest.raises(TrajWorldError, match=f"on 2 datasets, but its configuration names {count}"):
             resume_run(run.path)
 
 

@@ -88,9 +88,8 @@ class Mixture:
         """The batch of a step: the same for every call with the same sources, sizes and seed."""
         number = int(self._order[step])
         source, variates = self.sources[number], self.variates[number]
-        ends, first = source.draw(
-            _drawn(self.seed, step // _STEPS_DRAWN, self.batch_size)[step % _STEPS_DRAWN]
-        )
+        block, place = divmod(step, _STEPS_DRAWN)
+        ends, first = source.draw(_drawn(self.seed, block, self.batch_size)[place])
         values, time_mask = gather_windows(source.dataset, ends, first, self.window)
         missing = len(variates.lower) - values.shape[2]
         if missing:

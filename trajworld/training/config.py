@@ -115,10 +115,8 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "seed": (lambda value: 0 <= value < 2**32, f"lie between 0 and {2**32 - 1}"),
     "holdout_fraction": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
     "augment": (lambda value: 0 <= value <= 1, "lie in [0, 1]"),
-    **{
-        name: (lambda value: 0 <= value < math.inf, "be at least 0")
-        for name in ("weight_decay", "warmup_steps")
-    },
+    "weight_decay": (lambda value: 0 <= value < math.inf, "be at least 0"),
+    "warmup_steps": (lambda value: value >= 0, "be at least 0"),
     "targets": (lambda value: value in ("onehot", "gauss"), "be onehot or gauss"),
     # Without loss scaling float16 loses small gradients, and weights are always kept in float32.
     "dtype": (lambda value: value in ("float32", "mixed_bfloat16"), "be float32 or mixed_bfloat16"),

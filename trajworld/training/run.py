@@ -215,9 +215,7 @@ def _surroundings(layout: Layout) -> dict[str, Any]:
 def _check_unchanged(path: Path, record: dict[str, Any], parts: list[Part]) -> None:
     before, problem = record["datasets"], ""
     if len(parts) != len(before):
-        problem = (
-            f"{path} was trained on {len(before)} datasets, but its configuration now names {len(parts)}"
-        )
+        problem = f"{path} was trained on {len(before)} datasets, but its configuration names {len(parts)}"
     for old, new in zip(before, (part.describe() for part in parts), strict=False):
         for key in ("variates", "transitions", "training_episodes", "holdout_episodes", "content"):
             if old.get(key) != new[key] and not problem:
