@@ -44,7 +44,6 @@ def settings(tmp_path: Path) -> str:
         ("DATA -o a --resume b", "(one of them)"),
         ("DATA --resume b", "--resume takes a run as it is"),
         ("DATA -o run --model mlp", "no kind of model is called 'mlp': there is trajworld"),
-        ("--resume nowhere", "is not a run directory"),
         ("DATA -o run --init m.keras --blocks 2", "leave out blocks"),
         ("DATA -o DATA", "exists already: name another place"),
         ("DATA DATA -o run", "unexpected extra argument"),
