@@ -1,8 +1,8 @@
 """Dropout whose mask is a function of (seed, site, position), the same on every backend.
 
-A training step must replay bit for bit after a crash (so masks are a function of seed and step, not of a generator's
-hidden state), and on a CPU a cryptographic generator costs more than the layers it serves. A few integer operations
-of a counter give bits that are good enough to drop units by, and a compiler fuses them into the multiplication.
+A training step must replay bit for bit after a crash, without a generator's hidden state; and on a CPU a cryptographic
+generator costs more than the layers it serves. A few integer operations of a counter give bits that are good enough to
+drop units by, and a compiler fuses them into the multiplication.
 """
 
 from typing import Any
@@ -36,16 +36,10 @@ def scramble(bits: Tensor) -> Tensor:
 
 
 def dropout(inputs: Tensor, rate: float, seed: Tensor | None, site: int) -> Tensor:
-    """Zero each entry with probability ``rate`` and scale the rest by ``1 / (1 - rate)``.
+    """Zero each entry of ``[N, d]`` with probability ``rate`` and scale the rest by ``1 / (1 - rate)``.
 
-    Args:
-        inputs: ``[N, d]``.
-        rate: In [0, 1).
-        seed: Scalar int32, another for each training step; None means no dropout (inference).
-        site: Which of the model's dropouts this is: each gets its own bits of the seed.
-
-    Returns:
-        ``[N, d]``, of the same dtype.
+    ``seed``, a scalar int32, is another for each training step, and None in inference, without dropout; ``site`` is
+    which of the model's dropouts this is: each gets its own bits of the seed.
     """
     if seed is None or rate == 0.0:
         return inputs

@@ -30,9 +30,7 @@ class Cache(NamedTuple):
 
 
 class Rollout(NamedTuple):
-    """Where a rollout stands: the cache of the rows before the newest, that row ``[B, M]``, in which the next action is
-    taken, and its position in the window.
-    """
+    """Where a rollout stands: the cache of the rows before the newest, that row ``[B, M]``, and its position."""
 
     cache: Cache
     row: Tensor
@@ -42,9 +40,7 @@ class Rollout(NamedTuple):
 
 @keras.saving.register_keras_serializable("trajworld")
 class TrajWorld(keras.Model):
-    """The transformer over a window of rows, for any number of variates.
-
-    Its weights do not depend on M, so one model reads any environment without being rebuilt.
+    """The transformer over a window of rows, for any number of variates; its weights do not depend on that.
 
     A rollout goes in chunks of K steps with a key/value cache: all but the newest of the last W rows are encoded, at
     positions 0 to W - 2, then each step adds a row at the next position, the last at W + K - 2.
@@ -65,10 +61,10 @@ class TrajWorld(keras.Model):
         self.temporal: list[AttentionFeedForward] = []
         self.across: list[AttentionFeedForward] = []
         given = sizes.width, sizes.heads, sizes.dropout
-        for block in range(sizes.blocks):
-            for half, (axis, halves) in enumerate((("time", self.temporal), ("variate", self.across))):
-                site, name = (2 * block + half) * DROPOUT_SITES, f"block_{block}_{axis}"
-                halves.append(AttentionFeedForward(*given, axis, site, name=name, dtype=policy))
+        for half in range(2 * sizes.blocks):
+            axis, halves = ("variate", self.across) if half % 2 else ("time", self.temporal)
+            name = f"block_{half // 2}_{axis}"
+            halves.append(AttentionFeedForward(*given, axis, half * DROPOUT_SITES, name=name, dtype=policy))
         self.head = RowDense(sizes.bins, name="head", dtype=policy)
         self.build()
 
@@ -102,19 +98,15 @@ class TrajWorld(keras.Model):
         rows: int | None = None,
         offset: int = 0,
     ) -> Tensor:
-        """Predict every next row of a window.
+        """Logits ``[B, rows, M, bins]``: those at row t predict the variates of row t + 1.
 
         Args:
-            values: ``[B, T, M]`` raw values, rows ``[observation, reward, action]``; T at most the model's window.
+            values: ``[B, T, M]`` raw values, rows ``[observation, reward, action]``.
             time_mask: ``[B, T]``, 1 for real rows, 0 for left padding.
             variates: What is known of the M variates.
             seed: Scalar int32 that dropout is a function of; None for inference.
             rows: Answer for the last ``rows`` rows only; None for all.
-            offset: The first row's position in the window: a window without its first ``offset`` rows, all padding,
-                gives the same.
-
-        Returns:
-            ``[B, rows, M, bins]`` logits: those at row t predict the variates of row t + 1.
+            offset: The first row's position in the window, where that lacks its first rows, which are padding.
 
         Raises:
             TrajWorldError: T (with ``offset``) or M is more than the model has embeddings for.
@@ -127,10 +119,7 @@ class TrajWorld(keras.Model):
     def loss_sums(
         self, batch: Batch, seed: Tensor | None = None, targets: str = "onehot"
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of the next row's observation and reward in nats; see the interface.
-
-        The mean over variates, summed over the rows whose input row is real; and their number.
-        """
+        """Cross-entropy of the next observation and reward in nats, the mean over variates; see the interface."""
         values, mask, variates, _ = batch
         logits = self(values[:, :-1], mask[:, :-1], variates, seed=seed)
         entropies = CROSS_ENTROPIES[targets](logits, values[:, 1:], variates.lower, variates.upper)
@@ -147,9 +136,8 @@ class TrajWorld(keras.Model):
         offset = max(self.sizes.window - values.shape[1], 0) if short == "padded" else 0
         logits = self(values[:, :-1], mask[:, :-1], variates, rows=1, offset=offset)[:, 0]
         mean, std = moments(logits, variates.lower, variates.upper)
-        return Predicted(
-            mean, std, onehot_cross_entropy(logits, values[:, -1], variates.lower, variates.upper)
-        )
+        nll = onehot_cross_entropy(logits, values[:, -1], variates.lower, variates.upper)
+        return Predicted(mean, std, nll)
 
     @property
     def context(self) -> int:
@@ -202,12 +190,9 @@ class TrajWorld(keras.Model):
         return Cache(keys, past, mask)
 
     def decode(self, row: Tensor, position: Tensor, cache: Cache, variates: Variates) -> tuple[Tensor, Cache]:
-        """Encode one more row ``[B, M]``, attending to the cached ones.
+        """Encode one more row ``[B, M]``: its logits ``[B, M, bins]``, and the cache with this row added.
 
-        ``position``, a scalar, is the row's position in the window: how many rows the cache holds already.
-
-        Returns:
-            ``[B, M, bins]`` logits, and the cache with this row added.
+        ``position``, a scalar, is how many rows the cache holds already, to which this one attends.
         """
         batch, count = ops.shape(row)
         grid, length = (batch, 1, count), cache.time_mask.shape[1]
@@ -241,15 +226,9 @@ class TrajWorld(keras.Model):
         for index in range(count):
             # Nobody reads the last block's earlier rows when only the last are asked for.
             asked = rows if index == self.sizes.blocks - 1 else None
-            cache = None if held is None else held[index]
+            cached = {} if held is None else {"cache": held[index], "cache_index": position}
             x, pair = self.temporal[index](
-                x,
-                grid=grid,
-                attendable=attendable,
-                seed=seed,
-                cache=cache,
-                cache_index=position,
-                rows=asked,
+                x, grid=grid, attendable=attendable, seed=seed, rows=asked, **cached
             )
             grid = (batch, asked or time, variate_count)
             x, _ = self.across[index](x, grid=grid, attendable=real, seed=seed)
@@ -272,11 +251,10 @@ class TrajWorld(keras.Model):
     def _check_sizes(self, shape: tuple[int | None, ...], offset: int = 0) -> None:
         if len(shape) != 3:
             raise TrajWorldError(f"values must be [windows, rows, variates], not of shape {tuple(shape)}")
-        if shape[1] is not None and shape[1] + offset > self.sizes.window:
-            raise TrajWorldError(
-                f"a window of {shape[1] + offset} rows is longer than the model's {self.sizes.window}"
-            )
-        if shape[2] is not None and shape[2] > self.sizes.variates:
+        rows = (shape[1] or 0) + offset
+        if rows > self.sizes.window:
+            raise TrajWorldError(f"a window of {rows} rows is longer than the model's {self.sizes.window}")
+        if (shape[2] or 0) > self.sizes.variates:
             raise TrajWorldError(
                 f"{shape[2]} variates are more than the {self.sizes.variates} this model has embeddings for: "
                 f"make the model with a larger table (--variates {shape[2]})"
