@@ -26,6 +26,7 @@ from trajworld.data.home import home
 from trajworld.data.minari_datasets import datasets_folder
 from trajworld.processes import available_cores
 from trajworld.version import __version__
+from trajworld.versions import version_of
 
 FRAMEWORKS = tuple(BACKENDS)
 _LIBRARIES = ("keras", "numpy", "pandas", "gymnasium", "mujoco", "minari", "grain")
@@ -38,13 +39,8 @@ _GPU_NODES = ("/dev/nvidia0", "/dev/kfd")
 class Framework:
     """One framework that Keras can run on, by Keras's name for it.
 
-    Attributes:
-        version: None where it is not installed or cannot be imported.
-        works: Whether it computed a small product rightly through Keras.
-        device: What it computes on, such as ``cpu`` or ``gpu: NVIDIA …``; empty where it does not work.
-        devices: How many such devices it sees.
-        problem: Why it does not work; empty where it does.
-        training: On how many devices a run trains where ``--devices`` does not say.
+    ``works`` says whether it computed a small product rightly through Keras, and ``problem`` why not; ``device`` is
+    ``cpu`` or ``gpu: NVIDIA …``, of which it sees so many and a run trains on ``training``.
     """
 
     name: str
@@ -68,8 +64,8 @@ class Missing:
 class Report:
     """What :func:`examine` found: sizes in bytes, versions by name, None for what is not installed or not known.
 
-    ``reason`` is why ``active`` is the framework that computes, ``healthy`` whether it works; ``home`` is where
-    converted datasets are kept, ``home_free`` the room there, ``minari`` Minari's folder of datasets.
+    ``reason`` is why ``active`` is the framework that computes; ``home`` is where converted datasets are kept,
+    ``home_free`` the room there, ``minari`` Minari's folder of datasets.
     """
 
     versions: dict[str, str | None]
@@ -155,10 +151,7 @@ def trial() -> dict[str, Any]:
 
 def _version(name: str) -> str | None:
     """The version of an installed distribution, or of its edition for the CPU."""
-    for distribution in (name, f"{name}-cpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(distribution)
-    return None
+    return version_of(name) or version_of(f"{name}-cpu")
 
 
 def _missing(

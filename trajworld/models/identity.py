@@ -16,14 +16,10 @@ _UNION = " (a union of the ranges of its environment, as earlier versions stored
 
 @dataclass(frozen=True)
 class DatasetRange:
-    """The range by which pre-training scaled one dataset to [0, 1].
+    """The range, arrays ``[M]``, by which pre-training scaled one dataset to [0, 1].
 
-    Attributes:
-        dataset: Its name.
-        environment: Its environment; empty where it is not known.
-        content: The digest of its rows (``Dataset.content``). Empty in files of earlier versions, which kept one range
-            for each environment.
-        support: Its range, arrays ``[M]``.
+    ``environment`` is empty where it is not known; ``content``, the digest of the rows (``Dataset.content``), in files
+    of earlier versions, which kept one range for each environment.
     """
 
     dataset: str
@@ -100,14 +96,11 @@ class Identity:
         return replace(self, history={**self.history, "step": step})
 
     def source_for(self, data: Dataset, chosen: Dataset | str | None = None) -> DatasetRange | None:
-        """The dataset of pre-training over whose range a dataset is read; None for an environment that was never seen.
+        """The dataset of pre-training over whose range ``data`` are read; None for an environment that was never seen.
 
         The very same data first, then the one dataset of the same environment and M (of the same name, where the
-        environment is not known). ``chosen`` decides between several, and for an environment that was never seen.
-
-        Args:
-            data: What is read.
-            chosen: The name of one of the model's own datasets; or data, which count where they are one of these.
+        environment is not known). ``chosen`` decides between several, and for an environment that was never seen: the
+        name of one of the model's own datasets; or data, which count where they are one of these.
 
         Raises:
             TrajWorldError: Several datasets fit, or none of an environment that the model saw, and ``chosen`` names
@@ -149,9 +142,8 @@ class Identity:
 
 def action_mask(observation_size: int, action_size: int, padded: int | None = None) -> NDArray[np.int32]:
     """``[M]`` int32: 1 for action variates, 0 for observations, the reward and padding."""
-    count = observation_size + 1 + action_size
-    mask = np.zeros(padded or count, np.int32)
-    mask[observation_size + 1 : count] = 1
+    mask = np.zeros(padded or observation_size + 1 + action_size, np.int32)
+    mask[observation_size + 1 :][:action_size] = 1
     return mask
 
 
