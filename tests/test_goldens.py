@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from trajworld.backend import active_backend
 from trajworld.data.batch import Variates
-from trajworld.interop.convert import import_published
+from trajworld.interop.published import import_published
 from trajworld.models import bins as binning
 from trajworld.models.trajworld import TrajWorld
 

@@ -122,14 +122,14 @@ def test_vecnormalize(shared: Path) -> None:
     record = read_pickle(path)
     assert_inert(record)
     assert record.name == "stable_baselines3.common.vec_env.vec_normalize.VecNormalize"
-    assert (record.fields["clip_obs"], record.fields["epsilon"]) == (10.0, 1e-8)
-    statistics = record.fields["obs_rms"].fields
+    assert (record.state["clip_obs"], record.state["epsilon"]) == (10.0, 1e-8)
+    statistics = record.state["obs_rms"].state
     assert statistics["mean"].shape == statistics["var"].shape == (11,)
     assert statistics["mean"].tobytes() in path.read_bytes()
     assert statistics["count"] == pytest.approx(1001474.0001)
-    space = record.fields["action_space"]
-    assert (space.name, space.fields["dtype"]) == ("gym.spaces.box.Box", np.dtype("f4"))
-    np.testing.assert_array_equal(space.fields["low"], [-1, -1, -1])
+    space = record.state["action_space"]
+    assert (space.name, space.state["dtype"]) == ("gym.spaces.box.Box", np.dtype("f4"))
+    np.testing.assert_array_equal(space.state["low"], [-1, -1, -1])
 
 
 def reduced(*value: Any) -> Any:

@@ -30,11 +30,6 @@ class Record:
     arguments: tuple[Any, ...] = ()
     state: Any = None
 
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The state as named fields; empty where the state is not a dict."""
-        return self.state if isinstance(self.state, dict) else {}
-
 
 def read_pickle(path: str | os.PathLike[str]) -> Any:
     """Read a pickle (protocols 0 to 5) without importing or calling anything that it names.
@@ -108,13 +103,11 @@ class _StandIn:
 
 
 class _Reader(pickle.Unpickler):
-    """An unpickler for which a name is one of our stand-ins or an error; ``settle`` then makes values of those.
-
-    A file can refer to one object many times: ``room`` bounds the values visited and the characters copied.
-    """
+    """An unpickler for which a name is one of our stand-ins or an error; ``settle`` then makes values of those."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
+        # A file can refer to one object many times: this bounds the values visited and the characters copied.
         self.room = 4 * len(data) + 4096
 
     def find_class(self, module: str, name: str) -> Any:
