@@ -61,8 +61,7 @@ def train(
         settings: Any of :class:`trajworld.training.config.TrainingConfig`; ``model`` is a mapping of sizes, perhaps
             with the ``kind`` of model.
 
-    Returns:
-        The model of the lowest holdout loss; the last one where no episode is held out.
+    Returns the model of the lowest holdout loss; the last one where no episode is held out.
 
     Raises:
         UsageError: A setting is unknown or out of range, or ``run`` is there already.
@@ -98,15 +97,14 @@ def predict(
     >>> mean, std = tw.predict(tuned, data, episode=1)  # rows 1 to L of the episode, each from the rows before it
 
     Args:
-        model: The model.
+        model: As :func:`load` returns it.
         history: ``[B, T, M]`` rows, of which the last that fit the model's window are read; or a dataset, to predict
             every row but the first of an ``episode`` from the real rows before it.
         episode: Its number.
         ranges: A dataset of the same environment, over whose range the rows are read where the model, pre-trained on
             others, has none of its own; beside a dataset to predict, perhaps the name of one of the model's own.
 
-    Returns:
-        Expectation and standard deviation, each ``[B, O + 1]`` float32: the observation, then the reward.
+    Returns expectation and standard deviation, each ``[B, O + 1]`` float32: the observation, then the reward.
 
     Raises:
         UsageError: The history is of another shape, holds NaN or infinite values, or no range is known.
@@ -154,20 +152,12 @@ def rollout(
     True
     >>> sampled = tw.rollout(tuned, history, actions, seed=1)
 
-    Args:
-        model: The model.
-        history: ``[B, T, M]`` rows; the rollouts start from the last one, whose action is not read.
-        actions: ``[B, h, A]``; the first is taken in the last row of the history. Or a controller of
-            :mod:`trajworld.models.rollout`, such as a policy that reads each predicted observation.
-        seed: To sample the predictions; None for their expectations.
-        ranges: As in :func:`predict`.
+    They start from the last row of ``history [B, T, M]``, whose action is not read: there the first of ``actions``,
+    ``[B, h, A]``, is taken. These may be a controller of :mod:`trajworld.models.rollout` too, such as a policy that
+    reads each predicted observation. A ``seed`` samples the predictions; None is for their expectations. ``ranges`` and
+    errors are as in :func:`predict`.
 
-    Returns:
-        ``observations [B, h, O]`` and ``rewards [B, h]``, ``observation_std`` and ``reward_std``, and the ``actions``.
-
-    Raises:
-        UsageError: A shape does not fit, a value is NaN or infinite, or no range is known.
-        TrajWorldError: The model is of data of another size.
+    Returns ``observations [B, h, O]`` and ``rewards [B, h]``, ``observation_std`` and ``reward_std``, and ``actions``.
     """
     from trajworld.models.rollout import GivenActions, draw_uniforms
 
@@ -190,18 +180,12 @@ def evaluate(
     >>> bool(table.loc["all", "mae"] > 0)
     True
 
-    Args:
-        model: The model.
-        data: What it predicts.
-        windows: The most transitions to predict, drawn at random by ``seed``; None for all.
-        seed: Of the draw.
-        ranges: As in :func:`predict`; an environment that a pre-trained model never saw is otherwise read over the
-            range of ``data`` itself.
+    At most ``windows`` transitions are drawn at random by ``seed``; None is for all. ``ranges`` are as in
+    :func:`predict`; an environment that a pre-trained model never saw is otherwise read over the range of ``data``.
 
-    Returns:
-        A row for each observation variate and the reward, then the means ``observations`` and ``all`` (with the
-        reward). Columns: ``std`` over the dataset, ``mae``, ``mse``, ``normalised_mae`` and ``normalised_mse`` (in
-        standard deviations and variances, of variates that vary), ``nll`` in nats, and the baseline's ``copy_mae``, ….
+    Returns a row for each observation variate and the reward, then the means ``observations`` and ``all`` (with the
+    reward). Columns: ``std`` over the dataset, ``mae``, ``mse``, ``normalised_mae`` and ``normalised_mse`` (in standard
+    deviations and variances, of variates that vary), ``nll`` in nats, and the baseline's ``copy_mae``, ….
 
     Raises:
         UsageError: A number is out of range.

@@ -85,11 +85,7 @@ class Backend(Protocol):
         """Make this process one of several that compute together; before anything is computed.
 
         ``coordinator`` is ``HOST:PORT`` of process 0, or ``auto``, without numbers, for what the cluster (Slurm, a TPU
-        pod, Open MPI) says.
-
-        Raises:
-            UsageError: The framework cannot.
-            TrajWorldError: The processes do not find each other.
+        pod, Open MPI) says. A ``UsageError`` where the framework cannot; a ``TrajWorldError`` where they do not meet.
         """
 
     def leave(self, problem: str | None = None) -> None:
@@ -105,13 +101,9 @@ class Backend(Protocol):
         NumPy arrays as before, the same in every process: those whose first axis is that of the first of them, and
         divides by the number of devices, are shared out.
 
-        Args:
-            devices: How many of this process's devices; None for ``usual``, or else ``device().training``.
-            batch_size: What must be shared out evenly. Where ``devices`` is None, as many are taken as divide it.
-            usual: How many to take where that many are available.
-
-        Raises:
-            UsageError: There are fewer, or ``batch_size`` cannot be divided among them.
+        ``devices`` counts this process's; None is for ``usual`` where so many are available, or else for
+        ``device().training``, of which as many are taken as divide ``batch_size``. A ``UsageError`` where there are
+        fewer, or ``batch_size`` cannot be divided among them.
         """
 
     def lead_first(self, action: Callable[[], _T]) -> _T:

@@ -34,8 +34,7 @@ _KINDS = (
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, of the same suffix, that replaces it when the block ends without error.
 
-    Raises:
-        TrajWorldError: The folder cannot be written or the disk is full; the temporary file is removed.
+    A ``TrajWorldError`` where the folder cannot be written or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
@@ -51,8 +50,7 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that becomes ``path`` when the block ends without error.
 
-    Raises:
-        TrajWorldError: ``path`` exists and is not to be replaced, its parent cannot be written, or the disk is full.
+    A ``TrajWorldError`` where ``path`` exists and is not to be replaced, too.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
@@ -72,12 +70,9 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
 @contextlib.contextmanager
 def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Hold ``path``, whether it is there yet or not, for this process alone, by a hidden lock file beside it.
+    """Hold ``path``, there yet or not, for this process alone, by a hidden lock file; else a ``TrajWorldError``.
 
-    The lock ends with the process, however that ends.
-
-    Raises:
-        TrajWorldError: Another process holds it (``what`` says what it is), or the lock cannot be made.
+    ``what`` says what ``path`` is. The lock ends with the process, however that ends.
     """
     path = Path(path).absolute()
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
@@ -138,17 +133,12 @@ def file_digest(path: str | os.PathLike[str]) -> str:
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """A path as a person writes it, with ``~`` for a home folder, in configurations and variables too.
-
-    Raises:
-        UsageError: There is no such user, or the user has no home folder.
-    """
+    """A path as a person writes it, with ``~`` for a home folder; a ``UsageError`` where there is none."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise UsageError(
-            f"{path} begins in the home folder of a user who has none: write the whole path"
-        ) from None
+        problem = f"{path} begins in the home folder of a user who has none: write the whole path"
+        raise UsageError(problem) from None
 
 
 def kind_of_file(path: str | os.PathLike[str]) -> str:

@@ -4,6 +4,7 @@ Activations are ``[N, d]`` with ``N = B * T * M``: a dense layer on two dimensio
 backend, and only the attention itself sees the grid ``(B, T, M)`` behind it.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -53,18 +54,16 @@ class AttentionFeedForward(keras.layers.Layer):
     def __init__(self, width: int, heads: int, rate: float, axis: str, site: int = 0, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.width, self.heads, self.rate, self.axis, self.site = width, heads, rate, axis, site
-        policy = self.dtype_policy
-
-        def norm(name: str) -> keras.layers.LayerNormalization:
-            return keras.layers.LayerNormalization(epsilon=1e-6, name=name, dtype=policy)
-
+        norm = functools.partial(keras.layers.LayerNormalization, epsilon=1e-6, dtype=self.dtype_policy)
+        dense = functools.partial(RowDense, dtype=self.dtype_policy)
         # One product for queries, keys and values: three narrow ones cost more on every backend.
-        self.query_key_value = RowDense(3 * width, name="query_key_value", dtype=policy)
-        self.projection = RowDense(width, name="projection", dtype=policy)
-        self.attention_norm = norm("attention_norm")
-        self.expansion = RowDense(4 * width, activation=_gelu, name="expansion", dtype=policy)
-        self.contraction = RowDense(width, name="contraction", dtype=policy)
-        self.feed_forward_norm = norm("feed_forward_norm")
+        self.query_key_value = dense(3 * width, name="query_key_value")
+        self.projection = dense(width, name="projection")
+        self.attention_norm = norm(name="attention_norm")
+        gelu = functools.partial(ops.gelu, approximate=True)
+        self.expansion = dense(4 * width, activation=gelu, name="expansion")
+        self.contraction = dense(width, name="contraction")
+        self.feed_forward_norm = norm(name="feed_forward_norm")
         self.build()
 
     def build(self, input_shape: Any = None) -> None:
@@ -133,7 +132,3 @@ class AttentionFeedForward(keras.layers.Layer):
         weights = ops.softmax(logits, axis=-1) if logits.shape[-1] != 1 else ops.ones_like(logits)
         weights = ops.cast(weights, value.dtype)
         return ops.reshape(ops.einsum(mixture, weights, value), (-1, self.width))
-
-
-def _gelu(x: Tensor) -> Tensor:
-    return ops.gelu(x, approximate=True)

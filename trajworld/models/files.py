@@ -79,10 +79,7 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
 
 
 def load_model(path: str | os.PathLike[str]) -> Any:
-    """Read a model that :func:`save_model` wrote, on whatever backend.
-
-    Nothing that the file names is imported or called: its sizes and identity are checked numbers, strings
-    and lists, and its weights are arrays of the shapes that the sizes ask for.
+    """Read a model that :func:`save_model` wrote, on whatever backend; nothing that it names is imported or called.
 
     Raises:
         TrajWorldError: The file is missing, damaged, not a world model, or hostile.
@@ -130,11 +127,7 @@ def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def model_path(path: str | os.PathLike[str]) -> Path:
-    """The path of a model file, its name checked, before anything long is begun.
-
-    Raises:
-        TrajWorldError: It does not end in ``.keras``.
-    """
+    """The path of a model file; a ``TrajWorldError`` where it does not end in ``.keras``."""
     path = Path(path)
     if path.suffix != SUFFIX:
         raise TrajWorldError(f"{path} does not end in {SUFFIX}, as a model file's name must")
@@ -203,11 +196,7 @@ def _read_json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
 
 
 def _checked(config: dict[str, Any]) -> tuple[Kind, Sizes, Identity]:
-    """Check everything in a configuration that a model is built of.
-
-    Whatever it raises says that the configuration is another Keras model's, or that a part is missing, of another type,
-    out of range, or itself an object to be made.
-    """
+    """Check everything in a configuration that a model is built of; whatever this raises is what is wrong with it."""
     named = str(config.get("registered_name") or config.get("class_name"))[:60]
     kind = next((kind for kind in MODELS.values() if kind.registered_name == named), None)
     if kind is None:

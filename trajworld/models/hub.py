@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote, unquote
+from urllib.parse import unquote
 
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.files import SUFFIX
@@ -31,16 +31,13 @@ _LOGIN = "log in with `hf auth login`, or set HF_TOKEN"
 class HubAddress:
     """Where a model is on the hub: ``USER/REPO``, a branch, tag or commit (None for the main branch), and a file."""
 
+    text: str
     repo: str
     revision: str | None = None
     file: str = DEFAULT_FILE
 
     def __str__(self) -> str:
-        revision = self.revision or ""
-        if not revision.startswith("refs/pr/"):
-            revision = quote(revision, safe="")
-        file = "" if self.file == DEFAULT_FILE else f"/{self.file}"
-        return f"{PREFIX}{self.repo}{'@' if revision else ''}{revision}{file}"
+        return self.text
 
 
 def hub_address(text: str) -> HubAddress:
@@ -57,7 +54,7 @@ def hub_address(text: str) -> HubAddress:
             raise UsageError(f"{text!r} is refused: {part!r} is no part of a name in a repository")
     if Path(file).suffix != SUFFIX:
         raise UsageError(f"{text!r}: {file} does not end in {SUFFIX}, as a model file's name must")
-    return HubAddress(found["repo"], revision, file)
+    return HubAddress(text, found["repo"], revision, file)
 
 
 def download(address: HubAddress) -> Path:
@@ -68,8 +65,8 @@ def download(address: HubAddress) -> Path:
             there is no such repository, revision or file, or none that this user may read.
     """
     with _client(address) as hub:
-        errors = hub.errors
         _guard_cache(hub)
+        errors = hub.errors
         asked = {"repo_id": address.repo, "filename": address.file, "revision": address.revision}
         try:
             # Asked for once and without huggingface_hub's retries, which take half a minute where there is no network.
@@ -96,13 +93,10 @@ def upload(
 
     It is made only for files that the hub will take. A revision is a branch that is there already. ``private`` makes a
     private repository, and does not upload to one that is there and public; None is for the account's default.
-
-    Returns:
-        The repository's address in a browser.
+    Returns the repository's address in a browser.
 
     Raises:
-        TrajWorldError: huggingface_hub is not installed, the hub cannot be reached, there is no such branch, or the hub
-            does not take the files.
+        TrajWorldError: As :func:`download`; or there is no such branch, or the hub does not take the files.
     """
     files: dict[str, Path | bytes] = {address.file: file}
     if card is not None:

@@ -1,6 +1,6 @@
 """What a model file says of the model beside its weights: all that is needed to use it on data."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -46,12 +46,12 @@ class DatasetRange:
 
 @dataclass(frozen=True)
 class Identity:
-    """Support, environment and history of a model.
+    """What a model was trained on.
 
     Attributes:
         support: The range its variates are binned over: arrays ``[M]`` for a model of one dataset, the scalars
             [0, 1] for a pre-trained one, whose data are scaled by their own range first.
-        environment: The one environment it was trained on, such as ``gymnasium/Hopper-v5``; empty for several.
+        environment: The one environment, such as ``gymnasium/Hopper-v5``; empty for several.
         observation_size: That environment's; None for several.
         action_size: That environment's; None for several.
         sources: The datasets of a pre-trained model, each with its own range.
@@ -124,15 +124,11 @@ class Identity:
                 f"{len(named) or 'none'} of the model's datasets are called {chosen} and have the {size} variates of "
                 f"{data.name}: give --ranges the file of one"
             )
-        if fitting:
-            raise TrajWorldError(
-                f"the model was pre-trained on {len(fitting)} datasets of {where or data.name}, {data.name} not among "
-                f"them: name the one whose range is to be used, --ranges {_list(one.dataset for one in fitting)}"
-            )
         if seen:
+            names = " or ".join(dict.fromkeys(one.dataset for one in fitting)) or "DATASET"
             raise TrajWorldError(
-                f"the model saw {where or data.name} with {_list(one.variates for one in seen)} variates, but "
-                f"{data.name} has {size}: name a dataset of the same environment and size, --ranges DATASET"
+                f"the model was pre-trained on {len(fitting)} datasets of {where or data.name} with {size} variates, "
+                f"{data.name} not among them: name the one whose range is to be used, --ranges {names}"
             )
         return None
 
@@ -145,7 +141,3 @@ def action_mask(observation_size: int, action_size: int, padded: int | None = No
     mask = np.zeros(padded or observation_size + 1 + action_size, np.int32)
     mask[observation_size + 1 :][:action_size] = 1
     return mask
-
-
-def _list(values: Iterable[Any]) -> str:
-    return " or ".join(dict.fromkeys(map(str, values)))

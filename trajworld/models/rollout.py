@@ -70,12 +70,8 @@ class GivenActions:
 class PolicyController:
     """The closed loop: a policy that reads each row.
 
-    Attributes:
-        policy: From its weights, observations ``[B, O]`` and noise ``[B, A]`` (None where none is given) to actions
-            ``[B, A]``, in Keras ops. Controllers of the same function share compilations.
-        weights: A structure of arrays.
-        horizon: h, steps.
-        noise: ``[h, B, A]`` draws that a stochastic policy makes its actions of.
+    From its ``weights``, a structure of arrays, observations ``[B, O]`` and noise ``[B, A]`` (of ``[h, B, A]``; None
+    where none is given) to actions ``[B, A]``, in Keras ops. Controllers of the same function share compilations.
     """
 
     policy: Callable[[Any, Tensor, Tensor | None], Tensor]
@@ -113,11 +109,7 @@ class Rollout(NamedTuple):
     actions: Floats
 
 
-RollOut = Callable[..., Rollout]
-"""What :func:`compile_rollout` returns."""
-
-
-def compile_rollout(model: WorldModel, observation_size: int) -> RollOut:
+def compile_rollout(model: WorldModel, observation_size: int) -> Callable[..., Rollout]:
     """Compile rollouts of a model in data of one observation size.
 
     Returns:
@@ -167,10 +159,7 @@ def compile_rollout(model: WorldModel, observation_size: int) -> RollOut:
 
 
 def draw_uniforms(horizon: int, batch: int, variates: int, seed: int) -> Floats:
-    """Draws to sample a rollout with, ``[h, 2, B, M]`` float32 in [0, 1): the same for a seed on every backend.
-
-    A longer horizon begins with the draws of a shorter one.
-    """
+    """Draws to sample a rollout with, ``[h, 2, B, M]`` float32 in [0, 1), of which a shorter one takes the first."""
     return np.random.default_rng(seed).random((horizon, 2, batch, variates), np.float32)
 
 
@@ -233,14 +222,10 @@ def _check(history: tuple[int, ...], controller: Controller, observation_size: i
     if window < 2:
         raise UsageError("a rollout needs a model whose window holds at least 2 rows")
     if len(history) != 3 or not history[1] or controller.horizon < 1:
-        raise UsageError(
-            f"a history {history} must be [B, H, M] of at least one row, and the horizon {controller.horizon} at least "
-            "one step"
-        )
+        found = f"a history {history} must be [B, H, M] of at least one row"
+        raise UsageError(f"{found}, and the horizon {controller.horizon} at least one step")
     if isinstance(controller, GivenActions):
         actions = np.shape(controller.actions)
         if len(actions) != 3 or actions[0] != history[0] or observation_size + 1 + actions[2] > history[2]:
-            raise UsageError(
-                f"actions {actions} must be [B, h, A] beside a history {history} of {observation_size} observations "
-                "and a reward"
-            )
+            found = f"a history {history} of {observation_size} observations and a reward"
+            raise UsageError(f"actions {actions} must be [B, h, A] beside {found}")

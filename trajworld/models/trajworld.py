@@ -17,15 +17,13 @@ Tensor = Any
 Pair = tuple[Tensor, Tensor]
 """Keys and values of one block's temporal attention, ``[B, S, M, heads, d / heads]`` each."""
 
-_CONTEXT = 10
-_CHUNK = 10
+_CONTEXT = _CHUNK = 10
 
 
 class Cache(NamedTuple):
     """Keys and values of each block, and ``[B, S]``, 1 for real rows that the cache holds."""
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    pairs: tuple[Pair, ...]
     time_mask: Tensor
 
 
@@ -69,10 +67,8 @@ class TrajWorld(keras.Model):
         self.build()
 
     def _embedding(self, entries: int, name: str) -> keras.layers.Embedding:
-        initializer = keras.initializers.RandomNormal(stddev=self.sizes.width**-0.5)
-        return keras.layers.Embedding(
-            entries, self.sizes.width, embeddings_initializer=initializer, name=name, dtype=self.dtype_policy
-        )
+        width, initial = self.sizes.width, keras.initializers.RandomNormal(stddev=self.sizes.width**-0.5)
+        return keras.layers.Embedding(entries, width, initial, name=name, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any = None) -> None:
         """Make the weights; no shape of the inputs matters to them."""
@@ -180,14 +176,12 @@ class TrajWorld(keras.Model):
         mask = padded(ops.cast(time_mask, "float32"))
         if not values.shape[1]:
             shape = (batch, length, count, self.sizes.heads, self.sizes.width // self.sizes.heads)
-            nothing = (ops.zeros(shape, self.compute_dtype),) * blocks
-            return Cache(nothing, nothing, mask)
+            return Cache(((ops.zeros(shape, self.compute_dtype),) * 2,) * blocks, mask)
         x = self._embed(values, ops.arange(time), variates)
         x, pairs = self._blocks(x, grid, _causal(time_mask), variates, blocks - 1)
         # Nobody reads what the last block makes of these rows, only what later rows attend to.
         pairs.append(self.temporal[-1].query_key_value_of(x, grid)[1:])
-        keys, past = zip(*[(padded(key), padded(value)) for key, value in pairs], strict=True)
-        return Cache(keys, past, mask)
+        return Cache(tuple((padded(key), padded(value)) for key, value in pairs), mask)
 
     def decode(self, row: Tensor, position: Tensor, cache: Cache, variates: Variates) -> tuple[Tensor, Cache]:
         """Encode one more row ``[B, M]``: its logits ``[B, M, bins]``, and the cache with this row added.
@@ -201,10 +195,10 @@ class TrajWorld(keras.Model):
         time_mask = ops.slice_update(cache.time_mask, (0, position), added)
         reachable = ops.logical_and(time_mask > 0, ops.arange(length) <= position)
         reachable = ops.reshape(reachable, (batch, 1, 1, 1, length))
-        held = list(zip(cache.keys, cache.values, strict=True))
-        x, pairs = self._blocks(x, grid, reachable, variates, self.sizes.blocks, held=held, position=position)
-        keys, past = zip(*pairs, strict=True)
-        return self._logits(x, grid)[:, 0], Cache(keys, past, time_mask)
+        x, pairs = self._blocks(
+            x, grid, reachable, variates, self.sizes.blocks, held=cache.pairs, position=position
+        )
+        return self._logits(x, grid)[:, 0], Cache(tuple(pairs), time_mask)
 
     def _blocks(
         self,
@@ -215,7 +209,7 @@ class TrajWorld(keras.Model):
         count: int,
         seed: Tensor | None = None,
         rows: int | None = None,
-        held: list[Pair] | None = None,
+        held: tuple[Pair, ...] | None = None,
         position: Any = 0,
     ) -> tuple[Tensor, list[Pair]]:
         """The first ``count`` blocks' answer at the last ``rows`` rows, and each one's keys and values."""
