@@ -131,7 +131,7 @@ def predict(
     for begin in range(0, len(values), size):
         # The last of several batches repeats its last window: another shape would be compiled anew.
         places = np.arange(begin, begin + size).clip(max=len(values) - 1)
-        mean_std = _one_step(model)(values[places], mask[places], variates)[:2]
+        mean_std = _compiled(model)(values[places], mask[places], variates)[:2]
         parts.append([ops.convert_to_numpy(array)[:, : observations + 1] for array in mean_std])
     means, stds = np.concatenate(parts, axis=1, dtype=np.float32)[:, : len(values)]
     return means, stds
@@ -168,7 +168,7 @@ def rollout(
     if isinstance(controller, GivenActions) and (shape := controller.actions.shape)[2] != wanted:
         raise UsageError(f"actions of shape {shape} must be [B, h, {wanted}]")
     draws = None if seed is None else draw_uniforms(controller.horizon, rows.shape[0], rows.shape[2], seed)
-    return _rolling(model, observations)(rows, np.ones(rows.shape[:2]), variates, controller, draws)
+    return _compiled(model, observations)(rows, np.ones(rows.shape[:2]), variates, controller, draws)
 
 
 def evaluate(
@@ -197,9 +197,9 @@ def evaluate(
 
     dataset = _opened(data)
     support = support_for(model, dataset, _chosen(model, ranges))
-    one_step = _one_step(model)
-    found = prediction_errors(model, dataset, support=support, limit=windows, seed=seed, one_step=one_step)
-    copied = copy_last_row_errors(dataset, limit=windows, window=model.sizes.window, seed=seed)
+    choice: Any = {"limit": windows, "seed": seed}
+    found = prediction_errors(model, dataset, support=support, one_step=_compiled(model), **choice)
+    copied = copy_last_row_errors(dataset, window=model.sizes.window, **choice)
     ours, copy = (pandas.DataFrame(each.table).T.astype(float) for each in (found, copied))
     return ours.join(copy.drop(columns=["std", "nll"]).add_prefix("copy_")).rename_axis("variate")
 
@@ -251,15 +251,10 @@ def _numbers(name: str, array: ArrayLike) -> NDArray[np.float32]:
     return found
 
 
-@functools.lru_cache(maxsize=4)
-def _one_step(model: Any) -> Any:
+@functools.lru_cache(maxsize=8)
+def _compiled(model: Any, observation_size: int | None = None) -> Any:
+    """One-step predictions; or rollouts in data of one observation size."""
     from trajworld.evaluation.one_step import compile_one_step
-
-    return compile_one_step(model)
-
-
-@functools.lru_cache(maxsize=4)
-def _rolling(model: Any, observation_size: int) -> Any:
     from trajworld.models.rollout import compile_rollout
 
-    return compile_rollout(model, observation_size)
+    return compile_one_step(model) if observation_size is None else compile_rollout(model, observation_size)

@@ -21,7 +21,7 @@ from typing import Any
 import h5py
 import numpy as np
 
-from trajworld.errors import TrajWorldError
+from trajworld.errors import TrajWorldError, one_line
 from trajworld.files import atomic_file
 from trajworld.models.identity import Identity
 from trajworld.models.interface import DEFAULT, MODELS, Kind, Sizes, model_config, model_from_config
@@ -62,7 +62,7 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
         for variable in model.weights:
             _check_finite(variable.path, keras.ops.convert_to_numpy(variable.value))
     except (TypeError, ValueError, TrajWorldError) as error:
-        raise TrajWorldError(f"{path} is not written: {_first_line(error)}") from None
+        raise TrajWorldError(f"{path} is not written: {error}") from None
     saved = datetime.datetime.now().strftime("%Y-%m-%d@%H:%M:%S")
     metadata = json.dumps({"keras_version": keras.__version__, "date_saved": saved})
     with atomic_file(path) as temporary:
@@ -91,10 +91,7 @@ def load_model(path: str | os.PathLike[str]) -> Any:
 
 
 def check_model(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Look for everything that :func:`load_model` refuses, but for weights' names and shapes, without importing Keras.
-
-    Returns the configuration that :func:`trajworld.models.interface.model_from_config` takes.
-    """
+    """A model file's configuration, checked as by :func:`load_model`, but for weights' names; Keras is not imported."""
     with _opened(path) as archive:
         config = _read_json(archive, _CONFIG)
         _check_weights(archive, _checked(config)[1].parameters)
@@ -104,12 +101,8 @@ def check_model(path: str | os.PathLike[str]) -> dict[str, Any]:
 def describe_model(path: str | os.PathLike[str]) -> dict[str, Any]:
     """Sizes and identity of a model file as plain values, without importing Keras or reading the weights.
 
-    Returns:
-        ``path``, ``bytes``, ``saved`` (date and Keras version), ``kind``, ``parameters``, ``dtype``, ``sizes``, and the
-        fields of :class:`~trajworld.models.identity.Identity`.
-
-    Raises:
-        TrajWorldError: The file is missing, damaged, not a world model, or hostile.
+    That is ``path``, ``bytes``, ``saved`` (date and Keras version), ``kind``, ``parameters``, ``dtype``, ``sizes`` and
+    the fields of :class:`~trajworld.models.identity.Identity`. A ``TrajWorldError`` is raised as by :func:`load_model`.
     """
     with _opened(path) as archive:
         config, saved = _read_json(archive, _CONFIG), _read_json(archive, _METADATA)
@@ -163,7 +156,7 @@ def _refusals(path: str | os.PathLike[str]) -> Iterator[None]:
     except (PermissionError, IsADirectoryError) as error:
         why = f" cannot be read: {error.strerror}"
     except Exception as error:  # Damaged bytes make zipfile, zlib, json and h5py raise a dozen types.
-        why = f" is not a model file, or is damaged or cut short ({_first_line(error)})"
+        why = f" is not a model file, or is damaged or cut short ({one_line(error, 200)})"
     else:
         return
     raise TrajWorldError(f"{path}{why}") from None
@@ -287,7 +280,3 @@ def _check_finite(name: str, values: Any) -> None:
 
 def _shown(value: Any) -> str:
     return repr(str(value)[:60])
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0][:200]
