@@ -100,12 +100,6 @@ def run_python(code: str, *arguments: object, backend: str = "jax") -> str:
     return done.stdout
 
 
-def test_describing_imports_no_framework(saved: Path) -> None:
-    code = "import sys; from trajworld.models.files import describe_model; describe_model(sys.argv[1])\n"
-    code += "print(sorted({'keras', 'jax', 'tensorflow', 'torch'} & sys.modules.keys()))"
-    assert run_python(code, saved).strip() == "[]"
-
-
 @pytest.mark.slow
 def test_another_backend_reads_it_equally_and_writes_it_back(model: TrajWorld, tmp_path: Path) -> None:
     """Each backend asks the next: run on all three, every one has read every other's."""

@@ -1,18 +1,15 @@
 """What models are called: shipped names and paths; addresses on the hub are in test_hub.py."""
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from training_fixtures import config_for, store
+from training_fixtures import store
 
 import trajworld
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.files import load_model
 from trajworld.models.names import find_model, said_briefly
-from trajworld.training.run import resume_run, start_run
 from trajworld.weights import shipped_models
 
 SMALL = "trajworld-small"
@@ -49,22 +46,6 @@ def test_records_hold_a_name_whole_and_of_a_path_the_file(tmp_path: Path) -> Non
     assert said_briefly(SMALL) == SMALL
     assert said_briefly("hf://user/repo@main/a/b.keras") == "hf://user/repo@main/a/b.keras"
     assert said_briefly(tmp_path / "best.keras") == "best.keras"
-
-
-def test_a_run_starts_from_a_shipped_model_and_resumes(tmp_path: Path) -> None:
-    data = store(tmp_path / "data")
-    config = config_for("train", [data], init=SMALL)
-    run = start_run(tmp_path / "run", config)
-    assert run.config.model == trajworld.load(SMALL).sizes
-    assert f'init = "{SMALL}"' in (tmp_path / "run" / "config.toml").read_text()
-    assert run.model.identity.history["init"]["file"] == SMALL
-    assert run.model.identity.history["init"]["history"]["kind"] == "pretrain"
-    assert json.loads((tmp_path / "run" / "run.json").read_text())["init"]
-    for one, other in zip(trajworld.load(SMALL).get_weights(), run.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-    resumed, warnings = resume_run(tmp_path / "run")
-    assert not warnings
-    np.testing.assert_array_equal(resumed.model.get_weights()[0], run.model.get_weights()[0])
 
 
 def test_an_unknown_name_ends_every_command_in_one_line(tmp_path: Path, command: Any) -> None:

@@ -113,10 +113,7 @@ class Backend(Protocol):
         """Whether ``flag`` is true in any process; each must ask at the same point of its computations."""
 
     def peak_memory(self) -> int | None:
-        """The most bytes that were held at once since the process began; None where nothing tells.
-
-        On an accelerator by the framework's allocator on the first device; on the CPU the process's resident memory.
-        """
+        """The most bytes that the first accelerator, or on a CPU the process, held at once; None if nothing tells."""
 
     def free_memory(self) -> None:
         """Drop compiled programs and give cached memory back; what is in use stays, and compiles again when called."""

@@ -1,7 +1,6 @@
 """What this machine has for TrajWorld: versions, frameworks and their devices, room, and what is missing.
 
-Each framework is tried in a process of its own: importing several into one process can crash it, and Keras
-takes one backend a process. Run as a module, this file is that trial: it prints one JSON line.
+Each framework is tried in a process of its own, as Keras takes one; run as a module, this file is that trial.
 """
 
 import contextlib

@@ -82,10 +82,7 @@ def core_shares(cores: list[int], workers: int) -> list[list[int]]:
 
 
 def start_worker(shares: Any = None) -> None:
-    """Set up a worker, by a queue with the cores of each, or None: one thread on any core.
-
-    Ctrl-C is left to the parent, and the worker ends when the parent does.
-    """
+    """Set up a worker, by a queue with the cores of each, or None: one thread on any core; Ctrl-C is the parent's."""
     cores = None if shares is None else shares.get()
     for name in THREAD_LIMITS:
         os.environ[name] = str(len(cores or [0]))

@@ -83,9 +83,8 @@ def gauss_cross_entropy(logits: Tensor, values: Tensor, lower: Tensor, upper: Te
     """Cross-entropy against the Gauss-histogram of each value (HL-Gauss soft targets); shapes as above."""
     logits = ops.cast(logits, "float32")
     probabilities = encode(values, lower, upper, int(logits.shape[-1]))
-    return ops.logsumexp(logits, axis=-1) * ops.sum(probabilities, -1) - ops.sum(
-        probabilities * logits, axis=-1
-    )
+    total = ops.sum(probabilities, axis=-1)
+    return ops.logsumexp(logits, axis=-1) * total - ops.sum(probabilities * logits, axis=-1)
 
 
 CROSS_ENTROPIES = {"onehot": onehot_cross_entropy, "gauss": gauss_cross_entropy}

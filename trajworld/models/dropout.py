@@ -7,20 +7,13 @@ drop units by, and a compiler fuses them into the multiplication.
 
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 Tensor = Any
 
 
-def _signed(constant: int) -> int:
-    """The int32 with the same bits: not every backend multiplies unsigned integers, all wrap signed ones."""
-    return int(np.array(constant, np.uint32).astype(np.int32))
-
-
-_GOLDEN = _signed(0x9E3779B1)
-_MIX_1 = _signed(0x7FEB352D)
-_MIX_2 = _signed(0x846CA68B)
+# As int32 of the same bits: not every backend multiplies unsigned integers, all wrap signed ones.
+_GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B1 - 2**32, 0x7FEB352D, 0x846CA68B - 2**32
 
 
 def _shifted(bits: Tensor, places: int) -> Tensor:
@@ -44,7 +37,8 @@ def dropout(inputs: Tensor, rate: float, seed: Tensor | None, site: int) -> Tens
     if seed is None or rate == 0.0:
         return inputs
     rows, width = ops.shape(inputs)
-    key = scramble(ops.cast(seed, "int32") + _signed((site + 1) * 0x3C6EF35 % 2**32))
+    offset = ((site + 1) * 0x3C6EF35 + 2**31) % 2**32 - 2**31
+    key = scramble(ops.cast(seed, "int32") + offset)
     counter = ops.reshape(ops.arange(rows * width, dtype="int32"), (rows, width))
     bits = ops.bitwise_and(scramble(counter * _GOLDEN + key), 0xFFFFFF)
     kept = ops.cast(bits >= round(rate * 2**24), inputs.dtype)

@@ -11,8 +11,6 @@ from trajworld.data.dataset import Dataset
 from trajworld.errors import TrajWorldError
 from trajworld.models.ranges import UNIT_SUPPORT, Support
 
-_UNION = " (a union of the ranges of its environment, as earlier versions stored them)"
-
 
 @dataclass(frozen=True)
 class DatasetRange:
@@ -41,7 +39,7 @@ class DatasetRange:
     @property
     def origin(self) -> str:
         """Where the range is from, for people."""
-        return f"the model's own, of {self.dataset}{'' if self.content else _UNION}"
+        return f"the model's own, of {self.dataset}"
 
 
 @dataclass(frozen=True)
@@ -100,11 +98,8 @@ class Identity:
 
         The very same data first, then the one dataset of the same environment and M (of the same name, where the
         environment is not known). ``chosen`` decides between several, and for an environment that was never seen: the
-        name of one of the model's own datasets; or data, which count where they are one of these.
-
-        Raises:
-            TrajWorldError: Several datasets fit, or none of an environment that the model saw, and ``chosen`` names
-                none of these.
+        name of one of the model's own datasets; or data, which count where they are one of these. A ``TrajWorldError``
+        where several datasets fit, or none of an environment that the model saw, and ``chosen`` names none of these.
         """
         if same := self._with_content(data.content):
             return same[0]

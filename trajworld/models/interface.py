@@ -4,7 +4,7 @@ A new kind is one file with a class that implements :class:`WorldModel`, its siz
 """
 
 import dataclasses
-import importlib
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -20,8 +20,8 @@ State = Any
 """Where a rollout stands: a structure of tensors, of the same shapes after each step."""
 
 Short = Literal["padded", "unpadded"]
-"""What windows of fewer rows than the model's are: those that lack as many of their first rows, which would be
-``padded``, or ``unpadded`` ones, whose first row is at the window's first position."""
+"""Where windows of fewer rows than the model's stand: at its end, as if their first rows were ``padded``, or, where
+they are ``unpadded``, at its start."""
 
 DEFAULT = "trajworld"
 """The kind of a model file or configuration that names none."""
@@ -128,8 +128,7 @@ class Kind:
     def model_class(self) -> Any:
         """The class, imported now; ``TrajWorldError`` where the backend is not installed."""
         require_framework()
-        module, _, name = self.model.rpartition(":")
-        return getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(self.model)
 
     def preset(self, name: str, **overrides: Any) -> Any:
         """The sizes of a preset, with any of them overridden; None overrides nothing. ``UsageError`` where there is no

@@ -46,9 +46,7 @@ def load(name: ModelName) -> Any:
 def save(model: Any, name: ModelName) -> None:
     """Write a model to a ``.keras`` file, atomically, or to ``hf://USER/REPO[@BRANCH][/FILE.keras]``.
 
-    Raises:
-        UsageError: ``name`` is a shipped model's, or no address on the hub.
-        TrajWorldError: The file cannot be written, or the hub does not take it.
+    A ``UsageError`` for the name of a shipped model; a ``TrajWorldError`` where it cannot be written or uploaded.
     """
     text = os.fspath(name)
     if text in shipped_models():

@@ -38,14 +38,12 @@ class Controller(Protocol):
 
     def arrays(self, begin: int, steps: int) -> Any:
         """What :meth:`act` is given in ``steps`` steps from ``begin`` on, of the same shapes for every ``begin``."""
-        ...
 
     def act(self, arrays: Any, observation: Tensor, k: Tensor) -> Tensor:
         """Act, in Keras ops: ``[B, A]`` float32, in step ``k`` (a scalar int32) of the arrays, as tensors.
 
         The row's observation, ``[B, O]``, is in a rollout the one that was predicted.
         """
-        ...
 
 
 @dataclass(frozen=True, eq=False)

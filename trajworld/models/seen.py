@@ -33,13 +33,10 @@ def with_init(environments: Iterable[str], init: Identity, name: str) -> list[st
 
 
 def check_unseen(identity: Identity, environment: str) -> bool:
-    """Refuse a model that cannot be tested zero-shot in an environment, as far as its file tells.
+    """Refuse a model that cannot be tested zero-shot in an environment, as far as its file tells; whether it tells all.
 
     A changed environment (``gymnasium/Pendulum-v1?g=7.0``) was seen if the model was trained on it under these very
     changes; any other (``gymnasium/Hopper-v5``) if it was trained on it with any changes, or in another version.
-
-    Returns:
-        Whether all that the model saw is known.
 
     Raises:
         TrajWorldError: The model was trained on one environment alone, or has seen this one.

@@ -17,8 +17,6 @@ Tensor = Any
 Pair = tuple[Tensor, Tensor]
 """Keys and values of one block's temporal attention, ``[B, S, M, heads, d / heads]`` each."""
 
-_CONTEXT = _CHUNK = 10
-
 
 class Cache(NamedTuple):
     """Keys and values of each block, and ``[B, S]``, 1 for real rows that the cache holds."""
@@ -51,6 +49,9 @@ class TrajWorld(keras.Model):
         super().__init__(autocast=False, **kwargs)
         self.sizes = sizes
         self.identity = identity or Identity()
+        # W is 10, or about half of a smaller window; K is 10, or what that has room for.
+        self.context = min(10, (sizes.window + 1) // 2)
+        self.chunk = min(10, sizes.window - self.context + 1)
         policy = self.dtype_policy
         self.input_projection = RowDense(sizes.width, name="input_projection", dtype=policy)
         self.kind_embedding = self._embedding(2, "kind_embedding")
@@ -134,16 +135,6 @@ class TrajWorld(keras.Model):
         mean, std = moments(logits, variates.lower, variates.upper)
         nll = onehot_cross_entropy(logits, values[:, -1], variates.lower, variates.upper)
         return Predicted(mean, std, nll)
-
-    @property
-    def context(self) -> int:
-        """W: 10, or about half of a smaller window."""
-        return min(_CONTEXT, (self.sizes.window + 1) // 2)
-
-    @property
-    def chunk(self) -> int:
-        """K: 10, or what a smaller window has room for."""
-        return min(_CHUNK, self.sizes.window - self.context + 1)
 
     def start(self, history: Tensor, mask: Tensor, variates: Variates) -> Rollout:
         """Encode all rows but the newest; see the interface."""
@@ -254,14 +245,7 @@ class TrajWorld(keras.Model):
                 f"make the model with a larger table (--variates {shape[2]})"
             )
 
-    def get_config(self) -> dict[str, Any]:
-        """Sizes and identity as plain numbers, strings and lists."""
-        return model_config(self)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "TrajWorld":
-        """The inverse of :meth:`get_config`."""
-        return model_from_config(config)
+    get_config, from_config = model_config, staticmethod(model_from_config)
 
 
 def _causal(time_mask: Tensor) -> Tensor:
