@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from fake_hub import FakeHub, cache, hub
+from model_file_fixtures import assert_equal
 from training_fixtures import config_for, plain_steps, store
 
 import trajworld
@@ -84,10 +85,7 @@ def test_push_and_load_give_the_same_weights_and_the_card(
     assert held.messages[-1] == "First try"
     assert held.commits[-1]["model.keras"] == (trained / "best.keras").read_bytes()
     assert b'trajworld.load("hf://user/mine")' in held.commits[-1]["README.md"]
-    mine, back = trajworld.load(trained / "best.keras"), trajworld.load("hf://user/mine")
-    assert mine.get_config() == back.get_config()
-    for one, other in zip(mine.get_weights(), back.get_weights(), strict=True):
-        assert (one == other).all()
+    assert_equal(trajworld.load(trained / "best.keras"), trajworld.load("hf://user/mine"))
     # A second time, with a card that names another model and to another file.
     card = tmp_path / "OWN.md"
     assert run("card", trained, "--name", "hf://user/robots", "-o", card)[:2] == (0, "")

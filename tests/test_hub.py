@@ -22,7 +22,6 @@ __all__ = ["cache", "hub", "plain_steps"]
 constants = pytest.importorskip("huggingface_hub.constants")
 SMALL = "trajworld-small"
 ADDRESS = "hf://user/robots"
-HEADERS = ("ETag", "X-Linked-Etag", "X-Repo-Commit")
 
 
 def changed_model(factor: float) -> Any:
@@ -107,13 +106,9 @@ def test_what_is_in_the_cache_needs_no_hub(hub: FakeHub, monkeypatch: pytest.Mon
 
 
 def one_line(address: str) -> str:
-    with pytest.raises(TrajWorldError) as caught:
+    with pytest.raises(TrajWorldError, match=rf"\A{address}: .{{,250}}\Z") as caught:
         find_model(address)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith(address)
-    assert len(message) < 300
-    return message
+    return str(caught.value)
 
 
 def test_mistakes_are_one_line(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +141,8 @@ def test_without_huggingface_hub_the_command_that_installs_it_is_told(
 
 
 @pytest.mark.parametrize(
-    ("header", "file"), [(header, "model") for header in HEADERS] + [("X-Repo-Commit", "absent")]
+    ("header", "file"),
+    [("ETag", "model"), ("X-Linked-Etag", "model"), ("X-Repo-Commit", "model"), ("X-Repo-Commit", "absent")],
 )
 @pytest.mark.parametrize("value", ["..", "a/../../../../evil", "{outside}/evil", "..\\..\\evil", "c:evil"])
 def test_a_server_cannot_place_files_outside_the_cache(

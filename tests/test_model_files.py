@@ -88,18 +88,6 @@ def test_describing_says_what_the_file_holds(saved: Path) -> None:
     assert described["saved"]["keras_version"] == keras.__version__
 
 
-def run_python(code: str, *arguments: object, backend: str = "jax") -> str:
-    done = subprocess.run(
-        [sys.executable, "-c", code, *map(str, arguments)],
-        env={**os.environ, "KERAS_BACKEND": backend},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
 @pytest.mark.slow
 def test_another_backend_reads_it_equally_and_writes_it_back(model: TrajWorld, tmp_path: Path) -> None:
     """Each backend asks the next: run on all three, every one has read every other's."""
@@ -120,7 +108,9 @@ def test_another_backend_reads_it_equally_and_writes_it_back(model: TrajWorld, t
         "    save_model(model, f'{sys.argv[1]}/back-{dtype}.keras')\n"
         "    print(keras.backend.backend(), model.compute_dtype)"
     )
-    assert run_python(code, tmp_path, backend=other).split()[-4:] == [other, "float32", other, "bfloat16"]
+    command, environment = [sys.executable, "-c", code, tmp_path], {**os.environ, "KERAS_BACKEND": other}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.stdout.split()[-4:] == [other, "float32", other, "bfloat16"], done.stderr[-2000:]
     for dtype, mine in models.items():
         with np.load(tmp_path / f"back-{dtype}.npz") as arrays:
             for name, weight in zip(arrays.files, mine.get_weights(), strict=True):

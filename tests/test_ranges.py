@@ -108,12 +108,10 @@ def data(memory_dataset: Callable[..., Dataset]) -> Callable[..., Dataset]:
     [
         (("x", "y", "digest-2"), None, 2),  # The same rows, whatever they are called.
         (("medium", "gymnasium/Ant-v5"), None, 3),  # The only one of this environment and M.
-        (("medium", "gymnasium/Ant-v5", "another", 9), None, 4),
         (("medium", "gymnasium/Ant-v5", "digest-4", 9), None, 4),
         (("own-1", ""), None, 5),  # No environment: by name.
         (("medium", "robot/old"), None, 6),
         (("own-1", "robot/new"), None, None),  # Never seen.
-        (("robot/old", ""), None, 6),
         (("hopper_medium", HOPPER), "hopper_expert", 2),
         (("x", "robot/new"), "medium", 3),
         (("x", "robot/new"), ("y", "", "digest-1"), 1),

@@ -11,12 +11,12 @@ class TrajWorldSizes:
     """The sizes of the transformer over rows and variates.
 
     Attributes:
-        blocks: How many, each a temporal and a variate attention with their feed-forward nets.
+        blocks: The number of blocks, each a temporal and a variate attention with their feed-forward nets.
         width: d, of the vector that stands for a token.
-        heads: Of attention; divides ``width``.
+        heads: Attention heads; divides ``width``.
         window: T, the most rows a window holds.
         bins: B, of each variate's range.
-        variates: How many the embedding table holds; wider environments are refused.
+        variates: How many variates the embedding table holds; wider environments are refused.
         dropout: Its rate.
     """
 
