@@ -35,7 +35,7 @@ class Device:
 class Layout:
     """How computations are spread: data parallel, the weights on every device, a share of each batch on each.
 
-    So many devices compute in all ``processes`` together, of which this is number ``process``.
+    ``devices`` compute in all ``processes`` together, of which this is number ``process``.
     """
 
     devices: int = 1
