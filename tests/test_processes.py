@@ -87,9 +87,7 @@ def test_a_worker_that_dies_breaks_the_pool(tmp_path):
 def test_workers_end_with_a_parent_that_was_killed(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, time\n"
-        "from trajworld.processes import Workers\n"
-        "if __name__ == '__main__':\n"
+        "import os, time\nfrom trajworld.processes import Workers\nif __name__ == '__main__':\n"
         "    with Workers(1) as workers:\n"
         "        print(workers.submit(os.getpid).result(), flush=True)\n"
         "        workers.submit(time.sleep, 3600).result()\n"
