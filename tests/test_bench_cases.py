@@ -7,6 +7,7 @@ from trajworld.benchmarks import draws
 from trajworld.benchmarks.cases import FOLDER, SUITES, Case, cases
 
 
+@pytest.mark.once
 def test_work_is_counted_as_the_project_defines_it():
     case = Case("d64x2", 18)
     # Each row's variate, by each kernel that it meets: 2 operations for each of a kernel's weights.
@@ -22,6 +23,7 @@ def test_work_is_counted_as_the_project_defines_it():
     assert found == [1, 2, 2]
 
 
+@pytest.mark.once
 def test_every_suite_has_its_file_and_its_cases():
     assert {path.name for path in FOLDER.glob("test_*.py")} == {f"test_{suite}.py" for suite in SUITES}
     counts = {

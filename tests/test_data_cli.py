@@ -17,6 +17,8 @@ from trajworld.data.home import stores_folder
 from trajworld.data.store import write_store
 from trajworld.data.summary import episode_returns, summarise, variate_histograms
 
+pytestmark = pytest.mark.once
+
 StoreMaker = Callable[..., Dataset]
 
 

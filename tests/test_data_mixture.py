@@ -18,6 +18,8 @@ from trajworld.data.statistics import value_range
 from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import TrajWorldError
 
+pytestmark = pytest.mark.once
+
 StoreMaker = Callable[..., Dataset]
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.once
+
 CHECKOUT = Path(__file__).parents[1]
 # Folder of the checkout -> where its files are installed.
 FOLDERS = {

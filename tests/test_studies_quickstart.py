@@ -15,6 +15,8 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.studies.quickstart import SCALES, Quickstart
 from trajworld.study.report import claim_folder
 
+pytestmark = pytest.mark.once
+
 
 def run(folder: Path, *arguments: str) -> tuple[dict, str]:
     command = ["quickstart", "--scale", "tiny", "-o", str(folder), "--json", *arguments]

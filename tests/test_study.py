@@ -21,6 +21,8 @@ from trajworld.study.report import command, read_report, write_report
 from trajworld.study.run import LocalEngine, RayEngine, known_cells, origins, run_study
 from trajworld.study.tables import bootstrap, interval, markdown, over_seeds, terminal, texts
 
+pytestmark = pytest.mark.once
+
 
 def finished(study, store):
     return store.table(known_cells(study, store))

@@ -13,6 +13,8 @@ from trajworld.errors import TrajWorldError
 from trajworld.training.log import MetricsLog
 from trajworld.training.record import read_metrics
 
+pytestmark = pytest.mark.once
+
 
 def row(step: int, **more: Any) -> dict[str, Any]:
     return {"step": step, "loss": 1 / step, "learning_rate": 1e-3, "seconds": 2.0 * step, **more}
