@@ -189,7 +189,6 @@ two, one = everything(2), everything(1)
 for name in one:
     tolerance = {"losses": {"rtol": 1e-5}, "weights": {"atol": 1e-4}}.get(name, {"rtol": 1e-5, "atol": 1e-5})
     np.testing.assert_allclose(one[name], two[name], err_msg=name, **tolerance)
-    print(name, "differ by", np.max(np.abs(np.subtract(one[name], two[name]))))
 assert one["losses"][-1] < one["losses"][0] - 0.05, one["losses"]
 
 for arguments, words in ((3, 9), "JAX_NUM_CPU_DEVICES=3"), ((2, 7), "a multiple of 2, such as 8"):
@@ -197,33 +196,26 @@ for arguments, words in ((3, 9), "JAX_NUM_CPU_DEVICES=3"), ((2, 7), "a multiple 
         backend.distribute(*arguments)
 for devices, arguments in (1, (8,)), (2, (8, 2)), (1, (7, 2)), (1, (8, 3)):
     assert backend.distribute(None, *arguments) == Layout(devices)
-print("all well")
 """
 
 
-def environment(devices: int = 1) -> dict[str, str]:
-    return {**os.environ, "KERAS_BACKEND": "jax", "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+def run_code(code: str, work: Path, devices: int) -> subprocess.Popen[str]:
+    environment = {"KERAS_BACKEND": "jax", "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
+    command, pipe = [sys.executable, "-P", "-c", code], subprocess.PIPE
+    return subprocess.Popen(
+        command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment}, cwd=work
+    )
 
 
 @jax_only
 @pytest.mark.slow
-def test_two_devices_compute_what_one_does() -> None:
-    command = [sys.executable, "-P", "-c", ON_TWO_DEVICES]
-    done = subprocess.run(command, env=environment(2), capture_output=True, text=True, timeout=400)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "all well"
+def test_two_devices_compute_what_one_does(tmp_path: Path) -> None:
+    finish(run_code(ON_TWO_DEVICES, tmp_path, devices=2))
 
 
 def start(work: Path, arguments: list[str], devices: int = 1) -> subprocess.Popen[str]:
     code = f"import sys; from trajworld.cli.main import main; sys.exit(main({arguments!r}))"
-    return subprocess.Popen(
-        [sys.executable, "-P", "-c", code],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment(devices),
-        cwd=work,
-    )
+    return run_code(code, work, devices)
 
 
 def start_two(work: Path, port: int, arguments: list[str]) -> list[subprocess.Popen[str]]:

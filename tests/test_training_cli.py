@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from training_fixtures import plain_steps, store, weights_of
+from waiting import wait_for
 
 from trajworld.models.files import load_model
 from trajworld.training.config import resolve_config
@@ -37,6 +37,7 @@ def settings(tmp_path: Path) -> str:
     return str(path)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -100,6 +101,7 @@ def test_a_run_ends_in_a_summary_and_its_models(
         assert load_model(run / f"{name}.keras").identity.steps == step
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("plain_steps")
 def test_options_reach_the_configuration(tmp_path: Path, settings: str, command: Any) -> None:
     options = {
@@ -163,22 +165,12 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    """Wait until a running process has done something; what it says is shown where it ends instead."""
-    until = time.monotonic() + 240
-    while not condition():
-        if process.poll() is not None:
-            raise AssertionError(f"it ended with {process.returncode}: {process.communicate()}")
-        assert time.monotonic() < until, "the process does not get on"
-        time.sleep(0.005)
-
-
 @pytest.mark.slow
 def test_ctrl_c_ends_in_a_line_and_the_run_goes_on(tmp_path: Path, data: str) -> None:
     settings, run = tmp_path / "settings.toml", tmp_path / "run"
     settings.write_text("steps = 120\ncheckpoint_every = 10\n" + TINY)
     process = start(["train", data, "-o", str(run), "--config", str(settings)])
-    wait_for(process, lambda: newest(run) > 0)
+    wait_for(lambda: newest(run), process)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=120)
     assert process.returncode == 130, err
@@ -206,10 +198,10 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_pat
         process = start(["train", *(first if number == 0 else ["--resume", str(cut)])])
         before = newest(cut)
         if number:
-            wait_for(process, lambda before=before: newest(cut) > before)  # type: ignore[misc]
+            wait_for(lambda before=before: newest(cut) > before, process)  # type: ignore[misc]
             time.sleep(rng.uniform(0, 0.1))
         else:
-            wait_for(process, (cut / "config.toml").is_file)
+            wait_for((cut / "config.toml").is_file, process)
             time.sleep(rng.uniform(0, 0.5))
         process.kill()
         process.communicate()
@@ -236,6 +228,4 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_pat
 
 
 def newest(run: Path) -> int:
-    folder = run / "checkpoints"
-    steps = [int(item.name[5:]) for item in folder.glob("step-*")] if folder.is_dir() else []
-    return max(steps, default=0)
+    return max((int(item.name[5:]) for item in run.glob("checkpoints/step-*")), default=0)

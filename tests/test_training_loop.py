@@ -86,6 +86,7 @@ def test_pretraining_that_crashes_replays_to_the_same_losses_and_weights(tmp_pat
     assert_same_files(tmp_path / "whole", tmp_path / "cut", exact)
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("plain_steps")
 class TestInterruption:
     """With a step that needs no compiler."""
