@@ -68,13 +68,11 @@ class Case:
         return f"{self.size}, M = {self.variates}, {self.dtype.removeprefix('mixed_')}"
 
 
+_FAST = [Case("tiny"), Case("small"), Case("small", dtype=DTYPES[1])]
 _QUICK = {
-    "training": [
-        *(Case("tiny"), Case("small"), Case("small", dtype=DTYPES[1])),
-        *(Case("d64x2", 18), Case("paper")),
-    ],
+    "training": [*_FAST, Case("d64x2", 18), Case("paper")],
     "rollout": [Case("tiny"), Case("small"), Case("paper")],
-    "forward": [Case("tiny"), Case("small"), Case("small", dtype=DTYPES[1])],
+    "forward": _FAST,
     "tokenizing": [Case("small"), Case("paper")],
     "memory": [Case("small")],
 }
