@@ -50,6 +50,7 @@ def history(data: Dataset, rows: int = 7) -> np.ndarray:
     return np.stack([data.rows[4 : 4 + rows], data.rows[40 : 40 + rows]])
 
 
+@pytest.mark.once
 def test_importing_the_package_imports_no_framework() -> None:
     code = "import sys, trajworld as tw; tw.__version__; dir(tw); print(*sys.modules)"
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
@@ -60,6 +61,7 @@ def test_importing_the_package_imports_no_framework() -> None:
         _ = tw.tain
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_the_examples_run(data: Dataset, tuned: Any) -> None:
     rng = np.random.default_rng(0)

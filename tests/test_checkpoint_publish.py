@@ -21,6 +21,8 @@ from trajworld.training.loop import train
 from trajworld.training.run import start_run
 from trajworld.weights import shipped_models
 
+pytestmark = pytest.mark.once
+
 __all__ = ["cache", "hub", "plain_steps"]
 
 SMALL = "trajworld-small"

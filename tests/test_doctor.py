@@ -38,6 +38,7 @@ def test_active_backend_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.device.split(":")[0] in ("cpu", "gpu", "tpu")
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("devices")
 def test_report_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TRAJWORLD_HOME", str(tmp_path / "not" / "yet"))
@@ -55,6 +56,7 @@ def test_report_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
     assert not (tmp_path / "not").exists()
 
 
+@pytest.mark.once
 def test_what_is_missing_names_its_pip_command(monkeypatch: pytest.MonkeyPatch) -> None:
     hidden = (*doctor.FRAMEWORKS, "dm_control", "minari", "pandas", "ray")
     for module, name in (doctor.importlib.util, "find_spec"), (doctor, "_version"):
@@ -77,6 +79,7 @@ def test_what_is_missing_names_its_pip_command(monkeypatch: pytest.MonkeyPatch) 
     assert mends["torch (needed)"] in shown.stdout
 
 
+@pytest.mark.once
 def test_a_gpu_that_is_not_used(
     monkeypatch: pytest.MonkeyPatch, devices: dict[str, str], tmp_path: Path
 ) -> None:
@@ -87,6 +90,7 @@ def test_a_gpu_that_is_not_used(
     assert "cuda" in missing.mend
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("source", "timeout", "problem"),
     [
@@ -108,6 +112,7 @@ def test_broken_backends(
     assert problem in found.problem
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("devices")
 def test_table_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
@@ -121,6 +126,7 @@ def test_table_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
     assert set(answer) == set(Report.__dataclass_fields__)
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("devices")
 def test_an_unknown_active_backend_ends_with_exit_code_1() -> None:
     done = CliRunner().invoke(cli, ["doctor", "--json"], env={"KERAS_BACKEND": "caffe"})

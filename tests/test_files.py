@@ -16,6 +16,8 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import atomic_folder, ensure_room, one_writer, user_path
 from trajworld.interop.restricted_pickle import read_pickle
 
+pytestmark = pytest.mark.once
+
 
 def test_a_path_has_one_writer_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
     code = (

@@ -17,6 +17,8 @@ from trajworld.models.names import find_model
 from trajworld.training.loop import train
 from trajworld.training.run import resume_run, start_run
 
+pytestmark = pytest.mark.once
+
 __all__ = ["cache", "hub", "plain_steps"]
 
 constants = pytest.importorskip("huggingface_hub.constants")

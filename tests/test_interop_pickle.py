@@ -20,6 +20,8 @@ from hypothesis.extra import numpy as hnp
 from trajworld.errors import TrajWorldError
 from trajworld.interop.restricted_pickle import Record, read_pickle
 
+pytestmark = pytest.mark.once
+
 PROTOCOLS = range(pickle.HIGHEST_PROTOCOL + 1)
 INERT = (type(None), bool, int, float, str, bytes, bytearray, np.ndarray, np.generic, np.dtype)
 SAMPLE = {

@@ -15,6 +15,8 @@ from waiting import runs, wait_for
 from trajworld.errors import UsageError
 from trajworld.processes import THREAD_LIMITS, Workers, available_cores, core_shares, starting_workers
 
+pytestmark = pytest.mark.once
+
 needs_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="chooses cores, looks into /proc, masks signals"
 )

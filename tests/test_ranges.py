@@ -159,6 +159,7 @@ def test_files_of_earlier_versions_have_a_range_for_each_environment(data: Calla
     old = Identity.from_config(config)
     found = [old.source_for(data("hopper_medium", HOPPER)), old.source_for(data("m", ""))]
     assert [round(float(one.support.upper[0])) for one in found if one] == [7, 8]
+    assert "a union" in found[0].origin  # type: ignore[union-attr]
     assert old.source_for(data("x", "")) is None
     assert Identity.from_config(old.to_config()).to_config() == old.to_config()
 
