@@ -39,7 +39,9 @@ class DatasetRange:
     @property
     def origin(self) -> str:
         """Where the range is from, for people; of an earlier version's file it may be a union, which is said."""
-        union = "" if self.content else " (a union of its environment's ranges, as earlier versions stored them)"
+        union = (
+            "" if self.content else " (a union of its environment's ranges, as earlier versions stored them)"
+        )
         return f"the model's own, of {self.dataset}{union}"
 
 

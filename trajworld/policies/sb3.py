@@ -74,7 +74,7 @@ def read_sb3(path: str | os.PathLike[str], vecnormalize: str | os.PathLike[str] 
             for name in ("observation_space", "action_space")
         ]
         for space in spaces:
-            if not space.name.endswith(".box.Box") or np.ndim(space.fields["low"]) != 1:
+            if not space.name.endswith(".box.Box") or np.ndim(space.state["low"]) != 1:
                 raise TrajWorldError(
                     f"{path}: only plain boxes of observations and actions are read, no {space.name}"
                 )
@@ -83,8 +83,8 @@ def read_sb3(path: str | os.PathLike[str], vecnormalize: str | os.PathLike[str] 
             _arrays(state),
             arguments=data.get("policy_kwargs") or {},
             sde=bool(data.get("use_sde")),
-            low=spaces[1].fields["low"],
-            high=spaces[1].fields["high"],
+            low=spaces[1].state["low"],
+            high=spaces[1].state["high"],
             source=f"Stable-Baselines3, {data.get('num_timesteps')} steps",
             **({} if statistics is None else _normalisation(statistics)),
         )
@@ -154,14 +154,14 @@ def _linear(state: Arrays, part: str) -> list[Layer]:
 def _normalisation(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The fields of a policy whose observations ``VecNormalize`` scaled, of its pickled statistics."""
     found = read_pickle(path)
-    moments = found.fields.get("obs_rms") if isinstance(found, Record) else None
+    moments = found.state.get("obs_rms") if isinstance(found, Record) else None
     if not isinstance(moments, Record) or not found.name.endswith(".VecNormalize"):
         raise TrajWorldError(f"{path} holds no VecNormalize of plain observations")
-    if not found.fields["norm_obs"]:
+    if not found.state["norm_obs"]:
         return {}
-    scale = np.sqrt(moments.fields["var"] + found.fields["epsilon"])
+    scale = np.sqrt(moments.state["var"] + found.state["epsilon"])
     names = ("observation_mean", "observation_scale", "observation_clip")
-    return dict(zip(names, (moments.fields["mean"], scale, found.fields["clip_obs"]), strict=True))
+    return dict(zip(names, (moments.state["mean"], scale, found.state["clip_obs"]), strict=True))
 
 
 def _arrays(state: bytes) -> Arrays:
