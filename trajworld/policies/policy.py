@@ -1,6 +1,9 @@
 """Policies that are multilayer perceptrons: from observation to action, in NumPy and inside a compiled rollout."""
 
+import functools
+import importlib
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -13,7 +16,16 @@ from trajworld.policies.behaviour import Controller
 Floats = NDArray[np.float32]
 Tensor = Any
 
-ACTIVATIONS = ("relu", "tanh", "elu", "leaky_relu", "silu", "sigmoid")
+ACTIVATIONS: dict[str, Callable[[Any, Tensor], Tensor]] = {
+    "relu": lambda ops, x: ops.maximum(x, 0.0),
+    "tanh": lambda ops, x: ops.tanh(x),
+    "elu": lambda ops, x: ops.maximum(x, 0.0) + ops.exp(ops.minimum(x, 0.0)) - 1.0,
+    "leaky_relu": lambda ops, x: ops.maximum(x, 0.01 * x),
+    # By tanh: an exponential would overflow.
+    "sigmoid": lambda ops, x: 0.5 * (1.0 + ops.tanh(0.5 * x)),
+    "silu": lambda ops, x: 0.5 * x * (1.0 + ops.tanh(0.5 * x)),
+}
+"""The activations of hidden layers: functions of an array and of the operations to use, NumPy's or Keras's."""
 
 
 class Layer(NamedTuple):
@@ -23,75 +35,61 @@ class Layer(NamedTuple):
     bias: Floats
 
 
-@dataclass(frozen=True)
-class PolicyFunction:
-    """What policies of one form compute, from their weights on.
+@functools.cache
+def policy_function(activation: str, squash: bool) -> Callable[..., Tensor]:
+    """What policies of one form compute, as a ``PolicyController`` of a rollout takes it.
 
-    It is the function that a ``PolicyController`` of a rollout takes: policies with equal ones share compilations.
+    Policies of one form have the same function, and so share compilations. It makes actions ``[B, A]`` of weights,
+    observations ``[B, O]`` and standard normal noise ``[B, A]`` (None: mean actions), in Keras ops or those of ``ops``.
     """
 
-    activation: str
-    squash: bool
+    def act(weights: Any, observation: Tensor, noise: Tensor | None, ops: Any = None) -> Tensor:
+        ops = ops or importlib.import_module("keras.ops")
 
-    def __call__(self, weights: Any, observation: Tensor, noise: Tensor | None = None) -> Tensor:
-        """Actions ``[B, A]`` of observations ``[B, O]`` and standard normal noise ``[B, A]`` (None: mean actions), in
-        Keras ops.
-        """
-        from keras import ops
+        def clip(x: Tensor, low: Tensor, high: Tensor) -> Tensor:
+            return ops.minimum(ops.maximum(x, low), high)
 
-        return self.compute(ops, weights, observation, noise)
-
-    def compute(self, ops: Any, weights: Any, observation: Tensor, noise: Tensor | None) -> Tensor:
-        """The same in the operations of ``ops``: NumPy, or Keras's."""
         x = (observation - weights["observation_mean"]) / weights["observation_scale"]
-        x = _clip(ops, x, -weights["observation_clip"], weights["observation_clip"])
+        x = clip(x, -weights["observation_clip"], weights["observation_clip"])
         for kernel, bias in weights["layers"]:
-            x = self._activate(ops, ops.matmul(x, kernel) + bias)
+            x = ACTIVATIONS[activation](ops, ops.matmul(x, kernel) + bias)
         kernel, bias = weights["mean"]
-        action = _clip(ops, ops.matmul(x, kernel) + bias, -weights["mean_limit"], weights["mean_limit"])
+        action = clip(ops.matmul(x, kernel) + bias, -weights["mean_limit"], weights["mean_limit"])
         if noise is not None and "log_std" in weights:
             kernel, bias = weights["log_std"]
             least, most = weights["log_std_range"][0], weights["log_std_range"][1]
-            log_std = _clip(ops, ops.matmul(x, kernel) + bias, least, most)
-            action = action + ops.exp(log_std) * noise
+            action = action + ops.exp(clip(ops.matmul(x, kernel) + bias, least, most)) * noise
         low, high = weights["low"], weights["high"]
-        if self.squash:
+        if squash:
             action = low + 0.5 * (ops.tanh(action) + 1.0) * (high - low)
-        return _clip(ops, action, low, high)
+        return clip(action, low, high)
 
-    def _activate(self, ops: Any, x: Tensor) -> Tensor:
-        if self.activation == "relu":
-            return ops.maximum(x, 0.0)
-        if self.activation == "tanh":
-            return ops.tanh(x)
-        if self.activation == "elu":
-            return ops.maximum(x, 0.0) + ops.exp(ops.minimum(x, 0.0)) - 1.0
-        if self.activation == "leaky_relu":
-            return ops.maximum(x, 0.01 * x)
-        # The logistic function, without an exponential that overflows.
-        gate = 0.5 * (1.0 + ops.tanh(0.5 * x))
-        return gate if self.activation == "sigmoid" else x * gate
+    return act
+
+
+def _unset() -> Floats:
+    return np.zeros(0, np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class Policy:
     """A multilayer perceptron that acts, by a Gaussian's draws or by its mean; a ``Behaviour`` too.
 
-    ``hidden = activation(layer(...clip((observation - observation_mean) / observation_scale)))``; the action is
-    ``mean(hidden) + exp(log_std(hidden)) * noise``, which tanh squashes into the bounds, or which is clipped to them.
+    With ``hidden = layers(clip((observation - observation_mean) / observation_scale))`` the action is
+    ``mean(hidden) + exp(log_std(hidden)) * noise``; tanh squashes it into the bounds, or it is clipped to them.
 
     Attributes:
         layers: The hidden layers, from O values on.
         mean: The layer of the mean action, to A values.
         log_std: The layer of the logarithm of the standard deviation; None where the policy is deterministic.
-        low: ``[A]``, the least actions.
-        high: ``[A]``, the greatest actions.
+        low: ``[A]``, the least actions; -1 where not given.
+        high: ``[A]``, the greatest actions; 1 where not given.
         activation: Of the hidden layers, one of ``ACTIVATIONS``.
         squash: Whether tanh maps actions into the bounds; otherwise they are clipped.
         observation_mean: ``[O]``, subtracted from observations.
         observation_scale: ``[O]``, what they are then divided by.
         observation_clip: What the quotients are then clipped to.
-        mean_limit: What the mean is clipped to, before any squashing.
+        mean_limit: What the mean is clipped to, before it is squashed.
         log_std_range: What the logarithm of the standard deviation is clipped to.
         environment: The environment it was made for, by its canonical name; empty where unknown.
         source: Where it is from, in words.
@@ -102,13 +100,13 @@ class Policy:
 
     layers: tuple[Layer, ...]
     mean: Layer
-    log_std: Layer | None
-    low: Floats
-    high: Floats
+    log_std: Layer | None = None
+    low: Floats = field(default_factory=_unset)
+    high: Floats = field(default_factory=_unset)
     activation: str = "relu"
     squash: bool = True
-    observation_mean: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
-    observation_scale: Floats = field(default_factory=lambda: np.zeros(0, np.float32))
+    observation_mean: Floats = field(default_factory=_unset)
+    observation_scale: Floats = field(default_factory=_unset)
     observation_clip: float = math.inf
     mean_limit: float = math.inf
     log_std_range: tuple[float, float] = (-math.inf, math.inf)
@@ -118,9 +116,7 @@ class Policy:
     def __post_init__(self) -> None:
         if self.activation not in ACTIVATIONS:
             raise TrajWorldError(f"the activation {self.activation!r} is none of {', '.join(ACTIVATIONS)}")
-        if not (self.observation_clip > 0 and self.mean_limit > 0) or np.isnan(self.log_std_range).any():
-            raise TrajWorldError("a limit of observations, means or deviations is no limit")
-        size = inputs = len(np.atleast_1d((self.layers or (self.mean,))[0].kernel))
+        size = inputs = len(np.atleast_1d((*self.layers, self.mean)[0].kernel))
         layers = []
         for number, layer in enumerate(self.layers):
             layers.append(_layer(layer, f"hidden layer {number}", size))
@@ -130,14 +126,20 @@ class Policy:
         found: dict[str, Any] = {"layers": tuple(layers), "mean": mean}
         if self.log_std is not None:
             found["log_std"] = _layer(self.log_std, "the layer of standard deviations", size, actions)
-        for name, shape, default in (("observation_mean", inputs, 0.0), ("observation_scale", inputs, 1.0)):
-            given = getattr(self, name)
+        defaults = {"observation_mean": 0.0, "observation_scale": 1.0, "low": -1.0, "high": 1.0}
+        for name, default in defaults.items():
+            given, shape = getattr(self, name), inputs if name.startswith("observation") else actions
             found[name] = _numbers(given if np.size(given) else np.full(shape, default), name, (shape,))
-        found |= {
-            name: _numbers(getattr(self, name), f"the {name} actions", (actions,)) for name in ("low", "high")
-        }
-        if np.any(found["low"] >= found["high"]) or np.any(found["observation_scale"] <= 0):
-            raise TrajWorldError("the bounds of actions, or the scale of observations, leave no room")
+        found |= {name: float(getattr(self, name)) for name in ("observation_clip", "mean_limit")}
+        least, most = found["log_std_range"] = tuple(map(float, self.log_std_range))
+        room = (
+            found["high"] - found["low"],
+            found["observation_scale"],
+            found["observation_clip"],
+            found["mean_limit"],
+        )
+        if not (all(np.all(one > 0) for one in room) and least <= most):
+            raise TrajWorldError("the bounds of actions, or a limit or scale, leave no room")
         for name, value in found.items():
             object.__setattr__(self, name, value)
 
@@ -157,18 +159,18 @@ class Policy:
         return self.observation_size, *(len(layer.bias) for layer in self.layers), self.action_size
 
     @property
-    def function(self) -> PolicyFunction:
-        """What :attr:`weights` are given to."""
-        return PolicyFunction(self.activation, self.squash)
+    def function(self) -> Callable[..., Tensor]:
+        """See :func:`policy_function`; its first argument is :attr:`weights`."""
+        return policy_function(self.activation, self.squash)
 
-    @property
+    @functools.cached_property
     def weights(self) -> dict[str, Any]:
         """All numbers, as float32 arrays: ``PolicyController(policy.function, policy.weights, horizon, noise)``."""
-        vectors = "low", "high", "observation_mean", "observation_scale", "observation_clip", "mean_limit"
-        weights = {name: np.asarray(getattr(self, name), np.float32) for name in vectors}
-        weights["log_std_range"] = np.asarray(self.log_std_range, np.float32)
-        layers = {"layers": [tuple(layer) for layer in self.layers], "mean": tuple(self.mean)}
-        return weights | layers | ({} if self.log_std is None else {"log_std": tuple(self.log_std)})
+        vectors = "low", "high", "observation_mean", "observation_scale"
+        weights: dict[str, Any] = {"layers": list(map(tuple, self.layers)), "mean": tuple(self.mean)}
+        for name in (*vectors, "observation_clip", "mean_limit", "log_std_range"):
+            weights[name] = np.asarray(getattr(self, name), np.float32)
+        return weights if self.log_std is None else {**weights, "log_std": tuple(self.log_std)}
 
     def draws(self, horizon: int, batch: int, generator: np.random.Generator) -> Floats | None:
         """The noise of a rollout's actions, ``[horizon, batch, A]`` standard normal; None if deterministic."""
@@ -184,24 +186,30 @@ class Policy:
         """Actions ``[N, A]`` of observations ``[N, O]``, drawn where there is a generator and a deviation."""
         noise = None if generator is None else self.draws(1, len(observations), generator)
         observations = np.asarray(observations, np.float32)
-        return self.function.compute(np, self.weights, observations, None if noise is None else noise[0])
+        return self.function(self.weights, observations, None if noise is None else noise[0], np)
 
     def controller(self, low: Floats, high: Floats, generator: np.random.Generator) -> Controller:
         """See ``Behaviour``: actions are clipped to the environment's bounds, too."""
         if len(low) != self.action_size:
             raise UsageError(f"the policy has {self.action_size} actions and the environment {len(low)}")
-        compute, weights = self.function.compute, self.weights
+        return lambda observation: np.clip(self.act(observation[None], generator)[0], low, high)
 
-        def act(observation: NDArray[np.float32]) -> Floats:
-            noise = self.draws(1, 1, generator)
-            action = compute(np, weights, observation[None], None if noise is None else noise[0])
-            return np.clip(action[0], low, high)
-
-        return act
-
-
-def _clip(ops: Any, x: Tensor, low: Any, high: Any) -> Tensor:
-    return ops.minimum(ops.maximum(x, low), high)
+    def describe(self) -> dict[str, Any]:
+        """What there is to know of it, as JSON has it."""
+        layers = (*self.layers, self.mean, *filter(None, [self.log_std]))
+        return {
+            "environment": self.environment,
+            "kind": f"{'Gaussian' if self.log_std else 'deterministic'}, {'tanh' if self.squash else 'clipped'}",
+            "sizes": list(self.sizes),
+            "activation": self.activation,
+            "normalises_observations": bool(
+                np.any(self.observation_mean) or np.any(self.observation_scale != 1)
+            ),
+            "parameters": sum(layer.kernel.size + layer.bias.size for layer in layers),
+            "low": self.low.tolist(),
+            "high": self.high.tolist(),
+            "source": self.source,
+        }
 
 
 def _layer(layer: Layer, name: str, inputs: int, outputs: int | None = None) -> Layer:

@@ -1,10 +1,10 @@
 """Training policies: snapshots of growing skill by soft actor-critic, and the transitions that they learn from.
 
-A segment of steps is what is finished or not. Each makes the agent anew from what the last one left: its weights,
-and as its replay buffer the stream itself. So a run that was stopped continues as if it had not been.
+A segment of steps is either finished or does not count. Each makes the agent anew from what the last one left: its
+weights, and as its replay buffer the stream of transitions itself. So a run that was stopped continues as if it had
+not been.
 """
 
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,47 +16,45 @@ from trajworld.data.episode import Episode
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError, one_line
 from trajworld.files import atomic_file, one_writer, read_json, write_json
-from trajworld.policies.npz import save_policy
+from trajworld.policies.files import save_policy
 from trajworld.policies.sb3 import make_policy
 
-_SETTINGS, _STATE = "training.json", "state.pt"
+# What a stream holds: the fields of the replay buffer, and actions as the simulator takes them.
 _STREAM = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
-Arrays = dict[str, np.ndarray[Any, Any]]
 
 
 class _Simulator(gymnasium.Env):
     """An environment as Stable-Baselines3 wants it; a step that breaks it cuts the episode and leads nowhere."""
 
     def __init__(self, name: str) -> None:
-        self._environment = open_environment(name)
-        self.description = self._environment.description
-        self.observation_space = self.description.observation_space
-        self.action_space = self.description.action_space
-        self._steps, self._seen = 0, np.zeros(self.description.observation_size, np.float32)
+        self.environment = open_environment(name)
+        self.description = self.environment.description
+        self.observation_space, self.action_space = (
+            self.description.observation_space,
+            self.description.action_space,
+        )
+        self.steps, self.seen = 0, np.zeros(self.description.observation_size, np.float32)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
-        self._steps = 0
-        self._seen = self._environment.reset(int(self.np_random.integers(1 << 32))).astype(np.float32)
-        return self._seen, {}
+        self.steps = 0
+        self.seen = self.environment.reset(int(self.np_random.integers(1 << 32))).astype(np.float32)
+        return self.seen, {}
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
-        self._steps += 1
+        self.steps += 1
         try:
-            step = self._environment.step(action)
+            step = self.environment.step(action)
             with np.errstate(over="ignore"):
-                seen, reward = step.observation.astype(np.float32), float(step.reward)
-            good = bool(np.isfinite(reward) and np.all(np.isfinite(seen)))
+                seen = step.observation.astype(np.float32)
+            good = bool(np.isfinite(step.reward) and np.all(np.isfinite(seen)))
         except Exception:  # A simulator may raise anything when its state breaks.
             good = False
         if not good:
-            return self._seen, 0.0, False, True, {}
-        self._seen = seen
-        cut = step.truncated or self._steps >= self.description.time_limit
-        return seen, reward, step.terminated, cut, {}
-
-    def close(self) -> None:
-        self._environment.close()
+            return self.seen, 0.0, False, True, {}
+        self.seen = seen
+        cut = step.truncated or self.steps >= self.description.time_limit
+        return seen, step.reward, step.terminated, cut, {}
 
 
 def train_policies(
@@ -68,24 +66,23 @@ def train_policies(
     network: tuple[int, ...] = (64, 64),
     seed: int = 0,
     progress: Callable[[int, int | None, str], None] = lambda *_: None,
-) -> list[dict[str, Any]]:
+) -> list[Path]:
     """Train by soft actor-critic and keep a policy after every so many steps; continue where there is a beginning.
 
-    ``folder/snapshot-NNN.npz`` are the policies, ``folder/stream-NNN.npz`` the transitions of each segment: see
+    ``folder/snapshot-NNN.npz`` are the policies and ``folder/stream-NNN.npz`` the transitions, for
     :func:`stream_episodes`. PyTorch is set to one thread, which such small networks are fastest with.
 
     Args:
         environment: Its name.
         folder: Where everything is kept; a training of the same settings there is continued.
-        every: Steps of a segment.
-        snapshots: How many segments there are in the end.
+        every: Steps of a segment, from one snapshot to the next.
+        snapshots: How many there are in the end.
         network: The widths of the hidden layers.
-        seed: Runs with equal settings on one machine are alike, interrupted or not.
+        seed: Runs of equal settings on one machine are alike, interrupted or not.
         progress: Told of steps: how many are done, of how many, of what.
 
     Returns:
-        For each snapshot its ``file``, ``steps``, and of the training episodes that ended in its segment the number
-        ``episodes`` and mean ``return`` (None where there is none).
+        The snapshots' files.
 
     Raises:
         UsageError: A number is out of range, or the folder holds a training of other settings.
@@ -96,16 +93,16 @@ def train_policies(
     folder = Path(folder)
     with one_writer(folder, "a training"):
         simulator = _Simulator(environment)
+        name, record = simulator.description.name, folder / "training.json"
+        settings = {"environment": name, "every": every, "network": list(network), "seed": seed}
         try:
-            name = simulator.description.name
-            settings = {"environment": name, "every": every, "network": list(network), "seed": seed}
-            if not (folder / _SETTINGS).exists():
-                write_json(folder / _SETTINGS, settings)
-            if (there := read_json(folder / _SETTINGS)) != settings:
+            if not record.exists():
+                write_json(record, settings)
+            if (there := read_json(record)) != settings:
                 raise UsageError(
                     f"{folder} holds a training of other settings, {there}: choose another folder"
                 )
-            state = _read_state(folder)
+            state = _read_state(folder / "state.pt")
             for segment in range(state.get("finished", 0), snapshots):
                 state = _train_segment(
                     simulator,
@@ -116,8 +113,8 @@ def train_policies(
                     lambda done: progress(done, snapshots * every, name),
                 )
         finally:
-            simulator.close()
-    return [_row(folder, segment, every) for segment in range(snapshots)]
+            simulator.environment.close()
+    return [_snapshot(folder, segment) for segment in range(snapshots)]
 
 
 def stream_episodes(folder: str | Path, first: int, last: int) -> Iterator[Episode]:
@@ -128,13 +125,15 @@ def stream_episodes(folder: str | Path, first: int, last: int) -> Iterator[Episo
     """
     for segment in range(first, last):
         stream = _read_stream(Path(folder), segment)
-        ends = np.flatnonzero(stream["dones"]) + 1
-        for begin, end in zip([0, *ends], [*ends, len(stream["dones"])], strict=True):
-            if begin < end:
-                part = {name: array[begin:end] for name, array in stream.items()}
-                terminated = bool(part["dones"][-1] and not part["timeouts"][-1])
-                observations = np.concatenate([part["observations"], part["next_observations"][-1:]])
-                yield Episode(observations, part["actions"], part["rewards"], terminated, not terminated)
+        for rows in np.split(np.arange(len(stream["dones"])), np.flatnonzero(stream["dones"]) + 1):
+            if len(rows):
+                observations, after, actions, rewards, dones, timeouts = (
+                    stream[name][rows] for name in _STREAM
+                )
+                terminated = bool(dones[-1] and not timeouts[-1])
+                yield Episode(
+                    np.append(observations, after[-1:], 0), actions, rewards, terminated, not terminated
+                )
 
 
 def _train_segment(
@@ -150,20 +149,19 @@ def _train_segment(
     from stable_baselines3 import SAC
 
     torch.set_num_threads(1)
-    every, seed = settings["every"], np.random.SeedSequence([settings["seed"], segment]).generate_state(1)[0]
+    every, box = settings["every"], simulator.action_space
     agent = SAC(
         "MlpPolicy",
         simulator,
         buffer_size=every * (segment + 1),
-        seed=int(seed >> 1),
+        seed=int(np.random.SeedSequence([settings["seed"], segment]).generate_state(1)[0] >> 1),
         policy_kwargs={"net_arch": settings["network"]},
         device="cpu",
     )
-    buffer, policy = agent.replay_buffer, agent.policy
-    assert buffer is not None
+    buffer: Any = agent.replay_buffer
     for before in range(segment):
         stream = _read_stream(folder, before)
-        stream["actions"] = policy.scale_action(stream["actions"])
+        stream["actions"] = agent.policy.scale_action(stream["actions"])
         for name in _STREAM:
             getattr(buffer, name)[before * every : (before + 1) * every, 0] = stream[name]
     buffer.pos = agent.num_timesteps = segment * every
@@ -177,32 +175,35 @@ def _train_segment(
 
     agent.learn(every, callback=show, reset_num_timesteps=False)
     stream = {name: getattr(buffer, name)[-every:, 0] for name in _STREAM}
-    stream["actions"] = policy.unscale_action(stream["actions"])
-    box = simulator.action_space
+    stream["actions"] = agent.policy.unscale_action(stream["actions"])
     snapshot = make_policy(
         "SACPolicy",
-        {name: tensor.numpy() for name, tensor in policy.state_dict().items()},
+        {name: tensor.numpy() for name, tensor in agent.policy.state_dict().items()},
+        arguments={},
         low=box.low,
         high=box.high,
-        arguments={},
         environment=settings["environment"],
         source=f"SAC, {(segment + 1) * every} steps, seed {settings['seed']}",
     )
+    with atomic_file(folder / f"stream-{segment + 1:03}.npz") as temporary:
+        np.savez(temporary, **stream)
+    save_policy(snapshot, _snapshot(folder, segment))
+    # Last: it says that the segment is finished.
     state = {
         "finished": segment + 1,
         "parameters": agent.get_parameters(),
         "log_ent_coef": agent.log_ent_coef.data,
     }
-    with atomic_file(folder / f"stream-{segment + 1:03}.npz") as temporary:
-        np.savez(temporary, **stream)  # type: ignore[arg-type]
-    save_policy(snapshot, folder / f"snapshot-{segment + 1:03}.npz")
-    # Last: it says that the segment is finished.
-    with atomic_file(folder / _STATE) as temporary:
+    with atomic_file(folder / "state.pt") as temporary:
         torch.save(state, temporary)
     return state
 
 
-def _read_stream(folder: Path, segment: int) -> Arrays:
+def _snapshot(folder: Path, segment: int) -> Path:
+    return folder / f"snapshot-{segment + 1:03}.npz"
+
+
+def _read_stream(folder: Path, segment: int) -> dict[str, Any]:
     path = folder / f"stream-{segment + 1:03}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -211,24 +212,11 @@ def _read_stream(folder: Path, segment: int) -> Arrays:
         raise TrajWorldError(f"{path} is missing or damaged ({one_line(error)})") from None
 
 
-def _read_state(folder: Path) -> dict[str, Any]:
+def _read_state(path: Path) -> dict[str, Any]:
     """What the last finished segment left; empty before the first is finished."""
     import torch
 
-    if not (folder / _STATE).exists():
-        return {}
     try:
-        return torch.load(io.BytesIO((folder / _STATE).read_bytes()), map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else {}
     except Exception as error:  # As above.
-        raise TrajWorldError(
-            f"{folder / _STATE} is damaged ({one_line(error)}): train in another folder"
-        ) from None
-
-
-def _row(folder: Path, segment: int, every: int) -> dict[str, Any]:
-    ended = np.flatnonzero(_read_stream(folder, segment)["dones"])
-    episodes = list(stream_episodes(folder, segment, segment + 1))[: len(ended)]
-    returns = [float(episode.rewards.sum(dtype=np.float64)) for episode in episodes]
-    mean = sum(returns) / len(returns) if returns else None
-    file, steps = str(folder / f"snapshot-{segment + 1:03}.npz"), (segment + 1) * every
-    return {"file": file, "steps": steps, "episodes": len(returns), "return": mean}
+        raise TrajWorldError(f"{path} is damaged ({one_line(error)}): train in another folder") from None

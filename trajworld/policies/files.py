@@ -1,0 +1,149 @@
+"""Policies' files: their own ``.npz`` of plain arrays, and which reader is for which other kind."""
+
+import os
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from trajworld.environments.names import parse_name
+from trajworld.errors import TrajWorldError, UsageError, one_line
+from trajworld.files import atomic_file, kind_of_file
+from trajworld.policies.policy import Layer, Policy
+
+VERSION = 1
+# A policy takes well below a MB; a small zip may unpack to any size.
+_MOST_BYTES = 1 << 28
+_FIELDS = (
+    "low",
+    "high",
+    "observation_mean",
+    "observation_scale",
+    "observation_clip",
+    "mean_limit",
+    "log_std_range",
+)
+_TEXTS = ("activation", "environment", "source")
+
+
+def save_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
+    """Write a policy to an ``.npz``, atomically; equal policies give equal bytes.
+
+    Raises:
+        UsageError: The name does not end in ``.npz``.
+        TrajWorldError: The file cannot be written.
+    """
+    if Path(path).suffix != ".npz":
+        raise UsageError(f"{path}: a policy's file ends in .npz")
+    arrays: dict[str, Any] = {name: getattr(policy, name) for name in (*_FIELDS, *_TEXTS, "squash")}
+    layers = {f"layer_{number}": layer for number, layer in enumerate(policy.layers)}
+    for name, layer in {**layers, "mean": policy.mean, "log_std": policy.log_std}.items():
+        if layer is not None:
+            arrays |= {f"{name}_kernel": layer.kernel, f"{name}_bias": layer.bias}
+    with atomic_file(path) as temporary:
+        np.savez(temporary, version=VERSION, **arrays)
+
+
+def load_policy(path: str | os.PathLike[str]) -> Policy:
+    """Read a policy that :func:`save_policy` wrote; nothing in the file is run.
+
+    Raises:
+        TrajWorldError: The file is missing, damaged, of a later version, or holds no such policy.
+    """
+    open_zip(path).close()
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = {name: file[name] for name in file.files}
+        if (version := int(arrays["version"])) > VERSION:
+            raise TrajWorldError(f"it is of version {version}, and this program reads {VERSION}: update it")
+
+        def layer(name: str) -> Layer:
+            return Layer(arrays[f"{name}_kernel"], arrays[f"{name}_bias"])
+
+        fields: dict[str, Any] = {name: arrays[name] for name in _FIELDS}
+        fields |= {name: str(arrays[name]) for name in _TEXTS}
+        return Policy(
+            layers=tuple(
+                layer(f"layer_{n}") for n in range(sum(name.startswith("layer_") for name in arrays) // 2)
+            ),
+            mean=layer("mean"),
+            log_std=layer("log_std") if "log_std_kernel" in arrays else None,
+            squash=bool(arrays["squash"]),
+            **fields,
+        )
+    except TrajWorldError as error:
+        raise TrajWorldError(f"{path} is no usable policy: {error}") from None
+    except Exception as error:  # Damaged archives make Python and NumPy raise a dozen types.
+        raise TrajWorldError(f"{path} is damaged, or is no policy ({one_line(error)})") from None
+
+
+def read_policy(
+    path: str | os.PathLike[str],
+    *,
+    environment: str = "",
+    vecnormalize: str | os.PathLike[str] | None = None,
+    deterministic: bool = False,
+) -> Policy:
+    """Read a policy: one of this library (``.npz``), a pickle of DOPE, or a zip of Stable-Baselines3.
+
+    Args:
+        path: The file; its content tells which it is.
+        environment: What the policy was made for, where the file does not say or another is meant.
+        vecnormalize: See ``read_sb3``.
+        deterministic: Leave out the noise.
+
+    Raises:
+        UsageError: The environment's name is none.
+        TrajWorldError: The file is missing, damaged, or holds no policy that can be read.
+    """
+    from trajworld.policies.dope import read_dope
+    from trajworld.policies.sb3 import read_sb3
+
+    members: set[str] = set()
+    if archived := zipfile.is_zipfile(path):
+        with open_zip(path) as archive:
+            members = set(archive.namelist())
+    if members & {"policy.pth", "data"}:
+        policy = read_sb3(path, vecnormalize)
+    else:
+        policy = load_policy(path) if archived or Path(path).suffix in (".npz", ".zip") else read_dope(path)
+    if environment:
+        policy = replace(policy, environment=str(parse_name(environment)))
+    return policy.deterministic() if deterministic else policy
+
+
+def find_policies(folder: str | os.PathLike[str]) -> dict[Path, Policy | str]:
+    """The policies in a folder and those below it, by path: what was read of each, or why it cannot be, in words.
+
+    Raises:
+        TrajWorldError: There is no such folder.
+    """
+    if not Path(folder).is_dir():
+        raise TrajWorldError(f"{folder} is no folder")
+    found: dict[Path, Policy | str] = {}
+    for path in sorted(Path(place) / name for place, _, names in os.walk(folder) for name in names):
+        # A training's stream of transitions, and an agent's statistics, lie beside policies.
+        if path.suffix in (".npz", ".pkl", ".zip") and not path.name.startswith(("stream-", "vecnormalize.")):
+            try:
+                found[path] = read_policy(path)
+            except TrajWorldError as error:
+                found[path] = str(error)
+            except ImportError as error:
+                found[path] = f"{path} needs PyTorch ({error})"
+    return found
+
+
+def open_zip(path: str | os.PathLike[str]) -> zipfile.ZipFile:
+    """Open a zip archive that unpacks to no more than a policy takes."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except OSError as error:
+        raise TrajWorldError(f"cannot read {path}: {error.strerror or error}") from None
+    except zipfile.BadZipFile as error:
+        raise TrajWorldError(f"{path} is no whole zip archive ({kind_of_file(path) or error})") from None
+    if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
+        archive.close()
+        raise TrajWorldError(f"{path} unpacks to more than {_MOST_BYTES >> 20} MB: that is no policy")
+    return archive
