@@ -1,4 +1,4 @@
-"""Options of a command that may run in several processes, on one host or several, and how they end together."""
+"""A command in several processes, on one host or several: its options, and how the processes end together."""
 
 import contextlib
 import os
@@ -6,40 +6,16 @@ import re
 import sys
 import traceback
 from collections.abc import Iterator
+from typing import Annotated
 
 import click
 
 from trajworld.errors import UsageError
 
+from .commands import With
 from .ending import exit_code_of
 
-OPTIONS: list[click.Parameter] = [
-    click.Option(
-        ["--devices"],
-        type=int,
-        metavar="N",
-        help="Share each batch among N GPUs or TPUs of this process (JAX).  [default: all that divide the batch size; "
-        "on CPUs 1; a resumed run: as before]",
-    ),
-    click.Option(
-        ["--coordinator"],
-        envvar="KERAS_DISTRIBUTION_JOB_ADDRESSES",
-        metavar="HOST:PORT",
-        help="Train in several processes (JAX): where process 0 listens, or auto to ask Slurm, a TPU pod or Open MPI.",
-    ),
-    click.Option(
-        ["--processes"],
-        type=int,
-        envvar="KERAS_DISTRIBUTION_NUM_PROCESSES",
-        help="How many processes there are.",
-    ),
-    click.Option(
-        ["--process"],
-        type=int,
-        envvar="KERAS_DISTRIBUTION_PROCESS_ID",
-        help="Which of them this is, from 0; process 0 writes the run.",
-    ),
-]
+_KERAS = "KERAS_DISTRIBUTION"
 
 
 class EndedAlone(click.exceptions.Exit):
@@ -47,12 +23,23 @@ class EndedAlone(click.exceptions.Exit):
 
 
 @contextlib.contextmanager
-def joined(coordinator: str | None, processes: int | None, process: int | None) -> Iterator[None]:
+def joined(
+    *,
+    coordinator: Annotated[str, With(metavar="HOST:PORT", envvar=f"{_KERAS}_JOB_ADDRESSES")] | None = None,
+    processes: Annotated[int, With(envvar=f"{_KERAS}_NUM_PROCESSES")] | None = None,
+    process: Annotated[int, With(envvar=f"{_KERAS}_PROCESS_ID")] | None = None,
+) -> Iterator[None]:
     """Run the block in one of several processes, where any are named, and end together with the others.
 
     Raises:
         UsageError: The three do not fit each other, or the framework trains in one process.
         TrajWorldError: The processes do not find each other.
+
+    Options:
+        coordinator: Train in several processes (JAX): where process 0 listens, or auto to ask Slurm, a TPU pod or Open
+            MPI.
+        processes: How many processes there are.
+        process: Which of them this is, from 0; process 0 writes the run.
     """
     if coordinator is None:
         if processes is not None or process is not None:

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
@@ -16,8 +16,8 @@ from trajworld.evaluation.report import Evaluation, Settings
 from trajworld.evaluation.report import evaluate as evaluate_dataset
 from trajworld.text import number
 
-from .options import PATH, field_options
-from .output import make_table, print_table
+from .commands import Json, With, command, parameters_of
+from .output import print_rows
 from .progress import job_progress
 
 _KIND = "evaluation"
@@ -34,25 +34,15 @@ _METRICS = {
 }
 
 
-@click.command(short_help="Measure a model's predictions on datasets.", params=field_options(Settings))
-@click.argument("model_name", metavar="MODEL")
-@click.argument("specs", metavar="DATASET...", nargs=-1, required=True)
-@click.option(
-    "--ranges",
-    metavar="DATASET",
-    help="Where a pre-trained model takes the range of an environment that it never saw, or saw in several datasets: "
-    "data, or the name of one of its own datasets.  [default: the dataset itself]",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
-@click.option("-o", "--output", type=PATH, help="Make this folder: results.json and pictures.")
-@click.option("--overwrite", is_flag=True, help="Replace the output folder if it is there.")
+@command(params=parameters_of(Settings))
 def evaluate(
-    model_name: str,
-    specs: tuple[str, ...],
-    ranges: str | None,
-    as_json: bool,
-    output: Path | None,
-    overwrite: bool,
+    model_name: Annotated[str, With(metavar="MODEL")],
+    specs: Annotated[tuple[str, ...], With(metavar="DATASET...")],
+    *,
+    ranges: Annotated[str, With(metavar="DATASET")] | None = None,
+    as_json: Json = False,
+    output: Path | None = None,
+    overwrite: bool = False,
     **options: Any,
 ) -> None:
     """Measure how MODEL predicts the transitions of each DATASET.
@@ -68,6 +58,12 @@ def evaluate(
       trajworld evaluate runs/hopper/best.keras trajworld/gymnasium-hopper-v5/ou-v0 -o evaluation
       trajworld evaluate runs/hopper/best.keras hopper_medium-v2.hdf5 hopper_expert-v2.hdf5 --windows 0
       trajworld evaluate runs/pre/best.keras test-v0 --ranges train-v0 --json
+
+    Options:
+        ranges: Where a pre-trained model takes the range of an environment that it never saw, or saw in several
+            datasets: data, or the name of one of its own datasets.  [default: the dataset itself]
+        output: Make this folder: results.json and pictures.
+        overwrite: Replace the output folder if it is there.
     """
     require_framework()
     settings = Settings(**options)
@@ -138,8 +134,7 @@ def _print(found: Evaluation) -> None:
         for name, of, row in ((label, "observations", "observations"), ("", "and reward", "all")):
             rows.append((name, of, *(number(side.table[row][field], 4) for side in (ours, copy))))
     title = f"{ours.dataset}: {ours.windows:,} transitions, one step ahead"
-    headers = ("", "of", "model", "copy last row")
-    print_table(make_table(headers, rows, (False, False, True, True), title))
+    print_rows(("", "of", "model", "copy last row"), rows, title)
     own = "the model's own"
     over = ours.ranges.replace(own, f"{own} range", 1)
     click.echo(f"Read over {over if over.startswith(own) else f'the range {over}'}.")
@@ -152,7 +147,7 @@ def _print(found: Evaluation) -> None:
             for label, errors in (("model", growth.mae), ("starting row held", growth.held_row))
         ]
         title = f"Open loop, {growth.starts} rollouts: absolute error / std by steps ahead"
-        print_table(make_table(("", *map(str, steps)), rows, (False, *[True] * len(steps)), title))
+        print_rows(("", *map(str, steps)), rows, title)
     click.echo()
 
 

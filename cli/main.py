@@ -10,9 +10,8 @@ from trajworld.backend import BACKENDS
 from trajworld.errors import UsageError
 from trajworld.version import __version__
 
-from .ending import exit_code_of
-from .lazy import LazyGroup
-from .output import set_up_streams
+from .commands import LazyGroup
+from .ending import exit_code_of, set_up_streams
 
 # Loaded lazily: `trajworld --help` imports no framework.
 _COMMANDS = {
@@ -25,7 +24,7 @@ _COMMANDS = {
         "Import published checkpoints; show, describe and publish models.",
     ),
     "quickstart": (
-        ".quickstart:quickstart",
+        ".study:quickstart",
         "Fine-tune a pre-trained model on an unseen robot, compare, report.",
     ),
     "study": (".study:study", "Run the studies: transfer, zero-shot, backends, quickstart."),

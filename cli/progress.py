@@ -19,7 +19,7 @@ from rich.progress import (
 
 from trajworld.text import duration
 
-from .output import console
+from .output import console, say
 
 if TYPE_CHECKING:
     from trajworld.study.run import Progress as CellProgress
@@ -34,10 +34,6 @@ def _bars(out: Console, *more: ProgressColumn) -> Progress:
     news = TextColumn("{task.fields[news]}")
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), news, TimeElapsedColumn())
     return Progress(*columns, *more, console=out, transient=True, disable=not out.is_terminal)
-
-
-def _say(out: Console, text: str) -> None:
-    out.print(text, highlight=False, markup=False, soft_wrap=True)
 
 
 @contextlib.contextmanager
@@ -66,7 +62,7 @@ def job_progress(verb: str, unit: str = "transitions") -> Iterator[Callable[[int
             printed = last
             of = "" if total is None else f" of {total:,}"
             left = "" if total is None else f", {duration((total - done) / max(rate, 1e-9))} left"
-            _say(out, f"{verb} {what}: {done:,}{of} {unit}, {rate:,.0f}/s{left}")
+            say(out, f"{verb} {what}: {done:,}{of} {unit}, {rate:,.0f}/s{left}")
 
         yield show
 
@@ -82,7 +78,7 @@ def cell_progress(out: Console) -> "Iterator[Callable[[CellProgress], None]]":
             bars.update(task, completed=progress.done, total=progress.total, news=left)
             news = "finished" if progress.problem is None else f"FAILED: {progress.problem}"
             more = f"; {left}" if left and not out.is_terminal else ""
-            _say(out, f"{progress.done} of {progress.total}: {progress.cell}: {news}{more}")
+            say(out, f"{progress.done} of {progress.total}: {progress.cell}: {news}{more}")
 
         yield show
 
@@ -95,7 +91,7 @@ def training_progress(run: "Run", out: Console) -> "Iterator[Callable[[Report], 
         yield lambda report: None
         return
     names = ", ".join(part.dataset.name for part in parts[:3]) + (", …" if len(parts) > 3 else "")
-    _say(
+    say(
         out,
         f"{config.kind}: {run.model.count_params():,} parameters on {sum(part.transitions for part in parts):,} "
         f"transitions of {len(parts)} dataset{'s' * (len(parts) > 1)} ({names}), "
@@ -106,7 +102,7 @@ def training_progress(run: "Run", out: Console) -> "Iterator[Callable[[Report], 
     for part in parts:
         account = part.dataset.account
         for line in account.lines() if account is not None and (account.left_out or account.notes) else ():
-            _say(out, f"{part.dataset.name}: {line}")
+            say(out, f"{part.dataset.name}: {line}")
     with _bars(out, TimeRemainingColumn()) as bars:
         task = bars.add_task(config.kind, total=config.steps, completed=run.state.step, news="compiling")
         loss = holdout = ""
@@ -122,7 +118,7 @@ def training_progress(run: "Run", out: Console) -> "Iterator[Callable[[Report], 
             if report.loss is None or out.is_terminal:
                 return
             left = duration((report.steps - report.step) / rate) if rate else "unknown"
-            _say(out, f"step {report.step:,} of {report.steps:,}  {loss}  {left} left{holdout}")
+            say(out, f"step {report.step:,} of {report.steps:,}  {loss}  {left} left{holdout}")
             holdout = ""
 
         yield show

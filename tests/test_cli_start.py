@@ -27,7 +27,7 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Complet
 @pytest.mark.parametrize(
     ("arguments", "banned"),
     [
-        ("--help", HEAVY),
+        ("--help", HEAVY | {"rich"}),
         ("data list", HEAVY),
         ("data --help", HEAVY),
         ("doctor --help", FRAMEWORKS),

@@ -12,9 +12,8 @@ from collect_fixtures import run_data, same, start_data
 from waiting import wait_for
 
 from trajworld.collect import collector
-from trajworld.collect.collector import collect
+from trajworld.collect.collector import Rollout, collect, run_episode
 from trajworld.collect.datasets import collect_datasets, dataset_targets
-from trajworld.collect.episodes import Rollout, run_episode
 from trajworld.data.minari_datasets import local_datasets, read_minari
 from trajworld.errors import TrajWorldError
 from trajworld.policies.behaviour import Uniform

@@ -15,8 +15,7 @@ from collect_fixtures import run_data, start_data
 from waiting import wait_for
 
 from trajworld.cli.main import main
-from trajworld.collect.corpus import open_corpus, training_members
-from trajworld.collect.corpus_episodes import coverage, gather, recipe_of
+from trajworld.collect.corpus import coverage, gather, open_corpus, plan_corpus, training_members
 from trajworld.collect.corpus_table import read_table
 from trajworld.data.minari_datasets import read_minari
 from trajworld.errors import TrajWorldError, UsageError
@@ -149,11 +148,11 @@ def test_only_one_process_makes_a_corpus(run, made, table, monkeypatch):
 
 def test_what_is_gathered_mixes_behaviours_and_variants(table):
     row = read_table(table)[2]
-    gathered = gather(row, recipe_of(row, 3000, 0))
+    gathered = gather(*plan_corpus("some", [row], 3000, 0)[0])
     lengths = [len(episode) for episode in gathered.episodes]
     assert max(lengths) <= 500
-    assert sum(lengths) == sum(gathered.behaviours.values()) == gathered.tally.transitions == 3000
-    assert set(gathered.behaviours) == {"uniform", "ou", "constant", "gait", "policy"} == set(gathered.kinds)
+    assert sum(lengths) == gathered.tally.transitions == 3000
+    assert set(gathered.kinds) == {"uniform", "ou", "constant", "gait", "policy"}
     # Some episodes end where the robot falls; in the variant others lie on the ground for long.
     fallen, others = (
         [episode.observations[-1, 0] for episode in gathered.episodes if episode.terminated == ends]
