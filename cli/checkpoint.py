@@ -1,6 +1,5 @@
 """``trajworld checkpoint``: import published checkpoints, show, describe and publish models."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,7 +9,7 @@ from trajworld.backend import require_framework
 from trajworld.errors import UsageError
 
 from .commands import AtLeast1, File, Json, LazyGroup, With
-from .output import console, print_facts, print_rows
+from .output import MANY, console, print_facts, print_json, print_rows
 
 Licence = Annotated[
     str,
@@ -21,8 +20,6 @@ Licence = Annotated[
         "model that ships]",
     ),
 ]
-_LISTED = 12
-"""So many environments are shown one by one."""
 
 
 @click.group(cls=LazyGroup, lazy={})
@@ -102,8 +99,7 @@ def list_(*, as_json: Json = False) -> None:
         for name, file in shipped_models().items()
     ]
     if as_json:
-        click.echo(json.dumps(models, indent=2))
-        return
+        return print_json(models)
     rows = []
     for one in models:
         steps = one["history"].get("step", one["history"].get("steps"))
@@ -120,6 +116,7 @@ def card(
     output: File,
     name: str = "",
     studies: Annotated[tuple[Path, ...], With(flags=["--study"], metavar="FOLDER")] = (),
+    gone: Annotated[str, With(flags=["--transfer", "--zero-shot"], hidden=True)] | None = None,
     licence: Licence = "",
 ) -> None:
     """Write the card of the model that RUN trained, Markdown for people and for the Hugging Face hub.
@@ -137,6 +134,8 @@ def card(
         name: What the model is loaded by: trajworld-small, hf://USER/REPO, a file.
         studies: Add the report of a study of this model: the folder of `trajworld study run`; may be repeated.
     """
+    if gone is not None:
+        raise UsageError("--transfer and --zero-shot are gone: name the folder of each study by --study")
     if output.suffix.lower() != ".md":
         raise UsageError(f"a card is Markdown: {output} does not end in .md")
     from trajworld.card.card import write_card
@@ -196,8 +195,7 @@ def push(
         page = upload(place, path, card=text, private=private or None, message=message)
     files = [place.file, *(["README.md"] if text is not None else [])]
     if as_json:
-        click.echo(json.dumps({"address": str(place), "page": page, "files": files}, indent=2))
-        return
+        return print_json({"address": str(place), "page": page, "files": files})
     without = "" if text is not None else " (without a card: --card takes one)"
     click.echo(f"{page}: {', '.join(files)}{without}")
     click.echo(f"Load it by its address, {place}")
@@ -206,25 +204,13 @@ def push(
 def _show(found: dict[str, Any], as_json: bool) -> None:
     """What one model file holds."""
     if as_json:
-        click.echo(json.dumps(found, indent=2))
-        return
-    saved, history, sources = found["saved"], dict(found["history"]), _environments(found)
-    if isinstance(versions := history.pop("versions", None), dict):
-        history["versions"] = ", ".join(f"{name} {version}" for name, version in versions.items())
-    print_facts(
-        [
-            ("model", found["path"]),
-            ("size", f"{found['bytes'] / 1e6:,.1f} MB, {found['parameters']:,} parameters"),
-            ("kind", found["kind"]),
-            ("sizes", ", ".join(f"{name} {value}" for name, value in found["sizes"].items())),
-            ("dtype", found["dtype"]),
-            ("environment", found["environment"] or _short(list(sources), "environments") or "(not known)"),
-            ("saved", f"{saved['date_saved']}, Keras {saved['keras_version']}"),
-            *((name, _value(value)) for name, value in history.items()),
-        ]
-    )
+        return print_json(found)
+    sources = _environments(found)
+    facts = found | {"environment": found["environment"] or list(sources) or "(not known)"}
+    shown = [(name, value) for name, value in facts.items() if name not in ("support", "sources", "history")]
+    print_facts([*shown, *found["history"].items()])
     _print_ranges(found)
-    if len(sources) > _LISTED:
+    if len(sources) > MANY:
         click.echo("--json has the range of every variate of each.")
 
 
@@ -243,11 +229,13 @@ def _print_ranges(found: dict[str, Any]) -> None:
     shared, sizes = f"{lower:g} to {upper:g}", _environments(found)
     headers: tuple[str, ...] = ("environment", "variates", "shared range")
     rows: list[tuple[object, ...]] = [(name, count, shared) for name, count in sizes.items()]
-    if len(sizes) > _LISTED:
-        from trajworld.collect.corpus_table import grouped
+    if len(sizes) > MANY:
+        from trajworld.collect.corpus_table import source_of
 
         headers = ("source", "environments", "variates", "different", "shared range")
-        groups = {source: [sizes[name] for name in names] for source, names in grouped(sizes).items()}
+        groups: dict[str, list[int]] = {}
+        for name, count in sizes.items():
+            groups.setdefault(source_of(name), []).append(count)
         if len(groups) > 1:
             groups["all"] = list(sizes.values())
         rows = [(source, *_counts(counts), shared) for source, counts in groups.items()]
@@ -264,25 +252,6 @@ def _counts(sizes: list[int]) -> tuple[str | None, str | None, str | None]:
     if not sizes:
         return None, None, None
     return f"{len(sizes)}", f"{min(sizes)} – {max(sizes)}", f"{len(set(sizes))}"
-
-
-def _value(value: Any) -> str:
-    """A part of the history; long lists and records of other models are cut short."""
-    short = _shortened(value)
-    return short if isinstance(short, str) else json.dumps(short, ensure_ascii=False)
-
-
-def _shortened(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _shortened(part) for name, part in value.items()}
-    if isinstance(value, list) and len(value) > _LISTED:
-        return _short([str(item) for item in value], "in all")
-    return value
-
-
-def _short(names: list[str], what: str) -> str:
-    """The names, or the first of many and how many there are."""
-    return ", ".join(names) if len(names) <= _LISTED else f"{len(names)} {what}: {', '.join(names[:2])}, …"
 
 
 def _variate(index: int, observations: int | None) -> str:

@@ -1,6 +1,5 @@
 """``trajworld data collect``, ``collect-corpus`` and ``corpus``: run simulators, and show what a corpus holds."""
 
-import json
 import os
 import time
 from dataclasses import asdict
@@ -18,14 +17,14 @@ from trajworld.collect.corpus import (
     open_corpus,
     plan_corpus,
 )
-from trajworld.collect.corpus_table import PRETRAIN, ROLES, Row, read_table, select
+from trajworld.collect.corpus_table import COLUMNS, PRETRAIN, ROLES, Row, read_table, select
 from trajworld.collect.datasets import DEFAULT_ID, collect_datasets, dataset_targets
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.errors import UsageError
 from trajworld.policies.behaviour import BEHAVIOURS, make_behaviour
 
 from .commands import AtLeast1, File, Folder, Json, Picture, With, command
-from .output import print_rows, say_picture
+from .output import print_json, print_records, print_rows, say_picture
 from .progress import job_progress
 
 Seed = Annotated[int, click.IntRange(min=0), With(help="Another seed, other episodes.")]
@@ -100,7 +99,7 @@ def collect(
     finished: list[dict[str, Any]] = []
     try:
         with job_progress("Collecting", "transitions" if transitions else "episodes") as progress:
-            for row in collect_datasets(
+            rows = collect_datasets(
                 targets,
                 behaviour_name=behaviour,
                 behaviour=actions,
@@ -110,27 +109,19 @@ def collect(
                 workers=workers or default_workers(expected),
                 replace=replace,
                 progress=progress,
-            ):
-                finished.append(row)
+            )
+            finished.extend(rows)
     finally:
         # Printed after a failure or a Ctrl-C too: these datasets are whole and stay.
         if as_json:
-            click.echo(json.dumps(finished, indent=2))
+            print_json(finished)
         elif finished:
             _print_finished(finished)
 
 
 def _print_finished(finished: list[dict[str, Any]]) -> None:
-    columns = {
-        "dataset": "{}",
-        "episodes": "{:,}",
-        "transitions": "{:,}",
-        "mean_length": "{:.1f}",
-        "mean_return": "{:.2f}",
-        "seconds": "{:.1f}",
-    }
-    rows = [[shown.format(one[name]) for name, shown in columns.items()] for one in finished]
-    print_rows([name.replace("_", " ") for name in columns], rows)
+    counts = {"dataset": "{}", "episodes": "{:,}", "transitions": "{:,}"}
+    print_records(finished, counts | {"mean_length": "{:.1f}", "mean_return": "{:.2f}", "seconds": "{:.1f}"})
     for one in finished:
         if one["unstable"]:
             click.echo(
@@ -181,25 +172,23 @@ def collect_corpus(
     chosen = select(rows, only, role)
     corpus_folder(name)  # refuses a name that is none
     if list_only:
-        _list(chosen, name, as_json)
-        return
+        return _list(chosen, name, as_json)
     factors = dict(_factor(text) for text in weights)
     if output is not None:
         # Where Minari and the worker processes look.
         os.environ["MINARI_DATASETS_PATH"] = str(output.absolute())
-    began, made = time.monotonic(), []
+    began, made = time.monotonic(), list[dict[str, Any]]()
     jobs, there = plan_corpus(name, chosen, transitions, seed)
     check_families(jobs)
     total = sum(job.transitions for job in jobs)
     with open_corpus(name, rows, factors):
         try:
             with job_progress("Collecting") as progress:
-                for row in make_datasets(jobs, workers or default_workers(total), progress):
-                    made.append(row)
+                made.extend(make_datasets(jobs, workers or default_workers(total), progress))
         finally:
             # After a failure or a Ctrl-C too: these datasets are whole and stay.
             if as_json:
-                click.echo(json.dumps(made, indent=2))
+                print_json(made)
     if not as_json:
         click.echo(
             f"Made {len(made)} datasets ({total:,} transitions) in {time.monotonic() - began:.0f} s; "
@@ -225,17 +214,21 @@ def corpus(name: str = DEFAULT_NAME, *, output: Picture | None = None, as_json: 
     if output is not None:
         draw_corpus(name, entries, output)
     if as_json:
-        click.echo(json.dumps({"name": name, "entries": entries, "missing": missing}, indent=2))
-        return
+        return print_json({"name": name, "entries": entries, "missing": missing})
+    columns = {"environment": "{}", "role": "{}", "share": "{:.2%}", "M": "{}", "transitions": "{:,}"}
+    columns |= {
+        "episodes": "{:,}",
+        "mean_length": "{:.0f}",
+        "terminated": "{:,}",
+        "coverage": "{:.2f}",
+        "mix": "{}",
+    }
     rows = []
     for entry in entries:
-        share = f"{entry['weight']:.2%}" if entry["role"] == PRETRAIN else ""
-        counts = (entry[name] for name in ("variates", "transitions", "episodes"))
-        means = f"{entry['mean_length']:.0f}", entry["terminated"], f"{entry['coverage']:.2f}"
-        behaviours = " ".join(f"{kind} {part:.0%}" for kind, part in entry["behaviours"].items())
-        rows.append((entry["environment"], entry["role"], share, *counts, *means, behaviours))
-    headings = ("environment", "role", "share", "M", "transitions", "episodes", "mean length", "terminated")
-    print_rows((*headings, "coverage", "behaviours"), rows)
+        share = {"share": entry["weight"]} if entry["role"] == PRETRAIN else {}
+        mix = " ".join(f"{kind} {part:.0%}" for kind, part in entry["behaviours"].items())
+        rows.append({**entry, **share, "M": entry["variates"], "behaviours": mix})
+    print_records(rows, columns)
     for role in ROLES:
         if of_role := [entry for entry in entries if entry["role"] == role]:
             click.echo(
@@ -262,15 +255,13 @@ def _list(rows: list[Row], name: str, as_json: bool) -> None:
         entries = [{"dataset": member_of(name, row).dataset_id, **asdict(row)} for row in rows]
         for entry in entries:
             entry["variates"] = entry.pop("num_variates")
-        click.echo(json.dumps(entries, indent=2))
-        return
-    headings = ("environment", "source", "M", "role", "weight", "size", "behaviour", "search", "variants")
+        return print_json(entries)
     cells = []
     for row in rows:
-        role = row.role, f"{row.weight:g}", f"{row.size:g}"
-        acts = row.behaviour, f"{row.search:g}k" if row.search else "", " ".join(row.variants)
-        cells.append((row.environment, row.source, row.num_variates, *role, *acts))
-    print_rows(headings, cells)
+        numbers = row.num_variates, row.role, f"{row.weight:g}", f"{row.size:g}"
+        search = f"{row.search:g}k" if row.search else ""
+        cells.append((row.environment, row.source, *numbers, row.behaviour, search, " ".join(row.variants)))
+    print_rows(COLUMNS, cells)
     sizes = len({row.num_variates for row in rows})
     counts = ", ".join(f"{sum(row.role == role for row in rows)} {role}" for role in ROLES)
     click.echo(f"{len(rows)} environments ({counts}) of {sizes} different M")

@@ -81,23 +81,18 @@ class LazyGroup(click.Group):
         return getattr(importlib.import_module(module, __package__), attribute)
 
 
-class _List(click.ParamType):
-    """Values with commas between them."""
+def _list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
+    """The type of values with commas between them."""
 
-    name = "list"
-
-    def __init__(self, kind: type) -> None:
-        self._kind = kind
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if isinstance(value, tuple):
-            return value
+    def read(text: str) -> tuple[Any, ...]:
         try:
-            return tuple(self._kind(part) for part in str(value).split(",") if part)
+            return tuple(kind(part) for part in text.split(",") if part)
         except ValueError:
-            self.fail(
-                f"{value!r} is not a list of {self._kind.__name__} with commas between them", param, ctx
-            )
+            message = f"{text!r} is not a list of {kind.__name__} with commas between them"
+            raise click.BadParameter(message) from None
+
+    read.__name__ = "list"
+    return read
 
 
 def documented(text: str | None) -> tuple[str, dict[str, str]]:
@@ -137,7 +132,7 @@ def _parameter(one: inspect.Parameter, kind: Any, words: str, unset: bool, is_fi
     if several:
         kind = get_args(kind)[0]
         several = not is_field
-        kind = kind if several else _List(kind)
+        kind = kind if several else _list_of(kind)
     elif get_origin(kind) is Literal:
         kind = click.Choice(get_args(kind))
     required = one.default is one.empty and not is_field

@@ -1,17 +1,15 @@
 """``trajworld data``: collect, import, list and inspect datasets."""
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import click
-from rich.text import Text
 
 from trajworld.errors import UsageError
 from trajworld.text import number
 
 from .commands import AtLeast1, File, Json, LazyGroup, Picture, With
-from .output import print_facts, print_rows, say_picture
+from .output import print_facts, print_json, print_records, print_rows, say_picture
 from .progress import job_progress
 
 _COMMANDS = {
@@ -41,29 +39,26 @@ def list_datasets(*, as_json: Json = False) -> None:
 
     minari, stores = local_datasets(), converted_stores()
     if as_json:
-        click.echo(json.dumps({"minari": minari, "stores": stores}, indent=2))
-        return
-    title = f"Minari datasets in {datasets_folder()}"
-    _print_entries(minari, ("id", "environment", "episodes", "transitions"), title)
+        return print_json({"minari": minari, "stores": stores})
+    columns = {"environment": "{}", "episodes": "{:,}", "transitions": "{:,}"}
+    _print_entries(minari, {"id": "{}", **columns}, f"Minari datasets in {datasets_folder()}")
     if not minari:
         click.echo("No Minari datasets yet: `trajworld data collect Hopper-v5` makes one.")
     for store in stores:
         if "error" not in store:
             store["variates"] = store["observation_size"] + 1 + store["action_size"]
             store["folder"] = Path(store["path"]).name
-    title = f"Stores converted to {stores_folder()}"
-    _print_entries(stores, ("name", "environment", "episodes", "variates", "folder"), title)
+    columns = {"environment": "{}", "episodes": "{:,}", "variates": "{}", "folder": "{}"}
+    _print_entries(stores, {"name": "{}", **columns}, f"Stores converted to {stores_folder()}")
     if not stores:
         click.echo("No converted stores: training and `trajworld data inspect` make them.")
 
 
-def _print_entries(entries: list[dict[str, Any]], columns: tuple[str, ...], title: str) -> None:
-    """A table; an entry that could not be read says why instead."""
-    for entry in entries:
-        if "error" in entry:
-            entry |= dict.fromkeys(columns[2:], "") | {"environment": Text(entry["error"], style="red")}
-    if entries:
-        print_rows(columns, [[entry[column] for column in columns] for entry in entries], title)
+def _print_entries(entries: list[dict[str, Any]], columns: dict[str, str], title: str) -> None:
+    """A table, if there is anything; an entry that could not be read says why instead."""
+    shown = [{**entry, "environment": entry["error"]} if "error" in entry else entry for entry in entries]
+    if shown:
+        print_records(shown, columns, title)
 
 
 @data.command()
@@ -87,20 +82,10 @@ def inspect(spec: str, *, output: Picture | None = None, as_json: Json = False) 
     if output is not None:
         draw_summary(dataset, output)
     if as_json:
-        click.echo(json.dumps(summary, indent=2))
-        return
-    sizes = f"{dataset.observation_size} observation, 1 reward, {dataset.action_size} action"
-    print_facts(
-        [
-            ("dataset", dataset.name),
-            ("environment", dataset.environment or "(not known)"),
-            ("episodes", f"{dataset.num_episodes:,} ({dataset.terminated.sum():,} terminated)"),
-            ("transitions", dataset.num_transitions),
-            ("variates", f"{dataset.num_variates} ({sizes})"),
-            ("store", str(dataset.path)),
-            *(("source", line) for line in (dataset.account.lines() if dataset.account else ())),
-        ]
-    )
+        return print_json(summary)
+    account = dataset.account.lines() if dataset.account else ()
+    facts = [(name, value) for name, value in summary.items() if not isinstance(value, dict)]
+    print_facts([*facts, *(("account", line) for line in account)])
     spreads = {name.replace("_", " "): summary[name] for name in ("episode_length", "episode_return")}
     rows = [
         (name, *(number(one[key], 4) for key in ("minimum", "mean", "maximum", "std")))
@@ -152,9 +137,9 @@ def import_(
             progress=progress,
         )
     if as_json:
-        found = [{"path": str(one.path), "account": one.account and one.account.as_json()} for one in made]
-        click.echo(json.dumps(found, indent=2))
-        return
+        return print_json(
+            [{"path": str(one.path), "account": one.account and one.account.as_json()} for one in made]
+        )
     for one in made:
         click.echo(str(one.path))
         for line in one.account.lines() if one.account else ():

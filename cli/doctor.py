@@ -1,13 +1,12 @@
 """``trajworld doctor``: what this machine has, and what is missing."""
 
 import dataclasses
-import json
 from typing import Annotated
 
 import click
 
 from .commands import Json, command
-from .output import console, print_rows
+from .output import console, print_json, print_rows
 
 
 @command()
@@ -35,7 +34,7 @@ def doctor(
     with console(stderr=True).status("Trying JAX, TensorFlow and PyTorch ..."):
         report = examine(timeout)
     if as_json:
-        click.echo(json.dumps(dataclasses.asdict(report), indent=2))
+        print_json(dataclasses.asdict(report))
         raise click.exceptions.Exit(not report.healthy)
 
     backends = []

@@ -1,7 +1,6 @@
 """``trajworld evaluate``: how well a model predicts the transitions of datasets."""
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
@@ -14,10 +13,10 @@ from trajworld.backend import require_framework
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.report import Evaluation, Settings
 from trajworld.evaluation.report import evaluate as evaluate_dataset
-from trajworld.text import number
+from trajworld.text import number as digits
 
 from .commands import Json, With, command, parameters_of
-from .output import print_rows
+from .output import print_json, print_rows
 from .progress import job_progress
 
 _KIND = "evaluation"
@@ -86,21 +85,17 @@ def evaluate(
     # All of them before anything is computed: the last may be the one that does not fit.
     supports = [support_for(model, dataset, chosen) for dataset in datasets]
     one_step, found = compile_one_step(model), []
+    # As it was given, but a file with its folder, which for a run's best.keras tells it from others.
+    name = model_name if Path(model_name) != model_path else "/".join(model_path.absolute().parts[-2:])
     with _results_folder(output, overwrite) as folder:
         with job_progress("Predicting") as progress:
-            for dataset, support, place in zip(datasets, supports, _places(folder, datasets), strict=True):
-                found.append(
-                    evaluate_dataset(
-                        model,
-                        dataset,
-                        support,
-                        one_step,
-                        settings,
-                        folder=place,
-                        name=_title(model_name, model_path),
-                        progress=progress,
-                    )
-                )
+            for number, (dataset, support) in enumerate(zip(datasets, supports, strict=True), start=1):
+                place = folder
+                if folder is not None and len(datasets) > 1:
+                    slug = re.sub(r"[^A-Za-z0-9.]+", "-", dataset.name).strip("-.")
+                    place = folder / f"{number}-{slug}"
+                parts = model, dataset, support, one_step, settings
+                found.append(evaluate_dataset(*parts, folder=place, name=name, progress=progress))
         results = {
             "kind": _KIND,
             "model": model_name,
@@ -116,8 +111,7 @@ def evaluate(
         if folder is not None:
             write_json(folder / _RESULTS, results)
     if as_json:
-        click.echo(json.dumps(results, indent=2, allow_nan=False))
-        return
+        return print_json(results)
     for each in found:
         _print(each)
     if ranges is not None and all(support.origin.startswith("the model's own") for support in supports):
@@ -132,7 +126,7 @@ def _print(found: Evaluation) -> None:
     rows = []
     for field, label in _METRICS.items():
         for name, of, row in ((label, "observations", "observations"), ("", "and reward", "all")):
-            rows.append((name, of, *(number(side.table[row][field], 4) for side in (ours, copy))))
+            rows.append((name, of, *(digits(side.table[row][field], 4) for side in (ours, copy))))
     title = f"{ours.dataset}: {ours.windows:,} transitions, one step ahead"
     print_rows(("", "of", "model", "copy last row"), rows, title)
     own = "the model's own"
@@ -143,25 +137,12 @@ def _print(found: Evaluation) -> None:
     if growth is not None:
         steps = sorted({*(step for step in _STEPS_SHOWN if step < growth.horizon), growth.horizon})
         rows = [
-            (label, *(number(errors[step - 1], 4) for step in steps))
+            (label, *(digits(errors[step - 1], 4) for step in steps))
             for label, errors in (("model", growth.mae), ("starting row held", growth.held_row))
         ]
         title = f"Open loop, {growth.starts} rollouts: absolute error / std by steps ahead"
         print_rows(("", *map(str, steps)), rows, title)
     click.echo()
-
-
-def _title(name: str, path: Path) -> str:
-    """A name as it was given, but a file with its folder, which for a run's ``best.keras`` tells it from others."""
-    return name if Path(name) != path else "/".join(path.absolute().parts[-2:])
-
-
-def _places(folder: Path | None, datasets: list[Any]) -> list[Path | None]:
-    """Where each dataset's pictures go: the folder itself for one, else a folder of each one's name."""
-    if folder is None or len(datasets) == 1:
-        return [folder] * len(datasets)
-    slugs = [re.sub(r"[^A-Za-z0-9.]+", "-", dataset.name).strip("-.") for dataset in datasets]
-    return [folder / f"{number}-{slug}" for number, slug in enumerate(slugs, start=1)]
 
 
 @contextlib.contextmanager
@@ -179,11 +160,8 @@ def _results_folder(output: Path | None, overwrite: bool) -> Iterator[Path | Non
         path = output / _RESULTS
         results = read_json(path) if path.is_file() else None
         own = isinstance(results, dict) and results.get("kind") == _KIND
-        foreign = sorted(
-            item.name
-            for item in (output.iterdir() if own else ())
-            if not any(fnmatchcase(item.name, pattern) for pattern in _CONTENTS)
-        )
+        names = sorted(item.name for item in output.iterdir()) if own else []
+        foreign = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in _CONTENTS)]
         if not own or foreign:
             what = f"holds {foreign[0]!r} too" if foreign else f"is no folder of {_KIND} results"
             raise TrajWorldError(f"{output} {what}, and is not overwritten: name another place")

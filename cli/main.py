@@ -19,14 +19,8 @@ _COMMANDS = {
     "pretrain": (".train:pretrain", "Pre-train one model on many datasets."),
     "train": (".train:train", "Train on one dataset, from scratch or from a model (--init)."),
     "evaluate": (".evaluate:evaluate", "Measure a model's predictions on datasets."),
-    "checkpoint": (
-        ".checkpoint:checkpoint",
-        "Import published checkpoints; show, describe and publish models.",
-    ),
-    "quickstart": (
-        ".study:quickstart",
-        "Fine-tune a pre-trained model on an unseen robot, compare, report.",
-    ),
+    "checkpoint": (".checkpoint:checkpoint", "Import checkpoints; show, describe and publish models."),
+    "quickstart": (".study:quickstart", "Fine-tune a model on an unseen robot, compare, report."),
     "study": (".study:study", "Run the studies: transfer, zero-shot, backends, quickstart."),
     "doctor": (".doctor:doctor", "Print versions, backends, devices, and what is missing."),
 }

@@ -1,8 +1,9 @@
 """What commands print: tables that cut no number, in any encoding, to whatever reads it."""
 
+import json
 import re
-from collections.abc import Sequence
-from typing import NoReturn
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
 import click
 from rich.console import Console
@@ -11,9 +12,11 @@ from rich.table import Table
 from rich.text import Text
 
 # A column of these alone is set to the right and never cut.
-_NUMBER = re.compile(r"–?|not finite|-?[\d,.]+(e[+-]\d+)?( – \d+|%| MB)?")
+_NUMBER = re.compile(r"–?|not finite|-?[\d,.]+(e[+-]\d+)?( – \d+|%|k| MB)?")
 # Columns of words give way before numbers do, but not to nothing.
 _LEAST = 12
+MANY = 12
+"""Of more than these the first alone are shown."""
 
 
 class _Console(Console):
@@ -31,6 +34,11 @@ def console(stderr: bool = False) -> Console:
 def say(out: Console, text: str) -> None:
     """Print a line as it is."""
     out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print plain values as JSON."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
 
 
 def say_picture(path: object) -> None:
@@ -53,7 +61,7 @@ def print_rows(headers: Sequence[str], rows: Sequence[Sequence[object]], title: 
 
     Whole numbers get thousands separators, None is shown as –, and control characters of texts are spelled out.
     """
-    table = Table(title=Text(title) if title else None, title_justify="left")
+    table = Table(title=title and Text(title), title_justify="left")
     texts = [[_text(cell) for cell in row] for row in rows]
     for place, header in enumerate(headers):
         cells = [row[place].plain for row in texts]
@@ -70,14 +78,34 @@ def print_rows(headers: Sequence[str], rows: Sequence[Sequence[object]], title: 
     print_table(table)
 
 
-def print_facts(facts: Sequence[tuple[str, object]]) -> None:
-    """Print names and values below each other."""
+def print_records(records: Iterable[Mapping[str, Any]], columns: Mapping[str, str], title: str = "") -> None:
+    """Print a row of each record: the named values, each in its format; blank where a record has none of the name."""
+    rows = [
+        [shown.format(record[name]) if name in record else "" for name, shown in columns.items()]
+        for record in records
+    ]
+    print_rows([name.replace("_", " ") for name in columns], rows, title)
+
+
+def print_facts(facts: Iterable[tuple[str, Any]]) -> None:
+    """Print names and values, which are of JSON's types, below each other; None and empty texts are left out."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
-        table.add_row(_text(name), _text(value))
+        if value not in (None, ""):
+            table.add_row(_text(name.replace("_", " ")), _text(_words(value)))
     print_table(table)
+
+
+def _words(value: Any) -> Any:
+    """A JSON value for people; of a long list the first and how many there are."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        names = [str(_words(part)) for part in value]
+        return ", ".join(names if len(names) <= MANY else [f"{len(names)} in all: {names[0]}", names[1], "…"])
+    return value
 
 
 def _text(cell: object) -> Text:

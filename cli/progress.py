@@ -5,17 +5,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from rich import progress as rich_progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from trajworld.text import duration
 
@@ -29,11 +20,12 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def _bars(out: Console, *more: ProgressColumn) -> Progress:
+def _bars(out: Console, *more: rich_progress.ProgressColumn) -> rich_progress.Progress:
     """Bars that are shown on a terminal only; what a task tells of itself is its field ``news``."""
-    news = TextColumn("{task.fields[news]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), news, TimeElapsedColumn())
-    return Progress(*columns, *more, console=out, transient=True, disable=not out.is_terminal)
+    what, news = (rich_progress.TextColumn(text) for text in ("{task.description}", "{task.fields[news]}"))
+    done = rich_progress.BarColumn(), rich_progress.MofNCompleteColumn()
+    columns = what, *done, news, rich_progress.TimeElapsedColumn(), *more
+    return rich_progress.Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
 
 
 @contextlib.contextmanager
@@ -44,8 +36,8 @@ def job_progress(verb: str, unit: str = "transitions") -> Iterator[Callable[[int
     every ten seconds.
     """
     out = console(stderr=True)
-    with _bars(out, TimeRemainingColumn()) as bars:
-        current, task = "", TaskID(-1)
+    with _bars(out, rich_progress.TimeRemainingColumn()) as bars:
+        current, task = "", rich_progress.TaskID(-1)
         began = last = printed = time.monotonic()
 
         def show(done: int, total: int | None, what: str) -> None:
@@ -103,7 +95,7 @@ def training_progress(run: "Run", out: Console) -> "Iterator[Callable[[Report], 
         account = part.dataset.account
         for line in account.lines() if account is not None and (account.left_out or account.notes) else ():
             say(out, f"{part.dataset.name}: {line}")
-    with _bars(out, TimeRemainingColumn()) as bars:
+    with _bars(out, rich_progress.TimeRemainingColumn()) as bars:
         task = bars.add_task(config.kind, total=config.steps, completed=run.state.step, news="compiling")
         loss = holdout = ""
 

@@ -2,7 +2,6 @@
 
 import importlib
 import inspect
-import json
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -14,7 +13,7 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.studies import STUDIES
 
 from .commands import AtLeast1, Command, Folder, Json, LazyGroup, command, documented, parameters_of
-from .output import console, print_table, say
+from .output import console, print_json, print_table, say
 from .progress import cell_progress
 
 if TYPE_CHECKING:
@@ -198,8 +197,7 @@ def _show(study: "Study", table: Any, page: Path, as_json: bool) -> None:
     tables = study.tables(table) if len(table) else {}
     if as_json:
         found = {title: plain(one.to_dict("records")) for title, one in tables.items()}
-        click.echo(json.dumps({"study": study.name, "report": str(page), "tables": found}, indent=2))
-        return
+        return print_json({"study": study.name, "report": str(page), "tables": found})
     for title, one in tables.items():
         print_table(terminal(title, one))
         click.echo()

@@ -1,21 +1,90 @@
-"""``trajworld pretrain`` and ``trajworld train``."""
+"""``trajworld pretrain`` and ``trajworld train``, in one process or several, on one host or several."""
 
+import contextlib
 import json
+import os
+import re
 import shlex
+import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import click
 
-from trajworld.backend import require_framework
+from trajworld.backend import active_backend, require_framework
 from trajworld.errors import UsageError
 from trajworld.models.interface import DEFAULT, MODELS
 from trajworld.training.config import TrainingConfig
 
-from .cluster import EndedAlone, joined
 from .commands import Json, With, command, parameters_of
+from .ending import exit_code_of
 from .output import console
 from .progress import job_progress, training_progress
+
+_KERAS = "KERAS_DISTRIBUTION"
+
+
+class _EndedAlone(click.exceptions.Exit):
+    """The end of a command that the other processes did not agree on."""
+
+
+@contextlib.contextmanager
+def _joined(
+    *,
+    coordinator: Annotated[str, With(metavar="HOST:PORT", envvar=f"{_KERAS}_JOB_ADDRESSES")] | None = None,
+    processes: Annotated[int, With(envvar=f"{_KERAS}_NUM_PROCESSES")] | None = None,
+    process: Annotated[int, With(envvar=f"{_KERAS}_PROCESS_ID")] | None = None,
+) -> Iterator[None]:
+    """Run the block in one of several processes, where any are named, and end together with the others.
+
+    Raises:
+        UsageError: The three do not fit each other, or the framework trains in one process.
+        TrajWorldError: The processes do not find each other.
+
+    Options:
+        coordinator: Train in several processes (JAX): where process 0 listens, or auto to ask Slurm, a TPU pod or Open
+            MPI.
+        processes: How many processes there are.
+        process: Which of them this is, from 0; process 0 writes the run.
+    """
+    if coordinator is None:
+        if processes is not None or process is not None:
+            raise UsageError("--processes and --process need --coordinator HOST:PORT")
+        yield
+        return
+    # Keras takes the addresses of all, and looks at the first.
+    coordinator = coordinator.split(",")[0]
+    if coordinator != "auto":
+        if not re.fullmatch(r".+:\d{1,5}", coordinator):
+            raise UsageError(f"--coordinator is HOST:PORT or auto, not {coordinator!r}")
+        if processes is None or process is None:
+            raise UsageError("--coordinator HOST:PORT needs --processes and --process")
+        if not 0 <= process < processes:
+            raise UsageError(
+                f"--process counts from 0 to --processes less 1: {process} of {processes} cannot be"
+            )
+    backend = active_backend()
+    backend.join(coordinator, processes, process)
+    try:
+        yield
+        backend.leave()
+    except BaseException as error:
+        if isinstance(error, click.exceptions.Exit) and not isinstance(error, _EndedAlone):
+            backend.leave()
+            raise
+        code = exit_code_of(error)
+        if code is None:
+            traceback.print_exc()
+        interrupted = isinstance(error, _EndedAlone | KeyboardInterrupt)
+        problem = "it was interrupted" if interrupted else str(error) or type(error).__name__
+        with contextlib.suppress(KeyboardInterrupt):
+            backend.leave(" ".join(problem.split()))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # An orderly end would wait for the others, who wait for this process in their computations.
+        os._exit(1 if code is None else code)
 
 
 def _run(
@@ -53,7 +122,7 @@ def _run(
         raise UsageError(
             "--resume takes a run as it is: no datasets and no other settings but --steps and where it computes"
         )
-    with joined(**processes):
+    with _joined(**processes):
         # Imported here: `trajworld train --help` should not wait for a framework.
         from trajworld.training.config import resolve_config
         from trajworld.training.run import resume_run, start_run
@@ -77,7 +146,7 @@ _FIELDS = parameters_of(TrainingConfig, leave_out={"kind", "datasets", "model", 
 _PRETRAINING = [option for option in _FIELDS if option.name in ("augment", "padded_sizes")]
 # Of every kind of model; which of them a model has, its kind says.
 _SIZES = {option.name: option for kind in MODELS.values() for option in parameters_of(kind.sizes, unset=True)}
-_PROCESSES = parameters_of(joined)
+_PROCESSES = parameters_of(_joined)
 _PARAMS = [
     *parameters_of(_run, leave_out={"kind", "datasets"}),
     *(option for option in _FIELDS if option not in _PRETRAINING),
@@ -133,7 +202,7 @@ def _train(run: Any, as_json: bool) -> None:
     except KeyboardInterrupt:
         # Before the first step, or a second Ctrl-C: nothing was saved, and the last checkpoint stands.
         click.echo(f"Interrupted; continue from the last checkpoint with: {again}", err=True)
-        raise EndedAlone(130) from None
+        raise _EndedAlone(130) from None
     state, path = outcome.state, run.path
     if run.layout.leads:
         draw_losses(read_metrics(path), path / NAME)

@@ -1,11 +1,9 @@
-"""What the tests of collecting share: equal episodes, and the command line in this process and in another."""
+"""What the tests of collecting share: equal episodes, and the command line in another process."""
 
 import subprocess
 import sys
 
 import numpy as np
-
-from trajworld.cli.main import main
 
 
 def same(one, other):
@@ -13,16 +11,6 @@ def same(one, other):
     for part in ("observations", "actions", "rewards"):
         np.testing.assert_array_equal(getattr(one, part), getattr(other, part))
     assert (one.terminated, one.truncated) == (other.terminated, other.truncated)
-
-
-def run_data(capsys, *arguments):
-    """Exit code, output and errors of ``trajworld data``."""
-    try:
-        code = main(["data", *arguments])
-    except SystemExit as exit_:
-        code = exit_.code
-    printed = capsys.readouterr()
-    return code, printed.out, printed.err
 
 
 def start_data(*arguments):

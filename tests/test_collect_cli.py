@@ -1,5 +1,6 @@
 """``trajworld data collect``: what it writes, what it prints, and what failures leave behind."""
 
+import functools
 import json
 import os
 import signal
@@ -8,7 +9,7 @@ import gymnasium
 import minari
 import numpy as np
 import pytest
-from collect_fixtures import run_data, same, start_data
+from collect_fixtures import same, start_data
 from waiting import wait_for
 
 from trajworld.collect import collector
@@ -28,8 +29,8 @@ def datasets(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
-    return lambda *arguments: run_data(capsys, "collect", *arguments)
+def run(command):
+    return functools.partial(command, "data", "collect")
 
 
 def files(folder):

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ import keras
 import numpy as np
 import pytest
 from training_fixtures import plain_steps, store, weights_of
+from waiting import wait_for
 
 from trajworld.models.files import load_model
 from trajworld.training.config import resolve_config
@@ -163,16 +163,6 @@ def start(arguments: list[str]) -> subprocess.Popen[str]:
     )
 
 
-def wait_for(process: subprocess.Popen[str], condition: Callable[[], bool]) -> None:
-    """Wait until a running process has done something; what it says is shown where it ends instead."""
-    until = time.monotonic() + 240
-    while not condition():
-        if process.poll() is not None:
-            raise AssertionError(f"it ended with {process.returncode}: {process.communicate()}")
-        assert time.monotonic() < until, "the process does not get on"
-        time.sleep(0.005)
-
-
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path, data: str) -> None:
     """SIGKILL before the first checkpoint, SIGKILL at random moments and Ctrl-C, each followed by ``--resume``."""
@@ -191,10 +181,10 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_pat
         process = start(["train", *(first if number == 0 else ["--resume", str(cut)])])
         before = newest(cut)
         if checkpoints:
-            wait_for(process, lambda before=before: newest(cut) > before)  # type: ignore[misc]
+            wait_for(lambda before=before: newest(cut) > before, process)  # type: ignore[misc]
             time.sleep(rng.uniform(0, 0.1))
         else:
-            wait_for(process, (cut / "config.toml").is_file)
+            wait_for((cut / "config.toml").is_file, process)
             time.sleep(rng.uniform(0, 0.5))
         process.send_signal(kind)
         out, err = process.communicate(timeout=120)

@@ -3,7 +3,7 @@
 import csv
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -16,34 +16,24 @@ from trajworld.policies.behaviour import BEHAVIOURS
 
 PRETRAIN, UNSEEN = "pre-train", "unseen"
 ROLES = (PRETRAIN, UNSEEN)
-_COLUMNS = ("environment", "source", "M", "role", "weight", "size", "behaviour", "search", "variants")
+COLUMNS = ("environment", "source", "M", "role", "weight", "size", "behaviour", "search", "variants")
 
 
 @dataclass(frozen=True)
 class Row:
-    """One environment of a corpus, and the dataset that is collected of it.
+    """One environment of a corpus, and the dataset that is collected of it."""
 
-    Attributes:
-        environment: Its canonical name, see ``trajworld.environments.names``.
-        source: The group it belongs to.
-        num_variates: M of its rows.
-        role: ``pre-train``, or ``unseen``: kept for tests, never trained on.
-        weight: Its share of pre-training's batches, relative to the other rows.
-        size: Its share of the transitions that are asked for of each environment.
-        behaviour: What acts where no policy does; one of ``BEHAVIOURS``.
-        search: Transitions that a search for policies may use, in thousands; 0 for none.
-        variants: Changes under which further episodes are run, each like a name's part after the question mark.
-    """
-
-    environment: str
-    source: str
-    num_variates: int
-    role: str
-    weight: float
-    size: float
-    behaviour: str
-    search: float
-    variants: tuple[str, ...] = ()
+    environment: str  # its canonical name
+    source: str  # the group it belongs to
+    num_variates: int  # M of its rows
+    role: str  # pre-train, or unseen: kept for tests, never trained on
+    weight: float  # its share of pre-training's batches, relative to the other rows
+    size: float  # its share of the transitions that are asked for of each environment
+    behaviour: str  # what acts where no policy does; one of BEHAVIOURS
+    search: float  # transitions that a search for policies may use, in thousands; 0 for none
+    variants: tuple[
+        str, ...
+    ] = ()  # changes under which further episodes are run, like a name's part after the ?
 
     @property
     def slug(self) -> str:
@@ -87,8 +77,8 @@ def read_table(path: str | Path | None = None) -> list[Row]:
         for number, line in enumerate(text.splitlines(), start=1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
-    if not lines or tuple(lines[0][1]) != _COLUMNS:
-        raise TrajWorldError(f"{where}: its first line must name the columns {', '.join(_COLUMNS)}")
+    if not lines or tuple(lines[0][1]) != COLUMNS:
+        raise TrajWorldError(f"{where}: its first line must name the columns {', '.join(COLUMNS)}")
     rows: dict[str, Row] = {}
     for number, values in lines[1:]:
         try:
@@ -130,23 +120,15 @@ def source_of(environment: str) -> str:
     return _sources().get(environment) or environment.partition("/")[0] or "(not named)"
 
 
-def grouped(environments: Iterable[str]) -> dict[str, list[str]]:
-    """Environments by source, the sources in order of first appearance."""
-    found: dict[str, list[str]] = {}
-    for environment in environments:
-        found.setdefault(source_of(environment), []).append(environment)
-    return found
-
-
 @functools.cache
 def _sources() -> dict[str, str]:
     return {row.environment: row.source for row in read_table()}
 
 
 def _row(values: Sequence[str]) -> Row:
-    if len(values) != len(_COLUMNS):
-        raise ValueError(f"{len(values)} values for the {len(_COLUMNS)} columns {', '.join(_COLUMNS)}")
-    given = dict(zip(_COLUMNS, values, strict=True))
+    if len(values) != len(COLUMNS):
+        raise ValueError(f"{len(values)} values for the {len(COLUMNS)} columns {', '.join(COLUMNS)}")
+    given = dict(zip(COLUMNS, values, strict=True))
     name = str(parse_name(given["environment"]))
     if not given["source"]:
         raise ValueError(f"{name} needs a source")

@@ -14,16 +14,18 @@ from numpy.typing import NDArray
 
 from trajworld.environments.interface import (
     DEFAULT_TIME_LIMIT,
+    MUJOCO_CHANGES,
     Description,
     Step,
     action_box,
     cannot_start,
+    change_mujoco,
     check_changes,
     first_line,
+    silent_mujoco,
     unknown_environment,
 )
 from trajworld.environments.names import EnvironmentName
-from trajworld.environments.physics import MUJOCO_CHANGES, change_mujoco, silent_mujoco
 from trajworld.errors import TrajWorldError
 
 

@@ -13,16 +13,19 @@ from numpy.typing import NDArray
 
 from trajworld.environments.interface import (
     DEFAULT_TIME_LIMIT,
+    MUJOCO_CHANGES,
     Description,
     Step,
     UnstableSimulationError,
     action_box,
     cannot_start,
+    change_mujoco,
     check_changes,
+    checked_number,
+    silent_mujoco,
     unknown_environment,
 )
 from trajworld.environments.names import ROBOT, EnvironmentName, Value
-from trajworld.environments.physics import MUJOCO_CHANGES, change_mujoco, checked_number, silent_mujoco
 from trajworld.errors import UsageError
 
 # Attributes that the classic environments read at every step but take no argument for; all must be positive.
@@ -142,15 +145,11 @@ def _constructor(spec: EnvSpec, name: EnvironmentName) -> tuple[Any, dict[str, V
 
 def _typed(value: Value, default: Value, where: str) -> Value:
     """``value`` as the type of the argument's default."""
-    kinds: dict[type[bool | int | float], str] = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-    }
+    wanted: dict[type[Value], str] = {bool: "true or false", int: "a whole number", float: "a number"}
     # A bool is an int too, and NumPy's double precision a float.
-    kind = next(kind for kind in kinds if isinstance(default, kind))
+    kind = next(kind for kind in wanted if isinstance(default, kind))
     if isinstance(default, bool) != isinstance(value, bool) or kind(value) != value:
-        raise UsageError(f"{where} must be {kinds[kind]}, not {str(value).lower()}")
+        raise UsageError(f"{where} must be {wanted[kind]}, not {str(value).lower()}")
     return kind(value)
 
 

@@ -119,17 +119,12 @@ class Gait(Blind):
 
     In half of the streams the phase grows evenly from actuator to actuator, as in a wave that travels along a body;
     in the others each is drawn by itself.
-
-    Attributes:
-        period: Steps.
-        scale: The most that a wave swings, in half boxes.
-        noise: Standard deviation of independent noise on top, in half boxes.
     """
 
     name = "gait"
-    period: float = 25.0
-    scale: float = 1.0
-    noise: float = 0.05
+    period: float = 25.0  # steps
+    scale: float = 1.0  # the most that a wave swings, in half boxes
+    noise: float = 0.05  # standard deviation of independent noise on top, in half boxes
 
     def blocks(self, size: int, generator: np.random.Generator) -> Blocks:
         phase = generator.uniform(0, 2 * math.pi, size)
