@@ -9,7 +9,7 @@ from trajworld.backend import require_framework
 from trajworld.errors import UsageError
 
 from .commands import AtLeast1, File, Json, LazyGroup, With
-from .output import MANY, console, print_facts, print_json, print_rows
+from .output import MANY, console, print_facts, print_json, print_records, print_rows
 
 Licence = Annotated[
     str,
@@ -100,13 +100,18 @@ def list_(*, as_json: Json = False) -> None:
     ]
     if as_json:
         return print_json(models)
-    rows = []
     for one in models:
-        steps = one["history"].get("step", one["history"].get("steps"))
-        counts = _counts(list(_environments(one).values()))[:2]
-        size = f"{one['bytes'] / 1e6:,.1f} MB"
-        rows.append((one["name"], one["parameters"], size, *counts, steps, "yes" if one["card"] else "no"))
-    print_rows(("name", "parameters", "size", "environments", "variates", "steps", "card"), rows)
+        one |= {"environments": len(_environments(one)), "steps": one["history"].get("step")}
+        one["card"] = "yes" if one["card"] else "no"
+    columns = {
+        "name": "{}",
+        "parameters": "{:,}",
+        "bytes": "{:,}",
+        "environments": "{}",
+        "steps": "{:,}",
+        "card": "{}",
+    }
+    print_records(models, columns)
 
 
 @checkpoint.command()
@@ -218,45 +223,34 @@ def _print_ranges(found: dict[str, Any]) -> None:
     """The support of each variate; of a pre-trained model, how many variates its environments have."""
     lower, upper = found["support"]["lower"], found["support"]["upper"]
     if isinstance(lower, list):
+        observations, actions = found["observation_size"] or 0, found["action_size"] or 0
+        names = [
+            *(f"observation {i}" for i in range(observations)),
+            "reward",
+            *(f"action {i}" for i in range(actions)),
+        ]
+        names = names if len(names) == len(lower) else [str(i) for i in range(len(lower))]
         ends = ([f"{end:.6g}" for end in pair] for pair in zip(lower, upper, strict=True))
-        size = found["observation_size"]
-        print_rows(
-            ("variate", "lower", "upper"),
-            [(_variate(i, size), *pair) for i, pair in enumerate(ends)],
-            "Ranges",
-        )
-        return
+        rows = [(name, *pair) for name, pair in zip(names, ends, strict=True)]
+        return print_rows(("variate", "lower", "upper"), rows, "Ranges")
     shared, sizes = f"{lower:g} to {upper:g}", _environments(found)
-    headers: tuple[str, ...] = ("environment", "variates", "shared range")
-    rows: list[tuple[object, ...]] = [(name, count, shared) for name, count in sizes.items()]
-    if len(sizes) > MANY:
-        from trajworld.collect.corpus_table import source_of
+    if len(sizes) <= MANY:
+        shown = [(name, count, shared) for name, count in sizes.items()]
+        unknown = [("(data are scaled by their own range)", None, shared)]
+        return print_rows(("environment", "variates", "shared range"), shown or unknown, "Ranges")
+    from trajworld.collect.corpus_table import source_of
 
-        headers = ("source", "environments", "variates", "different", "shared range")
-        groups: dict[str, list[int]] = {}
-        for name, count in sizes.items():
-            groups.setdefault(source_of(name), []).append(count)
-        if len(groups) > 1:
-            groups["all"] = list(sizes.values())
-        rows = [(source, *_counts(counts), shared) for source, counts in groups.items()]
-    print_rows(headers, rows or [("(data are scaled by their own range)", None, shared)], "Ranges")
+    groups: dict[str, list[int]] = {}
+    for name, count in sizes.items():
+        groups.setdefault(source_of(name), []).append(count)
+    if len(groups) > 1:
+        groups["all"] = list(sizes.values())
+    counts = [
+        (source, len(of), f"{min(of)} – {max(of)}", len(set(of)), shared) for source, of in groups.items()
+    ]
+    print_rows(("source", "environments", "variates", "different", "shared range"), counts, "Ranges")
 
 
 def _environments(found: dict[str, Any]) -> dict[str, int]:
     """M of each environment, or dataset of no known environment, that a model was pre-trained on."""
     return {one["environment"] or one["dataset"]: len(one["support"]["lower"]) for one in found["sources"]}
-
-
-def _counts(sizes: list[int]) -> tuple[str | None, str | None, str | None]:
-    """How many, from which to which, and how many different."""
-    if not sizes:
-        return None, None, None
-    return f"{len(sizes)}", f"{min(sizes)} – {max(sizes)}", f"{len(set(sizes))}"
-
-
-def _variate(index: int, observations: int | None) -> str:
-    if observations is None:
-        return str(index)
-    if index == observations:
-        return "reward"
-    return f"observation {index}" if index < observations else f"action {index - observations - 1}"

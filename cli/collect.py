@@ -17,14 +17,14 @@ from trajworld.collect.corpus import (
     open_corpus,
     plan_corpus,
 )
-from trajworld.collect.corpus_table import COLUMNS, PRETRAIN, ROLES, Row, read_table, select
+from trajworld.collect.corpus_table import PRETRAIN, ROLES, Row, read_table, select
 from trajworld.collect.datasets import DEFAULT_ID, collect_datasets, dataset_targets
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.errors import UsageError
 from trajworld.policies.behaviour import BEHAVIOURS, make_behaviour
 
 from .commands import AtLeast1, File, Folder, Json, Picture, With, command
-from .output import print_json, print_records, print_rows, say_picture
+from .output import print_json, print_records, say_picture
 from .progress import job_progress
 
 Seed = Annotated[int, click.IntRange(min=0), With(help="Another seed, other episodes.")]
@@ -251,17 +251,21 @@ def _factor(text: str) -> tuple[str, float]:
 
 
 def _list(rows: list[Row], name: str, as_json: bool) -> None:
+    entries = [{"dataset": member_of(name, row).dataset_id, **asdict(row)} for row in rows]
+    for entry in entries:
+        entry["variates"] = entry.pop("num_variates")
     if as_json:
-        entries = [{"dataset": member_of(name, row).dataset_id, **asdict(row)} for row in rows]
-        for entry in entries:
-            entry["variates"] = entry.pop("num_variates")
         return print_json(entries)
-    cells = []
-    for row in rows:
-        numbers = row.num_variates, row.role, f"{row.weight:g}", f"{row.size:g}"
-        search = f"{row.search:g}k" if row.search else ""
-        cells.append((row.environment, row.source, *numbers, row.behaviour, search, " ".join(row.variants)))
-    print_rows(COLUMNS, cells)
+    columns = {
+        "environment": "{}",
+        "source": "{}",
+        "variates": "{}",
+        "role": "{}",
+        "weight": "{:g}",
+        "size": "{:g}",
+    }
+    shown = [{**entry, "variants": " ".join(entry["variants"])} for entry in entries]
+    print_records(shown, columns | {"behaviour": "{}", "search": "{:g}", "variants": "{}"})
     sizes = len({row.num_variates for row in rows})
     counts = ", ".join(f"{sum(row.role == role for row in rows)} {role}" for role in ROLES)
     click.echo(f"{len(rows)} environments ({counts}) of {sizes} different M")

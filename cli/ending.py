@@ -6,13 +6,13 @@ import sys
 
 import click
 
+from trajworld.backend import BACKENDS
 from trajworld.errors import TrajWorldError
 
 # Packages that an installation may lack, and the extra that brings each.
-_EXTRAS = {
-    **{name: name for name in ("jax", "torch", "ray")},
+_EXTRAS = BACKENDS | {
     "jaxlib": "jax",
-    "tensorflow": "tensorflow-cpu",
+    "ray": "ray",
     "dm_control": "dm-control",
     "huggingface_hub": "hub",
     "pytest": "bench",

@@ -123,10 +123,11 @@ def evaluate(
 def _print(found: Evaluation) -> None:
     """A table of one dataset's errors, and the open-loop error at a few horizons."""
     ours, copy, growth = found.prediction, found.copy_last_row, found.open_loop
-    rows = []
-    for field, label in _METRICS.items():
-        for name, of, row in ((label, "observations", "observations"), ("", "and reward", "all")):
-            rows.append((name, of, *(digits(side.table[row][field], 4) for side in (ours, copy))))
+    rows = [
+        (label * (row == "observations"), of, *(digits(side.table[row][field], 4) for side in (ours, copy)))
+        for field, label in _METRICS.items()
+        for of, row in (("observations", "observations"), ("and reward", "all"))
+    ]
     title = f"{ours.dataset}: {ours.windows:,} transitions, one step ahead"
     print_rows(("", "of", "model", "copy last row"), rows, title)
     own = "the model's own"
@@ -157,13 +158,15 @@ def _results_folder(output: Path | None, overwrite: bool) -> Iterator[Path | Non
         yield None
         return
     if overwrite and output.exists():
-        path = output / _RESULTS
-        results = read_json(path) if path.is_file() else None
-        own = isinstance(results, dict) and results.get("kind") == _KIND
-        names = sorted(item.name for item in output.iterdir()) if own else []
-        foreign = [name for name in names if not any(fnmatchcase(name, pattern) for pattern in _CONTENTS)]
-        if not own or foreign:
-            what = f"holds {foreign[0]!r} too" if foreign else f"is no folder of {_KIND} results"
-            raise TrajWorldError(f"{output} {what}, and is not overwritten: name another place")
+        results = read_json(output / _RESULTS) if (output / _RESULTS).is_file() else None
+        if not isinstance(results, dict) or results.get("kind") != _KIND:
+            raise TrajWorldError(
+                f"{output} is no folder of {_KIND} results: it is not overwritten, name another"
+            )
+        for name in sorted(item.name for item in output.iterdir()):
+            if not any(fnmatchcase(name, pattern) for pattern in _CONTENTS):
+                raise TrajWorldError(
+                    f"{output} holds {name!r} too: it is not overwritten, name another place"
+                )
     with atomic_folder(output, replace=overwrite) as folder:
         yield folder

@@ -79,9 +79,9 @@ def print_rows(headers: Sequence[str], rows: Sequence[Sequence[object]], title: 
 
 
 def print_records(records: Iterable[Mapping[str, Any]], columns: Mapping[str, str], title: str = "") -> None:
-    """Print a row of each record: the named values, each in its format; blank where a record has none of the name."""
+    """Print a row of each record: the named values, each in its format; blank where a record has none."""
     rows = [
-        [shown.format(record[name]) if name in record else "" for name, shown in columns.items()]
+        ["" if record.get(name) is None else shown.format(record[name]) for name, shown in columns.items()]
         for record in records
     ]
     print_rows([name.replace("_", " ") for name in columns], rows, title)

@@ -83,13 +83,13 @@ def training_progress(run: "Run", out: Console) -> "Iterator[Callable[[Report], 
         yield lambda report: None
         return
     names = ", ".join(part.dataset.name for part in parts[:3]) + (", …" if len(parts) > 3 else "")
+    where = f", on {layout.devices} devices" * (layout.devices > 1)
+    where += f" of {layout.processes} processes" * (layout.processes > 1)
     say(
         out,
         f"{config.kind}: {run.model.count_params():,} parameters on {sum(part.transitions for part in parts):,} "
         f"transitions of {len(parts)} dataset{'s' * (len(parts) > 1)} ({names}), "
-        f"M padded to {list(run.mixture.sizes)}"
-        + (f", on {layout.devices} devices" if layout.devices > 1 else "")
-        + (f" of {layout.processes} processes" if layout.processes > 1 else ""),
+        f"M padded to {list(run.mixture.sizes)}{where}",
     )
     for part in parts:
         account = part.dataset.account

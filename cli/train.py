@@ -39,10 +39,6 @@ def _joined(
 ) -> Iterator[None]:
     """Run the block in one of several processes, where any are named, and end together with the others.
 
-    Raises:
-        UsageError: The three do not fit each other, or the framework trains in one process.
-        TrajWorldError: The processes do not find each other.
-
     Options:
         coordinator: Train in several processes (JAX): where process 0 listens, or auto to ask Slurm, a TPU pod or Open
             MPI.

@@ -9,8 +9,8 @@ import gymnasium
 import minari
 import numpy as np
 import pytest
-from collect_fixtures import same, start_data
-from waiting import wait_for
+from collect_fixtures import same
+from waiting import start, wait_for
 
 from trajworld.collect import collector
 from trajworld.collect.collector import Rollout, collect, run_episode
@@ -155,13 +155,9 @@ def test_a_failure_while_replacing_keeps_the_old_dataset(datasets, breaks):
     ],
 )
 def test_ctrl_c_leaves_nothing_half_written(datasets, command, workers):
-    process = start_data(*command, "--workers", workers)
+    process = start("data", *command, "--workers", workers)
 
-    def has_begun():
-        assert process.poll() is None, process.communicate()
-        return any("main_data.hdf5" in names for _, _, names in os.walk(datasets))
-
-    wait_for(has_begun)
+    wait_for(lambda: any("main_data.hdf5" in names for _, _, names in os.walk(datasets)), process)
     # To the whole group, as a terminal does.
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)

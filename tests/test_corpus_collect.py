@@ -12,8 +12,7 @@ import signal
 import minari
 import numpy as np
 import pytest
-from collect_fixtures import start_data
-from waiting import wait_for
+from waiting import start, wait_for
 
 from trajworld.cli.main import main
 from trajworld.collect.corpus import coverage, gather, open_corpus, plan_corpus, training_members
@@ -68,8 +67,9 @@ def original(tmp_path_factory):
 
 
 @pytest.fixture
-def made(original, tmp_path):
-    """A copy of it."""
+def made(original, tmp_path, monkeypatch):
+    """A copy of it, where Minari looks."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "made"))
     return shutil.copytree(original, tmp_path / "made")
 
 
@@ -99,7 +99,7 @@ def test_killed_and_started_again_it_ends_the_same(run, made, table, tmp_path, w
     options = ["--table", table, "--transitions", "600", "-o", folder, "--workers", workers]
     for _ in range(3):
         before = _datasets_begun(folder)
-        process = start_data("collect-corpus", *options)
+        process = start("data", "collect-corpus", *options)
         # The next dataset is begun or there: in between, half of one is on disk.
         wait_for(lambda: process.poll() is not None or _datasets_begun(folder) > before)  # noqa: B023
         os.killpg(process.pid, signal.SIGKILL)
@@ -136,8 +136,7 @@ def test_a_corpus_of_another_recipe_is_refused_and_stays(run, made):
     assert run("-o", made, "--seed", "3", "--name", "other", "--only", "snake")[0] == 0
 
 
-def test_only_one_process_makes_a_corpus(run, made, table, monkeypatch):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
+def test_only_one_process_makes_a_corpus(run, made, table):
     with open_corpus("corpus", read_table(table), {}):
         code, _, err = run("-o", made)
     assert code == 1
@@ -171,8 +170,7 @@ def test_coverage_is_one_where_it_is_even_and_small_where_all_is_in_one_place():
     assert coverage(np.append(even, 2.0)[:, None]) == pytest.approx(0.5, abs=0.03)
 
 
-def test_the_corpus_is_described(made, monkeypatch, command, tmp_path):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
+def test_the_corpus_is_described(made, command, tmp_path):
     picture = tmp_path / "corpus.png"
     found = json.loads(command("data", "corpus", "--json", "-o", picture)[1])
     assert picture.read_bytes().startswith(b"\x89PNG")
@@ -199,17 +197,15 @@ def test_the_corpus_is_described(made, monkeypatch, command, tmp_path):
     assert "pre-train: 4 environments of 4 different M, 2,100 transitions" in printed
 
 
-def test_weights_change_the_members_alone(run, made, monkeypatch):
+def test_weights_change_the_members_alone(run, made):
     before = contents(made)
     assert run("-o", made, "--weights", "legged=3", "--weights", "classic=0.5")[0] == 0
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
     assert [member.weight for member in training_members("corpus")] == [0.5, 2.0, 3.0, 0.5]
     changed = {name for name, digest in contents(made).items() if before[name] != digest}
     assert changed == {"corpus/corpus.json"}
 
 
-def test_pre_training_takes_a_corpus_by_name(made, monkeypatch):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
+def test_pre_training_takes_a_corpus_by_name(made):
     options = {"datasets": [{"spec": "corpus:corpus", "weight": 2.0}], "batch_size": 4}
     parts = open_parts(resolve_config("pretrain", preset="tiny", options=options))
     ids = [member.dataset_id for member in training_members("corpus")]
@@ -220,8 +216,7 @@ def test_pre_training_takes_a_corpus_by_name(made, monkeypatch):
         open_parts(resolve_config("train", preset="tiny", options=options))
 
 
-def test_a_corpus_that_is_missing_unfinished_or_damaged_is_refused(made, monkeypatch):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
+def test_a_corpus_that_is_missing_unfinished_or_damaged_is_refused(made):
     with pytest.raises(TrajWorldError, match="there is no corpus none"):
         training_members("none")
     shutil.rmtree(made / "corpus" / "pre-train" / "robot-snake-2-v0")

@@ -4,30 +4,25 @@ import functools
 import itertools
 import json
 import shutil
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
-from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.home import stores_folder
 from trajworld.data.store import write_store
 from trajworld.data.summary import episode_returns, summarise, variate_histograms
 
-StoreMaker = Callable[..., Dataset]
-
 
 @pytest.fixture
-def run(command: Any) -> Any:
+def run(command):
     return functools.partial(command, "data")
 
 
 @pytest.fixture
-def d4rl_file(tmp_path: Path) -> Path:
+def d4rl_file(tmp_path):
     path, rng = tmp_path / "walker2d_tiny-v2.hdf5", np.random.default_rng(0)
     states = rng.normal(size=(51, 3))
     arrays = {"observations": states[:-1], "next_observations": states[1:], "terminals": np.arange(50) == 29}
@@ -36,7 +31,7 @@ def d4rl_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_import_list_and_inspect(run: Any, d4rl_file: Path, tmp_path: Path) -> None:
+def test_import_list_and_inspect(run, d4rl_file, tmp_path):
     assert "No Minari datasets yet" in run("list")[1]
     code, out, _ = run("import", d4rl_file, "--id", "d4rl/walker/tiny-v2")
     assert code == 0
@@ -71,7 +66,7 @@ def test_import_list_and_inspect(run: Any, d4rl_file: Path, tmp_path: Path) -> N
     assert "d4rl/walker/tiny-v2" in run("list")[1]
 
 
-def test_names_are_printed_as_they_are(run: Any, make_store: StoreMaker) -> None:
+def test_names_are_printed_as_they_are(run, make_store):
     """A name that looks like the table library's own markup is neither obeyed nor an error."""
     dataset = make_store([5])
     file = dataset.path / "dataset.json"
@@ -103,13 +98,7 @@ def test_names_are_printed_as_they_are(run: Any, make_store: StoreMaker) -> None
         (["import", ".", "--id", "a-v0"], 1),
     ],
 )
-def test_mistakes_end_in_one_line(
-    run: Any,
-    monkeypatch: pytest.MonkeyPatch,
-    d4rl_file: Path,
-    arguments: list[str],
-    code: int,
-) -> None:
+def test_mistakes_end_in_one_line(run, monkeypatch, d4rl_file, arguments, code):
     monkeypatch.chdir(d4rl_file.parent)
     Path("broken.hdf5").write_bytes(d4rl_file.read_bytes()[:200])
     found, out, err = run(*arguments)
@@ -120,7 +109,7 @@ def test_mistakes_end_in_one_line(
     assert {path.name for path in Path().iterdir()} == {"broken.hdf5", d4rl_file.name}
 
 
-def test_the_summary_counts_real_values_only(make_store: StoreMaker) -> None:
+def test_the_summary_counts_real_values_only(make_store):
     dataset = make_store([5, 9, 2])
     offsets, reward = dataset.episode_offsets, dataset.observation_size
     rows = np.array(dataset.rows)
@@ -140,7 +129,7 @@ def test_the_summary_counts_real_values_only(make_store: StoreMaker) -> None:
         assert counts[variate].tolist() == wanted.tolist()
 
 
-def test_constant_variates_have_a_histogram(tmp_path: Path) -> None:
+def test_constant_variates_have_a_histogram(tmp_path):
     episode = Episode(np.ones((4, 1)), np.zeros((3, 1)), np.full(3, 1e6))
     dataset = write_store(tmp_path / "constant", [episode], name="constant", source="", environment="")
     counts, edges = variate_histograms(dataset)

@@ -4,17 +4,13 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import pytest
 from training_fixtures import plain_steps, store, weights_of
-from waiting import wait_for
+from waiting import start, wait_for
 
 from trajworld.models.files import load_model
 from trajworld.training.config import resolve_config
@@ -26,12 +22,12 @@ TINY = "preset = 'tiny'\nbatch_size = 4\nholdout_windows = 16\n[model]\nblocks =
 
 
 @pytest.fixture
-def data(tmp_path: Path) -> str:
+def data(tmp_path):
     return store(tmp_path / "data")
 
 
 @pytest.fixture
-def settings(tmp_path: Path) -> str:
+def settings(tmp_path):
     path = tmp_path / "tiny.toml"
     path.write_text(TINY)
     return str(path)
@@ -64,9 +60,7 @@ def settings(tmp_path: Path) -> str:
         ("ONE -o run", "one episode cannot be split"),
     ],
 )
-def test_mistakes_end_in_one_line(
-    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch, command: Any, arguments: str, message: str
-) -> None:
+def test_mistakes_end_in_one_line(tmp_path, data, monkeypatch, command, arguments, message):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "bad.toml").write_text("steps = = 3")
     (tmp_path / "bad.keras").write_text("not a model")
@@ -81,9 +75,7 @@ def test_mistakes_end_in_one_line(
 
 
 @pytest.mark.usefixtures("plain_steps")
-def test_a_run_ends_in_a_summary_and_its_models(
-    tmp_path: Path, data: str, settings: str, command: Any
-) -> None:
+def test_a_run_ends_in_a_summary_and_its_models(tmp_path, data, settings, command):
     run = tmp_path / "run [a] b"
     code, _, err = command("train", data, "-o", run, "--config", settings, "--steps", 20)
     assert code == 0
@@ -101,27 +93,11 @@ def test_a_run_ends_in_a_summary_and_its_models(
 
 
 @pytest.mark.usefixtures("plain_steps")
-def test_options_reach_the_configuration(tmp_path: Path, settings: str, command: Any) -> None:
-    options = {
-        "steps": 6,
-        "batch_size": 3,
-        "learning_rate": 0.25,
-        "warmup_steps": 2,
-        "decay_steps": 9,
-        "weight_decay": 0.5,
-        "clip_norm": 2.0,
-        "targets": "gauss",
-        "dtype": "mixed_bfloat16",
-        "transitions": 40,
-        "holdout_fraction": 0.4,
-        "holdout_windows": 5,
-        "evaluate_every": 2,
-        "checkpoint_every": 3,
-        "log_every": 4,
-        "seed": 11,
-        "padded_sizes": 1,
-        "augment": 0.5,
-    }
+def test_options_reach_the_configuration(tmp_path, settings, command):
+    options = {"steps": 6, "batch_size": 3, "learning_rate": 0.25, "warmup_steps": 2, "decay_steps": 9}
+    options |= {"weight_decay": 0.5, "clip_norm": 2.0, "targets": "gauss", "dtype": "mixed_bfloat16"}
+    options |= {"transitions": 40, "holdout_fraction": 0.4, "holdout_windows": 5, "evaluate_every": 2}
+    options |= {"checkpoint_every": 3, "log_every": 4, "padded_sizes": 1, "augment": 0.5, "seed": 11}
     sizes = {"blocks": 2, "width": 6, "heads": 3, "variates": 9, "dropout": 0.125}
     words = [f"--{name.replace('_', '-')}={value}" for name, value in {**options, **sizes}.items()]
     run, plain, odd = tmp_path / "run", store(tmp_path / "plain"), store(tmp_path / "a=b", observations=3)
@@ -138,10 +114,8 @@ def test_options_reach_the_configuration(tmp_path: Path, settings: str, command:
 
 
 @pytest.mark.usefixtures("plain_steps")
-def test_an_interrupt_before_the_first_step_says_how_to_go_on(
-    tmp_path: Path, data: str, settings: str, command: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def interrupt(run: Any, observe: Any) -> None:
+def test_an_interrupt_before_the_first_step_says_how_to_go_on(tmp_path, data, settings, command, monkeypatch):
+    def interrupt(run, observe):
         raise KeyboardInterrupt
 
     run = tmp_path / "my run"
@@ -153,32 +127,22 @@ def test_an_interrupt_before_the_first_step_says_how_to_go_on(
     assert command("train", "--resume", run)[0] == 0
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    code = f"import sys; from trajworld.cli.main import main; sys.exit(main({arguments!r}))"
-    # PyTorch's threads starve each other where tests run side by side.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-c", code]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
-
-
 @pytest.mark.slow
-def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path, data: str) -> None:
+def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path, data):
     """SIGKILL before the first checkpoint, SIGKILL at random moments and Ctrl-C, each followed by ``--resume``."""
     settings = tmp_path / "settings.toml"
     settings.write_text("steps = 120\nlog_every = 3\nevaluate_every = 40\ncheckpoint_every = 10\n" + TINY)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     # A process like the others: another number of threads would round otherwise.
-    undisturbed = start(["train", data, "-o", str(whole), "--config", str(settings)])
+    undisturbed = start("train", data, "-o", whole, "--config", settings)
     rng = random.Random(time.time_ns())
-    first = [data, "-o", str(cut), "--config", str(settings)]
+    first = [data, "-o", cut, "--config", settings]
     exact = keras.backend.backend() == "jax"
     kills: list[tuple[int, signal.Signals]] = [(1, signal.SIGKILL), (1, signal.SIGINT)]
     if exact:
         kills.insert(0, (0, signal.SIGKILL))
     for number, (checkpoints, kind) in enumerate(kills):
-        process = start(["train", *(first if number == 0 else ["--resume", str(cut)])])
+        process = start("train", *(first if number == 0 else ["--resume", cut]))
         before = newest(cut)
         if checkpoints:
             wait_for(lambda before=before: newest(cut) > before, process)  # type: ignore[misc]
@@ -195,7 +159,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_pat
             assert "Traceback" not in err
         else:
             assert process.returncode == -signal.SIGKILL
-    process = start(["train", "--resume", str(cut), "--json"])
+    process = start("train", "--resume", cut, "--json")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert json.loads(out)["step"] == 120
@@ -216,7 +180,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_pat
     assert os.listdir(cut / "tensorboard")
 
 
-def newest(run: Path) -> int:
+def newest(run):
     folder = run / "checkpoints"
     steps = [int(item.name[5:]) for item in folder.glob("step-*")] if folder.is_dir() else []
     return max(steps, default=0)

@@ -16,7 +16,7 @@ from trajworld.policies.behaviour import BEHAVIOURS
 
 PRETRAIN, UNSEEN = "pre-train", "unseen"
 ROLES = (PRETRAIN, UNSEEN)
-COLUMNS = ("environment", "source", "M", "role", "weight", "size", "behaviour", "search", "variants")
+_COLUMNS = ("environment", "source", "M", "role", "weight", "size", "behaviour", "search", "variants")
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,8 @@ def read_table(path: str | Path | None = None) -> list[Row]:
         for number, line in enumerate(text.splitlines(), start=1)
         if line.strip() and not line.lstrip().startswith("#")
     ]
-    if not lines or tuple(lines[0][1]) != COLUMNS:
-        raise TrajWorldError(f"{where}: its first line must name the columns {', '.join(COLUMNS)}")
+    if not lines or tuple(lines[0][1]) != _COLUMNS:
+        raise TrajWorldError(f"{where}: its first line must name the columns {', '.join(_COLUMNS)}")
     rows: dict[str, Row] = {}
     for number, values in lines[1:]:
         try:
@@ -126,20 +126,17 @@ def _sources() -> dict[str, str]:
 
 
 def _row(values: Sequence[str]) -> Row:
-    if len(values) != len(COLUMNS):
-        raise ValueError(f"{len(values)} values for the {len(COLUMNS)} columns {', '.join(COLUMNS)}")
-    given = dict(zip(COLUMNS, values, strict=True))
+    if len(values) != len(_COLUMNS):
+        raise ValueError(f"{len(values)} values for the {len(_COLUMNS)} columns {', '.join(_COLUMNS)}")
+    given = dict(zip(_COLUMNS, values, strict=True))
     name = str(parse_name(given["environment"]))
     if not given["source"]:
         raise ValueError(f"{name} needs a source")
     for column, choices in (("role", ROLES), ("behaviour", BEHAVIOURS)):
         if given[column] not in choices:
             raise ValueError(f"the {column} is one of {', '.join(choices)}, not {given[column]!r}")
-    if not given["M"].isdecimal():
-        raise ValueError(f"M must be a whole number, not {given['M']!r}")
-    num_variates, weight, size, search = (
-        _number(column, given[column]) for column in ("M", "weight", "size", "search")
-    )
+    numbers = (_number(column, given[column]) for column in ("M", "weight", "size", "search"))
+    num_variates, weight, size, search = numbers
     variants = tuple(given["variants"].split())
     source, role, behaviour = given["source"], given["role"], given["behaviour"]
     row = Row(name, source, int(num_variates), role, weight, size, behaviour, search, variants)
@@ -148,6 +145,8 @@ def _row(values: Sequence[str]) -> Row:
 
 
 def _number(column: str, text: str) -> float:
+    if column == "M" and not text.isdecimal():
+        raise ValueError(f"M must be a whole number, not {text!r}")
     try:
         value = float(text)
     except ValueError:
