@@ -11,15 +11,8 @@ from trajworld.errors import UsageError
 from .commands import AtLeast1, File, Json, LazyGroup, With
 from .output import MANY, console, print_facts, print_json, print_records, print_rows
 
-Licence = Annotated[
-    str,
-    With(
-        flags=["--license"],
-        metavar="ID",
-        help="The model's licence, as the hub names it: mit, apache-2.0, ….  [default: none is named, but for a "
-        "model that ships]",
-    ),
-]
+_LICENCE = "The model's licence, as the hub names it: mit, apache-2.0.  [default: none, or that of a model that ships]"
+Licence = Annotated[str, With(flags=["--license"], metavar="ID", help=_LICENCE)]
 
 
 @click.group(cls=LazyGroup, lazy={})

@@ -28,12 +28,8 @@ from .output import print_json, print_records, say_picture
 from .progress import job_progress
 
 Seed = Annotated[int, click.IntRange(min=0), With(help="Another seed, other episodes.")]
-Workers = Annotated[
-    AtLeast1,
-    With(
-        help="Processes; any number gives the same datasets.  [default: one a core, fewer for little to do]"
-    ),
-]
+_WORKERS = "Processes; any number gives the same datasets.  [default: one a core, fewer for little to do]"
+Workers = Annotated[AtLeast1, With(help=_WORKERS)]
 
 
 @command()

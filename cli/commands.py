@@ -76,9 +76,14 @@ class LazyGroup(click.Group):
         return name, self.load(self._places[name]) if name in self._places else found, rest
 
     def load(self, place: str) -> Any:
-        """What is at ``module:attribute``."""
-        module, _, attribute = place.partition(":")
-        return getattr(importlib.import_module(module, __package__), attribute)
+        """What is there."""
+        return imported(place)
+
+
+def imported(place: str) -> Any:
+    """What is at ``module:attribute``."""
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module, __package__), attribute)
 
 
 def _list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import click
 
 from .commands import Json, command
-from .output import console, print_json, print_rows
+from .output import console, print_facts, print_json, print_records, print_rows
 
 
 @command()
@@ -33,29 +33,19 @@ def doctor(
 
     with console(stderr=True).status("Trying JAX, TensorFlow and PyTorch ..."):
         report = examine(timeout)
+    found = dataclasses.asdict(report)
     if as_json:
-        print_json(dataclasses.asdict(report))
+        print_json(found)
         raise click.exceptions.Exit(not report.healthy)
-
-    backends = []
-    for one in report.frameworks:
-        many = f"{one.devices} x {one.device} (a run trains on {one.training})"
-        device = (many if one.devices > 1 else one.device) or one.problem
-        note = f"active: {report.reason}" if one.name == report.active else ""
-        backends.append((one.name, one.version or "-", "yes" if one.works else "no", device, note))
-    machine = [
-        ("cores", str(report.cores)),
-        ("memory", "unknown" if report.memory is None else f"{report.memory / 1e9:.1f} GB"),
-        ("converted datasets (TRAJWORLD_HOME)", report.home),
-        ("disk free there", f"{report.home_free / 1e9:.1f} GB"),
-        ("Minari datasets", report.minari),
-    ]
     versions = [(name, version or "not installed") for name, version in report.versions.items()]
     print_rows(("library", "version"), versions)
-    print_rows(("backend", "version", "works", "device", ""), backends)
-    print_rows(("machine", ""), machine)
+    columns = ("name", "version", "works", "device", "devices", "training", "problem")
+    print_records(found["frameworks"], dict.fromkeys(columns, "{}"))
+    sizes = {name: f"{found[name] / 1e9:.1f} GB" for name in ("memory", "home_free") if found[name]}
+    shown = ("active", "reason", "cores", "memory", "home", "home_free", "minari")
+    print_facts((name, (found | sizes)[name]) for name in shown)
     if report.missing:
-        print_rows(("missing", "mend it by"), [(one.what, one.mend) for one in report.missing])
+        print_records(found["missing"], {"what": "{}", "mend": "{}"})
     else:
         click.echo("Nothing is missing.")
     click.echo(f"The active backend, {report.active}, {'works' if report.healthy else 'does not work'}.")

@@ -1,6 +1,5 @@
 """``trajworld study`` and ``quickstart``: run a study, or make its report anew."""
 
-import importlib
 import inspect
 import re
 from pathlib import Path
@@ -12,7 +11,7 @@ from trajworld.backend import require_framework
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.studies import STUDIES
 
-from .commands import AtLeast1, Command, Folder, Json, LazyGroup, command, documented, parameters_of
+from .commands import AtLeast1, Command, Folder, Json, LazyGroup, command, documented, imported, parameters_of
 from .output import console, print_json, print_table, say
 from .progress import cell_progress
 
@@ -28,8 +27,7 @@ def study_class(name: str) -> "type[Any]":
     """
     if name not in STUDIES:
         raise UsageError(f"no study is called {name!r}: there are {', '.join(STUDIES)}")
-    module, _, found = STUDIES[name].partition(":")
-    return getattr(importlib.import_module(module), found)
+    return imported(STUDIES[name])
 
 
 @click.group(cls=LazyGroup, lazy={})
@@ -58,7 +56,7 @@ class _Runs(LazyGroup):
 
     def load(self, place: str) -> click.Command:
         """The command of a study: its options are the fields of its class, its help the docstring."""
-        kind = super().load(place)
+        kind = imported(place)
 
         def run_study(**options: Any) -> None:
             _run(kind, **options)

@@ -27,9 +27,8 @@ _MOST_EPISODES = 256
 # An environment is given up after this many episodes in a row that broke in their first step.
 _HOPELESS = 100
 
-# A process keeps this many environments open between tasks: some take seconds to start.
-_KEPT = 8
-_open: dict[str, Environment] = {}
+# A process keeps environments open between tasks: some take seconds to start.
+_kept = functools.lru_cache(maxsize=8)(open_environment)
 
 
 @dataclass(frozen=True)
@@ -183,11 +182,7 @@ def default_workers(transitions: int) -> int:
 
 def run_episodes(name: str, behaviour: Behaviour, seed: int, first: int, count: int) -> list[Rollout]:
     """Run ``count`` episodes from number ``first``; the process keeps the environment for the next call."""
-    environment = _open.pop(name) if name in _open else open_environment(name)
-    _open[name] = environment
-    while len(_open) > _KEPT:
-        _open.pop(next(iter(_open))).close()
-    return [run_episode(environment, behaviour, seed, first + index) for index in range(count)]
+    return [run_episode(_kept(name), behaviour, seed, first + index) for index in range(count)]
 
 
 def episode_seeds(seed: int, environment: str, index: int) -> tuple[int, np.random.Generator]:

@@ -1,6 +1,7 @@
 """Collecting several environments into one Minari dataset each."""
 
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -90,17 +91,12 @@ def collect_datasets(
         )
     numbers: dict[str, float] = dataclasses.asdict(behaviour) if dataclasses.is_dataclass(behaviour) else {}
     with started_workers(workers) as pool:
+        run = functools.partial(
+            collect, behaviour=behaviour, transitions=transitions, episodes=episodes, seed=seed, workers=pool
+        )
 
         def reported(environment: str, tally: Tally) -> Iterator[Episode]:
-            for episode in collect(
-                environment,
-                behaviour=behaviour,
-                transitions=transitions,
-                episodes=episodes,
-                seed=seed,
-                workers=pool,
-                tally=tally,
-            ):
+            for episode in run(environment, tally=tally):
                 yield episode
                 done = tally.episodes if transitions is None else tally.transitions
                 progress(done, transitions or episodes, environment)
