@@ -46,23 +46,17 @@ command = functools.partial(click.command, cls=Command)
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called, so that ``--help`` needs no framework.
 
-    ``lazy`` has each command's place (``module:attribute``) and a line of help; ``gone`` what does the work of commands
-    of earlier versions now.
+    ``lazy`` has each command's place (``module:attribute``) and a line of help; without a place, the command of an
+    earlier version, which is not listed, and what does its work now.
     """
 
     command_class = Command
 
-    def __init__(
-        self,
-        *args: Any,
-        lazy: Mapping[str, tuple[str, str]],
-        gone: Mapping[str, str] = types.MappingProxyType({}),
-        **settings: Any,
-    ) -> None:
+    def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **settings: Any) -> None:
         super().__init__(*args, **settings)
-        self._places, self._gone = {name: place for name, (place, _) in lazy.items()}, gone
-        for name, (_, words) in lazy.items():
-            self.add_command(click.Command(name, short_help=words))
+        self._lazy = lazy
+        for name, (place, words) in lazy.items():
+            self.add_command(click.Command(name, short_help=words, hidden=not place))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names in the order in which they were added."""
@@ -70,10 +64,13 @@ class LazyGroup(click.Group):
 
     def resolve_command(self, ctx: click.Context, args: list[str]) -> Any:
         """The name that is called, its command, imported now, and the arguments left over."""
-        if args[0] in self._gone:
-            raise UsageError(f"{ctx.command_path} {args[0]} is now: {ctx.command_path} {self._gone[args[0]]}")
         name, found, rest = super().resolve_command(ctx, args)
-        return name, self.load(self._places[name]) if name in self._places else found, rest
+        if name and name in self._lazy:
+            place, words = self._lazy[name]
+            if not place:
+                raise UsageError(f"{ctx.command_path} {name} is now: {ctx.command_path} {words}")
+            found = self.load(place)
+        return name, found, rest
 
     def load(self, place: str) -> Any:
         """What is there."""

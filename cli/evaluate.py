@@ -13,7 +13,7 @@ from trajworld.backend import require_framework
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.report import Evaluation, Settings
 from trajworld.evaluation.report import evaluate as evaluate_dataset
-from trajworld.text import number as digits
+from trajworld.text import number
 
 from .commands import Json, With, command, parameters_of
 from .output import print_json, print_rows
@@ -89,11 +89,11 @@ def evaluate(
     name = model_name if Path(model_name) != model_path else "/".join(model_path.absolute().parts[-2:])
     with _results_folder(output, overwrite) as folder:
         with job_progress("Predicting") as progress:
-            for number, (dataset, support) in enumerate(zip(datasets, supports, strict=True), start=1):
+            for index, (dataset, support) in enumerate(zip(datasets, supports, strict=True), start=1):
                 place = folder
                 if folder is not None and len(datasets) > 1:
                     slug = re.sub(r"[^A-Za-z0-9.]+", "-", dataset.name).strip("-.")
-                    place = folder / f"{number}-{slug}"
+                    place = folder / f"{index}-{slug}"
                 parts = model, dataset, support, one_step, settings
                 found.append(evaluate_dataset(*parts, folder=place, name=name, progress=progress))
         results = {
@@ -124,7 +124,7 @@ def _print(found: Evaluation) -> None:
     """A table of one dataset's errors, and the open-loop error at a few horizons."""
     ours, copy, growth = found.prediction, found.copy_last_row, found.open_loop
     rows = [
-        (label * (row == "observations"), of, *(digits(side.table[row][field], 4) for side in (ours, copy)))
+        (label * (row == "observations"), of, *(number(side.table[row][field], 4) for side in (ours, copy)))
         for field, label in _METRICS.items()
         for of, row in (("observations", "observations"), ("and reward", "all"))
     ]
@@ -138,7 +138,7 @@ def _print(found: Evaluation) -> None:
     if growth is not None:
         steps = sorted({*(step for step in _STEPS_SHOWN if step < growth.horizon), growth.horizon})
         rows = [
-            (label, *(digits(errors[step - 1], 4) for step in steps))
+            (label, *(number(errors[step - 1], 4) for step in steps))
             for label, errors in (("model", growth.mae), ("starting row held", growth.held_row))
         ]
         title = f"Open loop, {growth.starts} rollouts: absolute error / std by steps ahead"

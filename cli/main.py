@@ -23,20 +23,16 @@ _COMMANDS = {
     "quickstart": (".study:quickstart", "Fine-tune a model on an unseen robot, compare, report."),
     "study": (".study:study", "Run the studies: transfer, zero-shot, backends, quickstart."),
     "doctor": (".doctor:doctor", "Print versions, backends, devices, and what is missing."),
-}
-
-# Commands of earlier versions, and what does their work now.
-_GONE = {
-    "evaluate-transfer": "study run transfer",
-    "evaluate-zero-shot": "study run zero-shot",
-    "bench": "study run backends",
+    # Of earlier versions.
+    "evaluate-transfer": ("", "study run transfer"),
+    "evaluate-zero-shot": ("", "study run zero-shot"),
+    "bench": ("", "study run backends"),
 }
 
 
 @click.group(
     cls=LazyGroup,
     lazy=_COMMANDS,
-    gone=_GONE,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="trajworld")
