@@ -13,8 +13,7 @@ from collect_fixtures import same
 from waiting import start, wait_for
 
 from trajworld.collect import collector
-from trajworld.collect.collector import Rollout, collect, run_episode
-from trajworld.collect.datasets import collect_datasets, dataset_targets
+from trajworld.collect.collector import Rollout, collect, collect_datasets, dataset_targets, run_episode
 from trajworld.data.minari_datasets import local_datasets, read_minari
 from trajworld.errors import TrajWorldError
 from trajworld.policies.behaviour import Uniform
@@ -136,7 +135,7 @@ def test_what_was_finished_before_a_failure_stays(run, datasets, breaks):
 
 def test_a_failure_while_replacing_keeps_the_old_dataset(datasets, breaks):
     works, fails = (dataset_targets([name], "uniform", "one/id-v0") for name in ("Pendulum-v1", breaks))
-    options = {"behaviour_name": "uniform", "behaviour": Uniform(), "transitions": 30}
+    options = {"behaviour": Uniform(), "transitions": 30}
     list(collect_datasets(works, **options))
     before = files(datasets)
     with pytest.raises(TrajWorldError, match="out of order"):

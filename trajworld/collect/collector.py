@@ -1,11 +1,13 @@
-"""Running episodes, in one process or several: episode i is a function of the seed, the environment and i alone."""
+"""Collecting datasets: episode i is a function of the seed, the environment and i, in any number of processes."""
 
 import contextlib
+import dataclasses
 import functools
 import hashlib
 import itertools
+import time
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
@@ -14,11 +16,22 @@ from typing import Any
 import numpy as np
 
 from trajworld.data.episode import Episode
-from trajworld.environments.interface import Environment, first_line
+from trajworld.data.minari_datasets import dataset_path, is_dataset_id, write_minari
+from trajworld.environments.interface import Description, Environment, first_line
+from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.policies.behaviour import Behaviour
-from trajworld.processes import Workers, available_cores, worker_died
+from trajworld.policies.behaviour import Behaviour, Blind
+from trajworld.processes import Workers, available_cores, started_workers, worker_died
+from trajworld.versions import versions
+
+DEFAULT_ID = "trajworld/{environment}/{behaviour}-v0"
+
+# The packages whose versions decide what a collection gives.
+DECIDING = ("trajworld", "python", "numpy", "gymnasium", "mujoco", "dm_control", "minari")
+
+# Called with how much is collected (in the unit that was asked for), of how much, and of which environment.
+Progress = Callable[[int, int | None, str], None]
 
 # The transitions that a task is worth: enough to hide its overhead, few enough to stop soon.
 _TASK_TRANSITIONS = 2000
@@ -67,6 +80,107 @@ class Tally:
             "dropped": self.dropped,
             "unstable_reason": self.reason,
         }
+
+
+def dataset_targets(
+    environments: Sequence[str], behaviour: str, template: str = DEFAULT_ID
+) -> dict[str, Description]:
+    """The Minari id that each environment's dataset gets, and the environment's description.
+
+    Each is opened once, so that every mistake shows before the first step is taken. In the template ``{environment}``
+    stands for ``gymnasium-hopper-v5``.
+
+    Raises:
+        UsageError: A name or the template is wrong, or two environments get the same id.
+        TrajWorldError: An environment cannot start.
+    """
+    targets: dict[str, Description] = {}
+    for text in environments:
+        environment = open_environment(text)
+        environment.close()
+        description = environment.description
+        try:
+            slug = parse_name(description.name).slug
+            dataset_id = template.format(environment=slug, behaviour=behaviour)
+        except (LookupError, ValueError, AttributeError) as error:
+            raise UsageError(
+                f"the id template {template!r} is malformed ({error}): {{environment}} and {{behaviour}} are replaced"
+            ) from None
+        if not is_dataset_id(dataset_id):
+            raise UsageError(
+                f"{dataset_id!r} is no Minari id: write (namespace/)name-v0, with letters, digits, - and _"
+            )
+        if dataset_id in targets:
+            raise UsageError(
+                f"{targets[dataset_id].name} and {description.name} would both be {dataset_id}: name "
+                "each environment once, and put {environment} in the id template"
+            )
+        targets[dataset_id] = description
+    return targets
+
+
+def collect_datasets(
+    targets: Mapping[str, Description],
+    *,
+    behaviour: Blind,
+    transitions: int | None = None,
+    episodes: int | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    replace: bool = False,
+    progress: Progress = lambda done, total, environment: None,
+) -> Iterator[dict[str, Any]]:
+    """Collect one dataset after another, each written whole or not at all, from what ``dataset_targets`` gives.
+
+    A row is given of each once it is on disk: ``dataset``, ``environment``, ``path``, what ``Tally.row`` tells, and
+    ``seconds``; an error later on leaves the dataset there. ``progress`` is called after each episode; the other
+    arguments are those of ``collect``.
+
+    Raises:
+        TrajWorldError: As ``collect`` and ``write_minari`` do; an id that is taken is refused before anything
+            runs.
+    """
+    if taken := [one for one in targets if dataset_path(one).exists() and not replace]:
+        raise TrajWorldError(
+            f"Minari has {', '.join(taken)} already: replace what is there, skip it, or choose another id"
+        )
+    numbers: dict[str, float] = dataclasses.asdict(behaviour) if dataclasses.is_dataclass(behaviour) else {}
+    with started_workers(workers) as pool:
+        run = functools.partial(
+            collect, behaviour=behaviour, transitions=transitions, episodes=episodes, seed=seed, workers=pool
+        )
+
+        def reported(environment: str, tally: Tally) -> Iterator[Episode]:
+            for episode in run(environment, tally=tally):
+                yield episode
+                done = tally.episodes if transitions is None else tally.transitions
+                progress(done, transitions or episodes, environment)
+
+        for dataset_id, description in targets.items():
+            tally, began = Tally(), time.monotonic()
+            recorded = {
+                "behaviour": {"name": behaviour.name, **numbers},
+                "seed": seed,
+                "time_limit": description.time_limit,
+                "versions": deciding_versions(),
+            }
+            path = write_minari(
+                dataset_id,
+                reported(description.name, tally),
+                environment=description.name,
+                observation_space=description.observation_space,
+                action_space=description.action_space,
+                description=f"{description.name}: {behaviour.name} actions, seed {seed}",
+                metadata={"collection": recorded},
+                replace=replace,
+            )
+            named = {"dataset": dataset_id, "environment": description.name, "path": str(path)}
+            yield {**named, **tally.row(), "seconds": round(time.monotonic() - began, 3)}
+
+
+def deciding_versions() -> dict[str, str]:
+    """The versions of the packages that decide which episodes a seed gives."""
+    return {name: text for name, text in versions().items() if name in DECIDING}
 
 
 def collect(

@@ -16,9 +16,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.collect.collector import Rollout, Tally, episode_seeds, run_episode, take_episodes
+from trajworld.collect.collector import (
+    Progress,
+    Rollout,
+    Tally,
+    deciding_versions,
+    episode_seeds,
+    run_episode,
+    take_episodes,
+)
 from trajworld.collect.corpus_table import PRETRAIN, Member, Row
-from trajworld.collect.datasets import Progress, deciding_versions
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import dataset_path, datasets_folder, write_minari
 from trajworld.environments.interface import Description, Environment

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,7 +30,7 @@ class Behaviour(Protocol):
 class Blind:
     """A behaviour that looks at no observation, defined in the unit box [-1, 1], several steps at a time."""
 
-    name: ClassVar[str]
+    name: str
 
     def draw(self, generator: np.random.Generator) -> "Blind":
         """The behaviour of one episode."""
@@ -147,8 +147,8 @@ class Drawn(Blind):
     and the gaits' period in [8, 80].
     """
 
-    def __init__(self, shares: tuple[int, ...], longest_push: float) -> None:
-        self._shares, self._longest_push = shares, longest_push
+    def __init__(self, name: str, shares: tuple[int, ...], longest_push: float) -> None:
+        self.name, self._shares, self._longest_push = name, shares, longest_push
 
     def draw(self, generator: np.random.Generator) -> Blind:
         number = generator.integers(sum(self._shares))
@@ -167,7 +167,7 @@ class Drawn(Blind):
 
 
 # Varied is what a corpus is collected with.
-_DRAWN = {"mixed": Drawn((1, 1, 1), longest_push=50.0), "varied": Drawn((3, 7, 4, 6), longest_push=80.0)}
+_DRAWN = {one.name: one for one in (Drawn("mixed", (1, 1, 1), 50.0), Drawn("varied", (3, 7, 4, 6), 80.0))}
 BEHAVIOURS = ("uniform", "ou", "constant", "gait", *_DRAWN)
 
 

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from trajworld.collect.collector import DECIDING, deciding_versions
 from trajworld.collect.corpus import Gathered, Job, check_families, gather_jobs
 from trajworld.collect.corpus_table import UNSEEN, Row, read_table
-from trajworld.collect.datasets import DECIDING, deciding_versions
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import dataset_path, write_minari
