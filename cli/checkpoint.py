@@ -49,7 +49,7 @@ def import_(
 
     model_path(output)
     with console(stderr=True).status("Importing ..."):
-        from trajworld.interop.convert import import_published
+        from trajworld.interop.published import import_published
 
         save_model(import_published(source, heads=heads, environment=environment), output)
     _show(describe_model(output), as_json)

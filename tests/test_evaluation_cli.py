@@ -82,6 +82,7 @@ def test_several_datasets_and_the_ranges_of_an_unseen_environment(tmp_path, comm
     assert [each["prediction"]["ranges"] for each in json.loads(out)["datasets"]] == [f"of {second.name}"] * 2
 
 
+@pytest.mark.once
 def test_mistakes_end_in_one_line_and_leave_nothing(tmp_path, command, make_store):
     dataset, other = make_store([8, 5]), make_store([8], observations=5)
     wide = make_store([8], observations=20)
@@ -113,6 +114,7 @@ def test_mistakes_end_in_one_line_and_leave_nothing(tmp_path, command, make_stor
     assert (code, err.count("\n")) == (2, 1)
 
 
+@pytest.mark.once
 def test_nothing_but_an_evaluation_is_overwritten(tmp_path, command, make_store):
     dataset, out = make_store([8, 5]), tmp_path / "out"
     save(tmp_path / "model.keras")
@@ -137,6 +139,7 @@ def test_nothing_but_an_evaluation_is_overwritten(tmp_path, command, make_store)
         assert (code, json.loads(printed)["kind"]) == (0, "evaluation")
 
 
+@pytest.mark.once
 def test_what_stops_half_way_leaves_nothing(tmp_path, command, make_store, monkeypatch):
     dataset = make_store([8, 5])
     save(tmp_path / "model.keras")
