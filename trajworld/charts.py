@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from trajworld.errors import UsageError
@@ -58,6 +58,7 @@ COLOURS = {
 }
 MARKERS = {"fine-tuned": "o", "from scratch": "s", "model": "o", "ridge": "s"}
 _DASHES = {"copy": (1.5, 2), "zero-shot": (6, 3), "least squares": (4, 2)}
+_DPI = 160
 # Series of other names take these in turn.
 _OTHERS = ("fine-tuned", "from scratch", "minimum norm", "zero-shot", "copy")
 
@@ -86,10 +87,9 @@ def lines(
     """Draw ``y`` against ``x``, a line for each of ``series``, a panel for each value of ``panel``.
 
     Columns ``Y low`` and ``Y high``, where they are there, are bands around the lines. Rows without an ``x`` become
-    horizontal lines. On a logarithmic axis an ``x`` of 0 stands left of the others.
-
-    Rows without a finite ``y`` are left out. Series of :data:`COLOURS` (``copy``, ``copy of the last row``) have their
-    own colours. The vertical axis is logarithmic where it may be (``log_y``), values are positive, and far apart.
+    horizontal lines; rows without a finite ``y`` are left out. On a logarithmic axis an ``x`` of 0 stands left of the
+    others. Series of :data:`COLOURS` (``copy``, ``copy of the last row``) have their own colours. The vertical axis is
+    logarithmic where it may be (``log_y``), values are positive, and far apart.
     """
     table = table[np.isfinite(table[y].astype(float))]
     titles = [""] if panel is None else list(dict.fromkeys(table[panel]))
@@ -108,17 +108,15 @@ def lines(
         ]
         shown.append((axes, np.concatenate(drawn)))
     y_title += " (log scale)" if _error_axes(shown, log_y) else ""
-    if panel is not None and len(titles) > 1:
+    if len(titles) > 1:
         figure.supxlabel(x_title, x=0.02, ha="left", fontsize=9.5, color=look.colour("faint text"))
         _legend(figure, look, y_title)
         return figure
     panels[0].set_xlabel(x_title)
-    axis_title(panels[0], look, y_title)
+    axis_title(figure, look, y_title)
     last = table.sort_values(x, kind="stable").groupby(series, sort=False)[y].last()
-    labels = [
-        Label(value, name if look.narrow else f"{name} {number(value)}", look.colour(styles[name]))
-        for name, value in last.items()
-    ]
+    ends = {name: name if look.narrow else f"{name} {number(value)}" for name, value in last.items()}
+    labels = [Label(value, ends[name], look.colour(styles[name])) for name, value in last.items()]
     place_labels(figure, panels[0], labels)
     return figure
 
@@ -185,10 +183,8 @@ def nothing(figure: Figure, axes: Axes, look: Look, text: str) -> Figure:
     return figure
 
 
-def axis_title(axes: Axes, look: Look, text: str) -> None:
+def axis_title(figure: Figure, look: Look, text: str) -> None:
     """What the vertical axis shows, read from left to right at the top of the figure."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
     figure.suptitle(_wrapped(text, look), x=0.01, ha="left", fontsize=9.5, color=look.colour("faint text"))
 
 
@@ -199,17 +195,9 @@ def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
     wanted = [to_axes.transform((axes.get_xlim()[0], label.y))[1] for label in placed]
     # A line of text, as a share of the axes.
     gap = 13.5 / 72 / (0.75 * figure.get_figheight())
+    bold: dict[str, Any] = {"fontsize": 9.5, "fontweight": "bold", "va": "center_baseline"}
     for label, y in zip(placed, _apart(np.clip(wanted, 0, 1), gap), strict=True):
-        axes.text(
-            1.02,
-            y,
-            label.text,
-            transform=axes.transAxes,
-            color=label.colour,
-            fontsize=9.5,
-            fontweight="bold",
-            va="center_baseline",
-        )
+        axes.text(1.02, y, label.text, transform=axes.transAxes, color=label.colour, **bold)
 
 
 def svg(figure: Figure) -> bytes:
@@ -231,7 +219,14 @@ def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
     if Path(path).suffix.removeprefix(".").lower() not in formats:
         raise UsageError(f"{path}: a picture's name ends in one of .{', .'.join(sorted(formats))}")
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=160)
+        figure.savefig(temporary, dpi=_DPI)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return buffer.getvalue()
 
 
 def _styles(names: Iterable[str]) -> dict[str, str]:
@@ -295,27 +290,17 @@ def _draw_series(
         axes.fill_between(where, low, high, color=colour, alpha=0.18, linewidth=0)
         values += [low, high]
     plain = len(rows) > 30 or (dashes is not None and len(rows) != 1)
-    axes.plot(
-        where,
-        rows["y"],
-        color=colour,
-        marker="" if plain else MARKERS.get(style, "o"),
-        linestyle=(0, dashes) if dashes else "-",
-        linewidth=1.6 if dashes else 2.2,
-        markersize=6.5,
-        markeredgecolor=look.colour("paper"),
-        zorder=4,
-        label=name,
-    )
+    marker = "" if plain else MARKERS.get(style, "o")
+    marks: dict[str, Any] = {"marker": marker, "markersize": 6.5, "markeredgecolor": look.colour("paper")}
+    line: dict[str, Any] = {"linestyle": (0, dashes), "linewidth": 1.6} if dashes else {"linewidth": 2.2}
+    axes.plot(where, rows["y"], color=colour, zorder=4, label=name, **marks, **line)
     return np.concatenate(values)
 
 
 def _error_axes(panels: Sequence[tuple[Axes, NDArray[np.floating]]], may_be_log: bool) -> bool:
     """Set the vertical axes of panels that are read side by side, each with the values in it.
 
-    Returns:
-        Whether they are logarithmic, which all are where values are positive and in one panel far apart; else all
-        begin with zero.
+    All are logarithmic where values are positive and in one panel far apart, which is returned; else all begin with 0.
     """
     ends = [(float(values.min()), float(values.max())) for _, values in panels]
     log = may_be_log and all(low > 0 for low, _ in ends) and any(high / low >= 3 for low, high in ends)
@@ -325,9 +310,7 @@ def _error_axes(panels: Sequence[tuple[Axes, NDArray[np.floating]]], may_be_log:
             continue
         axes.set_yscale("log")
         axes.set_ylim(low / 1.25, high * 1.25)
-        decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
-        steps = (1, 2, 5) if high / low < 200 else (1,)
-        axes.yaxis.set_major_locator(FixedLocator([step * 10.0**ten for ten in decades for step in steps]))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,), numticks=99))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter("{x:g}")
     return log
@@ -338,19 +321,12 @@ def _legend(figure: Figure, look: Look, title: str) -> None:
     entries: dict[str, Any] = {}
     for axes in figure.axes:
         entries |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    legend = figure.legend(
-        list(entries.values()),
-        list(entries),
-        loc="outside upper left",
-        ncols=2 if look.narrow else len(entries),
-        frameon=False,
-        labelcolor="linecolor",
-        handlelength=2.4,
-        prop={"size": 9.5, "weight": "bold"},
-        title=_wrapped(title, look),
-        title_fontsize=9.5,
-        alignment="left",
-    )
+    place: dict[str, Any] = {"loc": "outside upper left", "alignment": "left", "frameon": False}
+    letters: dict[str, Any] = {"labelcolor": "linecolor", "prop": {"size": 9.5, "weight": "bold"}}
+    heading: dict[str, Any] = {"title": _wrapped(title, look), "title_fontsize": 9.5}
+    columns = 2 if look.narrow else len(entries)
+    given = (list(entries.values()), list(entries))
+    legend = figure.legend(*given, ncols=columns, handlelength=2.4, **place, **letters, **heading)
     legend.get_title().set_color(look.colour("faint text"))
 
 
@@ -358,14 +334,9 @@ def _wrapped(text: str, look: Look) -> str:
     return text.replace(", ", ",\n", 1) if look.narrow else text
 
 
-def _apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Positions at least ``gap`` apart, as near as can be to the wanted ones, which ascend."""
-    # Less the gaps before them they must only ascend: isotonic regression, by its min-max formula.
+def _apart(wanted: Sequence[float], gap: float) -> NDArray[np.floating]:
+    """Positions at least ``gap`` apart, near the wanted ones, which ascend."""
+    # Less the gaps before them they must only ascend: midway between raising the later and lowering the earlier ones.
     shifts = gap * np.arange(len(wanted))
-    free, count = np.asarray(wanted) - shifts, len(wanted)
-
-    def nearest(place: int) -> float:
-        starts, ends = range(place + 1), range(place + 1, count + 1)
-        return max(min(free[start:end].mean() for end in ends) for start in starts)
-
-    return [nearest(place) + shift for place, shift in enumerate(shifts)]
+    free = np.asarray(wanted) - shifts
+    return (np.maximum.accumulate(free) + np.minimum.accumulate(free[::-1])[::-1]) / 2 + shifts

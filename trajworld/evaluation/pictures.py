@@ -1,20 +1,19 @@
 """Pictures of what a model predicts: real and predicted trajectories, errors by variate, errors by horizon."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from trajworld.charts import Look, bars, blank, lines, save_figure, style_axes
+from trajworld.charts import Look, bars, blank, lines, style_axes
 from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.summary import variate_names
 from trajworld.data.windows import gather_windows
-from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import BATCH_SIZE, OneStep, PredictionErrors, varying
 from trajworld.evaluation.open_loop import Foresight, OpenLoopErrors
 from trajworld.models.ranges import Support
@@ -24,14 +23,10 @@ _MOST_BARS = 20
 _BAND = "±{} std of each step's distribution"
 
 
-@dataclass(frozen=True)
-class Track:
+class Track(NamedTuple):
     """Predictions of consecutive rows of one episode; P = observation_size + 1.
 
-    Attributes:
-        steps: ``[n]``: rows' numbers in their episode.
-        mean: ``[n, P]``.
-        std: ``[n, P]``: standard deviation of each predicted distribution.
+    ``steps [n]`` are the rows' numbers in it, ``mean [n, P]`` and ``std [n, P]`` those of the predicted distributions.
     """
 
     steps: NDArray[np.int64]
@@ -39,8 +34,7 @@ class Track:
     std: NDArray[np.floating]
 
 
-@dataclass(frozen=True)
-class EpisodeView:
+class EpisodeView(NamedTuple):
     """A stretch of an episode, as it was and as a model saw it coming.
 
     Attributes:
@@ -62,16 +56,11 @@ def view_episode(
     """Predict the start of an episode one step at a time, and open-loop from its first rows on.
 
     ``window`` is the model's T; the horizon of ``foresight`` is how far the open loop goes.
-
-    Raises:
-        UsageError: There is no such episode.
     """
-    if not 0 <= episode < dataset.num_episodes:
-        raise UsageError(f"{dataset.name} has episodes 0 to {dataset.num_episodes - 1}, not {episode}")
     first, stop = dataset.episode_offsets[episode : episode + 2]
     predicted, variates = dataset.observation_size + 1, variates_of(dataset, support.lower, support.upper)
     begin = min(foresight.context, max(1, int(stop - first) // 4)) - 1
-    seen = foresight([first + begin])
+    seen = foresight(np.array([first + begin]))
     ahead = int(seen.present[0].sum())
     shown = begin + 1 + ahead
     ends = first + np.arange(1, shown)
@@ -108,8 +97,8 @@ def shown_variates(dataset: Dataset, most: int = _MOST_TRAJECTORIES) -> list[int
     return [*(int(variate) for variate in _spread(varies, most - 1)), dataset.observation_size]
 
 
-def draw_trajectories(path: str | Path, view: EpisodeView, dataset: Dataset, model: str) -> None:
-    """Draw predicted beside real values of one episode, one step ahead on the left and open-loop on the right.
+def trajectories(view: EpisodeView, dataset: Dataset, model: str) -> Figure:
+    """Predicted beside real values of one episode, one step ahead on the left and open-loop on the right.
 
     A row of panels for each of :func:`shown_variates`; ``model`` is its name, for the title.
     """
@@ -147,47 +136,33 @@ def draw_trajectories(path: str | Path, view: EpisodeView, dataset: Dataset, mod
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=look.colour("text"))
     entries = dict(zip(*reversed(panels[0, 1].get_legend_handles_labels()), strict=True))
     labels = ["real", "predicted", _BAND.format(1), _BAND.format(2), "real history"]
-    figure.legend(
-        [entries[label] for label in labels],
-        labels,
-        loc="outside lower left",
-        ncols=5,
-        fontsize=9,
-        frameon=False,
-    )
-    save_figure(figure, path)
+    handles = [entries[label] for label in labels]
+    figure.legend(handles, labels, loc="outside lower left", ncols=5, fontsize=9, frameon=False)
+    return figure
 
 
-def draw_variate_errors(path: str | Path, model: PredictionErrors, copy: PredictionErrors, name: str) -> None:
-    """Draw each predicted variate's one-step error beside that of copying the last row, the worst on top.
+def variate_errors(model: PredictionErrors, copy: PredictionErrors, name: str) -> Figure:
+    """Each predicted variate's one-step error beside that of copying the last row, the worst on top.
 
     Errors are in standard deviations of the variate; those that do not vary are left out. Many variates are cut to
     the ones that the model predicts worst.
     """
-    pairs = [
-        (row["normalised_mae"] or 0.0, copy.table[variate]["normalised_mae"] or 0.0, variate)
-        for variate, row in model.variates.items()
-        if variate not in model.still
-    ]
-    notes = [f"the worst {_MOST_BARS} of {len(pairs)}"] * (len(pairs) > _MOST_BARS)
+    ours, copied = (pd.DataFrame(one.variates).T["normalised_mae"].astype(float) for one in (model, copy))
+    table = pd.DataFrame({"model": ours, "copy of the last row": copied}).dropna().rename_axis("variate")
+    shown = table.reset_index().sort_values(["model", "copy of the last row", "variate"], ascending=False)
+    shown = shown.head(_MOST_BARS).melt("variate", var_name="side", value_name="error")
+    notes = [f"the worst {_MOST_BARS} of {len(table)}"] * (len(table) > _MOST_BARS)
     notes += [f"{len(model.still)} that do not vary left out"] * bool(model.still)
-    rows = [
-        row
-        for ours, copied, variate in sorted(pairs, reverse=True)[:_MOST_BARS]
-        for row in ((variate, "model", ours), (variate, "copy of the last row", copied))
-    ]
-    table = pd.DataFrame(rows, columns=["variate", "side", "error"])
     title = (
         f"{name} predicts {model.environment or model.dataset} one step ahead\n"
         f"{model.windows:,} windows of {model.dataset}\n"
         f"{'; '.join(['mean absolute error, standard deviations', *notes])}"
     )
-    figure = bars(table, Look(), label="variate", value="error", series="side", title=title)
-    save_figure(figure, path)
+    return bars(shown, Look(), label="variate", value="error", series="side", title=title)
 
 
-def draw_growth(path: str | Path, errors: OpenLoopErrors, name: str) -> None:
-    """Draw how the error of open-loop rollouts grows with the steps ahead, beside holding the starting row."""
+def growth(errors: OpenLoopErrors, name: str) -> Figure:
+    """How the error of open-loop rollouts grows with the steps ahead, beside holding the starting row."""
     steps = np.arange(1, errors.horizon + 1)
     model = pd.DataFrame({"steps": steps, "error": errors.mae, "side": "model"})
     model = model.assign(**{"error low": errors.lower_quartile, "error high": errors.upper_quartile})
@@ -197,18 +172,8 @@ def draw_growth(path: str | Path, errors: OpenLoopErrors, name: str) -> None:
         f"{errors.starts} rollouts along the real actions of {errors.dataset}\n"
         "mean absolute error, standard deviations; shaded: the middle half of the rollouts"
     )
-    figure = lines(
-        pd.concat([model, held]),
-        Look(),
-        x="steps",
-        y="error",
-        series="side",
-        x_title="steps ahead",
-        y_title=title,
-        log_x=False,
-        log_y=False,
-    )
-    save_figure(figure, path)
+    axes = {"x": "steps", "y": "error", "x_title": "steps ahead", "y_title": title}
+    return lines(pd.concat([model, held]), Look(), series="side", **axes, log_x=False, log_y=False)
 
 
 def _spread(values: NDArray[np.int64], count: int) -> NDArray[np.int64]:

@@ -63,6 +63,6 @@ def losses_figure(rows: Sequence[dict[str, Any]], look: Look) -> Figure:
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
     axes.set_xlabel("steps")
     thin = f" (thin: each of {len(each)} datasets)" if len(each) > 1 else ""
-    axis_title(axes, look, f"loss of the next row, nats a variate{thin}")
+    axis_title(figure, look, f"loss of the next row, nats a variate{thin}")
     place_labels(figure, axes, labels)
     return figure
