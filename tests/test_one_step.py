@@ -15,7 +15,6 @@ from trajworld.data.statistics import value_range
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.one_step import (
     Prediction,
-    compile_one_step,
     copy_last_row_errors,
     errors_of,
     prediction_errors,
@@ -141,20 +140,6 @@ def test_batch_size_changes_nothing_and_a_draw_depends_on_its_seed_alone(
     assert found.table["all"]["mse"] == pytest.approx(again.table["all"]["mse"])
 
 
-def test_the_whole_dataset_is_the_sum_of_its_episodes(model: TrajWorld, dataset: Dataset) -> None:
-    one_step, support = compile_one_step(model), own_support(dataset)
-
-    def mae(episodes: list[int] | None) -> tuple[float, int]:
-        found = prediction_errors(
-            model, dataset, support=support, episodes=episodes, batch_size=16, one_step=one_step
-        )
-        return found.table["all"]["mae"] or 0.0, found.windows
-
-    whole, parts = mae(None), [mae([1]), mae([3, 0, 2])]
-    assert whole[1] == sum(windows for _, windows in parts)
-    assert whole[0] == pytest.approx(sum(error * windows for error, windows in parts) / whole[1], rel=1e-5)
-
-
 def test_copying_the_last_row_equals_a_loop_and_still_variates_are_left_out(dataset: Dataset) -> None:
     dataset.rows[:, 1] = 7.25
     found, error = copy_last_row_errors(dataset, batch_size=7), copying_errors(dataset)
@@ -179,10 +164,6 @@ def test_broken_weights_and_bad_numbers_end_in_one_line(dataset: Dataset) -> Non
         prediction_errors(broken, dataset, support=support)
     with pytest.raises(UsageError, match="at least 1 window"):
         copy_last_row_errors(dataset, limit=0)
-    with pytest.raises(UsageError, match="batch size"):
-        copy_last_row_errors(dataset, batch_size=0)
-    with pytest.raises(UsageError, match="episodes 0 to 3"):
-        copy_last_row_errors(dataset, episodes=[4])
     with pytest.raises(TrajWorldError, match="does not fit the 6 variates"):
         prediction_errors(broken, dataset, support=Support(np.zeros(3, np.float32), np.ones(3, np.float32)))
 

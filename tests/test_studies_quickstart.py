@@ -90,8 +90,8 @@ def test_datasets_that_were_collected_otherwise_are_refused(tmp_path: Path) -> N
     [
         ({"seed": -1}, "the seed cannot be negative"),
         ({"sizes": (4000, 1000)}, "must ascend"),
-        ({"sizes": (30_000,)}, "at most the pool, 20,000"),
-        ({"steps": 0}, "must be above 0"),
+        ({"sizes": (30_000,)}, "20,000 transitions collected cannot give 30,000"),
+        ({"steps": 0}, "steps must be at least 1"),
         ({"learning_rates": ()}, "must be above 0"),
     ],
 )

@@ -23,9 +23,15 @@ from trajworld.data.resolve import open_dataset
 from trajworld.data.store import write_store
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.sizes import TrajWorldSizes
-from trajworld.studies.data import StudyData, check_draws, collect_data, open_data, returns_by_behaviour
-from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH, savings
-from trajworld.studies.tasks import Pretrained, train_and_measure, training_cell
+from trajworld.studies.data import (
+    Pretrained,
+    StudyData,
+    check_draws,
+    collect_data,
+    open_data,
+    returns_by_behaviour,
+)
+from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH, savings, train_and_measure, training_cell
 from trajworld.studies.transfer import Transfer
 from trajworld.study.cells import Store
 from trajworld.study.report import write_report
@@ -46,11 +52,11 @@ STUDY = Transfer(
 )
 
 
-def study_data(folder: Path) -> StudyData:
+def study_data(folder: Path, windows: int = 1024) -> StudyData:
     pool = open_dataset(store(folder / "pool", lengths=(9, 7, 8, 9, 6, 9, 5, 8)))
     # Of the same folder's name, which names the environment.
     test = open_dataset(store(folder / "test" / "pool", lengths=(9, 7, 8), seed=1))
-    return StudyData(ENVIRONMENT, pool, test)
+    return StudyData(ENVIRONMENT, pool, test, windows)
 
 
 @pytest.fixture
@@ -196,11 +202,11 @@ def test_factors_by_hand() -> None:
         ("", "name the model to fine-tune with --model, or choose --side scratch"),
         ("--model trajworld-small --preset tiny", "leave out --preset"),
         ("--sizes 4,2", "sizes must ascend from 1 or more, not 4, 2"),
-        ("--steps 0", "the last of the steps must be at least 1"),
+        ("--steps 0", "last of the steps must be at least 1"),
         ("--environments Hopper-v5,gymnasium/Hopper-v5", "each once"),
         ("--learning-rates 0", "must be above 0"),
         ("--batch-size 0", "batch size must be at least 1, not 0"),
-        ("--pool 10", "10 transitions collected cannot give 64000"),
+        ("--pool 10", "10 transitions collected cannot give 64,000"),
         ("--sizes 1k,2k", "is not a list of int"),
     ],
 )
@@ -224,7 +230,7 @@ def test_a_command_that_is_gone_names_its_successor(capsys: pytest.CaptureFixtur
 
 @pytest.mark.slow
 def test_a_run_is_measured_as_it_goes_and_may_diverge(tmp_path: Path) -> None:
-    data, of = study_data(tmp_path), {"batch_size": 4, "windows": 20, "warmup_steps": 2, "decay_steps": 10**9}
+    data, of = study_data(tmp_path, 20), {"batch_size": 4, "warmup_steps": 2, "decay_steps": 10**9}
     common = {**of, "transitions": 40, "steps": (0, 2, 5), "seed": 1, "holdout_windows": 16, "keep": True}
 
     def run(start: Any, rate: float = 1e-2) -> Any:
@@ -271,7 +277,7 @@ def test_data_are_collected_once_and_are_of_one_collection() -> None:
     with pytest.raises(TrajWorldError, match="different versions"):
         collect_data([name], 300, 1)
     metadata.write_text(text.replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(TrajWorldError, match="made otherwise: remove"):
+    with pytest.raises(TrajWorldError, match="made otherwise"):
         collect_data([name], 300, 1)
 
 

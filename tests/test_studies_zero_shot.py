@@ -27,8 +27,7 @@ from trajworld.models.ranges import training_support
 from trajworld.models.seen import check_unseen
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld, Variates
-from trajworld.studies.tasks_zero_shot import COPY, MODEL, PREDICTORS, RIDGE, predict_unseen
-from trajworld.studies.zero_shot import ZeroShot
+from trajworld.studies.zero_shot import COPY, MODEL, PREDICTORS, RIDGE, ZeroShot, predict_unseen
 from trajworld.study.report import read_report
 from trajworld.training.run import start_run
 from trajworld.weights import shipped_models
@@ -85,7 +84,7 @@ def test_windows_are_whole_and_of_other_episodes_than_the_ranges(dataset: Datase
 def test_a_cell_equals_a_loop_over_windows(
     model_file: Path, dataset: Dataset, unpadded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trajworld.studies.tasks_zero_shot.open_dataset", lambda place: dataset)
+    monkeypatch.setattr("trajworld.studies.zero_shot.open_dataset", lambda place: dataset)
     settings = {"contexts": CONTEXTS, "most_windows": 9, "seed": 1, "init": {"digest": "a"}}
     settings["unpadded"] = unpadded
     found = pd.DataFrame(predict_unseen(settings, {"init": str(model_file), "data": "here"}))

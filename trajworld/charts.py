@@ -44,6 +44,7 @@ COLOURS = {
     "from scratch": ("#c8500a", "#ff9d5c"),
     "zero-shot": ("#8a3c86", "#d795d3"),
     "copy": ("#5b6470", "#aab2bd"),
+    "¼ bin": ("#5b6470", "#aab2bd"),
     "model": ("#8a3c86", "#d795d3"),
     "ridge": ("#c8500a", "#ff9d5c"),
     "least squares": ("#2a8f83", "#6fd0c3"),
@@ -57,7 +58,7 @@ COLOURS = {
     "paper": ("#ffffff", "#171b21"),
 }
 MARKERS = {"fine-tuned": "o", "from scratch": "s", "model": "o", "ridge": "s"}
-_DASHES = {"copy": (1.5, 2), "zero-shot": (6, 3), "least squares": (4, 2)}
+_DASHES = {"copy": (1.5, 2), "¼ bin": (12, 2), "zero-shot": (6, 3), "least squares": (4, 2)}
 _DPI = 160
 # Series of other names take these in turn.
 _OTHERS = ("fine-tuned", "from scratch", "minimum norm", "zero-shot", "copy")
@@ -321,12 +322,13 @@ def _legend(figure: Figure, look: Look, title: str) -> None:
     entries: dict[str, Any] = {}
     for axes in figure.axes:
         entries |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
-    place: dict[str, Any] = {"loc": "outside upper left", "alignment": "left", "frameon": False}
     letters: dict[str, Any] = {"labelcolor": "linecolor", "prop": {"size": 9.5, "weight": "bold"}}
-    heading: dict[str, Any] = {"title": _wrapped(title, look), "title_fontsize": 9.5}
+    heading = {"title": _wrapped(title, look), "title_fontsize": 9.5, "alignment": "left"}
+    more: dict[str, Any] = {**letters, **heading, "handlelength": 2.4, "frameon": False}
     columns = 2 if look.narrow else len(entries)
-    given = (list(entries.values()), list(entries))
-    legend = figure.legend(*given, ncols=columns, handlelength=2.4, **place, **letters, **heading)
+    legend = figure.legend(
+        list(entries.values()), list(entries), loc="outside upper left", ncols=columns, **more
+    )
     legend.get_title().set_color(look.colour("faint text"))
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from trajworld.backend import active_backend
 from trajworld.data.batch import Batch, Variates, variates_of
@@ -206,7 +206,7 @@ def prediction_errors(
         choice: Which windows, and how many at once; see :func:`errors_of`.
 
     Raises:
-        UsageError: A number is out of range, or there is no such episode.
+        UsageError: The limit is less than 1.
         TrajWorldError: The support is of another M, or the model's predictions are not finite.
     """
     ranges = support if isinstance(support, Ranges) else Ranges(support, "given")
@@ -218,7 +218,7 @@ def prediction_errors(
 def copy_last_row_errors(dataset: Dataset, **choice: Any) -> PredictionErrors:
     """The errors of the baseline that predicts the last row to equal the one before it; see :func:`errors_of`.
 
-    With the same dataset, window, episodes, limit and seed it is measured on the same windows as a model.
+    With the same dataset, window, limit and seed it is measured on the same windows as a model.
     """
     choice = {"batch_size": 4096, **choice}
     return errors_of(copying_predictor(dataset), dataset, predictor="copy of the last row", **choice)
@@ -231,7 +231,6 @@ def errors_of(
     predictor: str,
     ranges: str = "",
     window: int = WINDOW,
-    episodes: ArrayLike | None = None,
     limit: int | None = None,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
@@ -239,11 +238,10 @@ def errors_of(
 ) -> PredictionErrors:
     """The metric itself: errors of any ``predictor`` (its name) of the last row of windows of length ``window``.
 
-    They are the windows of ``episodes`` (indices; all where not given), at most ``limit``, drawn by ``seed``. At once
-    ``batch_size`` are predicted; the last batch is filled up, so that one shape is compiled. ``progress`` is called
-    after each.
+    At most ``limit`` windows, drawn by ``seed``, are predicted, all where it is None; ``batch_size`` at once, to which
+    the last batch is filled up, so that one shape is compiled. ``progress`` is called after each.
     """
-    index = WindowIndex.of(dataset, episodes)
+    index = WindowIndex.of(dataset)
     if limit is not None and limit < 1:
         raise UsageError(f"at least 1 window must be predicted, not {limit}")
     ranks = drawn(np.arange(len(index)), limit, seed)
@@ -291,11 +289,8 @@ def each_error(
         true bins, in nats, or None for a predictor without bins.
 
     Raises:
-        UsageError: A number is out of range.
         TrajWorldError: The predictions are not finite.
     """
-    if batch_size < 1 or window < 2:
-        raise UsageError(f"batch size {batch_size} must be at least 1, and window {window} at least 2")
     size, predicted = min(batch_size, len(ends)), dataset.observation_size + 1
     for start in range(0, len(ends), size):
         # A short last batch repeats its first window: another shape would be compiled anew.
