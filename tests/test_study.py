@@ -135,7 +135,8 @@ def test_a_ray_cluster_gives_the_same_table(tmp_path, monkeypatch):
 def test_tables_say_values_with_their_intervals():
     table = pd.DataFrame({"name": ["a", "a", "b"], "seed": [0, 1, 0], "error": [0.1, 0.3, 0.25]})
     found = over_seeds(table, ["name"], "error")
-    assert texts(found) == (["name", "error"], [["a", "0.200 [0.100–0.300]"], ["b", "0.250"]])
+    rows = [["a", "0.200 [0.100–0.300]"], ["b", "0.250"]]
+    assert texts(found) == (["name", "error"], rows, [False, True])
     assert markdown(found) == "| name | error |\n| --- | --: |\n| a | 0.200 [0.100–0.300] |\n| b | 0.250 |\n"
     assert terminal("Errors", found).row_count == 2
 

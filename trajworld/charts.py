@@ -40,20 +40,13 @@ class Look:
 
 # What: on a light page, on a dark page.
 COLOURS = {
-    "fine-tuned": ("#0068a8", "#5bb8f0"),
-    "from scratch": ("#c8500a", "#ff9d5c"),
-    "zero-shot": ("#8a3c86", "#d795d3"),
-    "copy": ("#5b6470", "#aab2bd"),
-    "¼ bin": ("#5b6470", "#aab2bd"),
-    "model": ("#8a3c86", "#d795d3"),
-    "ridge": ("#c8500a", "#ff9d5c"),
-    "least squares": ("#2a8f83", "#6fd0c3"),
-    "minimum norm": ("#2a8f83", "#6fd0c3"),
-    "JAX": ("#0068a8", "#5bb8f0"),
+    **dict.fromkeys(("fine-tuned", "JAX"), ("#0068a8", "#5bb8f0")),
+    **dict.fromkeys(("from scratch", "ridge"), ("#c8500a", "#ff9d5c")),
+    **dict.fromkeys(("zero-shot", "model", "PyTorch"), ("#8a3c86", "#d795d3")),
+    **dict.fromkeys(("copy", "¼ bin", "faint text"), ("#5b6470", "#aab2bd")),
+    **dict.fromkeys(("least squares", "any other"), ("#2a8f83", "#6fd0c3")),
     "TensorFlow": ("#d98200", "#f2b450"),
-    "PyTorch": ("#8a3c86", "#d795d3"),
     "text": ("#1d2530", "#e4e8ee"),
-    "faint text": ("#5b6470", "#aab2bd"),
     "grid": ("#e2e6eb", "#343c47"),
     "paper": ("#ffffff", "#171b21"),
 }
@@ -61,7 +54,7 @@ MARKERS = {"fine-tuned": "o", "from scratch": "s", "model": "o", "ridge": "s"}
 _DASHES = {"copy": (1.5, 2), "¼ bin": (12, 2), "zero-shot": (6, 3), "least squares": (4, 2)}
 _DPI = 160
 # Series of other names take these in turn.
-_OTHERS = ("fine-tuned", "from scratch", "minimum norm", "zero-shot", "copy")
+_OTHERS = ("fine-tuned", "from scratch", "any other", "zero-shot", "copy")
 
 
 class Label(NamedTuple):
@@ -241,13 +234,11 @@ def _styles(names: Iterable[str]) -> dict[str, str]:
 
 def _new_panels(look: Look, titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
     """Up to three panels side by side, more in two columns; on a narrow page below each other."""
-    if len(titles) == 1:
-        figure, axes = new_figure(look)
-        return figure, [axes]
     columns = 1 if look.narrow else len(titles) if len(titles) <= 3 else 2
     rows = -(-len(titles) // columns)
     width = 4.0 if look.narrow else 2.9 * columns if columns == 3 else 3.7 * columns
-    figure = blank(look, width, 1.0 + rows * (3.0 if rows == 1 else 2.4))
+    size = look.size if len(titles) == 1 else (width, 1.0 + rows * (3.0 if rows == 1 else 2.4))
+    figure = blank(look, *size)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for left_over in panels[len(titles) :]:
         left_over.remove()

@@ -1,6 +1,5 @@
 """Testing predictors on contexts of different lengths: which windows, which ranges, and what of a window is shown."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +10,7 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.split import split_episodes
 from trajworld.data.statistics import value_range
 from trajworld.data.windows import WindowIndex, gather_windows
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import TrajWorldError
 from trajworld.evaluation.one_step import Prediction, Predictor, drawn
 from trajworld.models.ranges import Support, pretraining_support
 
@@ -57,15 +56,6 @@ def halves_of(dataset: Dataset, window: int, windows: int, seed: int) -> Halves:
     values, _ = gather_windows(dataset, *chosen, window)
     outside = (values < support.lower) | (values > support.upper)
     return Halves(dataset, support, chosen, other, float(outside.mean()))
-
-
-def check_contexts(contexts: Sequence[int], window: int) -> tuple[int, ...]:
-    """The lengths of context in ascending order, each once; a ``UsageError`` where one is not in 1 … T - 1."""
-    wanted = tuple(sorted(set(contexts)))
-    if not wanted or wanted[0] < 1 or wanted[-1] > window - 1:
-        shown = ", ".join(map(str, wanted)) or "none"
-        raise UsageError(f"a context has 1 to {window - 1} rows with this model; {shown} was asked for")
-    return wanted
 
 
 def with_context(predict: Predictor, context: int, length: int) -> Predictor:

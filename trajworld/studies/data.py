@@ -126,15 +126,9 @@ def check_draws(data: StudyData, sizes: Sequence[int], seeds: int) -> None:
     for size, seed in itertools.product(sizes, range(seeds)):
         if len(limit_transitions(pool, every, size, seed)) > 1:
             continue
-        remedy = "collect more with --pool"
-        if len(every) > 1:
-            # What a seed's first two episodes hold is enough for that seed.
-            orders = [limit_transitions(pool, every, None, one)[:2] for one in range(seeds)]
-            least = max(int(pool.transitions_per_episode[two].sum()) for two in orders)
-            remedy = f"let --sizes begin with at least {least}"
         raise UsageError(
             f"{data.environment}: {size:,} transitions with seed {seed} are one episode, which cannot be split into "
-            f"training and holdout: {remedy}"
+            "training and holdout: collect more with --pool, or begin --sizes with more"
         )
 
 

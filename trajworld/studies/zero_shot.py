@@ -24,7 +24,7 @@ from trajworld.data.summary import variate_names
 from trajworld.data.windows import gather_windows
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation import one_step
-from trajworld.evaluation.contexts import Halves, check_contexts, halves_of, with_context
+from trajworld.evaluation.contexts import Halves, halves_of, with_context
 from trajworld.evaluation.linear import choose_penalties, linear_predictor
 from trajworld.models.files import load_model, weights_digest
 from trajworld.models.names import find_model
@@ -173,11 +173,14 @@ class ZeroShot:
     @cached_property
     def _common(self) -> dict[str, Any]:
         """The settings that all cells have in common."""
-        window = self._model.sizes.window
-        default = (*(context for context in CONTEXTS if context < window - 1), window - 1)
+        last = self._model.sizes.window - 1
+        contexts = sorted({*(self.contexts or (*(one for one in CONTEXTS if one < last), last))})
+        if contexts[0] < 1 or contexts[-1] > last:
+            shown = ", ".join(map(str, contexts))
+            raise UsageError(f"a context has 1 to {last} rows with this model; {shown} was asked for")
         return {
             "init": {"digest": weights_digest(self._model)},
-            "contexts": list(check_contexts(self.contexts or default, window)),
+            "contexts": contexts,
             "unpadded": self.unpadded,
             "most_windows": self.windows,
             "seed": self.seed,

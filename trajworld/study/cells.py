@@ -22,10 +22,9 @@ Row = dict[str, Any]
 class Result:
     """What a task gives.
 
-    Attributes:
-        rows: JSON values by column; a number that is not finite is kept as null.
-        files: What belongs to them, such as weights: contents by suffix (``.keras``).
-        origin: ``backend`` and ``device``, where another process than the task's computed.
+    ``rows`` hold JSON values by column; a number that is not finite is kept as null. ``files`` is what belongs to them,
+    such as weights: contents by suffix (``.keras``). ``origin`` says ``backend`` and ``device``, where another process
+    than the task's computed.
     """
 
     rows: Sequence[Row]
@@ -72,19 +71,11 @@ class Store:
         self._read: dict[str, dict[str, Any]] = {}
 
     def writing(self) -> AbstractContextManager[None]:
-        """Hold the store for this process alone.
-
-        Raises:
-            TrajWorldError: Another process holds it, or the folder cannot be made.
-        """
+        """Hold the store for this process alone; a ``TrajWorldError`` where another process holds it."""
         return one_writer(self.folder, "the store of cells")
 
     def get(self, cell: Cell) -> dict[str, Any] | None:
-        """The record of a finished cell, or None: ``task``, ``settings``, ``rows`` and ``origin``, what ran it.
-
-        Raises:
-            TrajWorldError: Its file is damaged.
-        """
+        """The record of a finished cell, or None: ``task``, ``settings``, ``rows`` and ``origin``, what ran it."""
         path = self.file(cell.key, ".json")
         if cell.key not in self._read and path.is_file():
             record = read_json(path)
@@ -94,11 +85,7 @@ class Store:
         return self._read.get(cell.key)
 
     def put(self, cell: Cell, result: Result, origin: Mapping[str, Any]) -> None:
-        """Keep a finished cell, atomically: its files first, its rows last.
-
-        Raises:
-            TrajWorldError: The disk is full or the folder cannot be written.
-        """
+        """Keep a finished cell, atomically: its files first, its rows last."""
         for suffix, content in result.files.items():
             with atomic_file(self.file(cell.key, suffix)) as temporary:
                 temporary.write_bytes(content)
@@ -119,8 +106,9 @@ class Store:
             if record := self.get(cell):
                 known = record["settings"].items()
                 settings = {name: value for name, value in known if not isinstance(value, list | dict)}
-                about = {"task": record["task"], **settings}
-                rows += [{**about, **row, "cell": cell.key} for row in record["rows"]]
+                rows += [
+                    {"task": record["task"], **settings, **row, "cell": cell.key} for row in record["rows"]
+                ]
         return pd.DataFrame(rows)
 
 

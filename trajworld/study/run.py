@@ -6,9 +6,8 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -48,20 +47,6 @@ Measured = tuple[Result, dict[str, Any]]
 """A cell's result and its origin; see :func:`run_cell`."""
 
 
-class Engine(Protocol):
-    """Where cells are computed; a context manager."""
-
-    slots: int
-
-    def __enter__(self) -> "Engine": ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def submit(self, cell: Cell) -> "Future[Measured]":
-        """Begin a cell."""
-        ...
-
-
 class LocalEngine:
     """Processes of this machine, each on cores of its own; one worker is this very process, on all its cores."""
 
@@ -70,8 +55,7 @@ class LocalEngine:
         self._workers: Workers | None = None
 
     def __enter__(self) -> "LocalEngine":
-        if self.slots > 1:
-            self._workers = Workers(self.slots, pinned=True).__enter__()
+        self._workers = Workers(self.slots, pinned=True).__enter__() if self.slots > 1 else None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -130,6 +114,10 @@ class RayEngine:
         return self._remote.remote(cell.task, cell.settings, cell.places).future()
 
 
+Engine = LocalEngine | RayEngine
+"""Where cells are computed; a context manager, with ``slots`` for as many cells at once."""
+
+
 def default_workers() -> int:
     """One process a core where cells compute on the processor; one on a GPU."""
     return len(available_cores()) if active_backend().device().kind == "cpu" else 1
@@ -154,8 +142,7 @@ def _this_process() -> dict[str, str]:
     return {"backend": active_backend().name, "device": f"{device.name} ({device.kind})"}
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """What is known when a cell has ended: why it failed, and how many of the known cells are finished."""
 
     cell: Cell
@@ -178,23 +165,16 @@ def known_cells(study: Study, store: Store) -> list[Cell]:
 def run_study(
     study: Study, store: Store, engine: Engine, observe: Callable[[Progress], None] = lambda progress: None
 ) -> list[str]:
-    """Run the cells of a study that the store does not hold.
+    """Run the cells of a prepared study that the store does not hold, each kept at once; then ``observe`` is called.
 
     A cell that fails is reported and stops nothing. When a worker process dies, the cells that ran are run again one at
-    a time; one that then ends its worker again has failed.
-
-    Args:
-        study: Prepared.
-        store: Keeps each finished cell at once.
-        engine: Not entered yet.
-        observe: Called after each cell.
+    a time; one that then ends its worker again has failed. Ctrl-C loses the cells that run, and no others.
 
     Returns:
         A line for each cell that failed.
 
     Raises:
         TrajWorldError: Another process writes to the store, or the disk is full.
-        KeyboardInterrupt: Ctrl-C; the cells that ran are lost, those that were finished are kept.
     """
     failed: dict[str, str] = {}
     suspects: dict[str, Cell] = {}
@@ -255,17 +235,16 @@ def origins(study: Study, store: Store) -> dict[str, Any]:
     A model is known by its digest, where a cell's settings hold one under ``init``.
     """
     found = [record for cell in known_cells(study, store) if (record := store.get(cell)) is not None]
-    # Sets that keep their order.
-    facts: dict[str, dict[str, None]] = {"model": {}}
+    facts: dict[str, list[str]] = {"model": [], "backend": [], "device": []}
     for record in found:
         origin, init = record["origin"], record["settings"].get("init") or {}
         pairs = {"model": init.get("digest"), "backend": origin["backend"], "device": origin["device"]}
         for name, value in (pairs | origin["versions"]).items():
-            facts.setdefault(name, {}).update({value: None} if value else {})
+            facts.setdefault(name, []).extend([value] if value else [])
     return {
         "cells": len(found),
         "seconds": round(sum(record["origin"]["seconds"] for record in found), 1),
-        **{name: ", ".join(values) for name, values in facts.items() if values},
+        **{name: ", ".join(dict.fromkeys(values)) for name, values in facts.items() if values},
     }
 
 
