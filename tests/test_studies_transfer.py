@@ -166,33 +166,42 @@ def test_tables_by_hand(study: Transfer, tmp_path: Path) -> None:
     assert "nan" not in page.replace("provenance", "").lower()
 
 
-def errors_by(steps: tuple[int, ...], rows: dict[int, list[float]]) -> pd.DataFrame:
-    return pd.DataFrame.from_dict(rows, orient="index", columns=list(steps))
+def savings_of(steps: tuple[int, ...], scratch: dict[int, list[float]], tuned: dict[int, list[float]]) -> Any:
+    """What is needed for scratch's last and its least error, from errors by transitions and steps."""
+    rows = [
+        {"side": side, "transitions": size, "step": step, "mae_std": error}
+        for side, sizes in ((FROM_SCRATCH, scratch), (FINE_TUNED, tuned))
+        for size, errors in sizes.items()
+        for step, error in zip(steps, errors, strict=True)
+    ]
+    return savings(pd.DataFrame(rows))
 
 
 def test_factors_by_hand() -> None:
     steps = (0, 50, 200, 1000, 2000)
-    scratch = errors_by(steps, {4000: [2.0, 1.0, 0.5, 0.3, 0.25], 16000: [2.0, 1.0, 0.5, 0.15, 0.2]})
-    tuned = errors_by(steps, {4000: [0.6, 0.4, 0.2, 0.18, 0.19], 16000: [0.6, 0.3, 0.12, 0.11, 0.10]})
-    # From scratch on 16,000 transitions: 0.2 after 2000 steps, at most that since 1000.
-    last = savings(scratch, tuned, 0.2)
+    scratch = {4000: [2.0, 1.0, 0.5, 0.3, 0.25], 16000: [2.0, 1.0, 0.5, 0.15, 0.2]}
+    tuned = {4000: [0.6, 0.4, 0.2, 0.18, 0.19], 16000: [0.6, 0.3, 0.12, 0.11, 0.10]}
+    # From scratch on 16,000 transitions: 0.2 after 2000 steps, at most that since 1000; and 0.15 at its best.
+    (last_error, last), (least_error, least) = savings_of(steps, scratch, tuned)
+    assert (last_error, least_error) == (0.2, 0.15)
     of_data = {FROM_SCRATCH: 16000, FINE_TUNED: 4000, "≈": 4000, "factor": 4, "at any step": 4000}
     assert last["transitions"] == of_data
     about = 50 * 4 ** (math.log(0.3 / 0.2) / math.log(0.3 / 0.12))
     assert last["steps"] == {FROM_SCRATCH: 1000, FINE_TUNED: 200, "≈": pytest.approx(about), "factor": 5}
-    # Its least error, 0.15, no amount of data gives after the last step.
-    least = savings(scratch, tuned, 0.15)["transitions"]
-    assert least.pop("≈") == pytest.approx(4000 * 4 ** (math.log(19 / 15) / math.log(1.9)))
-    assert least == {FROM_SCRATCH: 16000, FINE_TUNED: 16000, "factor": 1, "at any step": 16000}
+    # The least error no amount of data gives after the last step.
+    assert least["transitions"].pop("≈") == pytest.approx(4000 * 4 ** (math.log(19 / 15) / math.log(1.9)))
+    of_data = {FROM_SCRATCH: 16000, FINE_TUNED: 16000, "factor": 1, "at any step": 16000}
+    assert least["transitions"] == of_data
     # Reached without a step, or never, or with more than scratch needs.
-    free = savings(errors_by((0, 10), {100: [1.0, 0.5]}), errors_by((0, 10), {100: [0.4, 0.3]}), 0.5)
+    (_, free), _ = savings_of((0, 10), {100: [1.0, 0.5]}, {100: [0.4, 0.3]})
     assert (free["steps"][FINE_TUNED], free["steps"]["factor"]) == (0, math.inf)
-    never = savings(scratch, 10 * tuned, 0.2)
+    worse = {size: [10 * error for error in errors] for size, errors in tuned.items()}
+    (_, never), _ = savings_of(steps, scratch, worse)
     assert never["steps"] == {FROM_SCRATCH: 1000, FINE_TUNED: math.inf, "≈": math.inf, "factor": 0}
-    both = errors_by((0, 10), {100: [0.5, 0.5]})
-    assert savings(both, both, 0.5)["steps"]["factor"] == 1
-    more = errors_by((0, 10, 100), {100: [0.9, 0.8, 0.5], 400: [0.9, 0.8, 0.3]})
-    found = savings(errors_by((0, 10, 100), {100: [1.0, 0.5, 0.3], 400: [1.0, 0.3, 0.3]}), more, 0.3)
+    (_, same), _ = savings_of((0, 10), {100: [0.5, 0.5]}, {100: [0.5, 0.5]})
+    assert same["steps"]["factor"] == 1
+    slower = {100: [0.9, 0.8, 0.5], 400: [0.9, 0.8, 0.3]}
+    (_, found), _ = savings_of((0, 10, 100), {100: [1.0, 0.5, 0.3], 400: [1.0, 0.3, 0.3]}, slower)
     assert (found["transitions"]["factor"], found["steps"]["factor"]) == (0.25, 0.1)
 
 

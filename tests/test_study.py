@@ -16,6 +16,7 @@ from study_cells import Powers, power
 
 from trajworld.charts import Look
 from trajworld.errors import TrajWorldError
+from trajworld.files import one_writer
 from trajworld.study.cells import Cell, Result, Store
 from trajworld.study.report import command, read_report, write_report
 from trajworld.study.run import LocalEngine, RayEngine, known_cells, origins, run_study
@@ -114,7 +115,7 @@ def test_a_study_that_is_killed_ten_times_ends_with_the_same_table(tmp_path):
 
 def test_a_store_has_one_writer(tmp_path):
     refused = pytest.raises(TrajWorldError, match="another process is writing the store")
-    with Store(tmp_path).writing(), refused:
+    with one_writer(tmp_path, "the store"), refused:
         run_study(Powers(), Store(tmp_path), LocalEngine(1))
     assert run_study(Powers(), Store(tmp_path), LocalEngine(1)) == []
 

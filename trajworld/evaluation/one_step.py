@@ -59,19 +59,13 @@ class Ranges(NamedTuple):
 
 @dataclass(frozen=True)
 class PredictionErrors:
-    """How well the last rows of a dataset's windows were predicted.
+    """How well a ``predictor`` predicted the last rows of a dataset's ``windows``, over which ``ranges``, if any.
 
-    Attributes:
-        dataset: Its name.
-        environment: Its environment.
-        predictor: Who predicted.
-        ranges: Which ranges the predictor binned over; empty for one without bins.
-        windows: How many windows.
-        table: A row for each predicted variate, then the means over ``observations`` and over ``all`` (with the
-            reward). Columns: ``std`` over the dataset, None in the means; ``mae`` and ``mse`` in the data's own units;
-            ``normalised_mae`` and ``normalised_mse`` in standard deviations and variances, None of a variate that does
-            not vary, which has no part in the means either; and ``nll``, the negative log-likelihood of the bin that
-            holds the true value in nats, None for a predictor without bins.
+    The ``table`` has a row for each predicted variate, then the means over ``observations`` and over ``all`` (with the
+    reward). Its columns are ``std`` over the dataset, None in the means; ``mae`` and ``mse`` in the data's own units;
+    ``normalised_mae`` and ``normalised_mse`` in standard deviations and variances, None of a variate that does not
+    vary, which has no part in the means either; and ``nll``, the negative log-likelihood of the bin that holds the true
+    value in nats, None for a predictor without bins.
     """
 
     dataset: str

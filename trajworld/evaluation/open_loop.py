@@ -35,21 +35,12 @@ class Foreseen(NamedTuple):
 
 @dataclass(frozen=True)
 class OpenLoopErrors:
-    """Errors of rollouts along real actions, at each step of them.
+    """Errors of rollouts along real actions, at each of their ``horizon`` h steps, all inside one episode.
 
-    Every error is absolute, divided by the variate's standard deviation over the dataset, and averaged over
-    the predicted variates that vary (over all, undivided, where none does).
-
-    Attributes:
-        dataset: Its name.
-        environment: Its environment.
-        ranges: Which ranges the model binned over.
-        horizon: h; less than was asked for where the episodes are too short.
-        starts: How many rollouts; each has all of its h steps inside one episode.
-        mae: ``[h]``: mean over the rollouts.
-        lower_quartile: ``[h]``.
-        upper_quartile: ``[h]``.
-        held_row: ``[h]``: mean error of predicting that the starting row stays as it is.
+    Every error is absolute, divided by the variate's standard deviation over the dataset, and averaged over the
+    predicted variates that vary (over all, undivided, where none does). ``mae [h]`` and the quartiles are over the
+    ``starts`` rollouts; ``held_row [h]`` is the mean error of predicting that the starting row stays as it is;
+    ``ranges`` says which ranges the model binned over.
     """
 
     dataset: str

@@ -20,7 +20,6 @@ from trajworld.models.ranges import Support
 
 _MOST_TRAJECTORIES = 6
 _MOST_BARS = 20
-_BAND = "±{} std of each step's distribution"
 
 
 class Track(NamedTuple):
@@ -35,13 +34,10 @@ class Track(NamedTuple):
 
 
 class EpisodeView(NamedTuple):
-    """A stretch of an episode, as it was and as a model saw it coming.
+    """A stretch of an episode, as it was, ``real [n, P]``, and as a model saw it coming.
 
-    Attributes:
-        episode: Its number.
-        real: ``[n, P]``: rows 0 to n - 1 of the episode.
-        one_step: Every row but the first, each predicted from the real rows before it.
-        open_loop: The rows after ``open_loop.steps[0] - 1``, predicted from the actions alone.
+    ``one_step`` is every row but the first, each predicted from the real rows before it; ``open_loop`` the rows after
+    ``open_loop.steps[0] - 1``, predicted from the actions alone.
     """
 
     episode: int
@@ -109,21 +105,12 @@ def trajectories(view: EpisodeView, dataset: Dataset, model: str) -> Figure:
     # The 0 in an episode's first row stands for a reward that nobody received.
     real[0, dataset.observation_size] = np.nan
     for line, variate in zip(panels, chosen, strict=True):
-        tracks = list(zip(line, (view.one_step, view.open_loop), strict=True))
-        for axes, track in tracks:
+        for axes, track in zip(line, (view.one_step, view.open_loop), strict=True):
             _draw_track(axes, look, real[:, variate], track, variate)
-        # As high as the lines and the narrower bands: a wide outer band would flatten them.
-        limits = line[0].get_ylim()
-        for axes, track in tracks:
-            _draw_band(axes, look, track, variate, 2)
-        line[0].set_ylim(limits)
         line[0].set_ylabel(names[variate], fontsize=9, color=look.colour("text"))
     start = int(view.open_loop.steps[0])
-    titles = (
-        "one step ahead, from the real rows before",
-        f"open loop from step {start - 1}, from the actions alone",
-    )
-    for axes, title in zip(panels[0], titles, strict=True):
+    ahead = f"open loop from step {start - 1}, from the actions alone"
+    for axes, title in zip(panels[0], ("one step ahead, from the real rows before", ahead), strict=True):
         axes.set_title(title, loc="left", fontsize=10, color=look.colour("text"))
     for axes in panels[:, 1]:
         axes.axvspan(0, start - 1, color=look.colour("grid"), zorder=0, label="real history")
@@ -134,10 +121,8 @@ def trajectories(view: EpisodeView, dataset: Dataset, model: str) -> Figure:
         f"{model} predicts {dataset.environment or dataset.name}\nepisode {view.episode} of {dataset.name}"
     )
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=look.colour("text"))
-    entries = dict(zip(*reversed(panels[0, 1].get_legend_handles_labels()), strict=True))
-    labels = ["real", "predicted", _BAND.format(1), _BAND.format(2), "real history"]
-    handles = [entries[label] for label in labels]
-    figure.legend(handles, labels, loc="outside lower left", ncols=5, fontsize=9, frameon=False)
+    handles, labels = panels[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=4, fontsize=9, frameon=False)
     return figure
 
 
@@ -186,16 +171,9 @@ def _draw_track(axes: Axes, look: Look, real: NDArray[np.floating], track: Track
     style_axes(axes, look)
     axes.tick_params(labelsize=8)
     axes.margins(x=0.01, y=0.08)
-    mean, colour = track.mean[:, variate], look.colour("fine-tuned")
+    mean, std, colour = track.mean[:, variate], track.std[:, variate], look.colour("fine-tuned")
     axes.plot(np.arange(len(real)), real, color=look.colour("text"), linewidth=1.4, label="real")
     marker = "o" if len(track.steps) < 3 else ""
     axes.plot(track.steps, mean, color=colour, linewidth=1.2, marker=marker, markersize=3, label="predicted")
-    _draw_band(axes, look, track, variate, 1)
-
-
-def _draw_band(axes: Axes, look: Look, track: Track, variate: int, width: int) -> None:
-    mean, std, colour = track.mean[:, variate], width * track.std[:, variate], look.colour("fine-tuned")
-    label, alpha = _BAND.format(width), 0.35 - 0.1 * width
-    axes.fill_between(
-        track.steps, mean - std, mean + std, color=colour, alpha=alpha, linewidth=0, label=label
-    )
+    band = axes.fill_between(track.steps, mean - std, mean + std, color=colour, alpha=0.25, linewidth=0)
+    band.set_label("±1 std of each step's distribution")

@@ -45,13 +45,7 @@ class Settings:
 
 
 class Evaluation(NamedTuple):
-    """What was measured of a model on a dataset.
-
-    Attributes:
-        prediction: Its one-step errors.
-        copy_last_row: Those of copying the last row, on the same windows.
-        open_loop: How open-loop errors grow; None where no horizon was asked for.
-    """
+    """One-step errors of a model, those of copying the last row of the same windows, and open-loop ones, if any."""
 
     prediction: PredictionErrors
     copy_last_row: PredictionErrors

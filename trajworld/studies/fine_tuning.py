@@ -14,14 +14,7 @@ import pandas as pd
 
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import UsageError
-from trajworld.evaluation.one_step import (
-    OneStep,
-    PredictionErrors,
-    compile_one_step,
-    copy_last_row_errors,
-    prediction_errors,
-    support_for,
-)
+from trajworld.evaluation import one_step
 from trajworld.models.files import load_model
 from trajworld.models.identity import Identity
 from trajworld.models.interface import Sizes, kind_of, kind_of_sizes, new_model
@@ -114,8 +107,8 @@ def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) ->
     seen = environments_seen(load_model(init).identity)[0] if init else []
     with tempfile.TemporaryDirectory(prefix="trajworld-", ignore_cleanup_errors=True) as folder:
         run = start_run(Path(folder) / "run", _config(settings, places))
-        part, support = run.parts[0], support_for(run.model, test)
-        tester, one_step = _tester(run.model.sizes)
+        part, support = run.parts[0], one_step.support_for(run.model, test)
+        tester, compiled = _tester(run.model.sizes)
         facts = {
             "training_transitions": part.transitions,
             "seen": test.environment in seen,
@@ -126,8 +119,8 @@ def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) ->
             errors = None
             if not diverged:
                 tester.set_weights(run.model.get_weights())
-                errors = prediction_errors(
-                    tester, test, support=support, one_step=one_step, **_windows(settings)
+                errors = one_step.prediction_errors(
+                    tester, test, support=support, one_step=compiled, **_windows(settings)
                 )
             row = {"step": step, **error_row(errors), "holdout_loss": holdout_loss, **facts}
             rows.append({**row, "seconds": round(time.perf_counter() - began, 3), "diverged": diverged})
@@ -159,19 +152,19 @@ def predict_zero_shot(settings: Mapping[str, Any], places: Mapping[str, str]) ->
     config = resolve_config("train", options={"datasets": [places["pool"]], **choice})
     known = open_parts(config)[0].support
     support = pretraining_support(known.lower, known.upper)
-    return [error_row(prediction_errors(model, test, support=support, **_windows(settings)))]
+    return [error_row(one_step.prediction_errors(model, test, support=support, **_windows(settings)))]
 
 
 def copy_last_row(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
     """The errors of predicting no change, on the test set."""
-    return [error_row(copy_last_row_errors(open_dataset(places["test"]), **_windows(settings)))]
+    return [error_row(one_step.copy_last_row_errors(open_dataset(places["test"]), **_windows(settings)))]
 
 
 def _windows(settings: Mapping[str, Any]) -> dict[str, Any]:
     return {"limit": settings["test"]["windows"], "seed": settings["test"]["seed"]}
 
 
-def error_row(errors: PredictionErrors | None) -> Row:
+def error_row(errors: one_step.PredictionErrors | None) -> Row:
     """The columns of one-step errors; empty where there are none.
 
     ``mae_std`` is the mean absolute error in standard deviations of each variate over observation and reward,
@@ -196,10 +189,10 @@ def _config(settings: Mapping[str, Any], places: Mapping[str, str]) -> TrainingC
 
 
 @functools.cache
-def _tester(sizes: Sizes) -> tuple[Any, OneStep]:
+def _tester(sizes: Sizes) -> tuple[Any, one_step.OneStep]:
     """A model that is given the weights of every run in turn, so that a process compiles its prediction once."""
     model = new_model(sizes, Identity())
-    return model, compile_one_step(model)
+    return model, one_step.compile_one_step(model)
 
 
 def rows_of(table: pd.DataFrame, task: str = "train_and_measure") -> pd.DataFrame:
@@ -231,25 +224,29 @@ def chosen_runs(table: pd.DataFrame, rates: int, seeds: int) -> pd.DataFrame:
     return pd.concat(found) if found else runs.head(0)
 
 
-def savings(scratch: pd.DataFrame, tuned: pd.DataFrame, target: float) -> dict[str, dict[str, float]]:
-    """What both sides need to have at most the error ``target``, each the least of the measured amounts.
-
-    ``scratch`` and ``tuned`` are errors by transitions (rows) and steps (columns), both ascending.
+def savings(runs: pd.DataFrame) -> list[tuple[float, dict[str, dict[str, float]]]]:
+    """What both sides need for scratch's last and for its least mean error on the most data, of the measured amounts.
 
     Returns:
-        Of ``transitions`` (after the last step; from scratch at any step, where the last has lost the target again) and
-        of ``steps`` (on the most transitions): what is needed ``from scratch`` and ``fine-tuned``, infinite where it
-        never has the error; ``≈``, an estimate of the latter by interpolation; and ``factor``, the first divided by the
-        second. Of ``transitions``, too, ``at any step``: the least with which fine-tuning has the error at any step.
+        Each of the two errors, and for it, of ``transitions`` (after the last step; from scratch at any step, where the
+        last has lost the error again) and of ``steps`` (on the most transitions): what is needed ``from scratch`` and
+        ``fine-tuned``, infinite where it never has the error; ``≈``, an estimate of the latter by interpolation; and
+        ``factor``, the first divided by the second. Of ``transitions``, too, ``at any step``: the least with which
+        fine-tuning has the error at any step.
     """
-    most, last = scratch.index[-1], scratch.columns[-1]
-    amount = _first(scratch[last], target)
-    amount = amount if math.isfinite(amount) else _first(scratch.min(axis=1), target)
-    at_any_step = {"at any step": _first(tuned.min(axis=1), target)}
-    return {
-        "transitions": _needs(amount, tuned[last], target) | at_any_step,
-        "steps": _needs(_first(scratch.loc[most], target), tuned.loc[most], target),
-    }
+    scratch, tuned = (
+        runs[runs["side"] == side].pivot_table(index="transitions", columns="step", values="mae_std")
+        for side in SIDES
+    )
+    most, found = scratch.iloc[-1], []
+    for target in (float(most.iloc[-1]), float(most.min())):
+        amount = _first(scratch.iloc[:, -1], target)
+        amount = amount if math.isfinite(amount) else _first(scratch.min(axis=1), target)
+        transitions = _needs(amount, tuned.iloc[:, -1], target)
+        transitions["at any step"] = _first(tuned.min(axis=1), target)
+        steps = _needs(_first(most, target), tuned.loc[most.name], target)
+        found.append((target, {"transitions": transitions, "steps": steps}))
+    return found
 
 
 def interpolated(errors: "pd.Series[float]", target: float) -> float:

@@ -176,16 +176,10 @@ class Quickstart:
         rows = errors.melt("transitions", [*SIDES, "copy", _ZERO], "side", "error")
         rows["transitions"] = rows["transitions"].where(rows["side"].isin(SIDES))
         of = "" if look.narrow else f" of {short_name(self.environment)}"
-        figure = lines(
-            rows.drop_duplicates(),
-            look,
-            x="transitions",
-            y="error",
-            series="side",
-            x_title=f"transitions{of} to fine-tune on (log scale)",
-            y_title="mean absolute one-step error, standard deviations",
-        )
-        return {"Error against the amount of data": figure}
+        axes: dict[str, Any] = {"x": "transitions", "y": "error", "series": "side"}
+        axes["x_title"] = f"transitions{of} to fine-tune on (log scale)"
+        axes["y_title"] = "mean absolute one-step error, standard deviations"
+        return {"Error against the amount of data": lines(rows.drop_duplicates(), look, **axes)}
 
     def tiles(self, table: pd.DataFrame) -> list[tuple[str, str, bool]]:
         """How many times less error the fine-tuned model has than the one from scratch."""

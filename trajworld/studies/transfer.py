@@ -228,8 +228,8 @@ class Transfer:
             mine = runs[runs["environment"] == environment]
             if mine.groupby(["transitions", "side"]).ngroups < len(self.sizes) * len(SIDES):
                 continue
-            of_seeds = [_savings(one) for _, one in mine.groupby("seed")]
-            last, least = _savings(mine)
+            of_seeds = [fine_tuning.savings(one) for _, one in mine.groupby("seed")]
+            last, least = fine_tuning.savings(mine)
             for place, (error, found) in enumerate([last, least] if least[0] < last[0] else [last]):
                 factors = [one[place][1][kind]["factor"] for one in of_seeds]
                 low, high = (min(factors), max(factors)) if len(set(factors)) > 1 else (np.nan, np.nan)
@@ -239,15 +239,3 @@ class Transfer:
         for name in needs.columns.intersection([*SIDES, "≈", "at any step"]):
             needs[name] = needs[name].replace(math.inf, np.nan).round().astype("Int64")
         return needs
-
-
-def _savings(runs: pd.DataFrame) -> list[tuple[float, dict[str, dict[str, float]]]]:
-    """Scratch's last and its least mean error on the most data, and what fine-tuning needs for each."""
-    scratch, tuned = (
-        runs[runs["side"] == side].pivot_table(index="transitions", columns="step", values="mae_std")
-        for side in SIDES
-    )
-    errors = scratch.iloc[-1]
-    return [
-        (target, fine_tuning.savings(scratch, tuned, target)) for target in (errors.iloc[-1], errors.min())
-    ]

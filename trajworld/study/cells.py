@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from trajworld.errors import TrajWorldError
-from trajworld.files import atomic_file, one_writer, read_json, write_json
+from trajworld.files import atomic_file, read_json, write_json
 
 Row = dict[str, Any]
 
@@ -43,8 +42,7 @@ class Cell:
     Attributes:
         task: What measures; its name is part of the key, so a task whose numbers change gets another name.
         settings: All that the numbers depend on, as JSON values; data and weights by the digest of their contents.
-        places: Where those lie on this machine; not part of the key. A task also finds ``store`` in them, the folder in
-            which other cells' files are, by their keys.
+        places: Where those lie on this machine; not part of the key. A task also finds the store's folder there.
     """
 
     task: Task
@@ -69,10 +67,6 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._read: dict[str, dict[str, Any]] = {}
-
-    def writing(self) -> AbstractContextManager[None]:
-        """Hold the store for this process alone; a ``TrajWorldError`` where another process holds it."""
-        return one_writer(self.folder, "the store of cells")
 
     def get(self, cell: Cell) -> dict[str, Any] | None:
         """The record of a finished cell, or None: ``task``, ``settings``, ``rows`` and ``origin``, what ran it."""

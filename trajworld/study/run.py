@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from trajworld.backend import active_backend
 from trajworld.charts import Look
 from trajworld.errors import TrajWorldError
+from trajworld.files import one_writer
 from trajworld.processes import Workers, available_cores
 from trajworld.study.cells import Cell, Result, Store, Task
 from trajworld.versions import versions
@@ -127,19 +128,14 @@ def run_cell(task: Task, settings: Mapping[str, Any], places: Mapping[str, str])
     """Measure; the result, and its origin: ``seconds``, ``backend``, ``device``, ``cores`` and ``versions``."""
     began = time.perf_counter()
     found = task(settings, places)
-    result = found if isinstance(found, Result) else Result(found)
-    origin = {
-        "seconds": round(time.perf_counter() - began, 3),
-        **(result.origin or _this_process()),
-        "cores": len(available_cores()),
-        "versions": versions(),
-    }
-    return result, origin
+    seconds = round(time.perf_counter() - began, 3)
+    result, more = found if isinstance(found, Result) else Result(found), {"cores": len(available_cores())}
+    return result, {"seconds": seconds, **(result.origin or _here()), **more, "versions": versions()}
 
 
-def _this_process() -> dict[str, str]:
-    device = active_backend().device()
-    return {"backend": active_backend().name, "device": f"{device.name} ({device.kind})"}
+def _here() -> dict[str, str]:
+    backend = active_backend()
+    return {"backend": backend.name, "device": "{0.name} ({0.kind})".format(backend.device())}
 
 
 class Progress(NamedTuple):
@@ -191,7 +187,7 @@ def run_study(
         left = sum(fmean(took.get(one.task.__name__, every)) for one in missing) / engine.slots
         observe(Progress(cell, problem, len(cells) - len(missing) - len(failed), len(cells), left))
 
-    with store.writing(), engine:
+    with one_writer(store.folder, "the store of cells"), engine:
         while True:
             slots, ready = 1, list(suspects.values())
             if not suspects:
