@@ -66,11 +66,6 @@ def copying_errors(dataset: Dataset) -> np.ndarray:
     )
 
 
-def softmax(logits: np.ndarray) -> np.ndarray:
-    exponents = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return exponents / exponents.sum(axis=-1, keepdims=True)
-
-
 def test_model_errors_equal_a_loop_over_windows(model: TrajWorld, dataset: Dataset) -> None:
     support = own_support(dataset)
     variates = Variates(dataset.is_action, support.lower, support.upper)
@@ -80,7 +75,7 @@ def test_model_errors_equal_a_loop_over_windows(model: TrajWorld, dataset: Datas
         padded[0, 19 - len(history) :] = history
         mask = (np.arange(19) >= 19 - len(history)).astype(np.float32)[None]
         logits = keras.ops.convert_to_numpy(model(padded, mask, variates)).astype(float)[0, -1, :4]
-        probabilities = softmax(logits)
+        probabilities = np.exp(logits) / np.exp(logits).sum(axis=-1, keepdims=True)
         low, high = support.lower[:4].astype(float), support.upper[:4].astype(float)
         centres = low[:, None] + (np.arange(256) + 0.5) / 256 * (high - low)[:, None]
         errors.append((probabilities * centres).sum(axis=-1) - target[:4])

@@ -203,12 +203,7 @@ def svg(figure: Figure) -> bytes:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a picture, whole or not at all.
-
-    Raises:
-        UsageError: The name's suffix is of no picture format.
-        TrajWorldError: The picture cannot be written there.
-    """
+    """Write a picture, whole or not at all; a ``UsageError`` where the name's suffix is of no picture format."""
     formats = figure.canvas.get_supported_filetypes()
     if Path(path).suffix.removeprefix(".").lower() not in formats:
         raise UsageError(f"{path}: a picture's name ends in one of .{', .'.join(sorted(formats))}")

@@ -167,11 +167,10 @@ def _study(folder: Path, weights: Path | None) -> str:
     from trajworld.study.report import MARKDOWN, read_report
 
     name, options, _, origin, _ = read_report(folder)
-    if weights is None:
-        raise TrajWorldError(f"{folder} is a study of a model, but the run has left no model file yet")
-    if origin.get("model") != weights_digest(load_model(weights)):
-        of = "another model" if origin.get("model") else "no model"
-        raise TrajWorldError(f"{folder} holds a {name} study of {of}, not of {weights}")
+    digest = origin.get("model")
+    if weights is None or digest != weights_digest(load_model(weights)):
+        of = "another model" if digest else "no model"
+        raise TrajWorldError(f"{folder} holds a {name} study of {of}, not of {weights or 'this run'}")
     text = (folder / MARKDOWN).read_text(encoding="utf-8")
     if model := options.get("model"):
         text = text.replace(model, said_briefly(model))

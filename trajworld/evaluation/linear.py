@@ -2,9 +2,8 @@
 
 For each window separately, the change of each observation and reward variate from one row to the next is fitted as a
 linear function of [the row: observation, reward, action; 1] on the c - 1 transitions inside the context, and the fit
-predicts the change after the last row. Zero coefficients are therefore copying. All is done in the coordinates that the
-model reads: each variate scaled to [0, 1] by its range and clipped; the predicted row is clipped to [0, 1] too. With
-c = 1 there is nothing to fit, and the prediction is the last row itself.
+predicts the change after the last row. Zero coefficients are copying, as is c = 1, where there is nothing to fit. All
+is done in the model's coordinates: each variate scaled to [0, 1] by its range and clipped, the predicted row too.
 
 A fair comparison needs two such fits:
 

@@ -104,11 +104,8 @@ def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | str 
     an environment that it never saw; then it is the range of ``ranges_from``, or else of the dataset itself, which
     knows more than a model could: the origin says so.
 
-    Args:
-        model: The model.
-        dataset: What it is to predict.
-        ranges_from: Data of the same environment, or the name of one of the model's own datasets; used only where the
-            model has no range of its own, or several: see :meth:`trajworld.models.identity.Identity.source_for`.
+    ``ranges_from`` are data of the same environment, or the name of one of the model's own datasets. It counts only
+    where the model has no range of its own, or several: see :meth:`trajworld.models.identity.Identity.source_for`.
 
     Raises:
         TrajWorldError: The model or ``ranges_from`` is of data of another size, or a pre-trained model has several
@@ -192,12 +189,8 @@ def prediction_errors(
 ) -> PredictionErrors:
     """The errors of the model's expectation of each window's last row, from the at most T - 1 rows before it.
 
-    Args:
-        model: The model; T is its window.
-        dataset: Where the windows are.
-        support: The range the model reads them over, arrays ``[M]``; see :func:`support_for`.
-        one_step: What :func:`compile_one_step` made of this model, where it is evaluated more than once.
-        choice: Which windows, and how many at once; see :func:`errors_of`.
+    The model reads them over ``support``, arrays ``[M]``: see :func:`support_for`. ``one_step`` is what
+    :func:`compile_one_step` made of it, where it is evaluated more than once; ``choice`` is that of :func:`errors_of`.
 
     Raises:
         UsageError: The limit is less than 1.

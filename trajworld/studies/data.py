@@ -101,8 +101,7 @@ def collect_data(
 ) -> None:
     """Collect the pools and test sets that are not there yet; any number of workers gives the same data.
 
-    Where only one of the two datasets of an environment is there, both are made again: they are parts of one
-    collection, and an episode that is in both would leak.
+    Where only one of the two is there, both are made again: an episode that is in both would leak.
     """
     missing = [job for job in (_job(name, pool) for name in environments) if not _is_there(job)]
     check_families(missing)
@@ -114,9 +113,7 @@ def collect_data(
 
 
 def check_draws(data: StudyData, sizes: Sequence[int], seeds: int) -> None:
-    """Refuse at once what would fail hours later: draws, with each seed from 0 on, of which none can be held out, and a
-    test set in which nothing varies.
-    """
+    """Refuse at once what would fail hours later: draws that cannot be split, a test set in which nothing varies."""
     if not varying(data.test)[1].any():
         raise TrajWorldError(
             f"{data.environment}: nothing varies in the test set, so that there is no error in standard deviations: "

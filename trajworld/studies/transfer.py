@@ -156,13 +156,11 @@ class Transfer:
         """Errors, what fine-tuning needs for the error from scratch, and what the pools are like."""
         runs, most = self._chosen(table), f"{self.sizes[-1]:,}"
         pools = rows_of(table, "describe_behaviours").reindex(columns=_POOLS)
-        pools = pools.astype({"episodes": int, "transitions": int}).assign(
-            environment=pools["environment"].map(short_name)
-        )
+        pools = pools.astype({"episodes": int, "transitions": int})
+        pools["environment"] = pools["environment"].map(short_name)
+        after = f"One-step error after {self.steps[-1]:,} steps, in standard deviations"
         found = {
-            f"One-step error after {self.steps[-1]:,} steps, in standard deviations": self._errors(
-                table, runs
-            ),
+            after: self._errors(table, runs),
             "Transitions that reach the error from scratch": self._needs(runs, "transitions"),
             f"Steps on {most} transitions that reach the error from scratch": self._needs(runs, "steps"),
             "Behaviours of the pools": pools.rename(columns=lambda name: name.replace("_", " ")),

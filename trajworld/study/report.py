@@ -44,10 +44,8 @@ def write_report(
     """Write ``table.csv``, ``study.json``, ``report.md``, ``index.html`` and a PNG of each chart; the page's path.
 
     What a report of the same study left in ``folder`` is replaced. ``table`` are the study's finished cells,
-    ``origin`` says what ran them, and how long; ``pictures`` are PNGs beside the charts, by title.
-
-    Raises:
-        TrajWorldError: The folder holds another study's report, or cannot be written.
+    ``origin`` says what ran them, and how long; ``pictures`` are PNGs beside the charts, by title. For errors see
+    :func:`claim_folder`.
     """
     claim_folder(study, folder)
     any_rows = len(table) > 0
@@ -106,8 +104,7 @@ def read_report(folder: Path) -> tuple[str, dict[str, Any], pd.DataFrame, dict[s
 def claim_folder(study: Study, folder: Path) -> None:
     """Make the folder of a report, before anything is computed, so that what an interrupted run left is known as its.
 
-    Raises:
-        TrajWorldError: It holds anything but a report of the same study.
+    A ``TrajWorldError`` is raised where it holds anything but a report of the same study.
     """
     found = read_json(folder / RECORD).get("study") if (folder / RECORD).is_file() else None
     if folder.exists() and found != study.name and (not folder.is_dir() or any(folder.iterdir())):

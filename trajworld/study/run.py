@@ -33,15 +33,12 @@ class Study(Protocol):
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """The cells, as far as they are known from what is finished; ``table`` is of those that were known before."""
-        ...
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Tables for people, by title; see :mod:`trajworld.study.tables` for their columns."""
-        ...
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
         """Charts, by title."""
-        ...
 
 
 Measured = tuple[Result, dict[str, Any]]
@@ -129,8 +126,9 @@ def run_cell(task: Task, settings: Mapping[str, Any], places: Mapping[str, str])
     began = time.perf_counter()
     found = task(settings, places)
     seconds = round(time.perf_counter() - began, 3)
-    result, more = found if isinstance(found, Result) else Result(found), {"cores": len(available_cores())}
-    return result, {"seconds": seconds, **(result.origin or _here()), **more, "versions": versions()}
+    result = found if isinstance(found, Result) else Result(found)
+    origin = {"seconds": seconds, **(result.origin or _here()), "cores": len(available_cores())}
+    return result, {**origin, "versions": versions()}
 
 
 def _here() -> dict[str, str]:
