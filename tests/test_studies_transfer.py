@@ -76,6 +76,7 @@ class AnsweringEngine(contextlib.nullcontext):
     """
 
     def __init__(self, *diverging: tuple[str, int, float, int], slots: int = 1) -> None:
+        super().__init__()
         self.slots, self.diverging, self.ran = slots, diverging, list[Any]()
 
     def submit(self, cell: Cell) -> Future[tuple[Result, dict[str, Any]]]:
