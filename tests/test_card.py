@@ -34,8 +34,8 @@ def run(tmp_path: Path, plain_steps: Any) -> Path:
 
 
 def records(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return json.loads((run / "run.json").read_text()), rows
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return json.loads((run / "run.json").read_text()), list(rows)
 
 
 def change(run: Path, record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
