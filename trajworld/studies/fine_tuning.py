@@ -23,8 +23,8 @@ from trajworld.models.seen import environments_seen
 from trajworld.studies.data import Pretrained, StudyData
 from trajworld.study.cells import Cell, Result, Row
 from trajworld.training.config import DatasetChoice, TrainingConfig, resolve_config
-from trajworld.training.data import open_parts
 from trajworld.training.loop import DivergedError, Report, train
+from trajworld.training.parts import open_parts
 from trajworld.training.run import start_run
 
 SIDES = FROM_SCRATCH, FINE_TUNED = ("from scratch", "fine-tuned")
