@@ -6,7 +6,7 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -57,14 +57,6 @@ _DPI = 160
 _OTHERS = ("fine-tuned", "from scratch", "any other", "zero-shot", "copy")
 
 
-class Label(NamedTuple):
-    """A series' name beside its end."""
-
-    y: float
-    text: str
-    colour: str
-
-
 def lines(
     table: pd.DataFrame,
     look: Look,
@@ -89,7 +81,7 @@ def lines(
     titles = [""] if panel is None else list(dict.fromkeys(table[panel]))
     styles = _styles(table[series])
     if not len(table):
-        return nothing(*new_figure(look), look, "No finite value to draw")
+        return nothing(blank(look, *look.size), look)
     figure, panels = _new_panels(look, titles)
     columns = {x: "x", y: "y", f"{y} low": "low", f"{y} high": "high"}
     shown = []
@@ -107,11 +99,12 @@ def lines(
         _legend(figure, look, y_title)
         return figure
     panels[0].set_xlabel(x_title)
-    axis_title(figure, look, y_title)
+    faint = look.colour("faint text")
+    figure.suptitle(_wrapped(y_title, look), x=0.01, ha="left", fontsize=9.5, color=faint)
     last = table.sort_values(x, kind="stable").groupby(series, sort=False)[y].last()
     ends = {name: name if look.narrow else f"{name} {number(value)}" for name, value in last.items()}
-    labels = [Label(value, ends[name], look.colour(styles[name])) for name, value in last.items()]
-    place_labels(figure, panels[0], labels)
+    labels = [(value, ends[name], look.colour(styles[name])) for name, value in last.items()]
+    _place_labels(figure, panels[0], labels)
     return figure
 
 
@@ -124,9 +117,9 @@ def bars(table: pd.DataFrame, look: Look, *, label: str, value: str, series: str
     wide = table.pivot(index=label, columns=series, values=value)
     wide = wide.loc[list(dict.fromkeys(table[label])), list(styles)]
     figure = blank(look, look.size[0], 1.1 + len(wide) * (0.1 + 0.14 * len(styles)))
-    axes = figure.add_subplot()
     if not len(wide):
-        return nothing(figure, axes, look, "No finite value to draw")
+        return nothing(figure, look)
+    axes = figure.add_subplot()
     style_axes(axes, look)
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
@@ -149,14 +142,6 @@ def blank(look: Look, width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), facecolor=look.colour("paper"), layout="constrained")
 
 
-def new_figure(look: Look) -> tuple[Figure, Axes]:
-    """A figure of one chart."""
-    figure = blank(look, *look.size)
-    axes = figure.add_subplot()
-    style_axes(axes, look)
-    return figure, axes
-
-
 def style_axes(axes: Axes, look: Look) -> None:
     """No frame but the ground line, faint horizontal lines, faint letters."""
     axes.set_facecolor("none")
@@ -170,28 +155,22 @@ def style_axes(axes: Axes, look: Look) -> None:
     axes.xaxis.label.set(color=look.colour("faint text"), fontsize=9.5)
 
 
-def nothing(figure: Figure, axes: Axes, look: Look, text: str) -> Figure:
+def nothing(figure: Figure, look: Look) -> Figure:
     """The figure of a chart that has nothing to show, saying so."""
-    axes.set_axis_off()
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=look.colour("faint text"))
+    figure.text(0.5, 0.5, "No finite value to draw", ha="center", color=look.colour("faint text"))
     return figure
 
 
-def axis_title(figure: Figure, look: Look, text: str) -> None:
-    """What the vertical axis shows, read from left to right at the top of the figure."""
-    figure.suptitle(_wrapped(text, look), x=0.01, ha="left", fontsize=9.5, color=look.colour("faint text"))
-
-
-def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
-    """Write the names to the right of the axes, at their lines' ends, moved apart where they would overlap."""
+def _place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Write names in their colours to the right of the axes, at their lines' ends, moved apart where they overlap."""
     to_axes = axes.transData + axes.transAxes.inverted()
-    placed = sorted(labels, key=lambda label: label.y)
-    wanted = [to_axes.transform((axes.get_xlim()[0], label.y))[1] for label in placed]
+    placed = sorted(labels, key=lambda label: label[0])
+    wanted = [to_axes.transform((axes.get_xlim()[0], y))[1] for y, _, _ in placed]
     # A line of text, as a share of the axes.
     gap = 13.5 / 72 / (0.75 * figure.get_figheight())
     bold: dict[str, Any] = {"fontsize": 9.5, "fontweight": "bold", "va": "center_baseline"}
-    for label, y in zip(placed, _apart(np.clip(wanted, 0, 1), gap), strict=True):
-        axes.text(1.02, y, label.text, transform=axes.transAxes, color=label.colour, **bold)
+    for (_, text, colour), y in zip(placed, _apart(np.clip(wanted, 0, 1), gap), strict=True):
+        axes.text(1.02, y, text, transform=axes.transAxes, color=colour, **bold)
 
 
 def svg(figure: Figure) -> bytes:
