@@ -76,7 +76,7 @@ class AnsweringEngine(contextlib.nullcontext):
 
     def __init__(self, *diverging: tuple[str, int, float, int]) -> None:
         super().__init__()
-        self.slots, self.diverging, self.ran = 2, diverging, list[Any]()
+        self.slots, self.diverging, self.ran = 1, diverging, list[Any]()
 
     def submit(self, cell: Cell) -> Future[tuple[Result, dict[str, Any]]]:
         """Answer a cell."""

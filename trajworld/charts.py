@@ -157,7 +157,10 @@ def style_axes(axes: Axes, look: Look) -> None:
 
 def nothing(figure: Figure, look: Look) -> Figure:
     """The figure of a chart that has nothing to show, saying so."""
-    figure.text(0.5, 0.5, "No finite value to draw", ha="center", color=look.colour("faint text"))
+    axes = figure.add_subplot()
+    axes.set_axis_off()
+    faint = look.colour("faint text")
+    axes.text(0.5, 0.5, "No finite value to draw", transform=axes.transAxes, ha="center", color=faint)
     return figure
 
 
