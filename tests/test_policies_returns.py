@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from trajworld.collect import returns as module
-from trajworld.collect.episodes import Rollout, episode_seeds
+from trajworld.collect.collector import Rollout, episode_seeds
 from trajworld.collect.returns import policy_returns
 from trajworld.errors import UsageError
 from trajworld.policies.files import load_policy, read_policy, save_policy
@@ -97,7 +97,7 @@ def test_list_show_and_import(command: Any, saved: Path) -> None:
     assert (code, "one.npz" in out, "3 → 6 → 1" in out) == (0, True, True)
     assert f"Left out: {saved / 'bad.npz'}" in out
     entries = json.loads(command("policy", "list", saved, "--json")[1])
-    assert ["problem" in entry for entry in entries] == [False, False, True]
+    assert ["problem" in entry for entry in entries] == [True, False, False]
     shown = json.loads(command("policy", "show", saved / "one.npz", "--json")[1])
     assert (shown["kind"], shown["sizes"], shown["parameters"]) == (
         "Gaussian, tanh",
