@@ -3,6 +3,7 @@
 import os
 import time
 from dataclasses import asdict
+from pathlib import Path
 from typing import Annotated, Any
 
 import click
@@ -263,3 +264,61 @@ def _list(rows: list[Row], name: str, as_json: bool) -> None:
     sizes = len({row.num_variates for row in rows})
     counts = ", ".join(f"{sum(row.role == role for row in rows)} {role}" for role in ROLES)
     click.echo(f"{len(rows)} environments ({counts}) of {sizes} different M")
+
+
+@command()
+def collect_suite(
+    *,
+    policies: Annotated[tuple[Path, ...], With(metavar="PATH", required=True)] = (),
+    name: str = "trajworld/suite",
+    transitions: AtLeast1 = 100_000,
+    seed: Seed = 0,
+    workers: Workers | None = None,
+    as_json: Json = False,
+) -> None:
+    """Collect behaviour datasets for off-policy evaluation after D4RL's recipe, from policies of any skill.
+
+    Five datasets for each environment of the policies: random; medium and expert, each the sampled behaviour of one
+    policy; medium-expert, half of each; medium-replay, equal parts of uniform actions and of all policies up to
+    medium, with more or less noise. Expert is the policy of the greatest return, medium that nearest a third of it.
+    What is there is left as it is: a collection that was stopped continues.
+
+    \b
+    Examples:
+      trajworld data collect-suite --policies dope/policies --name dope
+      trajworld data collect-suite --policies hopper --name mine --transitions 20000
+
+    Options:
+        policies: A policy's file, or a folder of them; may be repeated.
+        name: What the datasets' ids begin with: NAME/hopper-medium-v0.
+        transitions: Of each dataset.
+    """
+    from trajworld.collect.suites import collect_suite as collected
+    from trajworld.collect.suites import plan_suite
+    from trajworld.policies.files import read_policies
+
+    found = read_policies(policies)
+    with job_progress("Ranking", "episodes") as progress:
+        planned = plan_suite(
+            name, found, seed=seed, workers=workers or default_workers(10_000), progress=progress
+        )
+    made: list[dict[str, Any]] = []
+    try:
+        with job_progress("Collecting") as progress:
+            count = workers or default_workers(transitions)
+            made.extend(
+                collected(planned, transitions=transitions, seed=seed, workers=count, progress=progress)
+            )
+    finally:
+        # After a failure or a Ctrl-C too: these datasets are whole and stay.
+        if as_json:
+            print_json(made)
+        elif made:
+            shown = {
+                "dataset": "{}",
+                "parts": "{}",
+                "episodes": "{:,}",
+                "mean_length": "{:.0f}",
+                "mean_return": "{:.1f}",
+            }
+            print_records(made, shown)

@@ -15,6 +15,7 @@ from .progress import job_progress
 _COMMANDS = {
     "collect": (".collect:collect", "Run environments into Minari datasets."),
     "collect-corpus": (".collect:collect_corpus", "Make the corpus that models are pre-trained on."),
+    "collect-suite": (".collect:collect_suite", "Collect datasets for off-policy evaluation."),
     "corpus": (".collect:corpus", "Show what a corpus holds."),
 }
 

@@ -133,11 +133,9 @@ def evaluate(
     from trajworld.collect.collector import default_workers
     from trajworld.collect.returns import policy_returns
     from trajworld.files import write_json
-    from trajworld.policies.files import read_policy
+    from trajworld.policies.files import read_policies
 
-    stems = [file.stem for file in files]
-    names = [str(file) if stems.count(file.stem) > 1 else file.stem for file in files]
-    policies = {name: read_policy(file, **options) for name, file in zip(names, files, strict=True)}
+    policies = read_policies(files, **options)
     with job_progress("Evaluating", "episodes") as progress:
         found = policy_returns(
             policies,
@@ -145,7 +143,7 @@ def evaluate(
             horizon=horizon,
             gamma=gamma,
             seed=seed,
-            workers=workers or default_workers(len(files) * episodes * (horizon or 1000)),
+            workers=workers or default_workers(len(policies) * episodes * (horizon or 1000)),
             progress=progress,
         )
     if output is not None:

@@ -12,6 +12,8 @@ from trajworld.errors import UsageError
 from trajworld.policies.behaviour import Uniform
 from trajworld.policies.policy import Layer, Policy
 
+pytestmark = pytest.mark.once
+
 
 def balancer(gain: float) -> Policy:
     """Pushes against the pole's angle and velocity in InvertedPendulum-v5; a gain of 1 keeps it up."""

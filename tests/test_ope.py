@@ -1,5 +1,7 @@
 """Metrics of off-policy evaluation beside plain computations, and estimates of several policies."""
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +12,16 @@ from hypothesis.extra.numpy import arrays
 from test_returns import SUPPORT, Linear, model  # noqa: F401
 from test_second_model import motion
 
+from trajworld.collect.collector import run_episodes
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.store import write_store
+from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.ope import Coverage, imagined_values, metrics_table, ope_metrics
 from trajworld.evaluation.ope_settings import OpeSettings
 from trajworld.evaluation.returns import Returns
+from trajworld.policies.files import save_policy
 from trajworld.policies.policy import Layer, Policy
 
 
@@ -139,3 +144,91 @@ def test_estimates_of_several_policies(model: Linear, data: Dataset) -> None:  #
 def test_a_policy_of_another_robot_is_refused_by_name(model: Linear, data: Dataset) -> None:  # noqa: F811
     with pytest.raises(TrajWorldError, match="policy strange reads 5 observation values"):
         imagined_values(model, data, SUPPORT, {"strange": linear_policy(0, True, 5)}, OpeSettings())
+
+
+@pytest.mark.once
+def test_the_simulator_starts_where_it_is_told() -> None:
+    environment = open_environment("Hopper-v5")
+    other = open_environment("Hopper-v5")
+    seen, action = environment.reset(3), np.array([0.5, -0.2, 0.1], np.float32)
+    for _ in range(5):
+        seen = environment.step(action).observation
+    other.reset(9)
+    other.place(seen)
+    for _ in range(5):
+        one, two = environment.step(action), other.step(action)
+        np.testing.assert_allclose(two.observation, one.observation, atol=1e-9)
+        assert two.reward == pytest.approx(one.reward)
+    ant = open_environment("Ant-v5")
+    seen = ant.reset(0)
+    with pytest.raises(UsageError, match="Ant-v5 cannot start in a given state"):
+        ant.place(seen)
+
+
+PENDULUM = "gymnasium/InvertedPendulum-v5"
+
+
+def balancer(gain: float) -> Policy:
+    mean = Layer(gain * np.array([[0.3], [5.0], [0.5], [1.0]], np.float32), np.zeros(1, np.float32))
+    bounds = np.full(1, 3, np.float32)
+    noise = Layer(np.zeros((4, 1), np.float32), np.full(1, -1, np.float32))
+    return Policy((), mean, noise, -bounds, bounds, squash=False, environment=PENDULUM)
+
+
+@pytest.mark.once
+@pytest.mark.slow
+def test_from_the_command_line(tmp_path: Path, command: Callable[..., tuple[int, str, str]]) -> None:
+    """Three policies of very different skill: the simulator ranks them; a model and fitted Q are held against it."""
+    gains = {"good": 1.0, "weak": 0.12, "bad": -1.0}
+    for name, gain in gains.items():
+        save_policy(balancer(gain), tmp_path / "policies" / f"{name}.npz")
+    episodes = [
+        rollout.episode
+        for gain in gains.values()
+        for rollout in run_episodes(PENDULUM, balancer(gain), 0, 0, 10, 60)
+    ]
+    data = write_store(tmp_path / "data", episodes, name="pendulum", source="", environment=PENDULUM)
+    given = [
+        str(data.path),
+        "--policies",
+        str(tmp_path / "policies"),
+        "--horizon",
+        "60",
+        "--discount",
+        "0.95",
+    ]
+    code, printed, err = command("ope", "simulator", *given, "--states", "12", "--simulate", "12", "--json")
+    assert code == 0, err
+    found = {row["policy"]: row for row in json.loads(printed)["policies"]}
+    assert found["good"]["estimate"] > found["weak"]["estimate"] > found["bad"]["estimate"]
+    for row in found.values():
+        half = (row["estimate high"] - row["estimate low"]) / 2
+        assert abs(row["estimate"] - row["truth"]) < 2 * (half + 2 * row["truth error"]) + 1e-9
+
+    sizes = ["--model", "mlp-ensemble", "--preset", "tiny", "--steps", "400"]
+    assert command("train", str(data.path), *sizes, "-o", str(tmp_path / "run"))[0] == 0
+    truth = tmp_path / "truth.json"
+    policies = sorted(map(str, (tmp_path / "policies").iterdir()))
+    assert (
+        command("policy", "evaluate", *policies, "--horizon", "60", "--gamma", "0.95", "-o", str(truth))[0]
+        == 0
+    )
+    out = tmp_path / "ope"
+    options = ["--states", "8", "--truth", str(truth), "--fitted-q", "20", "-o", str(out)]
+    code, printed, err = command("ope", str(tmp_path / "run" / "best.keras"), *given, *options)
+    assert code == 0, err
+    assert "Estimates beside the true values" in printed
+    assert {path.name for path in out.iterdir()} == {
+        "results.json",
+        "policies.csv",
+        "metrics.csv",
+        "estimates.png",
+    }
+    metrics = json.loads((out / "results.json").read_text())["metrics"]
+    assert {(row["method"], row["metric"]) for row in metrics} >= {
+        ("model", "Spearman"),
+        ("fitted Q", "regret@1"),
+    }
+    (tmp_path / "other.json").write_text("[]")
+    code, _, err = command("ope", "simulator", *given, "--truth", str(tmp_path / "other.json"))
+    assert (code, "has no true value of bad" in err) == (1, True)

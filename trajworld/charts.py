@@ -143,31 +143,24 @@ def scatter(table: pd.DataFrame, look: Look, *, x: str, y: str, series: str) -> 
     either side.
     """
     table = table[np.isfinite(table[[x, y]].astype(float)).all(axis=1)]
-    figure, axes = new_figure(look)
+    figure = blank(look, *look.size)
     if not len(table):
-        return nothing(figure, axes, look, "No finite value to draw")
-    ends = [function(table[[x, y]].to_numpy(float)) for function in (np.min, np.max)]
+        return nothing(figure, look)
+    axes, styles = figure.add_subplot(), _styles(table[series])
+    style_axes(axes, look)
+    ends = [np.min(table[[x, y]].to_numpy(float)), np.max(table[[x, y]].to_numpy(float))]
     axes.plot(ends, ends, color=look.colour("faint text"), linewidth=1, dashes=(4, 3), zorder=1)
     for name, rows in table.groupby(series, sort=False):
-        colour = look.colour(_styles(table[series])[str(name)])
-        low, high = rows.get(f"{y} low"), rows.get(f"{y} high")
-        up = None if low is None or high is None else [rows[y] - low, high - rows[y]]
-        across = None if f"{x} error" not in rows else 2 * rows[f"{x} error"]
-        axes.errorbar(
-            rows[x],
-            rows[y],
-            up,
-            across,
-            fmt="o",
-            markersize=5,
-            linewidth=1,
-            color=colour,
-            alpha=0.85,
-            label=name,
-        )
+        bars: dict[str, Any] = {}
+        if f"{y} low" in rows:
+            bars["yerr"] = [rows[y] - rows[f"{y} low"], rows[f"{y} high"] - rows[y]]
+        if f"{x} error" in rows:
+            bars["xerr"] = 2 * rows[f"{x} error"]
+        colour = look.colour(styles[str(name)])
+        axes.errorbar(rows[x], rows[y], fmt="o", markersize=5, linewidth=1, color=colour, label=name, **bars)
     axes.set_xlabel(x)
-    axis_title(axes, look, y)
-    if table[series].nunique() > 1:
+    axes.set_ylabel(y)
+    if len(styles) > 1:
         axes.legend(frameon=False, labelcolor=look.colour("text"), fontsize=9)
     return figure
 

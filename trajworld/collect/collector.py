@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import dataset_path, is_dataset_id, write_minari
@@ -295,10 +296,24 @@ def default_workers(transitions: int) -> int:
 
 
 def run_episodes(
-    name: str, behaviour: Behaviour, seed: int, first: int, count: int, limit: int | None = None
+    name: str,
+    behaviour: Behaviour,
+    seed: int,
+    first: int,
+    count: int,
+    limit: int | None = None,
+    starts: NDArray[np.floating] | None = None,
 ) -> list[Rollout]:
-    """Run ``count`` episodes from number ``first``; the process keeps the environment for the next call."""
-    return [run_episode(_kept(name), behaviour, seed, first + index, limit) for index in range(count)]
+    """Run ``count`` episodes from number ``first``; the process keeps the environment for the next call.
+
+    Where there are ``starts``, episode i begins in the observation ``starts[i % len(starts)]``.
+    """
+    numbers = range(first, first + count)
+    begins = [None if starts is None else starts[number % len(starts)] for number in numbers]
+    return [
+        run_episode(_kept(name), behaviour, seed, number, limit, start)
+        for number, start in zip(numbers, begins, strict=True)
+    ]
 
 
 def episode_seeds(seed: int, environment: str, index: int) -> tuple[int, np.random.Generator]:
@@ -310,7 +325,12 @@ def episode_seeds(seed: int, environment: str, index: int) -> tuple[int, np.rand
 
 
 def run_episode(
-    environment: Environment, behaviour: Behaviour, seed: int, index: int, limit: int | None = None
+    environment: Environment,
+    behaviour: Behaviour,
+    seed: int,
+    index: int,
+    limit: int | None = None,
+    start: NDArray[np.floating] | None = None,
 ) -> Rollout:
     """Run episode ``index`` to its end, or to ``limit`` steps; one that breaks ends before its first bad step."""
     description = environment.description
@@ -324,6 +344,9 @@ def run_episode(
     terminated, unstable, length = False, "", 0
     try:
         observations[0] = environment.reset(environment_seed)
+        if start is not None:
+            environment.place(start)
+            observations[0] = start
         if not np.all(np.isfinite(observations[0])):
             return Rollout(None, "the first observation holds NaN or infinite values")
         with np.errstate(over="ignore", invalid="ignore"):
@@ -340,6 +363,8 @@ def run_episode(
                     break
             else:
                 length = limit
+    except UsageError:
+        raise
     except Exception as error:
         # A simulator may raise anything when its state breaks; the episode up to there is good.
         unstable = f"{type(error).__name__}: {first_line(error)}"

@@ -8,6 +8,7 @@ from concurrent.futures.process import BrokenProcessPool
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from trajworld.collect.collector import run_episodes
 from trajworld.environments.open import open_environment
@@ -27,6 +28,7 @@ def policy_returns(
     gamma: float = 0.995,
     seed: int = 0,
     workers: int = 1,
+    starts: NDArray[np.floating] | None = None,
     progress: Callable[[int, int | None, str], None] = lambda *_: None,
 ) -> list[dict[str, Any]]:
     """Run each policy in its environment and give its returns, the same for any number of workers.
@@ -42,6 +44,7 @@ def policy_returns(
         gamma: The discount of a step, in (0, 1].
         seed: Another seed, other episodes.
         workers: Processes.
+        starts: ``[N, O]`` observations in which the episodes begin, in turn; None for the environment's own starts.
         progress: Told of episodes: how many are finished, of how many, of what.
 
     Returns:
@@ -62,7 +65,7 @@ def policy_returns(
     names = _environments(policies, environment)
     size = max(1, min(_EPISODES_AT_ONCE, len(policies) * episodes // (4 * workers)))
     tasks = {
-        (name, first): (names[name], policy, seed, first, min(size, episodes - first), horizon)
+        (name, first): (names[name], policy, seed, first, min(size, episodes - first), horizon, starts)
         for name, policy in policies.items()
         for first in range(0, episodes, size)
     }

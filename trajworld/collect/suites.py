@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.collect.collector import Tally, collect
-from trajworld.collect.datasets import Progress, deciding_versions
+from trajworld.collect.collector import Progress, Tally, collect, deciding_versions
 from trajworld.collect.returns import policy_returns
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import dataset_path, write_minari
@@ -85,8 +84,8 @@ def plan_suite(
         expert = ranked[-1]
         medium = min(ranked, key=lambda one: abs(returns[one] - returns[expert] / 3))
         weaker = ranked[: ranked.index(medium) + 1]
-        uniform = ("uniform", Uniform())
-        of = {
+        uniform: tuple[str, Behaviour] = ("uniform", Uniform())
+        of: dict[str, list[tuple[str, Behaviour]]] = {
             "random": [uniform],
             "medium": [(medium, own[medium])],
             "medium-replay": [

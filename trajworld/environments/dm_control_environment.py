@@ -57,6 +57,10 @@ class DmControlEnvironment:
         with interface.silent_mujoco():
             return self._flat(self._env.reset().observation)
 
+    def place(self, observation: NDArray[np.floating]) -> None:
+        """An observation of the suite does not say where the simulator is."""
+        raise interface.not_placed(self.description.name)
+
     def step(self, action: NDArray[np.float32]) -> interface.Step:
         """Act with ``action [action_size]``; the suite raises its ``PhysicsError`` on an invalid state."""
         with interface.silent_mujoco():

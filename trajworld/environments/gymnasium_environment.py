@@ -89,6 +89,16 @@ class GymnasiumEnvironment:
         with self._silent():
             return self._flat(self._env.reset(seed=seed)[0])
 
+    def place(self, observation: NDArray[np.floating]) -> None:
+        """Of MuJoCo's that observe all velocities and all positions, or all but the root's x (and y)."""
+        simulator = self._env.unwrapped
+        positions, velocities = (getattr(getattr(simulator, "model", None), name, 0) for name in ("nq", "nv"))
+        hidden = positions + velocities - len(observation)
+        if not hasattr(simulator, "set_state") or not 0 <= hidden <= 2:
+            raise interface.not_placed(self.description.name)
+        state = np.concatenate([np.zeros(hidden), observation])
+        simulator.set_state(state[:positions], state[positions:])
+
     def step(self, action: NDArray[np.float32]) -> interface.Step:
         """Act with ``action [action_size]``; an ``UnstableSimulationError`` where MuJoCo found an invalid state."""
         with self._silent():

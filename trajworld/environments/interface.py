@@ -68,11 +68,19 @@ class Environment(Protocol):
     def reset(self, seed: int) -> NDArray[np.floating]:
         """Begin the episode of ``seed`` in [0, 2³²); returns the observation ``[observation_size]``."""
 
+    def place(self, observation: NDArray[np.floating]) -> None:
+        """After a reset, put the simulator where it is observed so; a ``UsageError`` where that tells too little."""
+
     def step(self, action: NDArray[np.float32]) -> Step:
         """Act with ``action [action_size]``; raises whatever the simulator raises when it breaks."""
 
     def close(self) -> None:
         """Free what the simulator holds."""
+
+
+def not_placed(name: str) -> UsageError:
+    """What is raised where an observation does not say the state."""
+    return UsageError(f"{name} cannot start in a given state: its observations do not tell all of it")
 
 
 def action_box(low: Any, high: Any, where: str) -> Any:

@@ -10,11 +10,13 @@ from numpy.typing import ArrayLike, NDArray
 from scipy.spatial import KDTree
 from scipy.stats import pearsonr, spearmanr
 
+from trajworld.collect.collector import default_workers
+from trajworld.collect.returns import policy_returns
 from trajworld.data.dataset import Dataset
 from trajworld.environments.termination import termination_rule
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.one_step import Progress
-from trajworld.evaluation.ope_settings import OpeSettings
+from trajworld.evaluation.ope_settings import FittedQSettings, OpeSettings
 from trajworld.evaluation.returns import Returns, imagined_returns, initial_states, standard_error
 from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
@@ -174,6 +176,54 @@ def imagined_values(
             mean_row(name, found.discounted) | told | coverage.measure(found) | {"problem": found.problem}
         )
     return pd.DataFrame(rows)
+
+
+def simulated_values(
+    environment: str,
+    policies: Mapping[str, Policy],
+    starts: NDArray[np.floating] | None,
+    settings: OpeSettings,
+    episodes: int,
+    progress: Progress = lambda *_: None,
+) -> pd.DataFrame:
+    """The oracle: policies' values in the simulator, from its own initial states or from ``starts [N, O]`` in turn.
+
+    Returns:
+        A row a policy, as :func:`imagined_values` gives, with the ``standard error``.
+    """
+    found = policy_returns(
+        policies,
+        environment=environment,
+        episodes=episodes,
+        horizon=settings.horizon,
+        gamma=settings.discount,
+        seed=settings.seed,
+        workers=default_workers(len(policies) * episodes * settings.horizon),
+        starts=starts,
+        progress=progress,
+    )
+    rows = []
+    for one in found:
+        values = np.array(one["discounted_returns"])
+        counts = {"steps": one["length"], "ended": one["terminated"] / episodes}
+        rows.append(mean_row(one["policy"], values) | counts | {"standard error": standard_error(values)})
+    return pd.DataFrame(rows)
+
+
+def fitted_values(
+    dataset: Dataset,
+    policies: Mapping[str, Policy],
+    settings: OpeSettings,
+    fitting: FittedQSettings,
+    progress: Progress | None = None,
+) -> pd.DataFrame:
+    """Policies' values by fitted Q evaluation, a row a policy, as :func:`imagined_values` gives."""
+    from trajworld.evaluation.fitted_q import fitted_q_values
+
+    check_policies(policies, dataset)
+    starts = initial_states(dataset, settings.states, settings.seed)
+    values = fitted_q_values(dataset, list(policies.values()), starts, fitting, progress)
+    return pd.DataFrame([mean_row(name, row) for name, row in zip(policies, values, strict=True)])
 
 
 def mean_row(name: str, values: NDArray[np.floating]) -> dict[str, Any]:

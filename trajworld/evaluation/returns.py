@@ -13,7 +13,7 @@ from trajworld.environments.termination import Rule
 from trajworld.evaluation.ope_settings import OpeSettings
 from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
-from trajworld.models.rollout import Controller, RollOut, Rollout
+from trajworld.models.rollout import Controller, Rollout
 
 Floats = NDArray[np.float32]
 
@@ -72,7 +72,7 @@ def initial_states(dataset: Dataset, count: int | None = None, seed: int = 0) ->
 
 def imagined_returns(
     model: WorldModel,
-    run: RollOut,
+    run: Callable[..., Rollout],
     dataset: Dataset,
     support: Support,
     starts: NDArray[np.float32],

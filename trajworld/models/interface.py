@@ -40,8 +40,8 @@ class Predicted(NamedTuple):
 
 
 class Step(NamedTuple):
-    """What is predicted, ``[B, M]`` each: the expectation or a sample, the distribution's standard deviation, and what is
-    fed back: the first of them clipped to the support.
+    """What is predicted, ``[B, M]`` each: the expectation or a sample, the distribution's standard deviation, and what
+    is fed back: the first of them clipped to the support.
     """
 
     predicted: Tensor

@@ -2,6 +2,7 @@
 
 import os
 import zipfile
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -133,6 +134,28 @@ def find_policies(folder: str | os.PathLike[str]) -> dict[Path, Policy | str]:
             except ImportError as error:
                 found[path] = f"{path} needs PyTorch ({error})"
     return found
+
+
+def read_policies(places: Iterable[str | os.PathLike[str]], **reading: Any) -> dict[str, Policy]:
+    """Policies of files, and of all files in folders that are some, by their names (paths where names are equal).
+
+    Raises:
+        TrajWorldError: As :func:`read_policy`, or a folder holds no policy.
+    """
+    found: dict[str, Policy] = {}
+    for place in places:
+        if Path(place).is_dir():
+            inside = {str(path): one for path, one in find_policies(place).items() if isinstance(one, Policy)}
+            if not inside:
+                raise TrajWorldError(f"there is no policy in {place}")
+            found |= inside
+        else:
+            found[str(place)] = read_policy(place, **reading)
+    stems = [Path(path).stem for path in found]
+    return {
+        path if stems.count(stem) > 1 else stem: one
+        for (path, one), stem in zip(found.items(), stems, strict=True)
+    }
 
 
 def open_zip(path: str | os.PathLike[str]) -> zipfile.ZipFile:
