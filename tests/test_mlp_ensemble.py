@@ -1,5 +1,6 @@
 """The ensemble beside a plain NumPy forward pass, a known linear system, and the definition of its parts."""
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -7,10 +8,15 @@ from typing import Any
 import numpy as np
 import pytest
 from keras import ops
+from test_second_model import motion
 
 import trajworld as tw
 from trajworld.backend import active_backend
+from trajworld.cli.main import main
 from trajworld.data.batch import Batch, Variates
+from trajworld.data.dataset import Dataset
+from trajworld.data.episode import Episode
+from trajworld.data.store import write_store
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.identity import Identity
 from trajworld.models.interface import new_model
@@ -141,20 +147,61 @@ def test_a_bootstrap_sample_is_a_function_of_the_row() -> None:
             assert counts[member, place] == (bits / 2**24 > passed).sum()
 
 
-def test_it_learns_a_linear_system_to_its_noise_floor(tmp_path: Path) -> None:
-    from test_second_model import motion
+NOISE = 0.05
 
-    data = motion(tmp_path / "data")
-    model = tw.train(data, model={"kind": "mlp-ensemble"}, preset="tiny", steps=1500, seed=1)
+
+def noisy_motion(folder: Path) -> Dataset:
+    """A linear system with noise of a twentieth of its states, and the reward a function of the state after it."""
+    rng, episodes = np.random.default_rng(0), []
+    turn, push = 0.9 * np.linalg.qr(rng.normal(size=(3, 3)))[0], rng.normal(size=(2, 3))
+    for _ in range(60):
+        actions, states = rng.uniform(-1, 1, (50, 2)), [rng.normal(size=3)]
+        for action in actions:
+            states.append(states[-1] @ turn + 0.3 * action @ push + NOISE * rng.normal(size=3))
+        seen = np.stack(states)
+        episodes.append(Episode(seen, actions, (seen[:-1] @ [1.0, -1.0, 0.5]) + NOISE * rng.normal(size=50)))
+    return write_store(folder, episodes, name=folder.name, source="", environment="test/noisy")
+
+
+@pytest.mark.slow
+def test_it_learns_a_linear_system_to_its_noise_floor(tmp_path: Path) -> None:
+    data = noisy_motion(tmp_path / "data")
+    settings: dict[str, Any] = {"steps": 3000, "evaluate_every": 100, "log_every": 100, "seed": 1}
+    model = tw.train(data, model={"kind": "mlp-ensemble"}, preset="tiny", run=tmp_path / "run", **settings)
+    # It ends where nothing more is learned, and is then as good as can be: the mean absolute value of the noise.
+    state = json.loads(next((tmp_path / "run" / "checkpoints").glob("*/state.json")).read_text())
+    assert 500 < state["step"] <= 3000
+    floor = NOISE * math.sqrt(2 / math.pi)
     table = tw.evaluate(model, data)
-    assert table.loc["observations", "normalised_mae"] < 0.1
-    assert table.loc["observations", "copy_normalised_mae"] > 0.5
-    tw.save(model, tmp_path / "model.keras")
-    again = tw.load(tmp_path / "model.keras")
+    assert table.loc["all", "mae"] < 1.15 * floor
+    assert table.loc["all", "copy_mae"] > 5 * floor
+    assert int(np.asarray(model.elite).sum()) == 2
+    assert np.asarray(model.scale)[:3] == pytest.approx(
+        np.std(data.rows[:, :3], axis=0) / (data.rows[:, :3].max(axis=0) - data.rows[:, :3].min(axis=0)),
+        rel=0.1,
+    )
+    again = tw.load(tmp_path / "run" / "best.keras")
     history, actions = data.rows[None, 3:8], data.rows[None, 7:20, 4:]
     one, other = (tw.rollout(each, history, actions, seed=3) for each in (model, again))
     np.testing.assert_array_equal(one.observations, other.observations)
     assert np.abs(one.observations - tw.rollout(model, history, actions, seed=4).observations).max() > 1e-3
+
+
+@pytest.mark.slow
+def test_it_is_pretrained_on_robots_of_several_sizes_and_resumed(tmp_path: Path) -> None:
+    data = [motion(tmp_path / "three"), motion(tmp_path / "four", observations=4, seed=1)]
+    settings: dict[str, Any] = {"preset": "tiny", "evaluate_every": 10, "padded_sizes": 1, "patience": 2}
+    whole = tw.train(data, model={"kind": "mlp-ensemble"}, run=tmp_path / "whole", steps=40, **settings)
+    tw.train(
+        data, model={"kind": "mlp-ensemble"}, run=tmp_path / "parts", steps=20, decay_steps=10**7, **settings
+    )
+    assert main(["pretrain", "--resume", str(tmp_path / "parts"), "--steps", "40"]) == 0
+    parts = tw.load(tmp_path / "parts" / "last.keras")
+    last = tw.load(tmp_path / "whole" / "last.keras")
+    for one, other in zip(parts.get_weights(), last.get_weights(), strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-6)
+    history = data[1].rows[None, 3:8]
+    assert tw.predict(whole, history, ranges=data[1])[0].shape == (1, 5)
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

@@ -195,11 +195,13 @@ class MLPEnsemble(keras.Model):
         present = ops.cast(batch.time_mask[:, -2], "float32")
         return ops.sum(ops.sum(error, axis=-1) / ops.sum(mask) * present, axis=-1), ops.sum(present)
 
-    def choose_elites(self, errors: NDArray[np.floating]) -> None:
-        """Predict by the members of the least holdout errors ``[E]``."""
+    def choose_elites(self, errors: NDArray[np.floating]) -> float:
+        """Predict by the members of the least holdout errors ``[E]``; returns their mean."""
+        chosen = np.argsort(errors)[: self.sizes.elites]
         elite = np.zeros(self.sizes.members, np.float32)
-        elite[np.argsort(errors)[: self.sizes.elites]] = 1.0
+        elite[chosen] = 1.0
         self.elite.assign(elite)
+        return float(errors[chosen].mean())
 
     def predict(self, batch: Batch, short: Short = "padded") -> Predicted:
         """Mean, deviation and likelihood of the elites' mixture of Gaussians; see the interface."""

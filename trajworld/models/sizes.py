@@ -135,4 +135,5 @@ for _preset, _steps, _batch_size in (("tiny", 300, 64), ("small", 5000, 256), ("
             "weight_decay": 0.0,
             "clip_norm": 1e9,
             "decay_steps": 10_000_000,
+            "patience": 5,
         }

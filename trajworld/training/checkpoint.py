@@ -25,6 +25,9 @@ _BYTES_A_WEIGHT = 12
 class TrainingState:
     """Where a run stands, beside its weights: optimiser steps done, seconds trained, and the best evaluation so far.
 
+    ``least`` are the holdout errors, of each member of a model that has several, when they last fell by 1 %, and
+    ``stale`` how many evaluations ago that was of any.
+
     ``unlogged`` are the losses of the last steps, which no row of the log holds yet: a run that is stopped between two
     rows still writes the row that it would have written.
     """
@@ -34,6 +37,8 @@ class TrainingState:
     best_loss: float | None = None
     seconds: float = 0.0
     unlogged: tuple[float, ...] = ()
+    least: tuple[float, ...] = ()
+    stale: int = 0
 
 
 def save_checkpoint(run: Path, model: Any, optimizer: Any, state: TrainingState) -> None:
@@ -77,9 +82,13 @@ def load_optimizer(path: Path, optimizer: Any) -> None:
 
 
 def _state(values: Any) -> TrainingState:
-    state = TrainingState(**{**values, "unlogged": tuple(values.get("unlogged", ()))})
-    whole = all(type(step) is int and step >= 0 for step in (state.step, state.best_step))
-    if not whole or not all(map(math.isfinite, (*state.unlogged, state.seconds, state.best_loss or 0.0))):
+    values = {**values}
+    lists = {name: tuple(values.get(name, ())) for name in ("unlogged", "least")}
+    state = TrainingState(**{**values, **lists})
+    whole = all(type(step) is int and step >= 0 for step in (state.step, state.best_step, state.stale))
+    if not whole or not all(
+        map(math.isfinite, (*state.unlogged, *state.least, state.seconds, state.best_loss or 0.0))
+    ):
         raise ValueError("its numbers are no steps, losses and seconds")
     return state
 

@@ -54,6 +54,7 @@ class TrainingConfig:
         padded_sizes: Pre-training: the most sizes that M is padded up to, each compiled once.
         log_every: Steps between rows of the log; at most 50 where not given.
         evaluate_every: Steps between holdout evaluations; a tenth of all where not given.
+        patience: The run ends after so many evaluations in which no holdout error fell by 1 %; 0 for at its last step.
         checkpoint_every: Steps between checkpoints; as between evaluations where not given.
         seed: Of the weights, the split, the batches and dropout.
     """
@@ -75,6 +76,7 @@ class TrainingConfig:
     transitions: int | None = None
     holdout_fraction: float = 0.1
     holdout_windows: int = 1024
+    patience: int = 0
     weight_decay: float = 1e-5
     clip_norm: float = 0.25
     targets: str = "onehot"

@@ -10,6 +10,7 @@ from types import FrameType
 from typing import Any
 
 import numpy as np
+from keras import ops
 from numpy.typing import NDArray
 
 from trajworld.backend import Layout, active_backend
@@ -18,6 +19,7 @@ from trajworld.errors import TrajWorldError
 from trajworld.files import one_writer
 from trajworld.models.interface import WorldModel
 from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint, save_whole_model
+from trajworld.training.config import TrainingConfig
 from trajworld.training.optimizer import learning_rate
 from trajworld.training.parts import holdout_batches
 from trajworld.training.record import MetricsLog, distinct
@@ -78,7 +80,9 @@ def train(
     step_function = active_backend().training_step(
         model, run.optimizer, lambda batch, seed: mean_loss(model, batch, seed, config.targets)
     )
-    sums = active_backend().compile(lambda batch: model.loss_sums(batch, targets=config.targets), model)
+    # A model of several members is held out member by member, and chooses among them.
+    measure = getattr(model, "member_errors", lambda batch: model.loss_sums(batch, targets=config.targets))
+    sums = active_backend().compile(lambda batch: measure(batch), model)
     held = any(len(part.holdout) for part in run.parts)
     with contextlib.ExitStack() as stack:
         log = None
@@ -89,7 +93,8 @@ def train(
         losses: list[Any] = list(state.unlogged)
         counted, before = 0, state.seconds
         began = logged = time.perf_counter()
-        for batch in run.mixture.iterate(state.step, config.steps):
+        last = state.step if _ran_out(config, state) else config.steps
+        for batch in run.mixture.iterate(state.step, last):
             rate = learning_rate(config, state.step)
             losses.append(step_function(rate, batch, step_seed(config.seed, state.step)))
             counted, step = counted + 1, state.step + 1
@@ -116,8 +121,10 @@ def train(
                 step_function.write_back()
                 model.identity = model.identity.at_step(step)
             if evaluating:
-                loss, by_dataset = holdout_loss(run, sums)
-                _check_finite(loss, "holdout loss", step, run)
+                errors, by_dataset = holdout_loss(run, sums)
+                _check_finite(float(np.sum(errors)), "holdout loss", step, run)
+                loss = model.choose_elites(errors) if errors.ndim else float(errors)
+                state = _patience(state, np.atleast_1d(errors))
                 best = state.best_loss is None or loss < state.best_loss
                 if best:
                     state = replace(state, best_step=step, best_loss=loss)
@@ -132,9 +139,9 @@ def train(
                 logged = time.perf_counter()
             found = {"holdout_loss": row.get("holdout_loss"), "rate": row.get("steps_per_second")}
             observe(Report(step, config.steps, row.get("loss"), **found, best=best))
-            if stopping:
+            if stopping or _ran_out(config, state):
                 break
-        run.state, finished = state, state.step == config.steps
+        run.state, finished = state, state.step == config.steps or _ran_out(config, state)
         if finished and leads:
             save_whole_model(model, run.path / "last.keras")
     return Outcome(state, finished)
@@ -155,17 +162,40 @@ def mean_loss(model: WorldModel, batch: Batch, seed: Any = None, targets: str = 
     return total / count
 
 
-def holdout_loss(run: Run, sums: Callable[[Batch], Any]) -> tuple[float, dict[str, float]]:
-    """The loss of held-out windows, without dropout: the mean over datasets, weighted as in training, and of each."""
+def holdout_loss(run: Run, sums: Callable[[Batch], Any]) -> tuple[NDArray[np.float64], dict[str, float]]:
+    """The loss of held-out windows, without dropout: the mean over datasets, weighted as in training, and of each.
+
+    A model of several members has a loss of each ``[E]``, and its members' mean for each dataset.
+    """
     losses, weights = {}, []
     names = distinct([part.dataset.name for part in run.parts])
     for number, (name, part) in enumerate(zip(names, run.parts, strict=True)):
         if len(part.holdout):
-            batches = holdout_batches(run.config, run.parts, run.mixture, number)
-            total, count = np.sum([[float(value) for value in sums(batch)] for batch in batches], axis=0)
-            losses[name] = float(total / count)
+            total: Any = 0.0
+            count = 0.0
+            for batch in holdout_batches(run.config, run.parts, run.mixture, number):
+                found = sums(batch)
+                total, count = (
+                    total + np.asarray(ops.convert_to_numpy(found[0]), np.float64),
+                    count + float(found[1]),
+                )
+            losses[name] = total / count
             weights.append(part.weight)
-    return float(np.average(list(losses.values()), weights=weights)), losses
+    mean = np.average(list(losses.values()), weights=weights, axis=0)
+    return np.asarray(mean), {name: float(np.mean(loss)) for name, loss in losses.items()}
+
+
+def _patience(state: TrainingState, errors: NDArray[np.float64]) -> TrainingState:
+    """The state after an evaluation: whether any of its errors is lower by 1 % than when it last was."""
+    least = np.array(state.least or [np.inf] * len(errors))
+    # Losses may be negative.
+    fell = ~np.isfinite(least) | (least - errors > 0.01 * np.abs(least))
+    kept = tuple(np.where(fell, errors, least).tolist())
+    return replace(state, least=kept, stale=0 if fell.any() else state.stale + 1)
+
+
+def _ran_out(config: TrainingConfig, state: TrainingState) -> bool:
+    return 0 < config.patience <= state.stale
 
 
 def step_seed(seed: int, step: int) -> NDArray[np.int32]:

@@ -11,6 +11,7 @@ import keras
 from trajworld.backend import Layout, active_backend
 from trajworld.data.mixture import Mixture
 from trajworld.data.resolve import Progress
+from trajworld.data.statistics import statistics
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import file_digest, one_writer, user_path, write_json
 from trajworld.models.files import load_model
@@ -198,6 +199,15 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
         random.setstate(held)
     if init is not None:
         model.set_weights(source.get_weights())
+    elif hasattr(model, "adapt"):
+        # One that standardises its inputs: by the statistics of what it is trained on, scaled by its range.
+        found = [(statistics(part.dataset, part.episodes), part) for part in parts]
+        spans = [part.upper - part.lower for part in parts]
+        model.adapt(
+            [(one.mean - part.lower) / span for (one, part), span in zip(found, spans, strict=True)],
+            [one.std / span for (one, _), span in zip(found, spans, strict=True)],
+            [(part.dataset.observation_size, part.dataset.action_size) for part in parts],
+        )
     return model
 
 
