@@ -136,26 +136,29 @@ def find_policies(folder: str | os.PathLike[str]) -> dict[Path, Policy | str]:
     return found
 
 
-def read_policies(places: Iterable[str | os.PathLike[str]], **reading: Any) -> dict[str, Policy]:
-    """Policies of files, and of all files in folders that are some, by their names (paths where names are equal).
+def policy_files(places: Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
+    """The files of policies among files and folders, by their names (by their paths where names are equal).
 
     Raises:
-        TrajWorldError: As :func:`read_policy`, or a folder holds no policy.
+        TrajWorldError: A folder holds no policy.
     """
-    found: dict[str, Policy] = {}
-    for place in places:
-        if Path(place).is_dir():
-            inside = {str(path): one for path, one in find_policies(place).items() if isinstance(one, Policy)}
-            if not inside:
-                raise TrajWorldError(f"there is no policy in {place}")
-            found |= inside
-        else:
-            found[str(place)] = read_policy(place, **reading)
-    stems = [Path(path).stem for path in found]
-    return {
-        path if stems.count(stem) > 1 else stem: one
-        for (path, one), stem in zip(found.items(), stems, strict=True)
-    }
+    found: list[Path] = []
+    for place in map(Path, places):
+        inside = (
+            [path for path, one in find_policies(place).items() if isinstance(one, Policy)]
+            if place.is_dir()
+            else [place]
+        )
+        if not inside:
+            raise TrajWorldError(f"there is no policy in {place}")
+        found += inside
+    stems = [path.stem for path in found]
+    return {str(path) if stems.count(path.stem) > 1 else path.stem: path for path in found}
+
+
+def read_policies(places: Iterable[str | os.PathLike[str]], **reading: Any) -> dict[str, Policy]:
+    """The policies of :func:`policy_files`; see :func:`read_policy`."""
+    return {name: read_policy(path, **reading) for name, path in policy_files(places).items()}
 
 
 def open_zip(path: str | os.PathLike[str]) -> zipfile.ZipFile:

@@ -4,6 +4,7 @@ STUDIES = {
     "quickstart": "trajworld.studies.quickstart:Quickstart",
     "transfer": "trajworld.studies.transfer:Transfer",
     "zero-shot": "trajworld.studies.zero_shot:ZeroShot",
+    "ope": "trajworld.studies.ope:Ope",
     "backends": "trajworld.benchmarks.study:Backends",
 }
 """Where each study's class is; imported when it is used."""

@@ -1,0 +1,296 @@
+"""The study of off-policy evaluation: which of several policies is best, told without running one."""
+
+import itertools
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from trajworld.api import train
+from trajworld.charts import Look, scatter
+from trajworld.data.dataset import Dataset
+from trajworld.data.resolve import open_dataset
+from trajworld.errors import UsageError
+from trajworld.evaluation.one_step import support_for
+from trajworld.evaluation.ope import METRICS, fitted_values, imagined_values, ope_metrics, simulated_values
+from trajworld.evaluation.ope_settings import FittedQSettings, OpeSettings
+from trajworld.files import file_digest
+from trajworld.models.files import load_model
+from trajworld.models.interface import kind_of_sizes
+from trajworld.policies.files import policy_files, read_policy
+from trajworld.policies.policy import Policy
+from trajworld.studies.data import Pretrained, pretrained
+from trajworld.study.cells import Cell, Result, Row
+from trajworld.study.run import Say
+from trajworld.study.tables import over_seeds
+from trajworld.text import short_name
+from trajworld.training.loop import Report
+
+FINE_TUNED, FROM_SCRATCH, ENSEMBLE, FITTED_Q = "fine-tuned", "from scratch", "MLP ensemble", "fitted Q"
+METHODS = (FINE_TUNED, FROM_SCRATCH, ENSEMBLE, FITTED_Q)
+_WEIGHTS = ".keras"
+_POLICY = "policy: "
+
+
+@dataclass(frozen=True)
+class Ope:
+    """How well models say which of several policies is best, without running one (off-policy evaluation).
+
+    On each behaviour dataset a pre-trained model is fine-tuned, and others are trained from scratch: a model of its
+    sizes, and an ensemble of multilayer perceptrons. Each policy of the dataset's environment then acts inside each
+    model, from the first states of the dataset's episodes.
+
+    - Estimate: the mean discounted return of the rollouts. Predictions are expectations, clipped to the dataset's
+      range; the environment's rule says on the unclipped prediction whether a rollout ends.
+    - Truth: the mean discounted return of the policy in the simulator.
+    - Fitted Q: fitted Q evaluation, which needs no model, on the same dataset.
+    - Error / range, regret: in units of the difference of the best and the worst true value of the policies.
+    - In brackets the least and the greatest of the seeds.
+
+    Attributes:
+        datasets: Behaviour datasets, as trajworld data inspect takes them.
+        policies: Files of policies, and folders of them.
+        model: The model to fine-tune: a name that ships, such as trajworld-small, a file, or hf://USER/REPO.
+        methods: Of fine-tuned, from scratch, MLP ensemble and fitted Q.
+        steps: Of fine-tuning and of training from scratch.
+        batch_size: Windows in a batch of these.
+        learning_rate: Of both.
+        ensemble_steps: Of the ensemble, at most.
+        iterations: Of fitted Q evaluation.
+        seeds: How many.
+        discount: γ.
+        horizon: The most steps of a rollout.
+        states: Initial states of each estimate.
+        sample: Sample the models' predictions; else each is its expectation.
+        episodes: Of each policy in the simulator.
+    """
+
+    name: ClassVar[str] = "ope"
+
+    datasets: tuple[str, ...] = ()
+    policies: tuple[str, ...] = ()
+    model: str = "trajworld-small"
+    methods: tuple[str, ...] = METHODS
+    steps: int = 1500
+    batch_size: int = 16
+    learning_rate: float = 3e-3
+    ensemble_steps: int = 5000
+    iterations: int = 500
+    seeds: int = 2
+    discount: float = 0.995
+    horizon: int = 1000
+    states: int = 64
+    sample: bool = False
+    episodes: int = 50
+
+    def __post_init__(self) -> None:
+        if not self.datasets or not self.policies:
+            raise UsageError("name the behaviour datasets with --datasets and the policies with --policies")
+        if unknown := [method for method in self.methods if method not in METHODS]:
+            raise UsageError(f"no method is called {unknown[0]!r}: there are {', '.join(METHODS)}")
+        if min(self.seeds, self.steps, self.ensemble_steps) < 1 or self.episodes < 2:
+            raise UsageError("at least 1 seed, 1 step and 2 episodes are needed")
+        _ = self._settings
+
+    @property
+    def _settings(self) -> OpeSettings:
+        given = {name: getattr(self, name) for name in ("discount", "horizon", "states", "sample")}
+        return OpeSettings(**given)
+
+    @cached_property
+    def _data(self) -> list[Dataset]:
+        return [open_dataset(spec) for spec in self.datasets]
+
+    @cached_property
+    def _model(self) -> Pretrained:
+        return pretrained(self.model)
+
+    @cached_property
+    def _policies(self) -> dict[str, dict[str, Path]]:
+        """The files of each environment's policies, by their names."""
+        found: dict[str, dict[str, Path]] = {data.environment: {} for data in self._data}
+        for name, path in policy_files(self.policies).items():
+            if (environment := read_policy(path).environment) in found:
+                found[environment][name] = path
+        if lacking := [environment for environment, own in found.items() if not own]:
+            raise UsageError(
+                f"no policy of --policies is for {lacking[0] or 'a dataset without an environment'}"
+            )
+        return found
+
+    def prepare(self, workers: int, say: Say) -> None:
+        """Read the datasets, the policies and the model."""
+        say(f"{len(self._data)} datasets, {sum(map(len, self._policies.values()))} policies")
+        _ = self._model
+
+    def cells(self, table: pd.DataFrame) -> list[Cell]:
+        """True values, training, and the estimates of the models that are trained."""
+        known = {"discount": self.discount, "horizon": self.horizon}
+        truths = []
+        for one in self._policies:
+            about = {"environment": one, "episodes": self.episodes, **known, **self._named(one)}
+            truths.append(Cell(simulate, about, self._places(one)))
+        trained = set(table["cell"]) if "cell" in table else set()
+        training, estimates = [], []
+        for data, method, seed in itertools.product(self._data, self.methods, range(self.seeds)):
+            about = {"dataset": data.name, "content": data.content, "method": method, "seed": seed, **known}
+            about |= {"states": self.states, **self._named(data.environment)}
+            places = {"dataset": str(data.path), **self._places(data.environment)}
+            if method == FITTED_Q:
+                estimates.append(Cell(fit, {**about, "iterations": self.iterations}, places))
+                continue
+            training.append(cell := self._training(data, method, seed))
+            if cell.key in trained:
+                estimates.append(
+                    Cell(estimate, {**about, "sample": self.sample, "trained": cell.key}, places)
+                )
+        return [*truths, *training, *estimates]
+
+    def _training(self, data: Dataset, method: str, seed: int) -> Cell:
+        own = {"steps": self.steps, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
+        given: dict[str, Any] = {**own, "targets": "gauss"}
+        places = {"dataset": str(data.path)}
+        sizes = self._model.sizes
+        start: dict[str, Any] = {"model": {"kind": kind_of_sizes(sizes).name, **asdict(sizes)}}
+        if method == ENSEMBLE:
+            given, start = {"steps": self.ensemble_steps}, {"model": {"kind": "mlp-ensemble"}}
+        elif method == FINE_TUNED:
+            start, places["init"] = {"init": {"digest": self._model.digest}}, str(self._model.path)
+        settings = {
+            "dataset": data.name,
+            "content": data.content,
+            "method": method,
+            "seed": seed,
+            **given,
+            **start,
+        }
+        return Cell(train_model, settings, places)
+
+    def _named(self, environment: str) -> dict[str, Any]:
+        return {"policies": {name: file_digest(path) for name, path in self._policies[environment].items()}}
+
+    def _places(self, environment: str) -> dict[str, str]:
+        return {_POLICY + name: str(path) for name, path in self._policies[environment].items()}
+
+    def _scored(self, table: pd.DataFrame) -> pd.DataFrame:
+        """Each estimate with its true value and its dataset's environment."""
+        columns = [
+            "task",
+            "policy",
+            "estimate",
+            "truth",
+            "truth error",
+            "environment",
+            "dataset",
+            "method",
+            "seed",
+        ]
+        table = table.reindex(columns=list(dict.fromkeys([*table.columns, *columns])))
+        truths = table.loc[
+            table["task"] == simulate.__name__, ["environment", "policy", "truth", "truth error"]
+        ]
+        rows = table[table["task"].isin([estimate.__name__, fit.__name__])].drop(
+            columns=["truth", "truth error"]
+        )
+        rows = rows.assign(
+            environment=rows["dataset"].map({data.name: data.environment for data in self._data})
+        )
+        return rows.merge(truths, on=["environment", "policy"])
+
+    def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """The metrics' means over datasets, the metrics on each dataset, and what training cost."""
+        found = []
+        for (method, dataset, seed), rows in self._scored(table).groupby(
+            ["method", "dataset", "seed"], sort=False
+        ):
+            good = rows[np.isfinite(rows["estimate"].astype(float))]
+            metrics = ope_metrics(good["estimate"], good["truth"]) if len(good) else {}
+            found.append(
+                {"method": method, "dataset": dataset, "seed": seed, "policies": len(good), **metrics}
+            )
+        if not found:
+            return {}
+        each = pd.DataFrame(found)
+        means = each.groupby(["method", "seed"], sort=False)[list(METRICS)].mean().reset_index()
+        cost = table[table["task"] == train_model.__name__]
+        training = cost.groupby("method", sort=False)[["step", "seconds"]].mean().reset_index()
+        return {
+            "Mean over the datasets": _together(means, ["method"]),
+            "Each dataset": _together(each.drop(columns="policies"), ["dataset", "method"]),
+            "Training": training,
+        }
+
+    def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
+        """Estimates against the truth, both in units of the true values' range."""
+        scored = self._scored(table)
+        charts = {}
+        for dataset, rows in scored[scored["seed"] == 0].groupby("dataset", sort=False):
+            rows = rows.sort_values("method", key=lambda methods: methods.map(METHODS.index), kind="stable")
+            title = f"Estimates and true returns: {short_name(str(dataset))}"
+            charts[title] = scatter(rows, look, x="truth", y="estimate", series="method")
+        return charts
+
+
+def _together(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """Each metric's mean over seeds, with the least and greatest."""
+    found = [over_seeds(rows, by, metric) for metric in METRICS]
+    return pd.concat([found[0], *(one.drop(columns=by) for one in found[1:])], axis=1)
+
+
+def simulate(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
+    """The true values of policies: ``truth`` and its standard error ``truth error``."""
+    known = OpeSettings(settings["discount"], settings["horizon"])
+    found = simulated_values(settings["environment"], _read(places), None, known, settings["episodes"])
+    renamed = found.rename(columns={"estimate": "truth", "standard error": "truth error"})
+    return renamed[["policy", "truth", "truth error", "steps", "ended"]].to_dict("records")
+
+
+def train_model(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result:
+    """Train a model on a behaviour dataset; its weights are the cell's file ``.keras``."""
+    names = ("steps", "batch_size", "learning_rate", "targets", "model", "seed")
+    given: dict[str, Any] = {name: settings[name] for name in names if name in settings}
+    news: list[Report] = []
+    began = time.perf_counter()
+    with tempfile.TemporaryDirectory(prefix="trajworld-", ignore_cleanup_errors=True) as folder:
+        run = Path(folder) / "run"
+        train(places["dataset"], init=places.get("init"), run=run, observe=news.append, **given)
+        best = run / "best.keras"
+        weights = best if best.is_file() else run / "last.keras"
+        held = [one.holdout_loss for one in news if one.holdout_loss is not None]
+        seconds = round(time.perf_counter() - began, 3)
+        row = {"step": news[-1].step, "holdout_loss": min(held, default=None), "seconds": seconds}
+        return Result([row], {_WEIGHTS: weights.read_bytes()})
+
+
+def estimate(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
+    """The estimates of policies inside a trained model."""
+    data, model = (
+        open_dataset(places["dataset"]),
+        load_model(Path(places["store"]) / (settings["trained"] + _WEIGHTS)),
+    )
+    known = {name: settings[name] for name in ("discount", "horizon", "states", "sample", "seed")}
+    support = support_for(model, data).support
+    return imagined_values(model, data, support, _read(places), OpeSettings(**known)).to_dict("records")
+
+
+def fit(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
+    """The estimates of fitted Q evaluation."""
+    known = {name: settings[name] for name in ("discount", "horizon", "states", "seed")}
+    fitting = FittedQSettings(settings["discount"], settings["iterations"], seed=settings["seed"])
+    data = open_dataset(places["dataset"])
+    return fitted_values(data, _read(places), OpeSettings(**known), fitting).to_dict("records")
+
+
+def _read(places: Mapping[str, str]) -> dict[str, Policy]:
+    return {
+        name.removeprefix(_POLICY): read_policy(path)
+        for name, path in places.items()
+        if name.startswith(_POLICY)
+    }
