@@ -76,30 +76,53 @@ def _print_entries(entries: list[dict[str, Any]], columns: Sequence[str], title:
 @data.command(short_help="Show what a dataset holds.")
 @click.argument("spec")
 @click.option("-o", "--output", type=FILE, help="Also draw a picture here (.png).")
+@click.option(
+    "--model", help="Also show which share of the rows lies outside what this model was trained on."
+)
 @json_option
-def inspect(spec: str, output: Path | None, as_json: bool) -> None:
-    """Show a dataset's episodes, transitions and the values of each variate.
+def inspect(spec: str, output: Path | None, model: str | None, as_json: bool) -> None:
+    """Show a dataset's episodes, transitions and the values of each variate, and what to look at before training.
 
-    SPEC is `minari:ID` (downloaded if need be), the ID of a local Minari dataset, a store's folder, a D4RL
-    .hdf5 file, or a folder of UniTraj episodes. What is not a store is converted to one first, once.
+    SPEC is `minari:ID` (downloaded if need be), the ID of a local Minari dataset, a store's folder, a D4RL or robomimic
+    .hdf5 file, a CSV or Parquet table with its TOML beside it, a TD-MPC2 .pt file of one task, or a folder of LeRobot
+    data or UniTraj episodes. What is not a store is converted to one first, once.
+
+    A variate is constant, takes few values, changes seldom, or lies at an end of its range in many rows (saturation).
+    The source's notes have its sampling period, missing rows and missing values.
 
     \b
     Examples:
       trajworld data inspect mujoco/hopper/medium-v0 -o hopper.png
       trajworld data inspect hopper_medium-v2.hdf5 --json
+      trajworld data inspect tank.csv --model runs/tank/best.keras
     """
+    from trajworld.data.checks import variate_checks
     from trajworld.data.resolve import open_dataset
     from trajworld.data.summary import draw_summary, summarise
 
     with job_progress("Converting") as progress:
         dataset = open_dataset(spec, progress=progress)
-    summary = summarise(dataset)
+    checks = variate_checks(dataset)
+    summary = {**summarise(dataset), "checks": {name: one.as_json() for name, one in checks.items()}}
+    if model is not None:
+        from trajworld.models.files import describe_model
+        from trajworld.models.identity import Identity
+        from trajworld.models.names import find_model
+        from trajworld.models.outside import share_outside
+
+        known = Identity.from_description(describe_model(find_model(model)))
+        outside = summary["outside"] = share_outside(known, dataset)
+        facts = [f"{share:.1%} of {name}" for name, share in outside["variates"].items() if share]
+        about = [f"{outside['rows']:.1%} of the rows lie outside {outside['range']}", ", ".join(facts)]
+        if not outside["range"]:
+            about = ["all rows: it was trained on no such environment; fine-tune it (train --init)"]
     if output is not None:
         draw_summary(dataset, output)
     if as_json:
         click.echo(json.dumps(summary, indent=2))
         return
-    sizes = f"{dataset.observation_size} observation, 1 reward, {dataset.action_size} action"
+    reward = "1 reward" if dataset.reward else "no reward recorded"
+    sizes = f"{dataset.observation_size} observation, {reward}, {dataset.action_size} action"
     print_facts(
         [
             ("dataset", dataset.name),
@@ -109,19 +132,46 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
             ("variates", f"{dataset.num_variates} ({sizes})"),
             ("store", str(dataset.path)),
             *(("source", line) for line in (dataset.account.lines() if dataset.account else ())),
+            *((f"to {model}", line) for line in (about if model else ()) if line),
         ]
     )
-    spreads = {name.replace("_", " "): summary[name] for name in ("episode_length", "episode_return")}
+    names = [name for name in ("episode_length", "episode_return") if name in summary]
+    spreads = {name.replace("_", " "): summary[name] for name in names}
     rows = [
-        (name, *(number(one[key], 4) for key in ("minimum", "mean", "maximum", "std")))
+        (
+            name,
+            *(number(one[key], 4) for key in ("minimum", "mean", "maximum", "std")),
+            checks[name].words if name in checks else "",
+        )
         for name, one in (spreads | summary["variates"]).items()
     ]
-    print_table(make_table(("", "min", "mean", "max", "std"), rows, (False, *[True] * 4)))
+    headers = ("", "min", "mean", "max", "std", "look at")
+    print_table(make_table(headers, rows, (False, *[True] * 4, False)))
     if output is not None:
         click.echo(f"Picture: {output}")
 
 
-@data.command("import", short_help="Make Minari datasets of D4RL files or UniTraj folders.")
+@data.command(short_help="Write which columns of a table are what, for you to check.")
+@click.argument("file", type=PATH)
+@click.option("-o", "--output", type=FILE, help="The TOML to write.  [default: FILE's name with .toml]")
+@click.option("--overwrite", is_flag=True, help="Replace a TOML that is there.")
+def columns(file: Path, output: Path | None, overwrite: bool) -> None:
+    """Write the TOML that says which columns of a CSV or Parquet FILE are observation, action and reward, what tells
+    its episodes apart, and its period: a first version, guessed from the columns' names and values.
+
+    \b
+    Examples:
+      trajworld data columns tank.csv
+      trajworld data columns tank.parquet -o my.toml
+    """
+    from trajworld.data.table_columns import columns_path, write_columns
+
+    path = write_columns(file, output or columns_path(file), overwrite)
+    click.echo(path.read_text(encoding="utf-8"), nl=False)
+    click.echo(f"Written to {path}: check it.", err=True)
+
+
+@data.command("import", short_help="Make Minari datasets of other data: tables, LeRobot, robomimic, ….")
 @click.argument("source", type=PATH)
 @click.option("--id", "dataset_id", required=True, help="Id of the new Minari dataset: (namespace/)name-v0.")
 @click.option(
@@ -134,18 +184,35 @@ def inspect(spec: str, output: Path | None, as_json: bool) -> None:
     show_default=True,
     help="Step limit of D4RL files without timeouts.",
 )
+@click.option("--columns", type=FILE, help="A table's TOML, where it is not beside it.")
+@click.option("--mask", metavar="NAME", help="Of a robomimic file, the demonstrations of this filter only.")
+@click.option(
+    "--test",
+    type=float,
+    default=0.0,
+    metavar="SHARE",
+    help="Keep the last episodes for a test: NAME-test-v0.",
+)
 @click.option("--description", default="", help="A line for people.")
 @click.option("--replace", is_flag=True, help="Replace a dataset of the same id.")
 @json_option
 def import_(source: Path, dataset_id: str, as_json: bool, **options: Any) -> None:
-    """Make Minari datasets of a D4RL .hdf5 file or a UniTraj folder.
+    """Make Minari datasets of a file or folder of another format.
 
-    A folder of one environment's episodes makes one dataset. UniTraj's root makes one an environment that
-    pre-training uses, name/SOURCE/ENVIRONMENT-v0 of an id name-v0; an import that was stopped continues. Says how many
+    A CSV or Parquet table, one row a time step, needs a TOML that says what its columns are (`trajworld data columns`
+    writes a first version). Logs without rewards stay without: models are trained and measured on observations alone.
+
+    UniTraj's root makes one dataset an environment that pre-training uses, name/SOURCE/ENVIRONMENT-v0 of an id name-v0;
+    a TD-MPC2 file of several tasks one a task, name/task-N-v0; an import that was stopped continues. Says how many
     transitions and how much reward the source holds, how much was kept, and why the rest was not.
 
     \b
     Examples:
+      trajworld data import tank.csv --id mine/tank-v0 --test 0.2         # with tank.toml
+      trajworld data import tank.parquet --columns my.toml --id mine/tank-v0
+      trajworld data import lerobot/pusht/ --id lerobot/pusht-v0          # LeRobot v2.1, v3.0
+      trajworld data import low_dim_v15.hdf5 --mask train --id robomimic/lift-v0
+      trajworld data import mt30/chunk_0.pt --id tdmpc2/mt30-v0           # TD-MPC2
       trajworld data import hopper_medium-v2.hdf5 --id d4rl/hopper/medium-v2
       trajworld data import unitraj/ --id unitraj-v0
     """

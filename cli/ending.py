@@ -10,6 +10,7 @@ _EXTRAS = {
     "jaxlib": "jax",
     "tensorflow": "tensorflow-cpu",
     "dm_control": "dm-control",
+    "pyarrow": "parquet",
     "huggingface_hub": "hub",
     "pytest": "bench",
     "pytest_benchmark": "bench",

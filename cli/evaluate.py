@@ -43,6 +43,11 @@ _METRICS = {
     help="Where a pre-trained model takes the range of an environment that it never saw, or saw in several datasets: "
     "data, or the name of one of its own datasets.  [default: the dataset itself]",
 )
+@click.option(
+    "--ridge",
+    metavar="DATASET",
+    help="Fit ridge regressions on this dataset, such as what the model was trained on, and measure them too.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
 @click.option("-o", "--output", type=PATH, help="Make this folder: results.json and pictures.")
 @click.option("--overwrite", is_flag=True, help="Replace the output folder if it is there.")
@@ -50,6 +55,7 @@ def evaluate(
     model_name: str,
     specs: tuple[str, ...],
     ranges: str | None,
+    ridge: str | None,
     as_json: bool,
     output: Path | None,
     overwrite: bool,
@@ -68,6 +74,7 @@ def evaluate(
       trajworld evaluate runs/hopper/best.keras trajworld/gymnasium-hopper-v5/ou-v0 -o evaluation
       trajworld evaluate runs/hopper/best.keras hopper_medium-v2.hdf5 hopper_expert-v2.hdf5 --windows 0
       trajworld evaluate runs/pre/best.keras test-v0 --ranges train-v0 --json
+      trajworld evaluate runs/tank/best.keras mine/tank-test-v0 --ridge mine/tank-v0 -o evaluation
     """
     require_framework()
     settings = Settings(**options)
@@ -83,6 +90,7 @@ def evaluate(
     with job_progress("Converting") as progress:
         datasets = [open_dataset(spec, progress=progress) for spec in specs]
         chosen = ranges if ranges is None or ranges in own else open_dataset(ranges, progress=progress)
+        fitted = None if ridge is None else open_dataset(ridge, progress=progress)
     model = load_model(model_path)
 
     from trajworld.evaluation.one_step import compile_one_step, support_for
@@ -103,6 +111,7 @@ def evaluate(
                         folder=place,
                         name=_title(model_name, model_path),
                         progress=progress,
+                        fitted=fitted,
                     )
                 )
         results = {
@@ -133,13 +142,18 @@ def evaluate(
 def _print(found: Evaluation) -> None:
     """A table of one dataset's errors, and the open-loop error at a few horizons."""
     ours, copy, growth = found.prediction, found.copy_last_row, found.open_loop
+    sides = [ours, copy, *found.ridges]
     rows = []
     for field, label in _METRICS.items():
-        for name, of, row in ((label, "observations", "observations"), ("", "and reward", "all")):
-            rows.append((name, of, *(number(side.table[row][field], 4) for side in (ours, copy))))
+        for name, of, row in ((label, "observations", "observations"), ("", "and reward", "all"))[
+            : 1 + ours.rewarded
+        ]:
+            rows.append((name, of, *(number(side.table[row][field], 4) for side in sides)))
     title = f"{ours.dataset}: {ours.windows:,} transitions, one step ahead"
-    headers = ("", "of", "model", "copy last row")
-    print_table(make_table(headers, rows, (False, False, True, True), title))
+    headers = ("", "of", "model", "copy last row", *(side.predictor for side in found.ridges))
+    print_table(make_table(headers, rows, (False, False, *[True] * len(sides)), title))
+    if not ours.rewarded:
+        click.echo("No reward is recorded: the observations alone are predicted and measured.")
     own = "the model's own"
     over = ours.ranges.replace(own, f"{own} range", 1)
     click.echo(f"Read over {over if over.startswith(own) else f'the range {over}'}.")

@@ -108,7 +108,8 @@ def predict(
             Beside a dataset to predict, the name of one of the model's own will do.
 
     Returns:
-        Expectation and standard deviation, each ``[B, O + 1]`` float32: the observation, then the reward.
+        Expectation and standard deviation, each ``[B, O + 1]`` float32: the observation, then the reward, which is NaN
+        where the data have none.
 
     Raises:
         UsageError: The history is of another shape, holds NaN or infinite values, or no range is known.
@@ -138,6 +139,8 @@ def predict(
         mean_std = _one_step(model)(values[places], mask[places], variates)[:2]
         parts.append([ops.convert_to_numpy(array)[:, : observations + 1] for array in mean_std])
     means, stds = np.concatenate(parts, axis=1, dtype=np.float32)[:, : len(values)]
+    if variates.mask is not None and not variates.mask[observations]:
+        means[:, observations] = stds[:, observations] = np.nan
     return means, stds
 
 
@@ -201,7 +204,7 @@ def evaluate(
             over the range of ``data`` itself.
 
     Returns:
-        A row for each observation variate and the reward, then the means ``observations`` and ``all`` (with the
+        A row for each observation variate and the reward, if any, then the means ``observations`` and ``all`` (with the
         reward). Columns: ``std`` over the dataset, ``mae``, ``mse``, ``normalised_mae`` and ``normalised_mse`` (in
         standard deviations and variances, of variates that vary), ``nll`` in nats, and the baseline's ``copy_mae``, ….
 
@@ -255,7 +258,8 @@ def _known(
     if own.lower.size != variates:
         raise UsageError(f"the model predicts rows of {own.lower.size} variates, not of {variates}")
     is_action = action_mask(identity.observation_size, identity.action_size)
-    return Variates(is_action, own.lower, own.upper), identity.observation_size
+    mask = None if identity.reward else (np.arange(variates) != identity.observation_size).astype(np.float32)
+    return Variates(is_action, own.lower, own.upper, mask), identity.observation_size
 
 
 def _numbers(name: str, array: ArrayLike, axes: int) -> NDArray[np.float32]:

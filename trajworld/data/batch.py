@@ -18,7 +18,8 @@ class Variates(NamedTuple):
         is_action: ``[M]`` int32, 1 for an action; 0 where padded.
         lower: ``[M]`` float32, lower ends of the support; 0 where padded.
         upper: ``[M]`` float32, upper ends of the support; 1 where padded.
-        mask: ``[M]`` float32, 0 for variates added to make a batch rectangular; None where all are real.
+        mask: ``[M]`` float32, 0 for variates added to make a batch rectangular, and for a reward that is not recorded;
+            None where all are real.
     """
 
     is_action: Array
@@ -48,7 +49,7 @@ def variates_of(
 ) -> Variates:
     """The variates of a dataset over their support, ends ``[M]``, as models are given them.
 
-    Padded to ``size``, M_pad; without padding and mask where it is None.
+    Padded to ``size``, M_pad; without padding where it is None, and then without mask where all are recorded.
 
     Raises:
         TrajWorldError: The support is not of the dataset's M.
@@ -59,13 +60,13 @@ def variates_of(
             f"a support of {np.size(lower)} ranges does not fit the {real} variates of {dataset.name}"
         )
     if size is None:
-        return Variates(dataset.is_action, lower, upper)
+        return Variates(dataset.is_action, lower, upper, None if dataset.reward else dataset.mask)
     added = (0, size - real)
     padded = (
         np.pad(dataset.is_action, added),
         np.pad(np.asarray(lower, np.float32), added),
         np.pad(np.asarray(upper, np.float32), added, constant_values=1),
-        np.pad(np.ones(real, np.float32), added),
+        np.pad(dataset.mask, added),
     )
     for array in padded:
         # Every batch holds these very arrays.

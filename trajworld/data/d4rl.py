@@ -61,7 +61,7 @@ def read_d4rl(
             refer to other files; while reading, that an episode holds a NaN or infinite value.
     """
     path = Path(path)
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         wanted = _ARRAYS | {name: dimensions for name, dimensions in _OPTIONAL.items() if name in file}
         arrays = {name: _array(file, name, path, dimensions) for name, dimensions in wanted.items()}
         shape = arrays["observations"].shape
@@ -83,7 +83,7 @@ def read_d4rl(
 def _read_episodes(info: D4RLInfo, max_episode_steps: int, account: Account) -> Iterator[Episode]:
     number, last = 0, 0
     linked = "next_observations" in info.arrays
-    with _open(info.path) as file:
+    with open_hdf5(info.path) as file:
         terminals = file["terminals"][:].reshape(-1) > 0
         timeouts = np.zeros_like(terminals)
         if "timeouts" in info.arrays:
@@ -140,7 +140,7 @@ def _episode(steps: dict[str, NDArray[np.floating]], terminated: bool, account: 
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator["h5py.File"]:
+def open_hdf5(path: Path) -> Iterator["h5py.File"]:
     """Open the file; what h5py raises, then or while reading, becomes one line."""
     import h5py
 

@@ -49,11 +49,12 @@ def write_store(
     with one_writer(path, f"the store of {name}"), atomic_folder(path, replace=replace) as folder:
         lengths: list[int] = []
         terminated: list[bool] = []
+        rewarded = True
         sizes = (0, 0)
         with open(folder / "rows.npy", "wb") as file:
             _write_header(file, 0, 1)
             for number, episode in enumerate(check_episodes(episodes, name)):
-                rows, sizes = rows_of_episode(episode), episode.sizes
+                rows, sizes, rewarded = rows_of_episode(episode), episode.sizes, episode.rewarded
                 if not np.all(np.isfinite(rows)):
                     raise TrajWorldError(f"{name}, episode {number}: a value is too large for 32-bit floats")
                 written = rows.tobytes()
@@ -67,6 +68,7 @@ def write_store(
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         ends = np.array(terminated, bool)
         content.update(repr(sizes).encode() + offsets.tobytes() + ends.tobytes())
+        content.update(b"" if rewarded else b"no reward")
         np.save(folder / "episode_offsets.npy", offsets)
         np.save(folder / "terminated.npy", ends)
         description = {
@@ -80,6 +82,7 @@ def write_store(
             "episodes": len(lengths),
             "rows": sum(lengths),
             "content": content.hexdigest(),
+            **({} if rewarded else {"reward": False}),
             **({} if account is None else {"account": account.as_json()}),
         }
         write_json(folder / _DESCRIPTION, description)
@@ -126,6 +129,7 @@ def open_store(path: str | Path) -> Dataset:
         episode_offsets=offsets,
         terminated=terminated,
         account=account,
+        reward=description.get("reward", True),
         **{name: description[name] for name in described},
     )
 
@@ -146,6 +150,8 @@ def store_description(path: str | Path) -> dict[str, Any]:
     for key in ("name", "source", "environment", "content"):
         if not isinstance(description.get(key), str):
             raise TrajWorldError(f"{file}: {key!r} must be a text")
+    if not isinstance(description.get("reward", True), bool):
+        raise TrajWorldError(f"{file}: 'reward' must be true or false")
     for key, least in (("observation_size", 0), ("action_size", 0), ("episodes", 1), ("rows", 2)):
         value = description.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:

@@ -30,11 +30,14 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     """The dataset in numbers, as plain JSON values.
 
     ``episode_length``, ``episode_return`` and each of ``variates`` are ``{"minimum", "mean", "maximum", "std"}``;
-    ``account`` says what became of the source's transitions, None where the conversion did not count them.
+    ``account`` says what became of the source's transitions, None where the conversion did not count them. Without
+    recorded rewards ``reward`` is false, and there is no ``episode_return`` and no variate of that name.
     """
     found, lengths, returns = statistics(dataset), dataset.transitions_per_episode, episode_returns(dataset)
     described = ("name", "source", "environment", "num_variates", "observation_size", "action_size")
     variates = zip(variate_names(dataset), found.minimum, found.mean, found.maximum, found.std, strict=True)
+    spreads = {name: _spread(*numbers) for name, *numbers in variates if dataset.reward or name != "reward"}
+    given = _spread(returns.min(), returns.mean(), returns.max(), returns.std())
     return {
         **{key: getattr(dataset, key) for key in described},
         "path": str(dataset.path),
@@ -42,8 +45,8 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         "transitions": dataset.num_transitions,
         "terminated_episodes": int(dataset.terminated.sum()),
         "episode_length": _spread(lengths.min(), lengths.mean(), lengths.max(), lengths.std()),
-        "episode_return": _spread(returns.min(), returns.mean(), returns.max(), returns.std()),
-        "variates": {name: _spread(*numbers) for name, *numbers in variates},
+        **({"episode_return": given} if dataset.reward else {"reward": False}),
+        "variates": spreads,
         "account": None if dataset.account is None else dataset.account.as_json(),
     }
 
@@ -86,6 +89,7 @@ def draw_summary(dataset: Dataset, path: str | Path) -> None:
         ("episode length", *np.histogram(dataset.transitions_per_episode, _BINS)),
         ("episode return", *np.histogram(episode_returns(dataset), _BINS)),
     ]
+    panels = [panel for panel in panels if dataset.reward or panel[0] not in ("reward", "episode return")]
     columns = min(5, len(panels))
     lines = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(2.6 * columns, 1.7 * lines), layout="constrained")

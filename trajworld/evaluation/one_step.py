@@ -30,7 +30,7 @@ Progress = Callable[[int, int | None, str], None]
 
 
 class Prediction(NamedTuple):
-    """A predictor's answer for B windows; P = observation_size + 1, the predicted variates.
+    """A predictor's answer for B windows; P, the predicted variates: observation, and reward where it is recorded.
 
     Attributes:
         mean: ``[B, P]``.
@@ -79,7 +79,8 @@ class PredictionErrors:
             the reward). Its columns are ``std`` over the dataset, None in the means; ``mae`` and ``mse`` in the data's
             own units and their squares; ``normalised_mae`` and ``normalised_mse`` in standard deviations and variances,
             None of a variate that does not vary, which has no part in the means either; and ``nll``, the negative
-            log-likelihood of the bin that holds the true value in nats, None for a predictor without bins.
+            log-likelihood of the bin that holds the true value in nats, None for a predictor without bins. Data without
+            rewards have no row for it.
     """
 
     dataset: str
@@ -95,6 +96,11 @@ class PredictionErrors:
         return dict(list(self.table.items())[:-2])
 
     @property
+    def rewarded(self) -> bool:
+        """Whether the dataset records a reward; if not, ``all`` is the observation alone."""
+        return "reward" in self.table
+
+    @property
     def still(self) -> tuple[str, ...]:
         """The predicted variates that do not vary."""
         return tuple(name for name, row in self.variates.items() if row["normalised_mae"] is None)
@@ -102,6 +108,7 @@ class PredictionErrors:
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values: each metric's means, and the variates' own errors."""
         found: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "table"}
+        found["reward"] = self.rewarded
         for metric in METRICS:
             means = {
                 "observation": self.table["observations"][metric],
@@ -147,6 +154,10 @@ def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | str 
             f"{trained[1]} action variates), but {dataset.name} has {sizes(dataset)}: use a model of that environment, "
             "or a pre-trained one"
         )
+    if dataset.reward and not identity.reward:
+        raise TrajWorldError(
+            f"the model was trained without rewards, which {dataset.name} has: give it data without a reward"
+        )
     if not identity.support.shared:
         if (size := identity.support.lower.size) != dataset.num_variates:
             raise TrajWorldError(
@@ -178,7 +189,7 @@ def compile_one_step(model: WorldModel, short: Short = "padded") -> OneStep:
 
 def copying_predictor(dataset: Dataset) -> Predictor:
     """The baseline that predicts the last row of a dataset's windows to equal the one before it."""
-    predicted = dataset.observation_size + 1
+    predicted = dataset.num_predicted
     return lambda values, time_mask: Prediction(values[:, -2, :predicted])
 
 
@@ -195,7 +206,7 @@ def model_predictor(
     compiled = one_step or compile_one_step(model)
 
     def numpy(tensor: Any) -> NDArray[np.floating]:
-        return keras.ops.convert_to_numpy(tensor)[:, : dataset.observation_size + 1]
+        return keras.ops.convert_to_numpy(tensor)[:, : dataset.num_predicted]
 
     def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
         mean, _, nll = compiled(values, time_mask, variates)
@@ -281,7 +292,7 @@ def errors_of(
     ranks = np.arange(len(index))
     if limit is not None and limit < len(index):
         ranks = np.sort(np.random.default_rng(seed).choice(len(index), limit, replace=False))
-    mae, mse, nll = (np.zeros(dataset.observation_size + 1) for _ in range(3))
+    mae, mse, nll = (np.zeros(dataset.num_predicted) for _ in range(3))
     places = index.locate(ranks)
     for error, entropy in each_error(predict, dataset, *places, predictor, batch_size, window, progress):
         mae += error.sum(axis=0)
@@ -294,7 +305,8 @@ def errors_of(
     names = variate_names(dataset)[: len(mae)]
     groups = {name: slice(place, place + 1) for place, name in enumerate(names)}
     table: dict[str, dict[str, float | None]] = {}
-    for name, group in {**groups, "observations": slice(-1), "all": slice(None)}.items():
+    observations = slice(dataset.observation_size)
+    for name, group in {**groups, "observations": observations, "all": slice(None)}.items():
         own = {"std": float(std[group][0]) if name in groups else None}
         table[name] = own | {metric: _mean(values[group]) for metric, values in columns.items()}
     return PredictionErrors(dataset.name, dataset.environment, predictor, ranges, len(ranks), table)
@@ -325,7 +337,7 @@ def each_error(
     """
     if batch_size < 1 or window < 2:
         raise UsageError(f"batch size {batch_size} must be at least 1, and window {window} at least 2")
-    size, predicted = min(batch_size, len(ends)), dataset.observation_size + 1
+    size, predicted = min(batch_size, len(ends)), dataset.num_predicted
     for start in range(0, len(ends), size):
         # A short last batch repeats its first window: another shape would be compiled anew.
         places = np.arange(start, start + size)
@@ -359,7 +371,7 @@ def varying(dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 
     A deviation within float32's rounding of the values themselves is no variation.
     """
-    predicted = dataset.observation_size + 1
+    predicted = dataset.num_predicted
     found = statistics(dataset)
     scale = np.maximum(np.abs(found.minimum), np.abs(found.maximum))[:predicted].astype(np.float64)
     std = found.std[:predicted]

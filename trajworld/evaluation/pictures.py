@@ -1,5 +1,6 @@
 """Pictures of what a model predicts: real and predicted trajectories, errors by variate, errors by horizon."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +27,7 @@ _BAND = "±{} std of each step's distribution"
 
 @dataclass(frozen=True)
 class Track:
-    """Predictions of consecutive rows of one episode; P = observation_size + 1.
+    """Predictions of consecutive rows of one episode; P = ``Dataset.num_predicted``.
 
     Attributes:
         steps: ``[n]``: rows' numbers in their episode.
@@ -69,7 +70,7 @@ def view_episode(
     if not 0 <= episode < dataset.num_episodes:
         raise UsageError(f"{dataset.name} has episodes 0 to {dataset.num_episodes - 1}, not {episode}")
     first, stop = dataset.episode_offsets[episode : episode + 2]
-    predicted, variates = dataset.observation_size + 1, variates_of(dataset, support.lower, support.upper)
+    predicted, variates = dataset.num_predicted, variates_of(dataset, support.lower, support.upper)
     begin = min(foresight.context, max(1, int(stop - first) // 4)) - 1
     seen = foresight([first + begin])
     ahead = int(seen.present[0].sum())
@@ -105,7 +106,10 @@ def shown_variates(dataset: Dataset, most: int = _MOST_TRAJECTORIES) -> list[int
     varies = np.flatnonzero(varying(dataset)[1][: dataset.observation_size])
     if not len(varies):
         varies = np.arange(dataset.observation_size)
-    return [*(int(variate) for variate in _spread(varies, most - 1)), dataset.observation_size]
+    return [
+        *(int(variate) for variate in _spread(varies, most - 1)),
+        *[dataset.observation_size] * dataset.reward,
+    ]
 
 
 def draw_trajectories(path: str | Path, view: EpisodeView, dataset: Dataset, model: str) -> None:
@@ -118,7 +122,7 @@ def draw_trajectories(path: str | Path, view: EpisodeView, dataset: Dataset, mod
     panels = figure.subplots(len(chosen), 2, sharex=True, sharey="row", squeeze=False)
     real = view.real.astype(np.float64)
     # The 0 in an episode's first row stands for a reward that nobody received.
-    real[0, dataset.observation_size] = np.nan
+    real[0, dataset.observation_size :] = np.nan
     for line, variate in zip(panels, chosen, strict=True):
         tracks = list(zip(line, (view.one_step, view.open_loop), strict=True))
         for axes, track in tracks:
@@ -158,14 +162,16 @@ def draw_trajectories(path: str | Path, view: EpisodeView, dataset: Dataset, mod
     save_figure(figure, path)
 
 
-def draw_variate_errors(path: str | Path, model: PredictionErrors, copy: PredictionErrors, name: str) -> None:
-    """Draw each predicted variate's one-step error beside that of copying the last row, the worst on top.
+def draw_variate_errors(
+    path: str | Path, model: PredictionErrors, baselines: Sequence[PredictionErrors], name: str
+) -> None:
+    """Draw each predicted variate's one-step error beside those of baselines, the worst on top.
 
     Errors are in standard deviations of the variate; those that do not vary are left out. Many variates are cut to
     the ones that the model predicts worst.
     """
     pairs = [
-        (row["normalised_mae"] or 0.0, copy.table[variate]["normalised_mae"] or 0.0, variate)
+        (row["normalised_mae"] or 0.0, variate)
         for variate, row in model.variates.items()
         if variate not in model.still
     ]
@@ -173,8 +179,11 @@ def draw_variate_errors(path: str | Path, model: PredictionErrors, copy: Predict
     notes += [f"{len(model.still)} that do not vary left out"] * bool(model.still)
     rows = [
         row
-        for ours, copied, variate in sorted(pairs, reverse=True)[:_MOST_BARS]
-        for row in ((variate, "model", ours), (variate, "copy of the last row", copied))
+        for ours, variate in sorted(pairs, reverse=True)[:_MOST_BARS]
+        for row in (
+            (variate, "model", ours),
+            *((variate, side.predictor, side.table[variate]["normalised_mae"] or 0.0) for side in baselines),
+        )
     ]
     table = pd.DataFrame(rows, columns=["variate", "side", "error"])
     title = (

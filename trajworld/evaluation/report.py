@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from trajworld.data.dataset import Dataset
 from trajworld.errors import UsageError
+from trajworld.evaluation.fitted_ridge import ridge_errors
 from trajworld.evaluation.one_step import (
     OneStep,
     PredictionErrors,
@@ -51,15 +52,18 @@ class Evaluation(NamedTuple):
         prediction: Its one-step errors.
         copy_last_row: Those of copying the last row, on the same windows.
         open_loop: How open-loop errors grow; None where no horizon was asked for.
+        ridges: One-step errors of ridge regressions, on the same windows, where data to fit them on were named.
     """
 
     prediction: PredictionErrors
     copy_last_row: PredictionErrors
     open_loop: OpenLoopErrors | None
+    ridges: tuple[PredictionErrors, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {name: one and one.as_json() for name, one in self._asdict().items()}
+        found = {name: one and one.as_json() for name, one in self._asdict().items() if name != "ridges"}
+        return found | ({"ridges": [one.as_json() for one in self.ridges]} if self.ridges else {})
 
 
 def evaluate(
@@ -72,10 +76,12 @@ def evaluate(
     folder: Path | None = None,
     name: str = "The model",
     progress: Progress | None = None,
+    fitted: Dataset | None = None,
 ) -> Evaluation:
     """Measure a model on a dataset, and draw it into ``folder``, if any, with its ``name`` in the titles.
 
-    ``ranges`` and ``one_step`` are of :mod:`trajworld.evaluation.one_step`.
+    ``ranges`` and ``one_step`` are of :mod:`trajworld.evaluation.one_step`; on ``fitted`` ridge regressions are fitted
+    that are measured too.
 
     Raises:
         TrajWorldError: The model does not fit the dataset, its predictions are not finite, or a picture cannot be
@@ -96,10 +102,13 @@ def evaluate(
         batch_size=batch_size,
         progress=progress,
     )
+    ridges = (
+        () if fitted is None else ridge_errors(dataset, fitted, model.sizes.window, limit=limit, seed=seed)
+    )
     if folder is not None:
-        pictures.draw_variate_errors(folder / "variates.png", prediction, copy, name)
+        pictures.draw_variate_errors(folder / "variates.png", prediction, [copy, *ridges], name)
     if not settings.horizon:
-        return Evaluation(prediction, copy, None)
+        return Evaluation(prediction, copy, None, ridges)
     foresight = Foresight(model, dataset, ranges.support, settings.horizon, min(batch_size, BATCH_SIZE))
     growth = open_loop_errors(foresight, ranges=ranges.origin, seed=seed, progress=progress)
     if folder is not None:
@@ -109,4 +118,4 @@ def evaluate(
                 dataset, episode, ranges.support, one_step, model.sizes.window, foresight
             )
             pictures.draw_trajectories(folder / f"episode-{episode}.png", view, dataset, name)
-    return Evaluation(prediction, copy, growth)
+    return Evaluation(prediction, copy, growth, ridges)

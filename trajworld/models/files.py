@@ -265,8 +265,11 @@ def _parts(config: Any) -> _Parts:
     try:
         sizes, identity = _sizes(kind, inner["sizes"]), Identity.from_config(inner["identity"])
         counts = [identity.observation_size, identity.action_size]
-        if not (isinstance(identity.environment, str) and isinstance(identity.history, dict)):
-            raise ValueError("its environment is not a name, or its history not a table")
+        kinds = ((identity.environment, str), (identity.history, dict), (identity.reward, bool))
+        if not all(isinstance(value, type_) for value, type_ in kinds):
+            raise ValueError(
+                "its environment is not a name, its history not a table, or its reward not a yes or no"
+            )
         if any(count is not None and (type(count) is not int or count < 0) for count in counts):
             raise ValueError("its observation or action size is not a count")
     except Exception as error:  # Whatever a value of another type makes of the checks.

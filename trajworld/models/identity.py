@@ -60,6 +60,7 @@ class Identity:
         action_size: That environment's; None for several.
         sources: The datasets of a pre-trained model, each with its own range.
         history: Versions, presets, steps and the like: plain values that are shown, never used.
+        reward: Whether that environment's data have a reward.
     """
 
     support: Support = UNIT_SUPPORT
@@ -68,12 +69,16 @@ class Identity:
     action_size: int | None = None
     sources: tuple[DatasetRange, ...] = ()
     history: Mapping[str, Any] = field(default_factory=dict)
+    reward: bool = True
 
     def to_config(self) -> dict[str, Any]:
         """Plain values for the model's file."""
         sources = [{**vars(source), "support": source.support.to_config()} for source in self.sources]
         support = self.support.to_config()
-        return {**vars(self), "support": support, "sources": sources, "history": dict(self.history)}
+        found = {**vars(self), "support": support, "sources": sources, "history": dict(self.history)}
+        if self.reward:  # As in files of earlier versions.
+            del found["reward"]
+        return found
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Identity":
@@ -88,6 +93,11 @@ class Identity:
             DatasetRange(**{**one, "support": Support.from_config(one["support"])}) for one in sources
         )
         return cls(**{**config, "support": Support.from_config(config["support"]), "sources": read})
+
+    @classmethod
+    def from_description(cls, described: Mapping[str, Any]) -> "Identity":
+        """The identity in what :func:`trajworld.models.files.describe_model` says of a file."""
+        return cls.from_config({name: described[name] for name in vars(cls()) if name in described})
 
     @property
     def steps(self) -> int | None:

@@ -53,6 +53,7 @@ class Part:
             "environment": self.dataset.environment,
             "content": self.dataset.content,
             "variates": self.dataset.num_variates,
+            **({} if self.dataset.reward else {"reward": False}),
             "transitions": self.transitions,
             "training_episodes": len(self.training),
             "holdout_episodes": len(self.holdout),
@@ -109,9 +110,8 @@ def identity_of(config: TrainingConfig, parts: list[Part], history: dict[str, An
         }
         return Identity(sources=tuple(sources.values()), history=history)
     dataset = parts[0].dataset
-    return Identity(
-        parts[0].support, dataset.environment, dataset.observation_size, dataset.action_size, history=history
-    )
+    sizes = dataset.observation_size, dataset.action_size
+    return Identity(parts[0].support, dataset.environment, *sizes, history=history, reward=dataset.reward)
 
 
 def _part(
