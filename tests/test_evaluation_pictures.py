@@ -106,11 +106,11 @@ def test_bars_and_growth_are_drawn_for_odd_data_too(
     for name, observations in (("many", 80), ("one", 1)):
         dataset = memory_dataset([12], observations=observations)
         errors = copy_last_row_errors(dataset)
-        draw_variate_errors(tmp_path / f"{name}.png", errors, errors, "a model")
+        draw_variate_errors(tmp_path / f"{name}.png", errors, [errors], "a model")
     dataset.rows[:] = 3.0
     errors = copy_last_row_errors(dataset)
     assert errors.still == ("observation 0", "reward")
-    draw_variate_errors(tmp_path / "still.png", errors, errors, "a model")
+    draw_variate_errors(tmp_path / "still.png", errors, [errors], "a model")
     growth = OpenLoopErrors("d", "e", "given", 1, 1, (0.1,), (0.1,), (0.1,), (0.2,))
     draw_growth(tmp_path / "growth.png", growth, "a model")
     assert all(pixels(tmp_path / f"{name}.png").std() > 0 for name in ("growth", "one", "still"))

@@ -277,7 +277,9 @@ def _file_origin(
     if suffix == ".pt":
         tasks = tdmpc2_tasks(path)
         if len(tasks) > 1:
-            raise UsageError(f"{path} holds {len(tasks)} tasks: `trajworld data import` makes a dataset of each")
+            raise UsageError(
+                f"{path} holds {len(tasks)} tasks: `trajworld data import` makes a dataset of each"
+            )
         return _tdmpc2_origin(spec, tasks[0])
     if suffix in (".hdf5", ".h5") and is_robomimic(path):
         about, _ = read_robomimic(path, mask)

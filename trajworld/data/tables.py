@@ -1,6 +1,7 @@
 """Reading tables, CSV or Parquet: one row a time step, in blocks, cut into episodes by a column or by gaps in time."""
 
 import contextlib
+import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,7 +45,9 @@ def read_table(path: Path, toml: Path, account: Account | None = None) -> tuple[
     """
     columns = read_columns(toml, path)
     first = next(table_blocks(path, None, columns.separator, 1), None)
-    there = [] if first is None else [str(name) for name in first.columns]
+    if first is None:
+        raise TrajWorldError(f"{path} has no row")
+    there = [str(name) for name in first.columns]
     if lacking := [name for name in columns.used if name not in there]:
         raise UsageError(
             f"{toml} names the column {lacking[0]!r}, which {path.name} has not: it has {', '.join(there)}"
@@ -58,6 +61,9 @@ def table_blocks(
     """The named columns of a table (all where None), at most ``rows`` rows at once; a file's fault becomes one line."""
     import pandas as pd
 
+    kind = kind_of_file(path)
+    if kind and "Parquet" not in kind:
+        raise TrajWorldError(f"{path} is not a readable table: {kind}")
     try:
         if path.suffix == ".parquet":
             from pyarrow import parquet
@@ -66,10 +72,9 @@ def table_blocks(
                 yield batch.to_pandas()
         else:
             with pd.read_csv(path, sep=separator, usecols=names, chunksize=rows, low_memory=False) as blocks:
-                yield from blocks
+                yield from (block for block in blocks if len(block))
     except (OSError, ValueError, UnicodeError, pd.errors.ParserError) as error:
-        kind = kind_of_file(path)
-        raise TrajWorldError(f"{path} is not a readable table: {kind or one_line(error)}") from None
+        raise TrajWorldError(f"{path} is not a readable table: {one_line(error)}") from None
 
 
 def separator_of(path: Path) -> str:
@@ -88,7 +93,9 @@ def seconds_of(column: "pandas.Series[Any]", path: Path) -> Floats:
 
     if column.dtype.kind in "iuf":
         return column.to_numpy(np.float64, na_value=np.nan)
-    dates = pd.to_datetime(column, errors="coerce", utc=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Of dates that are in no one format.
+        dates = pd.to_datetime(column, errors="coerce", utc=True)
     if (wrong := dates.isna() & column.notna()).any():
         _refuse(column, wrong, path, "neither a number nor a date")
     return ((dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)).to_numpy(np.float64)
@@ -146,8 +153,6 @@ class _Reader:
                 pairs = zip(vars(kept).values(), vars(rows).values(), strict=True)
                 rows = _Rows(*(np.concatenate(two) for two in pairs))
             kept = yield from self._cut(rows, old, period)
-        if not read:
-            raise TrajWorldError(f"{self.path} has no row")
         if kept is not None:
             yield from self._last(kept)
         if self.steps and self.off > _UNEVEN * self.steps:
