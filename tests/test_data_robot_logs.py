@@ -246,16 +246,16 @@ def spoil(kind: str, folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
-        ("lerobot cut", "not a readable Parquet file"),
-        ("lerobot frames", "not all there in order|lacks frames"),
-        ("lerobot outside", "leads out of the dataset"),
-        ("lerobot version", "version v4.0 are not read"),
+        ("lerobot cut", "not a readable file of this dataset"),
+        ("lerobot frames", "not all there in order|disagree on the frames"),
+        ("lerobot outside", "not there or lies outside"),
+        ("lerobot version", "version v4.0 is not read"),
         ("tdmpc2 code", "nothing that a file names is run"),
         ("tdmpc2 cut", "not a readable TD-MPC2 file"),
         ("tdmpc2 arrays", "'reward' must be an array of numbers"),
         ("robomimic link", "must be an array of this file"),
-        ("robomimic lengths", "num_samples 4: the file is damaged"),
-        ("robomimic observations", "has no observations"),
+        ("robomimic lengths", "it is damaged"),
+        ("robomimic observations", "no demonstration with observations"),
     ],
 )
 def test_bad_files_end_in_one_line(tmp_path: Path, command: Any, kind: str, message: str) -> None:

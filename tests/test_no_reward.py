@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from tank import tank
 from training_fixtures import SIZES
 from training_fixtures import store as rewarded_store
 
@@ -85,7 +86,7 @@ def test_a_log_is_trained_and_measured_on_its_observations(
     code, out, _ = command(*arguments, "-o", tmp_path / "out")
     assert code == 0
     assert "No reward is recorded" in out
-    assert "ridge on 3 rows" in out
+    assert "ridge of 3 rows" in out
     found = json.loads((tmp_path / "out" / "results.json").read_text())["datasets"][0]
     assert [one["name"] for one in found["prediction"]["variates"]] == ["observation 0", "observation 1"]
     assert found["prediction"]["reward"] is False
@@ -159,3 +160,26 @@ def test_checks_count_real_values_inside_episodes(tmp_path: Path) -> None:
     assert outside["rows"] == outside["variates"]["observation 0"] == pytest.approx(share)
     assert sum(outside["variates"].values()) == outside["rows"]
     assert share_outside(Identity(), dataset) == {"range": "", "rows": 1.0, "variates": {}}
+
+
+@pytest.mark.slow
+def test_three_commands_from_a_log_to_a_fine_tuned_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any
+) -> None:
+    """Those of the README, with fewer steps: the error is below copying and below a regression on the last row."""
+    monkeypatch.chdir(tmp_path)
+    tank().to_csv("tank.csv", index=False)
+    assert command("data", "columns", "tank.csv")[0] == 0
+    three = (
+        "data import tank.csv --id mine/tank-v0 --test 0.2",
+        "train mine/tank-v0 --init trajworld-small --steps 120 -o runs/tank",
+        "evaluate runs/tank/best.keras mine/tank-test-v0 --ridge mine/tank-v0 --windows 1000 -o evaluation",
+    )
+    for words in three:
+        code, _, err = command(*words.split())
+        assert code == 0, err
+    assert {path.suffix for path in Path("evaluation").iterdir()} == {".json", ".png"}
+    found = json.loads(Path("evaluation", "results.json").read_text())["datasets"][0]
+    sides = (found["prediction"], found["copy_last_row"], found["ridges"][0])
+    errors = [side["normalised_mae"]["observation"] for side in sides]
+    assert errors[0] < 0.7 * min(errors[1:])

@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+UNRECORDED = "the result of an episode's last action is not in the file"
+
 
 @dataclass
 class Account:

@@ -16,7 +16,7 @@ from trajworld.data.d4rl import read_d4rl
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.home import stores_folder
-from trajworld.data.lerobot import is_lerobot, lerobot_files, read_lerobot
+from trajworld.data.lerobot import is_lerobot, read_lerobot
 from trajworld.data.minari_datasets import (
     dataset_path,
     datasets_folder,
@@ -264,7 +264,7 @@ def _file_origin(
         return _unitraj_origin(spec, unitraj)
     if path.is_dir() and is_lerobot(path):
         info, _ = read_lerobot(path)
-        files = [*(path / "meta").rglob("*.*"), *lerobot_files(info)]
+        files = [*(path / "meta").rglob("*.*"), *info.files]
         name = f"lerobot/{path.resolve().name}"
         return _Origin(
             path.resolve().name, spec, name, path, files, lambda a: read_lerobot(path, a)[1], info.frames

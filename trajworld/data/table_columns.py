@@ -150,7 +150,7 @@ def write_columns(table: Path, path: Path, overwrite: bool = False) -> Path:
 
 
 def _lines(frame: "pandas.DataFrame", table: Path, separator: str) -> list[str]:
-    from trajworld.data.tables import seconds_of
+    from trajworld.data.tables import numbers_of
 
     names = [str(name) for name in frame.columns]
     kinds = {name: frame[name].dtype for name in names}
@@ -189,7 +189,7 @@ def _lines(frame: "pandas.DataFrame", table: Path, separator: str) -> list[str]:
         'action_row = "before"  # a row\'s action leads to the next row; "after": it led to this one'
     )
     if time:
-        steps = np.diff(seconds_of(frame[time], table))
+        steps = np.diff(numbers_of(frame[time], table, times=True))
         steps = steps[np.isfinite(steps) & (steps > 0)]
         period = float(f"{np.median(steps):.6g}") if len(steps) else 0.0
         lines += [f"time = {_text(time)}", f"period = {period}  # between two rows; dates: in seconds"]

@@ -42,7 +42,7 @@ def ridge_errors(
         errors_of(
             fitted_ridge(fitted, window, rows),
             dataset,
-            predictor=f"ridge on {rows} row{'s' * (rows > 1)}",
+            predictor="ridge on the last row" if rows == 1 else f"ridge of {rows} rows",
             window=window,
             **choice,
         )
