@@ -115,7 +115,7 @@ def test_missing_rewards_go_through_minari_and_do_not_mix(tmp_path: Path, comman
     assert notes["on import, left out: they are the dataset log-v0"] == 8
     assert command("data", "import", tmp_path / "log.csv", "--id", "log-v0", "--test", 0.4)[0] == 1
     paid = dataclasses.replace(episodes()[0], rewards=np.zeros(9))
-    with pytest.raises(TrajWorldError, match="only some episodes record rewards"):
+    with pytest.raises(TrajWorldError, match="in every step of some episodes only"):
         write_store(tmp_path / "mixed", [*episodes(), paid], **NAMES)
     assert not (tmp_path / "mixed").exists()
 

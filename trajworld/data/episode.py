@@ -88,7 +88,7 @@ def check_episodes(
         rewarded = rewarded if number else episode.rewarded
         if episode.rewarded != rewarded:
             raise TrajWorldError(
-                f"{where}: only some episodes record rewards: leave the reward out, or those episodes"
+                f"{where}: rewards hold a NaN in every step of some episodes only: leave those out, or all rewards"
             )
         yield episode
     if number < 0:

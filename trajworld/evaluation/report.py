@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 from trajworld.data.dataset import Dataset
 from trajworld.errors import UsageError
-from trajworld.evaluation.fitted_ridge import ridge_errors
 from trajworld.evaluation.one_step import (
     OneStep,
     PredictionErrors,
@@ -89,6 +88,7 @@ def evaluate(
     """
     # Imported here: without pictures nothing waits for Matplotlib and pandas.
     from trajworld.evaluation import pictures
+    from trajworld.evaluation.fitted_ridge import ridge_errors
 
     limit, seed, batch_size = settings.windows or None, settings.seed, settings.batch_size
     copy = copy_last_row_errors(dataset, window=model.sizes.window, limit=limit, seed=seed)
