@@ -103,15 +103,16 @@ def inspect(spec: str, output: Path | None, model: str | None, as_json: bool) ->
     with job_progress("Converting") as progress:
         dataset = open_dataset(spec, progress=progress)
     checks = variate_checks(dataset)
-    summary = {**summarise(dataset), "checks": {name: one.as_json() for name, one in checks.items()}}
+    summary = {**summarise(dataset), "checks": checks}
     if model is not None:
         from trajworld.models.files import describe_model
         from trajworld.models.identity import Identity
         from trajworld.models.names import find_model
         from trajworld.models.outside import share_outside
 
-        known = Identity.from_description(describe_model(find_model(model)))
-        outside = summary["outside"] = share_outside(known, dataset)
+        described = describe_model(find_model(model))
+        identity = Identity.from_config({key: described[key] for key in vars(Identity()) if key in described})
+        outside = summary["outside"] = share_outside(identity, dataset)
         facts = [f"{share:.1%} of {name}" for name, share in outside["variates"].items() if share]
         about = [f"{outside['rows']:.1%} of the rows lie outside {outside['range']}", ", ".join(facts)]
         if not outside["range"]:
@@ -141,7 +142,7 @@ def inspect(spec: str, output: Path | None, model: str | None, as_json: bool) ->
         (
             name,
             *(number(one[key], 4) for key in ("minimum", "mean", "maximum", "std")),
-            checks[name].words if name in checks else "",
+            checks[name]["look_at"] if name in checks else "",
         )
         for name, one in (spreads | summary["variates"]).items()
     ]

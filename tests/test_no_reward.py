@@ -145,9 +145,11 @@ def test_checks_count_real_values_inside_episodes(tmp_path: Path) -> None:
         every, found = np.concatenate(column), checks[f"observation {place}"]
         still = np.concatenate([np.diff(values) == 0 for values in column]).mean()
         ends = [(every == end).mean() for end in (every.min(), every.max())]
-        assert found.distinct == len(set(every.tolist()))
-        assert [found.unchanged, found.at_minimum, found.at_maximum] == pytest.approx([still, *ends])
-    words = [one.words for one in checks.values()]
+        assert found["distinct"] == len(set(every.tolist()))
+        assert [found[name] for name in ("unchanged", "at_minimum", "at_maximum")] == pytest.approx(
+            [still, *ends]
+        )
+    words = [one["look_at"] for one in checks.values()]
     assert words[3:] == ["constant", "", ""]
     assert words[0].endswith("% at its maximum")
     assert words[1].endswith(" values")

@@ -1,6 +1,5 @@
 """What to look at in each variate of a dataset before training on it."""
 
-from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -8,62 +7,43 @@ import numpy as np
 from trajworld.data.dataset import Dataset
 from trajworld.data.summary import variate_names
 
-_FEW = 20
-_SATURATED = 0.01
-_MANY = 10
-_SELDOM = 0.5
+# A variate of at most so many values steps; one that keeps its value in so many steps is slow; one that is in so many
+# rows, and at least that number, at an end of its range saturates.
+_FEW, _SLOW, _SATURATED, _MANY = 20, 0.5, 0.01, 10
 
 
-@dataclass(frozen=True)
-class VariateChecks:
-    """How a variate takes its values.
+def variate_checks(dataset: Dataset) -> dict[str, dict[str, Any]]:
+    """How each recorded variate takes its values, as plain JSON values by its name.
 
-    Attributes:
-        distinct: How many different values it has.
-        unchanged: The share of steps, inside episodes, in which it keeps its value.
-        rows: How many rows have one.
-        at_minimum: The share of rows at its least value.
-        at_maximum: The same for the greatest.
+    ``distinct`` is how many it has, ``unchanged`` the share of steps, inside episodes, in which it keeps its value,
+    ``at_minimum`` and ``at_maximum`` the shares of rows at the ends of its range; ``look_at`` says what of that is out
+    of the ordinary, and is empty where nothing is.
     """
-
-    distinct: int
-    unchanged: float
-    rows: int
-    at_minimum: float
-    at_maximum: float
-
-    @property
-    def words(self) -> str:
-        """What is out of the ordinary, for people; empty where nothing is."""
-        if self.distinct == 1:
-            return "constant"
-        found = [f"{self.distinct} values"] * (self.distinct <= _FEW)
-        found += [f"unchanged in {self.unchanged:.0%} of the steps"] * (self.unchanged > _SELDOM)
-        for end, share in (("minimum", self.at_minimum), ("maximum", self.at_maximum)):
-            many = share >= _SATURATED and share * self.rows >= _MANY
-            found += [f"{share:.0%} at its {end}"] * (many and self.distinct > _FEW)
-        return ", ".join(found)
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return {**asdict(self), "words": self.words}
-
-
-def variate_checks(dataset: Dataset) -> dict[str, VariateChecks]:
-    """The checks of each recorded variate by its name, over its real values."""
     first, last = dataset.episode_offsets[:-1], dataset.episode_offsets[1:] - 1
     found = {}
-    for variate, name in enumerate(variate_names(dataset)):
-        if not dataset.mask[variate]:
-            continue
-        column = np.asarray(dataset.rows[:, variate])
-        real = np.ones(len(column), bool)
+    for variate in np.flatnonzero(dataset.mask):
+        column, real = np.asarray(dataset.rows[:, variate]), np.ones(len(dataset.rows), bool)
         if variate >= dataset.observation_size:
             real[first if variate == dataset.observation_size else last] = False
         inside = real[1:] & real[:-1]
         inside[last[:-1]] = False
         values = column[real]
-        ends = [float((values == end).mean()) for end in (values.min(), values.max())]
         still = float((np.diff(column) == 0)[inside].mean()) if inside.any() else 0.0
-        found[name] = VariateChecks(len(np.unique(values)), still, len(values), *ends)
+        ends = {
+            name: (values == end).mean()
+            for name, end in (("minimum", values.min()), ("maximum", values.max()))
+        }
+        distinct = len(np.unique(values))
+        words = [f"{distinct} values"] * (distinct <= _FEW) + [f"unchanged in {still:.0%} of the steps"] * (
+            still > _SLOW
+        )
+        for name, share in ends.items():
+            many = distinct > _FEW and share >= _SATURATED and share * len(values) >= _MANY
+            words += [f"{share:.0%} at its {name}"] * many
+        found[variate_names(dataset)[variate]] = {
+            "distinct": distinct,
+            "unchanged": still,
+            **{f"at_{name}": float(share) for name, share in ends.items()},
+            "look_at": "constant" if distinct == 1 else ", ".join(words),
+        }
     return found

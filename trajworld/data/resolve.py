@@ -331,9 +331,8 @@ def _d4rl_origin(spec: str, path: Path, limit: int = 1000) -> _Origin:
 
 
 def _tdmpc2_origin(spec: str, task: TDMPC2Task) -> _Origin:
-    return _Origin(
-        task.path.stem, spec, task.name, task.path, [task.path], partial(read_tdmpc2, task), task.transitions
-    )
+    name, total = f"tdmpc2/{task.path.stem}/task-{task.task}", len(task.episodes) * (task.rows - 1)
+    return _Origin(task.path.stem, spec, name, task.path, [task.path], partial(read_tdmpc2, task), total)
 
 
 def _unitraj_origin(spec: str, one: UniTrajEnvironment) -> _Origin:

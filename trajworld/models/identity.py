@@ -94,11 +94,6 @@ class Identity:
         )
         return cls(**{**config, "support": Support.from_config(config["support"]), "sources": read})
 
-    @classmethod
-    def from_description(cls, described: Mapping[str, Any]) -> "Identity":
-        """The identity in what :func:`trajworld.models.files.describe_model` says of a file."""
-        return cls.from_config({name: described[name] for name in vars(cls()) if name in described})
-
     @property
     def steps(self) -> int | None:
         """The step of training that the weights are of; what was planned where a file does not say; else None."""
