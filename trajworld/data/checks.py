@@ -29,21 +29,20 @@ def variate_checks(dataset: Dataset) -> dict[str, dict[str, Any]]:
         inside[last[:-1]] = False
         values = column[real]
         still = float((np.diff(column) == 0)[inside].mean()) if inside.any() else 0.0
-        ends = {
-            name: (values == end).mean()
-            for name, end in (("minimum", values.min()), ("maximum", values.max()))
-        }
-        distinct = len(np.unique(values))
-        words = [f"{distinct} values"] * (distinct <= _FEW) + [f"unchanged in {still:.0%} of the steps"] * (
-            still > _SLOW
-        )
-        for name, share in ends.items():
-            many = distinct > _FEW and share >= _SATURATED and share * len(values) >= _MANY
-            words += [f"{share:.0%} at its {name}"] * many
+        ends = {"minimum": values.min(), "maximum": values.max()}
+        shares = {name: float((values == end).mean()) for name, end in ends.items()}
+        distinct, words = len(np.unique(values)), []
+        if distinct <= _FEW:
+            words.append(f"{distinct} values")
+        if still > _SLOW:
+            words.append(f"unchanged in {still:.0%} of the steps")
+        for name, share in shares.items():
+            if distinct > _FEW and share >= _SATURATED and share * len(values) >= _MANY:
+                words.append(f"{share:.0%} at its {name}")
         found[variate_names(dataset)[variate]] = {
             "distinct": distinct,
             "unchanged": still,
-            **{f"at_{name}": float(share) for name, share in ends.items()},
+            **{f"at_{name}": share for name, share in shares.items()},
             "look_at": "constant" if distinct == 1 else ", ".join(words),
         }
     return found
