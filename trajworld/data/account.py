@@ -13,10 +13,8 @@ UNRECORDED = "the result of an episode's last action is not in the file"
 class Account:
     """Transitions and rewards of a source, counted while it is read, and the episodes that were given of them.
 
-    Attributes:
-        left_out: Transitions and reward of what was not given, by reason.
-        notes: What else happened, such as an end that no flag marks; counts by text.
-        without_reward: How many of the transitions have no reward in the source.
+    ``left_out`` has transitions and reward of what was not given, by reason; ``notes`` counts what else happened, such
+    as an end that no flag marks; ``without_reward`` counts the transitions that have no reward in the source.
     """
 
     transitions: int = 0

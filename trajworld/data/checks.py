@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from trajworld.data.dataset import Dataset
-from trajworld.data.summary import variate_names
+from trajworld.data.summary import real_values, variate_names
 
 # A variate of at most so many values steps; one that keeps its value in so many steps is slow; one that is in so many
 # rows, and at least that number, at an end of its range saturates.
@@ -19,16 +19,13 @@ def variate_checks(dataset: Dataset) -> dict[str, dict[str, Any]]:
     ``at_minimum`` and ``at_maximum`` the shares of rows at the ends of its range; ``look_at`` says what of that is out
     of the ordinary, and is empty where nothing is.
     """
-    first, last = dataset.episode_offsets[:-1], dataset.episode_offsets[1:] - 1
-    found = {}
-    for variate in np.flatnonzero(dataset.mask):
-        column, real = np.asarray(dataset.rows[:, variate]), np.ones(len(dataset.rows), bool)
-        if variate >= dataset.observation_size:
-            real[first if variate == dataset.observation_size else last] = False
-        inside = real[1:] & real[:-1]
-        inside[last[:-1]] = False
-        values = column[real]
-        still = float((np.diff(column) == 0)[inside].mean()) if inside.any() else 0.0
+    begins, found = dataset.episode_offsets[1:-1], {}
+    for variate in map(int, np.flatnonzero(dataset.mask)):
+        values = real_values(dataset, variate)
+        # An episode has one reward and action less than observations.
+        short = np.arange(1, dataset.num_episodes) * (variate >= dataset.observation_size)
+        steps = np.delete(np.diff(values), begins - short - 1)
+        still = float((steps == 0).mean()) if len(steps) else 0.0
         ends = {"minimum": values.min(), "maximum": values.max()}
         shares = {name: float((values == end).mean()) for name, end in ends.items()}
         distinct, words = len(np.unique(values)), []
