@@ -113,7 +113,7 @@ def inspect(spec: str, output: Path | None, model: str | None, as_json: bool) ->
         described = describe_model(find_model(model))
         identity = Identity.from_config({key: described[key] for key in vars(Identity()) if key in described})
         outside = summary["outside"] = share_outside(identity, dataset)
-        facts = [f"{share:.1%} of {name}" for name, share in outside["variates"].items() if share]
+        facts = [f"{share:.2%} of {name}" for name, share in outside["variates"].items() if share]
         about = [f"{outside['rows']:.1%} of the rows lie outside {outside['range']}", ", ".join(facts)]
         if not outside["range"]:
             about = ["all rows: it was trained on no such environment; fine-tune it (train --init)"]
@@ -133,7 +133,7 @@ def inspect(spec: str, output: Path | None, model: str | None, as_json: bool) ->
             ("variates", f"{dataset.num_variates} ({sizes})"),
             ("store", str(dataset.path)),
             *(("source", line) for line in (dataset.account.lines() if dataset.account else ())),
-            *((f"to {model}", line) for line in (about if model else ()) if line),
+            *((f"for {model}", line) for line in (about if model else ()) if line),
         ]
     )
     names = [name for name in ("episode_length", "episode_return") if name in summary]

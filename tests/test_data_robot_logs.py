@@ -266,3 +266,22 @@ def test_bad_files_end_in_one_line(tmp_path: Path, command: Any, kind: str, mess
     assert (code, out, len(err.splitlines())) == (1, "", 1)
     listed = json.loads(command("data", "list", "--json")[1])
     assert listed == {"minari": [], "stores": []}
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "kind"), [("torch", "torch", ".pt"), ("pyarrow", "parquet", ".parquet")]
+)
+def test_what_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any, package: str, extra: str, kind: str
+) -> None:
+    path = tmp_path / f"log{kind}"
+    if kind == ".pt":
+        tdmpc2_file(path)
+    else:
+        pq.write_table(pa.table({"a": [1.0, 2.0]}), path)
+        path.with_suffix(".toml").write_text('observation = ["a"]')
+    for name in (package, f"{package}.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    code, out, err = command("data", "import", path, "--id", "log-v0")
+    assert (code, out) == (1, "")
+    assert err == f"Error: {package} is not installed: pip install 'trajworld[{extra}]'\n"

@@ -86,9 +86,9 @@ def test_episodes_equal_a_walk_over_the_rows(
     )
     monkeypatch.setattr(tables, "_ROWS_AT_ONCE", block)
     account = Account()
-    read, episodes = read_table(path, tmp_path / "log.toml", account)
-    assert read == columns
-    expected, found = walk(frame, columns), list(episodes)
+    assert read_columns(tmp_path / "log.toml", path) == columns
+    source = read_table(path, tmp_path / "log.toml")
+    expected, found = walk(frame, columns), list(source.episodes(account))
     assert len(found) == len(expected) > 5
     for episode, (rows, filled) in zip(found, expected, strict=True):
         part = filled.iloc[rows]

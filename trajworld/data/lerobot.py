@@ -2,15 +2,16 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.data.account import UNRECORDED, Account
 from trajworld.data.episode import Episode, as_floats, check_episode, no_rewards
+from trajworld.data.source import Source
 from trajworld.errors import TrajWorldError, one_line
 from trajworld.files import read_json
 
@@ -21,29 +22,16 @@ _PLACE = ("data/chunk_index", "data/file_index")
 _STATES = ("observation.state", "observation.environment_state")
 
 
-@dataclass(frozen=True)
-class LeRobotInfo:
-    """What ``meta/info.json`` and the episodes' metadata say.
-
-    Attributes:
-        fps: Frames a second.
-        vectors: The sizes of the numeric vectors, by feature.
-        observation: The features that make an observation, in order.
-        action: The same for the action.
-        files: The data files in order, each with the lengths of its episodes by their index.
+class _Info(NamedTuple):
+    """Frames a second, the sizes of the numeric vectors, those that make an observation and an action, and the data
+    files with the lengths of their episodes by index.
     """
 
-    folder: Path
     fps: float
     vectors: dict[str, int]
-    observation: tuple[str, ...]
-    action: tuple[str, ...]
+    observation: list[str]
+    action: list[str]
     files: dict[Path, dict[int, int]]
-
-    @property
-    def frames(self) -> int:
-        """Of all episodes."""
-        return sum(sum(lengths.values()) for lengths in self.files.values())
 
 
 def is_lerobot(folder: Path) -> bool:
@@ -51,13 +39,13 @@ def is_lerobot(folder: Path) -> bool:
     return (folder / _INFO).is_file()
 
 
-def read_lerobot(folder: Path, account: Account | None = None) -> tuple[LeRobotInfo, Iterator[Episode]]:
-    """Open a LeRobot dataset and read its episodes one at a time, with pyarrow alone.
+def read_lerobot(folder: Path) -> Source:
+    """Open a LeRobot dataset, which is read with pyarrow alone.
 
     The observation is ``observation.state`` and ``observation.environment_state``, or where neither is there every
     numeric vector whose name begins with ``observation.``; likewise the action. Images and videos are not read. The
     reward is ``next.reward``; most datasets have none. A frame's action leads to the next frame, so the last one of an
-    episode is left out. ``account`` is brought up to date as episodes are read.
+    episode is left out.
 
     Raises:
         TrajWorldError: The version is another one, a file is missing or damaged, no feature is of use; while reading,
@@ -75,8 +63,8 @@ def read_lerobot(folder: Path, account: Account | None = None) -> tuple[LeRobotI
             if len(feature["shape"]) == 1 and feature["dtype"].startswith(("float", "int", "uint", "bool"))
         }
         observation, action = (
-            tuple(name for name in usual if name in vectors)
-            or tuple(n for n in vectors if n.startswith(prefix))
+            [name for name in usual if name in vectors]
+            or [name for name in vectors if name.startswith(prefix)]
             for usual, prefix in ((_STATES, "observation."), (("action",), "action"))
         )
         fps, files = float(given["fps"]), _files(folder, given)
@@ -86,8 +74,10 @@ def read_lerobot(folder: Path, account: Account | None = None) -> tuple[LeRobotI
         raise TrajWorldError(
             f"{path}: no episode, or no numeric observation.state among {', '.join(vectors)}"
         )
-    info = LeRobotInfo(folder, fps, vectors, observation, action, files)
-    return info, _read_episodes(info, account or Account())
+    read = partial(_read_episodes, _Info(fps, vectors, observation, action, files))
+    meta = [one for one in (folder / "meta").rglob("*") if one.is_file()]
+    frames = sum(sum(lengths.values()) for lengths in files.values())
+    return Source(f"lerobot/{folder.resolve().name}", [*meta, *files], read, frames)
 
 
 def _files(folder: Path, given: dict[str, Any]) -> dict[Path, dict[int, int]]:
@@ -112,9 +102,9 @@ def _files(folder: Path, given: dict[str, Any]) -> dict[Path, dict[int, int]]:
     return files
 
 
-def _read_episodes(info: LeRobotInfo, account: Account) -> Iterator[Episode]:
-    account.note(f"frames {1 / info.fps:g} s apart", info.frames)
+def _read_episodes(info: _Info, account: Account) -> Iterator[Episode]:
     for path, lengths in info.files.items():
+        account.note(f"frames {1 / info.fps:g} s apart", sum(lengths.values()))
         rows: dict[str, NDArray[Any]] = {}
         waiting = list(lengths.items())
         for block in _blocks(info, path):
@@ -122,7 +112,9 @@ def _read_episodes(info: LeRobotInfo, account: Account) -> Iterator[Episode]:
             rows = {name: np.concatenate([rows[name], block[name]]) for name in block} if rows else block
             while waiting and len(rows["frame_index"]) >= waiting[0][1]:
                 index, length = waiting.pop(0)
-                made = _episode(info, {name: array[:length] for name, array in rows.items()}, index, account)
+                made = _episode(
+                    info, {name: array[:length] for name, array in rows.items()}, index, path, account
+                )
                 rows = {name: array[length:] for name, array in rows.items()}
                 if made is not None:
                     yield check_episode(made, f"{path}, episode {index}")
@@ -132,7 +124,7 @@ def _read_episodes(info: LeRobotInfo, account: Account) -> Iterator[Episode]:
             )
 
 
-def _blocks(info: LeRobotInfo, path: Path) -> Iterator[dict[str, NDArray[Any]]]:
+def _blocks(info: _Info, path: Path) -> Iterator[dict[str, NDArray[Any]]]:
     """Blocks of frames: of each feature ``[n, size]``."""
     from pyarrow import parquet
 
@@ -155,13 +147,13 @@ def _blocks(info: LeRobotInfo, path: Path) -> Iterator[dict[str, NDArray[Any]]]:
 
 
 def _episode(
-    info: LeRobotInfo, rows: dict[str, NDArray[Any]], index: int, account: Account
+    info: _Info, rows: dict[str, NDArray[Any]], index: int, path: Path, account: Account
 ) -> Episode | None:
     """The episode of these frames, or None where they are no whole transition."""
     length = len(rows["frame_index"])
     numbers = np.arange(length)
     if (rows["episode_index"] != index).any() or (rows["frame_index"][:, 0] != numbers).any():
-        raise TrajWorldError(f"{info.folder}: the frames of episode {index} are not all there in order")
+        raise TrajWorldError(f"{path}: the frames of episode {index} are not all there in order")
     times = rows["timestamp"][:, 0] * info.fps
     late = "a timestamp is more than half a period off its frame's"
     account.note(late, int((np.abs(times - times[:1] - numbers) > 0.5).sum()))

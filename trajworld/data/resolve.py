@@ -25,10 +25,11 @@ from trajworld.data.minari_datasets import (
     write_minari,
 )
 from trajworld.data.robomimic import is_robomimic, read_robomimic
+from trajworld.data.source import Source
 from trajworld.data.store import VERSION, is_store, open_store, store_description, write_store
 from trajworld.data.table_columns import columns_path
 from trajworld.data.tables import SUFFIXES, read_table
-from trajworld.data.tdmpc2 import TDMPC2Task, read_tdmpc2, tdmpc2_tasks
+from trajworld.data.tdmpc2 import read_tdmpc2
 from trajworld.data.unitraj import UniTrajEnvironment, read_unitraj, unitraj_datasets, unitraj_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import kind_of_file, user_path
@@ -45,6 +46,7 @@ class Imported:
     account: Account | None
 
 
+_HDF5 = (".hdf5", ".h5")
 _FORMS = (
     "a D4RL or robomimic .hdf5 file, a CSV or Parquet table, a TD-MPC2 .pt file, or a folder of LeRobot data or "
     "UniTraj episodes"
@@ -171,9 +173,9 @@ def import_dataset(
         raise UsageError(f"the share of test episodes must be at least 0 and below 1, not {test}")
     origins: dict[str, _Origin] = {}
     stem, _, version = dataset_id.rpartition("-")
-    if path.suffix == ".pt" and len(tasks := tdmpc2_tasks(path)) > 1:
-        for task in tasks:
-            origins[f"{stem}/task-{task.task}-{version}"] = _tdmpc2_origin(str(source), task)
+    if path.suffix == ".pt" and len(tasks := read_tdmpc2(path)) > 1:
+        for task, found in tasks.items():
+            origins[f"{stem}/task-{task}-{version}"] = _origin_of(str(source), path, found)
     elif (only := _file_origin(str(source), path, max_episode_steps, columns, mask)) is not None:
         origins[dataset_id] = only
     elif path.is_file():
@@ -252,30 +254,26 @@ def _file_origin(
     if unitraj is not None:
         return _unitraj_origin(spec, unitraj)
     if path.is_dir() and is_lerobot(path):
-        info, _ = read_lerobot(path)
-        files = [*(path / "meta").rglob("*.*"), *info.files]
-        name = f"lerobot/{path.resolve().name}"
-        return _Origin(
-            path.resolve().name, spec, name, path, files, lambda a: read_lerobot(path, a)[1], info.frames
-        )
-    if suffix in SUFFIXES:
-        toml = columns or columns_path(path)
-        read_table(path, toml)
-        name = f"table/{path.stem}"
-        return _Origin(path.stem, spec, name, path, [path, toml], lambda a: read_table(path, toml, a)[1])
-    if suffix == ".pt":
-        tasks = tdmpc2_tasks(path)
-        if len(tasks) > 1:
+        found = read_lerobot(path)
+    elif suffix in SUFFIXES:
+        found = read_table(path, columns or columns_path(path))
+    elif suffix == ".pt":
+        tasks = read_tdmpc2(path)
+        if len(tasks) != 1:
             raise UsageError(
                 f"{path} holds {len(tasks)} tasks: `trajworld data import` makes a dataset of each"
             )
-        return _tdmpc2_origin(spec, tasks[0])
-    if suffix in (".hdf5", ".h5") and is_robomimic(path):
-        about, _ = read_robomimic(path, mask)
-        reading = partial(read_robomimic, path, mask)
-        given = about.environment, path, [path]
-        return _Origin(path.stem, spec, *given, lambda a: reading(a)[1], about.transitions)
-    return _d4rl_origin(spec, path, limit) if suffix in (".hdf5", ".h5") else None
+        (found,) = tasks.values()
+    elif suffix in _HDF5 and is_robomimic(path):
+        found = read_robomimic(path, mask)
+    else:
+        return _d4rl_origin(spec, path, limit) if suffix in _HDF5 else None
+    return _origin_of(spec, path, found)
+
+
+def _origin_of(spec: str, path: Path, source: Source) -> _Origin:
+    given = source.environment, path, source.files, source.episodes, source.transitions
+    return _Origin(path.stem if path.is_file() else path.resolve().name, spec, *given)
 
 
 def _split(dataset_id: str, origin: _Origin, test: float) -> dict[str, _Origin]:
@@ -315,11 +313,6 @@ def _d4rl_origin(spec: str, path: Path, limit: int = 1000) -> _Origin:
     info, _ = read_d4rl(path)
     given = path.stem, spec, info.environment, path, [path]
     return _Origin(*given, lambda account: read_d4rl(path, limit, account)[1], info.steps)
-
-
-def _tdmpc2_origin(spec: str, task: TDMPC2Task) -> _Origin:
-    name, total = f"tdmpc2/{task.path.stem}/task-{task.task}", len(task.episodes) * (task.rows - 1)
-    return _Origin(task.path.stem, spec, name, task.path, [task.path], partial(read_tdmpc2, task), total)
 
 
 def _unitraj_origin(spec: str, one: UniTrajEnvironment) -> _Origin:

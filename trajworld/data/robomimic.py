@@ -2,8 +2,8 @@
 
 import json
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,23 +13,11 @@ from numpy.typing import NDArray
 from trajworld.data.account import UNRECORDED, Account
 from trajworld.data.d4rl import hdf5_array, open_hdf5
 from trajworld.data.episode import Episode, as_floats, check_episode, no_rewards
+from trajworld.data.source import Source
 from trajworld.errors import TrajWorldError, UsageError
 
 if TYPE_CHECKING:
     import h5py
-
-
-@dataclass(frozen=True)
-class RobomimicInfo:
-    """What a file holds: its environment (``robomimic/NAME``), the demonstrations that are read and the names of the
-    vectors that make an observation, each in order, and how many transitions there are.
-    """
-
-    path: Path
-    environment: str
-    demonstrations: tuple[str, ...]
-    keys: tuple[str, ...]
-    transitions: int
 
 
 def is_robomimic(path: Path) -> bool:
@@ -43,13 +31,11 @@ def is_robomimic(path: Path) -> bool:
         return False
 
 
-def read_robomimic(
-    path: Path, mask: str | None = None, account: Account | None = None
-) -> tuple[RobomimicInfo, Iterator[Episode]]:
-    """Open a robomimic file and read its demonstrations one at a time; of the filter ``mask/NAME`` only, if given.
+def read_robomimic(path: Path, mask: str | None = None) -> Source:
+    """Open a robomimic file, whose demonstrations are the episodes; those of the filter ``mask/NAME`` only, if given.
 
     An observation is its vectors side by side, in alphabetical order; images are not read. With ``next_obs`` every step
-    is a transition, without it the last one of each demonstration is left out. ``account`` is brought up to date.
+    is a transition, without it the last one of each demonstration is left out.
 
     Raises:
         UsageError: There is no such filter.
@@ -71,7 +57,7 @@ def read_robomimic(
                 f"{path} has no demonstration with observations: robomimic's dataset_states_to_obs.py extracts them"
             )
         seen = data[names[0]]["obs"]
-        keys = tuple(key for key in sorted(seen) if len(hdf5_array(seen, key, path).shape) <= 2)
+        keys = [key for key in sorted(seen) if len(hdf5_array(seen, key, path).shape) <= 2]
         if not keys:
             raise TrajWorldError(f"{path}: no observation is a vector of numbers: images are not read")
         try:
@@ -79,18 +65,22 @@ def read_robomimic(
         except (KeyError, TypeError, ValueError):
             environment = path.stem
         total = sum(len(hdf5_array(data[name], "actions", path)) for name in names)
-    info = RobomimicInfo(path, f"robomimic/{environment}", tuple(names), keys, total)
-    return info, _read_episodes(info, account or Account())
+    return Source(f"robomimic/{environment}", [path], partial(_read_episodes, path, names, keys), total)
 
 
-def _read_episodes(info: RobomimicInfo, account: Account) -> Iterator[Episode]:
-    path = info.path
+def _read_episodes(
+    path: Path, names: Sequence[str], keys: Sequence[str], account: Account
+) -> Iterator[Episode]:
+    def observed(group: "h5py.Group") -> NDArray[np.floating]:
+        arrays = [as_floats(hdf5_array(group, key, path)) for key in keys]
+        return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
+
     with open_hdf5(path) as file:
-        for name in info.demonstrations:
+        for name in names:
             group = file["data"][name]
             actions, observations = (
                 as_floats(hdf5_array(group, "actions", path, 2)),
-                _observed(group, "obs", info),
+                observed(group["obs"]),
             )
             rewards, dones = (
                 as_floats(hdf5_array(group, one, path, 1)).reshape(-1)
@@ -110,7 +100,7 @@ def _read_episodes(info: RobomimicInfo, account: Account) -> Iterator[Episode]:
                 )
             done = bool((dones[-1:] > 0).any())
             if "next_obs" in group:
-                observations = np.concatenate([observations, _observed(group, "next_obs", info)[-1:]])
+                observations = np.concatenate([observations, observed(group["next_obs"])[-1:]])
             else:
                 account.leave_out(UNRECORDED, rewards[-1:])
                 actions, rewards, done = actions[:-1], rewards[:-1], False
@@ -119,8 +109,3 @@ def _read_episodes(info: RobomimicInfo, account: Account) -> Iterator[Episode]:
                 yield check_episode(
                     Episode(observations, actions, rewards, done, not done), f"{path}, {name}"
                 )
-
-
-def _observed(group: "h5py.Group", kind: str, info: RobomimicInfo) -> NDArray[np.floating]:
-    arrays = [as_floats(hdf5_array(group[kind], key, info.path)) for key in info.keys]
-    return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trajworld.data.account import UNRECORDED, Account
 from trajworld.data.episode import Episode, check_episode, no_rewards
+from trajworld.data.source import Source
 from trajworld.data.table_columns import Columns, read_columns
 from trajworld.errors import TrajWorldError, UsageError, one_line
 from trajworld.files import kind_of_file
@@ -29,12 +30,11 @@ _UNEVEN, _LONG_GAP = 0.2, 10
 _TIME, _KEY, _DONE = -3, -2, -1
 
 
-def read_table(path: Path, toml: Path, account: Account | None = None) -> tuple[Columns, Iterator[Episode]]:
-    """Open a table and read its episodes one at a time; see :class:`trajworld.data.table_columns.Columns`.
+def read_table(path: Path, toml: Path) -> Source:
+    """Open a table whose columns a TOML describes; see :class:`trajworld.data.table_columns.Columns`.
 
     Two rows that follow each other in an episode are a transition; where a value is missing in one, it is left out and
-    the episode ends. ``account`` is brought up to date as episodes are read, with the sampling period, gaps and held
-    values among its notes.
+    the episode ends. The account's notes have the sampling period, gaps and held values.
 
     Raises:
         UsageError: The TOML is missing or wrong, or names a column that is not there.
@@ -50,7 +50,8 @@ def read_table(path: Path, toml: Path, account: Account | None = None) -> tuple[
         raise UsageError(
             f"{toml} names the column {lacking[0]!r}, which {path.name} has not: it has {', '.join(there)}"
         )
-    return columns, _Reader(path, toml, columns, account or Account(), columns.period).episodes()
+    read = lambda account: _Reader(path, toml, columns, account, columns.period).episodes()  # noqa: E731
+    return Source(f"table/{path.stem}", [path, toml], read)
 
 
 def table_blocks(

@@ -1,7 +1,7 @@
 """Reading TD-MPC2's ``.pt`` files: whole episodes of one or several tasks, padded to the widest of them."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -10,23 +10,11 @@ from numpy.typing import NDArray
 
 from trajworld.data.account import Account
 from trajworld.data.episode import Episode, check_episode
+from trajworld.data.source import Source
 from trajworld.errors import TrajWorldError, one_line
 from trajworld.files import kind_of_file
 
 _ARRAYS = {"obs": 3, "action": 3, "reward": 2}
-
-
-@dataclass(frozen=True, eq=False)
-class TDMPC2Task:
-    """The episodes of one task of a file: their numbers, the unpadded sizes of an observation and an action, and their
-    rows.
-    """
-
-    path: Path
-    task: int
-    episodes: NDArray[np.int64]
-    sizes: tuple[int, ...]
-    rows: int
 
 
 class _Container:
@@ -45,8 +33,10 @@ _ALLOWED: list[Any] = [
 ]
 
 
-def tdmpc2_tasks(path: Path) -> list[TDMPC2Task]:
-    """The tasks of a file, by their numbers. Last columns that are 0 in every row of a task are its padding.
+def read_tdmpc2(path: Path) -> dict[int, Source]:
+    """The tasks of a file by their numbers. Last columns that are 0 in every row of a task are its padding.
+
+    A row's action and reward led to its observation; the first row's are fillers and are not read.
 
     Raises:
         ModuleNotFoundError: PyTorch is not installed.
@@ -55,29 +45,29 @@ def tdmpc2_tasks(path: Path) -> list[TDMPC2Task]:
     arrays = _load(path)
     count, rows = arrays["reward"].shape
     tasks = arrays["task"].reshape(count, -1)[:, 0] if "task" in arrays else np.zeros(count)
-    found = []
+    found = {}
     for task in np.unique(tasks):
         episodes = np.flatnonzero(tasks == task)
         # The first row's action is a filler.
         parts = (arrays["obs"], arrays["action"][:, 1:])
         sizes = tuple(max(_width(array[one]) for one in episodes) for array in parts)
-        found.append(TDMPC2Task(path, int(task), episodes, sizes, rows))
-    if not found or rows < 2 or not all(one.sizes[0] for one in found):
-        raise TrajWorldError(f"{path}: a task has no episode of two rows, or no observation that is not 0")
+        if rows < 2 or not sizes[0]:
+            raise TrajWorldError(f"{path}: task {task} has no two rows, or no observation that is not 0")
+        read = partial(_read_episodes, path, episodes, sizes)
+        name = f"tdmpc2/{path.stem}/task-{task:g}"
+        found[int(task)] = Source(name, [path], read, len(episodes) * (rows - 1))
     return found
 
 
-def read_tdmpc2(task: TDMPC2Task, account: Account | None = None) -> Iterator[Episode]:
-    """The episodes of a task, one at a time; ``TrajWorldError`` where one holds a NaN.
-
-    A row's action and reward led to its observation; the first row's are fillers and are not read.
-    """
-    account, arrays = account or Account(), _load(task.path)
-    for number in task.episodes:
+def _read_episodes(
+    path: Path, episodes: NDArray[np.int64], sizes: tuple[int, ...], account: Account
+) -> Iterator[Episode]:
+    arrays = _load(path)
+    for number in episodes:
         seen, acted, paid = (np.array(arrays[name][number]) for name in _ARRAYS)
         account.keep(paid[1:])
-        made = Episode(seen[:, : task.sizes[0]], acted[1:, : task.sizes[1]], paid[1:])
-        yield check_episode(made, f"{task.path}, episode {number}")
+        made = Episode(seen[:, : sizes[0]], acted[1:, : sizes[1]], paid[1:])
+        yield check_episode(made, f"{path}, episode {number}")
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
