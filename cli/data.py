@@ -1,25 +1,21 @@
 """``trajworld data``: collect, import, list and inspect datasets."""
 
-import json
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
-from rich.text import Text
 
 from trajworld.errors import UsageError
 from trajworld.text import number
 
-from .lazy import LazyGroup
-from .options import FILE, PATH, json_option
-from .output import make_table, print_facts, print_table
+from .commands import AtLeast1, File, Json, LazyGroup, Picture, With
+from .output import print_facts, print_json, print_records, print_rows, say_picture
 from .progress import job_progress
 
 _COMMANDS = {
     "collect": (".collect:collect", "Run environments into Minari datasets."),
-    "collect-corpus": (".corpus:collect_corpus", "Make the corpus that models are pre-trained on."),
-    "corpus": (".corpus:corpus", "Show what a corpus holds."),
+    "collect-corpus": (".collect:collect_corpus", "Make the corpus that models are pre-trained on."),
+    "corpus": (".collect:corpus", "Show what a corpus holds."),
 }
 
 
@@ -28,9 +24,8 @@ def data() -> None:
     """Collect, import, list and inspect datasets."""
 
 
-@data.command("list", short_help="List the local Minari datasets and converted stores.")
-@json_option
-def list_datasets(as_json: bool) -> None:
+@data.command("list")
+def list_datasets(*, as_json: Json = False) -> None:
     """List the local Minari datasets and the stores converted on this machine.
 
     \b
@@ -44,43 +39,32 @@ def list_datasets(as_json: bool) -> None:
 
     minari, stores = local_datasets(), converted_stores()
     if as_json:
-        click.echo(json.dumps({"minari": minari, "stores": stores}, indent=2))
-        return
-    shown: Sequence[str] = ("id", "environment", "episodes", "transitions")
-    _print_entries(minari, shown, f"Minari datasets in {datasets_folder()}")
+        return print_json({"minari": minari, "stores": stores})
+    columns = {"environment": "{}", "episodes": "{:,}", "transitions": "{:,}"}
+    _print_entries(minari, {"id": "{}", **columns}, f"Minari datasets in {datasets_folder()}")
     if not minari:
         click.echo("No Minari datasets yet: `trajworld data collect Hopper-v5` makes one.")
     for store in stores:
         if "error" not in store:
             store["variates"] = store["observation_size"] + 1 + store["action_size"]
             store["folder"] = Path(store["path"]).name
-    shown = ("name", "environment", "episodes", "variates", "folder")
-    _print_entries(stores, shown, f"Stores converted to {stores_folder()}")
+    columns = {"environment": "{}", "episodes": "{:,}", "variates": "{}", "folder": "{}"}
+    _print_entries(stores, {"name": "{}", **columns}, f"Stores converted to {stores_folder()}")
     if not stores:
         click.echo("No converted stores: training and `trajworld data inspect` make them.")
 
 
-def _print_entries(entries: list[dict[str, Any]], columns: Sequence[str], title: str) -> None:
-    """A table; an entry that could not be read says why instead."""
-    rows = [
-        [entry[columns[0]], Text(entry["error"], style="red"), *[""] * (len(columns) - 2)]
-        if "error" in entry
-        else [entry[column] for column in columns]
-        for entry in entries
-    ]
-    right = [column in ("episodes", "transitions", "variates") for column in columns]
-    if rows:
-        print_table(make_table(columns, rows, right, title))
+def _print_entries(entries: list[dict[str, Any]], columns: dict[str, str], title: str) -> None:
+    """A table, if there is anything; an entry that could not be read says why instead."""
+    shown = [{**entry, "environment": entry["error"]} if "error" in entry else entry for entry in entries]
+    if shown:
+        print_records(shown, columns, title)
 
 
-@data.command(short_help="Show what a dataset holds.")
-@click.argument("spec")
-@click.option("-o", "--output", type=FILE, help="Also draw a picture here (.png).")
-@click.option(
-    "--model", help="Also show which share of the rows lies outside what this model was trained on."
-)
-@json_option
-def inspect(spec: str, output: Path | None, model: str | None, as_json: bool) -> None:
+@data.command()
+def inspect(
+    spec: str, *, output: Picture | None = None, model: str | None = None, as_json: Json = False
+) -> None:
     """Show a dataset's episodes, transitions and the values of each variate, and what to look at before training.
 
     SPEC is `minari:ID` (downloaded if need be), the ID of a local Minari dataset, a store's folder, a D4RL or robomimic
@@ -95,6 +79,9 @@ def inspect(spec: str, output: Path | None, model: str | None, as_json: bool) ->
       trajworld data inspect mujoco/hopper/medium-v0 -o hopper.png
       trajworld data inspect hopper_medium-v2.hdf5 --json
       trajworld data inspect tank.csv --model runs/tank/best.keras
+
+    Options:
+        model: Also show which share of the rows lies outside what this model was trained on.
     """
     from trajworld.data.checks import variate_checks
     from trajworld.data.resolve import open_dataset
@@ -104,6 +91,7 @@ def inspect(spec: str, output: Path | None, model: str | None, as_json: bool) ->
         dataset = open_dataset(spec, progress=progress)
     checks = variate_checks(dataset)
     summary = {**summarise(dataset), "checks": checks}
+    known: list[str] = []
     if model is not None:
         from trajworld.models.files import describe_model
         from trajworld.models.identity import Identity
@@ -113,28 +101,19 @@ def inspect(spec: str, output: Path | None, model: str | None, as_json: bool) ->
         described = describe_model(find_model(model))
         identity = Identity.from_config({key: described[key] for key in vars(Identity()) if key in described})
         outside = summary["outside"] = share_outside(identity, dataset)
-        facts = [f"{share:.2%} of {name}" for name, share in outside["variates"].items() if share]
-        about = [f"{outside['rows']:.1%} of the rows lie outside {outside['range']}", ", ".join(facts)]
+        shares = [f"{share:.2%} of {name}" for name, share in outside["variates"].items() if share]
+        known = [f"{outside['rows']:.2%} of the rows lie outside {outside['range']}", *shares]
         if not outside["range"]:
-            about = ["all rows: it was trained on no such environment; fine-tune it (train --init)"]
+            known = ["all rows: it was trained on no such environment; fine-tune it (train --init)"]
     if output is not None:
         draw_summary(dataset, output)
     if as_json:
-        click.echo(json.dumps(summary, indent=2))
-        return
-    reward = "1 reward" if dataset.reward else "no reward recorded"
-    sizes = f"{dataset.observation_size} observation, {reward}, {dataset.action_size} action"
+        return print_json(summary)
+    account = dataset.account.lines() if dataset.account else ()
+    plain = summary if dataset.reward else summary | {"reward": "not recorded"}
+    facts = [(name, value) for name, value in plain.items() if not isinstance(value, dict)]
     print_facts(
-        [
-            ("dataset", dataset.name),
-            ("environment", dataset.environment or "(not known)"),
-            ("episodes", f"{dataset.num_episodes:,} ({dataset.terminated.sum():,} terminated)"),
-            ("transitions", dataset.num_transitions),
-            ("variates", f"{dataset.num_variates} ({sizes})"),
-            ("store", str(dataset.path)),
-            *(("source", line) for line in (dataset.account.lines() if dataset.account else ())),
-            *((f"for {model}", line) for line in (about if model else ()) if line),
-        ]
+        [*facts, *(("account", line) for line in account), *((f"for {model}", line) for line in known)]
     )
     names = [name for name in ("episode_length", "episode_return") if name in summary]
     spreads = {name.replace("_", " "): summary[name] for name in names}
@@ -146,24 +125,25 @@ def inspect(spec: str, output: Path | None, model: str | None, as_json: bool) ->
         )
         for name, one in (spreads | summary["variates"]).items()
     ]
-    headers = ("", "min", "mean", "max", "std", "look at")
-    print_table(make_table(headers, rows, (False, *[True] * 4, False)))
-    if output is not None:
-        click.echo(f"Picture: {output}")
+    print_rows(("", "min", "mean", "max", "std", "look at"), rows)
+    say_picture(output)
 
 
-@data.command(short_help="Write which columns of a table are what, for you to check.")
-@click.argument("file", type=PATH)
-@click.option("-o", "--output", type=FILE, help="The TOML to write.  [default: FILE's name with .toml]")
-@click.option("--overwrite", is_flag=True, help="Replace a TOML that is there.")
-def columns(file: Path, output: Path | None, overwrite: bool) -> None:
-    """Write the TOML that says which columns of a CSV or Parquet FILE are observation, action and reward, what tells
-    its episodes apart, and its period: a first version, guessed from the columns' names and values.
+@data.command()
+def columns(file: File, *, output: File | None = None, overwrite: bool = False) -> None:
+    """Write which columns of a table are what, for you to check.
+
+    The TOML says which columns of a CSV or Parquet FILE are observation, action and reward, what tells its episodes
+    apart, and its period: a first version, guessed from the columns' names and values.
 
     \b
     Examples:
       trajworld data columns tank.csv
       trajworld data columns tank.parquet -o my.toml
+
+    Options:
+        output: The TOML to write.  [default: FILE's name with .toml]
+        overwrite: Replace a TOML that is there.
     """
     from trajworld.data.table_columns import columns_path, write_columns
 
@@ -172,33 +152,21 @@ def columns(file: Path, output: Path | None, overwrite: bool) -> None:
     click.echo(f"Written to {path}: check it.", err=True)
 
 
-@data.command("import", short_help="Make Minari datasets of other data: tables, LeRobot, robomimic, ….")
-@click.argument("source", type=PATH)
-@click.option("--id", "dataset_id", required=True, help="Id of the new Minari dataset: (namespace/)name-v0.")
-@click.option(
-    "--environment", help="The environment's name, where the source does not give it: gymnasium/Hopper-v5."
-)
-@click.option(
-    "--max-episode-steps",
-    type=click.IntRange(min=1),
-    default=1000,
-    show_default=True,
-    help="Step limit of D4RL files without timeouts.",
-)
-@click.option("--columns", type=FILE, help="A table's TOML, where it is not beside it.")
-@click.option("--mask", metavar="NAME", help="Of a robomimic file, the demonstrations of this filter only.")
-@click.option(
-    "--test",
-    type=float,
-    default=0.0,
-    metavar="SHARE",
-    help="Keep the last episodes for a test: NAME-test-v0.",
-)
-@click.option("--description", default="", help="A line for people.")
-@click.option("--replace", is_flag=True, help="Replace a dataset of the same id.")
-@json_option
-def import_(source: Path, dataset_id: str, as_json: bool, **options: Any) -> None:
-    """Make Minari datasets of a file or folder of another format.
+@data.command("import")
+def import_(
+    source: Path,
+    *,
+    dataset_id: Annotated[str, With(flags=["--id"])],
+    environment: str | None = None,
+    max_episode_steps: AtLeast1 = 1000,
+    columns: File | None = None,
+    mask: Annotated[str, With(metavar="NAME")] | None = None,
+    test: Annotated[float, With(metavar="SHARE")] = 0.0,
+    description: str = "",
+    replace: bool = False,
+    as_json: Json = False,
+) -> None:
+    """Make Minari datasets of other data: tables, LeRobot, robomimic, TD-MPC2, D4RL or UniTraj.
 
     A CSV or Parquet table, one row a time step, needs a TOML that says what its columns are (`trajworld data columns`
     writes a first version). Logs without rewards stay without: models are trained and measured on observations alone.
@@ -216,30 +184,54 @@ def import_(source: Path, dataset_id: str, as_json: bool, **options: Any) -> Non
       trajworld data import mt30/chunk_0.pt --id tdmpc2/mt30-v0           # TD-MPC2
       trajworld data import hopper_medium-v2.hdf5 --id d4rl/hopper/medium-v2
       trajworld data import unitraj/ --id unitraj-v0
+
+    Options:
+        dataset_id: Id of the new Minari dataset: (namespace/)name-v0.
+        environment: The environment's name, where the source does not give it: gymnasium/Hopper-v5.
+        max_episode_steps: Step limit of D4RL files without timeouts.
+        columns: A table's TOML, where it is not beside it.
+        mask: Of a robomimic file, the demonstrations of this filter only.
+        test: Keep this share of the episodes, the last ones, for a test: NAME-test-v0.
+        description: A line for people.
+        replace: Replace a dataset of the same id.
     """
     from trajworld.data.resolve import import_dataset
 
     with job_progress("Importing") as progress:
-        made = import_dataset(source, dataset_id, progress=progress, **options)
+        made = import_dataset(
+            source,
+            dataset_id,
+            environment=environment,
+            max_episode_steps=max_episode_steps,
+            columns=columns,
+            mask=mask,
+            test=test,
+            description=description,
+            replace=replace,
+            progress=progress,
+        )
     if as_json:
-        found = [{"path": str(one.path), "account": one.account and one.account.as_json()} for one in made]
-        click.echo(json.dumps(found, indent=2))
-        return
+        return print_json(
+            [{"path": str(one.path), "account": one.account and one.account.as_json()} for one in made]
+        )
     for one in made:
         click.echo(str(one.path))
         for line in one.account.lines() if one.account else ():
             click.echo(f"  {line}")
 
 
-@data.command(short_help="Draw procedural robots.")
-@click.argument("robots", metavar="ROBOT...", nargs=-1, required=True)
-@click.option("-o", "--output", required=True, type=FILE, help="The picture (.png).")
-def draw_robots(robots: tuple[str, ...], output: Path) -> None:
-    """Draw ROBOTs (robot/legged-17, robot/snake-3) side by side: legged ones from the side, snakes from above.
+@data.command()
+def draw_robots(robots: Annotated[tuple[str, ...], With(metavar="ROBOT...")], *, output: File) -> None:
+    """Draw procedural robots side by side.
+
+    ROBOT is such as robot/legged-17 or robot/snake-3; legged ones are seen from the side, snakes from above.
 
     \b
     Examples:
       trajworld data draw-robots robot/legged-{0..17} robot/snake-{0..5} -o robots.png
+
+    Options:
+        output: The picture (.png).
     """
     from trajworld.environments.names import ROBOT, parse_name
     from trajworld.environments.robots.kinds import parse_robot
@@ -250,4 +242,4 @@ def draw_robots(robots: tuple[str, ...], output: Path) -> None:
         if name.family != ROBOT or name.changes:
             raise UsageError(f"{name} is no robot to draw: write a kind and a number, as in robot/legged-17")
     draw([parse_robot(name.identifier) for name in names], output)
-    click.echo(f"Picture: {output}")
+    say_picture(output)

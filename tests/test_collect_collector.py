@@ -12,14 +12,15 @@ from collect_fixtures import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajworld.collect.collector import Tally, collect, cut_episode, take_episodes
-from trajworld.collect.episodes import episode_seeds, run_episode
+from trajworld.collect.collector import Tally, collect, cut_episode, episode_seeds, run_episode, take_episodes
 from trajworld.data.episode import Episode
 from trajworld.environments.interface import Description, Step
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.policies.behaviour import Constant, OrnsteinUhlenbeck, Uniform, make_behaviour
 from trajworld.processes import Workers
+
+pytestmark = pytest.mark.once
 
 needs_dm_control = pytest.mark.skipif(
     importlib.util.find_spec("dm_control") is None, reason="dm_control is not installed"

@@ -17,6 +17,8 @@ from trajworld.environments.names import EnvironmentName, parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 
+pytestmark = pytest.mark.once
+
 needs_dm_control = pytest.mark.skipif(
     importlib.util.find_spec("dm_control") is None, reason="dm_control is not installed"
 )
@@ -105,7 +107,7 @@ def test_an_environment_that_cannot_start_is_one_line(monkeypatch):
 
 def test_importing_the_package_imports_no_simulator():
     code = (
-        "import sys, trajworld.collect.datasets, trajworld.collect.corpus\n"
+        "import sys, trajworld.collect.collector, trajworld.collect.corpus\n"
         "print({'mujoco', 'dm_control', 'gymnasium', 'keras', 'jax', 'pandas'} & {*sys.modules})"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,15 +1,11 @@
 """``trajworld evaluate`` on real collected data, end to end, and with all that can be wrong."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.data.statistics import value_range
 from trajworld.evaluation.one_step import prediction_errors
@@ -23,7 +19,7 @@ PENDULUM = "trajworld/gymnasium-pendulum-v1/ou-v0"
 SIZES = TrajWorldSizes(blocks=1, width=16, heads=2, variates=12)
 
 
-def save(path: Path, identity: Identity | None = None) -> TrajWorld:
+def save(path, identity=None):
     keras.utils.set_random_seed(0)
     model = TrajWorld(SIZES, identity)
     save_model(model, path)
@@ -31,7 +27,7 @@ def save(path: Path, identity: Identity | None = None) -> TrajWorld:
 
 
 @pytest.mark.slow
-def test_a_collected_dataset_is_evaluated_and_drawn(tmp_path: Path, command: Any) -> None:
+def test_a_collected_dataset_is_evaluated_and_drawn(tmp_path, command):
     command("data", "collect", "Pendulum-v1", "--transitions", 500, "--workers", 1)
     dataset = open_dataset(PENDULUM)
     support = training_support(*value_range(dataset))
@@ -68,9 +64,7 @@ def test_a_collected_dataset_is_evaluated_and_drawn(tmp_path: Path, command: Any
     assert sorted(path.name for path in folder.iterdir()) == ["open-loop.png", "results.json", "variates.png"]
 
 
-def test_several_datasets_and_the_ranges_of_an_unseen_environment(
-    tmp_path: Path, command: Any, make_store: Callable[..., Dataset]
-) -> None:
+def test_several_datasets_and_the_ranges_of_an_unseen_environment(tmp_path, command, make_store):
     first, second = make_store([8, 5]), make_store([9], seed=1)
     save(tmp_path / "model.keras")
     arguments = (tmp_path / "model.keras", first.path, second.path, "--horizon", 0, "--json")
@@ -88,9 +82,8 @@ def test_several_datasets_and_the_ranges_of_an_unseen_environment(
     assert [each["prediction"]["ranges"] for each in json.loads(out)["datasets"]] == [f"of {second.name}"] * 2
 
 
-def test_mistakes_end_in_one_line_and_leave_nothing(
-    tmp_path: Path, command: Any, make_store: Callable[..., Dataset]
-) -> None:
+@pytest.mark.once
+def test_mistakes_end_in_one_line_and_leave_nothing(tmp_path, command, make_store):
     dataset, other = make_store([8, 5]), make_store([8], observations=5)
     wide = make_store([8], observations=20)
     model, pretrained, broken = (tmp_path / f"{name}.keras" for name in ("model", "pretrained", "broken"))
@@ -121,9 +114,8 @@ def test_mistakes_end_in_one_line_and_leave_nothing(
     assert (code, err.count("\n")) == (2, 1)
 
 
-def test_nothing_but_an_evaluation_is_overwritten(
-    tmp_path: Path, command: Any, make_store: Callable[..., Dataset]
-) -> None:
+@pytest.mark.once
+def test_nothing_but_an_evaluation_is_overwritten(tmp_path, command, make_store):
     dataset, out = make_store([8, 5]), tmp_path / "out"
     save(tmp_path / "model.keras")
     arguments = (tmp_path / "model.keras", dataset.path, "--horizon", 0, "--json", "-o", out, "--overwrite")
@@ -147,16 +139,12 @@ def test_nothing_but_an_evaluation_is_overwritten(
         assert (code, json.loads(printed)["kind"]) == (0, "evaluation")
 
 
-def test_what_stops_half_way_leaves_nothing(
-    tmp_path: Path,
-    command: Any,
-    make_store: Callable[..., Dataset],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+@pytest.mark.once
+def test_what_stops_half_way_leaves_nothing(tmp_path, command, make_store, monkeypatch):
     dataset = make_store([8, 5])
     save(tmp_path / "model.keras")
 
-    def stopped(*arguments: object, **options: object) -> None:
+    def stopped(*arguments, **options):
         raise KeyboardInterrupt
 
     monkeypatch.setattr("trajworld.evaluation.report.open_loop_errors", stopped)

@@ -96,7 +96,7 @@ def test_a_log_is_trained_and_measured_on_its_observations(
     assert list(table.index) == ["observation 0", "observation 1", "observations", "all"]
     code, out, _ = command("data", "inspect", log.path, "--model", model, "-o", tmp_path / "log.png")
     assert code == 0
-    assert "no reward recorded" in out
+    assert "not recorded" in out
     assert "episode return" not in out
     code, _, err = command("evaluate", model, rewarded_store(tmp_path / "paid"), "--horizon", 0)
     assert code == 1

@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from trajworld.collect.corpus import Job, check_families, gather_jobs
-from trajworld.collect.corpus_episodes import Gathered, Recipe
+from trajworld.collect.collector import DECIDING, deciding_versions
+from trajworld.collect.corpus import Gathered, Job, check_families, gather_jobs
 from trajworld.collect.corpus_table import UNSEEN, Row, read_table
-from trajworld.collect.datasets import DECIDING, deciding_versions
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import dataset_path, write_minari
@@ -141,8 +140,7 @@ def _job(environment: str, pool: int) -> Job:
     # Not of the table: no variants are known of it.
     row = row or Row(environment, "", 0, UNSEEN, 1.0, 1.0, "varied", 0.0)
     search, total = round(min(_SEARCH, _SEARCH_PER_TRANSITION * pool)), pool + max(1, pool // 10)
-    recipe = Recipe(environment, row.variants, row.behaviour, search, total, 0)
-    return Job(row, recipe, pool_id(environment, pool))
+    return Job(pool_id(environment, pool), row, search, total, 0)
 
 
 def _test_id(pool: str) -> str:
@@ -154,7 +152,7 @@ def _is_there(job: Job) -> bool:
     paths = [dataset_path(one) for one in (_test_id(job.dataset_id), job.dataset_id)]
     found = [read_json(path / "data" / "metadata.json").get(_KEY) or {} for path in paths if path.exists()]
     remove = f"remove {' and '.join(map(str, paths))}"
-    if any(one.get("recipe") != job.recipe.as_json() for one in found):
+    if any(one.get("recipe") != job.recipe for one in found):
         raise TrajWorldError(f"the data of {job.row.environment} were made otherwise: {remove}")
     if len(found) < len(paths):
         return False
@@ -187,7 +185,7 @@ def _write(job: Job, gathered: Gathered, pool: int) -> None:
     for dataset_id, chosen in parts.items():
         episodes = gathered.episodes[chosen]
         recorded = {
-            "recipe": job.recipe.as_json(),
+            "recipe": job.recipe,
             "behaviours": returns_by_behaviour(episodes, gathered.kinds[chosen]),
             "versions": deciding_versions(),
         }

@@ -13,8 +13,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from trajworld.charts import Look, lines
-from trajworld.collect.collector import default_workers
-from trajworld.collect.datasets import collect_datasets, dataset_targets
+from trajworld.collect.collector import collect_datasets, dataset_targets, default_workers
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.data.resolve import open_dataset
 from trajworld.environments.names import parse_name
@@ -151,7 +150,6 @@ class Quickstart:
             return
         for one in collect_datasets(
             targets,
-            behaviour_name=_BEHAVIOUR,
             behaviour=make_behaviour(_BEHAVIOUR),
             transitions=transitions,
             seed=seed,

@@ -236,10 +236,10 @@ class ZeroShot:
             return
         check_families(jobs)
         with open_corpus(self._own_corpus, rows, {}):
-            for number, (job, gathered) in enumerate(make_datasets(jobs, workers), start=1):
-                count, name = gathered.tally.transitions, job.row.environment
+            for number, made in enumerate(make_datasets(jobs, workers), start=1):
                 say(
-                    f"{number} of {len(jobs)}: collected {count:,} transitions of {name} in {gathered.seconds:.1f} s"
+                    f"{number} of {len(jobs)}: collected {made['transitions']:,} transitions of "
+                    f"{made['environment']} in {made['seconds']:.1f} s"
                 )
 
 
