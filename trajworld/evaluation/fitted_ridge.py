@@ -5,7 +5,7 @@ the model's window; rows before an episode's first one are that row again. The p
 least error on a fifth of the episodes, which the fit does not see.
 """
 
-from typing import Unpack
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +15,7 @@ from trajworld.data.mixture import windows_in_order
 from trajworld.data.split import split_episodes
 from trajworld.data.statistics import statistics
 from trajworld.errors import TrajWorldError
-from trajworld.evaluation.one_step import Choice, Prediction, PredictionErrors, Predictor, errors_of
+from trajworld.evaluation.one_step import Prediction, PredictionErrors, Predictor, errors_of
 
 Array = NDArray[np.float64]
 
@@ -25,7 +25,7 @@ _AT_ONCE = 4096
 
 
 def ridge_errors(
-    dataset: Dataset, fitted: Dataset, window: int, **choice: Unpack[Choice]
+    dataset: Dataset, fitted: Dataset, window: int, **choice: Any
 ) -> tuple[PredictionErrors, ...]:
     """One-step errors on ``dataset`` of ridge regressions on the last row, and on ``window`` - 1 rows, of ``fitted``.
 
