@@ -236,6 +236,10 @@ def spoil(kind: str, folder: Path) -> Path:
             if kind == "robomimic link":
                 del file["data/demo_0/actions"]
                 file["data/demo_0/actions"] = h5py.ExternalLink("/etc/passwd", "x")
+            elif kind == "robomimic group":
+                other = robomimic_file(folder / "other.hdf5", True)
+                del file["data/demo_0"]
+                file["data/demo_0"] = h5py.ExternalLink(str(other), "data/demo_0")
             elif kind == "robomimic lengths":
                 file["data/demo_2"].attrs["num_samples"] = 4
             else:
@@ -254,6 +258,7 @@ def spoil(kind: str, folder: Path) -> Path:
         ("tdmpc2 cut", "not a readable TD-MPC2 file"),
         ("tdmpc2 arrays", "'reward' must be an array of numbers"),
         ("robomimic link", "must be an array of this file"),
+        ("robomimic group", "must be an array of this file"),
         ("robomimic lengths", "it is damaged"),
         ("robomimic observations", "no demonstration with observations"),
     ],

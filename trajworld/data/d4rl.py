@@ -153,7 +153,9 @@ def hdf5_array(
     name = f"{file.name}/{name}".lstrip("/")
     if name not in file.file:
         raise TrajWorldError(f"{path} has no array {name!r}")
-    dataset = file.file[name] if isinstance(file.file.get(name, getlink=True), h5py.HardLink) else None
+    # A group may be a link to another file too.
+    own = file.file.filename == str(path) and isinstance(file.file.get(name, getlink=True), h5py.HardLink)
+    dataset = file.file[name] if own else None
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
         raise TrajWorldError(
             f"{path}: {name!r} must be an array of this file, not a group or a link to another file"
