@@ -63,37 +63,94 @@ def _print_entries(entries: list[dict[str, Any]], columns: dict[str, str], title
 
 
 @data.command()
-def inspect(spec: str, *, output: Picture | None = None, as_json: Json = False) -> None:
-    """Show a dataset's episodes, transitions and the values of each variate.
+def inspect(
+    spec: str, *, output: Picture | None = None, model: str | None = None, as_json: Json = False
+) -> None:
+    """Show a dataset's episodes, transitions and the values of each variate, and what to look at before training.
 
-    SPEC is `minari:ID` (downloaded if need be), the ID of a local Minari dataset, a store's folder, a D4RL
-    .hdf5 file, or a folder of UniTraj episodes. What is not a store is converted to one first, once.
+    SPEC is `minari:ID` (downloaded if need be), the ID of a local Minari dataset, a store's folder, a D4RL or robomimic
+    .hdf5 file, a CSV or Parquet table with its TOML beside it, a TD-MPC2 .pt file of one task, or a folder of LeRobot
+    data or UniTraj episodes. What is not a store is converted to one first, once.
+
+    A variate is constant, takes few values, changes seldom, or lies at an end of its range in many rows (saturation).
+    The source's notes have its sampling period, missing rows and missing values.
 
     \b
     Examples:
       trajworld data inspect mujoco/hopper/medium-v0 -o hopper.png
       trajworld data inspect hopper_medium-v2.hdf5 --json
+      trajworld data inspect tank.csv --model runs/tank/best.keras
+
+    Options:
+        model: Also show which share of the rows lies outside what this model was trained on.
     """
+    from trajworld.data.checks import variate_checks
     from trajworld.data.resolve import open_dataset
     from trajworld.data.summary import draw_summary, summarise
 
     with job_progress("Converting") as progress:
         dataset = open_dataset(spec, progress=progress)
-    summary = summarise(dataset)
+    checks = variate_checks(dataset)
+    summary = {**summarise(dataset), "checks": checks}
+    known: list[str] = []
+    if model is not None:
+        from trajworld.models.files import describe_model
+        from trajworld.models.identity import Identity
+        from trajworld.models.names import find_model
+        from trajworld.models.outside import share_outside
+
+        described = describe_model(find_model(model))
+        identity = Identity.from_config({key: described[key] for key in vars(Identity()) if key in described})
+        outside = summary["outside"] = share_outside(identity, dataset)
+        shares = [f"{share:.2%} of {name}" for name, share in outside["variates"].items() if share]
+        known = [f"{outside['rows']:.2%} of the rows lie outside {outside['range']}", *shares]
+        if not outside["range"]:
+            known = ["all rows: it was trained on no such environment; fine-tune it (train --init)"]
     if output is not None:
         draw_summary(dataset, output)
     if as_json:
         return print_json(summary)
     account = dataset.account.lines() if dataset.account else ()
-    facts = [(name, value) for name, value in summary.items() if not isinstance(value, dict)]
-    print_facts([*facts, *(("account", line) for line in account)])
-    spreads = {name.replace("_", " "): summary[name] for name in ("episode_length", "episode_return")}
+    plain = summary if dataset.reward else summary | {"reward": "not recorded"}
+    facts = [(name, value) for name, value in plain.items() if not isinstance(value, dict)]
+    print_facts(
+        [*facts, *(("account", line) for line in account), *((f"for {model}", line) for line in known)]
+    )
+    names = [name for name in ("episode_length", "episode_return") if name in summary]
+    spreads = {name.replace("_", " "): summary[name] for name in names}
     rows = [
-        (name, *(number(one[key], 4) for key in ("minimum", "mean", "maximum", "std")))
+        (
+            name,
+            *(number(one[key], 4) for key in ("minimum", "mean", "maximum", "std")),
+            checks[name]["look_at"] if name in checks else "",
+        )
         for name, one in (spreads | summary["variates"]).items()
     ]
-    print_rows(("", "min", "mean", "max", "std"), rows)
+    print_rows(("", "min", "mean", "max", "std", "look at"), rows)
     say_picture(output)
+
+
+@data.command()
+def columns(file: File, *, output: File | None = None, overwrite: bool = False) -> None:
+    """Write which columns of a table are what, for you to check.
+
+    The TOML says which columns of a CSV or Parquet FILE are observation, action and reward, what tells its episodes
+    apart, and its period: a first version, guessed from the columns' names and values.
+
+    \b
+    Examples:
+      trajworld data columns tank.csv
+      trajworld data columns tank.parquet -o my.toml
+
+    Options:
+        output: The TOML to write.  [default: FILE's name with .toml]
+        overwrite: Replace a TOML that is there.
+    """
+    from trajworld.data.table_columns import columns_path, write_columns
+
+    path = write_columns(file, output or columns_path(file), overwrite)
+    click.echo(path.read_text(encoding="utf-8"), nl=False)
+    click.echo(f"Written to {path}: check it.", err=True)
 
 
 @data.command("import")
@@ -103,18 +160,29 @@ def import_(
     dataset_id: Annotated[str, With(flags=["--id"])],
     environment: str | None = None,
     max_episode_steps: AtLeast1 = 1000,
+    columns: File | None = None,
+    mask: Annotated[str, With(metavar="NAME")] | None = None,
+    test: Annotated[float, With(metavar="SHARE")] = 0.0,
     description: str = "",
     replace: bool = False,
     as_json: Json = False,
 ) -> None:
-    """Make Minari datasets of a D4RL .hdf5 file or a UniTraj folder.
+    """Make Minari datasets of other data: tables, LeRobot, robomimic, TD-MPC2, D4RL or UniTraj.
 
-    A folder of one environment's episodes makes one dataset. UniTraj's root makes one an environment that
-    pre-training uses, name/SOURCE/ENVIRONMENT-v0 of an id name-v0; an import that was stopped continues. Says how many
+    A CSV or Parquet table, one row a time step, needs a TOML that says what its columns are (`trajworld data columns`
+    writes a first version). Logs without rewards stay without: models are trained and measured on observations alone.
+
+    UniTraj's root makes one dataset an environment that pre-training uses, name/SOURCE/ENVIRONMENT-v0 of an id name-v0;
+    a TD-MPC2 file of several tasks one a task, name/task-N-v0; an import that was stopped continues. Says how many
     transitions and how much reward the source holds, how much was kept, and why the rest was not.
 
     \b
     Examples:
+      trajworld data import tank.csv --id mine/tank-v0 --test 0.2         # with tank.toml
+      trajworld data import tank.parquet --columns my.toml --id mine/tank-v0
+      trajworld data import lerobot/pusht/ --id lerobot/pusht-v0          # LeRobot v2.1, v3.0
+      trajworld data import low_dim_v15.hdf5 --mask train --id robomimic/lift-v0
+      trajworld data import mt30/chunk_0.pt --id tdmpc2/mt30-v0           # TD-MPC2
       trajworld data import hopper_medium-v2.hdf5 --id d4rl/hopper/medium-v2
       trajworld data import unitraj/ --id unitraj-v0
 
@@ -122,6 +190,9 @@ def import_(
         dataset_id: Id of the new Minari dataset: (namespace/)name-v0.
         environment: The environment's name, where the source does not give it: gymnasium/Hopper-v5.
         max_episode_steps: Step limit of D4RL files without timeouts.
+        columns: A table's TOML, where it is not beside it.
+        mask: Of a robomimic file, the demonstrations of this filter only.
+        test: Keep this share of the episodes, the last ones, for a test: NAME-test-v0.
         description: A line for people.
         replace: Replace a dataset of the same id.
     """
@@ -133,6 +204,9 @@ def import_(
             dataset_id,
             environment=environment,
             max_episode_steps=max_episode_steps,
+            columns=columns,
+            mask=mask,
+            test=test,
             description=description,
             replace=replace,
             progress=progress,

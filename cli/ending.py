@@ -14,6 +14,7 @@ _EXTRAS = BACKENDS | {
     "jaxlib": "jax",
     "ray": "ray",
     "dm_control": "dm-control",
+    "pyarrow": "parquet",
     "huggingface_hub": "hub",
     "stable_baselines3": "agents",
     "pytest": "bench",

@@ -39,6 +39,7 @@ def evaluate(
     specs: Annotated[tuple[str, ...], With(metavar="DATASET...")],
     *,
     ranges: Annotated[str, With(metavar="DATASET")] | None = None,
+    ridge: Annotated[str, With(metavar="DATASET")] | None = None,
     as_json: Json = False,
     output: Path | None = None,
     overwrite: bool = False,
@@ -57,10 +58,12 @@ def evaluate(
       trajworld evaluate runs/hopper/best.keras trajworld/gymnasium-hopper-v5/ou-v0 -o evaluation
       trajworld evaluate runs/hopper/best.keras hopper_medium-v2.hdf5 hopper_expert-v2.hdf5 --windows 0
       trajworld evaluate runs/pre/best.keras test-v0 --ranges train-v0 --json
+      trajworld evaluate runs/tank/best.keras mine/tank-test-v0 --ridge mine/tank-v0 -o evaluation
 
     Options:
         ranges: Where a pre-trained model takes the range of an environment that it never saw, or saw in several
             datasets: data, or the name of one of its own datasets.  [default: the dataset itself]
+        ridge: Fit ridge regressions on this dataset, such as what the model was trained on, and measure them too.
         output: Make this folder: results.json and pictures.
         overwrite: Replace the output folder if it is there.
     """
@@ -78,6 +81,7 @@ def evaluate(
     with job_progress("Converting") as progress:
         datasets = [open_dataset(spec, progress=progress) for spec in specs]
         chosen = ranges if ranges is None or ranges in own else open_dataset(ranges, progress=progress)
+        fitted = None if ridge is None else open_dataset(ridge, progress=progress)
     model = load_model(model_path)
 
     from trajworld.evaluation.one_step import compile_one_step, support_for
@@ -95,7 +99,8 @@ def evaluate(
                     slug = re.sub(r"[^A-Za-z0-9.]+", "-", dataset.name).strip("-.")
                     place = folder / f"{index}-{slug}"
                 parts = model, dataset, support, one_step, settings
-                found.append(evaluate_dataset(*parts, folder=place, name=name, progress=progress))
+                measured = evaluate_dataset(*parts, folder=place, name=name, progress=progress, fitted=fitted)
+                found.append(measured)
         results = {
             "kind": _KIND,
             "model": model_name,
@@ -123,13 +128,16 @@ def evaluate(
 def _print(found: Evaluation) -> None:
     """A table of one dataset's errors, and the open-loop error at a few horizons."""
     ours, copy, growth = found.prediction, found.copy_last_row, found.open_loop
+    sides, groups = (ours, copy, *found.ridges), (("observations", "observations"), ("and reward", "all"))
     rows = [
-        (label * (row == "observations"), of, *(number(side.table[row][field], 4) for side in (ours, copy)))
+        (label * (row == "observations"), of, *(number(side.table[row][field], 4) for side in sides))
         for field, label in _METRICS.items()
-        for of, row in (("observations", "observations"), ("and reward", "all"))
+        for of, row in groups[: 1 + ours.rewarded]
     ]
     title = f"{ours.dataset}: {ours.windows:,} transitions, one step ahead"
-    print_rows(("", "of", "model", "copy last row"), rows, title)
+    print_rows(("", "of", "model", "copy last row", *(side.predictor for side in found.ridges)), rows, title)
+    if not ours.rewarded:
+        click.echo("No reward is recorded: the observations alone are predicted and measured.")
     own = "the model's own"
     over = ours.ranges.replace(own, f"{own} range", 1)
     click.echo(f"Read over {over if over.startswith(own) else f'the range {over}'}.")

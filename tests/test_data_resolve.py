@@ -128,7 +128,7 @@ def test_two_sources_of_one_name_do_not_collide(tmp_path: Path, make_episodes: E
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
-        ("", UsageError, "a store's folder, a D4RL .hdf5 file"),
+        ("", UsageError, "a store's folder, a D4RL"),
         ("no such thing", UsageError, "names no dataset; give minari:ID"),
         ("text.txt", UsageError, "exists but is none of the forms"),
         ("minari:../up-v0", UsageError, "not a Minari dataset id"),

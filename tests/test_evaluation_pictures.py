@@ -85,7 +85,7 @@ def test_episodes_that_are_drawn_are_long_ones(memory_dataset: Callable[..., Dat
 def test_bars_and_growth_are_drawn_for_odd_data_too(memory_dataset: Callable[..., Dataset]) -> None:
     def drawn(dataset: Dataset) -> np.ndarray:
         errors = copy_last_row_errors(dataset)
-        return pixels(pictures.variate_errors(errors, errors, "a model"))
+        return pixels(pictures.variate_errors(errors, [errors], "a model"))
 
     # However many variates, a picture that fits on a screen.
     assert drawn(memory_dataset([12], observations=80)).shape[0] < 1400

@@ -104,7 +104,8 @@ def predict(
         ranges: A dataset of the same environment, over whose range the rows are read where the model, pre-trained on
             others, has none of its own; beside a dataset to predict, perhaps the name of one of the model's own.
 
-    Returns expectation and standard deviation, each ``[B, O + 1]`` float32: the observation, then the reward.
+    Returns expectation and standard deviation, each ``[B, O + 1]`` float32: the observation, then the reward, which is
+    NaN where the data have none.
 
     Raises:
         UsageError: The history is of another shape, holds NaN or infinite values, or no range is known.
@@ -134,6 +135,8 @@ def predict(
         mean_std = _compiled(model)(values[places], mask[places], variates)[:2]
         parts.append([ops.convert_to_numpy(array)[:, : observations + 1] for array in mean_std])
     means, stds = np.concatenate(parts, axis=1, dtype=np.float32)[:, : len(values)]
+    if variates.mask is not None and not variates.mask[observations]:
+        means[:, observations] = stds[:, observations] = np.nan
     return means, stds
 
 
@@ -183,9 +186,9 @@ def evaluate(
     At most ``windows`` transitions are drawn at random by ``seed``; None is for all. ``ranges`` are as in
     :func:`predict`; an environment that a pre-trained model never saw is otherwise read over the range of ``data``.
 
-    Returns a row for each observation variate and the reward, then the means ``observations`` and ``all`` (with the
-    reward). Columns: ``std`` over the dataset, ``mae``, ``mse``, ``normalised_mae`` and ``normalised_mse`` (in standard
-    deviations and variances, of variates that vary), ``nll`` in nats, and the baseline's ``copy_mae``, ….
+    Returns a row for each observation variate and the reward, if any, then the means ``observations`` and ``all`` (with
+    the reward). Columns: ``std`` over the dataset, ``mae``, ``mse``, ``normalised_mae`` and ``normalised_mse`` (in
+    standard deviations and variances, of variates that vary), ``nll`` in nats, and the baseline's ``copy_mae``, ….
 
     Raises:
         UsageError: A number is out of range.
@@ -232,7 +235,9 @@ def _known(
         )
     else:
         is_action = action_mask(identity.observation_size, identity.action_size)
-        found = Variates(is_action, own.lower, own.upper), identity.observation_size
+        recorded = (np.arange(len(is_action)) != identity.observation_size).astype(np.float32)
+        mask = None if identity.reward else recorded
+        found = Variates(is_action, own.lower, own.upper, mask), identity.observation_size
     if (count := len(found[0].lower)) != variates:
         raise UsageError(f"rows of {variates} variates do not fit the model or data of {count}")
     return found

@@ -30,7 +30,13 @@ from trajworld.versions import version_of
 FRAMEWORKS = tuple(BACKENDS)
 _LIBRARIES = ("keras", "numpy", "pandas", "gymnasium", "mujoco", "minari", "grain")
 # Libraries that only an extra of this package brings, and nothing breaks without.
-_EXTRA_OF = {"dm_control": "dm-control", "huggingface_hub": "hub", "ray": "ray", "pytest-benchmark": "bench"}
+_EXTRA_OF = {
+    "dm_control": "dm-control",
+    "huggingface_hub": "hub",
+    "pyarrow": "parquet",
+    "ray": "ray",
+    "pytest-benchmark": "bench",
+}
 _GPU_NODES = ("/dev/nvidia0", "/dev/kfd")
 
 

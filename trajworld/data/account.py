@@ -6,13 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
+UNRECORDED = "the result of an episode's last action is not in the file"
+
 
 @dataclass
 class Account:
     """Transitions and rewards of a source, counted while it is read, and the episodes that were given of them.
 
     ``left_out`` has transitions and reward of what was not given, by reason; ``notes`` counts what else happened, such
-    as an end that no flag marks.
+    as an end that no flag marks; ``without_reward`` counts the transitions that have no reward in the source.
     """
 
     transitions: int = 0
@@ -22,6 +24,7 @@ class Account:
     episodes: int = 0
     left_out: dict[str, tuple[int, float]] = field(default_factory=dict)
     notes: dict[str, int] = field(default_factory=dict)
+    without_reward: int = 0
 
     def keep(self, rewards: ArrayLike) -> None:
         """Count an episode that is given."""
@@ -35,9 +38,18 @@ class Account:
         before = self.left_out.get(reason, (0, 0.0))
         self.left_out[reason] = (before[0] + count, before[1] + total)
 
+    def give_away(self, reason: str, rewards: ArrayLike) -> None:
+        """Count an episode as left out that was counted as given."""
+        rewards = np.asarray(rewards, np.float64)
+        total, before = float(np.nansum(rewards)), self.left_out.get(reason, (0, 0.0))
+        self.kept, self.kept_reward = self.kept - len(rewards), self.kept_reward - total
+        self.episodes -= 1
+        self.left_out[reason] = (before[0] + len(rewards), before[1] + total)
+
     def _count(self, rewards: ArrayLike) -> tuple[int, float]:
         rewards = np.asarray(rewards, np.float64)
-        count, total = len(rewards), float(rewards.sum())
+        count, total = len(rewards), float(np.nansum(rewards))
+        self.without_reward += int(np.isnan(rewards).sum())
         self.transitions, self.reward = self.transitions + count, self.reward + total
         return count, total
 
@@ -58,10 +70,13 @@ class Account:
 
     def lines(self) -> list[str]:
         """What to print: a line of totals, then one for each reason and note."""
+        none = 0 < self.transitions == self.without_reward
+        rewards = f"reward {self.kept_reward:,.6g} of {self.reward:,.6g}"
         found = [
-            f"{self.kept:,} of {self.transitions:,} transitions kept, in {self.episodes:,} episodes; reward "
-            f"{self.kept_reward:,.6g} of {self.reward:,.6g}"
+            f"{self.kept:,} of {self.transitions:,} transitions kept, in {self.episodes:,} episodes; "
+            + ("no reward is recorded" if none else rewards)
         ]
         for reason, (count, reward) in self.left_out.items():
-            found.append(f"left out: {count:,} transitions, reward {reward:,.6g}: {reason}")
+            lost = "" if none else f", reward {reward:,.6g}"
+            found.append(f"left out: {count:,} transitions{lost}: {reason}")
         return found + [f"note: {count:,} x {text}" for text, count in self.notes.items()]

@@ -18,7 +18,8 @@ class Variates(NamedTuple):
         is_action: ``[M]`` int32, 1 for an action; 0 where padded.
         lower: ``[M]`` float32, lower ends of the support; 0 where padded.
         upper: ``[M]`` float32, upper ends of the support; 1 where padded.
-        mask: ``[M]`` float32, 0 for variates added to make a batch rectangular; None where all are real.
+        mask: ``[M]`` float32, 0 for variates added to make a batch rectangular, and for a reward that is not recorded;
+            None where all are real.
     """
 
     is_action: Array
@@ -46,16 +47,19 @@ class Batch(NamedTuple):
 def variates_of(
     dataset: Dataset, lower: NDArray[np.float32], upper: NDArray[np.float32], size: int | None = None
 ) -> Variates:
-    """The variates of a dataset over their support, ends ``[M]``, padded to ``size``; without mask where it is None."""
+    """The variates of a dataset over their support, ends ``[M]``, padded to ``size``.
+
+    Where ``size`` is None and all are recorded, they have no mask.
+    """
     real = dataset.num_variates
     if not np.shape(lower) == np.shape(upper) == (real,):
         raise TrajWorldError(
             f"a support of {np.size(lower)} ranges does not fit the {real} variates of {dataset.name}"
         )
     if size is None:
-        return Variates(dataset.is_action, lower, upper)
+        return Variates(dataset.is_action, lower, upper, None if dataset.reward else dataset.mask)
     ends = [np.asarray(end, np.float32) for end in (lower, upper)]
-    parts = zip((dataset.is_action, *ends, np.ones(real, np.float32)), (0, 0, 1, 0), strict=True)
+    parts = zip((dataset.is_action, *ends, dataset.mask), (0, 0, 1, 0), strict=True)
     padded = [np.pad(array, (0, size - real), constant_values=value) for array, value in parts]
     for array in padded:
         array.setflags(write=False)  # Every batch holds these very arrays.

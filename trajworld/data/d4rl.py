@@ -54,9 +54,9 @@ def read_d4rl(
     truncated, and one that no flag ends is cut after ``max_episode_steps`` steps.
     """
     path = Path(path)
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         wanted = _ARRAYS | {name: dimensions for name, dimensions in _OPTIONAL.items() if name in file}
-        arrays = {name: _array(file, name, path, dimensions) for name, dimensions in wanted.items()}
+        arrays = {name: hdf5_array(file, name, path, dimensions) for name, dimensions in wanted.items()}
         shape = arrays["observations"].shape
         for name, array in arrays.items():
             if len(array) != shape[0] or (name == "next_observations" and array.shape != shape):
@@ -73,7 +73,7 @@ def read_d4rl(
 
 def _read_episodes(path: Path, info: D4RLInfo, limit: int, account: Account) -> Iterator[Episode]:
     number, last, linked = 0, 0, "next_observations" in info.arrays
-    with _open(path) as file:
+    with open_hdf5(path) as file:
         terminals, timeouts = (
             file[name][:].reshape(-1) > 0 if name in info.arrays else np.zeros(info.steps, bool)
             for name in ("terminals", "timeouts")
@@ -129,7 +129,7 @@ def _episode(steps: dict[str, NDArray[np.floating]], terminated: bool, account: 
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator["h5py.File"]:
+def open_hdf5(path: Path) -> Iterator["h5py.File"]:
     """Open the file; what h5py raises, then or while reading, becomes one line."""
     import h5py
 
@@ -144,22 +144,27 @@ def _open(path: Path) -> Iterator["h5py.File"]:
         raise TrajWorldError(f"{path} is not a readable HDF5 file: {why}") from error
 
 
-def _array(file: "h5py.File", name: str, path: Path, dimensions: int) -> "h5py.Dataset":
+def hdf5_array(
+    file: "h5py.Group", name: str, path: Path, dimensions: int | None = None, kinds: str = "fiub"
+) -> "h5py.Dataset":
     """A numeric array of the file itself, never one that the file says lies in another file."""
     import h5py
 
-    if name not in file:
-        raise TrajWorldError(f"{path} has no array {name!r}: it is not a D4RL dataset")
-    dataset = file[name] if isinstance(file.get(name, getlink=True), h5py.HardLink) else None
+    name = f"{file.name}/{name}".lstrip("/")
+    if name not in file.file:
+        raise TrajWorldError(f"{path} has no array {name!r}")
+    # A group may be a link to another file too.
+    own = file.file.filename == str(path) and isinstance(file.file.get(name, getlink=True), h5py.HardLink)
+    dataset = file.file[name] if own else None
     if not isinstance(dataset, h5py.Dataset) or dataset.external or dataset.is_virtual:
         raise TrajWorldError(
             f"{path}: {name!r} must be an array of this file, not a group or a link to another file"
         )
     # Some files hold one-dimensional columns as [N, 1].
     shape = dataset.shape[:1] if dimensions == 1 and dataset.shape[1:] == (1,) else dataset.shape
-    if dataset.dtype.kind not in "fiub" or len(shape) != dimensions:
+    if dataset.dtype.kind not in kinds or len(shape) != (dimensions or len(shape)):
         raise TrajWorldError(
-            f"{path}: {name!r} has shape {dataset.shape} and holds {dataset.dtype} values; numbers in {dimensions} "
-            "dimension(s) are wanted"
+            f"{path}: {name!r} has shape {dataset.shape} and holds {dataset.dtype} values; numbers in "
+            f"{dimensions or 'some'} dimension(s) are wanted"
         )
     return dataset

@@ -27,6 +27,7 @@ class Dataset:
         terminated: ``[E]`` bool: whether an episode's last observation is terminal.
         content: SHA-256 of the rows, the episodes' bounds and their ends: equal for equal data, wherever they lie.
         account: What became of the source's transitions, where the conversion counted them.
+        reward: Whether rewards are recorded; if not, theirs is a column of zeros that models mask.
     """
 
     path: Path
@@ -40,11 +41,17 @@ class Dataset:
     terminated: NDArray[np.bool_]
     content: str = ""
     account: Account | None = None
+    reward: bool = True
 
     @property
     def num_variates(self) -> int:
         """M, the variates of a row."""
         return self.observation_size + 1 + self.action_size
+
+    @property
+    def num_predicted(self) -> int:
+        """P, the variates that are predicted: the observation, and the reward where it is recorded."""
+        return self.observation_size + self.reward
 
     @property
     def num_episodes(self) -> int:
@@ -60,6 +67,12 @@ class Dataset:
     def is_action(self) -> NDArray[np.int32]:
         """``[M]``: 1 for action variates, 0 for observation and reward variates."""
         return (np.arange(self.num_variates) > self.observation_size).astype(np.int32)
+
+    @cached_property
+    def mask(self) -> NDArray[np.float32]:
+        """``[M]``: 1 for variates that are recorded: 0 for the reward of a source that has none."""
+        unrecorded = (np.arange(self.num_variates) == self.observation_size) & (not self.reward)
+        return (~unrecorded).astype(np.float32)
 
     @cached_property
     def transitions_per_episode(self) -> NDArray[np.int64]:

@@ -16,7 +16,8 @@ class Episode:
     Attributes:
         observations: ``[L + 1, observation_size]``, the last one included.
         actions: ``[L, action_size]``; ``actions[t]`` leads from ``observations[t]`` to the next one.
-        rewards: ``[L]``; ``rewards[t]`` is received on arriving in ``observations[t + 1]``.
+        rewards: ``[L]``; ``rewards[t]`` is received on arriving in ``observations[t + 1]``. All NaN where the source
+            records none.
         terminated: Whether the last observation is terminal.
         truncated: Whether a time limit ended the episode.
     """
@@ -36,6 +37,11 @@ class Episode:
         """Values in an observation and in an action."""
         return self.observations.shape[1], self.actions.shape[1]
 
+    @property
+    def rewarded(self) -> bool:
+        """Whether its rewards are recorded."""
+        return not np.isnan(self.rewards).all()
+
 
 def check_episode(episode: Episode, where: str) -> Episode:
     """The episode; a ``TrajWorldError`` where its shapes disagree, or it is empty, or a value is NaN or infinite."""
@@ -48,6 +54,8 @@ def check_episode(episode: Episode, where: str) -> Episode:
             f"{where}: observations {shapes[0]}, actions {shapes[1]} and rewards {shapes[2]} do not make an "
             "episode ([L + 1, O], [L, A] and [L] are wanted, L >= 1)"
         )
+    if not episode.rewarded:
+        del arrays["rewards"]
     for name, array in arrays.items():
         if not np.all(np.isfinite(array)):
             step = int(np.argwhere(~np.isfinite(array))[0][0])
@@ -58,8 +66,11 @@ def check_episode(episode: Episode, where: str) -> Episode:
 def check_episodes(
     episodes: Iterable[Episode], name: str, sizes: tuple[int, int] | None = None
 ) -> Iterator[Episode]:
-    """The episodes, each checked as it is read: all of ``sizes``, or of the first one's, and at least one."""
-    number = -1
+    """The episodes, each checked as it is read: all of ``sizes``, or of the first one's, and at least one.
+
+    All of them record rewards, or none does.
+    """
+    number, rewarded = -1, True
     for number, episode in enumerate(episodes):
         where = f"{name}, episode {number}"
         given = check_episode(episode, where).sizes
@@ -68,6 +79,11 @@ def check_episodes(
             raise TrajWorldError(
                 f"{where}: {given[0]} observation and {given[1]} action values, where the dataset has "
                 f"{sizes[0]} and {sizes[1]}"
+            )
+        rewarded = rewarded if number else episode.rewarded
+        if episode.rewarded != rewarded:
+            raise TrajWorldError(
+                f"{where}: rewards hold a NaN in every step of some episodes only: leave those out, or all rewards"
             )
         yield episode
     if number < 0:
@@ -81,14 +97,21 @@ def as_floats(array: ArrayLike) -> NDArray[np.floating]:
     return np.ascontiguousarray(array, np.float32 if small else np.float64)
 
 
+def no_rewards(length: int) -> NDArray[np.float32]:
+    """What stands for the rewards of an episode of a source that records none, ``[length]``."""
+    return np.full(length, np.nan, np.float32)
+
+
 def rows_of_episode(episode: Episode) -> NDArray[np.float32]:
     """The episode's rows ``[observation, reward, action]``, ``[L + 1, M]``.
 
-    Row t is ``(s_t, r_{t-1}, a_t)``: the first row's reward and the last row's action are 0.
+    Row t is ``(s_t, r_{t-1}, a_t)``: the first row's reward and the last row's action are 0, and so is every reward of
+    an episode that records none: ``Dataset.reward`` says so, and models mask that variate.
     """
     observation_size, action_size = episode.sizes
     rows = np.zeros((len(episode) + 1, observation_size + 1 + action_size), np.float32)
     rows[:, :observation_size] = episode.observations
-    rows[1:, observation_size] = episode.rewards
+    if episode.rewarded:
+        rows[1:, observation_size] = episode.rewards
     rows[:-1, observation_size + 1 :] = episode.actions
     return rows

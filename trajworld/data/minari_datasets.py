@@ -141,8 +141,8 @@ def write_minari(
         warnings.simplefilter("ignore")
         ensure_room(path.parent, _ROOM)
         storage = MinariStorage.new(folder / "data", observation_space, action_space, env_spec)
-        storage.update_metadata(described)
         storage.update_episodes(buffers())
+        storage.update_metadata(described)
         if namespace and namespace not in list_local_namespaces():
             create_namespace(namespace)
     return path
@@ -171,6 +171,7 @@ def _read_episodes(info: MinariInfo, spaces: dict[str, "Space"], account: Accoun
     from minari.dataset.minari_storage import MinariStorage
 
     where, number = f"Minari dataset {info.dataset_id}", -1
+    _note_import(info, account)
     try:
         storage = MinariStorage.read(info.path / "data")
         for number, episode in enumerate(storage.get_episodes(range(info.episodes))):
@@ -186,6 +187,15 @@ def _read_episodes(info: MinariInfo, spaces: dict[str, "Space"], account: Accoun
         raise
     except Exception as error:
         raise TrajWorldError(f"{where}: cannot read episode {number + 1} ({one_line(error)})") from error
+
+
+def _note_import(info: MinariInfo, account: Account) -> None:
+    """Note what was left out or noted when the dataset was made of another source."""
+    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+        imported = Account.from_json(info.metadata["import_account"])
+        left_out = {f"left out: {reason}": count for reason, (count, _) in imported.left_out.items()}
+        for text, count in (left_out | imported.notes).items():
+            account.note(f"on import, {text}", int(count))
 
 
 def _flat(space: "Space", data: Any) -> NDArray[np.floating]:

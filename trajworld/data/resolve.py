@@ -5,8 +5,9 @@ import os
 import re
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from trajworld.data.d4rl import read_d4rl
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.home import stores_folder
+from trajworld.data.lerobot import is_lerobot, read_lerobot
 from trajworld.data.minari_datasets import (
     dataset_path,
     datasets_folder,
@@ -22,7 +24,12 @@ from trajworld.data.minari_datasets import (
     read_minari,
     write_minari,
 )
+from trajworld.data.robomimic import is_robomimic, read_robomimic
+from trajworld.data.source import Source
 from trajworld.data.store import VERSION, is_store, open_store, store_description, write_store
+from trajworld.data.table_columns import columns_path
+from trajworld.data.tables import SUFFIXES, read_table
+from trajworld.data.tdmpc2 import read_tdmpc2
 from trajworld.data.unitraj import UniTrajEnvironment, read_unitraj, unitraj_datasets, unitraj_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import kind_of_file, user_path
@@ -37,6 +44,13 @@ class Imported:
 
     path: Path
     account: Account | None
+
+
+_HDF5 = (".hdf5", ".h5")
+_FORMS = (
+    "a D4RL or robomimic .hdf5 file, a CSV or Parquet table, a TD-MPC2 .pt file, or a folder of LeRobot data or "
+    "UniTraj episodes"
+)
 
 
 @dataclass(frozen=True)
@@ -58,12 +72,25 @@ class _Origin:
             if progress is not None:
                 progress(account.kept, self.transitions, self.name)
 
+    def only(self, begin: int, end: int | None, reason: str) -> "_Origin":
+        """The same with its episodes ``begin`` to ``end - 1`` alone; the account says why the others are left out."""
+
+        def chosen(account: Account) -> Iterator[Episode]:
+            for number, episode in enumerate(self.episodes(account)):
+                if number >= begin and (end is None or number < end):
+                    yield episode
+                else:
+                    account.give_away(reason, episode.rewards)
+
+        return replace(self, episodes=chosen)
+
 
 def open_dataset(spec: str | os.PathLike[str], *, progress: Progress | None = None) -> Dataset:
     """Open the dataset that ``spec`` names.
 
-    That is ``minari:ID`` (downloaded where it is not local), the ID of a local Minari dataset, a store's folder, a D4RL
-    ``.hdf5`` file, or a folder of UniTraj episodes of one environment. A source outside the store is converted once
+    That is ``minari:ID`` (downloaded where it is not local), the ID of a local Minari dataset, a store's folder; a D4RL
+    or robomimic ``.hdf5`` file, a CSV or Parquet table with its TOML beside it, a TD-MPC2 ``.pt`` file of one task, or
+    a folder of LeRobot data or of UniTraj episodes of one environment. A source outside the store is converted once
     into the library's own folder and opened from there afterwards, as long as its files keep their sizes and times.
 
     Raises:
@@ -119,16 +146,21 @@ def import_dataset(
     *,
     environment: str | None = None,
     max_episode_steps: int = 1000,
+    columns: Path | None = None,
+    mask: str | None = None,
+    test: float = 0.0,
     description: str = "",
     replace: bool = False,
     progress: Progress | None = None,
 ) -> list[Imported]:
-    """Make Minari datasets of a D4RL file, a folder of UniTraj episodes, or a UniTraj root.
+    """Make Minari datasets of a file or folder of another format.
 
-    A UniTraj root makes one dataset an environment, ``name/SOURCE/ENVIRONMENT-v0`` of an id ``name-v0``. Those that are
-    there already are left as they are unless ``replace`` is set, so an import that was stopped continues.
-    ``environment`` is for sources, other than a root, that do not say it rightly; ``max_episode_steps`` for D4RL files
-    without timeouts.
+    A TD-MPC2 file of several tasks makes one a task, ``name/task-N-v0`` of an id ``name-v0``; a UniTraj root makes one
+    an environment, ``name/SOURCE/ENVIRONMENT-v0``. Those that are there already are left as they are unless ``replace``
+    is set, so an import that was stopped continues. ``environment`` is for sources, other than a root, that do not say
+    it rightly; ``max_episode_steps`` for D4RL files without timeouts; ``columns`` is a table's TOML where it is not
+    beside it, ``mask`` a filter of robomimic's. The last episodes, a share ``test`` of them, make a second dataset
+    ``name-test-v0``.
     """
     import numpy as np
     from gymnasium.spaces import Box
@@ -136,28 +168,39 @@ def import_dataset(
     dataset_path(dataset_id)
     path = _existing_path(source)
     if path is None:
-        raise UsageError(f"{source} does not exist: import reads a D4RL .hdf5 file or a UniTraj folder")
-    one = unitraj_environment(path) if path.is_dir() else None
+        raise UsageError(f"{source} does not exist: import reads {_FORMS}")
+    if not 0 <= test < 1:
+        raise UsageError(f"the share of test episodes must be at least 0 and below 1, not {test}")
     origins: dict[str, _Origin] = {}
-    if path.is_file():
+    stem, _, version = dataset_id.rpartition("-")
+    if path.suffix == ".pt" and len(tasks := read_tdmpc2(path)) > 1:
+        for task, found in tasks.items():
+            origins[f"{stem}/task-{task}-{version}"] = _origin_of(str(source), path, found)
+    elif (only := _file_origin(str(source), path, max_episode_steps, columns, mask)) is not None:
+        origins[dataset_id] = only
+    elif path.is_file():
+        # Whatever its name is, a D4RL file is what is left.
         origins[dataset_id] = _d4rl_origin(str(source), path, max_episode_steps)
-    elif one is not None:
-        origins[dataset_id] = _unitraj_origin(str(source), one)
     else:
-        stem, _, version = dataset_id.rpartition("-")
         for one in unitraj_datasets(path):
             new_id = f"{stem}/{one.source}/{_slug(one.environment)}-{version}"
             origins[new_id] = _unitraj_origin(str(one.folder), one)
-        if environment is not None:
-            raise UsageError(
-                f"{source} holds {len(origins)} environments: give no name, or import one of its folders"
-            )
+    if environment is not None and dataset_id not in origins:
+        raise UsageError(
+            f"{source} holds {len(origins)} environments: give no name, or import one of its folders"
+        )
+    if test:
+        origins = {name: part for one in origins.items() for name, part in _split(*one, test).items()}
+        for taken in (dataset_path(name) for name in origins if not replace and dataset_path(name).exists()):
+            raise TrajWorldError(f"{taken} is there already: choose another id, or --replace both")
     made = []
     for new_id, origin in origins.items():
-        if new_id != dataset_id and not replace and dataset_path(new_id).exists():
+        if new_id != dataset_id and not test and not replace and dataset_path(new_id).exists():
             made.append(Imported(dataset_path(new_id), None))
             continue
-        first, account = next(origin.episodes(Account()), None), Account()
+        account = Account()
+        episodes = origin.read(account, progress)
+        first = next(episodes, None)
         if first is None:
             raise TrajWorldError(f"{origin.name} holds no whole transition")
         observation_space, action_space = (
@@ -166,12 +209,13 @@ def import_dataset(
         )
         written = write_minari(
             new_id,
-            origin.read(account, progress),
+            chain([first], episodes),
             environment=environment or origin.environment,
             observation_space=observation_space,
             action_space=action_space,
             description=description,
-            metadata={"imported_from": origin.name},
+            # Written when all was read: with what became of the source.
+            metadata={"imported_from": origin.name, "import_account": vars(account)},
             replace=replace,
         )
         made.append(Imported(written, account))
@@ -182,14 +226,10 @@ def _origin(spec: str, path: Path | None) -> _Origin:
     """What ``spec`` names, if it is not a store; ``path`` is the file or folder of that name, if there is one."""
     if spec.startswith("minari:"):
         return _minari_origin(spec.removeprefix("minari:"), download=True)
-    if path is not None and path.is_file() and path.suffix in (".hdf5", ".h5"):
-        return _d4rl_origin(spec, path)
-    if path is not None and path.is_dir():
-        environment = unitraj_environment(path)
-        if environment is not None:
-            return _unitraj_origin(spec, environment)
-        if (path / "data" / "metadata.json").is_file():
-            return _minari_origin(_id_of_folder(path), download=False)
+    if path is not None and (found := _file_origin(spec, path)) is not None:
+        return found
+    if path is not None and path.is_dir() and (path / "data" / "metadata.json").is_file():
+        return _minari_origin(_id_of_folder(path), download=False)
     if path is None and is_dataset_id(spec):
         return _minari_origin(spec, download=False)
     kind = kind_of_file(path) if path is not None else ""
@@ -197,8 +237,57 @@ def _origin(spec: str, path: Path | None) -> _Origin:
     problem = "names no dataset" if path is None else exists
     raise UsageError(
         f"{spec} {problem}; give minari:ID (downloaded if need be), the ID of a local Minari dataset, a store's "
-        "folder, a D4RL .hdf5 file, or a folder of UniTraj episodes"
+        f"folder, {_FORMS}"
     )
+
+
+def _file_origin(
+    spec: str, path: Path, limit: int = 1000, columns: Path | None = None, mask: str | None = None
+) -> _Origin | None:
+    """A file or folder of another format, by what it is; None where it is none or not known."""
+    unitraj = unitraj_environment(path) if path.is_dir() else None
+    suffix = path.suffix if path.is_file() else ""
+    if columns is not None and suffix not in SUFFIXES:
+        raise UsageError(f"--columns is for tables ({', '.join(SUFFIXES)}), which {path} is not")
+    if mask is not None and not (suffix and is_robomimic(path)):
+        raise UsageError(f"--mask is for robomimic files, which {path} is not")
+    if unitraj is not None:
+        return _unitraj_origin(spec, unitraj)
+    if path.is_dir() and is_lerobot(path):
+        found = read_lerobot(path)
+    elif suffix in SUFFIXES:
+        found = read_table(path, columns or columns_path(path))
+    elif suffix == ".pt":
+        tasks = read_tdmpc2(path)
+        if len(tasks) != 1:
+            raise UsageError(
+                f"{path} holds {len(tasks)} tasks: `trajworld data import` makes a dataset of each"
+            )
+        (found,) = tasks.values()
+    elif suffix in _HDF5 and is_robomimic(path):
+        found = read_robomimic(path, mask)
+    else:
+        return _d4rl_origin(spec, path, limit) if suffix in _HDF5 else None
+    return _origin_of(spec, path, found)
+
+
+def _origin_of(spec: str, path: Path, source: Source) -> _Origin:
+    given = source.environment, path, source.files, source.episodes, source.transitions
+    return _Origin(path.stem if path.is_file() else path.resolve().name, spec, *given)
+
+
+def _split(dataset_id: str, origin: _Origin, test: float) -> dict[str, _Origin]:
+    """The first episodes under the id, and the last ones, a share ``test`` of them, under NAME-test-vN."""
+    count = sum(1 for _ in origin.episodes(Account()))
+    first = count - min(max(round(count * test), 1), count - 1)
+    if count < 2:
+        raise UsageError(f"{origin.name} has {count} episode, of which none can be kept for a test")
+    stem, _, version = dataset_id.rpartition("-")
+    other = f"{stem}-test-{version}"
+    return {
+        dataset_id: origin.only(0, first, f"they are the test dataset {other}"),
+        other: origin.only(first, None, f"they are the dataset {dataset_id}"),
+    }
 
 
 def _id_of_folder(path: Path) -> str:

@@ -44,10 +44,11 @@ def write_store(
     path, content = Path(path), hashlib.sha256()
     lengths, terminated, sizes = list[int](), list[bool](), (0, 0)
     with one_writer(path, f"the store of {name}"), atomic_folder(path, replace=replace) as folder:
+        rewarded = True
         with open(folder / "rows.npy", "wb") as file:
             _write_header(file, 0, 1)
             for number, episode in enumerate(check_episodes(episodes, name)):
-                rows, sizes = rows_of_episode(episode), episode.sizes
+                rows, sizes, rewarded = rows_of_episode(episode), episode.sizes, episode.rewarded
                 if not np.all(np.isfinite(rows)):
                     raise TrajWorldError(f"{name}, episode {number}: a value is too large for 32-bit floats")
                 content.update(rows.data)
@@ -60,11 +61,13 @@ def write_store(
         offsets = np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64)
         ends = np.array(terminated, bool)
         content.update(repr(sizes).encode() + offsets.tobytes() + ends.tobytes())
+        content.update(b"" if rewarded else b"no reward")
         np.save(folder / "episode_offsets.npy", offsets)
         np.save(folder / "terminated.npy", ends)
         description: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": name, "source": source}
         description |= {"environment": environment, "observation_size": sizes[0], "action_size": sizes[1]}
         description |= {"episodes": len(lengths), "rows": sum(lengths), "content": content.hexdigest()}
+        description |= {} if rewarded else {"reward": False}
         if account is not None:
             description["account"] = account.as_json()
         write_json(folder / _DESCRIPTION, description)
@@ -104,7 +107,7 @@ def open_store(path: str | Path) -> Dataset:
     except (TypeError, ValueError, KeyError, AttributeError):
         raise TrajWorldError(f"{path / _DESCRIPTION}: its account is damaged: {_AGAIN}") from None
     described = ("name", "source", "environment", "observation_size", "action_size", "content")
-    values = {name: description[name] for name in described}
+    values = {name: description[name] for name in described} | {"reward": description.get("reward", True)}
     return Dataset(path=path, account=account, **values, **arrays)
 
 
@@ -120,6 +123,8 @@ def store_description(path: str | Path) -> dict[str, Any]:
     for key in ("name", "source", "environment", "content"):
         if not isinstance(description.get(key), str):
             raise TrajWorldError(f"{file}: {key!r} must be a text")
+    if not isinstance(description.get("reward", True), bool):
+        raise TrajWorldError(f"{file}: 'reward' must be true or false")
     for key, least in (("observation_size", 0), ("action_size", 0), ("episodes", 1), ("rows", 2)):
         value = description.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:

@@ -31,10 +31,12 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     """The dataset in numbers, as plain JSON values.
 
     ``episode_length``, ``episode_return`` and each of ``variates`` are ``{"minimum", "mean", "maximum", "std"}``;
-    ``account`` says what became of the source's transitions, None where the conversion did not count them.
+    ``account`` says what became of the source's transitions, None where the conversion did not count them. Without
+    recorded rewards ``reward`` is false, and there is no ``episode_return`` and no variate of that name.
     """
     found = vars(statistics(dataset))
     spreads = [{key: float(found[key][v]) for key in _SPREAD} for v in range(dataset.num_variates)]
+    named = zip(variate_names(dataset), spreads, strict=True)
     described = ("name", "source", "environment", "num_variates", "observation_size", "action_size")
     return {
         **{key: getattr(dataset, key) for key in described},
@@ -43,8 +45,8 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         "transitions": dataset.num_transitions,
         "terminated_episodes": int(dataset.terminated.sum()),
         "episode_length": _spread(dataset.transitions_per_episode),
-        "episode_return": _spread(episode_returns(dataset)),
-        "variates": dict(zip(variate_names(dataset), spreads, strict=True)),
+        **({"episode_return": _spread(episode_returns(dataset))} if dataset.reward else {"reward": False}),
+        "variates": {name: one for name, one in named if dataset.reward or name != "reward"},
         "account": None if dataset.account is None else dataset.account.as_json(),
     }
 
@@ -71,6 +73,7 @@ def draw_summary(dataset: Dataset, path: str | Path) -> None:
         ("episode length", dataset.transitions_per_episode),
         ("episode return", episode_returns(dataset)),
     ]
+    panels = [panel for panel in panels if dataset.reward or panel[0] not in ("reward", "episode return")]
     columns = min(5, len(panels))
     lines = math.ceil(len(panels) / columns)
     figure = Figure(figsize=(2.6 * columns, 1.7 * lines), layout="constrained")

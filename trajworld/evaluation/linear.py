@@ -66,7 +66,7 @@ def linear_predictor(
     """
     if context == 1:
         return copying_predictor(dataset)
-    predicted = dataset.observation_size + 1
+    predicted = dataset.num_predicted
     lower, upper = (end[:predicted].astype(np.float64) for end in (support.lower, support.upper))
 
     def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:

@@ -31,7 +31,7 @@ Progress = Callable[[int, int | None, str], None]
 
 
 class Prediction(NamedTuple):
-    """A predictor's answer for B windows; P = observation_size + 1, the predicted variates.
+    """A predictor's answer for B windows; P = ``Dataset.num_predicted``.
 
     ``entropy`` is the negative log-likelihood of the true values in nats; None of a predictor without one.
     """
@@ -81,6 +81,11 @@ class PredictionErrors:
         return dict(list(self.table.items())[:-2])
 
     @property
+    def rewarded(self) -> bool:
+        """Whether the dataset records a reward; if not, the table has no row for it, and ``all`` is the observation."""
+        return "reward" in self.table
+
+    @property
     def still(self) -> tuple[str, ...]:
         """The predicted variates that do not vary."""
         return tuple(name for name, row in self.variates.items() if row["normalised_mae"] is None)
@@ -88,6 +93,7 @@ class PredictionErrors:
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values: each metric's means, and the variates' own errors."""
         found: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "table"}
+        found["reward"] = self.rewarded
         for metric in METRICS:
             observation, predicted = (self.table[part][metric] for part in ("observations", "all"))
             means = {"observation": observation, "predicted": predicted}
@@ -121,6 +127,10 @@ def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | str 
             f"{dataset.name} has {dataset.num_variates} variates, more than the {table} this model has "
             "embeddings for: use a model made with a larger table"
         )
+    if dataset.reward and not identity.reward:
+        raise TrajWorldError(
+            f"the model was trained without rewards, which {dataset.name} has: give it data without a reward"
+        )
     if not identity.support.shared:
         size, known = identity.support.lower.size, identity.observation_size is not None
         if size != dataset.num_variates or (known and sizes(identity) != sizes(dataset)):
@@ -153,7 +163,7 @@ def compile_one_step(model: WorldModel, short: Short = "padded") -> OneStep:
 
 def copying_predictor(dataset: Dataset) -> Predictor:
     """The baseline that predicts the last row of a dataset's windows to equal the one before it."""
-    predicted = dataset.observation_size + 1
+    predicted = dataset.num_predicted
     return lambda values, time_mask: Prediction(values[:, -2, :predicted])
 
 
@@ -170,7 +180,7 @@ def model_predictor(
     compiled = one_step or compile_one_step(model)
 
     def numpy(tensor: Any) -> NDArray[np.floating]:
-        return keras.ops.convert_to_numpy(tensor)[:, : dataset.observation_size + 1]
+        return keras.ops.convert_to_numpy(tensor)[:, : dataset.num_predicted]
 
     def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
         mean, _, nll = compiled(values, time_mask, variates)
@@ -232,7 +242,7 @@ def errors_of(
     if limit is not None and limit < 1:
         raise UsageError(f"at least 1 window must be predicted, not {limit}")
     ranks = drawn(np.arange(len(index)), limit, seed)
-    mae, mse, nll = (np.zeros(dataset.observation_size + 1) for _ in range(3))
+    mae, mse, nll = (np.zeros(dataset.num_predicted) for _ in range(3))
     places = index.locate(ranks)
     for error, entropy in each_error(predict, dataset, *places, predictor, batch_size, window, progress):
         mae += error.sum(axis=0)
@@ -245,7 +255,8 @@ def errors_of(
     names = variate_names(dataset)[: len(mae)]
     groups = {name: slice(place, place + 1) for place, name in enumerate(names)}
     table: dict[str, dict[str, float | None]] = {}
-    for name, group in {**groups, "observations": slice(-1), "all": slice(None)}.items():
+    observations = slice(dataset.observation_size)
+    for name, group in {**groups, "observations": observations, "all": slice(None)}.items():
         own = {"std": float(std[group][0]) if name in groups else None}
         table[name] = own | {metric: _mean(values[group]) for metric, values in columns.items()}
     return PredictionErrors(dataset.name, dataset.environment, predictor, ranges, len(ranks), table)
@@ -278,7 +289,7 @@ def each_error(
     Raises:
         TrajWorldError: The predictions are not finite.
     """
-    size, predicted = min(batch_size, len(ends)), dataset.observation_size + 1
+    size, predicted = min(batch_size, len(ends)), dataset.num_predicted
     for start in range(0, len(ends), size):
         # A short last batch repeats its first window: another shape would be compiled anew.
         places = np.arange(start, start + size)
@@ -312,7 +323,7 @@ def varying(dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 
     A deviation within float32's rounding of the values themselves is no variation.
     """
-    predicted = dataset.observation_size + 1
+    predicted = dataset.num_predicted
     found = statistics(dataset)
     scale = np.maximum(np.abs(found.minimum), np.abs(found.maximum))[:predicted].astype(np.float64)
     std = found.std[:predicted]

@@ -21,7 +21,7 @@ _LEAST_SHARE = 0.1
 
 
 class Foreseen(NamedTuple):
-    """N open-loop rollouts beside what really happened, each ``[N, h, P]``; P = observation_size + 1.
+    """N open-loop rollouts beside what really happened, each ``[N, h, P]``; P = ``Dataset.num_predicted``.
 
     ``mean`` and ``std`` are of the predicted distributions, whose mean is fed back as the next step's past; ``real``
     are the dataset's own rows; ``present [N, h]`` is false beyond an episode's end, where the others mean nothing.
@@ -100,16 +100,18 @@ class Foresight:
     def _batch(self, starts: NDArray[np.int64]) -> Foreseen:
         from trajworld.models.rollout import GivenActions
 
-        dataset, predicted = self.dataset, self.dataset.observation_size + 1
+        dataset, predicted = self.dataset, self.dataset.num_predicted
         episode = np.searchsorted(dataset.episode_offsets, starts, side="right") - 1
         history, mask = gather_windows(dataset, starts, dataset.episode_offsets[episode], self.context)
         places = starts[:, None] + np.arange(self.horizon + 1)
         present = places < dataset.episode_offsets[episode + 1][:, None]
         rows = np.asarray(dataset.rows)[np.minimum(places, len(dataset.rows) - 1)]
-        answer = self._run(history, mask, self._variates, GivenActions(rows[:, :-1, predicted:]))
+        answer = self._run(history, mask, self._variates, GivenActions(rows[:, :-1, dataset.is_action > 0]))
         return Foreseen(
-            mean=np.concatenate([answer.observations, answer.rewards[..., None]], axis=-1),
-            std=np.concatenate([answer.observation_std, answer.reward_std[..., None]], axis=-1),
+            mean=np.concatenate([answer.observations, answer.rewards[..., None]], axis=-1)[..., :predicted],
+            std=np.concatenate([answer.observation_std, answer.reward_std[..., None]], axis=-1)[
+                ..., :predicted
+            ],
             real=rows[:, 1:, :predicted],
             present=present[:, 1:],
         )

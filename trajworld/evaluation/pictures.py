@@ -1,5 +1,6 @@
 """Pictures of what a model predicts: real and predicted trajectories, errors by variate, errors by horizon."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import keras
@@ -23,7 +24,7 @@ _MOST_BARS = 20
 
 
 class Track(NamedTuple):
-    """Predictions of consecutive rows of one episode; P = observation_size + 1.
+    """Predictions of consecutive rows of one episode; P = ``Dataset.num_predicted``.
 
     ``steps [n]`` are the rows' numbers in it, ``mean [n, P]`` and ``std [n, P]`` those of the predicted distributions.
     """
@@ -54,7 +55,7 @@ def view_episode(
     ``window`` is the model's T; the horizon of ``foresight`` is how far the open loop goes.
     """
     first, stop = dataset.episode_offsets[episode : episode + 2]
-    predicted, variates = dataset.observation_size + 1, variates_of(dataset, support.lower, support.upper)
+    predicted, variates = dataset.num_predicted, variates_of(dataset, support.lower, support.upper)
     begin = min(foresight.context, max(1, int(stop - first) // 4)) - 1
     seen = foresight(np.array([first + begin]))
     ahead = int(seen.present[0].sum())
@@ -90,7 +91,7 @@ def shown_variates(dataset: Dataset, most: int = _MOST_TRAJECTORIES) -> list[int
     varies = np.flatnonzero(varying(dataset)[1][: dataset.observation_size])
     if not len(varies):
         varies = np.arange(dataset.observation_size)
-    return [*(int(variate) for variate in _spread(varies, most - 1)), dataset.observation_size]
+    return [*map(int, _spread(varies, most - 1)), *[dataset.observation_size] * dataset.reward]
 
 
 def trajectories(view: EpisodeView, dataset: Dataset, model: str) -> Figure:
@@ -103,7 +104,7 @@ def trajectories(view: EpisodeView, dataset: Dataset, model: str) -> Figure:
     panels = figure.subplots(len(chosen), 2, sharex=True, sharey="row", squeeze=False)
     real = view.real.astype(np.float64)
     # The 0 in an episode's first row stands for a reward that nobody received.
-    real[0, dataset.observation_size] = np.nan
+    real[0, dataset.observation_size :] = np.nan
     for line, variate in zip(panels, chosen, strict=True):
         for axes, track in zip(line, (view.one_step, view.open_loop), strict=True):
             _draw_track(axes, look, real[:, variate], track, variate)
@@ -126,15 +127,18 @@ def trajectories(view: EpisodeView, dataset: Dataset, model: str) -> Figure:
     return figure
 
 
-def variate_errors(model: PredictionErrors, copy: PredictionErrors, name: str) -> Figure:
-    """Each predicted variate's one-step error beside that of copying the last row, the worst on top.
+def variate_errors(model: PredictionErrors, baselines: Sequence[PredictionErrors], name: str) -> Figure:
+    """Each predicted variate's one-step error beside those of baselines, the worst on top.
 
     Errors are in standard deviations of the variate; those that do not vary are left out. Many variates are cut to
     the ones that the model predicts worst.
     """
-    ours, copied = (pd.DataFrame(one.variates).T["normalised_mae"].astype(float) for one in (model, copy))
-    table = pd.DataFrame({"model": ours, "copy of the last row": copied}).dropna().rename_axis("variate")
-    shown = table.reset_index().sort_values(["model", "copy of the last row", "variate"], ascending=False)
+    sides = {"model": model} | {one.predictor: one for one in baselines}
+    errors = {
+        name: pd.DataFrame(one.variates).T["normalised_mae"].astype(float) for name, one in sides.items()
+    }
+    table = pd.DataFrame(errors).dropna().rename_axis("variate")
+    shown = table.reset_index().sort_values([*table.columns, "variate"], ascending=False)
     shown = shown.head(_MOST_BARS).melt("variate", var_name="side", value_name="error")
     notes = [f"the worst {_MOST_BARS} of {len(table)}"] * (len(table) > _MOST_BARS)
     notes += [f"{len(model.still)} that do not vary left out"] * bool(model.still)

@@ -45,16 +45,20 @@ class Settings:
 
 
 class Evaluation(NamedTuple):
-    """One-step errors of a model, those of copying the last row of the same windows, and open-loop ones, if any."""
+    """One-step errors of a model, those of copying the last row of the same windows, open-loop ones, if any, and
+    one-step ones of ridge regressions, where data to fit them on were named.
+    """
 
     prediction: PredictionErrors
     copy_last_row: PredictionErrors
     open_loop: OpenLoopErrors | None
+    ridges: tuple[PredictionErrors, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         one_step = {name: getattr(self, name).as_json() for name in ("prediction", "copy_last_row")}
-        return one_step | {"open_loop": self.open_loop and asdict(self.open_loop)}
+        ridges = {"ridges": [one.as_json() for one in self.ridges]} if self.ridges else {}
+        return one_step | {"open_loop": self.open_loop and asdict(self.open_loop)} | ridges
 
 
 def evaluate(
@@ -67,25 +71,29 @@ def evaluate(
     folder: Path | None = None,
     name: str = "The model",
     progress: Progress | None = None,
+    fitted: Dataset | None = None,
 ) -> Evaluation:
     """Measure a model on a dataset, and draw it into ``folder``, if any, with its ``name`` in the titles.
 
-    ``ranges`` and ``one_step`` are of :mod:`trajworld.evaluation.one_step`. A ``TrajWorldError`` is raised where the
+    ``ranges`` and ``one_step`` are of :mod:`trajworld.evaluation.one_step`; on ``fitted`` ridge regressions are fitted
+    that are measured too. A ``TrajWorldError`` is raised where the
     predictions are not finite, or a picture cannot be written.
     """
     # Imported here: without pictures nothing waits for Matplotlib and pandas.
     from trajworld.charts import save_figure
     from trajworld.evaluation import pictures
+    from trajworld.evaluation.fitted_ridge import ridge_errors
 
     seed, batch_size, window = settings.seed, settings.batch_size, model.sizes.window
     choice: dict[str, Any] = {"limit": settings.windows or None, "seed": seed}
     copy = copy_last_row_errors(dataset, window=window, **choice)
+    ridges = () if fitted is None else ridge_errors(dataset, fitted, window, **choice)
     choice |= {"batch_size": batch_size, "progress": progress}
     prediction = prediction_errors(model, dataset, support=ranges, one_step=one_step, **choice)
     if folder is not None:
-        save_figure(pictures.variate_errors(prediction, copy, name), folder / "variates.png")
+        save_figure(pictures.variate_errors(prediction, [copy, *ridges], name), folder / "variates.png")
     if not settings.horizon:
-        return Evaluation(prediction, copy, None)
+        return Evaluation(prediction, copy, None, ridges)
     foresight = Foresight(model, dataset, ranges.support, settings.horizon, min(batch_size, BATCH_SIZE))
     growth = open_loop_errors(foresight, ranges=ranges.origin, seed=seed, progress=progress)
     if folder is not None:
@@ -93,4 +101,4 @@ def evaluate(
         for episode in pictures.typical_episodes(dataset, settings.pictures):
             view = pictures.view_episode(dataset, episode, ranges.support, one_step, window, foresight)
             save_figure(pictures.trajectories(view, dataset, name), folder / f"episode-{episode}.png")
-    return Evaluation(prediction, copy, growth)
+    return Evaluation(prediction, copy, growth, ridges)

@@ -208,7 +208,8 @@ def _checked(config: dict[str, Any]) -> tuple[Kind, Sizes, Identity]:
     _require(is_name, f"its name {_shown(called)} is not a model's")
     sizes, identity = _sizes(kind, inner["sizes"]), Identity.from_config(inner["identity"])
     counts = [identity.observation_size, identity.action_size]
-    plain = isinstance(identity.environment, str) and isinstance(identity.history, dict)
+    kinds = ((identity.environment, str), (identity.history, dict), (identity.reward, bool))
+    plain = all(isinstance(value, type_) for value, type_ in kinds)
     plain = plain and all(count is None or (type(count) is int and count >= 0) for count in counts)
     _require(plain, "its environment is not a name, its history not a table, or a size not a count")
     variates = identity.support.lower.size

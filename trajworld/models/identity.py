@@ -57,6 +57,7 @@ class Identity:
         action_size: That environment's; None for several.
         sources: The datasets of a pre-trained model, each with its own range.
         history: Versions, presets, steps and the like: plain values that are shown, never used.
+        reward: Whether that environment's data have a reward.
     """
 
     support: Support = UNIT_SUPPORT
@@ -65,12 +66,16 @@ class Identity:
     action_size: int | None = None
     sources: tuple[DatasetRange, ...] = ()
     history: Mapping[str, Any] = field(default_factory=dict)
+    reward: bool = True
 
     def to_config(self) -> dict[str, Any]:
         """Plain values for the model's file."""
         sources = [{**vars(source), "support": source.support.to_config()} for source in self.sources]
         support = self.support.to_config()
-        return {**vars(self), "support": support, "sources": sources, "history": dict(self.history)}
+        found = {**vars(self), "support": support, "sources": sources, "history": dict(self.history)}
+        if self.reward:  # As in files of earlier versions.
+            del found["reward"]
+        return found
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> "Identity":

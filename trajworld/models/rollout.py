@@ -94,7 +94,7 @@ class Rollout(NamedTuple):
 
     Attributes:
         observations: ``[B, h, O]``: expected, or sampled where that was asked for; these were fed back.
-        rewards: ``[B, h]``.
+        rewards: ``[B, h]``; NaN where the variates mask the reward, which is not recorded then.
         observation_std: ``[B, h, O]``: standard deviation of each predicted distribution, given its past.
         reward_std: ``[B, h]``.
         actions: ``[B, h, A]``: what the controller did; the first in the newest real row.
@@ -147,6 +147,8 @@ def compile_rollout(model: WorldModel, observation_size: int) -> Callable[..., R
             for parts in zip(*found, strict=True)
         )
         observations, taken = slice(observation_size), int(np.sum(variates.is_action))
+        if not _host(variates.mask)[observation_size]:
+            values[..., -1] = stds[..., -1] = np.nan
         return Rollout(
             values[..., observations],
             values[..., -1],

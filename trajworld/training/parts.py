@@ -43,6 +43,7 @@ class Part(Source):
         return {
             **{name: getattr(self.dataset, name) for name in ("name", "environment", "content")},
             "variates": self.dataset.num_variates,
+            **({} if self.dataset.reward else {"reward": False}),
             "transitions": self.transitions,
             "training_episodes": len(self.index.first_rows),
             "holdout_episodes": len(self.holdout),
@@ -77,7 +78,7 @@ def identity_of(config: TrainingConfig, parts: list[Part], history: dict[str, An
     if config.kind == "train":
         (part,), data = parts, parts[0].dataset
         sizes = data.observation_size, data.action_size
-        return Identity(part.support, data.environment, *sizes, history=history)
+        return Identity(part.support, data.environment, *sizes, history=history, reward=data.reward)
     ranges = [
         DatasetRange(part.dataset.name, part.dataset.environment, part.dataset.content, part.support)
         for part in parts

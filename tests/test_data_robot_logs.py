@@ -1,0 +1,292 @@
+"""LeRobot, robomimic and TD-MPC2 files of the published layouts, against readings with pyarrow, h5py and torch."""
+
+import itertools
+import json
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from trajworld.data import lerobot
+from trajworld.data.dataset import Dataset
+from trajworld.data.resolve import open_dataset
+from trajworld.errors import TrajWorldError
+
+LENGTHS = (5, 1, 9, 2, 30)
+RNG = np.random.default_rng(0)
+
+
+def assert_episodes(
+    dataset: Dataset, observations: list[Any], actions: list[Any], rewards: list[Any]
+) -> None:
+    """The store's rows are (s_t, r_{t-1}, a_t) of these transitions."""
+    bounds = itertools.pairwise(dataset.episode_offsets)
+    size = dataset.observation_size
+    found = [np.asarray(dataset.rows[begin:end]) for begin, end in bounds]
+    for rows, seen, acted, paid in zip(found, observations, actions, rewards, strict=True):
+        np.testing.assert_array_equal(rows[:, :size], np.asarray(seen, np.float32))
+        np.testing.assert_array_equal(rows[1:, size], np.asarray(paid, np.float32))
+        np.testing.assert_array_equal(rows[:-1, size + 1 :], np.asarray(acted, np.float32))
+
+
+def lerobot_folder(root: Path, version: str, reward: bool = False) -> Path:
+    feature = {"dtype": "float32", "names": None}
+    vectors = {"observation.state": 3, "observation.environment_state": 1, "action": 2}
+    numbers = ("frame_index", "episode_index", "index", "task_index")
+    features = {name: {**feature, "shape": [size]} for name, size in vectors.items()}
+    features |= {name: {"dtype": "int64", "shape": [1], "names": None} for name in numbers}
+    features |= {"timestamp": {**feature, "shape": [1]}}
+    features |= {"observation.images.top": {"dtype": "video", "shape": [4, 4, 3], "names": None}}
+    features |= {"next.reward": {**feature, "shape": [1]}} if reward else {}
+    legacy = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
+    path = legacy if version == "v2.1" else "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
+    info = {"codebase_version": version, "robot_type": "so101", "total_episodes": len(LENGTHS)}
+    info |= {"total_frames": sum(LENGTHS), "total_tasks": 1, "chunks_size": 2, "fps": 20}
+    info |= {"splits": {"train": "0:5"}, "data_path": path, "features": features}
+    (root / "meta").mkdir(parents=True)
+    (root / "meta" / "info.json").write_text(json.dumps(info))
+    offset, rows, files = 0, [], {}
+    for episode, length in enumerate(LENGTHS):
+        # State and action as lists of one size or of any, one-element features as plain numbers.
+        fixed = 3 if version == "v3.0" else -1
+        columns = {
+            "observation.state": pa.array(list(RNG.normal(size=(length, 3))), pa.list_(pa.float32(), fixed)),
+            "observation.environment_state": pa.array(RNG.normal(size=length), pa.float32()),
+            "action": pa.array(list(RNG.normal(size=(length, 2))), pa.list_(pa.float32())),
+            "timestamp": pa.array(np.arange(length) / 20, pa.float32()),
+            "frame_index": np.arange(length),
+            "episode_index": np.full(length, episode),
+            "index": np.arange(offset, offset + length),
+            "task_index": np.zeros(length, int),
+        }
+        if reward:
+            columns["next.reward"] = pa.array(RNG.normal(size=length), pa.float32())
+        chunk, file = divmod(episode // 2, 2)
+        place = {
+            "episode_chunk": episode // 2,
+            "episode_index": episode,
+            "chunk_index": chunk,
+            "file_index": file,
+        }
+        files.setdefault(root / path.format(**place), []).append(pa.table(columns))
+        row = {"episode_index": episode, "tasks": ["lift"], "length": length}
+        more = {"data/chunk_index": chunk, "data/file_index": file, "dataset_from_index": offset}
+        rows.append(row | ({} if version == "v2.1" else more | {"dataset_to_index": offset + length}))
+        offset += length
+    for file, parts in files.items():
+        file.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(pa.concat_tables(parts), file)
+    if version == "v2.1":
+        (root / "meta" / "episodes.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    else:
+        (root / "meta" / "episodes" / "chunk-000").mkdir(parents=True)
+        pq.write_table(
+            pa.Table.from_pylist(rows), root / "meta" / "episodes" / "chunk-000" / "file-000.parquet"
+        )
+    return root
+
+
+@pytest.mark.parametrize("version", ["v2.1", "v3.0"])
+@pytest.mark.parametrize("reward", [False, True])
+def test_lerobot_equals_pyarrow(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, reward: bool
+) -> None:
+    root = lerobot_folder(tmp_path / "pick", version, reward)
+    frames = [
+        row for path in sorted(root.glob("data/*/*.parquet")) for row in pq.read_table(path).to_pylist()
+    ]
+    by_episode = [list(rows) for _, rows in itertools.groupby(frames, lambda row: row["episode_index"])]
+    whole = [rows for rows in by_episode if len(rows) > 1]
+    monkeypatch.setattr(lerobot, "_ROWS_AT_ONCE", 4)
+    dataset = open_dataset(root)
+    observations = [
+        [[*row["observation.state"], row["observation.environment_state"]] for row in rows] for rows in whole
+    ]
+    actions = [[row["action"] for row in rows[:-1]] for rows in whole]
+    rewards = [[row["next.reward"] if reward else 0.0 for row in rows[:-1]] for rows in whole]
+    assert_episodes(dataset, observations, actions, rewards)
+    assert dataset.reward == reward
+    account = dataset.account
+    assert account is not None
+    assert (account.transitions, account.kept) == (sum(LENGTHS), sum(LENGTHS) - len(LENGTHS))
+
+
+def robomimic_file(path: Path, following: bool) -> Path:
+    with h5py.File(path, "w") as file:
+        data = file.create_group("data")
+        data.attrs["total"] = sum(LENGTHS)
+        data.attrs["env_args"] = json.dumps({"env_name": "Lift", "env_type": 1, "env_kwargs": {}})
+        for number, length in enumerate(LENGTHS * 3):
+            demo = data.create_group(f"demo_{number}")
+            demo.attrs["num_samples"] = length
+            demo["actions"], demo["rewards"] = RNG.normal(size=(length, 2)), RNG.normal(size=length)
+            demo["dones"] = (np.arange(length) == length - 1).astype(int)
+            demo["states"] = RNG.normal(size=(length, 7))
+            for kind in ("obs", "next_obs")[: 1 + following]:
+                demo[f"{kind}/robot0_eef_pos"] = RNG.normal(size=(length, 3))
+                demo[f"{kind}/object"] = RNG.normal(size=(length, 2))
+                demo[f"{kind}/agentview_image"] = np.zeros((length, 4, 4, 3), np.uint8)
+        file["mask/train"] = np.array([b"demo_2", b"demo_11", b"demo_0"])
+    return path
+
+
+@pytest.mark.parametrize("following", [False, True])
+def test_robomimic_equals_h5py(tmp_path: Path, command: Any, following: bool) -> None:
+    path = robomimic_file(tmp_path / "low_dim.hdf5", following)
+    observations, actions, rewards = [], [], []
+    with h5py.File(path) as file:
+        demos = [file[f"data/demo_{number}"] for number in range(3 * len(LENGTHS))]
+        for demo in demos:
+            rows = np.hstack([demo["obs/object"], demo["obs/robot0_eef_pos"]])
+            count = len(rows) - (not following)
+            if following:
+                last = np.hstack([demo["next_obs/object"][-1:], demo["next_obs/robot0_eef_pos"][-1:]])
+                rows = np.vstack([rows, last])
+            if count:
+                observations.append(rows)
+                actions.append(demo["actions"][:count])
+                rewards.append(demo["rewards"][:count])
+    dataset = open_dataset(path)
+    assert_episodes(dataset, observations, actions, rewards)
+    assert dataset.environment == "robomimic/Lift"
+    assert dataset.terminated.all() == following
+    code, out, _ = command("data", "import", path, "--id", "lift-v0", "--mask", "train")
+    assert code == 0
+    # demo_0, demo_2 and demo_11, which has one step.
+    total = LENGTHS[0] + LENGTHS[2] + LENGTHS[1]
+    assert f"{total if following else total - 3} of {total} transitions kept" in out
+    assert command("data", "import", path, "--id", "lift-v1", "--mask", "valid")[0] == 2
+
+
+def tdmpc2_file(path: Path, container: bool = False) -> Path:
+    """Six episodes of two tasks; task 3 has two observations of five and one action of two."""
+    fields = {"obs": torch.randn(6, 8, 5), "action": torch.rand(6, 8, 2), "reward": torch.randn(6, 8)}
+    fields["task"] = torch.tensor([0, 3, 0, 3, 3, 0])[:, None].repeat(1, 8).int()
+    fields["obs"][fields["task"][:, 0] == 3, :, 2:] = 0
+    fields["action"][fields["task"][:, 0] == 3, :, 1:] = 0
+    fields["action"][:, 0], fields["reward"][:, 0] = torch.nan, torch.nan
+    saved: Any = fields
+    if container:
+        kind = type("TensorDict", (), {"__module__": "tensordict._td"})
+        module = types.ModuleType("tensordict._td")
+        vars(module)["TensorDict"] = kind
+        sys.modules |= {"tensordict": types.ModuleType("tensordict"), "tensordict._td": module}
+        saved = kind()
+        vars(saved).update(
+            _tensordict=fields, _batch_size=torch.Size([6, 8]), _device=None, _td_dim_names=None
+        )
+    torch.save(saved, path)
+    return path
+
+
+@pytest.mark.parametrize("container", [False, True])
+def test_tdmpc2_equals_torch(tmp_path: Path, command: Any, container: bool) -> None:
+    path = tdmpc2_file(tmp_path / "chunk_0.pt", container)
+    fields = torch.load(path, weights_only=False)
+    fields = vars(fields)["_tensordict"] if container else fields
+    for name in ("tensordict._td", "tensordict"):
+        sys.modules.pop(name, None)  # The reader does without.
+    code, out, _ = command("data", "import", path, "--id", "mt-v0")
+    assert (code, out.count("21 of 21 transitions kept, in 3 episodes")) == (0, 2)
+    for task, episodes, observation, action in ((0, [0, 2, 5], 5, 2), (3, [1, 3, 4], 2, 1)):
+        dataset = open_dataset(f"mt/task-{task}-v0")
+        assert (dataset.observation_size, dataset.action_size) == (observation, action)
+        observations = fields["obs"][episodes, :, :observation].tolist()
+        actions = fields["action"][episodes, 1:, :action].tolist()
+        assert_episodes(dataset, observations, actions, fields["reward"][episodes, 1:].tolist())
+    assert command("data", "inspect", path)[0] == 2
+
+
+class Evil:
+    def __reduce__(self) -> Any:
+        return print, ("it ran",)
+
+
+def spoil(kind: str, folder: Path) -> Path:
+    """A bad file of each kind."""
+    if kind.startswith("lerobot"):
+        root = lerobot_folder(folder / "pick", "v3.0")
+        info, data = root / "meta" / "info.json", root / "data" / "chunk-000" / "file-000.parquet"
+        if kind == "lerobot cut":
+            data.write_bytes(data.read_bytes()[:300])
+        elif kind == "lerobot frames":
+            pq.write_table(pq.read_table(data).slice(1), data)
+        elif kind == "lerobot outside":
+            info.write_text(info.read_text().replace("data/chunk-{chunk", "../../chunk-{chunk"))
+        else:
+            info.write_text(info.read_text().replace("v3.0", "v4.0"))
+        return root
+    path = folder / ("bad.pt" if kind.startswith("tdmpc2") else "bad.hdf5")
+    if kind == "tdmpc2 code":
+        torch.save({"obs": Evil()}, path)
+    elif kind == "tdmpc2 cut":
+        path.write_bytes(tdmpc2_file(folder / "whole.pt").read_bytes()[:400])
+    elif kind == "tdmpc2 arrays":
+        torch.save({"obs": torch.zeros(3, 4, 2), "action": torch.zeros(3, 4, 1)}, path)
+    else:
+        robomimic_file(path, True)
+        with h5py.File(path, "r+") as file:
+            if kind == "robomimic link":
+                del file["data/demo_0/actions"]
+                file["data/demo_0/actions"] = h5py.ExternalLink("/etc/passwd", "x")
+            elif kind == "robomimic group":
+                other = robomimic_file(folder / "other.hdf5", True)
+                del file["data/demo_0"]
+                file["data/demo_0"] = h5py.ExternalLink(str(other), "data/demo_0")
+            elif kind == "robomimic lengths":
+                file["data/demo_2"].attrs["num_samples"] = 4
+            else:
+                del file["data/demo_0/obs"]
+    return path
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("lerobot cut", "not a readable file of this dataset"),
+        ("lerobot frames", "not all there in order|disagree on the frames"),
+        ("lerobot outside", "not there or lies outside"),
+        ("lerobot version", "version v4.0 is not read"),
+        ("tdmpc2 code", "nothing that a file names is run"),
+        ("tdmpc2 cut", "not a readable TD-MPC2 file"),
+        ("tdmpc2 arrays", "'reward' must be an array of numbers"),
+        ("robomimic link", "must be an array of this file"),
+        ("robomimic group", "must be an array of this file"),
+        ("robomimic lengths", "it is damaged"),
+        ("robomimic observations", "no demonstration with observations"),
+    ],
+)
+def test_bad_files_end_in_one_line(tmp_path: Path, command: Any, kind: str, message: str) -> None:
+    path = spoil(kind, tmp_path)
+    with pytest.raises(TrajWorldError, match=message):
+        open_dataset(path)
+    code, out, err = command("data", "import", path, "--id", "bad-v0")
+    assert (code, out, len(err.splitlines())) == (1, "", 1)
+    listed = json.loads(command("data", "list", "--json")[1])
+    assert listed == {"minari": [], "stores": []}
+
+
+@pytest.mark.parametrize(
+    ("package", "extra", "kind"), [("torch", "torch", ".pt"), ("pyarrow", "parquet", ".parquet")]
+)
+def test_what_is_not_installed_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any, package: str, extra: str, kind: str
+) -> None:
+    path = tmp_path / f"log{kind}"
+    if kind == ".pt":
+        tdmpc2_file(path)
+    else:
+        pq.write_table(pa.table({"a": [1.0, 2.0]}), path)
+        path.with_suffix(".toml").write_text('observation = ["a"]')
+    for name in (package, f"{package}.parquet"):
+        monkeypatch.setitem(sys.modules, name, None)
+    code, out, err = command("data", "import", path, "--id", "log-v0")
+    assert (code, out) == (1, "")
+    assert err == f"Error: {package} is not installed: pip install 'trajworld[{extra}]'\n"

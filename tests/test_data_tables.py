@@ -1,0 +1,181 @@
+"""Tables: episodes against a walk over the rows one at a time, and what is said of files that are not in order."""
+
+import itertools
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from trajworld.data import tables
+from trajworld.data.account import Account
+from trajworld.data.resolve import open_dataset
+from trajworld.data.table_columns import Columns, read_columns, write_columns
+from trajworld.data.tables import read_table
+
+VALUES = ["a", "b", "u", "r"]
+
+
+def log(rows: int, seed: int) -> pd.DataFrame:
+    """Rows a second apart, of several runs, with gaps, missing values, and dones."""
+    rng = np.random.default_rng(seed)
+    frame = pd.DataFrame(rng.normal(size=(rows, 4)), columns=VALUES)
+    frame = frame.mask(rng.random(frame.shape) < 0.03)
+    frame["run"] = np.cumsum(rng.random(rows) < 0.05) + 7
+    frame["done"] = (rng.random(rows) < 0.03).astype(int)
+    steps = rng.choice([1.0, 1.1, 4.0, 30.0], rows, p=[0.8, 0.15, 0.02, 0.03])
+    return frame.assign(t=np.cumsum(steps))
+
+
+def walk(frame: pd.DataFrame, columns: Columns) -> list[tuple[list[int], pd.DataFrame]]:
+    """The numbers of the rows of each episode, and the table with its values held, by walking from row to row."""
+
+    def follows(i: int) -> bool:
+        before, row = frame.iloc[i - 1], frame.iloc[i]
+        near = 0.5 <= row["t"] - before["t"] <= columns.gap
+        return bool(near and row["run"] == before["run"] and not before["done"])
+
+    filled = frame.copy()
+    for i, name in itertools.product(range(1, len(frame)), VALUES[:3]):
+        if columns.missing == "hold" and follows(i) and np.isnan(filled.at[i, name]):
+            filled.at[i, name] = filled.at[i - 1, name]
+    found, current = [], [0]
+    for i in range(1, len(frame)):
+        acted = filled.at[i - (columns.action_row == "before"), "u"]
+        paid = filled.at[i - (columns.reward_row == "before"), "r"] if columns.reward else 0.0
+        values = [acted, paid, *filled.loc[i - 1 : i, ["a", "b"]].to_numpy().ravel()]
+        if not (follows(i) and np.isfinite(values).all()):
+            found.append(current)
+            current = []
+        current.append(i)
+        if len(current) == columns.longest + 1:
+            found.append(current)
+            current = [i]
+    return [(rows, filled) for rows in [*found, current] if len(rows) > 1]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("seed", "block", "options"),
+    [
+        (0, 1000, {}),
+        (1, 7, {"missing": "hold"}),
+        (2, 1, {"action_row": "after", "reward_row": "after"}),
+        (3, 13, {"longest": 5, "reward": ""}),
+        (4, 50, {"longest": 1, "missing": "hold", "reward_row": "after", "gap": 5.0}),
+    ],
+)
+def test_episodes_equal_a_walk_over_the_rows(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    suffix: str,
+    seed: int,
+    block: int,
+    options: dict[str, Any],
+) -> None:
+    frame, path = log(300, seed), tmp_path / f"log{suffix}"
+    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)
+    given = {"reward": "r", "time": "t", "period": 1.0, "episode": "run", "done": "done", **options}
+    columns = Columns(("a", "b"), ("u",), **given)
+    (tmp_path / "log.toml").write_text(
+        'observation = ["a", "b"]\naction = ["u"]\n'
+        + "".join(f"{name} = {value!r}\n" for name, value in given.items())
+    )
+    monkeypatch.setattr(tables, "_ROWS_AT_ONCE", block)
+    account = Account()
+    assert read_columns(tmp_path / "log.toml", path) == columns
+    source = read_table(path, tmp_path / "log.toml")
+    expected, found = walk(frame, columns), list(source.episodes(account))
+    assert len(found) == len(expected) > 5
+    for episode, (rows, filled) in zip(found, expected, strict=True):
+        part = filled.iloc[rows]
+        np.testing.assert_array_equal(episode.observations, part[["a", "b"]])
+        after = {"before": slice(None, -1), "after": slice(1, None)}
+        np.testing.assert_array_equal(episode.actions, part[["u"]][after[columns.action_row]])
+        if columns.reward:
+            np.testing.assert_array_equal(episode.rewards, part["r"][after[columns.reward_row]])
+            assert episode.terminated == (columns.reward_row == "after" and part["done"].iloc[-1] == 1)
+        else:
+            assert not episode.rewarded
+    assert account.kept == sum(len(rows) - 1 for rows, _ in expected)
+    assert account.transitions == account.kept + sum(count for count, _ in account.left_out.values())
+    assert account.transitions == len(frame) or columns.action_row == "after"
+
+
+def test_a_first_version_of_the_toml_is_written_and_read(tmp_path: Path) -> None:
+    frame = pd.DataFrame(
+        {
+            "Date": pd.date_range("2026-03-01", periods=50, freq="30s").astype(str),
+            "level [m]": np.linspace(0, 1, 50),
+            "pump_cmd": np.arange(50) % 3,
+            "mode": "auto",
+            "run": np.arange(50) // 25,
+            "reward": 1.0,
+            'quo"te\u00e9': np.arange(50.0),
+        }
+    )
+    frame.to_csv(tmp_path / "log.csv", index=False, sep=";")
+    path = write_columns(tmp_path / "log.csv", tmp_path / "log.toml")
+    assert "hold no numbers: leave them out, or code them as numbers first: mode" in path.read_text("utf-8")
+    columns = read_columns(path, tmp_path / "log.csv")
+    observation = ("level [m]", 'quo"te\u00e9')
+    wanted = Columns(observation, ("pump_cmd",), "reward", "Date", 30.0, "run", separator=";")
+    assert columns == wanted
+    dataset = open_dataset(tmp_path / "log.csv")
+    assert dataset.transitions_per_episode.tolist() == [24, 24]
+    assert dataset.account is not None
+    assert dataset.account.notes["rows one period of 30 apart"] == 48
+
+
+def with_text(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame.astype({"a": object}).assign(a=["off" if i == 3 else 1.0 for i in range(len(frame))])
+
+
+@pytest.mark.parametrize(
+    ("change", "toml", "message"),
+    [
+        (with_text, "", r"'a' holds 'off' in row 4, which is no number"),
+        (
+            lambda f: f.assign(t=np.repeat(np.arange(len(f) / 2), 2)),
+            "",
+            "% of the steps are not within half a per",
+        ),
+        (lambda f: f.assign(t="soon"), "", "'t' holds 'soon' in row 1, which is no date"),
+        (lambda f: f.assign(run=f.index % 2), 'episode = "run"', "the rows of an episode are not together"),
+        (lambda f: f.drop(columns="b"), "", "names the column 'b', which log.csv has not: it has a, u"),
+        (lambda f: f, "gaps = 2", "no key is called 'gaps'"),
+        (lambda f: f, 'longest = "2"', "longest must be int, not '2'"),
+        (lambda f: f, 'missing = "drop"', "missing must be 'cut' or 'hold'"),
+        (lambda f: f, "= 3", "not readable TOML"),
+        (lambda f: f.iloc[:0], "", "log.csv has no row"),
+        (None, "", "not a readable table: it is an HTML page"),
+    ],
+)
+def test_what_is_wrong_is_named_in_one_line(
+    tmp_path: Path, command: Any, change: Callable[..., pd.DataFrame] | None, toml: str, message: str
+) -> None:
+    frame = pd.DataFrame({name: np.arange(20.0) for name in ("a", "b", "u", "t")})
+    if change is None:
+        (tmp_path / "log.csv").write_text("<!DOCTYPE html>\n<html>\n,,\n")
+    else:
+        change(frame).to_csv(tmp_path / "log.csv", index=False)
+    (tmp_path / "log.toml").write_text(f'observation = ["a", "b"]\naction = ["u"]\ntime = "t"\n{toml}\n')
+    before = sorted(tmp_path.iterdir())
+    code, out, err = command("data", "import", tmp_path / "log.csv", "--id", "bad-v0")
+    assert (code in (1, 2), out, len(err.splitlines())) == (True, "", 1)
+    assert re.search(message, err)
+    assert sorted(tmp_path.iterdir()) == before
+    assert command("data", "list", "--json")[1].count('"id"') == 0
+
+
+def test_a_table_without_its_toml(tmp_path: Path, command: Any) -> None:
+    (tmp_path / "log.csv").write_text("a,u\n1,2\n3,4\n")
+    code, _, err = command("data", "inspect", tmp_path / "log.csv")
+    assert code == 2
+    assert "trajworld data columns" in err
+    assert command("data", "columns", tmp_path / "log.csv")[0] == 0
+    assert command("data", "columns", tmp_path / "log.csv")[0] == 2
+    assert command("data", "inspect", tmp_path / "log.csv")[0] == 0

@@ -1,0 +1,111 @@
+"""Reading robomimic's HDF5 files: a group of arrays for each demonstration."""
+
+import json
+import re
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from trajworld.data.account import UNRECORDED, Account
+from trajworld.data.d4rl import hdf5_array, open_hdf5
+from trajworld.data.episode import Episode, as_floats, check_episode, no_rewards
+from trajworld.data.source import Source
+from trajworld.errors import TrajWorldError, UsageError
+
+if TYPE_CHECKING:
+    import h5py
+
+
+def is_robomimic(path: Path) -> bool:
+    """Whether an HDF5 file has robomimic's group of demonstrations; False where it cannot be read."""
+    import h5py
+
+    try:
+        with h5py.File(path, "r") as file:
+            return isinstance(file.get("data"), h5py.Group)
+    except OSError:
+        return False
+
+
+def read_robomimic(path: Path, mask: str | None = None) -> Source:
+    """Open a robomimic file, whose demonstrations are the episodes; those of the filter ``mask/NAME`` only, if given.
+
+    An observation is its vectors side by side, in alphabetical order; images are not read. With ``next_obs`` every step
+    is a transition, without it the last one of each demonstration is left out.
+
+    Raises:
+        UsageError: There is no such filter.
+        TrajWorldError: The file is damaged, lacks an array, or refers to other files; while reading, that arrays
+            disagree or hold a NaN.
+    """
+    with open_hdf5(path) as file:
+        data, masks = file["data"], file.get("mask", {})
+        names = sorted(
+            (name for name in data if re.fullmatch(r"demo_\d+", name)), key=lambda name: int(name[5:])
+        )
+        if mask is not None:
+            if mask not in masks:
+                raise UsageError(f"{path} has no filter {mask!r}: it has {', '.join(masks) or 'none'}")
+            chosen = np.asarray(hdf5_array(masks, mask, path, 1, "SO"), "S").astype(str)
+            names = [name for name in names if name in chosen]
+        if not names or "obs" not in data[names[0]]:
+            raise TrajWorldError(
+                f"{path} has no demonstration with observations: robomimic's dataset_states_to_obs.py extracts them"
+            )
+        seen = data[names[0]]["obs"]
+        keys = [key for key in sorted(seen) if len(hdf5_array(seen, key, path).shape) <= 2]
+        if not keys:
+            raise TrajWorldError(f"{path}: no observation is a vector of numbers: images are not read")
+        try:
+            environment = str(json.loads(data.attrs["env_args"])["env_name"])
+        except (KeyError, TypeError, ValueError):
+            environment = path.stem
+        total = sum(len(hdf5_array(data[name], "actions", path)) for name in names)
+    return Source(f"robomimic/{environment}", [path], partial(_read_episodes, path, names, keys), total)
+
+
+def _read_episodes(
+    path: Path, names: Sequence[str], keys: Sequence[str], account: Account
+) -> Iterator[Episode]:
+    def observed(group: "h5py.Group") -> NDArray[np.floating]:
+        arrays = [as_floats(hdf5_array(group, key, path)) for key in keys]
+        return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
+
+    with open_hdf5(path) as file:
+        for name in names:
+            group = file["data"][name]
+            actions, observations = (
+                as_floats(hdf5_array(group, "actions", path, 2)),
+                observed(group["obs"]),
+            )
+            rewards, dones = (
+                as_floats(hdf5_array(group, one, path, 1)).reshape(-1)
+                if one in group
+                else no_rewards(len(actions))
+                for one in ("rewards", "dones")
+            )
+            counts = (
+                len(actions),
+                len(rewards),
+                len(observations),
+                group.attrs.get("num_samples", len(actions)),
+            )
+            if len(set(counts)) > 1:
+                raise TrajWorldError(
+                    f"{path}, {name}: actions, rewards, observations and num_samples count {counts}: it is damaged"
+                )
+            done = bool((dones[-1:] > 0).any())
+            if "next_obs" in group:
+                observations = np.concatenate([observations, observed(group["next_obs"])[-1:]])
+            else:
+                account.leave_out(UNRECORDED, rewards[-1:])
+                actions, rewards, done = actions[:-1], rewards[:-1], False
+            if len(actions):
+                account.keep(rewards)
+                yield check_episode(
+                    Episode(observations, actions, rewards, done, not done), f"{path}, {name}"
+                )

@@ -1,0 +1,24 @@
+"""What a reader finds in a file or folder before it reads its episodes."""
+
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from trajworld.data.account import Account
+from trajworld.data.episode import Episode
+
+
+class Source(NamedTuple):
+    """Data of one environment outside the store.
+
+    Attributes:
+        environment: For example ``robomimic/Lift``.
+        files: On which the episodes depend.
+        episodes: Reads them one at a time, and brings the account up to date.
+        transitions: How many there are, where that is known.
+    """
+
+    environment: str
+    files: Sequence[Path]
+    episodes: Callable[[Account], Iterator[Episode]]
+    transitions: int | None = None
