@@ -79,6 +79,17 @@ def rows(count: int) -> np.ndarray:
     return RNG.uniform(known.lower, known.upper, (count, 6)).astype(np.float32)
 
 
+def test_a_masked_reward_changes_nothing_else() -> None:
+    model, values = ensemble(), np.stack([rows(5), rows(5)], axis=1)
+    run = active_backend().compile(lambda batch: model.predict(batch), model)
+    whole, masked = (
+        [ops.convert_to_numpy(part)[:, :3] for part in run(Batch(values, np.ones((5, 2), np.float32), known))]
+        for known in (variates(), variates()._replace(mask=np.array([1, 1, 1, 0, 1, 1], np.float32)))
+    )
+    for one, other in zip(whole, masked, strict=True):
+        np.testing.assert_allclose(other, one, atol=1e-5)
+
+
 @pytest.mark.parametrize("padding", [0, 2])
 def test_predictions_are_those_of_a_plain_forward_pass(padding: int) -> None:
     model, before, after = ensemble(), rows(5), rows(5)

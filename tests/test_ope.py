@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,10 @@ def test_estimates_of_several_policies(model: Linear, data: Dataset) -> None:  #
 def test_a_policy_of_another_robot_is_refused_by_name(model: Linear, data: Dataset) -> None:  # noqa: F811
     with pytest.raises(TrajWorldError, match="policy strange reads 5 observation values"):
         imagined_values(model, data, SUPPORT, {"strange": linear_policy(0, True, 5)}, OpeSettings())
+    with pytest.raises(TrajWorldError, match="records no rewards"):
+        imagined_values(
+            model, replace(data, reward=False), SUPPORT, {"one": linear_policy(0, True)}, OpeSettings()
+        )
 
 
 @pytest.mark.once

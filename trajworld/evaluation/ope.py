@@ -249,7 +249,9 @@ def method_metrics(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 
 
 def check_policies(policies: Mapping[str, Policy], dataset: Dataset) -> None:
-    """Refuse policies that cannot act in a dataset's environment, by name."""
+    """Refuse policies that cannot act in a dataset's environment, by name, and a dataset without rewards."""
+    if not dataset.reward:
+        raise TrajWorldError(f"{dataset.name} records no rewards: there is no return to estimate")
     wanted = dataset.observation_size, dataset.action_size
     for name, policy in policies.items():
         if (policy.observation_size, policy.action_size) != wanted:

@@ -100,8 +100,7 @@ class MLPEnsemble(keras.Model):
         sizes = self.sizes
         real = ops.ones((count,)) if variates.mask is None else ops.cast(variates.mask, "float32")
         action = ops.cast(variates.is_action, "float32") * real
-        reward = ops.sum((1 - action) * real) - 1
-        at = ops.cast(ops.arange(count), "float32")
+        at, reward = ops.cast(ops.arange(count), "float32"), _reward_place(variates)
         seen = ops.cast(at < reward, "float32") * real
         place = ops.where(action > 0, at - reward - 1 + sizes.observations, at)
         inputs = ops.cast(ops.arange(sizes.observations + sizes.actions), "float32")
@@ -142,11 +141,9 @@ class MLPEnsemble(keras.Model):
 
     def _base(self, rows: Tensor, variates: Variates) -> Tensor:
         """What is added to a member's mean: the row itself, and the mean reward."""
-        count = rows.shape[-1]
-        real = ops.ones((count,)) if variates.mask is None else ops.cast(variates.mask, "float32")
-        reward = ops.sum((1 - ops.cast(variates.is_action, "float32")) * real) - 1
+        place = ops.cast(ops.arange(rows.shape[-1]), "float32")
         usual = variates.lower + ops.convert_to_tensor(self.mean)[-1] * (variates.upper - variates.lower)
-        return ops.where(ops.equal(ops.cast(ops.arange(count), "float32"), reward), usual, rows)
+        return ops.where(ops.equal(place, _reward_place(variates)), usual, rows)
 
     def _predicted_mask(self, variates: Variates) -> Tensor:
         mask = 1.0 - ops.cast(variates.is_action, "float32")
@@ -258,3 +255,8 @@ class MLPEnsemble(keras.Model):
     def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "MLPEnsemble":
         """The inverse of :meth:`get_config`."""
         return model_from_config(config)
+
+
+def _reward_place(variates: Variates) -> Tensor:
+    """Before the first action; it may be masked."""
+    return ops.cast(ops.argmax(ops.cast(variates.is_action, "int32")), "float32") - 1
