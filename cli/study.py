@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import TrajWorldError, UsageError, one_line
 from trajworld.studies import STUDIES
 
 from .options import documented, field_options
@@ -83,14 +83,15 @@ def report(folder: Path, as_json: bool) -> None:
     from trajworld.study.report import read_report, write_report
 
     name, options, table, origin, pictures = read_report(folder)
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     kind = study_class(name)
     try:
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         study = kind(**given)
-    except TypeError:
-        raise TrajWorldError(f"{folder} was written by another version of this study: run it again") from None
-    page = write_report(study, table, folder, origin, pictures)
-    show(study, table, page, as_json)
+        page = write_report(study, table, folder, origin, pictures)
+        show(study, table, page, as_json)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        why = f"{folder} holds no whole report of this version of the study ({one_line(error)})"
+        raise TrajWorldError(f"{why}: run it again") from None
 
 
 def execute(

@@ -131,7 +131,7 @@ def test_nothing_but_an_evaluation_is_overwritten(
     for text, words in (
         (None, "is no folder of evaluation results"),
         ('{"kind": "transfer"}', "is no folder of evaluation results"),
-        ("[]", "is no folder of evaluation results"),
+        ("[]", "is not a readable JSON file"),
         ("{", "is not a readable JSON file"),
         ('{"kind": "evaluation"}', "holds 'trials'"),
     ):

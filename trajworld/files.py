@@ -5,15 +5,17 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import TrajWorldError, UsageError, one_line
 
 _KINDS = (
     (b"version https://git-lfs", "it is a Git LFS pointer: fetch the file itself with git lfs pull"),
@@ -74,7 +76,7 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     """Hold ``path``, whether it is there yet or not, for this process alone, by a hidden lock file beside it.
 
-    The lock ends with the process, however that ends.
+    The lock ends with the process, however that ends. What writers that were killed left half-written is removed.
 
     Raises:
         TrajWorldError: Another process holds it (``what`` says what it is), or the lock cannot be made.
@@ -90,11 +92,33 @@ def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
                 f"another process is writing {what} ({path}): wait until it ends, or choose another place"
             ) from None
     try:
+        _clear(path)
         yield
     finally:
         lock.release()
         with contextlib.suppress(OSError):
             os.unlink(lock.lock_file)
+
+
+def _clear(path: Path) -> None:
+    """Remove what killed writers of ``path`` left in it and beside it; a folder that one had moved away comes back."""
+    remove_leftovers(path)
+    beside = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.(tmp|old)")
+    for left in path.parent.iterdir():
+        found = beside.fullmatch(left.name)
+        if found is not None and found[1] == "old" and not path.exists():
+            os.replace(left, path)
+        elif found is not None:
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove the temporary files and folders that a process that was killed left in a folder, and nothing else."""
+    for path in folder.glob(".*.tmp*"):
+        if path.is_dir():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
 
 
 def ensure_room(folder: str | os.PathLike[str], size: int, name: str = "") -> None:
@@ -106,8 +130,8 @@ def ensure_room(folder: str | os.PathLike[str], size: int, name: str = "") -> No
     Raises:
         TrajWorldError: The disk is full, or the folder cannot be written.
     """
-    room = Path(folder) / f".{os.getpid()}.tmp.room"
-    with _removing(room), _file_errors(Path(folder) / name), open(room, "wb") as file:
+    # A file without a name, where the system has such: nothing of it stays, however the process ends.
+    with _file_errors(Path(folder) / name), tempfile.TemporaryFile(prefix=".tmp", dir=folder) as file:
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)
         elif shutil.disk_usage(folder).free < size:
@@ -116,23 +140,41 @@ def ensure_room(folder: str | os.PathLike[str], size: int, name: str = "") -> No
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; NaN and infinities are refused, since JSON has none."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise TrajWorldError(f"{path} is not written: {error}") from None
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file.
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON file that holds one object.
 
     Raises:
-        TrajWorldError: The file is missing, unreadable or not JSON.
+        TrajWorldError: The file is missing, unreadable or no JSON object.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TrajWorldError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise TrajWorldError(f"{path} is not a readable JSON file ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise TrajWorldError(f"{path} is not a readable JSON file ({one_line(error)})") from None
+    if not isinstance(value, dict):
+        raise TrajWorldError(f"{path} is not a readable JSON file of one object")
+    return value
+
+
+def nested(values: Any, *names: str) -> dict[str, Any]:
+    """The object at ``names`` in JSON values; an empty one where something else is there."""
+    for name in names:
+        values = values.get(name) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}
+
+
+def json_digest(value: Any) -> str:
+    """The SHA-256 of a JSON value, by which a file knows that it is as it was written."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

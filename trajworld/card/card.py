@@ -75,7 +75,14 @@ def card(run: Path, *, name: str = "", licence: str = "", studies: Sequence[Path
             evaluations=[row for place, row in enumerate(evaluated) if place in kept or row is best],
             studies=[_study(folder, model_file(run)) for folder in studies],
         )
-    except (KeyError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
+    except (
+        ArithmeticError,
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        jinja2.UndefinedError,
+    ) as error:
         raise TrajWorldError(f"{run}: run.json or {METRICS} is damaged ({error!r})") from None
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import math
 import re
 import shutil
 from collections.abc import Generator, Iterator, Sequence
@@ -17,7 +18,7 @@ from trajworld.data.minari_datasets import dataset_path, datasets_folder, write_
 from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import one_writer, read_json, write_json
+from trajworld.files import nested, one_writer, read_json, write_json
 from trajworld.processes import started_workers, worker_died
 
 PREFIX = "corpus:"
@@ -60,8 +61,13 @@ def read_manifest(name: str) -> list[Member]:
         )
     found = read_json(path)
     try:
-        return [Member(**entry) for entry in found["datasets"]]
-    except (KeyError, TypeError) as error:
+        members = [Member(**entry) for entry in found["datasets"]]
+        for one in members:
+            dataset_path(one.dataset_id)
+            if not isinstance(one.environment, str) or not 0 < one.weight < math.inf:
+                raise ValueError(one)
+        return members
+    except (KeyError, TypeError, ValueError, UsageError) as error:
         raise TrajWorldError(f"{path} is damaged ({error!r}): collect-corpus writes it anew") from None
 
 
@@ -191,8 +197,7 @@ def _write(job: Job, gathered: Gathered) -> None:
 
 def _check_recipe(job: Job) -> None:
     path = dataset_path(job.dataset_id)
-    described = read_json(path / "data" / "metadata.json")
-    found = (described.get("corpus") or {}).get("recipe") or {}
+    found = nested(read_json(path / "data" / "metadata.json"), "corpus", "recipe")
     differing = [
         f"{key} {found.get(key, 'unknown')} instead of {value}"
         for key, value in job.recipe.as_json().items()

@@ -121,7 +121,8 @@ def _broken(observations: "h5py.Dataset", successors: "h5py.Dataset") -> NDArray
     for begin in range(0, len(found), _STEPS_AT_ONCE):
         end = min(begin + _STEPS_AT_ONCE, len(found))
         following, recorded = observations[begin + 1 : end + 1], successors[begin:end]
-        found[begin:end] = np.any(following.astype(np.float32) != recorded.astype(np.float32), axis=1)
+        with np.errstate(over="ignore"):
+            found[begin:end] = np.any(following.astype(np.float32) != recorded.astype(np.float32), axis=1)
     return found
 
 

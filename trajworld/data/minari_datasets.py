@@ -210,6 +210,8 @@ def _read_episodes(
             )
             account.keep(read.rewards)
             yield check_episode(read, f"{where}, episode {number}")
+        missing = max(0, info.transitions - account.kept)
+        account.note("a transition that the metadata count is in no episode that they name", missing)
     except (TrajWorldError, GeneratorExit):
         raise
     except Exception as error:

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from trajworld.data.dataset import Dataset
 from trajworld.errors import TrajWorldError
-from trajworld.files import read_json, write_json
+from trajworld.files import json_digest, read_json, write_json
 
 _FILE = "statistics.json"
 _ROWS_AT_ONCE = 16384
@@ -53,7 +53,8 @@ def value_range(
 def write_statistics(dataset: Dataset) -> None:
     """Compute the whole dataset's statistics and keep them in its folder."""
     found = compute_statistics(dataset, np.ones(dataset.num_episodes, bool))
-    write_json(dataset.path / _FILE, {name: array.tolist() for name, array in vars(found).items()})
+    values = {name: array.tolist() for name, array in vars(found).items()}
+    write_json(dataset.path / _FILE, {**values, "digest": json_digest(values)})
 
 
 def compute_statistics(dataset: Dataset, chosen: NDArray[np.bool_]) -> Statistics:
@@ -98,6 +99,8 @@ def _read(dataset: Dataset) -> Statistics | None:
     """What was kept in the dataset's folder; None where it is lost or damaged."""
     with contextlib.suppress(TrajWorldError, KeyError, TypeError, ValueError):
         values = read_json(dataset.path / _FILE)
+        if values.pop("digest", None) not in (None, json_digest(values)):  # Earlier versions wrote none.
+            return None
         minimum, maximum = (np.array(values[name], np.float32) for name in ("minimum", "maximum"))
         mean, std = (np.array(values[name], np.float64) for name in ("mean", "std"))
         found = Statistics(minimum, maximum, mean, std)

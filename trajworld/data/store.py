@@ -23,6 +23,7 @@ from trajworld.files import atomic_folder, one_writer, read_json, write_json
 FORMAT = "trajworld-store"
 VERSION = 2
 _DESCRIPTION = "dataset.json"
+_ARRAYS = ("rows.npy", "episode_offsets.npy", "terminated.npy")
 _AGAIN = "remove the folder and convert the source again"
 
 
@@ -117,8 +118,18 @@ def open_store(path: str | Path) -> Dataset:
         raise TrajWorldError(f"{path}: its files disagree on the number of rows or episodes: {_AGAIN}")
     try:
         account = Account.from_json(description["account"]) if "account" in description else None
+        if account is not None and (account.kept, account.episodes) != (length - episodes, episodes):
+            raise ValueError
     except (TypeError, ValueError, KeyError, AttributeError):
         raise TrajWorldError(f"{path / _DESCRIPTION}: its account is damaged: {_AGAIN}") from None
+    # What was written after the description is not what that describes, unless it is equal.
+    written = [(path / name).stat().st_mtime_ns for name in (_DESCRIPTION, *_ARRAYS)]
+    if max(written) > written[0]:
+        sizes = description["observation_size"], description["action_size"]
+        content = hashlib.sha256(memoryview(rows))
+        content.update(repr(sizes).encode() + offsets.tobytes() + terminated.tobytes())
+        if content.hexdigest() != description["content"]:
+            raise TrajWorldError(f"{path}: its rows or episodes are not those that were written: {_AGAIN}")
     described = ("name", "source", "environment", "observation_size", "action_size", "content")
     return Dataset(
         path=path,
@@ -163,7 +174,7 @@ def _array(path: Path, name: str, dtype: np.dtype[Any], mmap_mode: Any = None) -
         array = np.load(path / name, mmap_mode=mmap_mode, allow_pickle=False)
     except FileNotFoundError:
         raise TrajWorldError(f"{path} lacks {name}: {_AGAIN}") from None
-    except (OSError, ValueError, EOFError, TypeError, MemoryError) as error:
+    except Exception as error:  # Damaged bytes make NumPy and zipfile raise a dozen types.
         raise TrajWorldError(f"{path / name} is damaged ({one_line(error, 120)}): {_AGAIN}") from None
     if not isinstance(array, np.ndarray) or array.dtype != dtype or np.isfortran(array):
         raise TrajWorldError(f"{path / name} must hold {dtype} values in C order")

@@ -27,7 +27,7 @@ from trajworld.data.split import limit_transitions
 from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.one_step import varying
-from trajworld.files import read_json
+from trajworld.files import nested, read_json
 from trajworld.study.cells import Cell
 
 _KEY = "transfer"
@@ -152,13 +152,13 @@ def _test_id(pool: str) -> str:
 def _is_there(job: Job) -> bool:
     """Whether both datasets are there; those that are there must be of one collection of this recipe."""
     paths = [dataset_path(one) for one in (_test_id(job.dataset_id), job.dataset_id)]
-    found = [read_json(path / "data" / "metadata.json").get(_KEY) or {} for path in paths if path.exists()]
+    found = [nested(read_json(path / "data" / "metadata.json"), _KEY) for path in paths if path.exists()]
     remove = f"remove {' and '.join(map(str, paths))}"
     if any(one.get("recipe") != job.recipe.as_json() for one in found):
         raise TrajWorldError(f"the data of {job.row.environment} were made otherwise: {remove}")
     if len(found) < len(paths):
         return False
-    test, pool = (one.get("versions") or {} for one in found)
+    test, pool = (nested(one, "versions") for one in found)
     shown = [
         f"{name} {test.get(name, 'none')} and {pool.get(name, 'none')}"
         for name in DECIDING

@@ -22,7 +22,7 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.one_step import compile_one_step, support_for
 from trajworld.evaluation.open_loop import Foresight, fitting_horizon
 from trajworld.evaluation.pictures import draw_trajectories, typical_episodes, view_episode
-from trajworld.files import read_json
+from trajworld.files import nested, read_json
 from trajworld.models.files import load_model
 from trajworld.policies.behaviour import make_behaviour
 from trajworld.studies.data import StudyData
@@ -144,8 +144,8 @@ class Quickstart:
         path = dataset_path(next(iter(targets)))
         if path.exists():
             found = read_json(path / "data" / "metadata.json")
-            made = found.get("collection") or {}
-            same = made.get("behaviour", {}).get("name") == _BEHAVIOUR and made.get("seed") == seed
+            made = nested(found, "collection")
+            same = nested(made, "behaviour").get("name") == _BEHAVIOUR and made.get("seed") == seed
             if not same or found.get("total_steps") != transitions:
                 raise TrajWorldError(f"{path} was collected otherwise: remove it, or name another --datasets")
             return

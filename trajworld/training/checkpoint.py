@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from trajworld.errors import TrajWorldError
-from trajworld.files import atomic_folder, ensure_room, read_json, write_json
+from trajworld.files import atomic_folder, ensure_room, read_json, remove_leftovers, write_json
 from trajworld.models.files import load_model, save_model
 
 _FOLDER = "checkpoints"
@@ -81,7 +82,10 @@ def load_checkpoint(path: Path) -> tuple[Any, TrainingState]:
         TrajWorldError: The checkpoint is damaged.
     """
     with _damage(path, "state.json"):
-        return load_model(path / "model.keras"), _state(read_json(path / "state.json"))
+        state = _state(read_json(path / "state.json"))
+        if path.name != f"step-{state.step:09d}":
+            raise ValueError(f"it is of step {state.step}")
+        return load_model(path / "model.keras"), state
 
 
 def load_optimizer(path: Path, optimizer: Any) -> None:
@@ -94,16 +98,14 @@ def load_optimizer(path: Path, optimizer: Any) -> None:
         if len(file) != len(optimizer.variables):
             raise ValueError("it belongs to another model")
         optimizer.load_own_variables(file)
+        if not all(np.isfinite(array[()]).all() for array in file.values()):
+            raise ValueError("it holds values that are NaN or infinite")
 
 
-def remove_leftovers(run: Path) -> None:
-    """Remove what a process that was killed had half written, temporary files and folders, and nothing else."""
+def remove_half_written(run: Path) -> None:
+    """Remove what a process that was killed had half written."""
     for folder in (run, run / _FOLDER):
-        for path in folder.glob(".*.tmp*"):
-            if path.is_dir():
-                shutil.rmtree(path, ignore_errors=True)
-            else:
-                path.unlink(missing_ok=True)
+        remove_leftovers(folder)
 
 
 def _state(values: Any) -> TrainingState:

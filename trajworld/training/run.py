@@ -22,7 +22,7 @@ from trajworld.training.checkpoint import (
     load_checkpoint,
     load_optimizer,
     newest_checkpoint,
-    remove_leftovers,
+    remove_half_written,
 )
 from trajworld.training.config import TrainingConfig, resolve_config, write_config
 from trajworld.training.data import Part, Progress, identity_of, make_mixture, open_parts
@@ -145,7 +145,7 @@ def resume_run(
         parts = open_parts(written, progress)
         _check_unchanged(path, record, parts)
         if layout.leads:
-            remove_leftovers(path)
+            remove_half_written(path)
         return parts
 
     parts = backend.lead_first(prepared)

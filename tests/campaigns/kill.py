@@ -1,0 +1,178 @@
+"""A kill campaign: ``kill -9`` at random moments of the commands that write, each continued until it has ended.
+
+    python tests/campaigns/kill.py [KILLS [SEED [COMMAND...]]]
+
+Commands run in forks of this process, which has imported everything, so that kills fall into the work. What a command
+leaves in the end is compared with what it leaves undisturbed.
+"""
+
+import contextlib
+import hashlib
+import json
+import os
+import random
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import zipfile
+from pathlib import Path
+from typing import Any
+
+os.environ.update(OMP_NUM_THREADS="1", KERAS_BACKEND=os.environ.get("KERAS_BACKEND", "jax"))
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import numpy as np
+from training_fixtures import store
+
+import trajworld.studies.transfer  # noqa: F401
+import trajworld.training.loop  # noqa: F401
+from trajworld.cli.main import main
+from trajworld.data.resolve import open_dataset
+from trajworld.training.record import read_metrics
+
+TINY = (
+    "preset = 'tiny'\nbatch_size = 4\nsteps = 60\nlog_every = 4\nevaluate_every = 20\ncheckpoint_every = 5\n"
+)
+TINY += "holdout_windows = 16\n[model]\nblocks = 1\nwidth = 8\nwindow = 4\nbins = 16\n"
+STUDY = "--side scratch --preset tiny --environments Pendulum-v1 --sizes 250,500 --steps 0,4 --seeds 2 --pool 1200"
+COMMANDS = {
+    "collect": "data collect Pendulum-v1 MountainCarContinuous-v0 --transitions 4000 --workers 1 --skip-existing",
+    "import": "data import UniTraj --id unitraj-v0",
+    "pretrain": "pretrain one two -o run --config tiny.toml",
+    "train": "train one -o run --config tiny.toml --init pre.keras",
+    "study": f"study run transfer {STUDY} --learning-rates 1e-3 --batch-size 4 --windows 32 --workers 1 -o report",
+}
+
+
+def prepare(folder: Path) -> None:
+    """What the commands read."""
+    rng = np.random.default_rng(0)
+    for number in range(40):
+        place = folder / "UniTraj/modular-rl" / f"{'abcd'[number % 4]}-v2"
+        place.mkdir(parents=True, exist_ok=True)
+        arrays = {
+            name: rng.normal(1, 1, (400, n)) for name, n in (("observation", 8), ("action", 2), ("reward", 1))
+        }
+        np.savez(place / f"episode_{number}.npz", **arrays)
+    for seed, name in enumerate(("one", "two")):
+        store(folder / name, seed=seed)
+    (folder / "tiny.toml").write_text(TINY)
+
+
+def begin(folder: Path, words: list[str]) -> int:
+    """A command in a process group of its own."""
+    if process := os.fork():
+        return process
+    with contextlib.suppress(BaseException):
+        os.setsid()
+        os.chdir(folder)
+        os.environ.update(MINARI_DATASETS_PATH=str(folder / "minari"), TRAJWORLD_HOME=str(folder / "home"))
+        log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1), os.dup2(log, 2)
+        try:
+            code = main(words)
+        except SystemExit as end:
+            code = end.code
+        os._exit(int(code or 0))
+    os._exit(99)
+
+
+def finished(folder: Path) -> dict[str, str]:
+    """What is finished, by name, with digests of its content."""
+    found = {}
+    for path in folder.glob("minari/**/data/main_data.hdf5"):
+        if ".tmp/" not in str(path):
+            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
+    for path in [*folder.glob("home/cells/*.json")]:
+        found[str(path)] = path.read_text()
+    steps = sorted(path.name for path in folder.glob("run/checkpoints/step-*"))
+    return found | ({"step": steps[-1]} if steps else {})
+
+
+def outcome(folder: Path) -> Any:
+    """What a command leaves: data, weights, losses, tables; without times."""
+    os.environ.update(MINARI_DATASETS_PATH=str(folder / "minari"), TRAJWORLD_HOME=str(folder / "home"))
+    ids = [
+        path.parent.parent.relative_to(folder / "minari").as_posix()
+        for path in folder.glob("minari/**/main_data.hdf5")
+    ]
+    weights = [zipfile.ZipFile(path).read("model.weights.h5") for path in sorted(folder.glob("run/*.keras"))]
+    rows = [(row["step"], row.get("loss"), row.get("holdout_loss")) for row in read_metrics(folder / "run")]
+    table = [path.read_text() for path in folder.glob("report/table.csv")]
+    return {one: open_dataset(one).content for one in sorted(ids)}, weights, rows, table
+
+
+def leftovers(folder: Path) -> list[str]:
+    names = (str(path.relative_to(folder)) for path in folder.rglob(".*"))
+    return [name for name in names if ".tmp" in name or name.endswith((".lock", ".old", ".room"))]
+
+
+def campaign(kills: int, seed: int, name: str, folder: Path) -> tuple[dict[str, int], list[str]]:
+    """Kill a command again and again; counts and faults."""
+    rng, words, faults = random.Random(f"{seed} {name}"), COMMANDS[name].split(), list[str]()
+    counts, wanted, lasts = dict.fromkeys(("kills", "resumed", "ended", "rounds"), 0), None, 0.0
+    while counts["kills"] < kills or counts["rounds"] < 2:
+        place = folder / f"{name}-{counts['rounds']}"
+        shutil.copytree(folder / "given", place)
+        before: dict[str, str] = {}
+        while True:
+            resumes = (place / "run/config.toml").is_file()
+            began, process = (
+                time.monotonic(),
+                begin(place, [words[0], "--resume", "run"] if resumes else words),
+            )
+            # Undisturbed first: how long it takes, and what it leaves.
+            until = rng.uniform(0, lasts) if wanted is not None and counts["kills"] < kills else 300.0
+            while (ended := os.waitpid(process, os.WNOHANG))[0] == 0 and time.monotonic() - began < until:
+                time.sleep(0.002)
+            if ended[0] != 0:
+                break
+            os.kill(process, signal.SIGKILL)
+            os.waitpid(process, 0)
+            with contextlib.suppress(ProcessLookupError):
+                time.sleep(1)
+                os.killpg(process, 0)
+                faults.append(f"{name}: a process lives on")
+            counts["kills"] += 1
+            counts["resumed"] += resumes
+            now = finished(place)
+            if lost := [
+                one
+                for one in before
+                if now.get(one, "") < before[one] or (one != "step" and now[one] != before[one])
+            ]:
+                faults.append(f"{name}: lost {lost}")
+            before = now
+        counts["rounds"] += 1
+        code = os.waitstatus_to_exitcode(ended[1])
+        found = outcome(place)
+        if wanted is None:
+            wanted, lasts = found, time.monotonic() - began
+        if code != 0 or found != wanted or leftovers(place):
+            faults.append(
+                f"{name}: code {code}, equal {found == wanted}, left {leftovers(place)} {(place / 'log').read_text()[-400:]}"
+            )
+        shutil.rmtree(place)
+    return counts, faults
+
+
+if __name__ == "__main__":
+    words = sys.argv[1:]
+    kills, seed = map(int, [*words[:2], *["200", "0"][len(words) :]])
+    names = words[2:] or list(COMMANDS)
+    with tempfile.TemporaryDirectory() as temporary:
+        given = Path(temporary) / "given"
+        given.mkdir()
+        prepare(given)
+        made = begin(given, "pretrain two -o pre --config tiny.toml".split())
+        assert os.waitpid(made, 0)[1] == 0, (given / "log").read_text()
+        (given / "pre/best.keras").rename(given / "pre.keras")
+        shutil.rmtree(given / "pre")
+        faults = []
+        for name in names:
+            counts, found = campaign(kills // len(names), seed, name, Path(temporary))
+            print(f"{name:10}", json.dumps(counts), flush=True)
+            faults += found
+    sys.exit("\n".join(faults))
