@@ -21,7 +21,7 @@ from trajworld.collect.corpus_table import read_table
 from trajworld.data.minari_datasets import read_minari
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.training.config import resolve_config
-from trajworld.training.data import open_parts
+from trajworld.training.parts import open_parts
 
 TABLE = """\
 environment, source, M, role, weight, size, behaviour, search, variants

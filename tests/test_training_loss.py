@@ -51,23 +51,16 @@ def test_the_loss_is_that_of_a_plain_loop(kind: str) -> None:
     values, mask, variates, _ = batch()
     call = active_backend().compile(lambda *arrays: model(*arrays), model)
     logits = np.asarray(ops.convert_to_numpy(call(values[:, :-1], mask[:, :-1], variates)), np.float64)
-    rows = []
-    for window in range(3):
-        for row in range(4):
-            if mask[window, row] == 0:
-                continue
-            entropies = []
-            for variate in range(3):  # Two observations and the reward.
-                scores = logits[window, row, variate]
-                log_probabilities = scores - np.log(np.sum(np.exp(scores)))
-                wanted = target(
-                    float(values[window, row + 1, variate]),
-                    float(variates.lower[variate]),
-                    float(variates.upper[variate]),
-                    kind,
-                )
-                entropies.append(-np.sum(wanted * log_probabilities))
-            rows.append(np.mean(entropies))
+    scores = logits[..., :3, :]  # Of two observations and the reward.
+    log_probabilities = scores - np.log(np.exp(scores).sum(axis=-1, keepdims=True))
+
+    def cross_entropy(window: int, row: int, variate: int) -> float:
+        ends = (float(end[variate]) for end in (variates.lower, variates.upper))
+        wanted = target(float(values[window, row + 1, variate]), *ends, kind)
+        return -float(np.sum(wanted * log_probabilities[window, row, variate]))
+
+    real = [(window, row) for window in range(3) for row in range(4) if mask[window, row]]
+    rows = [np.mean([cross_entropy(*place, variate) for variate in range(3)]) for place in real]
     assert len(rows) == 4 + 1 + 2
     run = active_backend().compile(
         lambda batch: (mean_loss(model, batch, targets=kind), *model.loss_sums(batch, targets=kind)), model

@@ -7,17 +7,13 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 import tomli_w
 from training_fixtures import SIZES, config_for, plain_steps, store, weights_of
 
 from trajworld.backend import active_backend
-from trajworld.data.minari_datasets import dataset_path, write_minari
-from trajworld.data.resolve import open_dataset
 from trajworld.data.store import open_store
-from trajworld.data.windows import WindowIndex
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.files import load_model, save_model
 from trajworld.models.ranges import training_support
@@ -52,29 +48,22 @@ def test_a_run_directory_says_what_the_run_is(tmp_path: Path, data: str) -> None
     assert sorted(item.name for item in run.path.iterdir()) == ["config.toml", "run.json"]
     assert resolve_config("train", file=run.path / "config.toml") == config == run.config
     record = json.loads((run.path / "run.json").read_text())
-    assert record["kind"] == "train"
-    assert record["backend"] == active_backend().name
-    assert record["versions"] == versions()
+    said = {"kind": "train", "backend": active_backend().name, "versions": versions()}
+    assert said.items() <= record.items()
     assert record["parameters"] == run.model.count_params() == config.model.parameters
-    assert record["datasets"][0]["name"] == "data"
-    assert record["datasets"][0]["transitions"] == run.parts[0].transitions
-    # Its configuration is a file that another run can be made of.
-    again = start_run(tmp_path / "again", resolve_config("train", file=run.path / "config.toml"))
-    for one, other in zip(run.model.get_weights(), again.model.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
+    assert record["datasets"] == [run.parts[0].describe()]
 
 
 def test_the_seed_decides_the_weights_and_python_s_generator_is_left_alone(tmp_path: Path, data: str) -> None:
     random.seed(1)
     expected = random.Random(1).random()
-    weights = [
+    first, same, other = (
         start_run(tmp_path / str(number), config_for("train", [data], seed=seed)).model.get_weights()
         for number, seed in enumerate((7, 7, 8))
-    ]
+    )
     assert random.random() == expected
-    first, same, other = (np.concatenate([array.ravel() for array in arrays]) for arrays in weights)
-    assert np.array_equal(first, same)
-    assert not np.array_equal(first, other)
+    np.testing.assert_equal(first, same)
+    assert not all(map(np.array_equal, first, other))
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "train"])
@@ -82,9 +71,9 @@ def test_held_out_episodes_are_in_no_batch(tmp_path: Path, data: str, kind: Any)
     run = start_run(tmp_path / "run", config_for(kind, [data], holdout_fraction=0.34))
     (part,) = run.parts
     assert len(part.holdout) == 2
-    assert sorted([*part.training, *part.holdout]) == list(range(6))
+    assert sorted([*part.episodes, *part.holdout]) == list(range(6))
     episodes = np.split(np.asarray(part.dataset.rows), part.dataset.episode_offsets[1:-1])
-    training = np.concatenate([episodes[number] for number in part.training])
+    training = np.concatenate([episodes[number] for number in part.episodes])
     batches = [run.mixture.batch(step) for step in range(200)]
     seen = {row.tobytes() for batch in batches for row in batch.values[batch.time_mask > 0]}
     assert seen == {row.tobytes() for row in training}
@@ -102,11 +91,10 @@ def test_held_out_episodes_are_in_no_batch(tmp_path: Path, data: str, kind: Any)
 def test_a_limit_of_transitions_includes_the_holdout_set(tmp_path: Path) -> None:
     data = store(tmp_path / "data", [10] * 20)
     (part,) = start_run(tmp_path / "run", config_for("train", [data], transitions=55)).parts
-    assert (len(part.training), len(part.holdout)) == (4, 1)
+    assert (len(part.episodes), len(part.holdout)) == (4, 1)
     assert part.transitions == 40
     (more,) = start_run(tmp_path / "more", config_for("train", [data], transitions=105)).parts
-    assert {*part.training, *part.holdout} < {*more.training, *more.holdout}
-    assert len(WindowIndex.of(part.dataset, part.training)) == part.transitions
+    assert {*part.episodes, *part.holdout} < {*more.episodes, *more.holdout}
 
 
 def test_fine_tuning_starts_from_the_source_with_the_new_ranges(
@@ -117,7 +105,6 @@ def test_fine_tuning_starts_from_the_source_with_the_new_ranges(
         np.testing.assert_array_equal(one, other)
     rows = np.asarray(open_store(data).rows)
     support = run.model.identity.support
-    assert support.lower.shape == (4,)
     assert np.all(support.lower >= rows.min(axis=0) - 2e-5)
     assert np.all(support.upper <= rows.max(axis=0) + 2e-5)
     assert run.model.identity.environment == "test/data"
@@ -146,22 +133,10 @@ def test_a_fine_tuned_run_goes_on_without_its_source_once_it_has_a_checkpoint(
     assert resume_run(tmp_path / "run")[0].state.step == 12
 
 
-def test_initial_models_that_do_not_fit(tmp_path: Path, data: str, source: Path) -> None:
+def test_an_initial_model_of_too_few_variates(tmp_path: Path, source: Path) -> None:
     wide = store(tmp_path / "wide", observations=7)
-    with pytest.raises(
-        TrajWorldError, match=r"9 variates are more than the model's table of 5: .*--variates 9"
-    ):
+    with pytest.raises(TrajWorldError, match=r"9 variates .* than the model's table of 5: .*--variates 9"):
         start_run(tmp_path / "run", config_for("train", [wide], init=str(source)))
-    corrupt = tmp_path / "corrupt.keras"
-    corrupt.write_bytes(source.read_bytes()[:5000])
-    for path, message in [
-        (tmp_path / "none.keras", "does not exist"),
-        (corrupt, "is not a model file, or is damaged"),
-        (tmp_path, r"does not end in \.keras"),
-    ]:
-        with pytest.raises(TrajWorldError, match=message) as caught:
-            start_run(tmp_path / "run", config_for("train", [data], init=str(path)))
-        assert "\n" not in str(caught.value)
     assert not (tmp_path / "run").exists()
 
 
@@ -236,24 +211,9 @@ def test_a_dataset_that_changed_is_refused(tmp_path: Path, data: str) -> None:
         store(Path(data), **other)
         with pytest.raises(TrajWorldError, match=message):
             resume_run(run.path)
-
-
-def test_a_dataset_that_was_made_again_is_the_same(tmp_path: Path, make_episodes: Any) -> None:
-    episodes = make_episodes([9, 7, 8, 9, 6, 9])
-    spaces = {
-        "observation_space": gymnasium.spaces.Box(-np.inf, np.inf, (3,), np.float32),
-        "action_space": gymnasium.spaces.Box(-1, 1, (2,), np.float32),
-    }
-    write_minari("tests/again-v0", episodes, environment="test/again", **spaces)
-    first = open_dataset("tests/again-v0")
-    run = start_run(tmp_path / "run", config_for("train", ["tests/again-v0"]))
-    shutil.rmtree(dataset_path("tests/again-v0"))
-    write_minari("tests/again-v0", episodes, environment="test/again", **spaces)
-    again = open_dataset("tests/again-v0")
-    # Converted anew, since its files are others.
-    assert again.path != first.path
-    assert not first.path.exists()
-    assert again.content == first.content
+    # Data that are made again are the same.
+    shutil.rmtree(data)
+    store(Path(data))
     assert resume_run(run.path)[0].state.step == 0
 
 
@@ -290,7 +250,7 @@ def test_a_dataset_that_was_added_to_or_taken_from_the_configuration_is_noticed(
     for count in (1, 3):
         changed = {**written, "datasets": written["datasets"][:1] * count}
         (run.path / "config.toml").write_text(tomli_w.dumps(changed))
-        with pytest.raises(TrajWorldError, match=f"on 2 datasets, but its configuration now names {count}"):
+        with pytest.raises(TrajWorldError, match=f"on 2 datasets, but its configuration names {count}"):
             resume_run(run.path)
 
 
@@ -327,14 +287,10 @@ def test_relative_and_home_paths_are_kept_whole_so_a_run_resumes_from_anywhere(
 def test_a_run_directory_has_one_writer(tmp_path: Path, data: str, plain_steps: Any) -> None:
     run = start_run(tmp_path / "run", config_for("train", [data]))
     other, _ = resume_run(run.path)
-    refused = []
 
     def observe(report: Any) -> None:
-        with pytest.raises(TrajWorldError, match="another process is writing the run") as error:
+        with pytest.raises(TrajWorldError, match="another process is writing the run"):
             train(other)
-        refused.append(error)
 
     assert train(run, observe).finished
-    assert len(refused) == run.config.steps
-    assert [row["step"] for row in read_metrics(run.path)][-1] == run.config.steps
     assert train(resume_run(run.path)[0]).finished

@@ -11,9 +11,8 @@ from numpy.typing import ArrayLike
 class Account:
     """Transitions and rewards of a source, counted while it is read, and the episodes that were given of them.
 
-    Attributes:
-        left_out: Transitions and reward of what was not given, by reason.
-        notes: What else happened, such as an end that no flag marks; counts by text.
+    ``left_out`` has transitions and reward of what was not given, by reason; ``notes`` counts what else happened, such
+    as an end that no flag marks.
     """
 
     transitions: int = 0

@@ -5,52 +5,36 @@ of reading it off the window, which fails in an unseen environment. Here the ran
 random: what is left to learn is how values follow from those before them. Beyond the published system.
 """
 
-from typing import NamedTuple
-
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
+
+from trajworld.data.batch import Variates
 
 # How often a variate's sign changes, how often an end of its range moves, and by how many of its ranges at most.
-_MIRRORED = 0.5
-_WIDENED = 0.7
-_FARTHEST = 0.5
-
+_MIRRORED, _WIDENED, _FARTHEST = 0.5, 0.7, 0.5
 _STREAM = 2
 
 
-class Change(NamedTuple):
-    """What happens to the variates of a batch: ``sign * values`` is binned over ``[lower, upper]``; each ``[M]``."""
+def augmented(
+    values: NDArray[np.float32], variates: Variates, share: float, seed: int, step: int
+) -> tuple[NDArray[np.float32], Variates]:
+    """The values ``[..., M]`` and variates of a step's batch, of which a ``share`` is changed and the rest as given.
 
-    sign: NDArray[np.float32]
-    lower: NDArray[np.float32]
-    upper: NDArray[np.float32]
-
-
-def draw_change(
-    lower: NDArray[np.float32],
-    upper: NDArray[np.float32],
-    variate_mask: ArrayLike,
-    share: float,
-    seed: int,
-    step: int,
-) -> Change | None:
-    """The change of a step's batch, a pure function of its arguments; None where the batch stays as it is.
-
-    ``lower [M]`` and ``upper [M]`` are the ends of the variates' ranges, ``variate_mask [M]`` is 1 for real variates:
-    the others never change. ``share`` is the probability that a batch is changed at all.
+    A pure function of its arguments. Variates whose mask is 0 never change.
     """
     if not share:
-        return None
+        return values, variates
     generator = np.random.default_rng([seed, step, _STREAM])
     if generator.random() >= share:
-        return None
-    real = np.asarray(variate_mask) > 0
+        return values, variates
+    _, lower, upper, mask = variates
+    real = np.asarray(mask) > 0
     mirrored, *widened = generator.random((3, len(real)))
     beyond = generator.uniform(0, _FARTHEST, (2, len(real))) * (np.stack(widened) < _WIDENED) * real
     below, above = lower - beyond[0] * (upper - lower), upper + beyond[1] * (upper - lower)
     flip = (mirrored < _MIRRORED) & real
-    return Change(
-        np.where(flip, -1, 1).astype(np.float32),
-        np.where(flip, -above, below).astype(np.float32),
-        np.where(flip, -below, above).astype(np.float32),
-    )
+    # What lies outside the dataset's own range is clipped to that, not to the wider one.
+    changed = np.clip(values, lower, upper) * np.where(flip, -1, 1).astype(np.float32)
+    ends = np.where(flip, -above, below), np.where(flip, -below, above)
+    lower, upper = (end.astype(np.float32) for end in ends)
+    return changed, variates._replace(lower=lower, upper=upper)

@@ -46,13 +46,7 @@ class Batch(NamedTuple):
 def variates_of(
     dataset: Dataset, lower: NDArray[np.float32], upper: NDArray[np.float32], size: int | None = None
 ) -> Variates:
-    """The variates of a dataset over their support, ends ``[M]``, as models are given them.
-
-    Padded to ``size``, M_pad; without padding and mask where it is None.
-
-    Raises:
-        TrajWorldError: The support is not of the dataset's M.
-    """
+    """The variates of a dataset over their support, ends ``[M]``, padded to ``size``; without mask where it is None."""
     real = dataset.num_variates
     if not np.shape(lower) == np.shape(upper) == (real,):
         raise TrajWorldError(
@@ -60,14 +54,9 @@ def variates_of(
         )
     if size is None:
         return Variates(dataset.is_action, lower, upper)
-    added = (0, size - real)
-    padded = (
-        np.pad(dataset.is_action, added),
-        np.pad(np.asarray(lower, np.float32), added),
-        np.pad(np.asarray(upper, np.float32), added, constant_values=1),
-        np.pad(np.ones(real, np.float32), added),
-    )
+    ends = [np.asarray(end, np.float32) for end in (lower, upper)]
+    parts = zip((dataset.is_action, *ends, np.ones(real, np.float32)), (0, 0, 1, 0), strict=True)
+    padded = [np.pad(array, (0, size - real), constant_values=value) for array, value in parts]
     for array in padded:
-        # Every batch holds these very arrays.
-        array.setflags(write=False)
+        array.setflags(write=False)  # Every batch holds these very arrays.
     return Variates(*padded)

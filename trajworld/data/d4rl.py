@@ -38,7 +38,6 @@ _OPTIONAL = {"timeouts": 1, "next_observations": 2}
 class D4RLInfo:
     """What a D4RL file holds: its environment (``d4rl/NAME`` where it is not known), steps and arrays."""
 
-    path: Path
     environment: str
     steps: int
     arrays: frozenset[str]
@@ -53,12 +52,6 @@ def read_d4rl(
     not the next row, whatever the flags say (late or missing flags, shuffled buffers, joined files). No step is lost.
     Without them the result of an episode's last action is not recorded: that step is left out, the episode counts as
     truncated, and one that no flag ends is cut after ``max_episode_steps`` steps.
-
-    ``account`` is brought up to date as episodes are read.
-
-    Raises:
-        TrajWorldError: The file is missing, truncated or not HDF5, lacks an array, or its arrays disagree or
-            refer to other files; while reading, that an episode holds a NaN or infinite value.
     """
     path = Path(path)
     with _open(path) as file:
@@ -73,21 +66,18 @@ def read_d4rl(
         if shape[0] == 0:
             raise TrajWorldError(f"{path}: the file holds no step")
         sizes = [shape[1], arrays["actions"].shape[1]]
-    # Known by the first word of the file's name, and by the sizes.
     known, *known_sizes = _ENVIRONMENTS.get(re.split("[_-]", path.name)[0], ("", 0, 0))
-    environment = known if known_sizes == sizes else f"d4rl/{path.stem}"
-    info = D4RLInfo(path, environment, shape[0], frozenset(arrays))
-    return info, _read_episodes(info, max_episode_steps, account or Account())
+    info = D4RLInfo(known if known_sizes == sizes else f"d4rl/{path.stem}", shape[0], frozenset(arrays))
+    return info, _read_episodes(path, info, max_episode_steps, account or Account())
 
 
-def _read_episodes(info: D4RLInfo, max_episode_steps: int, account: Account) -> Iterator[Episode]:
-    number, last = 0, 0
-    linked = "next_observations" in info.arrays
-    with _open(info.path) as file:
-        terminals = file["terminals"][:].reshape(-1) > 0
-        timeouts = np.zeros_like(terminals)
-        if "timeouts" in info.arrays:
-            timeouts = file["timeouts"][:].reshape(-1) > 0
+def _read_episodes(path: Path, info: D4RLInfo, limit: int, account: Account) -> Iterator[Episode]:
+    number, last, linked = 0, 0, "next_observations" in info.arrays
+    with _open(path) as file:
+        terminals, timeouts = (
+            file[name][:].reshape(-1) > 0 if name in info.arrays else np.zeros(info.steps, bool)
+            for name in ("terminals", "timeouts")
+        )
         ends = terminals | timeouts
         if linked:
             broken = _broken(file["observations"], file["next_observations"]) & ~ends[:-1]
@@ -97,8 +87,7 @@ def _read_episodes(info: D4RLInfo, max_episode_steps: int, account: Account) -> 
         stops = np.flatnonzero(ends) + 1
         starts = np.concatenate([[0], stops[:-1]])
         if not linked and not timeouts.any():
-            pieces = [np.arange(a, b, max_episode_steps) for a, b in zip(starts, stops, strict=True)]
-            starts = np.concatenate(pieces)
+            starts = np.concatenate([np.arange(a, b, limit) for a, b in zip(starts, stops, strict=True)])
             account.note(_LONG, len(starts) - len(stops))
             stops = np.append(starts[1:], len(ends))
         names = ["observations", "actions", "rewards"] + ["next_observations"] * linked
@@ -111,7 +100,7 @@ def _read_episodes(info: D4RLInfo, max_episode_steps: int, account: Account) -> 
                 steps = {name: array[begin:end] for name, array in block.items()}
                 made = _episode(steps, bool(terminals[offset + end - 1]), account)
                 if made is not None:
-                    yield check_episode(made, f"{info.path}, episode {number}")
+                    yield check_episode(made, f"{path}, episode {number}")
                     number += 1
 
 
@@ -119,10 +108,10 @@ def _broken(observations: "h5py.Dataset", successors: "h5py.Dataset") -> NDArray
     """``[N - 1]``: where a step's successor is not the next row, as 32-bit floats."""
     found = np.zeros(len(observations) - 1, bool)
     for begin in range(0, len(found), _STEPS_AT_ONCE):
-        end = min(begin + _STEPS_AT_ONCE, len(found))
-        following, recorded = observations[begin + 1 : end + 1], successors[begin:end]
+        following = observations[begin + 1 : begin + 1 + _STEPS_AT_ONCE]
+        block = slice(begin, begin + len(following))
         with np.errstate(over="ignore"):
-            found[begin:end] = np.any(following.astype(np.float32) != recorded.astype(np.float32), axis=1)
+            found[block] = (following.astype("f4") != successors[block].astype("f4")).any(axis=1)
     return found
 
 

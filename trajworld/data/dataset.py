@@ -22,7 +22,7 @@ class Dataset:
         environment: For example ``gymnasium/Hopper-v5``; empty where it is not known.
         observation_size: Observation variates.
         action_size: Action variates.
-        rows: ``[N, M]`` float32, rows ``[observation, reward, action]``, see ``episode.rows_of_episode``.
+        rows: ``[N, M]`` float32, rows ``[observation, reward, action]`` as of ``episode.rows_of_episode``.
         episode_offsets: ``[E + 1]`` int64; episode e's rows are ``rows[offsets[e]:offsets[e + 1]]``.
         terminated: ``[E]`` bool: whether an episode's last observation is terminal.
         content: SHA-256 of the rows, the episodes' bounds and their ends: equal for equal data, wherever they lie.
@@ -67,11 +67,7 @@ class Dataset:
         return np.diff(self.episode_offsets) - 1
 
     def chosen(self, episodes: ArrayLike | None) -> NDArray[np.int64]:
-        """The numbers of some episodes as an array; of all where None.
-
-        Raises:
-            UsageError: There is none, or one is not there.
-        """
+        """The numbers of some episodes as an array; of all where None. ``UsageError`` where one is not there."""
         numbers = np.arange(self.num_episodes) if episodes is None else np.asarray(episodes, np.int64)
         if numbers.ndim != 1 or not len(numbers):
             raise UsageError(f"{self.name}: no episode was chosen")

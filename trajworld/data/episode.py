@@ -38,12 +38,8 @@ class Episode:
 
 
 def check_episode(episode: Episode, where: str) -> Episode:
-    """Return the episode if its shapes fit together and its numbers are finite; ``where`` names it in the message.
-
-    Raises:
-        TrajWorldError: Shapes disagree, the episode has no transition, or a value is NaN or infinite.
-    """
-    arrays = {"observations": episode.observations, "actions": episode.actions, "rewards": episode.rewards}
+    """The episode; a ``TrajWorldError`` where its shapes disagree, or it is empty, or a value is NaN or infinite."""
+    arrays = {name: getattr(episode, name) for name in ("observations", "actions", "rewards")}
     shapes, length = [array.shape for array in arrays.values()], episode.rewards.size
     sizes = [shape[1:] for shape in shapes[:2]]
     wanted = [(length + 1, *sizes[0]), (length, *sizes[1]), (length,)]
@@ -62,11 +58,7 @@ def check_episode(episode: Episode, where: str) -> Episode:
 def check_episodes(
     episodes: Iterable[Episode], name: str, sizes: tuple[int, int] | None = None
 ) -> Iterator[Episode]:
-    """The episodes, each checked as it is read: all of ``sizes``, or of the first one's, and at least one.
-
-    Raises:
-        TrajWorldError: There is no episode, or one is malformed or of other sizes.
-    """
+    """The episodes, each checked as it is read: all of ``sizes``, or of the first one's, and at least one."""
     number = -1
     for number, episode in enumerate(episodes):
         where = f"{name}, episode {number}"

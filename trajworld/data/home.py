@@ -14,5 +14,5 @@ def home() -> Path:
 
 
 def stores_folder() -> Path:
-    """The folder that holds the stores converted from outside datasets; it may not exist yet."""
+    """The folder of the stores converted from outside datasets; it may not exist yet."""
     return home() / "stores"

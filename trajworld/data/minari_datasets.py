@@ -21,11 +21,9 @@ from trajworld.files import atomic_folder, ensure_room, one_writer, read_json, u
 
 if TYPE_CHECKING:
     from gymnasium import Space
-    from gymnasium.envs.registration import EnvSpec
 
 # What HDF5 may still hold in memory of its own structures, bytes.
 _ROOM = 4 << 20
-
 # Letters, digits, - and _ only: no dot, so that no id can name a folder outside Minari's. Minari refuses
 # a namespace of a single letter.
 _DATASET_ID = re.compile(r"(?:(?:[\w-]+/)+[\w-]+/|[\w-]{2,}/)?[\w-]+-v\d+", re.ASCII)
@@ -33,10 +31,7 @@ _DATASET_ID = re.compile(r"(?:(?:[\w-]+/)+[\w-]+/|[\w-]{2,}/)?[\w-]+-v\d+", re.A
 
 @dataclass(frozen=True)
 class MinariInfo:
-    """What a Minari dataset says of itself in ``metadata``, its ``metadata.json``.
-
-    ``environment`` is such as ``gymnasium/Hopper-v5``, empty where the dataset does not say.
-    """
+    """What a Minari dataset says of itself in ``metadata``; ``environment`` is empty where it does not say."""
 
     dataset_id: str
     path: Path
@@ -57,11 +52,7 @@ def is_dataset_id(text: str) -> bool:
 
 
 def dataset_path(dataset_id: str) -> Path:
-    """The folder of a Minari dataset, whether it exists or not.
-
-    Raises:
-        UsageError: The id is malformed, so that it could name a folder outside Minari's.
-    """
+    """The folder of a Minari dataset, whether it exists or not; a ``UsageError`` where the id is malformed."""
     if not is_dataset_id(dataset_id):
         raise UsageError(
             f"{dataset_id!r} is not a Minari dataset id: write (namespace/)name-v0, of letters, digits, - and _"
@@ -70,23 +61,22 @@ def dataset_path(dataset_id: str) -> Path:
 
 
 def local_datasets() -> list[dict[str, Any]]:
-    """What is in Minari's folder: id, environment, episodes, transitions and path of each dataset.
+    """Id, environment, episodes, transitions and path of each dataset in Minari's folder, by id.
 
-    They are sorted by id; one whose metadata cannot be read has an ``error``. Imports neither Minari nor
-    Gymnasium.
+    One whose metadata cannot be read has an ``error`` instead. Imports neither Minari nor Gymnasium.
     """
     root = datasets_folder()
     found = []
     for folder, subfolders, _ in os.walk(root, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith("."))
+        subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         path = Path(folder)
         # Links are followed, but in no circle.
-        if path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve()):
+        circle = path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
+        is_dataset = path != root and "data" in subfolders
+        if circle or is_dataset:
             subfolders.clear()
+        if circle or not is_dataset:
             continue
-        if path == root or "data" not in subfolders:
-            continue
-        subfolders.clear()
         entry: dict[str, Any] = {"id": path.relative_to(root).as_posix(), "path": str(path)}
         try:
             info = _info(entry["id"], path)
@@ -106,19 +96,14 @@ def write_minari(
     action_space: "Space",
     description: str = "",
     metadata: dict[str, Any] | None = None,
-    env_spec: "EnvSpec | None" = None,
     replace: bool = False,
 ) -> Path:
     """Write episodes as a Minari dataset (HDF5), one episode in memory at a time, and return its folder.
 
     The dataset appears whole or not at all: an error or a Ctrl-C leaves nothing behind. Episodes are checked (shapes,
     NaN) and have the sizes of the spaces, which are of one dimension. ``environment`` (such as
-    ``dm_control/cheetah-run``) and ``description`` are kept in the metadata beside the JSON values in ``metadata``.
-    ``env_spec``, from which Minari can make the environment again, need not be given for ``gymnasium/ID``.
-
-    Raises:
-        UsageError: The id is malformed.
-        TrajWorldError: The id is taken, there is no episode, an episode is malformed, or the disk is full.
+    ``dm_control/cheetah-run``) and ``description`` are kept in the metadata beside the JSON values in ``metadata``. A
+    ``TrajWorldError`` is raised where the id is taken, there is no episode, or one is malformed.
     """
     import gymnasium
     import minari
@@ -131,9 +116,6 @@ def write_minari(
         raise TrajWorldError(
             f"Minari has a dataset {dataset_id} already ({path}): choose another id or remove it"
         )
-    for space in (observation_space, action_space):
-        if len(space.shape or ()) != 1:
-            raise UsageError(f"{dataset_id}: episodes hold flat vectors, so its spaces need one dimension")
 
     def buffers() -> Iterator[EpisodeBuffer]:
         sizes = (observation_space.shape[0], action_space.shape[0])
@@ -144,12 +126,10 @@ def write_minari(
             ends[:, -1] = episode.terminated, episode.truncated
             yield EpisodeBuffer(**arrays, terminations=ends[0], truncations=ends[1])
 
-    described = {**(metadata or {}), "dataset_id": dataset_id, "environment": environment}
-    described["minari_version"] = minari.__version__
-    if description:
-        described["description"] = description
-    namespace = dataset_id.rpartition("/")[0]
-    if env_spec is None and environment.startswith("gymnasium/"):
+    described = {**(metadata or {}), **({"description": description} if description else {})}
+    described |= {"dataset_id": dataset_id, "environment": environment, "minari_version": minari.__version__}
+    namespace, env_spec = dataset_id.rpartition("/")[0], None
+    if environment.startswith("gymnasium/"):
         with contextlib.suppress(gymnasium.error.Error, ImportError):
             env_spec = gymnasium.spec(environment.removeprefix("gymnasium/"))
     with (
@@ -171,14 +151,9 @@ def write_minari(
 def read_minari(
     dataset_id: str, download: bool = False, account: Account | None = None
 ) -> tuple[MinariInfo, Iterator[Episode]]:
-    """Open a Minari dataset and read its episodes one at a time.
+    """Open a Minari dataset and read its episodes one at a time; errors in one are raised when it is read.
 
     Dict and Tuple spaces of Boxes are flattened in ``gymnasium.spaces.utils.flatten``'s order.
-
-    Raises:
-        UsageError: The id is malformed.
-        TrajWorldError: The dataset is missing or damaged, or the download failed. Errors in an episode, and spaces of
-            other kinds, are raised when it is read.
     """
     path = dataset_path(dataset_id)
     if not (path / "data").is_dir():
@@ -188,13 +163,11 @@ def read_minari(
             )
         _download(dataset_id)
     info = _info(dataset_id, path)
-    spaces = _space(info, "observation_space"), _space(info, "action_space")
-    return info, _read_episodes(info, *spaces, account or Account())
+    spaces = {name: _space(info, f"{name[:-1]}_space") for name in ("observations", "actions")}
+    return info, _read_episodes(info, spaces, account or Account())
 
 
-def _read_episodes(
-    info: MinariInfo, observation_space: "Space", action_space: "Space", account: Account
-) -> Iterator[Episode]:
+def _read_episodes(info: MinariInfo, spaces: dict[str, "Space"], account: Account) -> Iterator[Episode]:
     from minari.dataset.minari_storage import MinariStorage
 
     where, number = f"Minari dataset {info.dataset_id}", -1
@@ -202,8 +175,7 @@ def _read_episodes(
         storage = MinariStorage.read(info.path / "data")
         for number, episode in enumerate(storage.get_episodes(range(info.episodes))):
             read = Episode(
-                observations=_flat(observation_space, episode["observations"]),
-                actions=_flat(action_space, episode["actions"]),
+                **{name: _flat(space, episode[name]) for name, space in spaces.items()},
                 rewards=as_floats(episode["rewards"]).reshape(-1),
                 terminated=bool(episode["terminations"][-1]),
                 truncated=bool(episode["truncations"][-1]),
@@ -222,10 +194,9 @@ def _flat(space: "Space", data: Any) -> NDArray[np.floating]:
     """The columns of ``data`` (an array ``[L, ...]``, or a dict or tuple of them), flattened to ``[L, size]``."""
     from gymnasium import spaces
 
-    if isinstance(space, spaces.Dict):
-        return np.concatenate([_flat(space[key], data[key]) for key in space.spaces], axis=1)
-    if isinstance(space, spaces.Tuple):
-        return np.concatenate([_flat(part, piece) for part, piece in zip(space, data, strict=True)], axis=1)
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        keys = space.spaces if isinstance(space, spaces.Dict) else range(len(space.spaces))
+        return np.concatenate([_flat(space[key], data[key]) for key in keys], axis=1)
     if not isinstance(space, spaces.Box):
         raise ValueError(f"a {type(space).__name__} space: only Box and Dict and Tuple of Box can be read")
     array = np.asarray(data)
@@ -253,8 +224,8 @@ def _info(dataset_id: str, path: Path) -> MinariInfo:
     metadata = read_json(file)
     try:
         environment = metadata.get("environment")
-        if not isinstance(environment, str):
-            environment = ""  # not written by this library: from the Gymnasium spec
+        if not isinstance(environment, str):  # Not written by this library: from the Gymnasium spec.
+            environment = ""
             with contextlib.suppress(KeyError, TypeError, ValueError):
                 environment = f"gymnasium/{json.loads(metadata['env_spec'])['id']}"
         counts = int(metadata["total_episodes"]), int(metadata["total_steps"])
@@ -281,20 +252,18 @@ def _download(dataset_id: str) -> None:
             f"Minari dataset {dataset_id} is not in {root} and could not be downloaded ({one_line(error)})"
         ) from error
     finally:
-        if before is None:
-            os.environ.pop("MINARI_DATASETS_PATH", None)
-        else:
+        os.environ.pop("MINARI_DATASETS_PATH", None)
+        if before is not None:
             os.environ["MINARI_DATASETS_PATH"] = before
 
 
 @contextlib.contextmanager
 def _no_empty_parents(path: Path) -> Iterator[None]:
-    """Remove the folders that were made above ``path`` and stayed empty when the block fails."""
+    """Remove the folders that the block made above ``path`` and left empty."""
     missing = [parent for parent in path.parents if not parent.exists()]
     try:
         yield
-    except BaseException:
+    finally:
         for parent in missing:
             with contextlib.suppress(OSError):
                 parent.rmdir()
-        raise

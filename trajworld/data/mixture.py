@@ -1,20 +1,22 @@
 """Batches of windows, mixed over datasets by weight with Grain; each batch is a pure function of (seed, step)."""
 
+import contextlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache, partial
+from functools import cache, cached_property, lru_cache
 from typing import Literal
 
 import grain
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from trajworld.data.augmentation import draw_change
+from trajworld.data.augmentation import augmented
 from trajworld.data.batch import Batch, variates_of
 from trajworld.data.dataset import Dataset
-from trajworld.data.padding import padded_sizes
 from trajworld.data.windows import WindowIndex, gather_windows
-from trajworld.errors import UsageError
+
+Sampling = Literal["window", "episode"]
 
 _READ_THREADS = 2
 _BATCHES_AHEAD = 4
@@ -23,17 +25,17 @@ _STEPS_DRAWN = 64
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """One dataset of a mixture, its variates' support (ends ``[M]``) and its share of the batches, ``weight``.
+    """One dataset of a mixture, the support of its variates (ends ``[M]``), and its share of the batches.
 
     ``sampling`` by ``window`` draws every window alike; by ``episode`` it draws an episode, then one of its windows
-    (UniTraj). Drawn from are the ``episodes`` of these numbers, all where None.
+    (UniTraj). ``episodes`` are the numbers of those that are drawn from, all where None.
     """
 
     dataset: Dataset
     lower: NDArray[np.float32]
     upper: NDArray[np.float32]
     weight: float = 1.0
-    sampling: Literal["window", "episode"] = "window"
+    sampling: Sampling = "window"
     episodes: NDArray[np.int64] | None = None
 
     @cached_property
@@ -48,95 +50,90 @@ class Source:
         """
         index = self.index
         if self.sampling == "window":
-            return index.locate((numbers[0] % np.uint64(len(index))).astype(np.int64))
+            return index.locate(numbers[0] % np.uint64(len(index)))
         episode = (numbers[0] % np.uint64(len(index.first_rows))).astype(np.int64)
         first, windows = index.first_rows[episode], np.diff(index.first_ranks)[episode]
         return first + 1 + (numbers[1] % windows.astype(np.uint64)).astype(np.int64), first
 
 
+@dataclass(eq=False)
 class Mixture:
-    """Batches drawn from several datasets, each of one of them.
+    """Batches of ``batch_size`` windows of ``window`` rows, drawn from several datasets, each of one of them.
 
     Which source a step draws from is Grain's deterministic interleaving of the weights; which windows, a generator
     seeded with (seed, step). Nothing else is state: a resumed run sees exactly the batches that it would have seen.
-
-    Attributes:
-        variates: Of each source, what its batches say of its padded variates where they are not augmented.
-        sizes: The values of M_pad, ascending.
+    ``augment`` is the share of batches that are changed. ``sizes`` are the values of M_pad, at most ``most_sizes``;
+    ``variates`` each source's, padded to the smallest that holds its M.
     """
 
-    def __init__(
-        self,
-        sources: Sequence[Source],
-        batch_size: int,
-        window: int = 20,
-        seed: int = 0,
-        sizes: Sequence[int] | None = None,
-        augment: float = 0.0,
-    ) -> None:
-        """Set up the mixture of at least one source: batches of ``batch_size`` windows of ``window`` rows.
+    sources: Sequence[Source]
+    batch_size: int
+    window: int = 20
+    seed: int = 0
+    most_sizes: int = 3
+    augment: float = 0.0
 
-        ``sizes`` are the values of M_pad that may occur, at most three chosen by ``padded_sizes`` where not given; a
-        source takes the smallest that holds its M. ``augment`` is the share of batches that are changed, see
-        :mod:`trajworld.data.augmentation`.
-
-        Raises:
-            UsageError: No size holds a source's M.
-            TrajWorldError: A support is not of its source's M.
-        """
-        self.sources = tuple(sources)
-        self.batch_size, self.window, self.seed, self.augment = batch_size, window, seed, augment
+    def __post_init__(self) -> None:
         counts = [source.dataset.num_variates for source in self.sources]
         weights = [source.weight for source in self.sources]
-        self.sizes = tuple(sorted(set(padded_sizes(counts, weights=weights) if sizes is None else sizes)))
-        if max(counts) > max(self.sizes, default=0):
-            raise UsageError(f"no size of {list(self.sizes)} holds a dataset of {max(counts)} variates")
+        self.sizes = padded_sizes(counts, self.most_sizes, weights)
         self.variates = [
             variates_of(source.dataset, source.lower, source.upper, min(n for n in self.sizes if n >= m))
             for source, m in zip(self.sources, counts, strict=True)
         ]
-        self._numbers = lru_cache(maxsize=8)(partial(_random_numbers, seed, batch_size=batch_size))
         parts = [grain.MapDataset.source([number]).repeat() for number in range(len(self.sources))]
-        self._order = parts[0] if len(parts) == 1 else grain.MapDataset.mix(parts, weights)
-
-    def source_of(self, step: int) -> int:
-        """The number of the source that a step's batch is drawn from."""
-        return int(self._order[step])
+        self._order = grain.MapDataset.mix(parts, weights)
 
     def batch(self, step: int) -> Batch:
         """The batch of a step: the same for every call with the same sources, sizes and seed."""
-        number = self.source_of(step)
+        number = int(self._order[step])
         source, variates = self.sources[number], self.variates[number]
-        ends, first = source.draw(self._numbers(step // _STEPS_DRAWN)[step % _STEPS_DRAWN])
+        block, place = divmod(step, _STEPS_DRAWN)
+        ends, first = source.draw(_drawn(self.seed, block, self.batch_size)[place])
         values, time_mask = gather_windows(source.dataset, ends, first, self.window)
         missing = len(variates.lower) - values.shape[2]
         if missing:
             values = np.pad(values, ((0, 0), (0, 0), (0, missing)))
-        lower, upper = variates.lower, variates.upper
-        change = draw_change(lower, upper, np.asarray(variates.mask), self.augment, self.seed, step)
-        if change is not None:
-            # What lies outside the dataset's own range is clipped to that, not to the wider one.
-            values = np.clip(values, lower, upper) * change.sign
-            variates = variates._replace(lower=change.lower, upper=change.upper)
+        values, variates = augmented(values, variates, self.augment, self.seed, step)
         return Batch(values, time_mask, variates, number)
 
     def iterate(self, start: int, stop: int) -> Iterator[Batch]:
-        """The batches of steps ``start`` to ``stop - 1``, a few of them prepared ahead in Grain's reading threads.
-
-        Each equals ``batch(step)``. Starting at a late step costs no more than at an early one.
-        """
+        """``batch(step)`` of the steps ``start`` to ``stop - 1``, a few prepared ahead in Grain's reading threads."""
         if start >= stop:
             return
         steps = grain.MapDataset.source(range(start, stop)).map(self.batch)
         options = grain.ReadOptions(num_threads=_READ_THREADS, prefetch_buffer_size=_BATCHES_AHEAD)
-        iterator = iter(steps.to_iter_dataset(options))
-        try:
+        with contextlib.closing(iter(steps.to_iter_dataset(options))) as iterator:
             yield from iterator
-        finally:
-            iterator.close()
 
 
-def _random_numbers(seed: int, block: int, batch_size: int) -> NDArray[np.uint64]:
+def padded_sizes(sizes: Sequence[int], most: int, weights: Sequence[float]) -> list[int]:
+    """The values of M_pad, at most ``most``, that cost the least padding; ascending, the largest size among them.
+
+    The cost is the sum over datasets of weight times the variates added to M to reach the next chosen size.
+    """
+    shares: defaultdict[int, float] = defaultdict(float)
+    for size, weight in zip(sizes, weights, strict=True):
+        shares[size] += weight
+    distinct = sorted(shares)
+
+    def cost(first: int, last: int) -> float:
+        return sum(shares[size] * (distinct[last] - size) for size in distinct[first : last + 1])
+
+    @cache
+    def best(last: int, most: int) -> tuple[float, list[int]]:
+        """The least cost of all sizes up to ``distinct[last]``, which is chosen, and the choice."""
+        found = [(cost(0, last), [distinct[last]])]
+        for cut in range(last) if most > 1 else ():
+            before, chosen = best(cut, most - 1)
+            found.append((before + cost(cut + 1, last), [*chosen, distinct[last]]))
+        return min(found)
+
+    return best(len(distinct) - 1, most)[1]
+
+
+@lru_cache(maxsize=8)
+def _drawn(seed: int, block: int, batch_size: int) -> NDArray[np.uint64]:
     """The random numbers of a block of steps, ``[steps, 2, B]``; to seed a generator a step costs more."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, block])))
     return generator.integers(0, 2**64, size=(_STEPS_DRAWN, 2, batch_size), dtype=np.uint64)
@@ -152,8 +149,7 @@ def windows_in_order(
 ) -> Iterator[tuple[NDArray[np.float32], NDArray[np.float32]]]:
     """The windows of ``episodes`` (all where None) in order, as ``gather_windows`` returns them, for evaluation.
 
-    Where there are more than ``limit``, a random choice of that many, without repetition, in order. The last batch
-    may hold fewer than ``batch_size``.
+    Where there are more than ``limit``, a random choice of that many, in order. The last batch may be smaller.
     """
     index = WindowIndex.of(dataset, episodes)
     ranks = np.arange(len(index))

@@ -27,8 +27,8 @@ from trajworld.data.unitraj import UniTrajEnvironment, read_unitraj, unitraj_dat
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import kind_of_file, user_path
 
-# What a long conversion tells of itself: transitions done, of how many where that is known, and of what.
 Progress = Callable[[int, int | None, str], None]
+"""What a long conversion tells of itself: transitions done, of how many where that is known, and of what."""
 
 
 @dataclass(frozen=True)
@@ -62,13 +62,9 @@ class _Origin:
 def open_dataset(spec: str | os.PathLike[str], *, progress: Progress | None = None) -> Dataset:
     """Open the dataset that ``spec`` names.
 
-    A source outside the store is converted once into the library's own folder and opened from there afterwards, as
-    long as its files keep their sizes and times.
-
-    Args:
-        spec: ``minari:ID`` (downloaded where it is not local), the ID of a local Minari dataset, a store's
-            folder, a D4RL ``.hdf5`` file, or a folder of UniTraj episodes of one environment.
-        progress: Called now and then during a conversion.
+    That is ``minari:ID`` (downloaded where it is not local), the ID of a local Minari dataset, a store's folder, a D4RL
+    ``.hdf5`` file, or a folder of UniTraj episodes of one environment. A source outside the store is converted once
+    into the library's own folder and opened from there afterwards, as long as its files keep their sizes and times.
 
     Raises:
         UsageError: ``spec`` is none of these.
@@ -109,10 +105,7 @@ def open_dataset(spec: str | os.PathLike[str], *, progress: Progress | None = No
 def converted_stores() -> list[dict[str, Any]]:
     """The descriptions (``dataset.json``) and paths of the stores that were converted on this machine."""
     found: list[dict[str, Any]] = []
-    folder = stores_folder()
-    for path in sorted(folder.iterdir()) if folder.is_dir() else []:
-        if path.name.startswith(".") or not is_store(path):
-            continue
+    for path in filter(is_store, sorted(stores_folder().glob("[!.]*"))):
         try:
             found.append({**store_description(path), "path": str(path)})
         except TrajWorldError as error:
@@ -136,10 +129,6 @@ def import_dataset(
     there already are left as they are unless ``replace`` is set, so an import that was stopped continues.
     ``environment`` is for sources, other than a root, that do not say it rightly; ``max_episode_steps`` for D4RL files
     without timeouts.
-
-    Raises:
-        UsageError: The source is of no known form, or the id is malformed.
-        TrajWorldError: The source is damaged, or the id is taken.
     """
     import numpy as np
     from gymnasium.spaces import Box
@@ -227,16 +216,14 @@ def _id_of_folder(path: Path) -> str:
 def _minari_origin(dataset_id: str, download: bool) -> _Origin:
     info, _ = read_minari(dataset_id, download)
     files = [path for path in (info.path / "data").rglob("*") if path.is_file()]
-    spec, read = f"minari:{dataset_id}", partial(read_minari, dataset_id, False)
-    return _Origin(
-        dataset_id, spec, info.environment, info.path, files, lambda a: read(a)[1], info.transitions
-    )
+    given = dataset_id, f"minari:{dataset_id}", info.environment, info.path, files
+    return _Origin(*given, lambda account: read_minari(dataset_id, account=account)[1], info.transitions)
 
 
 def _d4rl_origin(spec: str, path: Path, limit: int = 1000) -> _Origin:
     info, _ = read_d4rl(path)
-    read = partial(read_d4rl, path, limit)
-    return _Origin(path.stem, spec, info.environment, path, [path], lambda a: read(a)[1], info.steps)
+    given = path.stem, spec, info.environment, path, [path]
+    return _Origin(*given, lambda account: read_d4rl(path, limit, account)[1], info.steps)
 
 
 def _unitraj_origin(spec: str, one: UniTrajEnvironment) -> _Origin:

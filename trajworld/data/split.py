@@ -12,14 +12,8 @@ def split_episodes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split episodes at random into (training, holdout), each sorted; a pure function of its arguments.
 
-    The holdout set is the nearest whole number of episodes to the fraction, but both sets hold at least one.
-    With a fraction of 0 it is empty.
-
-    Raises:
-        UsageError: The fraction is not in [0, 1), or there is but one episode to split.
+    Both hold at least one episode, but for a fraction of 0, which holds out none.
     """
-    if not 0 <= holdout_fraction < 1:
-        raise UsageError(f"the holdout fraction must be at least 0 and below 1, not {holdout_fraction}")
     if holdout_fraction == 0:
         return np.arange(num_episodes), np.arange(0)
     if num_episodes == 1:
@@ -32,21 +26,16 @@ def split_episodes(
 
 
 def limit_transitions(
-    dataset: Dataset, episodes: ArrayLike, transitions: int | None, seed: int
+    dataset: Dataset, episodes: ArrayLike | None, transitions: int | None, seed: int
 ) -> NDArray[np.int64]:
-    """A random choice of whole ``episodes`` with at most ``transitions`` transitions, in the order of choice.
+    """A random choice of ``episodes``, whole, with at most ``transitions`` transitions, in the order of choice.
 
-    Episodes are taken in one random order, which depends on the seed alone, until the next would be too many:
-    what a smaller limit chooses is a prefix of what a larger one does. The first is taken even where it alone
-    is longer than the limit. None is no limit.
-
-    Raises:
-        UsageError: The limit is less than 1, or there is no such episode.
+    Episodes are taken in one random order, which depends on the seed alone, until the next would be too many: what a
+    smaller limit chooses is a prefix of what a larger one does. The first is taken even where it alone is longer than
+    the limit. None is no limit.
     """
     chosen = dataset.chosen(episodes)
-    if transitions is not None and transitions < 1:
-        raise UsageError(f"the limit must be at least 1 transition, not {transitions}")
-    order = chosen[np.random.default_rng(seed).permutation(len(chosen))]
+    order: NDArray[np.int64] = np.random.default_rng(seed).permutation(chosen)
     if transitions is None:
         return order
     total = np.cumsum(dataset.transitions_per_episode[order])

@@ -4,7 +4,6 @@ Only real values count: the 0 reward of an episode's first row and the 0 action 
 """
 
 import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -32,9 +31,6 @@ def statistics(dataset: Dataset, episodes: ArrayLike | None = None) -> Statistic
     """The statistics of each variate over the real values of ``episodes`` (all where not given).
 
     Those of the whole dataset were computed when it was converted and are read from its folder.
-
-    Raises:
-        UsageError: ``episodes`` is empty or names an episode that is not there.
     """
     chosen = np.zeros(dataset.num_episodes, bool)
     chosen[dataset.chosen(episodes)] = True
@@ -59,40 +55,30 @@ def write_statistics(dataset: Dataset) -> None:
 
 def compute_statistics(dataset: Dataset, chosen: NDArray[np.bool_]) -> Statistics:
     """The statistics over the episodes where ``chosen [E]`` is true, from the rows themselves."""
-    size = dataset.num_variates
-    minimum, maximum = np.full(size, np.inf, np.float32), np.full(size, -np.inf, np.float32)
-    count, mean, squares = np.zeros((3, size))
-    for columns, values in _real_values(dataset, chosen):
-        if not len(values):
-            continue
-        minimum[columns] = np.minimum(minimum[columns], values.min(axis=0))
-        maximum[columns] = np.maximum(maximum[columns], values.max(axis=0))
-        # Two blocks' moments are merged about their means: sums of squares alone would lose a small deviation.
-        block_mean = values.mean(axis=0, dtype=np.float64)
-        deviation = values - block_mean
-        total = count[columns] + len(values)
-        shift = block_mean - mean[columns]
-        between = shift**2 * count[columns] * len(values) / total
-        squares[columns] += (deviation * deviation).sum(axis=0) + between
-        mean[columns] += shift * len(values) / total
-        count[columns] = total
-    return Statistics(minimum, maximum, mean, np.sqrt(squares / count))
-
-
-def _real_values(dataset: Dataset, chosen: NDArray[np.bool_]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-    """Blocks of real values, with the variates that they belong to."""
     offsets, reward = dataset.episode_offsets, dataset.observation_size
+    minimum = np.full(dataset.num_variates, np.inf, np.float32)
+    maximum = -minimum
+    count, mean, squares = np.zeros((3, dataset.num_variates))
     for start in range(0, len(dataset.rows), _ROWS_AT_ONCE):
-        index = np.arange(start, min(start + _ROWS_AT_ONCE, len(dataset.rows)))
-        episode = np.searchsorted(offsets, index, side="right") - 1
-        wanted = chosen[episode]
-        if not wanted.any():
-            continue
         rows = np.asarray(dataset.rows[start : start + _ROWS_AT_ONCE])
-        arrived, departs = index != offsets[episode], index != offsets[episode + 1] - 1
-        yield slice(0, reward), rows[wanted, :reward]
-        yield slice(reward, reward + 1), rows[wanted & arrived, reward : reward + 1]
-        yield slice(reward + 1, None), rows[wanted & departs, reward + 1 :]
+        index = start + np.arange(len(rows))
+        episode = np.searchsorted(offsets, index, side="right") - 1
+        real = np.repeat(chosen[episode, None], dataset.num_variates, axis=1)
+        real[index == offsets[episode], reward] = False
+        real[index == offsets[episode + 1] - 1, reward + 1 :] = False
+        if not real.any():
+            continue
+        minimum = np.minimum(minimum, rows.min(axis=0, where=real, initial=np.inf))
+        maximum = np.maximum(maximum, rows.max(axis=0, where=real, initial=-np.inf))
+        # Two blocks' moments are merged about their means: sums of squares alone would lose a small deviation.
+        more = real.sum(axis=0)
+        share = more / np.maximum(count + more, 1)
+        block_mean = rows.sum(axis=0, dtype=np.float64, where=real) / np.maximum(more, 1)
+        deviation, shift = rows - block_mean, block_mean - mean
+        squares += (deviation * deviation).sum(axis=0, where=real) + shift**2 * count * share
+        mean += shift * share
+        count += more
+    return Statistics(minimum, maximum, mean, np.sqrt(squares / count))
 
 
 def _read(dataset: Dataset) -> Statistics | None:
@@ -101,9 +87,8 @@ def _read(dataset: Dataset) -> Statistics | None:
         values = read_json(dataset.path / _FILE)
         if values.pop("digest", None) not in (None, json_digest(values)):  # Earlier versions wrote none.
             return None
-        minimum, maximum = (np.array(values[name], np.float32) for name in ("minimum", "maximum"))
-        mean, std = (np.array(values[name], np.float64) for name in ("mean", "std"))
-        found = Statistics(minimum, maximum, mean, std)
-        if all(array.shape == (dataset.num_variates,) for array in vars(found).values()):
-            return found
+        types = {"minimum": np.float32, "maximum": np.float32, "mean": np.float64, "std": np.float64}
+        found = {name: np.array(values[name], dtype) for name, dtype in types.items()}
+        if all(array.shape == (dataset.num_variates,) for array in found.values()):
+            return Statistics(**found)
     return None

@@ -37,29 +37,22 @@ def write_store(
     account: Account | None = None,
     replace: bool = False,
 ) -> Dataset:
-    """Write episodes as a store, one episode in memory at a time, and open it.
+    """Write episodes, all of the same sizes, as a store, one episode in memory at a time, and open it.
 
     The folder appears whole or not at all. ``name``, ``source`` and ``environment`` are those of ``Dataset``;
     ``account``, of what the source's transitions become while ``episodes`` are read, is kept in the description.
-    All episodes must have the same sizes.
-
-    Raises:
-        TrajWorldError: There is no episode, one is malformed or of another size, or the folder cannot be written.
     """
     path, content = Path(path), hashlib.sha256()
+    lengths, terminated, sizes = list[int](), list[bool](), (0, 0)
     with one_writer(path, f"the store of {name}"), atomic_folder(path, replace=replace) as folder:
-        lengths: list[int] = []
-        terminated: list[bool] = []
-        sizes = (0, 0)
         with open(folder / "rows.npy", "wb") as file:
             _write_header(file, 0, 1)
             for number, episode in enumerate(check_episodes(episodes, name)):
                 rows, sizes = rows_of_episode(episode), episode.sizes
                 if not np.all(np.isfinite(rows)):
                     raise TrajWorldError(f"{name}, episode {number}: a value is too large for 32-bit floats")
-                written = rows.tobytes()
-                content.update(written)
-                file.write(written)
+                content.update(rows.data)
+                file.write(rows.data)
                 lengths.append(len(rows))
                 terminated.append(bool(episode.terminated))
             # NumPy pads the header so that the number of rows can be filled in afterwards.
@@ -70,19 +63,11 @@ def write_store(
         content.update(repr(sizes).encode() + offsets.tobytes() + ends.tobytes())
         np.save(folder / "episode_offsets.npy", offsets)
         np.save(folder / "terminated.npy", ends)
-        description = {
-            "format": FORMAT,
-            "version": VERSION,
-            "name": name,
-            "source": source,
-            "environment": environment,
-            "observation_size": sizes[0],
-            "action_size": sizes[1],
-            "episodes": len(lengths),
-            "rows": sum(lengths),
-            "content": content.hexdigest(),
-            **({} if account is None else {"account": account.as_json()}),
-        }
+        description: dict[str, Any] = {"format": FORMAT, "version": VERSION, "name": name, "source": source}
+        description |= {"environment": environment, "observation_size": sizes[0], "action_size": sizes[1]}
+        description |= {"episodes": len(lengths), "rows": sum(lengths), "content": content.hexdigest()}
+        if account is not None:
+            description["account"] = account.as_json()
         write_json(folder / _DESCRIPTION, description)
         write_statistics(open_store(folder))
     return open_store(path)
@@ -94,17 +79,16 @@ def is_store(path: str | Path) -> bool:
 
 
 def open_store(path: str | Path) -> Dataset:
-    """Open a store; only its description and offsets are read, its rows are memory-mapped.
-
-    Raises:
-        TrajWorldError: The folder is not a store, is of another version, or its files are damaged or disagree.
-    """
+    """Open a store, whose rows are memory-mapped; a ``TrajWorldError`` where its files are damaged or disagree."""
     path = Path(path)
     description = store_description(path)
     variates = description["observation_size"] + 1 + description["action_size"]
-    rows = _array(path, "rows.npy", np.dtype(np.float32), mmap_mode="r")
-    offsets = _array(path, "episode_offsets.npy", np.dtype(np.int64))
-    terminated = _array(path, "terminated.npy", np.dtype(bool))
+    arrays: dict[str, Any] = {
+        "rows": _array(path, "rows.npy", np.float32, mmap_mode="r"),
+        "episode_offsets": _array(path, "episode_offsets.npy", np.int64),
+        "terminated": _array(path, "terminated.npy", np.bool_),
+    }
+    rows, offsets, terminated = arrays.values()
     if rows.ndim != 2 or rows.shape[1] != variates:
         raise TrajWorldError(
             f"{path}: rows.npy has shape {rows.shape}, but dataset.json wants {variates} variates"
@@ -131,22 +115,12 @@ def open_store(path: str | Path) -> Dataset:
         if content.hexdigest() != description["content"]:
             raise TrajWorldError(f"{path}: its rows or episodes are not those that were written: {_AGAIN}")
     described = ("name", "source", "environment", "observation_size", "action_size", "content")
-    return Dataset(
-        path=path,
-        rows=rows,
-        episode_offsets=offsets,
-        terminated=terminated,
-        account=account,
-        **{name: description[name] for name in described},
-    )
+    values = {name: description[name] for name in described}
+    return Dataset(path=path, account=account, **values, **arrays)
 
 
 def store_description(path: str | Path) -> dict[str, Any]:
-    """A store's ``dataset.json``, checked.
-
-    Raises:
-        TrajWorldError: The folder is not a store, or is one of another version, or the file is damaged.
-    """
+    """A store's ``dataset.json``, checked; a ``TrajWorldError`` where it is damaged or of another version."""
     file = Path(path) / _DESCRIPTION
     description = read_json(file)
     if not isinstance(description, dict) or description.get("format") != FORMAT:
@@ -169,7 +143,7 @@ def _write_header(file: BinaryIO, rows: int, variates: int) -> None:
     np.lib.format.write_array_header_1_0(file, header)
 
 
-def _array(path: Path, name: str, dtype: np.dtype[Any], mmap_mode: Any = None) -> NDArray[Any]:
+def _array(path: Path, name: str, dtype: type[np.generic], mmap_mode: Any = None) -> NDArray[Any]:
     try:
         array = np.load(path / name, mmap_mode=mmap_mode, allow_pickle=False)
     except FileNotFoundError:
@@ -177,5 +151,5 @@ def _array(path: Path, name: str, dtype: np.dtype[Any], mmap_mode: Any = None) -
     except Exception as error:  # Damaged bytes make NumPy and zipfile raise a dozen types.
         raise TrajWorldError(f"{path / name} is damaged ({one_line(error, 120)}): {_AGAIN}") from None
     if not isinstance(array, np.ndarray) or array.dtype != dtype or np.isfortran(array):
-        raise TrajWorldError(f"{path / name} must hold {dtype} values in C order")
+        raise TrajWorldError(f"{path / name} must hold {dtype.__name__} values in C order")
     return array

@@ -11,6 +11,7 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import statistics
 
 _BINS = 60
+_SPREAD = ("minimum", "mean", "maximum", "std")
 
 
 def variate_names(dataset: Dataset) -> list[str]:
@@ -32,59 +33,43 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
     ``episode_length``, ``episode_return`` and each of ``variates`` are ``{"minimum", "mean", "maximum", "std"}``;
     ``account`` says what became of the source's transitions, None where the conversion did not count them.
     """
-    found, lengths, returns = statistics(dataset), dataset.transitions_per_episode, episode_returns(dataset)
+    found = vars(statistics(dataset))
+    spreads = [{key: float(found[key][v]) for key in _SPREAD} for v in range(dataset.num_variates)]
     described = ("name", "source", "environment", "num_variates", "observation_size", "action_size")
-    variates = zip(variate_names(dataset), found.minimum, found.mean, found.maximum, found.std, strict=True)
     return {
         **{key: getattr(dataset, key) for key in described},
         "path": str(dataset.path),
         "episodes": dataset.num_episodes,
         "transitions": dataset.num_transitions,
         "terminated_episodes": int(dataset.terminated.sum()),
-        "episode_length": _spread(lengths.min(), lengths.mean(), lengths.max(), lengths.std()),
-        "episode_return": _spread(returns.min(), returns.mean(), returns.max(), returns.std()),
-        "variates": {name: _spread(*numbers) for name, *numbers in variates},
+        "episode_length": _spread(dataset.transitions_per_episode),
+        "episode_return": _spread(episode_returns(dataset)),
+        "variates": dict(zip(variate_names(dataset), spreads, strict=True)),
         "account": None if dataset.account is None else dataset.account.as_json(),
     }
 
 
-def _spread(minimum: float, mean: float, maximum: float, std: float) -> dict[str, float]:
-    return {"minimum": float(minimum), "mean": float(mean), "maximum": float(maximum), "std": float(std)}
+def _spread(values: NDArray[Any]) -> dict[str, float]:
+    return {key: float(getattr(values, key[:3] if key.endswith("imum") else key)()) for key in _SPREAD}
 
 
-def variate_histograms(dataset: Dataset, bins: int = _BINS) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """How often each variate's real values fall in equal bins of its range.
-
-    Counts ``[M, bins]`` and edges ``[M, bins + 1]``, without the zeros that stand for an episode's missing first
-    reward and last action.
-    """
-    found = statistics(dataset)
-    low, high = found.minimum.astype(np.float64), found.maximum.astype(np.float64)
-    # A constant variate still gets a range that NumPy can cut, on either side of its value.
-    room = np.where(high > low, 0.0, np.maximum(np.abs(low), 1.0) * 1e-3)
-    edges = np.linspace(low - room, high + room, bins + 1, axis=1)
-    counts = np.stack([np.histogram(dataset.rows[:, v], edges[v])[0] for v in range(dataset.num_variates)])
-    for variate in range(dataset.observation_size, dataset.num_variates):
-        counts[variate] -= dataset.num_episodes * np.histogram([0.0], edges[variate])[0]
-    return counts, edges
+def real_values(dataset: Dataset, variate: int) -> NDArray[np.float64]:
+    """A variate's values, without the zeros that stand for an episode's missing first reward and last action."""
+    offsets, reward = dataset.episode_offsets, dataset.observation_size
+    left_out: Any = offsets[:-1] if variate == reward else offsets[1:] - 1 if variate > reward else []
+    return np.delete(dataset.rows[:, variate], left_out).astype(np.float64)
 
 
 def draw_summary(dataset: Dataset, path: str | Path) -> None:
-    """Draw a histogram of each variate, the episodes' lengths and their returns, and save the picture.
-
-    Raises:
-        UsageError: The name's suffix is of no picture format.
-        TrajWorldError: The picture cannot be written there.
-    """
+    """Draw a histogram of each variate, the episodes' lengths and their returns, and save the picture."""
     from matplotlib.figure import Figure
 
     from trajworld.charts import save_figure
 
-    counts, edges = variate_histograms(dataset)
     panels = [
-        *zip(variate_names(dataset), counts, edges, strict=True),
-        ("episode length", *np.histogram(dataset.transitions_per_episode, _BINS)),
-        ("episode return", *np.histogram(episode_returns(dataset), _BINS)),
+        *((name, real_values(dataset, variate)) for variate, name in enumerate(variate_names(dataset))),
+        ("episode length", dataset.transitions_per_episode),
+        ("episode return", episode_returns(dataset)),
     ]
     columns = min(5, len(panels))
     lines = math.ceil(len(panels) / columns)
@@ -92,9 +77,9 @@ def draw_summary(dataset: Dataset, path: str | Path) -> None:
     title = f"{dataset.name}: {dataset.num_episodes} episodes, {dataset.num_transitions} transitions"
     figure.suptitle(title, fontsize=9)
     colours = {"observation": "tab:blue", "action": "tab:orange"}
-    for place, (name, count, edge) in enumerate(panels, start=1):
+    for place, (name, values) in enumerate(panels, start=1):
         axes = figure.add_subplot(lines, columns, place)
-        axes.stairs(count, edge, fill=True, color=colours.get(name.split()[0], "tab:green"))
+        axes.stairs(*np.histogram(values, _BINS), fill=True, color=colours.get(name.split()[0], "tab:green"))
         axes.set_title(name, fontsize=8)
         axes.set_yticks([])
         axes.tick_params(labelsize=6)

@@ -19,11 +19,9 @@ _PADDING = "the observation before or after is all zero: a row of padding"
 
 
 class UniTrajSource(NamedTuple):
-    """One of the corpora that UniTraj gathers, and what pre-training uses of it.
-
-    ``weight`` is its share in the mixture before normalisation; ``folder``, ``environments`` and ``episodes`` are
-    where it lies in UniTraj's root and the patterns of its environments' folders and of the files in them. Used are
-    the environments in ``only`` (all where empty) whose name contains nothing of ``without``.
+    """One of the corpora that UniTraj gathers: its share of the mixture, its folder in UniTraj's root, and the patterns
+    of its environments' folders and of the files in them. Pre-training uses the environments in ``only`` (all where
+    empty) whose name contains nothing of ``without``.
     """
 
     name: str
@@ -53,10 +51,7 @@ UNITRAJ_SOURCES = (
 
 @dataclass(frozen=True)
 class UniTrajEnvironment:
-    """One environment of UniTraj: the corpus it comes from, its folder and its name, its episodes' files.
-
-    ``weight`` is its share in the mixture; the shares of a root's environments sum to 1.
-    """
+    """One environment of UniTraj: its corpus, name, folder and episodes' files, and its share of the mixture."""
 
     source: str
     environment: str
@@ -71,20 +66,18 @@ class UniTrajEnvironment:
 
 
 def unitraj_datasets(folder: str | Path) -> list[UniTrajEnvironment]:
-    """The environments that pre-training uses of a UniTraj root, with their weights.
+    """The environments that pre-training uses of a UniTraj root; a ``TrajWorldError`` where there are none.
 
-    Sources that are not there are left out; the weights of those that are there are normalised, and a
+    Sources that are not there are left out; the weights of those that are there are normalised to a sum of 1, and a
     source's weight is shared equally by its environments.
-
-    Raises:
-        TrajWorldError: The folder does not exist or holds none of the layouts of ``UNITRAJ_SOURCES``.
     """
     folder = Path(folder)
     found = {}
     for source in UNITRAJ_SOURCES:
         places = sorted((folder / source.folder).glob(source.environments))
-        files = {path: _episode_files(path, source.episodes) for path in places if _used(path, source)}
-        found[source] = {path: some for path, some in files.items() if some}
+        used = [path for path in places if not source.only or path.name in source.only]
+        used = [path for path in used if not any(part in path.name for part in source.without)]
+        found[source] = {path: files for path in used if (files := _episode_files(path, source.episodes))}
     total = sum(source.weight for source, environments in found.items() if environments)
     if not total:
         layouts = ", ".join(f"{one.folder}/{one.environments}/{one.episodes}" for one in UNITRAJ_SOURCES)
@@ -96,16 +89,8 @@ def unitraj_datasets(folder: str | Path) -> list[UniTrajEnvironment]:
     ]
 
 
-def _used(path: Path, source: UniTrajSource) -> bool:
-    chosen = not source.only or path.name in source.only
-    return path.is_dir() and chosen and not any(part in path.name for part in source.without)
-
-
 def unitraj_environment(folder: str | Path) -> UniTrajEnvironment | None:
-    """The one environment whose episodes lie in ``folder``, weight 1, or None where there are none.
-
-    The source is known where the folder's parents have the names of its layout.
-    """
+    """The one environment whose episodes lie in ``folder``, or None; its parents' names tell its source."""
     folder = Path(folder).absolute()
     layouts = [
         (source.name, source.episodes)
@@ -123,12 +108,8 @@ def unitraj_environment(folder: str | Path) -> UniTrajEnvironment | None:
 def read_unitraj(environment: UniTrajEnvironment, account: Account | None = None) -> Iterator[Episode]:
     """The episodes of an environment, read one file at a time.
 
-    Rows whose observation is all zero are padding and are skipped: a file is cut there into episodes of the
-    rows between them, and pieces without a whole transition are left out. ``account`` counts both.
-
-    Raises:
-        TrajWorldError: A file is missing, truncated, holds objects or a NaN, its arrays' shapes disagree with
-            each other or with the other files', or the range file's size disagrees with them.
+    Rows whose observation is all zero are padding and are skipped: a file is cut there into episodes of the rows
+    between them, and pieces without a whole transition are left out.
     """
     account = account or Account()
     limits = unitraj_range(environment.folder)
@@ -138,36 +119,28 @@ def read_unitraj(environment: UniTrajEnvironment, account: Account | None = None
         given = (observation.shape[1], action.shape[1])
         sizes = sizes or given
         if given != sizes:
-            raise TrajWorldError(
-                f"{path}: {given[0]} observation and {given[1]} action values, where others have {sizes[0]} "
-                f"and {sizes[1]}"
-            )
+            words = "{} observation and {} action values".format
+            raise TrajWorldError(f"{path}: {words(*given)}, where others have {words(*sizes)}")
         if limits is not None and len(limits[0]) != sum(sizes) + 1:
-            where = environment.folder / _RANGE_FILE
-            raise TrajWorldError(
-                f"{where}: ranges of {len(limits[0])} variates for episodes of {sum(sizes) + 1}"
-            )
-        pieces = _pieces(observation)
-        used = np.zeros(len(reward), bool)
-        for begin, end in pieces:
-            used[begin + 1 : end] = True
-        if not used[1:].all():
-            account.leave_out(_PADDING, reward[1:][~used[1:]])
-        for begin, end in pieces:
-            account.keep(reward[begin + 1 : end])
-            # dm_env order: the action and reward of a row led to its observation, so a transition's are the
-            # next row's.
+            wrong = f"ranges of {len(limits[0])} variates for episodes of {sum(sizes) + 1}"
+            raise TrajWorldError(f"{environment.folder / _RANGE_FILE}: {wrong}")
+        real = np.any(observation != 0, axis=1)
+        # A transition is kept where neither of its rows is padding.
+        used = real[1:] & real[:-1]
+        if not used.all():
+            account.leave_out(_PADDING, reward[1:][~used])
+        edges = np.flatnonzero(np.diff(used, prepend=False, append=False)).tolist()
+        for begin, end in zip(edges[::2], edges[1::2], strict=True):
+            # dm_env order: a row's action and reward led to its observation: a transition's are the next row's.
+            arrived = slice(begin + 1, end + 1)
+            account.keep(reward[arrived])
             yield check_episode(
-                Episode(observation[begin:end], action[begin + 1 : end], reward[begin + 1 : end]), str(path)
+                Episode(observation[begin : end + 1], action[arrived], reward[arrived]), str(path)
             )
 
 
 def unitraj_range(folder: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """The published range of each variate, (minimum ``[M]``, maximum ``[M]``) in row order, if it is there.
-
-    Raises:
-        TrajWorldError: The file is damaged, or its values are not two finite vectors of one size with min <= max.
-    """
+    """The published range of each variate, (minimum ``[M]``, maximum ``[M]``) in row order, if it is there."""
     path = Path(folder) / _RANGE_FILE
     if not path.is_file():
         return None
@@ -181,13 +154,6 @@ def unitraj_range(folder: str | Path) -> tuple[NDArray[np.float32], NDArray[np.f
 
 def _episode_files(folder: Path, pattern: str) -> tuple[Path, ...]:
     return tuple(sorted(path for path in folder.glob(pattern) if path.name != _RANGE_FILE))
-
-
-def _pieces(observation: NDArray[np.floating]) -> list[tuple[int, int]]:
-    """[begin, end) of each run of at least two rows whose observation is not all zero."""
-    real = np.any(observation != 0, axis=1)
-    edges = np.flatnonzero(np.diff(np.concatenate([[False], real, [False]]).astype(np.int8)))
-    return [(int(begin), int(end)) for begin, end in edges.reshape(-1, 2) if end - begin >= 2]
 
 
 def _read_arrays(path: Path) -> list[NDArray[np.floating]]:
@@ -210,8 +176,6 @@ def _load(path: Path, names: tuple[str, ...]) -> list[NDArray[np.floating]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in names if name in archive.files}
-    except FileNotFoundError:
-        raise TrajWorldError(f"{path} does not exist") from None
     except (OSError, EOFError, ValueError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise TrajWorldError(f"{path} is not a readable .npz file: {one_line(error)}") from error
     for name in names:

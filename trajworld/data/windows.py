@@ -12,9 +12,7 @@ from trajworld.data.dataset import Dataset
 class WindowIndex:
     """The windows of some episodes, numbered, without a list of them.
 
-    Attributes:
-        first_rows: ``[K]`` int64: the first row of each episode, in the given order.
-        first_ranks: ``[K + 1]`` int64: the number of windows before each episode, and of all.
+    ``first_rows [K]`` has each episode's first row, ``first_ranks [K + 1]`` the windows before each, and of all.
     """
 
     first_rows: NDArray[np.int64]
@@ -22,11 +20,7 @@ class WindowIndex:
 
     @classmethod
     def of(cls, dataset: Dataset, episodes: ArrayLike | None = None) -> "WindowIndex":
-        """The windows of ``episodes`` (all where not given), in that order.
-
-        Raises:
-            UsageError: ``episodes`` is empty or names an episode that is not there.
-        """
+        """The windows of ``episodes`` (all where not given), in that order."""
         chosen = dataset.chosen(episodes)
         counts = dataset.transitions_per_episode[chosen]
         return cls(dataset.episode_offsets[chosen], np.concatenate([[0], np.cumsum(counts)]))
@@ -48,9 +42,8 @@ def gather_windows(
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """The windows of ``length`` T that end at the rows ``ends [B]``, in episodes whose first rows are ``first [B]``.
 
-    Returns:
-        Values ``[B, T, M]`` float32, padded with zeros on the left where an episode has no earlier row, and the time
-        mask ``[B, T]`` float32, 1 for real rows.
+    Values ``[B, T, M]`` float32, padded with zeros on the left where an episode has no earlier row, and the time mask
+    ``[B, T]`` float32, 1 for real rows.
     """
     rows, starts = np.asarray(dataset.rows), ends - (length - 1)
     if len(ends) and starts.min() < 0:

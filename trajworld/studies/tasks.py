@@ -28,8 +28,8 @@ from trajworld.studies.data import StudyData
 from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH
 from trajworld.study.cells import Cell, Result, Row, Task
 from trajworld.training.config import DatasetChoice, TrainingConfig, resolve_config
-from trajworld.training.data import open_parts
 from trajworld.training.loop import DivergedError, Report, train
+from trajworld.training.parts import open_parts
 from trajworld.training.run import start_run
 
 WEIGHTS = ".keras"

@@ -3,7 +3,6 @@
 import contextlib
 import io
 import math
-import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -14,11 +13,10 @@ import h5py
 import numpy as np
 
 from trajworld.errors import TrajWorldError
-from trajworld.files import atomic_folder, ensure_room, read_json, remove_leftovers, write_json
+from trajworld.files import atomic_folder, ensure_room, read_json, write_json
 from trajworld.models.files import load_model, save_model
 
 _FOLDER = "checkpoints"
-_NAME = re.compile(r"step-(\d{9})")
 _KEPT = 2
 # For a model file and the weights it is packed from, or the optimiser's moments.
 _BYTES_A_WEIGHT = 12
@@ -26,14 +24,10 @@ _BYTES_A_WEIGHT = 12
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Where a run stands, beside its weights.
+    """Where a run stands, beside its weights: optimiser steps done, seconds trained, and the best evaluation so far.
 
-    Attributes:
-        step: Optimiser steps done; the next batch and dropout are functions of it and the seed.
-        best_step: The evaluation that was best so far, of holdout loss ``best_loss``; 0 and None before the first.
-        seconds: Time trained so far.
-        unlogged: The losses of the last steps, which no row of the log holds yet: a run that is stopped between two
-            rows still writes the row that it would have written.
+    ``unlogged`` are the losses of the last steps, which no row of the log holds yet: a run that is stopped between two
+    rows still writes the row that it would have written.
     """
 
     step: int = 0
@@ -43,12 +37,8 @@ class TrainingState:
     unlogged: tuple[float, ...] = ()
 
 
-def save_checkpoint(run: Path, model: Any, optimizer: Any, state: TrainingState) -> Path:
-    """Write model, optimiser and state as ``run/checkpoints/step-N``, and remove all but the newest two.
-
-    Raises:
-        TrajWorldError: The disk is full or the folder cannot be written; older checkpoints stay.
-    """
+def save_checkpoint(run: Path, model: Any, optimizer: Any, state: TrainingState) -> None:
+    """Write model, optimiser and state as ``run/checkpoints/step-N``, and remove all but the newest two."""
     path = run / _FOLDER / f"step-{state.step:09d}"
     with atomic_folder(path, replace=True) as temporary:
         save_whole_model(model, temporary / "model.keras")
@@ -60,7 +50,6 @@ def save_checkpoint(run: Path, model: Any, optimizer: Any, state: TrainingState)
         write_json(temporary / "state.json", asdict(state))
     for old in _checkpoints(run)[:-_KEPT]:
         shutil.rmtree(old, ignore_errors=True)
-    return path
 
 
 def save_whole_model(model: Any, path: Path) -> None:
@@ -71,16 +60,11 @@ def save_whole_model(model: Any, path: Path) -> None:
 
 def newest_checkpoint(run: Path) -> Path | None:
     """The checkpoint of the latest step, or None."""
-    found = _checkpoints(run)
-    return found[-1] if found else None
+    return next(reversed(_checkpoints(run)), None)
 
 
 def load_checkpoint(path: Path) -> tuple[Any, TrainingState]:
-    """A checkpoint's model and state; the optimiser's is read by :func:`load_optimizer` once one is made.
-
-    Raises:
-        TrajWorldError: The checkpoint is damaged.
-    """
+    """A checkpoint's model and state; the optimiser's is read by :func:`load_optimizer` once one is made."""
     with _damage(path, "state.json"):
         state = _state(read_json(path / "state.json"))
         if path.name != f"step-{state.step:09d}":
@@ -89,23 +73,13 @@ def load_checkpoint(path: Path) -> tuple[Any, TrainingState]:
 
 
 def load_optimizer(path: Path, optimizer: Any) -> None:
-    """Read a checkpoint's moments and step counter into a built optimiser.
-
-    Raises:
-        TrajWorldError: The file is damaged or belongs to another model.
-    """
+    """Read a checkpoint's moments and step counter into a built optimiser."""
     with _damage(path, "optimizer.h5"), h5py.File(path / "optimizer.h5", "r") as file:
         if len(file) != len(optimizer.variables):
             raise ValueError("it belongs to another model")
         optimizer.load_own_variables(file)
         if not all(np.isfinite(array[()]).all() for array in file.values()):
             raise ValueError("it holds values that are NaN or infinite")
-
-
-def remove_half_written(run: Path) -> None:
-    """Remove what a process that was killed had half written."""
-    for folder in (run, run / _FOLDER):
-        remove_leftovers(folder)
 
 
 def _state(values: Any) -> TrainingState:
@@ -130,5 +104,4 @@ def _damage(path: Path, file: str) -> Iterator[None]:
 
 
 def _checkpoints(run: Path) -> list[Path]:
-    found = (run / _FOLDER).glob("step-*")
-    return sorted(path for path in found if path.is_dir() and _NAME.fullmatch(path.name))
+    return sorted(path for path in (run / _FOLDER).glob("step-" + "[0-9]" * 9) if path.is_dir())

@@ -21,22 +21,12 @@ Kind = Literal["pretrain", "train"]
 
 @dataclass(frozen=True)
 class DatasetChoice:
-    """A dataset to train on.
-
-    Attributes:
-        spec: As ``trajworld.data.resolve.open_dataset`` takes it; for pre-training a corpus (``corpus:NAME``) or a
-            UniTraj root too.
-        weight: Its share of the batches, relative to the others'.
+    """A dataset to train on: as ``trajworld.data.resolve.open_dataset`` takes it, or for pre-training a corpus
+    (``corpus:NAME``) or a UniTraj root; and its share of the batches, relative to the others'.
     """
 
     spec: str
     weight: float = 1.0
-
-    def __post_init__(self) -> None:
-        if not self.spec:
-            raise UsageError("each of the datasets needs a spec, the text that names it")
-        if not (self.weight > 0 and math.isfinite(self.weight)):
-            raise UsageError(f"the weight of {self.spec} must be above 0, not {self.weight}")
 
 
 @dataclass(frozen=True)
@@ -47,11 +37,9 @@ class TrainingConfig:
         kind: ``pretrain`` (several datasets, each scaled to [0, 1]) or ``train`` (one, over its own range).
         datasets: What to train on.
         preset: Which preset the other values came from.
-        model: Sizes of the model, whose type tells its kind; where ``init`` gives a model, a run replaces them by that
-            model's.
+        model: Sizes of the model, whose type tells its kind; where ``init`` gives a model, that model's replace them.
         dtype: ``float32`` or ``mixed_bfloat16``.
-        init: The model whose weights to start from: trajworld-small, hf://USER/REPO or a file; random ones where not
-            given.
+        init: The model whose weights to start from: trajworld-small, hf://USER/REPO or a file; else random ones.
         transitions: The most transitions of each dataset to use, in whole episodes, holdout included.
         holdout_fraction: Share of each dataset's episodes that is held out; 0 for none.
         holdout_windows: The most windows of each holdout set that are evaluated.
@@ -63,8 +51,7 @@ class TrainingConfig:
         weight_decay: Decoupled weight decay.
         clip_norm: Largest global norm of the gradients.
         targets: ``onehot`` or ``gauss``.
-        augment: Pre-training: share of the batches whose variates are mirrored and moved within [0, 1] at random; 0 as
-            published.
+        augment: Pre-training: share of the batches whose variates are mirrored and moved at random; 0 as published.
         padded_sizes: Pre-training: the most sizes that M is padded up to, each compiled once.
         log_every: Steps between rows of the log; at most 50 where not given.
         evaluate_every: Steps between holdout evaluations; a tenth of all where not given.
@@ -97,42 +84,43 @@ class TrainingConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        single = self.kind == "train"
         if not self.datasets:
             raise UsageError("name at least one dataset to train on")
         if self.model.window < 2:
             raise UsageError(
                 "a model's window must be at least 2 to train it: a row and the one that is predicted"
             )
-        if self.kind == "train" and len(self.datasets) > 1:
+        if single and len(self.datasets) > 1:
             raise UsageError(f"train takes one dataset, not {len(self.datasets)}: pretrain takes several")
-        if self.kind == "train" and self.augment:
+        if single and self.augment:
             raise UsageError("augment is for pretrain: a model of one dataset keeps to its ranges")
         for name, (fits, wanted) in _RANGES.items():
             value = getattr(self, name)
-            if value is not None and not (math.isfinite(value) and fits(value)):
-                raise UsageError(f"{name} must {wanted}, not {value}")
-        if not 0 <= self.warmup_steps <= self.decay_steps:
+            if value is not None and not fits(value):
+                raise UsageError(f"{name} must {wanted}, not {value!r}")
+        if self.warmup_steps > self.decay_steps:
             raise UsageError(
                 f"warmup_steps ({self.warmup_steps}) must lie between 0 and decay_steps ({self.decay_steps})"
             )
-        # Without loss scaling float16 loses small gradients, and weights are always kept in float32.
-        for name, known in (("targets", ("onehot", "gauss")), ("dtype", ("float32", "mixed_bfloat16"))):
-            if getattr(self, name) not in known:
-                raise UsageError(f"{name}: {' or '.join(known)} is wanted, not {getattr(self, name)!r}")
 
 
 _POSITIVE = (
-    *("steps", "batch_size", "log_every", "evaluate_every", "checkpoint_every", "decay_steps", "transitions"),
+    *("batch_size", "log_every", "evaluate_every", "checkpoint_every", "decay_steps", "transitions"),
     *("learning_rate", "clip_norm", "holdout_windows", "padded_sizes"),
 )
-_RANGES: dict[str, tuple[Callable[[float], bool], str]] = {
-    **{name: (lambda value: value > 0, "be above 0") for name in _POSITIVE},
+_RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     # The optimisers count their steps in 32 bits.
     "steps": (lambda value: 0 < value < 2**31, f"lie between 1 and {2**31 - 1}"),
+    **{name: (lambda value: 0 < value < math.inf, "be above 0") for name in _POSITIVE},
     "seed": (lambda value: 0 <= value < 2**32, f"lie between 0 and {2**32 - 1}"),
     "holdout_fraction": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
     "augment": (lambda value: 0 <= value <= 1, "lie in [0, 1]"),
-    "weight_decay": (lambda value: value >= 0, "be at least 0"),
+    "weight_decay": (lambda value: 0 <= value < math.inf, "be at least 0"),
+    "warmup_steps": (lambda value: value >= 0, "be at least 0"),
+    "targets": (lambda value: value in ("onehot", "gauss"), "be onehot or gauss"),
+    # Without loss scaling float16 loses small gradients, and weights are always kept in float32.
+    "dtype": (lambda value: value in ("float32", "mixed_bfloat16"), "be float32 or mixed_bfloat16"),
 }
 
 
@@ -143,18 +131,11 @@ def resolve_config(
     file: str | Path | None = None,
     options: Mapping[str, Any] | None = None,
 ) -> TrainingConfig:
-    """The configuration that a preset, a TOML file and options make, each overriding the one before.
+    """The configuration that a preset (``small`` where not given), a file and options make, each overriding the last.
 
-    Args:
-        kind: ``pretrain`` or ``train``.
-        preset: One of the model's kind, ``small`` where not given; overrides the file's.
-        file: TOML with any of :class:`TrainingConfig`'s fields, a ``[model]`` table of the model's ``kind`` and sizes,
-            and ``[[datasets]]`` tables of ``spec`` and ``weight``. A run's own ``config.toml`` is such a file.
-        options: Fields by name, None where not given; ``model`` is a mapping of ``kind`` and sizes.
-
-    Raises:
-        UsageError: A name is unknown or a value does not fit.
-        TrajWorldError: The file cannot be read.
+    The file is TOML with any of :class:`TrainingConfig`'s fields, a ``[model]`` table of the model's ``kind`` and
+    sizes, and ``[[datasets]]`` tables of ``spec`` and ``weight``; a run's own ``config.toml`` is such a file.
+    ``options`` are the same by name, None where not given. A ``preset`` that is given overrides the file's.
     """
     written = {} if file is None else _read_toml(Path(file))
     given = {name: value for name, value in (options or {}).items() if value is not None}
@@ -172,9 +153,7 @@ def resolve_config(
     values = {**run, **written, **given, "kind": kind, "preset": preset, "model": model}
     choices = values.get("datasets", ())
     if isinstance(choices, str) or not isinstance(choices, Sequence):
-        raise UsageError(
-            f"datasets must be a list of tables with spec and weight, [[datasets]], not {choices!r}"
-        )
+        raise UsageError(f"datasets must be tables of spec and weight, [[datasets]], not {choices!r}")
     values["datasets"] = tuple(_dataset_choice(choice) for choice in choices)
     _check(TrainingConfig, values, "setting")
     values["init"] = _whole_path(values.get("init", ""))
@@ -182,28 +161,23 @@ def resolve_config(
     # Of a preset that brings the end of its cosine, the warm-up is as it says, too.
     fixed = "decay_steps" in run
     if "steps" in given and written.get("decay_steps") == written.get("steps", steps):
-        # The file is of a run whose schedule ended with its steps: another number of steps moves the end with it.
+        # The file's schedule ended with its steps: another number of steps moves the end with it.
         values["decay_steps"] = given.get("decay_steps", steps)
         if not fixed and "warmup_steps" not in given:
             values["warmup_steps"] = min(values["warmup_steps"], steps // 20)
-    asked = {**written, **given}
-    if "steps" in asked and "warmup_steps" not in asked and not fixed:
+    if "steps" in (asked := written | given) and "warmup_steps" not in asked and not fixed:
         values["warmup_steps"] = steps // 20
-    values.setdefault("decay_steps", steps)
-    values.setdefault("log_every", min(50, max(1, steps // 20)))
-    values.setdefault("evaluate_every", min(5000, max(1, steps // 10)))
-    values.setdefault("checkpoint_every", values["evaluate_every"])
-    return TrainingConfig(**values)
+    every = {"log_every": min(50, max(1, steps // 20)), "evaluate_every": min(5000, max(1, steps // 10))}
+    values = {"decay_steps": steps, **every, **values}
+    return TrainingConfig(**{"checkpoint_every": values["evaluate_every"], **values})
 
 
 def write_config(config: TrainingConfig, path: str | Path) -> None:
     """Write a configuration as TOML that :func:`resolve_config` reads back."""
-    values = dataclasses.asdict(config)
-    values["datasets"] = list(values["datasets"])
+    values = {name: value for name, value in dataclasses.asdict(config).items() if value is not None}
     values["model"] = {"kind": kind_of_sizes(config.model).name, **values["model"]}
-    text = tomli_w.dumps({name: value for name, value in values.items() if value is not None})
     with atomic_file(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(tomli_w.dumps(values))
 
 
 def _dataset_choice(choice: Any) -> DatasetChoice:
@@ -211,12 +185,16 @@ def _dataset_choice(choice: Any) -> DatasetChoice:
         choice = dataclasses.asdict(choice)
     elif isinstance(choice, str):
         choice = {"spec": choice}
-    if not isinstance(choice, Mapping) or not isinstance(choice.get("spec"), str):
+    spec = choice.get("spec") if isinstance(choice, Mapping) else None
+    if not isinstance(spec, str) or not spec:
         raise UsageError(
             f"a dataset is a text that names it, or a table with spec and weight, not {choice!r}"
         )
-    _check(DatasetChoice, choice, f"setting of the dataset {choice['spec']}")
-    return DatasetChoice(_whole_path(choice["spec"]), float(choice.get("weight", 1.0)))
+    _check(DatasetChoice, choice, f"setting of the dataset {spec}")
+    weight = float(choice.get("weight", 1.0))
+    if not 0 < weight < math.inf:
+        raise UsageError(f"the weight of {spec} must be above 0, not {weight}")
+    return DatasetChoice(_whole_path(spec), weight)
 
 
 def _whole_path(name: str) -> str:
@@ -237,21 +215,17 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 def _check(record: type, values: Mapping[str, Any], what: str) -> None:
     """Hold values against the names and annotations of a dataclass's fields."""
-    fields = {field.name: field.type for field in dataclasses.fields(record)}
+    fields: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(record)}
     for name, value in values.items():
         if name not in fields:
             close = difflib.get_close_matches(name, fields, 1)
             hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(sorted(fields))}"
             raise UsageError(f"no {what} is called {name!r}: {hint}")
-        types, words = _TYPES.get(fields[name], ((object,), ""))
-        # To Python True is a whole number.
-        if words and (not isinstance(value, types) or isinstance(value, bool)):
-            raise UsageError(f"{name} must be {words}, not {value!r}")
+        kind = fields[name]
+        # To Python True is a whole number, and 1 is no float.
+        types = int | float if kind is float else kind
+        if kind in _WORDS and (isinstance(value, bool) or not isinstance(value, types)):
+            raise UsageError(f"{name} must be {_WORDS[kind]}, not {value!r}")
 
 
-_TYPES: dict[Any, tuple[tuple[type, ...], str]] = {
-    int: ((int,), "a whole number"),
-    float: ((int, float), "a number"),
-    str: ((str,), "a text"),
-    int | None: ((int, type(None)), "a whole number"),
-}
+_WORDS = {int: "a whole number", float: "a number", str: "a text", int | None: "a whole number"}

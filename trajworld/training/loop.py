@@ -1,28 +1,31 @@
 """The training loop: the same for pre-training, fine-tuning and training from scratch."""
 
 import contextlib
+import signal
+import threading
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass, replace
+from types import FrameType
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.backend import active_backend
+from trajworld.backend import Layout, active_backend
 from trajworld.data.batch import Batch
 from trajworld.errors import TrajWorldError
 from trajworld.files import one_writer
 from trajworld.models.interface import WorldModel
 from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint, save_whole_model
-from trajworld.training.data import holdout_batches
-from trajworld.training.interrupt import deferred_interrupt, stop_agreed
-from trajworld.training.log import MetricsLog
 from trajworld.training.optimizer import learning_rate
-from trajworld.training.record import distinct
+from trajworld.training.parts import holdout_batches
+from trajworld.training.record import MetricsLog, distinct
 from trajworld.training.run import Run
 
 _DROPOUT_STREAM = 1
+# Agreeing to stop waits for the device, as a step alone need not.
+_STEPS_BETWEEN_AGREEMENTS = 10
 
 
 class DivergedError(TrajWorldError):
@@ -38,11 +41,8 @@ class DivergedError(TrajWorldError):
 class Report:
     """What an observer is given after every step: ``step`` of ``steps``.
 
-    Attributes:
-        loss: Mean training loss since the last row of the log, where this step ended one.
-        holdout_loss: Where this step ended in an evaluation.
-        rate: Steps per second since the last row of the log, where this step ended one.
-        best: Whether the evaluation was the best so far.
+    Where this step ended a row of the log, the mean training ``loss`` and the ``rate``, steps per second, since the row
+    before; where it ended in an evaluation, ``holdout_loss``, and whether it is the ``best`` so far.
     """
 
     step: int
@@ -69,15 +69,9 @@ def train(
     Batches and dropout are functions of (seed, step) alone, so a resumed run does what an uninterrupted one would have
     done; on JAX on the CPU, bit for bit. Leaves ``last.keras`` and, with a holdout set, ``best.keras``.
 
-    Args:
-        run: As made by :func:`trajworld.training.run.start_run` or ``resume_run``; its model is trained in place.
-        observe: Called after every step.
-        at: Steps that end in an evaluation and a checkpoint, beside every ``evaluate_every``. When ``observe`` is
-            called after one of them, or after any other evaluation, ``run.model`` holds the weights of that step.
-
-    Raises:
-        DivergedError: The loss is no longer finite.
-        TrajWorldError: A file cannot be written.
+    ``observe`` is called after every step. The steps ``at`` end in an evaluation and a checkpoint, beside every
+    ``evaluate_every``; after any evaluation ``run.model`` holds the weights of that step. A ``DivergedError`` is raised
+    where the loss is no longer finite.
     """
     config, model, state = run.config, run.model, run.state
     leads = run.layout.leads  # Every process of several computes all of this; one writes it.
@@ -91,22 +85,20 @@ def train(
         if leads:
             stack.enter_context(one_writer(run.path, "the run"))
             log = stack.enter_context(MetricsLog(run.path, state.step))
-        interrupted = stack.enter_context(deferred_interrupt())
+        interrupted = stack.enter_context(_deferred_interrupt())
         losses: list[Any] = list(state.unlogged)
         counted, before = 0, state.seconds
         began = logged = time.perf_counter()
         for batch in run.mixture.iterate(state.step, config.steps):
             rate = learning_rate(config, state.step)
             losses.append(step_function(rate, batch, step_seed(config.seed, state.step)))
-            counted += 1
-            step = state.step + 1
+            counted, step = counted + 1, state.step + 1
             asked = step in at or step == config.steps
             evaluating = held and (step % config.evaluate_every == 0 or asked)
             due = step % config.checkpoint_every == 0 or asked or evaluating
             stopping = stop_agreed(run.layout, step, due, interrupted)
             saving = due or stopping
-            row: dict[str, Any] = {}
-            best = False
+            row, best = dict[str, Any](), False
             # Which steps end a row is a function of the step, not of when Ctrl-C came.
             logging = step % config.log_every == 0 or due
             if logging or stopping:
@@ -158,30 +150,52 @@ def _check_finite(loss: float, name: str, step: int, run: Run) -> None:
 
 
 def mean_loss(model: WorldModel, batch: Batch, seed: Any = None, targets: str = "onehot") -> Any:
-    """The training loss of a batch, a scalar; see :meth:`trajworld.models.interface.WorldModel.loss_sums`."""
+    """The training loss of a batch, a scalar."""
     total, count = model.loss_sums(batch, seed, targets)
     return total / count
 
 
 def holdout_loss(run: Run, sums: Callable[[Batch], Any]) -> tuple[float, dict[str, float]]:
-    """The loss of held-out windows, without dropout, by the compiled ``loss_sums`` of the model.
-
-    The mean over datasets, each weighted as in training, and each dataset's own, by name.
-    """
+    """The loss of held-out windows, without dropout: the mean over datasets, weighted as in training, and of each."""
     losses, weights = {}, []
     names = distinct([part.dataset.name for part in run.parts])
     for number, (name, part) in enumerate(zip(names, run.parts, strict=True)):
         if len(part.holdout):
-            total = count = 0.0
-            for batch in holdout_batches(run.config, run.parts, run.mixture, number):
-                batch_total, batch_count = sums(batch)
-                total, count = total + float(batch_total), count + float(batch_count)
-            losses[name] = total / count
+            batches = holdout_batches(run.config, run.parts, run.mixture, number)
+            total, count = np.sum([[float(value) for value in sums(batch)] for batch in batches], axis=0)
+            losses[name] = float(total / count)
             weights.append(part.weight)
     return float(np.average(list(losses.values()), weights=weights)), losses
 
 
 def step_seed(seed: int, step: int) -> NDArray[np.int32]:
     """Dropout's seed of a step: a scalar int32, a function of the run's seed and the step."""
-    state = np.random.SeedSequence([seed, step, _DROPOUT_STREAM]).generate_state(1)
-    return state.view(np.int32)[0].reshape(())
+    return np.random.SeedSequence([seed, step, _DROPOUT_STREAM]).generate_state(1).view(np.int32).reshape(())
+
+
+@contextlib.contextmanager
+def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
+    """Yield a function that tells whether Ctrl-C or SIGTERM came; a second Ctrl-C acts at once, as usual."""
+    if threading.current_thread() is not threading.main_thread():
+        yield lambda: False
+        return
+    came: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        if came and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        came.append(number)
+
+    before = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(came)
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def stop_agreed(layout: Layout, step: int, due: bool, interrupted: Callable[[], bool]) -> bool:
+    """Whether all processes are to stop after ``step``; ``due`` where the run waits for the device anyway."""
+    if layout.processes == 1:
+        return interrupted()
+    return (due or step % _STEPS_BETWEEN_AGREEMENTS == 0) and active_backend().any_process(interrupted())

@@ -10,8 +10,7 @@ from trajworld.training.config import TrainingConfig
 def learning_rate(config: TrainingConfig, step: int) -> float:
     """The rate of step ``step``, counted from 0: linear from 0 to the peak, then a cosine to 0 at ``decay_steps``.
 
-    Warm-up is included in ``decay_steps``; after them the rate stays 0. Computed here and handed to each step, rather
-    than inside the compiled one, so that runs that differ in their rate share one compilation.
+    Handed to each step, rather than compiled into it, so that runs that differ in their rate share one compilation.
     """
     if step < config.warmup_steps:
         return config.learning_rate * step / config.warmup_steps
@@ -20,10 +19,7 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 def make_optimizer(config: TrainingConfig) -> keras.optimizers.Optimizer:
-    """AdamW(0.9, 0.999, eps 1e-8) with decoupled decay of every weight, after clipping the global norm.
-
-    Its own learning rate is a placeholder: each training step is given the schedule's.
-    """
+    """AdamW with decoupled decay of every weight, after clipping the global norm; each step is given its rate."""
     return keras.optimizers.AdamW(
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,

@@ -1,8 +1,8 @@
-"""The data of a run: which episodes are trained on, which are held out, and the ranges of both."""
+"""The datasets of a run: which episodes are trained on, which are held out, and the ranges of both."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,9 +10,8 @@ from numpy.typing import NDArray
 from trajworld.collect.corpus import PREFIX, training_members
 from trajworld.data.batch import Batch
 from trajworld.data.dataset import Dataset
-from trajworld.data.mixture import Mixture, Source, windows_in_order
-from trajworld.data.padding import padded_sizes
-from trajworld.data.resolve import open_dataset
+from trajworld.data.mixture import Mixture, Sampling, Source, windows_in_order
+from trajworld.data.resolve import Progress, open_dataset
 from trajworld.data.split import limit_transitions, split_episodes
 from trajworld.data.statistics import value_range
 from trajworld.data.unitraj import UniTrajEnvironment, unitraj_datasets, unitraj_environment, unitraj_range
@@ -22,66 +21,42 @@ from trajworld.models.identity import DatasetRange, Identity
 from trajworld.models.ranges import Support, pretraining_support, training_support
 from trajworld.training.config import TrainingConfig
 
-Progress = Callable[[int, int | None, str], None]
-Sampling = Literal["window", "episode"]
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Part(Source):
+    """One dataset of a run: a source of batches, and the numbers of the episodes that are held out."""
 
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One dataset of a run, with the numbers of the episodes that are trained on and held out.
-
-    ``support`` is the range of its variates, ``weight`` its share of the batches, and ``sampling`` how windows are
-    drawn, see :class:`trajworld.data.mixture.Source`.
-    """
-
-    dataset: Dataset
-    training: NDArray[np.int64]
     holdout: NDArray[np.int64]
-    support: Support
-    weight: float
-    sampling: Sampling
+
+    @property
+    def support(self) -> Support:
+        """The range of its variates."""
+        return Support(self.lower, self.upper)
 
     @property
     def transitions(self) -> int:
-        """How many transitions are trained on."""
-        return int(self.dataset.transitions_per_episode[self.training].sum())
+        """How many transitions are trained on: each ends a window."""
+        return len(self.index)
 
     def describe(self) -> dict[str, Any]:
         """What a run's record says of the dataset."""
         return {
-            "name": self.dataset.name,
-            "environment": self.dataset.environment,
-            "content": self.dataset.content,
+            **{name: getattr(self.dataset, name) for name in ("name", "environment", "content")},
             "variates": self.dataset.num_variates,
             "transitions": self.transitions,
-            "training_episodes": len(self.training),
+            "training_episodes": len(self.index.first_rows),
             "holdout_episodes": len(self.holdout),
             "weight": self.weight,
         }
 
 
 def open_parts(config: TrainingConfig, progress: Progress | None = None) -> list[Part]:
-    """Open, split and measure the datasets of a run.
-
-    Raises:
-        TrajWorldError: A dataset is missing or damaged, or has too few episodes to hold any out.
-    """
+    """Open, split and measure the datasets of a run."""
     return [
         _part(config, open_dataset(spec, progress=progress), choice.weight * share, environment)
         for choice in config.datasets
         for spec, share, environment in _expanded(choice.spec, config.kind)
     ]
-
-
-def make_mixture(config: TrainingConfig, parts: list[Part]) -> Mixture:
-    """The batches of a run; M is padded only where there are several datasets."""
-    sources = []
-    for part in parts:
-        ends = part.support.lower, part.support.upper
-        sources.append(Source(part.dataset, *ends, part.weight, part.sampling, part.training))
-    variates, weights = [part.dataset.num_variates for part in parts], [part.weight for part in parts]
-    sizes = padded_sizes(variates, config.padded_sizes, weights)
-    return Mixture(sources, config.batch_size, config.model.window, config.seed, sizes, config.augment)
 
 
 def holdout_batches(
@@ -99,19 +74,17 @@ def holdout_batches(
 
 def identity_of(config: TrainingConfig, parts: list[Part], history: dict[str, Any]) -> Identity:
     """What the trained model's file is to say of its data."""
-    if config.kind == "pretrain":
-        # By content: a dataset that is given twice is one.
-        sources = {
-            part.dataset.content or part.dataset.name: DatasetRange(
-                part.dataset.name, part.dataset.environment, part.dataset.content, part.support
-            )
-            for part in parts
-        }
-        return Identity(sources=tuple(sources.values()), history=history)
-    dataset = parts[0].dataset
-    return Identity(
-        parts[0].support, dataset.environment, dataset.observation_size, dataset.action_size, history=history
-    )
+    if config.kind == "train":
+        (part,), data = parts, parts[0].dataset
+        sizes = data.observation_size, data.action_size
+        return Identity(part.support, data.environment, *sizes, history=history)
+    ranges = [
+        DatasetRange(part.dataset.name, part.dataset.environment, part.dataset.content, part.support)
+        for part in parts
+    ]
+    # By content: a dataset that is given twice is one.
+    distinct = {one.content or one.dataset: one for one in ranges}
+    return Identity(sources=tuple(distinct.values()), history=history)
 
 
 def _part(
@@ -119,20 +92,15 @@ def _part(
 ) -> Part:
     try:
         # Limited first: a run on little data must not choose its best by a holdout set that is larger than its data.
-        used = np.sort(
-            limit_transitions(dataset, np.arange(dataset.num_episodes), config.transitions, config.seed)
-        )
+        used = np.sort(limit_transitions(dataset, None, config.transitions, config.seed))
         chosen, held = split_episodes(len(used), config.holdout_fraction, config.seed)
     except UsageError as error:
         raise TrajWorldError(f"{dataset.name}: {error}") from None
-    training = used[chosen]
-    if config.kind == "pretrain":
-        published = unitraj_range(unitraj.folder) if unitraj is not None else None
-        support = pretraining_support(*(published or value_range(dataset, training)))
-    else:
-        support = training_support(*value_range(dataset, training))
+    published = unitraj_range(unitraj.folder) if unitraj is not None and config.kind == "pretrain" else None
+    fit = pretraining_support if config.kind == "pretrain" else training_support
+    support = fit(*(published or value_range(dataset, used[chosen])))
     sampling: Sampling = "window" if unitraj is None else "episode"
-    return Part(dataset, training, used[held], support, weight, sampling)
+    return Part(dataset, support.lower, support.upper, weight, sampling, used[chosen], holdout=used[held])
 
 
 def _expanded(spec: str, kind: str) -> list[tuple[str, float, UniTrajEnvironment | None]]:
