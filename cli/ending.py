@@ -29,11 +29,7 @@ def exit_code_of(error: BaseException) -> int | None:
     if isinstance(error, OSError) and error.filename is not None:
         error = TrajWorldError(f"{error.filename}: {error.strerror}")
     if isinstance(error, TrajWorldError):
-        text = printable(str(error))
-        click.echo(
-            f"Error: {text if len(text) < _MOST else f'{text[: _MOST // 2]} … {text[-_MOST // 2 :]}'}",
-            err=True,
-        )
+        click.echo(f"Error: {printable(str(error))[:_MOST]}", err=True)
         return error.exit_code
     if isinstance(error, click.ClickException):
         error.show()

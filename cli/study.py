@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from trajworld.errors import TrajWorldError, UsageError, one_line
+from trajworld.errors import DAMAGE, TrajWorldError, UsageError, one_line
 from trajworld.studies import STUDIES
 
 from .options import documented, field_options
@@ -89,7 +89,7 @@ def report(folder: Path, as_json: bool) -> None:
         study = kind(**given)
         page = write_report(study, table, folder, origin, pictures)
         show(study, table, page, as_json)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         why = f"{folder} holds no whole report of this version of the study ({one_line(error)})"
         raise TrajWorldError(f"{why}: run it again") from None
 

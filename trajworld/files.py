@@ -92,7 +92,10 @@ def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
                 f"another process is writing {what} ({path}): wait until it ends, or choose another place"
             ) from None
     try:
-        _clear(path)
+        remove_leftovers(path)
+        # Where the folder itself is gone, one that was moved away to be replaced is all that there is.
+        kinds = "(tmp|old)" if path.exists() else "tmp"
+        remove_leftovers(path.parent, rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.{kinds}")
         yield
     finally:
         lock.release()
@@ -100,25 +103,11 @@ def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
             os.unlink(lock.lock_file)
 
 
-def _clear(path: Path) -> None:
-    """Remove what killed writers of ``path`` left in it and beside it; a folder that one had moved away comes back."""
-    remove_leftovers(path)
-    beside = re.compile(rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.(tmp|old)")
-    for left in path.parent.iterdir():
-        found = beside.fullmatch(left.name)
-        if found is not None and found[1] == "old" and not path.exists():
-            os.replace(left, path)
-        elif found is not None:
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def remove_leftovers(folder: Path) -> None:
+def remove_leftovers(folder: Path, names: str = r"\..+\.tmp.*") -> None:
     """Remove the temporary files and folders that a process that was killed left in a folder, and nothing else."""
-    for path in folder.glob(".*.tmp*"):
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
+    for path in folder.glob(".*"):
+        if re.fullmatch(names, path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def ensure_room(folder: str | os.PathLike[str], size: int, name: str = "") -> None:

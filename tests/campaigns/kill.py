@@ -19,6 +19,7 @@ import time
 import zipfile
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 os.environ.update(OMP_NUM_THREADS="1", KERAS_BACKEND=os.environ.get("KERAS_BACKEND", "jax"))
 sys.path.insert(0, str(Path(__file__).parents[1]))
@@ -26,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import numpy as np
 from training_fixtures import store
 
-import trajworld.studies.transfer  # noqa: F401
+import trajworld.studies.transfer
 import trajworld.training.loop  # noqa: F401
 from trajworld.cli.main import main
 from trajworld.data.resolve import open_dataset
@@ -65,58 +66,56 @@ def begin(folder: Path, words: list[str]) -> int:
     """A command in a process group of its own."""
     if process := os.fork():
         return process
+    code: Any = 99
     with contextlib.suppress(BaseException):
         os.setsid()
         os.chdir(folder)
-        os.environ.update(MINARI_DATASETS_PATH=str(folder / "minari"), TRAJWORLD_HOME=str(folder / "home"))
         log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1), os.dup2(log, 2)
-        try:
-            code = main(words)
-        except SystemExit as end:
-            code = end.code
-        os._exit(int(code or 0))
-    os._exit(99)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        with at(folder):
+            try:
+                code = main(words) or 0
+            except SystemExit as end:
+                code = end.code
+    os._exit(code)
+
+
+def at(folder: Path) -> Any:
+    return patch.dict("os.environ", MINARI_DATASETS_PATH=f"{folder}/minari", TRAJWORLD_HOME=f"{folder}/home")
 
 
 def finished(folder: Path) -> dict[str, str]:
-    """What is finished, by name, with digests of its content."""
-    found = {}
-    for path in folder.glob("minari/**/data/main_data.hdf5"):
-        if ".tmp/" not in str(path):
-            found[str(path)] = hashlib.sha256(path.read_bytes()).hexdigest()
-    for path in [*folder.glob("home/cells/*.json")]:
-        found[str(path)] = path.read_text()
-    steps = sorted(path.name for path in folder.glob("run/checkpoints/step-*"))
-    return found | ({"step": steps[-1]} if steps else {})
+    """What is finished, by name, with digests of its content; of a run the newest checkpoint."""
+    data = [one for one in folder.glob("minari/**/main_data.hdf5") if ".tmp/" not in str(one)]
+    files = [*data, *folder.glob("home/cells/[!.]*.json")]
+    steps = [one.name for one in folder.glob("run/checkpoints/step-*")]
+    return {str(one): hashlib.sha256(one.read_bytes()).hexdigest() for one in files} | {
+        "step": max(steps, default="")
+    }
 
 
 def outcome(folder: Path) -> Any:
     """What a command leaves: data, weights, losses, tables; without times."""
-    os.environ.update(MINARI_DATASETS_PATH=str(folder / "minari"), TRAJWORLD_HOME=str(folder / "home"))
-    ids = [
-        path.parent.parent.relative_to(folder / "minari").as_posix()
-        for path in folder.glob("minari/**/main_data.hdf5")
-    ]
+    ids = [one.parents[1].relative_to(folder / "minari") for one in folder.glob("minari/**/main_data.hdf5")]
+    with at(folder):
+        data = {one: open_dataset(one.as_posix()).content for one in sorted(ids)}
     weights = [zipfile.ZipFile(path).read("model.weights.h5") for path in sorted(folder.glob("run/*.keras"))]
     rows = [(row["step"], row.get("loss"), row.get("holdout_loss")) for row in read_metrics(folder / "run")]
-    table = [path.read_text() for path in folder.glob("report/table.csv")]
-    return {one: open_dataset(one).content for one in sorted(ids)}, weights, rows, table
+    return data, weights, rows, [path.read_text() for path in folder.glob("report/table.csv")]
 
 
 def leftovers(folder: Path) -> list[str]:
-    names = (str(path.relative_to(folder)) for path in folder.rglob(".*"))
-    return [name for name in names if ".tmp" in name or name.endswith((".lock", ".old", ".room"))]
+    return [one.name for one in folder.rglob(".*") if ".tmp" in one.name or one.suffix in (".lock", ".old")]
 
 
 def campaign(kills: int, seed: int, name: str, folder: Path) -> tuple[dict[str, int], list[str]]:
-    """Kill a command again and again; counts and faults."""
-    rng, words, faults = random.Random(f"{seed} {name}"), COMMANDS[name].split(), list[str]()
-    counts, wanted, lasts = dict.fromkeys(("kills", "resumed", "ended", "rounds"), 0), None, 0.0
-    while counts["kills"] < kills or counts["rounds"] < 2:
-        place = folder / f"{name}-{counts['rounds']}"
+    """Kill a command again and again, each time continued until it has ended; counts and faults."""
+    rng, words, faults, wanted, lasts = random.Random(f"{seed} {name}"), COMMANDS[name].split(), [], None, 0.0
+    counts = dict.fromkeys(("kills", "resumed", "rounds"), 0)
+    while counts["kills"] < kills or wanted is None:
+        place, before = folder / f"{name}-{counts['rounds']}", {"step": ""}
         shutil.copytree(folder / "given", place)
-        before: dict[str, str] = {}
         while True:
             resumes = (place / "run/config.toml").is_file()
             began, process = (
@@ -125,35 +124,24 @@ def campaign(kills: int, seed: int, name: str, folder: Path) -> tuple[dict[str, 
             )
             # Undisturbed first: how long it takes, and what it leaves.
             until = rng.uniform(0, lasts) if wanted is not None and counts["kills"] < kills else 300.0
-            while (ended := os.waitpid(process, os.WNOHANG))[0] == 0 and time.monotonic() - began < until:
+            while not (ended := os.waitpid(process, os.WNOHANG))[0] and time.monotonic() - began < until:
                 time.sleep(0.002)
-            if ended[0] != 0:
+            if ended[0]:
                 break
             os.kill(process, signal.SIGKILL)
             os.waitpid(process, 0)
-            with contextlib.suppress(ProcessLookupError):
-                time.sleep(1)
-                os.killpg(process, 0)
-                faults.append(f"{name}: a process lives on")
-            counts["kills"] += 1
-            counts["resumed"] += resumes
+            counts["kills"], counts["resumed"] = counts["kills"] + 1, counts["resumed"] + resumes
             now = finished(place)
-            if lost := [
-                one
-                for one in before
-                if now.get(one, "") < before[one] or (one != "step" and now[one] != before[one])
-            ]:
-                faults.append(f"{name}: lost {lost}")
+            lost = [one for one in before if one != "step" and now.get(one) != before[one]]
+            if lost or now["step"] < before["step"]:
+                faults.append(f"{name}: lost {lost}, {before['step']} -> {now['step']}")
             before = now
-        counts["rounds"] += 1
-        code = os.waitstatus_to_exitcode(ended[1])
-        found = outcome(place)
-        if wanted is None:
-            wanted, lasts = found, time.monotonic() - began
+        code, found = os.waitstatus_to_exitcode(ended[1]), outcome(place)
+        lasts, wanted = (time.monotonic() - began, found) if wanted is None else (lasts, wanted)
         if code != 0 or found != wanted or leftovers(place):
-            faults.append(
-                f"{name}: code {code}, equal {found == wanted}, left {leftovers(place)} {(place / 'log').read_text()[-400:]}"
-            )
+            faults.append(f"{name}: code {code}, equal {found == wanted}, left {leftovers(place)}")
+            faults.append((place / "log").read_text()[-400:])
+        counts["rounds"] += 1
         shutil.rmtree(place)
     return counts, faults
 
@@ -166,7 +154,7 @@ if __name__ == "__main__":
         given = Path(temporary) / "given"
         given.mkdir()
         prepare(given)
-        made = begin(given, "pretrain two -o pre --config tiny.toml".split())
+        made = begin(given, ["pretrain", "two", "-o", "pre", "--config", "tiny.toml"])
         assert os.waitpid(made, 0)[1] == 0, (given / "log").read_text()
         (given / "pre/best.keras").rename(given / "pre.keras")
         shutil.rmtree(given / "pre")

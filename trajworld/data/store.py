@@ -17,13 +17,12 @@ from trajworld.data.account import Account
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, check_episodes, rows_of_episode
 from trajworld.data.statistics import write_statistics
-from trajworld.errors import TrajWorldError, one_line
+from trajworld.errors import DAMAGE, TrajWorldError, one_line
 from trajworld.files import atomic_folder, one_writer, read_json, write_json
 
 FORMAT = "trajworld-store"
 VERSION = 2
 _DESCRIPTION = "dataset.json"
-_ARRAYS = ("rows.npy", "episode_offsets.npy", "terminated.npy")
 _AGAIN = "remove the folder and convert the source again"
 
 
@@ -104,11 +103,11 @@ def open_store(path: str | Path) -> Dataset:
         account = Account.from_json(description["account"]) if "account" in description else None
         if account is not None and (account.kept, account.episodes) != (length - episodes, episodes):
             raise ValueError
-    except (TypeError, ValueError, KeyError, AttributeError):
+    except DAMAGE:
         raise TrajWorldError(f"{path / _DESCRIPTION}: its account is damaged: {_AGAIN}") from None
     # What was written after the description is not what that describes, unless it is equal.
-    written = [(path / name).stat().st_mtime_ns for name in (_DESCRIPTION, *_ARRAYS)]
-    if max(written) > written[0]:
+    written = (path / _DESCRIPTION).stat().st_mtime_ns
+    if any(file.stat().st_mtime_ns > written for file in path.glob("*.npy")):
         sizes = description["observation_size"], description["action_size"]
         content = hashlib.sha256(memoryview(rows))
         content.update(repr(sizes).encode() + offsets.tobytes() + terminated.tobytes())

@@ -88,10 +88,8 @@ class Store:
         path = self.file(cell.key, ".json")
         if cell.key not in self._read and path.is_file():
             record = read_json(path)
-            changed = record.pop("digest", None) not in (
-                None,
-                json_digest(record),
-            )  # Earlier versions wrote none.
+            # Earlier versions wrote no digest.
+            changed = record.pop("digest", None) not in (None, json_digest(record))
             if changed or not {"task", "settings", "rows", "origin"} <= record.keys():
                 raise TrajWorldError(f"{path} is not the record of a finished cell, or is damaged: remove it")
             self._read[cell.key] = record
