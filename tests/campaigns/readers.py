@@ -36,10 +36,9 @@ from trajworld.study.cells import Store
 from trajworld.study.report import write_report
 from trajworld.study.run import known_cells, origins, run_study
 from trajworld.training.config import resolve_config, write_config
-from trajworld.training.log import MetricsLog
 from trajworld.training.loop import train
 from trajworld.training.picture import draw_losses
-from trajworld.training.record import read_metrics
+from trajworld.training.record import MetricsLog, read_metrics
 from trajworld.training.run import resume_run, start_run
 
 CANARY, ID = 12345.0, "hopper/a-v0"
