@@ -14,12 +14,10 @@ _SETTINGS = ((_M_ARENA_MAX, 2), (_M_MMAP_MAX, 0), (_M_TRIM_THRESHOLD, -1), (_M_T
 def keep_freed_memory() -> None:
     """Ask the allocator to reuse freed memory instead of returning it to the system.
 
-    A training step on the CPU takes and frees hundreds of megabytes of temporary arrays in one piece. The allocator
-    maps such a piece afresh each time, so that the kernel clears and faults in each of its pages again: two fifths of a
-    step's processor time at width 64, measured. Must be called before the framework starts its threads, since a
-    thread keeps the arena it first allocated from. There are two arenas, for what other threads allocate must not come
-    to lie between such pieces: the next larger one would need room of its own (8.1 GB instead of 4.5 GB in a run with
-    six sizes of M, measured).
+    A training step on the CPU takes and frees hundreds of megabytes in one piece, which the allocator would map afresh
+    each time: two fifths of a step's processor time at width 64, measured. To be called before the framework starts its
+    threads, since a thread keeps its first arena. Two arenas keep what other threads allocate from lying between such
+    pieces (4.5 GB instead of 8.1 GB in a run with six sizes of M, measured).
     """
     for parameter, value in _SETTINGS:
         _call("mallopt", parameter, value)
@@ -32,7 +30,7 @@ def release_freed_memory() -> None:
 
 
 def _call(name: str, *arguments: int) -> None:
-    """Call a function of the C library, where it has it: that of Linux usually does."""
+    """Call a function that Linux's C library usually has."""
     if sys.platform.startswith("linux"):
         with contextlib.suppress(AttributeError, OSError):
             getattr(ctypes.CDLL(None), name)(*arguments)
@@ -40,12 +38,10 @@ def _call(name: str, *arguments: int) -> None:
 
 def peak_resident_memory() -> int | None:
     """The most bytes of this process that were in memory at once; None where the system does not tell."""
-    status = Path("/proc/self/status")
-    if status.is_file():
+    with contextlib.suppress(OSError, StopIteration):
         # Not getrusage: its maximum begins with that of the process which started this one.
-        for line in status.read_text().splitlines():
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM:")).split()[1]) * 1024
     try:
         import resource
     except ImportError:

@@ -9,9 +9,9 @@ import numpy as np
 
 from trajworld.backend import Device, Tensor
 
-from .compilations import compilations_folder
 from .host_memory import keep_freed_memory, peak_resident_memory, release_freed_memory
 from .jax_devices import JaxDevices, jit_over_devices
+from .processor import compilations_folder
 
 keep_freed_memory()
 # On the CPU a queue of steps gains nothing: the steps compete for the cores, and each holds memory of its own.

@@ -1,7 +1,6 @@
 """Frameworks that compute on one device here, and keep their state in the variables.
 
-Keras 3.15 distributes over several on JAX alone: on PyTorch there is no ``keras.distribution``, and what there is for
-TensorFlow is a prototype that says not to use it.
+Keras 3.15 distributes over several on JAX alone; for TensorFlow there is a prototype that says not to use it.
 """
 
 from collections.abc import Callable

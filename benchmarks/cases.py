@@ -7,7 +7,6 @@ from pathlib import Path
 from trajworld.models.sizes import TrajWorldSizes
 
 FOLDER = Path(__file__).parent
-"""Where each suite has its ``test_NAME.py``."""
 
 SUITES = {
     "accuracy": "Is it the same model on each backend?",
@@ -30,14 +29,7 @@ VARIATES = (6, 15, 40)
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure.
-
-    Attributes:
-        size: A name of :data:`SIZES`.
-        variates: M.
-        dtype: Keras dtype policy.
-        batch: B.
-    """
+    """One thing to measure: a size by name, M, the dtype policy, and B."""
 
     size: str
     variates: int = 15
@@ -46,17 +38,14 @@ class Case:
 
     @property
     def sizes(self) -> TrajWorldSizes:
-        """The model's sizes."""
         return SIZES[self.size]
 
     @property
     def actions(self) -> int:
-        """A: a fifth of the variates."""
         return max(1, self.variates // 5)
 
     @property
     def observations(self) -> int:
-        """O."""
         return self.variates - 1 - self.actions
 
     @property
@@ -67,8 +56,7 @@ class Case:
     def flops(self, rows: int) -> int:
         """Nominal operations of a forward pass over ``rows`` rows: 48 d² for each block and each row's variate.
 
-        Attention's own products, the tokenizer and the head are left out, so that a change of formulation leaves the
-        figure as it is.
+        Without attention's own products, tokenizer and head: a change of formulation leaves the figure as it is.
         """
         return 48 * self.sizes.width**2 * self.sizes.blocks * self.batch * rows * self.variates
 
@@ -80,13 +68,11 @@ class Case:
         return f"{self.size}, M = {self.variates}, {self.dtype.removeprefix('mixed_')}"
 
 
+_FAST = [Case("tiny"), Case("small"), Case("small", dtype=DTYPES[1])]
 _QUICK = {
-    "training": [
-        *(Case("tiny"), Case("small"), Case("small", dtype=DTYPES[1])),
-        *(Case("d64x2", 18), Case("paper")),
-    ],
+    "training": [*_FAST, Case("d64x2", 18), Case("paper")],
     "rollout": [Case("tiny"), Case("small"), Case("paper")],
-    "forward": [Case("tiny"), Case("small"), Case("small", dtype=DTYPES[1])],
+    "forward": _FAST,
     "tokenizing": [Case("small"), Case("paper")],
     "memory": [Case("small")],
 }

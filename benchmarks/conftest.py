@@ -15,7 +15,6 @@ from trajworld.benchmarks.measure import Measured, keep, peaks, timed
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Add the suites' options."""
     group = parser.getgroup("trajworld")
     group.addoption("--quick", action="store_true", help="Few cases and rounds, as in the study's --quick.")
     group.addoption("--arrays", type=Path, help="Where the accuracy suite leaves its arrays (.npz).")
@@ -34,15 +33,14 @@ def _end_with_parent() -> None:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Give a test that takes a ``case`` each of its suite's."""
+    """Give a test that takes a ``case``, and is named like its suite, each of that suite's."""
     if "case" in metafunc.fixturenames:
-        suite = metafunc.definition.path.stem.removeprefix("test_")
+        suite = metafunc.function.__name__.removeprefix("test_")
         metafunc.parametrize("case", cases(suite, metafunc.config.getoption("--quick")), ids=str)
 
 
 @pytest.fixture(scope="session")
 def quick(request: pytest.FixtureRequest) -> bool:
-    """Whether this is a quick run."""
     return bool(request.config.getoption("--quick"))
 
 
@@ -51,9 +49,8 @@ def measured(benchmark: Any, case: Case, quick: bool) -> Iterator[Measured]:
     """What times a call and keeps what follows, beside the peak: on a shared machine that changes by the minute."""
     peak = peaks()
 
-    def measure(name: str, run: Any, first: float | None = None, **facts: Any) -> None:
-        seconds = timed(benchmark, run, quick)
-        keep(benchmark, name, case, first=seconds if first is None else first, **peak, **facts)
+    def measure(name: str, run: Any, **facts: Any) -> None:
+        keep(benchmark, name, case, first=timed(benchmark, run, quick), **peak, **facts)
 
     yield measure
     # The next case meets the memory that it would meet alone. Not in a quick run: making the next model would compile
@@ -63,10 +60,8 @@ def measured(benchmark: Any, case: Case, quick: bool) -> Iterator[Measured]:
 
 
 def pytest_benchmark_generate_machine_info() -> dict[str, Any]:
-    """Nothing: pytest-benchmark's own way takes seconds each time."""
+    """Nothing: pytest-benchmark's own way takes seconds each time, and the installed package has no repository."""
     return {}
 
 
-def pytest_benchmark_generate_commit_info() -> dict[str, Any]:
-    """Nothing: the installed package has no repository."""
-    return {}
+pytest_benchmark_generate_commit_info = pytest_benchmark_generate_machine_info

@@ -19,15 +19,11 @@ from trajworld.training.loop import mean_loss
 from .cases import Case
 
 Floats = NDArray[np.float32]
-
 _WEIGHTS_SEED, _BATCH_SEED, _ROLLOUT_SEED, _MOTION_SEED = 1, 2, 3, 4
 
 
 def make_model(case: Case) -> Any:
-    """A model of a case's size and dtype; its weights depend on their place and shape alone.
-
-    They are of the sizes that training starts with.
-    """
+    """A model whose weights depend on their place and shape alone, of the sizes that training starts with."""
     model, values = new_model(case.sizes, Identity(), case.dtype), []
     for index, variable in enumerate(model.weights):
         generator, shape = np.random.default_rng([_WEIGHTS_SEED, index]), tuple(variable.shape)
@@ -61,7 +57,7 @@ def draw_uneven_batch(case: Case) -> Batch:
 
 
 def draw_rollout(case: Case, horizon: int, context: int) -> tuple[Floats, Floats, Variates, GivenActions]:
-    """What a rollout takes: a history of W rows, its mask, the variates, and actions for ``horizon`` steps."""
+    """A history of W rows, its mask, the variates, and actions for ``horizon`` steps."""
     generator = np.random.default_rng([_ROLLOUT_SEED, case.variates, case.batch])
     history = generator.uniform(size=(case.batch, context, case.variates)).astype(np.float32)
     # Drawn step by step, so that a longer rollout begins like a shorter one.
@@ -89,9 +85,8 @@ def rollout_call(case: Case) -> Callable[[], Any]:
 def draw_motion(steps: int, batch: int, window: int, holdout: int) -> tuple[Floats, Floats, Variates]:
     """Windows of a damped, driven pair of oscillators: four observations, a reward and one action.
 
-    Returns:
-        Training windows ``[steps, B, T, 6]``, holdout windows ``[holdout, T, 6]`` of other episodes, and the variates,
-        whose support is the training windows' range.
+    Training windows ``[steps, B, T, 6]``, holdout windows ``[holdout, T, 6]`` of other episodes, and the variates,
+    whose support is the range of the training episodes.
     """
     generator = np.random.default_rng(_MOTION_SEED)
     length, episodes, held = 3 * window, 48, 12

@@ -6,7 +6,7 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -32,10 +32,7 @@ def seconds_of(function: Callable[[], Any]) -> float:
 
 
 def peaks() -> dict[str, Any]:
-    """Operations per second of a 2048³ matrix product by the active framework in this process, by dtype.
-
-    The best of the products made within a third of a second, at least two.
-    """
+    """Operations per second of a 2048³ matrix product by the active framework, by dtype: the best within 0.3 s."""
     found = {}
     for dtype in ("float32", "bfloat16"):
         product = _product(dtype)
@@ -62,9 +59,9 @@ def _product(dtype: str) -> Callable[[], None]:
 def timed(benchmark: Any, run: Callable[[], Any], quick: bool) -> float:
     """Time ``run``, which waits for its own result, by pytest-benchmark's clock; the seconds of its first call.
 
-    The first call compiles and is kept apart. Calls that are not counted follow until the caches are warm; then as many
-    rounds as fit into a second and a half (five in a full run), at least two (five), each of one call: their median
-    stands for a usual call, their minimum for an undisturbed one.
+    The first call compiles. Calls that are not counted warm the caches; then come as many rounds of one call as fit
+    into a second and a half (five in a full run), at least two (five): their median stands for a usual call, their
+    minimum for an undisturbed one.
     """
     first = seconds_of(run)
     warm = [seconds_of(run)]
@@ -87,17 +84,10 @@ def keep(
     unit: str = "rows",
     **facts: Any,
 ) -> None:
-    """Keep what was measured in the benchmark's JSON, and print it (seen with ``pytest -s``).
+    """Keep what was measured, of ``case`` if of a model, in the benchmark's JSON, and print it (``pytest -s``).
 
-    Args:
-        benchmark: pytest-benchmark's fixture, after it timed something.
-        measure: What was measured, of ``case`` if of a model.
-        case: Of which model.
-        first: Seconds of the first call; kept is ``compile_seconds``, how much longer it was than a usual one.
-        flops: Nominal operations of a round; kept are ``flops_per_second`` and ``share_of_peak``, of ``peak_float32``.
-        count: How many of ``unit`` are predicted, made or encoded in a round; kept is ``per_second``.
-        unit: See ``count``.
-        facts: Whatever else was found, by name.
+    ``compile_seconds`` is how much longer the first call took than a usual one; ``flops`` and ``count`` (of ``unit``)
+    are those of a round, ``share_of_peak`` is of ``peak_float32``, which is among the ``facts``.
     """
     stats = benchmark.stats.stats
     if first is not None:
@@ -115,21 +105,8 @@ def keep(
     print(f"\n{name}:", "; ".join(map(" ".join, zip(shown, texts, strict=True))).replace("_", " "))
 
 
-def memory_of(call: Callable[[], Any]) -> int | None:
-    """Bytes that three calls took beyond what this process held; None where nothing tells."""
-    before = active_backend().peak_memory()
-    for _ in range(3):
-        call()
-    after = active_backend().peak_memory()
-    return None if before is None or after is None else max(after - before, 0)
-
-
-def run_fresh(arguments: Sequence[str]) -> str:
-    """What ``python`` prints with these arguments, for what can only be measured in a fresh process.
-
-    Raises:
-        TrajWorldError: It failed.
-    """
+def run_fresh(*arguments: str) -> str:
+    """What a fresh ``python`` prints with these arguments."""
     # -P: the working folder, which may be a checkout, must not be imported from.
     command, environment = [sys.executable, "-P", *arguments], os.environ | {"TF_CPP_MIN_LOG_LEVEL": "3"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True)

@@ -96,15 +96,16 @@ class Backends:
         """Find out which backends work here."""
         if importlib.util.find_spec("pytest_benchmark") is None:
             raise TrajWorldError("pytest-benchmark is not installed: pip install 'trajworld[bench]'")
-        for one in self._frameworks():
+        tried = _tried(self.backends)
+        for one in tried:
             if not one.works:
                 say(f"{NAMES[one.name]} is left out: {one.problem}")
-        if not any(one.works for one in self._frameworks()):
+        if not any(one.works for one in tried):
             raise TrajWorldError("none of these backends works: `trajworld doctor` says how to mend that")
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """Suite by suite, so that the backends of one comparison run close together; then the differences."""
-        working = [one for one in self._frameworks() if one.works]
+        working = [one for one in _tried(self.backends) if one.works]
         cells = [
             self._cell(suite, one)
             for suite in self.suites
@@ -113,13 +114,15 @@ class Backends:
         ]
         finished = set(table["cell"]) if len(table) else set()
         accuracy = [cell for cell in cells if cell.settings["suite"] == "accuracy" and cell.key in finished]
-        return cells + [_difference(accuracy[0], other) for other in accuracy[1:]]
-
-    def _frameworks(self) -> list[Framework]:
-        return _tried(tuple(name for name in FRAMEWORKS if name in (self.backends or FRAMEWORKS)))
+        for other in accuracy[1:]:
+            settings = {name: other.settings[name] for name in ("suite", "backend", "device")}
+            both = {"reference": accuracy[0].settings["backend"], "cells": [accuracy[0].key, other.key]}
+            cells.append(Cell(difference, settings | both))
+        return cells
 
     def _cell(self, suite: str, framework: Framework) -> Cell:
-        found = versions()
+        found, (named, *_) = versions(), processor_lines("model name") or [""]
+        processor = named.partition(":")[2].strip() or platform.processor() or platform.machine()
         settings = {
             "suite": suite,
             "backend": framework.name,
@@ -127,7 +130,7 @@ class Backends:
             "repeat": self.repeat,
             "device": framework.device,
             "version": framework.version,
-            "processor": _processor(),
+            "processor": processor,
             "cores": len(available_cores()),
             "threads": os.environ.get("OMP_NUM_THREADS"),
             "cases": [str(case) for case in cases(suite, self.quick)],
@@ -162,35 +165,22 @@ class Backends:
             steps = table[table["step"].notna()].copy()
             steps["largest"] = steps.groupby("name")["difference"].cummax().clip(lower=1e-8) * 1e6
             steps = steps[steps["step"].isin([1, 2, 5, 10, 20, 50, 100, 200])]
-            words = "Loss: largest difference until then, parts per million"
-            charts["Losses"] = lines(
-                steps, look, x="step", y="largest", series="name", x_title="training step", y_title=words
-            )
+            x, y = "training step", "Loss: largest difference until then, parts per million"
+            charts["Losses"] = lines(steps, look, x="step", y="largest", series="name", x_title=x, y_title=y)
         return charts
-
-
-def _difference(reference: Cell, other: Cell) -> Cell:
-    known = {name: other.settings[name] for name in ("suite", "backend", "device")}
-    cells = [reference.key, other.key]
-    return Cell(difference, {**known, "reference": reference.settings["backend"], "cells": cells})
 
 
 @functools.cache
 def _tried(names: tuple[str, ...]) -> list[Framework]:
-    return try_frameworks(names)
-
-
-def _processor() -> str:
-    named = [line.partition(":")[2].strip() for line in processor_lines("model name")]
-    return named[0] if named else platform.processor() or platform.machine()
+    return try_frameworks([name for name in FRAMEWORKS if name in (names or FRAMEWORKS)])
 
 
 def _completed(table: pd.DataFrame) -> pd.DataFrame:
     """The table with what follows from several of its rows, and with names for people."""
-    table = table.assign(name=table["backend"].map(NAMES))
     # Columns that the suites which ran may not have filled.
     needed = [*_SAME, "dtype", "seconds", "peak_float32", "peak_bfloat16", "unit"]
     table = table.reindex(columns=list(dict.fromkeys([*table.columns, *needed])))
+    table["name"] = table["backend"].map(NAMES)
     best = table.groupby("backend")["peak_float32"].transform("max")
     table["busy"] = table["peak_float32"] < QUIET * best
     table["relative_speed"] = table.groupby(["suite", "case"])["seconds"].transform("min") / table["seconds"]

@@ -19,7 +19,8 @@ from trajworld.study.cells import Result
 from .cases import FOLDER
 
 ARRAYS = ".npz"
-
+# Suites that share a file.
+_SPEED = ("training", "rollout", "forward", "tokenizing")
 # Compilations that an earlier run kept would make compiling look free.
 _KEPT_COMPILATIONS = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE", "TORCHINDUCTOR_CACHE_DIR")
 
@@ -27,24 +28,19 @@ _KEPT_COMPILATIONS = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE
 def benchmark(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result:
     """Run a suite by pytest, in a process of its own under its backend.
 
-    Returns:
-        A row for each benchmark: what it kept (see :func:`trajworld.benchmarks.measure.keep`), and ``seconds``,
-        ``best_seconds`` and ``rounds``: median and shortest of the rounds, and their number. The arrays that the
-        accuracy suite leaves.
-
-    Raises:
-        TrajWorldError: A benchmark failed, or the process died.
-        KeyboardInterrupt: Ctrl-C; the process ends, with those that it started.
+    Returns a row for each benchmark: what it kept (see ``measure.keep``), the median and shortest of the rounds, and
+    their number; and the arrays that the accuracy suite leaves.
     """
-    suite, backend = FOLDER / f"test_{settings['suite']}.py", settings["backend"]
-    with tempfile.TemporaryDirectory(prefix="trajworld-") as name:
-        folder = Path(name)
+    name, backend = settings["suite"], settings["backend"]
+    suite = f"{FOLDER}/test_speed.py::test_{name}" if name in _SPEED else f"{FOLDER}/test_{name}.py"
+    with tempfile.TemporaryDirectory(prefix="trajworld-") as temporary:
+        folder = Path(temporary)
         found, arrays, log = folder / "found.json", folder / f"arrays{ARRAYS}", folder / "log"
         command = [
             *(sys.executable, "-P", "-m", "pytest", "-p", "pytest_benchmark.plugin", "-s", "-q"),
             *("-c", str(FOLDER / "pytest.ini"), "--rootdir", str(FOLDER), "--color", "no"),
             *("--basetemp", str(folder / "tests"), "--benchmark-json", str(found), "--arrays", str(arrays)),
-            *("--end-with-parent", *(["--quick"] if settings["quick"] else []), str(suite)),
+            *("--end-with-parent", *(["--quick"] if settings["quick"] else []), suite),
         ]
         # In a session of its own, so that Ctrl-C comes to this process alone. It ends itself and all that it started
         # when its standard input ends: when this process leaves the block or ends, however that ends.
@@ -61,15 +57,11 @@ def benchmark(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result:
         ):
             code = process.wait()
         if code:
-            alone = f"KERAS_BACKEND={backend} pytest -s {shlex.quote(str(suite))}"
+            alone = f"KERAS_BACKEND={backend} pytest -s {shlex.quote(suite)}"
             raise TrajWorldError(f"{_problem(log.read_text('utf-8', 'replace'), code)}; alone: {alone}")
+        kept = {"seconds": "median", "best_seconds": "min", "rounds": "rounds"}
         rows = [
-            {
-                **one["extra_info"],
-                "seconds": one["stats"]["median"],
-                "best_seconds": one["stats"]["min"],
-                "rounds": one["stats"]["rounds"],
-            }
+            {**one["extra_info"], **{name: one["stats"][stat] for name, stat in kept.items()}}
             for one in read_json(found)["benchmarks"]
         ]
         files = {ARRAYS: arrays.read_bytes()} if arrays.is_file() else {}
@@ -77,35 +69,21 @@ def benchmark(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result:
 
 
 def difference(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result:
-    """Compare the arrays of two cells of the accuracy suite.
+    """Compare the arrays of the accuracy suite of two cells: the reference's and that of ``backend``.
 
-    Args:
-        settings: ``cells``: the keys of the reference's and of the other's; ``backend``: the other's name.
-        places: ``store``: the folder of cells.
-
-    Returns:
-        Rows of ``measure`` and ``difference``: the largest absolute one of the logits of each size; the relative one of
-        the loss, by ``step``; that of the holdout error.
-
-    Raises:
-        TrajWorldError: A file is damaged.
+    Returns the largest absolute difference of the logits of each size; the relative ones of the loss at each step and
+    of the holdout error.
     """
     theirs, ours = (_arrays(Path(places["store"]) / f"{key}{ARRAYS}") for key in settings["cells"])
-    rows: list[dict[str, Any]] = [
-        {
-            "measure": "logits",
-            "case": name.replace("/", ", "),
-            "difference": float(np.abs(array - theirs[name]).max()),
-        }
-        for name, array in ours.items()
-        if name.startswith("logits/")
-    ]
+
+    def row(measure: str, case: str, value: Any, **step: int) -> dict[str, Any]:
+        return {"measure": measure, "case": case, "difference": float(value), **step}
+
+    sizes = [name for name in ours if name.startswith("logits/")]
+    rows = [row("logits", name.replace("/", ", "), np.abs(ours[name] - theirs[name]).max()) for name in sizes]
     losses, error = (np.abs(ours[name] / theirs[name] - 1) for name in ("losses", "holdout_error"))
-    rows += [
-        {"measure": "loss", "case": "losses", "step": step, "difference": float(value)}
-        for step, value in enumerate(losses, start=1)
-    ]
-    rows.append({"measure": "holdout error", "case": "holdout error", "difference": float(error)})
+    rows += [row("loss", "losses", value, step=step) for step, value in enumerate(losses, start=1)]
+    rows.append(row("holdout error", "holdout error", error))
     return Result(rows, origin={"backend": settings["backend"], "device": settings["device"]})
 
 
@@ -120,11 +98,8 @@ def _arrays(path: Path) -> dict[str, NDArray[np.float64]]:
 
 def _environment(backend: str, folder: Path) -> dict[str, str]:
     # What a pytest around this one says of itself is not for the suites: a parallel worker's times nothing.
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in _KEPT_COMPILATIONS and not name.startswith("PYTEST_")
-    }
+    left_out = (*_KEPT_COMPILATIONS, "PYTEST_")
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     return kept | {
         "TF_CPP_MIN_LOG_LEVEL": "3",
         "KERAS_BACKEND": backend,

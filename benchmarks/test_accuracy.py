@@ -1,7 +1,4 @@
-"""Is it the same model on each backend? Keeps what the study compares: logits, losses of 200 steps, holdout error.
-
-From the same weights and batches, in float32, without dropout. With ``--arrays FILE`` the arrays are kept there.
-"""
+"""Is it the same model on each backend? From the same weights and batches, without dropout."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -49,10 +46,7 @@ def test_logits(benchmark: Any, quick: bool, arrays: Arrays) -> None:
 
 
 def test_losses_and_holdout_error(benchmark: Any, arrays: Arrays) -> None:
-    """The preset ``tiny`` for its 200 steps at its own schedule, on made-up motion.
-
-    The error is the mean absolute one-step error of the predicted variates, in standard deviations.
-    """
+    """The preset ``tiny`` for its 200 steps, on made-up motion; the one-step error in standard deviations."""
     config = resolve_config("train", preset="tiny", options={"datasets": ["made-up motion"]})
     training, holdout, variates = draw_motion(config.steps, config.batch_size, config.model.window, 256)
     model, backend = make_model(Case("tiny", 6, batch=config.batch_size)), active_backend()
@@ -73,6 +67,6 @@ def test_losses_and_holdout_error(benchmark: Any, arrays: Arrays) -> None:
     real = holdout[:, -1, :-1]
     error = np.abs(ops.convert_to_numpy(mean)[:, :-1] - real) / real.std(axis=0)
     arrays["holdout_error"] = np.array(float(error.mean()))
-    first, last = (float(arrays["losses"][place]) for place in (0, -1))
+    first, last = arrays["losses"][[0, -1]].tolist()
     keep(benchmark, "losses", first_loss=first, last_loss=last, holdout_error=float(error.mean()))
     assert last < first - 0.5, "nothing was learnt: the losses compare nothing"

@@ -55,7 +55,7 @@ def import_(source: Path, output: Path, heads: int, environment: str, as_json: b
 
     model_path(output)
     with console(stderr=True).status("Importing ..."):
-        from trajworld.interop.convert import import_published
+        from trajworld.interop.published import import_published
 
         save_model(import_published(source, heads=heads, environment=environment), output)
     print_model(describe_model(output), as_json)

@@ -1,8 +1,6 @@
 """A Hugging Face hub of one thread for the tests: as much of its HTTP interface as downloads and uploads need.
 
-Written from what huggingface_hub asks for: HEAD and GET of ``/USER/REPO/resolve/REVISION/FILE`` with the hub's headers,
-``/api/repos/create``, ``/api/validate-yaml``, ``preupload`` (every file is a regular one, as no LFS is served),
-``commit`` as lines of JSON, and a repository's newest commit.
+Files go up as regular ones: no LFS is served.
 """
 
 import base64
@@ -50,22 +48,14 @@ class Repository:
 
 
 class FakeHub:
-    """What the server holds, and what it was asked.
-
-    Attributes:
-        url: Where it listens.
-        repositories: By ``USER/REPO``.
-        requests: ``METHOD /path`` of each request.
-        lies: Headers that replace true ones in answers about files.
-        fault: An HTTP status with which every request is answered; 0 for none.
-    """
+    """What the server holds, and what it was asked."""
 
     def __init__(self, url: str) -> None:
         self.url = url
         self.repositories: dict[str, Repository] = {}
-        self.requests: list[str] = []
-        self.lies: dict[str, str] = {}
-        self.fault = 0
+        self.requests: list[str] = []  # METHOD /path of each.
+        self.lies: dict[str, str] = {}  # Headers that replace true ones in answers about files.
+        self.fault = 0  # An HTTP status with which every request is answered.
 
     def add(self, repo: str, files: dict[str, bytes], **options: Any) -> Repository:
         self.repositories[repo] = Repository(**options)
@@ -193,18 +183,14 @@ class _Handler(BaseHTTPRequestHandler):
         if repository.number(revision) is None:
             return self._fail(404, "RevisionNotFound", f"Invalid rev id: {revision}")
         if self.command == "GET":
-            commit = repository.hash(repository.number(revision) or 0)
-            return self._json(
-                {"id": name, "sha": commit, "private": repository.private, "tags": [], "siblings": []}
-            )
+            found = {"id": name, "sha": repository.hash(repository.number(revision) or 0)}
+            return self._json({**found, "private": repository.private, "tags": [], "siblings": []})
         if not self._known:
             return self._fail(401, "", "Invalid username or password.")
         if verb == "preupload":
-            # Every file of the tests is a regular one; the hub takes larger ones by LFS alone.
+            asked = json.loads(body)["files"]
             kind = {"uploadMode": "regular", "shouldIgnore": False}
-            return self._json(
-                {"files": [{"path": file["path"], **kind} for file in json.loads(body)["files"]]}
-            )
+            return self._json({"files": [{"path": file["path"], **kind} for file in asked]})
         files, message = {}, ""
         for line in body.splitlines():
             record = json.loads(line)
@@ -215,9 +201,8 @@ class _Handler(BaseHTTPRequestHandler):
             else:
                 return self._fail(400, "", f"this hub takes no {record['key']}")
         commit = repository.commit(files, message, revision)
-        self._json(
-            {"success": True, "commitUrl": f"{self.hub.url}/{name}/commit/{commit}", "commitOid": commit}
-        )
+        page = f"{self.hub.url}/{name}/commit/{commit}"
+        self._json({"success": True, "commitUrl": page, "commitOid": commit})
 
     def _json(self, value: Any, code: int = 200) -> None:
         self._answer(code, json.dumps(value).encode(), {"Content-Type": "application/json"})

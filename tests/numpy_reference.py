@@ -14,6 +14,7 @@ from keras import ops
 from numpy.typing import NDArray
 
 from trajworld.data.batch import Variates
+from trajworld.models.identity import action_mask
 from trajworld.models.sizes import TrajWorldSizes
 
 MASKED_LOGIT = -1e4
@@ -21,13 +22,32 @@ MASKED_LOGIT = -1e4
 Array = NDArray[Any]
 
 
-class Reference:
-    """The model in float64, one window at a time, written from the definition.
+def numpy(tensor: object) -> Array:
+    return np.asarray(ops.convert_to_numpy(tensor))
 
-    Args:
-        sizes: The model's.
-        weights: By the layer's name and its own, ``head/kernel``.
-    """
+
+def known_variates(observations: int, actions: int, padded: int | None = None) -> Variates:
+    rng = np.random.default_rng(observations)
+    count = padded or observations + 1 + actions
+    lower = rng.uniform(-3, 0, count).astype(np.float32)
+    mask = (np.arange(count) < observations + 1 + actions).astype(np.float32)
+    upper = lower + rng.uniform(0.5, 4, count).astype(np.float32)
+    return Variates(action_mask(observations, actions, count), lower, upper, mask if padded else None)
+
+
+def windows(variates: Variates, batch: int = 3, rows: int = 6, seed: int = 1) -> tuple[Array, Array]:
+    """Random windows, some values outside the support; all windows but the first are padded on the left."""
+    rng = np.random.default_rng(seed)
+    span = variates.upper - variates.lower
+    values = variates.lower + rng.uniform(-0.2, 1.2, (batch, rows, len(span))) * span
+    time_mask = np.ones((batch, rows), np.float32)
+    for index in range(1, batch):
+        time_mask[index, : index * rows // batch] = 0
+    return (values * time_mask[:, :, None]).astype(np.float32), time_mask
+
+
+class Reference:
+    """The model in float64, one window at a time; ``weights`` by the layer's name and its own, ``head/kernel``."""
 
     def __init__(self, sizes: TrajWorldSizes, weights: Mapping[str, Array]) -> None:
         self.sizes = sizes
@@ -97,29 +117,15 @@ class Reference:
 
 def weights_of_model(model: Any) -> dict[str, Array]:
     """The weights that a model holds."""
-    return {
-        variable.path.removeprefix(f"{model.name}/"): np.asarray(ops.convert_to_numpy(variable.value))
-        for variable in model.weights
-    }
+    return {variable.path.removeprefix(f"{model.name}/"): numpy(variable.value) for variable in model.weights}
 
 
 def weights_of_file(path: Path, blocks: int) -> dict[str, Array]:
     """The weights in a model file, read without Keras from where Keras puts them in its HDF5 file."""
-    places = {
-        "input_projection": "input_projection",
-        "kind_embedding": "kind_embedding",
-        "position_embedding": "layers/embedding_1",
-        "variate_embedding": "layers/embedding_2",
-        "head": "head",
-    }
-    parts = (
-        "query_key_value",
-        "projection",
-        "attention_norm",
-        "expansion",
-        "contraction",
-        "feed_forward_norm",
-    )
+    places = {name: name for name in ("input_projection", "kind_embedding", "head")}
+    places |= {"position_embedding": "layers/embedding_1", "variate_embedding": "layers/embedding_2"}
+    parts = ("query_key_value", "projection", "attention_norm")
+    parts += ("expansion", "contraction", "feed_forward_norm")
     for block in range(blocks):
         for part in parts:
             # A list's layers are numbered by their order; among all layers the halves of a block take turns.

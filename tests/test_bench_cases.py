@@ -1,12 +1,18 @@
 """What the benchmarks go through and draw: nominal work, the same weights and batches from a seed."""
 
+import io
+
+import keras
 import numpy as np
 import pytest
+from numpy_reference import Reference, weights_of_model
 
 from trajworld.benchmarks import draws
-from trajworld.benchmarks.cases import FOLDER, SUITES, Case, cases
+from trajworld.benchmarks.cases import SUITES, Case, cases
+from trajworld.benchmarks.tasks import ARRAYS, benchmark
 
 
+@pytest.mark.once
 def test_work_is_counted_as_the_project_defines_it():
     case = Case("d64x2", 18)
     # Each row's variate, by each kernel that it meets: 2 operations for each of a kernel's weights.
@@ -22,8 +28,8 @@ def test_work_is_counted_as_the_project_defines_it():
     assert found == [1, 2, 2]
 
 
-def test_every_suite_has_its_file_and_its_cases():
-    assert {path.name for path in FOLDER.glob("test_*.py")} == {f"test_{suite}.py" for suite in SUITES}
+@pytest.mark.once
+def test_suites_have_these_numbers_of_cases():
     counts = {
         "training": (5, 20),
         "rollout": (3, 20),
@@ -47,12 +53,11 @@ def test_weights_and_batches_are_these_numbers():
     found += [float(np.abs(array).sum()) for array in arrays]
     assert found == pytest.approx([8220.812, 1906.564, 680.5018, 732.2087], rel=1e-5)
     # The sizes that training starts with.
-    assert next(value for path, value in weights if path.endswith("head/kernel")).std() == pytest.approx(
-        32**-0.5, rel=0.05
-    )
+    (head,) = [value for path, value in weights if path.endswith("head/kernel")]
+    assert head.std() == pytest.approx(32**-0.5, rel=0.05)
     gammas = [value for path, value in weights if path.endswith("gamma")]
-    assert all(abs(value.mean() - 1) < 0.05 and value.std() > 0 for value in gammas)
     assert gammas
+    assert all(abs(value.mean() - 1) < 0.05 and value.std() > 0 for value in gammas)
 
 
 def test_batches_have_the_shapes_that_the_model_reads():
@@ -65,3 +70,20 @@ def test_batches_have_the_shapes_that_the_model_reads():
     short, long = (draws.draw_rollout(case, horizon, 10)[-1].actions for horizon in (10, 25))
     assert long.shape == (4, 25, case.actions)
     np.testing.assert_array_equal(short, long[:, :10])
+
+
+@pytest.mark.slow
+def test_the_accuracy_suite_computes_the_model():
+    """Its logits against NumPy's in double precision, and losses that fall."""
+    settings = {"suite": "accuracy", "backend": keras.backend.backend(), "device": "cpu", "quick": True}
+    found = benchmark(settings, {})
+    arrays = np.load(io.BytesIO(found.files[ARRAYS]))
+    case = Case("tiny", batch=8)
+    model, (values, mask, variates, _) = draws.make_model(case), draws.draw_uneven_batch(case)
+    reference = Reference(model.sizes, weights_of_model(model))
+    expected = reference(values[5:6], mask[5:6], variates)[mask[5:6] > 0]
+    first = int(mask[:5].sum())
+    np.testing.assert_allclose(arrays["logits/tiny"][first : first + len(expected)], expected, atol=2e-4)
+    assert set(arrays) == {"logits/tiny", "logits/small", "losses", "holdout_error"}
+    (row,) = [row for row in found.rows if row["measure"] == "losses"]
+    assert (row["first_loss"], row["last_loss"]) == (arrays["losses"][0], arrays["losses"][-1])

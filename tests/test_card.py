@@ -20,6 +20,8 @@ from trajworld.training.loop import train
 from trajworld.training.run import resume_run, start_run
 from trajworld.weights import shipped_card, shipped_models
 
+pytestmark = pytest.mark.once
+
 __all__ = ["plain_steps"]
 
 

@@ -9,12 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import pytest
 from test_cli_start import python
 from test_data_d4rl import steps, write
-from test_data_resolve import d4rl_file, minari_dataset, unitraj_folder
+from test_data_resolve import d4rl_file, minari_dataset
 from training_fixtures import plain_steps, store
 
 from trajworld.collect.corpus_table import read_table
@@ -63,22 +62,38 @@ def test_a_file_of_another_kind_is_one_line_from_every_reader(tmp_path: Path, na
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("linked", [True, False])
-def test_files_that_were_put_together_keep_every_transition(tmp_path: Path, linked: bool) -> None:
-    parts = [steps(30, seed) for seed in (1, 2)]
-    both = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
-    if not linked:
-        del both["next_observations"]
+def test_files_that_were_put_together_keep_every_transition(tmp_path: Path) -> None:
+    both = {name: np.concatenate([part, steps(30, 2)[name]]) for name, part in steps(30, 1).items()}
     both["terminals"][:], both["timeouts"][:] = False, False
-    account = Account()
-    found = list(read_d4rl(write(tmp_path / "both.hdf5", both), account=account)[1])
-    if linked:
-        assert sum(map(len, found)) == account.kept == 60
-        np.testing.assert_array_equal(
-            np.concatenate([one.observations[1:] for one in found]), both["next_observations"]
-        )
-    else:
-        assert (account.kept, account.transitions) == (59, 60)
+    found = list(read_d4rl(write(tmp_path / "both.hdf5", both), account=(account := Account()))[1])
+    assert sum(map(len, found)) == account.kept == 60
+    np.testing.assert_array_equal(
+        np.concatenate([one.observations[1:] for one in found]), both["next_observations"]
+    )
+
+
+def test_odd_names_and_the_range_of_one_of_the_models_own_datasets_by_its_name(
+    tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch, make_episodes: Any, plain_steps: Any
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for seed, name in enumerate(("a,b=c", "d=1,e", "other")):
+        d4rl_file(tmp_path / f"{name}.hdf5", make_episodes([9, 8, 7], seed=seed))
+    assert command("pretrain", "a,b=c.hdf5", "d=1,e.hdf5=2", "-o", "r=1,2", *TINY)[0] == 0
+    monkeypatch.chdir("/")
+    assert command("pretrain", "--resume", tmp_path / "r=1,2", "--steps", "3")[0] == 0
+    words = [
+        "evaluate",
+        tmp_path / "r=1,2/last.keras",
+        tmp_path / "other.hdf5",
+        "--horizon",
+        0,
+        "--json",
+        "--ranges",
+    ]
+    found = json.loads(command(*words, "a,b=c")[1])["datasets"][0]["prediction"]
+    assert found["ranges"] == "the model's own, of a,b=c"
+    code, _, err = command(*words, "f=9")
+    assert (code, errors(err)) == (2, 1)
 
 
 def test_what_was_changed_in_a_store_is_noticed(tmp_path: Path) -> None:
@@ -167,39 +182,6 @@ def test_links_in_circles_and_odd_names(
     assert not Path("run").exists()
 
 
-def test_a_name_with_a_comma_and_an_equals_sign_is_read_and_written(
-    tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch, make_episodes: Any, plain_steps: Any
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    file = d4rl_file(tmp_path / "a,b=c.hdf5", make_episodes([9, 8, 7]))
-    folder = unitraj_folder(tmp_path / "d=1,e", make_episodes([9, 8, 7]))
-    assert command("pretrain", file.name, f"{folder.name}=2", "-o", "r=1,2", *TINY)[0] == 0
-    monkeypatch.chdir("/")
-    assert command("pretrain", "--resume", tmp_path / "r=1,2", "--steps", "3")[0] == 0
-
-
-def test_the_range_of_a_dataset_of_the_models_own_is_chosen_by_its_name(
-    tmp_path: Path, command: Any, make_episodes: Any, plain_steps: Any
-) -> None:
-    paths = [
-        str(d4rl_file(tmp_path / f"hop{name}.hdf5", make_episodes([9, 8, 7], seed=name)))
-        for name in (1, 2, 3)
-    ]
-    assert command("pretrain", *paths[:2], "-o", tmp_path / "run", *TINY)[0] == 0
-    both = []
-    for name in ("hop1", paths[0]):
-        code, out, err = command(
-            "evaluate", tmp_path / "run/last.keras", paths[2], "--ranges", name, "--horizon", 0, "--json"
-        )
-        assert code == 0, err
-        both.append(json.loads(out)["datasets"][0]["prediction"])
-    assert both[0]["ranges"] == "the model's own, of hop1"
-    code, _, err = command(
-        "evaluate", tmp_path / "run/last.keras", paths[2], "--ranges", "hop9", "--horizon", 0
-    )
-    assert (code, errors(err)) == (2, 1)
-
-
 def test_an_id_that_another_process_writes_is_refused(tmp_path: Path, command: Any) -> None:
     write(tmp_path / "a.hdf5", steps(40))
     with one_writer(dataset_path("mine/a-v0"), "it"):
@@ -269,12 +251,3 @@ def test_mutated_files_end_in_a_right_result_or_one_line(monkeypatch: pytest.Mon
     counts, faults = campaign(100, seed=1)
     assert faults == []
     assert sum(ended["refused"] for ended in counts.values()) > 50
-
-
-def test_the_readers_of_hdf5_follow_no_link_in_a_circle(tmp_path: Path) -> None:
-    path = write(tmp_path / "a.hdf5", steps(40))
-    with h5py.File(path, "r+") as file:
-        del file["rewards"]
-        file["rewards"] = h5py.SoftLink("/rewards")
-    with pytest.raises(TrajWorldError, match="rewards"):
-        open_dataset(path)

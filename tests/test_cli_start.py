@@ -14,6 +14,8 @@ from trajworld import __version__
 from trajworld.cli import main as module
 from trajworld.errors import TrajWorldError, UsageError
 
+pytestmark = pytest.mark.once
+
 FRAMEWORKS = {"jax", "tensorflow", "torch", "keras"}
 HEAVY = FRAMEWORKS | {"pandas", "matplotlib", "scipy"}
 

@@ -19,6 +19,8 @@ from trajworld.data.minari_datasets import local_datasets, read_minari
 from trajworld.errors import TrajWorldError
 from trajworld.policies.behaviour import Uniform
 
+pytestmark = pytest.mark.once
+
 
 @pytest.fixture(autouse=True)
 def datasets(tmp_path, monkeypatch):

@@ -21,6 +21,8 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.policies.behaviour import Constant, OrnsteinUhlenbeck, Uniform, make_behaviour
 from trajworld.processes import Workers
 
+pytestmark = pytest.mark.once
+
 needs_dm_control = pytest.mark.skipif(
     importlib.util.find_spec("dm_control") is None, reason="dm_control is not installed"
 )

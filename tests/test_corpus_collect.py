@@ -23,6 +23,8 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.training.config import resolve_config
 from trajworld.training.parts import open_parts
 
+pytestmark = pytest.mark.once
+
 TABLE = """\
 environment, source, M, role, weight, size, behaviour, search, variants
 gymnasium/Pendulum-v1?g=4.0, classic, 5, pre-train, 1, 0.5, varied, 1,

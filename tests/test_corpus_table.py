@@ -15,6 +15,8 @@ from trajworld.environments.open import open_environment
 from trajworld.environments.robots.kinds import draw_robot
 from trajworld.errors import TrajWorldError, UsageError
 
+pytestmark = pytest.mark.once
+
 HEAD = "environment, source, M, role, weight, size, behaviour, search, variants\n"
 LINE = "gymnasium/Pendulum-v1?g=4.0, classic, 5, pre-train, 1, 1, varied, 30,\n"
 

@@ -17,6 +17,8 @@ from trajworld.data.home import stores_folder
 from trajworld.data.store import write_store
 from trajworld.data.summary import draw_summary, episode_returns, real_values, summarise
 
+pytestmark = pytest.mark.once
+
 StoreMaker = Callable[..., Dataset]
 
 

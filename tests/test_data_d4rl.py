@@ -15,6 +15,8 @@ from trajworld.data.d4rl import read_d4rl
 from trajworld.data.episode import Episode
 from trajworld.errors import TrajWorldError
 
+pytestmark = pytest.mark.once
+
 
 def steps(count: int, seed: int = 0) -> dict[str, np.ndarray]:
     """Steps of chains of states, with random flags, some of which are missing or where no chain ends."""

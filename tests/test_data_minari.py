@@ -29,6 +29,8 @@ from trajworld.data.minari_datasets import (
 )
 from trajworld.errors import TrajWorldError, UsageError
 
+pytestmark = pytest.mark.once
+
 EpisodeMaker = Callable[..., list[Episode]]
 
 

@@ -17,6 +17,8 @@ from trajworld.data.statistics import value_range
 from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import TrajWorldError
 
+pytestmark = pytest.mark.once
+
 StoreMaker = Callable[..., Dataset]
 
 

@@ -18,6 +18,8 @@ from trajworld.data.minari_datasets import datasets_folder, local_datasets, read
 from trajworld.data.resolve import converted_stores, import_dataset, open_dataset
 from trajworld.errors import TrajWorldError, UsageError
 
+pytestmark = pytest.mark.once
+
 EpisodeMaker = Callable[..., list[Episode]]
 
 

@@ -11,6 +11,8 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.split import limit_transitions, split_episodes
 from trajworld.errors import UsageError
 
+pytestmark = pytest.mark.once
+
 
 @example(count=1, fraction=0, seed=0)
 @given(count=st.integers(2, 300), fraction=st.floats(0, 0.999), seed=st.integers(0, 2**32))

@@ -18,6 +18,8 @@ from trajworld.data.statistics import value_range
 from trajworld.data.store import open_store, write_store
 from trajworld.errors import TrajWorldError
 
+pytestmark = pytest.mark.once
+
 NAMES = {"name": "n", "source": "s", "environment": "e/v"}
 EpisodeMaker = Callable[..., list[Episode]]
 StoreMaker = Callable[..., Dataset]

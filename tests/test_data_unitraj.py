@@ -11,6 +11,8 @@ from trajworld.data.episode import rows_of_episode
 from trajworld.data.unitraj import read_unitraj, unitraj_datasets, unitraj_environment, unitraj_range
 from trajworld.errors import TrajWorldError
 
+pytestmark = pytest.mark.once
+
 
 def arrays(length: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)

@@ -12,6 +12,8 @@ from trajworld.data.episode import Episode, check_episode, rows_of_episode
 from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import TrajWorldError
 
+pytestmark = pytest.mark.once
+
 
 def loop_windows(
     dataset: Dataset, episodes: list[int], length: int

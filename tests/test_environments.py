@@ -17,6 +17,8 @@ from trajworld.environments.names import EnvironmentName, parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 
+pytestmark = pytest.mark.once
+
 needs_dm_control = pytest.mark.skipif(
     importlib.util.find_spec("dm_control") is None, reason="dm_control is not installed"
 )

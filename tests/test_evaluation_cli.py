@@ -88,6 +88,7 @@ def test_several_datasets_and_the_ranges_of_an_unseen_environment(
     assert [each["prediction"]["ranges"] for each in json.loads(out)["datasets"]] == [f"of {second.name}"] * 2
 
 
+@pytest.mark.once
 def test_mistakes_end_in_one_line_and_leave_nothing(
     tmp_path: Path, command: Any, make_store: Callable[..., Dataset]
 ) -> None:
@@ -121,6 +122,7 @@ def test_mistakes_end_in_one_line_and_leave_nothing(
     assert (code, err.count("\n")) == (2, 1)
 
 
+@pytest.mark.once
 def test_nothing_but_an_evaluation_is_overwritten(
     tmp_path: Path, command: Any, make_store: Callable[..., Dataset]
 ) -> None:
@@ -147,6 +149,7 @@ def test_nothing_but_an_evaluation_is_overwritten(
         assert (code, json.loads(printed)["kind"]) == (0, "evaluation")
 
 
+@pytest.mark.once
 def test_what_stops_half_way_leaves_nothing(
     tmp_path: Path,
     command: Any,

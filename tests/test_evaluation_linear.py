@@ -11,6 +11,8 @@ from trajworld.data.windows import gather_windows
 from trajworld.evaluation import linear
 from trajworld.evaluation.contexts import Halves, halves_of
 
+pytestmark = pytest.mark.once
+
 
 def loop_minimum_norm(rows: np.ndarray, predicted: int) -> np.ndarray:
     found = []

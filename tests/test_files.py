@@ -16,6 +16,8 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import atomic_folder, ensure_room, one_writer, user_path
 from trajworld.interop.restricted_pickle import read_pickle
 
+pytestmark = pytest.mark.once
+
 
 def test_a_path_has_one_writer_and_a_killed_one_holds_nothing(tmp_path: Path) -> None:
     code = (
@@ -95,20 +97,3 @@ def test_folders_follow_the_environment_and_a_tilde_is_the_home_folder(
     assert home().is_relative_to(tmp_path)
     with pytest.raises(UsageError, match="~no-such-user"):
         user_path("~no-such-user/data")
-
-
-@pytest.mark.skipif(
-    not hasattr(os, "setuid") or os.getuid() != 0, reason="needs root, to be a user without a home"
-)
-def test_a_user_without_a_home_is_told_in_one_line() -> None:
-    code = (
-        # All is imported first: Python itself may lie where that user cannot read.
-        "import os, trajworld.cli.data, trajworld.data.resolve\nfrom trajworld.cli.main import main\n"
-        "os.setuid(54321)\nos.environ.pop('HOME', None)\nmain(['data', 'list'])\n"
-    )
-    unset = ("HOME", "TRAJWORLD_HOME", "MINARI_DATASETS_PATH")
-    environment = {name: text for name, text in os.environ.items() if name not in unset}
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment)
-    assert done.returncode == 2
-    assert done.stderr.count("\n") == 1
-    assert "home folder" in done.stderr

@@ -7,12 +7,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from keras import ops
 from numpy.typing import NDArray
+from numpy_reference import numpy
 
 from trajworld.backend import active_backend
 from trajworld.data.batch import Variates
-from trajworld.interop.convert import import_published
+from trajworld.interop.published import import_published
 from trajworld.models import bins as binning
 from trajworld.models.trajworld import TrajWorld
 
@@ -51,22 +51,10 @@ def compiled(model: TrajWorld, function: Callable[..., Any]) -> Callable[..., An
     return active_backend().compile(function, model)
 
 
-def numpy(tensor: object) -> NDArray[Any]:
-    return np.asarray(ops.convert_to_numpy(tensor))
-
-
 def assert_real_rows_close(found: object, golden: dict[str, NDArray[Any]], name: str) -> None:
     real = golden["time_mask"] > 0
     assert 0 < real.sum() < real.size
     np.testing.assert_allclose(numpy(found)[real], golden[name][real], atol=1e-4)
-
-
-def test_sizes_and_ranges_are_read_from_the_file(model: TrajWorld, golden: dict[str, NDArray[Any]]) -> None:
-    assert (model.sizes.blocks, model.sizes.width, model.sizes.heads) == tuple(
-        int(golden[name]) for name in ("layers", "width", "heads")
-    )
-    np.testing.assert_array_equal(model.identity.support.lower, golden["min_values"])
-    np.testing.assert_array_equal(model.identity.support.upper, golden["max_values"])
 
 
 def test_whole_window(model: TrajWorld, golden: dict[str, NDArray[Any]]) -> None:

@@ -1,31 +1,29 @@
 """The Hugging Face hub, played by a server on this machine: round trips, refusals, and one line for every mistake."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from fake_hub import TOKEN, FakeHub, cache, hub
+from fake_hub import FakeHub, cache, hub
 from training_fixtures import config_for, plain_steps, store
 
 import trajworld
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.models.files import check_model
-from trajworld.models.hub import HubAddress, hub_address
+from trajworld.models.hub import hub_address
 from trajworld.models.names import find_model
 from trajworld.training.loop import train
 from trajworld.training.run import resume_run, start_run
-from trajworld.weights import shipped_models
+
+pytestmark = pytest.mark.once
 
 __all__ = ["cache", "hub", "plain_steps"]
 
 constants = pytest.importorskip("huggingface_hub.constants")
 SMALL = "trajworld-small"
 ADDRESS = "hf://user/robots"
-HEADERS = ("ETag", "X-Linked-Etag", "X-Repo-Commit")
 
 
 def changed_model(factor: float) -> Any:
@@ -43,20 +41,20 @@ def assert_same_weights(first: Any, second: Any) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "address"),
+    ("text", "repo", "revision", "file"),
     [
-        ("hf://user/repo", HubAddress("user/repo")),
-        ("hf://user/repo@v1.0", HubAddress("user/repo", "v1.0")),
-        ("hf://user/repo@feature%2Fx", HubAddress("user/repo", "feature/x")),
-        ("hf://user/repo@refs/pr/3", HubAddress("user/repo", "refs/pr/3")),
-        ("hf://user/repo@refs/pr/3/b.keras", HubAddress("user/repo", "refs/pr/3", "b.keras")),
-        ("hf://A-1/b_2.c/sub/best.keras", HubAddress("A-1/b_2.c", None, "sub/best.keras")),
-        ("hf://user/repo@main/sub/best.keras", HubAddress("user/repo", "main", "sub/best.keras")),
+        ("hf://user/repo", "user/repo", None, "model.keras"),
+        ("hf://user/repo@v1.0", "user/repo", "v1.0", "model.keras"),
+        ("hf://user/repo@feature%2Fx", "user/repo", "feature/x", "model.keras"),
+        ("hf://user/repo@refs/pr/3", "user/repo", "refs/pr/3", "model.keras"),
+        ("hf://user/repo@refs/pr/3/b.keras", "user/repo", "refs/pr/3", "b.keras"),
+        ("hf://A-1/b_2.c/sub/best.keras", "A-1/b_2.c", None, "sub/best.keras"),
+        ("hf://user/repo@main/sub/best.keras", "user/repo", "main", "sub/best.keras"),
     ],
 )
-def test_addresses(text: str, address: HubAddress) -> None:
-    assert hub_address(text) == address
-    assert str(address) == text
+def test_addresses(text: str, repo: str, revision: str | None, file: str) -> None:
+    found = hub_address(text)
+    assert (str(found), found.repo, found.revision, found.file) == (text, repo, revision, file)
 
 
 NO_ADDRESSES = """hf:// hf://user hf://user/ hf:///repo hf://../repo hf://user/.. hf://user/../../etc/model.keras
@@ -110,13 +108,9 @@ def test_what_is_in_the_cache_needs_no_hub(hub: FakeHub, monkeypatch: pytest.Mon
 
 
 def one_line(address: str) -> str:
-    with pytest.raises(TrajWorldError) as caught:
+    with pytest.raises(TrajWorldError, match=rf"\A{address}: .{{,250}}\Z") as caught:
         find_model(address)
-    message = str(caught.value)
-    assert "\n" not in message
-    assert message.startswith(address)
-    assert len(message) < 300
-    return message
+    return str(caught.value)
 
 
 def test_mistakes_are_one_line(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,12 +138,13 @@ def test_without_huggingface_hub_the_command_that_installs_it_is_told(
     assert find_model(SMALL).is_file()
     monkeypatch.undo()
     monkeypatch.setattr("huggingface_hub.__version__", "0.36.2")
-    with pytest.raises(TrajWorldError, match=r"need a newer huggingface_hub"):
+    with pytest.raises(TrajWorldError, match=r"1\.0 or newer"):
         find_model(ADDRESS)
 
 
 @pytest.mark.parametrize(
-    ("header", "file"), [(header, "model") for header in HEADERS] + [("X-Repo-Commit", "absent")]
+    ("header", "file"),
+    [("ETag", "model"), ("X-Linked-Etag", "model"), ("X-Repo-Commit", "model"), ("X-Repo-Commit", "absent")],
 )
 @pytest.mark.parametrize("value", ["..", "a/../../../../evil", "{outside}/evil", "..\\..\\evil", "c:evil"])
 def test_a_server_cannot_place_files_outside_the_cache(
@@ -162,17 +157,6 @@ def test_a_server_cannot_place_files_outside_the_cache(
         find_model(f"{ADDRESS}/{file}.keras")
     assert set(os.listdir(cache.parent)) <= {"hub"}
     assert not [path for path in cache.rglob("*") if path.is_file()]
-
-
-def test_a_hostile_or_damaged_file_is_refused(hub: FakeHub) -> None:
-    """As one on this machine: what is refused is in test_model_files_hostile.py."""
-    whole = shipped_models()[SMALL].read_bytes()
-    pickle = b"\x80\x04cos\nsystem\n(S'touch evil'\ntR."
-    hub.add("user/hostile", {"cut.keras": whole[: len(whole) // 2], "pickle.keras": pickle})
-    for name in ("cut", "pickle"):
-        for reader in (trajworld.load, lambda address: check_model(find_model(address))):
-            with pytest.raises(TrajWorldError, match="not a model file"):
-                reader(f"hf://user/hostile/{name}.keras")
 
 
 # Training from the hub.
@@ -219,36 +203,3 @@ def test_an_upload_that_is_not_allowed_is_one_line(hub: FakeHub, monkeypatch: py
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(TrajWorldError, match=r"^hf://user/mine: http://127\.0\.0\.1:9 cannot be reached"):
         trajworld.save(model, "hf://user/mine")
-
-
-# The environment variables that huggingface_hub documents, which it reads when it is imported.
-
-
-def test_the_environment_says_which_hub_and_cache(hub: FakeHub, tmp_path: Path) -> None:
-    code = "import sys; from trajworld.models.names import find_model; print(find_model(sys.argv[1]))"
-    environment = {
-        **os.environ,
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(tmp_path / "hf"),
-        "HF_TOKEN": TOKEN,
-        "HF_HUB_OFFLINE": "0",
-    }
-    environment.pop("HF_HUB_CACHE", None)
-
-    def run(**more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-P", "-c", code, ADDRESS],
-            capture_output=True,
-            text=True,
-            env={**environment, **more},
-            timeout=120,
-        )
-
-    online = run()
-    assert online.returncode == 0, online.stderr
-    path = Path(online.stdout.strip())
-    assert path.is_relative_to(tmp_path / "hf")
-    assert path.read_bytes() == shipped_models()[SMALL].read_bytes()
-    before = len(hub.requests)
-    assert run(HF_HUB_OFFLINE="1").stdout == online.stdout
-    assert len(hub.requests) == before

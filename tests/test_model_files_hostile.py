@@ -1,5 +1,7 @@
 """Model files that are damaged or hostile: nothing of them is believed or obeyed, and the refusal is one line."""
 
+import functools
+import operator
 import os
 import sys
 import zipfile
@@ -30,94 +32,78 @@ from trajworld.models.trajworld import TrajWorld
 __all__ = ["model", "remade", "saved", "with_config", "with_weights"]
 
 
-def changed(*path: str) -> Callable[[Any], Callable[[dict[str, Any]], None]]:
-    """A function from a value to the change of a configuration that puts it at ``path``."""
+def changed(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
+    """The change of a configuration that puts a value at ``path``."""
 
-    def to(value: Any) -> Callable[[dict[str, Any]], None]:
-        def change(config: dict[str, Any]) -> None:
-            target = config["config"]
-            for name in path[:-1]:
-                target = target[name]
-            target[path[-1]] = value
+    def change(config: dict[str, Any]) -> None:
+        target = functools.reduce(operator.getitem, path[:-1], config["config"])
+        target[path[-1]] = value
 
-        return change
-
-    return to
+    return change
 
 
-def refusal(path: Path, loaded: bool = True) -> str:
-    """The one line with which loading, or describing, refuses a file."""
-    with pytest.raises(TrajWorldError) as caught:
-        (load_model if loaded else describe_model)(path)
-    message = str(caught.value)
+def refusal(path: Path, weights: bool = False) -> str:
+    """The one line with which loading refuses a file, and describing too where it is not for the ``weights``."""
+    messages = set()
+    for read in (load_model,) if weights else (load_model, describe_model):
+        with pytest.raises(TrajWorldError) as caught:
+            read(path)
+        messages.add(str(caught.value))
+    (message,) = messages
     assert str(path) in message
     assert "\n" not in message
     assert len(message) < 500
     return message
 
 
-# What follows is tried against both readers where it concerns more than the weights.
-
-
-@pytest.mark.parametrize("loaded", [True, False])
-def test_files_that_are_no_archives(saved: Path, tmp_path: Path, loaded: bool) -> None:
+def test_files_that_are_no_archives(saved: Path, tmp_path: Path) -> None:
     content = saved.read_bytes()
-    assert "does not exist" in refusal(tmp_path / "missing.keras", loaded)
+    assert "does not exist" in refusal(tmp_path / "missing.keras")
     folder = tmp_path / "folder.keras"
     folder.mkdir()
-    assert "directory" in refusal(folder, loaded)
+    assert "directory" in refusal(folder)
     named = tmp_path / "model.zip"
     named.write_bytes(content)
-    assert "does not end in .keras" in refusal(named, loaded)
+    assert "does not end in .keras" in refusal(named)
     half = len(content) // 2
     flipped = content[:half] + bytes([content[half] ^ 0xFF]) + content[half + 1 :]
-    for index, broken in enumerate((b"", b"hello", content[:half], content[:-30], *[flipped] * loaded)):
+    for index, broken in enumerate((b"", b"hello", content[:half], content[:-30], flipped)):
         path = tmp_path / f"broken{index}.keras"
         path.write_bytes(broken)
-        assert "not a model file, or is damaged or cut short" in refusal(path, loaded)
-
-
-@pytest.mark.parametrize("loaded", [True, False])
-@pytest.mark.parametrize("name", ["../evil", "/tmp/evil", "a/../../evil", "..\\evil", "C:\\evil"])
-def test_names_that_escape(remade: Callable[..., Path], name: str, loaded: bool) -> None:
-    assert "would escape" in refusal(remade({name: b"x"}), loaded)
+        assert "not a model file, or is damaged or cut short" in refusal(path, weights=broken is flipped)
 
 
 @pytest.mark.filterwarnings("ignore:Duplicate name")
-def test_missing_or_repeated_members(remade: Callable[..., Path]) -> None:
+def test_missing_repeated_and_further_members(remade: Callable[..., Path]) -> None:
+    for name in ("../evil", "/tmp/evil", "a/../../evil", "..\\evil", "C:\\evil", "assets/other"):
+        assert "is not a model file: it holds" in refusal(remade({name: b"x"}))
     for name in (CONFIG, WEIGHTS):
-        assert f"holds no {name}" in refusal(remade({name: None}))
+        assert "is not a model file: it holds" in refusal(remade({name: None}))
     path = remade({})
     with zipfile.ZipFile(path, "a") as archive:
         archive.writestr(CONFIG, "{}")
-    assert "two members of one name" in refusal(path)
+    assert f"holds '{CONFIG}, {CONFIG}, " in refusal(path)
 
 
-@pytest.mark.parametrize("loaded", [True, False])
-def test_bombs(remade: Callable[..., Path], loaded: bool) -> None:
-    for name in (CONFIG, WEIGHTS, "assets/other"):
+def test_bombs(remade: Callable[..., Path]) -> None:
+    for name in (CONFIG, WEIGHTS):
         bomb = remade({name: b" " * (8 << 20)}, zipfile.ZIP_DEFLATED)
-        assert "would unpack to 8,388,608 bytes" in refusal(bomb, loaded)
-    large = remade({CONFIG: os.urandom(17 << 20)})
-    assert "is no model's" in refusal(large, loaded)
+        assert "would unpack to 8,388,608 bytes" in refusal(bomb)
+    assert "is no model's" in refusal(remade({CONFIG: os.urandom(17 << 20)}))
 
 
-@pytest.mark.parametrize("loaded", [True, False])
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "null", '"x"', "{}", '{"a": NaN}', "[" * 100_000, b"\xff\xfe", '{"config": 1e999}'],
 )
-def test_configurations_that_are_none(remade: Callable[..., Path], text: Any, loaded: bool) -> None:
-    refusal(remade({CONFIG: text}), loaded)
+def test_configurations_that_are_none(remade: Callable[..., Path], text: Any) -> None:
+    refusal(remade({CONFIG: text}))
 
 
-@pytest.mark.parametrize("loaded", [True, False])
-def test_other_keras_models_are_named(tmp_path: Path, loaded: bool) -> None:
-    other = keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)])
-    other.save(tmp_path / "other.keras")
-    assert "not a world model of this version but a Keras 'Sequential'" in refusal(
-        tmp_path / "other.keras", loaded
-    )
+def test_other_keras_models_are_named(tmp_path: Path) -> None:
+    keras.Sequential([keras.layers.Input((2,)), keras.layers.Dense(1)]).save(tmp_path / "other.keras")
+    said = refusal(tmp_path / "other.keras")
+    assert "not a world model of this version but a Keras 'Sequential'" in said
 
 
 HOSTILE: list[dict[str, Any]] = [
@@ -127,18 +113,17 @@ HOSTILE: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.parametrize("loaded", [True, False])
 @pytest.mark.parametrize("hostile", HOSTILE, ids=["lambda", "system", "registered"])
 def test_serialised_objects_anywhere_are_refused(
-    with_config: Callable[..., Path], hostile: dict[str, Any], loaded: bool
+    with_config: Callable[..., Path], hostile: dict[str, Any]
 ) -> None:
     for change in (
-        changed("identity", "history", "deep")([{"deeper": [hostile]}]),
-        changed("dtype")(hostile),
-        changed("identity", "support", "lower")(hostile),
-        changed("sizes", "blocks")(hostile),
+        changed([{"deeper": [hostile]}], "identity", "history", "deep"),
+        changed(hostile, "dtype"),
+        changed(hostile, "identity", "support", "lower"),
+        changed(hostile, "sizes", "blocks"),
     ):
-        assert "asks to make an object" in refusal(with_config(change), loaded)
+        assert "asks to make an object" in refusal(with_config(change))
 
 
 def test_what_stands_beside_the_configuration_is_not_obeyed(
@@ -184,19 +169,16 @@ WRONG: dict[tuple[str, ...], list[Any]] = {
 @pytest.mark.parametrize("path", WRONG, ids=".".join)
 def test_wrong_parts_of_a_configuration(with_config: Callable[..., Path], path: tuple[str, ...]) -> None:
     for value in WRONG[path]:
-        refusal(with_config(changed(*path)(value)))
+        refusal(with_config(changed(value, *path)), weights=True)
 
 
 def test_more_than_is_there(with_config: Callable[..., Path]) -> None:
     """A model of so many blocks would need terabytes: it must be refused before it is made."""
-    wide = {
-        **IDENTITY.to_config(),
-        "support": {"lower": [0.0] * 13, "upper": [1.0] * 13},
-        "observation_size": 11,
-    }
-    message = refusal(with_config(changed("identity")(wide)), loaded=False)
+    support = {"lower": [0.0] * 13, "upper": [1.0] * 13}
+    wide = {**IDENTITY.to_config(), "support": support, "observation_size": 11}
+    message = refusal(with_config(changed(wide, "identity")))
     assert "ranges of 13 variates, but embeddings for 12" in message
-    assert "its sizes ask for" in refusal(with_config(changed("sizes", "blocks")(10**6)))
+    assert "its sizes ask for" in refusal(with_config(changed(10**6, "sizes", "blocks")), weights=True)
 
 
 ARRAY = "head/vars/0"
@@ -243,27 +225,25 @@ def poisoned(value: float) -> Callable[[h5py.File], None]:
         (replaced(dtype=h5py.string_dtype()), "not float32"),
         (replaced(dtype=[("a", "f4")]), "not float32"),
         (replaced(shape=(2**40,), chunks=(1024,)), "declare more than is stored"),
-        (replaced(shape=(), data=None), "not those of a model|weights, but it holds|more than is stored"),
+        (replaced(shape=(), data=None), "more than is stored"),
         (replaced(external=[("/etc/hostname", 0, h5py.h5f.UNLIMITED)]), "another file"),
         (virtual_data, "another file"),
         (assigned(ARRAY, lambda weights: h5py.SoftLink("/head/vars/1")), "a link"),
         (assigned(ARRAY, lambda weights: h5py.ExternalLink("/etc/other.h5", "/x")), "a link"),
-        (assigned("again", lambda weights: weights["/"]), "more arrays|weights, but it holds"),
-        (lambda weights: weights.move("head", "body"), "not those of a model of its sizes"),
-        (assigned(ARRAY, lambda weights: weights[ARRAY][()].T.copy()), "not those of a model of its sizes"),
+        (assigned("again", lambda weights: weights["/"]), "more arrays"),
+        (lambda weights: weights.move("head", "body"), "could not be loaded"),
+        (assigned(ARRAY, lambda weights: weights[ARRAY][()].T.copy()), "could not be loaded"),
     ],
     ids=lambda value: value if isinstance(value, str) else value.__qualname__.split(".")[0],
 )
 def test_wrong_weights(
     with_weights: Callable[..., Path], change: Callable[[h5py.File], Any], said: str
 ) -> None:
-    message = refusal(with_weights(change))
-    assert any(part in message for part in said.split("|")), message
+    assert said in refusal(with_weights(change), weights=True)
 
 
 def test_weights_that_are_no_hdf5_file(saved: Path, remade: Callable[..., Path]) -> None:
     with zipfile.ZipFile(saved) as archive:
         content = archive.read(WEIGHTS)
-    refusal(remade({WEIGHTS: b"not hdf5" * (len(content) // 8)}))
-    refusal(remade({WEIGHTS: content[: len(content) * 9 // 10]}))
-    refusal(remade({WEIGHTS: b""}))
+    for broken in (b"not hdf5" * (len(content) // 8), content[: len(content) * 9 // 10], b""):
+        refusal(remade({WEIGHTS: broken}), weights=True)

@@ -18,6 +18,8 @@ from trajworld.policies.behaviour import (
     make_behaviour,
 )
 
+pytestmark = pytest.mark.once
+
 LOW, HIGH = np.array([-1.0, 0.0, -2.5], np.float32), np.array([1.0, 4.0, -0.5], np.float32)
 
 

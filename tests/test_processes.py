@@ -15,6 +15,8 @@ from waiting import runs, wait_for
 from trajworld.errors import UsageError
 from trajworld.processes import THREAD_LIMITS, Workers, available_cores, core_shares, starting_workers
 
+pytestmark = pytest.mark.once
+
 needs_linux = pytest.mark.skipif(
     sys.platform != "linux", reason="chooses cores, looks into /proc, masks signals"
 )
@@ -87,9 +89,7 @@ def test_a_worker_that_dies_breaks_the_pool(tmp_path):
 def test_workers_end_with_a_parent_that_was_killed(tmp_path):
     script = tmp_path / "script.py"
     script.write_text(
-        "import os, time\n"
-        "from trajworld.processes import Workers\n"
-        "if __name__ == '__main__':\n"
+        "import os, time\nfrom trajworld.processes import Workers\nif __name__ == '__main__':\n"
         "    with Workers(1) as workers:\n"
         "        print(workers.submit(os.getpid).result(), flush=True)\n"
         "        workers.submit(time.sleep, 3600).result()\n"

@@ -16,7 +16,7 @@ from study_cells import Powers
 
 from trajworld.study.report import write_report
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.once]
 
 # Shows the page in a frame of a width, and writes what is found there into its own text.
 HARNESS = """<!doctype html><link rel=icon href=data:,>

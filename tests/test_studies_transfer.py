@@ -190,6 +190,7 @@ def test_factors_by_hand() -> None:
     assert (found["transitions"]["factor"], found["steps"]["factor"]) == (0.25, 0.1)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -253,6 +254,7 @@ def test_a_run_is_measured_as_it_goes_and_may_diverge(tmp_path: Path) -> None:
     assert diverged.files == {}
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_data_are_collected_once_and_are_of_one_collection() -> None:
     name, said = "gymnasium/InvertedPendulum-v5", list[str]()
@@ -302,6 +304,7 @@ def test_returns_by_behaviour_by_hand(make_episodes: Any) -> None:
     assert ou == of_ou | {"mean_return": pytest.approx(total / 2), "reward": pytest.approx(total / 9)}
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_a_small_study_by_the_command_line(tmp_path: Path) -> None:
     config = config_for("pretrain", [store(tmp_path / "data")], steps=2, model=SIZES)

@@ -12,6 +12,8 @@ from trajworld.errors import UsageError
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.training.config import DatasetChoice, resolve_config, write_config
 
+pytestmark = pytest.mark.once
+
 DATA: dict[str, Any] = {"datasets": [{"spec": "data"}]}
 
 

@@ -12,6 +12,8 @@ from tensorboardX.proto.event_pb2 import Event
 from trajworld.errors import TrajWorldError
 from trajworld.training.record import MetricsLog, read_metrics
 
+pytestmark = pytest.mark.once
+
 
 def row(step: int, **more: Any) -> dict[str, Any]:
     return {"step": step, "loss": 1 / step, "learning_rate": 1e-3, "seconds": 2.0 * step, **more}

@@ -62,6 +62,7 @@ def assert_same_files(one: Path, other: Path) -> None:
             np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("plain_steps")
 class TestInterruption:
     """With a step that needs no compiler."""

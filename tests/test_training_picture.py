@@ -8,6 +8,8 @@ import pytest
 
 from trajworld.training.picture import draw_losses, losses_figure
 
+pytestmark = pytest.mark.once
+
 ROWS: list[dict[str, Any]] = [
     {"step": 1, "loss": 5.0},
     {"step": 2, "loss": math.nan, "holdout_loss": None},

@@ -1,26 +1,21 @@
 """TrajWorld against a plain float64 NumPy implementation of the definition, and what must not change it."""
 
 from collections.abc import Callable
-from typing import Any
 
 import keras
 import numpy as np
 import pytest
 from keras import ops
-from numpy.typing import NDArray
-from numpy_reference import Reference, weights_of_model
+from numpy_reference import Array, Reference, known_variates, numpy, weights_of_model, windows
 
 from trajworld.backend import active_backend
 from trajworld.data.batch import Variates
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.models.identity import action_mask
 from trajworld.models.interface import MODELS
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 
 SIZES = TrajWorldSizes(blocks=2, width=8, heads=2, window=6, bins=16, variates=12, dropout=0.2)
-
-Array = NDArray[Any]
 
 
 def randomised(sizes: TrajWorldSizes, seed: int = 0, dtype: str = "float32") -> TrajWorld:
@@ -42,30 +37,6 @@ def model() -> TrajWorld:
 def predict(model: TrajWorld) -> Callable[..., Array]:
     compiled = active_backend().compile(model, model)
     return lambda *arrays: numpy(compiled(*arrays))
-
-
-def numpy(tensor: object) -> Array:
-    return np.asarray(ops.convert_to_numpy(tensor))
-
-
-def known_variates(observations: int, actions: int, padded: int | None = None) -> Variates:
-    rng = np.random.default_rng(observations)
-    count = padded or observations + 1 + actions
-    lower = rng.uniform(-3, 0, count).astype(np.float32)
-    mask = (np.arange(count) < observations + 1 + actions).astype(np.float32)
-    upper = lower + rng.uniform(0.5, 4, count).astype(np.float32)
-    return Variates(action_mask(observations, actions, count), lower, upper, mask if padded else None)
-
-
-def windows(variates: Variates, batch: int = 3, rows: int = 6, seed: int = 1) -> tuple[Array, Array]:
-    """Random windows, some values outside the support; all windows but the first are padded on the left."""
-    rng = np.random.default_rng(seed)
-    span = variates.upper - variates.lower
-    values = variates.lower + rng.uniform(-0.2, 1.2, (batch, rows, len(span))) * span
-    time_mask = np.ones((batch, rows), np.float32)
-    for index in range(1, batch):
-        time_mask[index, : index * rows // batch] = 0
-    return (values * time_mask[:, :, None]).astype(np.float32), time_mask
 
 
 @pytest.mark.parametrize(
@@ -142,17 +113,14 @@ def test_dropout_is_a_function_of_the_seed(model: TrajWorld, predict: Callable[.
     assert np.abs(with_seed(3) - predict(values, time_mask, variates)).max() > 1e-2
 
 
-@pytest.mark.parametrize("preset", TrajWorldSizes.presets)
-def test_presets_are_as_large_as_they_say(preset: str) -> None:
-    sizes = TrajWorldSizes.presets[preset]
-    expected = {"paper": 9.6e6, "small": 0.34e6}.get(preset, sizes.parameters)
-    assert sizes.parameters == pytest.approx(expected, rel=0.02)
-    if preset != "paper":
-        assert TrajWorld(sizes).count_params() == sizes.parameters
-
-
-def test_initial_weights_are_as_defined() -> None:
-    weights = weights_of_model(TrajWorld(MODELS["trajworld"].preset("small")))
+def test_presets_are_as_large_as_they_say_and_initialised_as_defined() -> None:
+    sizes = TrajWorldSizes.presets["small"]
+    assert (sizes.parameters, TrajWorldSizes.presets["paper"].parameters) == pytest.approx(
+        (0.34e6, 9.6e6), rel=0.02
+    )
+    model = TrajWorld(sizes)
+    assert model.count_params() == sizes.parameters
+    weights = weights_of_model(model)
     for name, inputs in (
         ("input_projection/kernel", 256),
         ("block_0_time/contraction/kernel", 256),

@@ -1,7 +1,7 @@
 """Trajectory world models across heterogeneous environments.
 
-Importing this package chooses Keras's backend: ``KERAS_BACKEND`` where it is set, JAX otherwise. It imports no
-deep-learning framework by itself; the functions that need one do, when they are called.
+Importing this package chooses Keras's backend: ``KERAS_BACKEND`` where it is set, JAX otherwise. The framework is
+imported by the functions that need it.
 """
 
 import importlib

@@ -58,16 +58,15 @@ def train(
         overwrite: Whether a run that is there is removed first.
         preset: ``tiny``, ``small`` (the default) or ``paper``, of which the settings are that are not given.
         observe: Called after every step.
-        settings: Any of :class:`trajworld.training.config.TrainingConfig`: ``steps``, ``batch_size``, ``seed``, …;
-            ``model`` is a mapping of sizes, perhaps with the ``kind`` of model.
+        settings: Any of :class:`trajworld.training.config.TrainingConfig`; ``model`` is a mapping of sizes, perhaps
+            with the ``kind`` of model.
 
-    Returns:
-        The model of the lowest holdout loss; the last one where no episode is held out.
+    Returns the model of the lowest holdout loss; the last one where no episode is held out.
 
     Raises:
         UsageError: A setting is unknown or out of range, or ``run`` is there already.
         TrajWorldError: A dataset or the initial model is missing or damaged, or the loss is no longer finite.
-        KeyboardInterrupt: Ctrl-C; a run directory that was named can be continued.
+        KeyboardInterrupt: Ctrl-C; a ``run`` can be continued.
     """
     from trajworld.training.config import resolve_config
     from trajworld.training.loop import train as train_run
@@ -76,8 +75,7 @@ def train(
     several = isinstance(data, Sequence) and not isinstance(data, str)
     many: Any = data if several else [data]
     options = {**settings, "datasets": [str(_opened(one).path) for one in many]}
-    if init is not None:
-        options["init"] = os.fspath(init)
+    options |= {} if init is None else {"init": os.fspath(init)}
     config = resolve_config("pretrain" if several else "train", preset=preset, options=options)
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(temporary, "run") if run is None else Path(run)
@@ -99,16 +97,14 @@ def predict(
     >>> mean, std = tw.predict(tuned, data, episode=1)  # rows 1 to L of the episode, each from the rows before it
 
     Args:
-        model: The model.
+        model: As :func:`load` returns it.
         history: ``[B, T, M]`` rows, of which the last that fit the model's window are read; or a dataset, to predict
-            every row but the first of one of its episodes from the real rows before it.
-        episode: Which episode of a dataset.
-        ranges: A dataset of the same environment, over whose range the rows are read where the model has none of its
-            own: it has one if it was trained on one dataset, or pre-trained on this one or one of this environment.
-            Beside a dataset to predict, the name of one of the model's own will do.
+            every row but the first of an ``episode`` from the real rows before it.
+        episode: Its number.
+        ranges: A dataset of the same environment, over whose range the rows are read where the model, pre-trained on
+            others, has none of its own; beside a dataset to predict, perhaps the name of one of the model's own.
 
-    Returns:
-        Expectation and standard deviation, each ``[B, O + 1]`` float32: the observation, then the reward.
+    Returns expectation and standard deviation, each ``[B, O + 1]`` float32: the observation, then the reward.
 
     Raises:
         UsageError: The history is of another shape, holds NaN or infinite values, or no range is known.
@@ -125,17 +121,17 @@ def predict(
         index = WindowIndex.of(data, [episode])
         values, mask = gather_windows(data, *index.locate(np.arange(len(index))), window)
     else:
-        rows = _numbers("history", history, 3)[:, 1 - window :]
+        rows = _numbers("history", history)[:, 1 - window :]
         variates, observations = _known(model, ranges, rows.shape[2])
         # The last row of a window is the one that is predicted; what stands in it is not read.
         before = window - 1 - rows.shape[1]
         values = np.pad(rows, [(0, 0), (before, 1), (0, 0)])
         mask = np.pad(np.ones(rows.shape[:2], np.float32), [(0, 0), (before, 1)])
-    parts = []
-    for begin in range(0, len(values), _WINDOWS_AT_ONCE):
-        # Where there are several batches, the last repeats its last window: another shape would be compiled anew.
-        places = np.arange(begin, begin + min(_WINDOWS_AT_ONCE, len(values))).clip(max=len(values) - 1)
-        mean_std = _one_step(model)(values[places], mask[places], variates)[:2]
+    parts, size = [], min(_WINDOWS_AT_ONCE, len(values))
+    for begin in range(0, len(values), size):
+        # The last of several batches repeats its last window: another shape would be compiled anew.
+        places = np.arange(begin, begin + size).clip(max=len(values) - 1)
+        mean_std = _compiled(model)(values[places], mask[places], variates)[:2]
         parts.append([ops.convert_to_numpy(array)[:, : observations + 1] for array in mean_std])
     means, stds = np.concatenate(parts, axis=1, dtype=np.float32)[:, : len(values)]
     return means, stds
@@ -156,31 +152,23 @@ def rollout(
     True
     >>> sampled = tw.rollout(tuned, history, actions, seed=1)
 
-    Args:
-        model: The model.
-        history: ``[B, T, M]`` rows; the rollouts start from the last one, whose action is not read.
-        actions: ``[B, h, A]``; the first is taken in the last row of the history. Or a controller of
-            :mod:`trajworld.models.rollout`, such as a policy that reads each predicted observation.
-        seed: Sample the predictions with this seed; None for their expectations.
-        ranges: As in :func:`predict`.
+    They start from the last row of ``history [B, T, M]``, whose action is not read: there the first of ``actions``,
+    ``[B, h, A]``, is taken. These may be a controller of :mod:`trajworld.models.rollout` too, such as a policy that
+    reads each predicted observation. A ``seed`` samples the predictions; None is for their expectations. ``ranges`` and
+    errors are as in :func:`predict`.
 
-    Returns:
-        ``observations [B, h, O]`` and ``rewards [B, h]``, ``observation_std`` and ``reward_std``, and the ``actions``.
-
-    Raises:
-        UsageError: A shape does not fit, a value is NaN or infinite, or no range is known.
-        TrajWorldError: The model is of data of another size.
+    Returns ``observations [B, h, O]`` and ``rewards [B, h]``, ``observation_std`` and ``reward_std``, and ``actions``.
     """
     from trajworld.models.rollout import GivenActions, draw_uniforms
 
-    rows = _numbers("history", history, 3)
+    rows = _numbers("history", history)
     variates, observations = _known(model, ranges, rows.shape[2])
-    controller: Any = actions if hasattr(actions, "act") else GivenActions(_numbers("actions", actions, 3))
+    controller: Any = actions if hasattr(actions, "act") else GivenActions(_numbers("actions", actions))
     wanted = int(variates.is_action.sum())
     if isinstance(controller, GivenActions) and (shape := controller.actions.shape)[2] != wanted:
         raise UsageError(f"actions of shape {shape} must be [B, h, {wanted}]")
     draws = None if seed is None else draw_uniforms(controller.horizon, rows.shape[0], rows.shape[2], seed)
-    return _rolling(model, observations)(rows, np.ones(rows.shape[:2]), variates, controller, draws)
+    return _compiled(model, observations)(rows, np.ones(rows.shape[:2]), variates, controller, draws)
 
 
 def evaluate(
@@ -192,18 +180,12 @@ def evaluate(
     >>> bool(table.loc["all", "mae"] > 0)
     True
 
-    Args:
-        model: The model.
-        data: What it predicts.
-        windows: The most transitions to predict, drawn at random; None for all.
-        seed: Of the draw.
-        ranges: As in :func:`predict`; where it is not given, a pre-trained model reads an environment that it never saw
-            over the range of ``data`` itself.
+    At most ``windows`` transitions are drawn at random by ``seed``; None is for all. ``ranges`` are as in
+    :func:`predict`; an environment that a pre-trained model never saw is otherwise read over the range of ``data``.
 
-    Returns:
-        A row for each observation variate and the reward, then the means ``observations`` and ``all`` (with the
-        reward). Columns: ``std`` over the dataset, ``mae``, ``mse``, ``normalised_mae`` and ``normalised_mse`` (in
-        standard deviations and variances, of variates that vary), ``nll`` in nats, and the baseline's ``copy_mae``, ….
+    Returns a row for each observation variate and the reward, then the means ``observations`` and ``all`` (with the
+    reward). Columns: ``std`` over the dataset, ``mae``, ``mse``, ``normalised_mae`` and ``normalised_mse`` (in standard
+    deviations and variances, of variates that vary), ``nll`` in nats, and the baseline's ``copy_mae``, ….
 
     Raises:
         UsageError: A number is out of range.
@@ -215,9 +197,9 @@ def evaluate(
 
     dataset = _opened(data)
     support = support_for(model, dataset, _chosen(model, ranges))
-    one_step = _one_step(model)
-    found = prediction_errors(model, dataset, support=support, limit=windows, seed=seed, one_step=one_step)
-    copied = copy_last_row_errors(dataset, limit=windows, window=model.sizes.window, seed=seed)
+    choice: Any = {"limit": windows, "seed": seed}
+    found = prediction_errors(model, dataset, support=support, one_step=_compiled(model), **choice)
+    copied = copy_last_row_errors(dataset, window=model.sizes.window, **choice)
     ours, copy = (pandas.DataFrame(each.table).T.astype(float) for each in (found, copied))
     return ours.join(copy.drop(columns=["std", "nll"]).add_prefix("copy_")).rename_axis("variate")
 
@@ -242,44 +224,37 @@ def _known(
     own, identity = model.identity.support, model.identity
     if ranges is not None or data is not None:
         dataset = data or _opened(ranges)  # type: ignore[arg-type]
-        if (count := dataset.num_variates) != variates:
-            raise UsageError(
-                f"rows of {variates} variates are not those of {dataset.name}, which have {count}"
-            )
         support = support_for(model, dataset, _chosen(model, ranges)).support
-        return variates_of(dataset, support.lower, support.upper), dataset.observation_size
-    if own.shared or identity.observation_size is None:
+        found = variates_of(dataset, support.lower, support.upper), dataset.observation_size
+    elif own.shared or identity.observation_size is None:
         raise UsageError(
             "the model does not say which ranges these rows have: name a dataset of their environment, ranges=..."
         )
-    if own.lower.size != variates:
-        raise UsageError(f"the model predicts rows of {own.lower.size} variates, not of {variates}")
-    is_action = action_mask(identity.observation_size, identity.action_size)
-    return Variates(is_action, own.lower, own.upper), identity.observation_size
+    else:
+        is_action = action_mask(identity.observation_size, identity.action_size)
+        found = Variates(is_action, own.lower, own.upper), identity.observation_size
+    if (count := len(found[0].lower)) != variates:
+        raise UsageError(f"rows of {variates} variates do not fit the model or data of {count}")
+    return found
 
 
-def _numbers(name: str, array: ArrayLike, axes: int) -> NDArray[np.float32]:
-    """An array of finite numbers, none of whose axes is empty."""
+def _numbers(name: str, array: ArrayLike) -> NDArray[np.float32]:
+    """An array of finite numbers with three axes, none of them empty."""
     try:
         found = np.asarray(array, np.float32)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name} must be an array of numbers: {error}") from None
-    if found.ndim != axes or not found.size:
-        raise UsageError(f"{name} of shape {found.shape} must have {axes} axes, none of them empty")
+    if found.ndim != 3 or not found.size:
+        raise UsageError(f"{name} of shape {found.shape} must have 3 axes, none of them empty")
     if not np.isfinite(found).all():
         raise UsageError(f"{name} holds NaN or infinite values")
     return found
 
 
-@functools.lru_cache(maxsize=4)
-def _one_step(model: Any) -> Any:
+@functools.lru_cache(maxsize=8)
+def _compiled(model: Any, observation_size: int | None = None) -> Any:
+    """One-step predictions; or rollouts in data of one observation size."""
     from trajworld.evaluation.one_step import compile_one_step
-
-    return compile_one_step(model)
-
-
-@functools.lru_cache(maxsize=4)
-def _rolling(model: Any, observation_size: int) -> Any:
     from trajworld.models.rollout import compile_rollout
 
-    return compile_rollout(model, observation_size)
+    return compile_one_step(model) if observation_size is None else compile_rollout(model, observation_size)

@@ -1,7 +1,4 @@
-"""What the core asks of the framework under Keras, where Keras leaves it open; ``trajworld.backends`` answers it.
-
-The active backend is found once, by Keras's own answer, so that no other module ever asks which framework runs.
-"""
+"""What the core asks of the framework under Keras, where Keras leaves it open; ``trajworld.backends`` answers it."""
 
 import functools
 import importlib
@@ -23,13 +20,9 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Device:
-    """The device that computes.
+    """The device that computes: a ``cpu``, ``gpu`` or ``tpu``, by its own name, and how many of them there are.
 
-    Attributes:
-        kind: ``cpu``, ``gpu`` or ``tpu``.
-        name: What the framework or the machine calls it.
-        count: How many of them there are.
-        training: On how many of them a run trains where no number is asked for.
+    On ``training`` of them a run trains where no number is asked for.
     """
 
     kind: str
@@ -42,10 +35,7 @@ class Device:
 class Layout:
     """How computations are spread: data parallel, the weights on every device, a share of each batch on each.
 
-    Attributes:
-        devices: How many devices compute, in all processes together.
-        processes: How many processes compute together.
-        process: Which of them this is; process 0 leads: it alone writes.
+    ``devices`` compute in all ``processes`` together, of which this is number ``process``.
     """
 
     devices: int = 1
@@ -54,7 +44,7 @@ class Layout:
 
     @property
     def leads(self) -> bool:
-        """Whether this process is the one that writes files."""
+        """Whether this process is the one that writes files: process 0."""
         return self.process == 0
 
 
@@ -62,7 +52,7 @@ class TrainingStep(Protocol):
     """One compiled optimisation step; holds the model's and optimiser's state between calls."""
 
     def __call__(self, learning_rate: float, *arrays: Any) -> Tensor:
-        """Update the weights by the gradient of the loss of ``arrays``; returns the loss, perhaps not computed yet."""
+        """Update the weights by the gradient of the loss of ``arrays``; the loss, perhaps not computed yet."""
 
     def write_back(self) -> None:
         """Write the state into the model's and the optimiser's variables, before anything else reads them."""
@@ -74,10 +64,9 @@ class Backend(Protocol):
     name: str
 
     def compile(self, function: Callable[..., Any], model: Any) -> Callable[..., Any]:
-        """Compile ``function(*arrays)``, which reads ``model``'s weights and changes nothing.
+        """Compile ``function(*arrays)``, which reads ``model``'s weights as they are at each call and changes nothing.
 
-        The weights are arguments of what is compiled, not constants: later updates are seen. Compiles once for each
-        set of shapes; takes NumPy arrays and returns the framework's tensors.
+        Compiles once for each set of shapes; takes NumPy arrays and returns the framework's tensors.
         """
 
     def product(self, x: Tensor, kernel: Tensor) -> Tensor:
@@ -96,34 +85,25 @@ class Backend(Protocol):
         """Make this process one of several that compute together; before anything is computed.
 
         ``coordinator`` is ``HOST:PORT`` of process 0, or ``auto``, without numbers, for what the cluster (Slurm, a TPU
-        pod, Open MPI) says.
-
-        Raises:
-            UsageError: The framework cannot.
-            TrajWorldError: The processes do not find each other.
+        pod, Open MPI) says. A ``UsageError`` where the framework cannot; a ``TrajWorldError`` where they do not meet.
         """
 
     def leave(self, problem: str | None = None) -> None:
         """Leave the processes that were joined, if any: when all others do, or because of a problem.
 
-        The others are told the problem before they end, too: they would wait for this process for ever. The caller must
-        then end this process by ``os._exit``.
+        The others are told the problem, and end too. The caller must then end this process by ``os._exit``.
         """
 
     def distribute(self, devices: int | None, batch_size: int, usual: int | None = None) -> Layout:
-        """Spread what is made and compiled from now on over several devices.
+        """Spread what is made and compiled from now on over several devices; in several processes, over all of them.
 
-        In several processes, over all devices of all of them. A training step then gives the loss and weights that one
-        device would, within rounding. Compiled functions take NumPy arrays as before, the same in every process: those
-        whose first axis is that of the first of them, and divides by the number of devices, are shared out.
+        A training step then gives the loss and weights that one device would, within rounding. Compiled functions take
+        NumPy arrays as before, the same in every process: those whose first axis is that of the first of them, and
+        divides by the number of devices, are shared out.
 
-        Args:
-            devices: How many of this process's devices; None for ``usual``, or else ``device().training``.
-            batch_size: What must be shared out evenly. Where ``devices`` is None, as many are taken as divide it.
-            usual: How many to take where that many are available.
-
-        Raises:
-            UsageError: There are fewer, or ``batch_size`` cannot be divided among them.
+        ``devices`` counts this process's; None is for ``usual`` where so many are available, or else for
+        ``device().training``, of which as many are taken as divide ``batch_size``. A ``UsageError`` where there are
+        fewer, or ``batch_size`` cannot be divided among them.
         """
 
     def lead_first(self, action: Callable[[], _T]) -> _T:
@@ -133,23 +113,14 @@ class Backend(Protocol):
         """Whether ``flag`` is true in any process; each must ask at the same point of its computations."""
 
     def peak_memory(self) -> int | None:
-        """The most bytes that were held at once since the process began; None where nothing tells.
-
-        On an accelerator, by the framework's allocator on the first device; on the CPU, the process's resident memory,
-        which counts the libraries and what compiling took too: compare two readings.
-        """
+        """The most bytes that the first accelerator, or on a CPU the process, held at once; None if nothing tells."""
 
     def free_memory(self) -> None:
         """Drop compiled programs and give cached memory back; what is in use stays, and compiles again when called."""
 
 
 def require_framework() -> None:
-    """Refuse, before Keras is imported, a ``KERAS_BACKEND`` that is not known or not installed.
-
-    Raises:
-        UsageError: It is not known.
-        TrajWorldError: It is not installed; the line names the command that installs it.
-    """
+    """Refuse, before Keras is imported, a ``KERAS_BACKEND`` that is not known or not installed."""
     chosen = os.environ.get("KERAS_BACKEND", "jax")
     if chosen not in BACKENDS:
         raise UsageError(f"KERAS_BACKEND is {chosen!r}, which is none of {', '.join(BACKENDS)}")
@@ -163,11 +134,7 @@ def require_framework() -> None:
 
 @functools.cache
 def active_backend() -> Backend:
-    """The implementation for the framework that Keras runs on in this process.
-
-    Raises:
-        TrajWorldError: See :func:`require_framework`.
-    """
+    """The implementation for the framework that Keras runs on in this process; see :func:`require_framework`."""
     require_framework()
     import keras
 

@@ -1,7 +1,6 @@
 """What this machine has for TrajWorld: versions, frameworks and their devices, room, and what is missing.
 
-Each framework is tried in a process of its own: importing several into one process can crash it, and Keras
-takes one backend a process. Run as a module, this file is that trial: it prints one JSON line.
+Each framework is tried in a process of its own, as Keras takes one; run as a module, this file is that trial.
 """
 
 import contextlib
@@ -21,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trajworld.backend import BACKENDS
+from trajworld.backend import BACKENDS, active_backend
 from trajworld.data.home import home
 from trajworld.data.minari_datasets import datasets_folder
 from trajworld.processes import available_cores
 from trajworld.version import __version__
+from trajworld.versions import version_of
 
 FRAMEWORKS = tuple(BACKENDS)
 _LIBRARIES = ("keras", "numpy", "pandas", "gymnasium", "mujoco", "minari", "grain")
@@ -38,13 +38,8 @@ _GPU_NODES = ("/dev/nvidia0", "/dev/kfd")
 class Framework:
     """One framework that Keras can run on, by Keras's name for it.
 
-    Attributes:
-        version: None where it is not installed or cannot be imported.
-        works: Whether it computed a small product rightly through Keras.
-        device: What it computes on, such as ``cpu`` or ``gpu: NVIDIA …``; empty where it does not work.
-        devices: How many such devices it sees.
-        problem: Why it does not work; empty where it does.
-        training: On how many devices a run trains where ``--devices`` does not say.
+    ``works`` says whether it computed a small product rightly through Keras, and ``problem`` why not; ``device`` is
+    ``cpu`` or ``gpu: NVIDIA …``, of which it sees so many and a run trains on ``training``.
     """
 
     name: str
@@ -68,8 +63,7 @@ class Missing:
 class Report:
     """What :func:`examine` found: sizes in bytes, versions by name, None for what is not installed or not known.
 
-    ``reason`` is why ``active`` is the framework that computes, ``healthy`` whether it works; ``home`` is where
-    converted datasets are kept, ``home_free`` the room there, ``minari`` Minari's folder of datasets.
+    ``home`` is where converted datasets are kept, ``minari`` Minari's folder of datasets.
     """
 
     versions: dict[str, str | None]
@@ -98,7 +92,6 @@ def examine(timeout: float = 120) -> Report:
         versions={"python": platform.python_version(), "trajworld": __version__, **libraries},
         frameworks=frameworks,
         active=active,
-        # Importing the package sets an unset KERAS_BACKEND to jax, so jax may be either.
         reason="the default; KERAS_BACKEND changes it" if active == "jax" else "KERAS_BACKEND names it",
         healthy=any(one.works for one in frameworks if one.name == active),
         cores=len(available_cores()),
@@ -130,16 +123,13 @@ def try_framework(name: str, timeout: float) -> Framework:
     answers = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode == 0 and answers:
         return Framework(name, works=True, **json.loads(answers[-1]))
-    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-    problem = said[-1][:200] if said else f"its process ended with the code {done.returncode}"
-    return Framework(name, _version(name), False, problem=problem)
+    said = done.stderr.strip() or f"its process ended with the code {done.returncode}"
+    return Framework(name, _version(name), False, problem=said.splitlines()[-1].strip()[:200])
 
 
 def trial() -> dict[str, Any]:
     """Compute a small product in the framework that ``KERAS_BACKEND`` names, and describe its device."""
     from keras import backend, ops
-
-    from trajworld.backend import active_backend
 
     product = ops.convert_to_numpy(ops.matmul(ops.ones((3, 5)), ops.ones((5, 2))))
     if not (product == 5).all():
@@ -155,10 +145,7 @@ def trial() -> dict[str, Any]:
 
 def _version(name: str) -> str | None:
     """The version of an installed distribution, or of its edition for the CPU."""
-    for distribution in (name, f"{name}-cpu"):
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            return importlib.metadata.version(distribution)
-    return None
+    return version_of(name) or version_of(f"{name}-cpu")
 
 
 def _missing(
@@ -169,19 +156,18 @@ def _missing(
     if active not in FRAMEWORKS:
         what = f"KERAS_BACKEND={active} is none of {', '.join(FRAMEWORKS)}"
         found.append(Missing(what, "unset KERAS_BACKEND"))
-    for one in sorted(frameworks, key=lambda one: one.name != active):
-        if not one.works:
-            needed = "needed" if one.name == active else "optional"
-            again = "" if one.problem == "not installed" else " --force-reinstall"
-            found.append(Missing(f"{one.name} ({needed}): {one.problem}", _pip(one.name, again)))
+    for one in sorted((one for one in frameworks if not one.works), key=lambda one: one.name != active):
+        needed = "needed" if one.name == active else "optional"
+        again = "" if one.problem == "not installed" else " --force-reinstall"
+        found.append(Missing(f"{one.name} ({needed}): {one.problem}", _pip(one.name, again)))
     for name in (name for name, version in libraries.items() if version is None):
         needed = "optional" if name in _EXTRA_OF else "needed"
         found.append(Missing(f"{name} ({needed}): not installed", _pip(_EXTRA_OF.get(name, name))))
-    if any(Path(node).exists() for node in _GPU_NODES):
-        for one in (one for one in frameworks if one.works and one.device.startswith("cpu")):
-            what = f"{one.name} (optional): computes on the CPU although the machine has a GPU"
-            extra = "jax-cuda" if one.name == "jax" else one.name
-            found.append(Missing(what, _pip(extra, " --force-reinstall")))
+    gpu = any(Path(node).exists() for node in _GPU_NODES)
+    for one in (one for one in frameworks if gpu and one.works and one.device.startswith("cpu")):
+        what = f"{one.name} (optional): computes on the CPU although the machine has a GPU"
+        extra = "jax-cuda" if one.name == "jax" else one.name
+        found.append(Missing(what, _pip(extra, " --force-reinstall")))
     return found
 
 

@@ -2,10 +2,7 @@
 
 
 class TrajWorldError(Exception):
-    """Something outside the program is wrong: the message says what, where and how to mend it.
-
-    The command line prints the message alone and exits with ``exit_code``.
-    """
+    """Something outside the program is wrong: the message says what, where and how to mend it."""
 
     exit_code = 1
 

@@ -36,12 +36,11 @@ _KINDS = (
 def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """Yield a temporary path beside ``path``, of the same suffix, that replaces it when the block ends without error.
 
-    Raises:
-        TrajWorldError: The folder cannot be written or the disk is full; the temporary file is removed.
+    A ``TrajWorldError`` where the folder cannot be written or the disk is full.
     """
     path = Path(path)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
-    with _removing(temporary), _file_errors(path):
+    with _writing(path, temporary):
         path.parent.mkdir(parents=True, exist_ok=True)
         yield temporary
         with open(temporary, "rb") as written:
@@ -53,19 +52,18 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that becomes ``path`` when the block ends without error.
 
-    Raises:
-        TrajWorldError: ``path`` exists and is not to be replaced, its parent cannot be written, or the disk is full.
+    A ``TrajWorldError`` where ``path`` exists and is not to be replaced, too.
     """
     path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    old = temporary.with_suffix(".old")
     if path.exists() and not replace:
         raise TrajWorldError(f"{path} exists already: name another place or remove it first")
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
-    with _removing(temporary), _file_errors(path):
+    with _writing(path, temporary):
         temporary.mkdir(parents=True)
         yield temporary
         if path.exists() and not replace:
             raise TrajWorldError(f"{path} was made meanwhile: name another place")
-        old = temporary.with_suffix(".old")
         if path.exists():
             os.replace(path, old)
         os.replace(temporary, path)
@@ -74,23 +72,22 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
 @contextlib.contextmanager
 def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
-    """Hold ``path``, whether it is there yet or not, for this process alone, by a hidden lock file beside it.
+    """Hold ``path``, there yet or not, for this process alone, by a hidden lock file; else a ``TrajWorldError``.
 
-    The lock ends with the process, however that ends. What writers that were killed left half-written is removed.
-
-    Raises:
-        TrajWorldError: Another process holds it (``what`` says what it is), or the lock cannot be made.
+    ``what`` says what ``path`` is. The lock ends with the process, however that ends. What writers that were killed left
+    half-written is removed.
     """
     path = Path(path).absolute()
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
-    with _file_errors(path):
+    try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            lock.acquire()
-        except filelock.Timeout:
-            raise TrajWorldError(
-                f"another process is writing {what} ({path}): wait until it ends, or choose another place"
-            ) from None
+        lock.acquire()
+    except filelock.Timeout:
+        raise TrajWorldError(
+            f"another process is writing {what} ({path}): wait until it ends, or choose another place"
+        ) from None
+    except OSError as error:
+        raise _cannot("write", path, error) from error
     try:
         remove_leftovers(path)
         # Where the folder itself is gone, one that was moved away to be replaced is all that there is.
@@ -111,20 +108,19 @@ def remove_leftovers(folder: Path, names: str = r"\..+\.tmp.*") -> None:
 
 
 def ensure_room(folder: str | os.PathLike[str], size: int, name: str = "") -> None:
-    """Fail now, in an orderly way, where ``size`` bytes more would not fit into a folder.
+    """Raise a ``TrajWorldError`` now where ``size`` bytes more, of the file ``name``, would not fit into a folder.
 
-    HDF5 cannot close its files on a disk that has filled up under it, and may take the process down with it. ``name``
-    is the file that needs the room, for the message.
-
-    Raises:
-        TrajWorldError: The disk is full, or the folder cannot be written.
+    HDF5 cannot close its files on a disk that has filled up under it, and may take the process down with it.
     """
-    # A file without a name, where the system has such: nothing of it stays, however the process ends.
-    with _file_errors(Path(folder) / name), tempfile.TemporaryFile(prefix=".tmp", dir=folder) as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        elif shutil.disk_usage(folder).free < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    try:
+        # A file without a name, where the system has such: nothing of it stays, however the process ends.
+        with tempfile.TemporaryFile(prefix=".tmp", dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            elif shutil.disk_usage(folder).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise _cannot("write", Path(folder) / name, error) from error
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
@@ -138,11 +134,7 @@ def write_json(path: str | os.PathLike[str], value: Any) -> None:
 
 
 def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read a JSON file that holds one object.
-
-    Raises:
-        TrajWorldError: The file is missing, unreadable or no JSON object.
-    """
+    """Read a JSON file of one object; a ``TrajWorldError`` where it is missing, unreadable or anything else."""
     try:
         value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -167,37 +159,25 @@ def json_digest(value: Any) -> str:
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal: equal for equal files, whatever they are called.
-
-    Raises:
-        TrajWorldError: The file is missing or cannot be read.
-    """
+    """The SHA-256 of a file's bytes, in hexadecimal; a ``TrajWorldError`` where it is missing or cannot be read."""
     try:
         with open(path, "rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
-        raise TrajWorldError(f"cannot read {path}: {error.strerror or error}") from None
+        raise _cannot("read", path, error) from None
 
 
 def user_path(path: str | os.PathLike[str]) -> Path:
-    """A path as a person writes it, with ``~`` for a home folder, in configurations and variables too.
-
-    Raises:
-        UsageError: There is no such user, or the user has no home folder.
-    """
+    """A path as a person writes it, with ``~`` for a home folder; a ``UsageError`` where there is none."""
     try:
         return Path(path).expanduser()
     except RuntimeError:
-        raise UsageError(
-            f"{path} begins in the home folder of a user who has none: write the whole path"
-        ) from None
+        problem = f"{path} begins in the home folder of a user who has none: write the whole path"
+        raise UsageError(problem) from None
 
 
 def kind_of_file(path: str | os.PathLike[str]) -> str:
-    """What a file is by its first bytes, with what to do about it, for the messages of readers that want another.
-
-    Empty where it is not known.
-    """
+    """What a file is by its first bytes, with what to do about it, for readers that want another; empty if unknown."""
     try:
         with open(path, "rb") as file:
             start = file.read(512)
@@ -215,10 +195,12 @@ def kind_of_file(path: str | os.PathLike[str]) -> str:
 
 
 @contextlib.contextmanager
-def _removing(temporary: Path) -> Iterator[None]:
-    """Remove what is left of ``temporary`` when the block is left early, a Ctrl-C included."""
+def _writing(path: Path, temporary: Path) -> Iterator[None]:
+    """Turn an operating-system error into one line that names ``path``, and leave nothing of ``temporary``."""
     try:
         yield
+    except OSError as error:
+        raise _cannot("write", path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
         # Where the parent is no folder there is nothing to remove, and the block's own error says so better.
@@ -226,10 +208,5 @@ def _removing(temporary: Path) -> Iterator[None]:
             temporary.unlink()
 
 
-@contextlib.contextmanager
-def _file_errors(path: Path) -> Iterator[None]:
-    """Turn an operating-system error into one line that names the file."""
-    try:
-        yield
-    except OSError as error:
-        raise TrajWorldError(f"cannot write {path}: {error.strerror or error}") from error
+def _cannot(do: str, path: str | os.PathLike[str], error: OSError) -> TrajWorldError:
+    return TrajWorldError(f"cannot {do} {path}: {error.strerror or error}")

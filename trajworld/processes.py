@@ -25,15 +25,14 @@ _T = TypeVar("_T")
 class Workers(ProcessPoolExecutor):
     """Worker processes that end with this context manager, and with this process, however that ends.
 
-    Leaving it kills what still runs: what it would give is not wanted any more. Ctrl-C reaches this process alone.
-    When a worker dies, the futures of all that was submitted raise ``concurrent.futures.process.BrokenProcessPool``.
+    Leaving it kills what still runs. Ctrl-C reaches this process alone. When a worker dies, the futures of all that was
+    submitted raise ``concurrent.futures.process.BrokenProcessPool``.
     """
 
     def __init__(self, count: int, *, pinned: bool = False) -> None:
-        """Set up ``count`` processes, which start as tasks are submitted.
+        """Set up ``count`` processes, which start as tasks are submitted; a ``UsageError`` for less than one.
 
         Each gets cores of its own and as many threads where they are ``pinned``, otherwise one thread on any core.
-        A ``UsageError`` is raised for less than one.
         """
         if count < 1:
             raise UsageError(f"the number of workers must be at least 1, not {count}")
@@ -52,7 +51,7 @@ class Workers(ProcessPoolExecutor):
         self.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
-        """Have a worker call a function that can be pickled; a ``BrokenProcessPool`` where a worker has died."""
+        """Have a worker call a function that can be pickled."""
         with starting_workers():
             return super().submit(fn, *args, **kwargs)
 
@@ -79,16 +78,11 @@ def available_cores() -> list[int]:
 
 def core_shares(cores: list[int], workers: int) -> list[list[int]]:
     """Each worker's cores: as even as can be, shared only where there are more workers than cores."""
-    if workers >= len(cores):
-        return [[cores[worker % len(cores)]] for worker in range(workers)]
-    return [cores[worker::workers] for worker in range(workers)]
+    return [cores[worker::workers] or [cores[worker % len(cores)]] for worker in range(workers)]
 
 
 def start_worker(shares: Any = None) -> None:
-    """Set up a worker: its threads and cores; Ctrl-C is left to the parent, and the worker ends when the parent does.
-
-    ``shares`` is a queue with the cores of each worker; None for one thread on any core.
-    """
+    """Set up a worker, by a queue with the cores of each, or None: one thread on any core; Ctrl-C is the parent's."""
     cores = None if shares is None else shares.get()
     for name in THREAD_LIMITS:
         os.environ[name] = str(len(cores or [0]))

@@ -1,31 +1,23 @@
-"""Versions of what a result depends on, for model files and run directories."""
+"""Versions of what a result depends on, for model files and run directories; nothing is imported for them."""
 
 import importlib.metadata
 import platform
 
 from trajworld.version import __version__
 
-_PACKAGES = (
-    "keras",
-    "jax",
-    "tensorflow",
-    "tensorflow-cpu",
-    "torch",
-    "numpy",
-    "gymnasium",
-    "mujoco",
-    "dm_control",
-    "minari",
-    "grain",
-)
+_FRAMEWORKS = ("keras", "jax", "tensorflow", "tensorflow-cpu", "torch")
+_LIBRARIES = ("numpy", "gymnasium", "mujoco", "dm_control", "minari", "grain")
+
+
+def version_of(distribution: str) -> str | None:
+    """The version of an installed distribution; None where it is not installed."""
+    try:
+        return importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def versions() -> dict[str, str]:
-    """Name to version of this package, Python and the libraries that are installed; imports none of them."""
-    found = {"trajworld": __version__, "python": platform.python_version()}
-    for name in _PACKAGES:
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return found
+    """Name to version of this package, Python and the libraries that are installed."""
+    found = {name: version for name in (*_FRAMEWORKS, *_LIBRARIES) if (version := version_of(name))}
+    return {"trajworld": __version__, "python": platform.python_version(), **found}

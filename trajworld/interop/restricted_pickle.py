@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from trajworld.errors import TrajWorldError
+from trajworld.errors import TrajWorldError, one_line
 from trajworld.files import kind_of_file
 
 MAX_DEPTH = 100
@@ -30,18 +30,12 @@ class Record:
     arguments: tuple[Any, ...] = ()
     state: Any = None
 
-    @property
-    def fields(self) -> dict[str, Any]:
-        """The state as named fields; empty where the state is not a dict."""
-        return self.state if isinstance(self.state, dict) else {}
-
 
 def read_pickle(path: str | os.PathLike[str]) -> Any:
     """Read a pickle (protocols 0 to 5) without importing or calling anything that it names.
 
-    The result holds plain values and containers, NumPy arrays, scalars and dtypes of numbers, and a ``Record`` for each
-    object of a known outside class and for the name of one. A ``jax.Array`` becomes a NumPy array. Arrays are views of
-    the file's bytes and may be read-only.
+    The result holds plain values and containers, NumPy arrays (views of the file's bytes; of a ``jax.Array`` too),
+    scalars and dtypes of numbers, and a ``Record`` for each object of a known outside class and for the name of one.
 
     Raises:
         TrajWorldError: The file is missing, damaged or too deep, or names anything outside the allow-list.
@@ -60,9 +54,7 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     except _Refused as reason:
         raise TrajWorldError(f"{path} is refused: {reason}; nothing in it was run") from None
     except Exception as error:  # Damaged bytes make Python and NumPy raise a dozen types.
-        kind = kind_of_file(path)
-        if kind in ("", "it is a pickle"):
-            kind = " ".join(str(error).split())[:200] or type(error).__name__
+        kind = kind_of_file(path).replace("it is a pickle", "") or one_line(error, 200)
         raise TrajWorldError(
             f"{path} is not a readable pickle, or is damaged or cut short ({kind})"
         ) from None
@@ -108,13 +100,11 @@ class _StandIn:
 
 
 class _Reader(pickle.Unpickler):
-    """An unpickler for which a name is one of our stand-ins or an error; ``settle`` then makes values of those.
-
-    A file can refer to one object many times: ``room`` bounds the values visited and the characters copied.
-    """
+    """An unpickler for which a name is one of our stand-ins or an error; ``settle`` then makes values of those."""
 
     def __init__(self, data: bytes) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
+        # A file can refer to one object many times: this bounds the values visited and the characters copied.
         self.room = 4 * len(data) + 4096
 
     def find_class(self, module: str, name: str) -> Any:

@@ -1,9 +1,10 @@
-"""The layer that every transformer here is made of: attention along one axis, then a feed-forward net, post-norm.
+"""Attention along one axis, then a feed-forward net, post-norm: the layer of which TrajWorld is made.
 
-Activations are kept as ``[N, d]`` with ``N = B * T * M``: a dense layer on two dimensions is one large matrix product
-on every backend, and only the attention itself needs to see the grid ``(B, T, M)`` behind it.
+Activations are ``[N, d]`` with ``N = B * T * M``: a dense layer on two dimensions is one large matrix product on every
+backend, and only the attention itself sees the grid ``(B, T, M)`` behind it.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -43,38 +44,30 @@ class RowDense(keras.layers.Dense):
 
 
 class AttentionFeedForward(keras.layers.Layer):
-    """``x = LN(x + attention(x)); x = LN(x + FFN(x))`` with multi-head attention along one axis of the grid.
+    """``x = LN(x + attention(x)); x = LN(x + FFN(x))``, multi-head, along one axis of the grid.
 
-    Args:
-        width: d, a multiple of ``heads``.
-        heads: The number of heads; a head's features are contiguous.
-        rate: Dropout rate, applied to attention's output, to its projection and to the FFN's output.
-        axis: ``"time"`` (rows attend to rows of the same variate) or ``"variate"`` (variates of one row attend to each
-            other).
-        site: The first of this layer's three dropout sites.
+    ``axis`` is ``"time"`` (rows attend to rows of the same variate) or ``"variate"`` (variates of one row attend to
+    each other). Dropout of ``rate`` acts on attention's output, on its projection and on the FFN's output; ``site`` is
+    the number of the first of these.
     """
 
     def __init__(self, width: int, heads: int, rate: float, axis: str, site: int = 0, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
         self.width, self.heads, self.rate, self.axis, self.site = width, heads, rate, axis, site
-        policy = self.dtype_policy
-
-        def norm(name: str) -> keras.layers.LayerNormalization:
-            return keras.layers.LayerNormalization(epsilon=1e-6, name=name, dtype=policy)
-
+        norm = functools.partial(keras.layers.LayerNormalization, epsilon=1e-6, dtype=self.dtype_policy)
+        dense = functools.partial(RowDense, dtype=self.dtype_policy)
         # One product for queries, keys and values: three narrow ones cost more on every backend.
-        self.query_key_value = RowDense(3 * width, name="query_key_value", dtype=policy)
-        self.projection = RowDense(width, name="projection", dtype=policy)
-        self.attention_norm = norm("attention_norm")
-        self.expansion = RowDense(4 * width, activation=_gelu, name="expansion", dtype=policy)
-        self.contraction = RowDense(width, name="contraction", dtype=policy)
-        self.feed_forward_norm = norm("feed_forward_norm")
+        self.query_key_value = dense(3 * width, name="query_key_value")
+        self.projection = dense(width, name="projection")
+        self.attention_norm = norm(name="attention_norm")
+        gelu = functools.partial(ops.gelu, approximate=True)
+        self.expansion = dense(4 * width, activation=gelu, name="expansion")
+        self.contraction = dense(width, name="contraction")
+        self.feed_forward_norm = norm(name="feed_forward_norm")
         self.build()
 
     def build(self, input_shape: Any = None) -> None:
         """Make the weights; their shapes depend on the sizes alone."""
-        if self.built:  # type: ignore[has-type]
-            return
         norms = self.attention_norm, self.feed_forward_norm
         for layer in (self.query_key_value, norms[0], self.expansion, self.projection, norms[1]):
             layer.build((None, self.width))
@@ -94,12 +87,11 @@ class AttentionFeedForward(keras.layers.Layer):
         """``[B * T * M, d]`` to ``[B * rows * M, d]``, and keys and values: the updated cache where one was given.
 
         Args:
-            x: ``[B * T * M, d]``.
+            x: ``[B * T * M, d]``, of the ``grid``.
             grid: ``(B, T, M)``.
             attendable: Which keys each query may see, broadcastable to ``[B, M, heads, T, S]`` (time; S is T, or
-                the cache's length) or ``[B, T, heads, M, M]`` (variate); None for everything. Not called
-                ``mask``: Keras takes an argument of that name for its own.
-            seed: Dropout's seed for this step; None in inference.
+                the cache's length) or ``[B, T, heads, M, M]`` (variate); None for all. Keras has its own ``mask``.
+            seed: Dropout's; None in inference.
             cache: Keys and values of earlier rows, each ``[B, S, M, heads, d / heads]``; time axis only.
             cache_index: At which row of the cache these T rows go.
             rows: Answer for the last ``rows`` rows only (all are keys); None for all.
@@ -132,16 +124,11 @@ class AttentionFeedForward(keras.layers.Layer):
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, attendable: Tensor | None) -> Tensor:
         """Softmax attention, ``[B, T, M, heads, d / heads]`` three times to ``[N, d]``; the softmax in float32."""
         scores, mixture = _EQUATIONS[self.axis]
-        logits = ops.cast(ops.einsum(scores, query, key), "float32") * (
-            1.0 / math.sqrt(self.width // self.heads)
-        )
+        scale = 1.0 / math.sqrt(self.width // self.heads)
+        logits = ops.cast(ops.einsum(scores, query, key), "float32") * scale
         if attendable is not None:
             logits = ops.where(attendable, logits, MASKED_LOGIT)
         # Keras warns of a softmax over a single entry, which is 1.
         weights = ops.softmax(logits, axis=-1) if logits.shape[-1] != 1 else ops.ones_like(logits)
         weights = ops.cast(weights, value.dtype)
         return ops.reshape(ops.einsum(mixture, weights, value), (-1, self.width))
-
-
-def _gelu(x: Tensor) -> Tensor:
-    return ops.gelu(x, approximate=True)

@@ -24,19 +24,10 @@ Tensor = Any
 
 
 def encode(values: Tensor, lower: Tensor, upper: Tensor, bins: int) -> Tensor:
-    """Gauss-histogram of each value clipped to its support.
+    """Gauss-histogram of each value ``[..., M]`` clipped to its support: ``[..., M, B]`` float32 probabilities.
 
-    Bin i's probability is the difference of the normal cdf, centred at the value with a standard deviation of
-    0.75 bin widths, over the bin's edges, divided by the mass inside the support.
-
-    Args:
-        values: ``[..., M]`` raw values.
-        lower: ``[M]`` or scalar, the support's lower ends.
-        upper: ``[M]`` or scalar, its upper ends.
-        bins: The number of bins, B.
-
-    Returns:
-        ``[..., M, B]`` float32 probabilities.
+    Bin i's is the difference of the normal cdf, centred at the value with a standard deviation of 0.75 bin widths, over
+    the bin's edges, divided by the mass inside the support, whose ends are ``[M]`` or scalar.
     """
     position = ops.clip(_bin_units(values, lower, upper, bins), 0.0, float(bins))
     edges = ops.arange(bins + 1, dtype="float32")
@@ -67,7 +58,7 @@ def sample(logits: Tensor, lower: Tensor, upper: Tensor, uniforms: Tensor) -> Te
     """Draw a bin from each predicted distribution, then a value uniformly inside it.
 
     By ``uniforms``, ``[2, ..., M]`` independent draws from [0, 1): which bin (by inverting the cumulative
-    distribution), and where in it. Given rather than drawn here, so that a rollout is a function of its seed.
+    distribution), and where in it.
     """
     cumulative = ops.cumsum(ops.softmax(ops.cast(logits, "float32"), axis=-1), axis=-1)
     bins = int(cumulative.shape[-1])
@@ -92,9 +83,8 @@ def gauss_cross_entropy(logits: Tensor, values: Tensor, lower: Tensor, upper: Te
     """Cross-entropy against the Gauss-histogram of each value (HL-Gauss soft targets); shapes as above."""
     logits = ops.cast(logits, "float32")
     probabilities = encode(values, lower, upper, int(logits.shape[-1]))
-    return ops.logsumexp(logits, axis=-1) * ops.sum(probabilities, -1) - ops.sum(
-        probabilities * logits, axis=-1
-    )
+    total = ops.sum(probabilities, axis=-1)
+    return ops.logsumexp(logits, axis=-1) * total - ops.sum(probabilities * logits, axis=-1)
 
 
 CROSS_ENTROPIES = {"onehot": onehot_cross_entropy, "gauss": gauss_cross_entropy}

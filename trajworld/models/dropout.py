@@ -1,26 +1,19 @@
 """Dropout whose mask is a function of (seed, site, position), the same on every backend.
 
-A training step must replay bit for bit after a crash (so masks are a function of seed and step, not of a generator's
-hidden state), and on a CPU a cryptographic generator costs more than the layers it serves. A few integer operations
-of a counter give bits that are good enough to drop units by, and a compiler fuses them into the multiplication.
+A training step must replay bit for bit after a crash, without a generator's hidden state; and on a CPU a cryptographic
+generator costs more than the layers it serves. A few integer operations of a counter give bits that are good enough to
+drop units by, and a compiler fuses them into the multiplication.
 """
 
 from typing import Any
 
-import numpy as np
 from keras import ops
 
 Tensor = Any
 
 
-def _signed(constant: int) -> int:
-    """The int32 with the same bits: not every backend multiplies unsigned integers, all wrap signed ones."""
-    return int(np.array(constant, np.uint32).astype(np.int32))
-
-
-_GOLDEN = _signed(0x9E3779B1)
-_MIX_1 = _signed(0x7FEB352D)
-_MIX_2 = _signed(0x846CA68B)
+# As int32 of the same bits: not every backend multiplies unsigned integers, all wrap signed ones.
+_GOLDEN, _MIX_1, _MIX_2 = 0x9E3779B1 - 2**32, 0x7FEB352D, 0x846CA68B - 2**32
 
 
 def _shifted(bits: Tensor, places: int) -> Tensor:
@@ -36,21 +29,16 @@ def scramble(bits: Tensor) -> Tensor:
 
 
 def dropout(inputs: Tensor, rate: float, seed: Tensor | None, site: int) -> Tensor:
-    """Zero each entry with probability ``rate`` and scale the rest by ``1 / (1 - rate)``.
+    """Zero each entry of ``[N, d]`` with probability ``rate`` and scale the rest by ``1 / (1 - rate)``.
 
-    Args:
-        inputs: ``[N, d]``.
-        rate: In [0, 1).
-        seed: Scalar int32, another for each training step; None means no dropout (inference).
-        site: Which of the model's dropouts this is: each gets its own bits of the seed.
-
-    Returns:
-        ``[N, d]``, of the same dtype.
+    ``seed``, a scalar int32, is another for each training step, and None in inference, without dropout; ``site`` is
+    which of the model's dropouts this is: each gets its own bits of the seed.
     """
     if seed is None or rate == 0.0:
         return inputs
     rows, width = ops.shape(inputs)
-    key = scramble(ops.cast(seed, "int32") + _signed((site + 1) * 0x3C6EF35 % 2**32))
+    offset = ((site + 1) * 0x3C6EF35 + 2**31) % 2**32 - 2**31
+    key = scramble(ops.cast(seed, "int32") + offset)
     counter = ops.reshape(ops.arange(rows * width, dtype="int32"), (rows, width))
     bits = ops.bitwise_and(scramble(counter * _GOLDEN + key), 0xFFFFFF)
     kept = ops.cast(bits >= round(rate * 2**24), inputs.dtype)

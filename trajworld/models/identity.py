@@ -1,6 +1,6 @@
 """What a model file says of the model beside its weights: all that is needed to use it on data."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,19 +11,13 @@ from trajworld.data.dataset import Dataset
 from trajworld.errors import TrajWorldError
 from trajworld.models.ranges import UNIT_SUPPORT, Support
 
-_UNION = " (a union of the ranges of its environment, as earlier versions stored them)"
-
 
 @dataclass(frozen=True)
 class DatasetRange:
-    """The range by which pre-training scaled one dataset to [0, 1].
+    """The range, arrays ``[M]``, by which pre-training scaled one dataset to [0, 1].
 
-    Attributes:
-        dataset: Its name.
-        environment: Its environment; empty where it is not known.
-        content: The digest of its rows (``Dataset.content``). Empty in files of earlier versions, which kept one range
-            for each environment.
-        support: Its range, arrays ``[M]``.
+    ``environment`` is empty where it is not known; ``content``, the digest of the rows (``Dataset.content``), in files
+    of earlier versions, which kept one range for each environment.
     """
 
     dataset: str
@@ -44,18 +38,21 @@ class DatasetRange:
 
     @property
     def origin(self) -> str:
-        """Where the range is from, for people."""
-        return f"the model's own, of {self.dataset}{'' if self.content else _UNION}"
+        """Where the range is from, for people; of an earlier version's file it may be a union, which is said."""
+        union = (
+            "" if self.content else " (a union of its environment's ranges, as earlier versions stored them)"
+        )
+        return f"the model's own, of {self.dataset}{union}"
 
 
 @dataclass(frozen=True)
 class Identity:
-    """Support, environment and history of a model.
+    """What a model was trained on.
 
     Attributes:
         support: The range its variates are binned over: arrays ``[M]`` for a model of one dataset, the scalars
             [0, 1] for a pre-trained one, whose data are scaled by their own range first.
-        environment: The one environment it was trained on, such as ``gymnasium/Hopper-v5``; empty for several.
+        environment: The one environment, such as ``gymnasium/Hopper-v5``; empty for several.
         observation_size: That environment's; None for several.
         action_size: That environment's; None for several.
         sources: The datasets of a pre-trained model, each with its own range.
@@ -100,18 +97,12 @@ class Identity:
         return replace(self, history={**self.history, "step": step})
 
     def source_for(self, data: Dataset, chosen: Dataset | str | None = None) -> DatasetRange | None:
-        """The dataset of pre-training over whose range a dataset is read; None for an environment that was never seen.
+        """The dataset of pre-training over whose range ``data`` are read; None for an environment that was never seen.
 
         The very same data first, then the one dataset of the same environment and M (of the same name, where the
-        environment is not known). ``chosen`` decides between several, and for an environment that was never seen.
-
-        Args:
-            data: What is read.
-            chosen: The name of one of the model's own datasets; or data, which count where they are one of these.
-
-        Raises:
-            TrajWorldError: Several datasets fit, or none of an environment that the model saw, and ``chosen`` names
-                none of these.
+        environment is not known). ``chosen`` decides between several, and for an environment that was never seen: the
+        name of one of the model's own datasets; or data, which count where they are one of these. A ``TrajWorldError``
+        where several datasets fit, or none of an environment that the model saw, and ``chosen`` names none of these.
         """
         if same := self._with_content(data.content):
             return same[0]
@@ -131,15 +122,11 @@ class Identity:
                 f"{len(named) or 'none'} of the model's datasets are called {chosen} and have the {size} variates of "
                 f"{data.name}: give --ranges the file of one"
             )
-        if fitting:
-            raise TrajWorldError(
-                f"the model was pre-trained on {len(fitting)} datasets of {where or data.name}, {data.name} not among "
-                f"them: name the one whose range is to be used, --ranges {_list(one.dataset for one in fitting)}"
-            )
         if seen:
+            names = " or ".join(dict.fromkeys(one.dataset for one in fitting)) or "DATASET"
             raise TrajWorldError(
-                f"the model saw {where or data.name} with {_list(one.variates for one in seen)} variates, but "
-                f"{data.name} has {size}: name a dataset of the same environment and size, --ranges DATASET"
+                f"the model was pre-trained on {len(fitting)} datasets of {where or data.name} with {size} variates, "
+                f"{data.name} not among them: name the one whose range is to be used, --ranges {names}"
             )
         return None
 
@@ -149,11 +136,6 @@ class Identity:
 
 def action_mask(observation_size: int, action_size: int, padded: int | None = None) -> NDArray[np.int32]:
     """``[M]`` int32: 1 for action variates, 0 for observations, the reward and padding."""
-    count = observation_size + 1 + action_size
-    mask = np.zeros(padded or count, np.int32)
-    mask[observation_size + 1 : count] = 1
+    mask = np.zeros(padded or observation_size + 1 + action_size, np.int32)
+    mask[observation_size + 1 :][:action_size] = 1
     return mask
-
-
-def _list(values: Iterable[Any]) -> str:
-    return " or ".join(dict.fromkeys(map(str, values)))

@@ -4,7 +4,7 @@ A new kind is one file with a class that implements :class:`WorldModel`, its siz
 """
 
 import dataclasses
-import importlib
+import pkgutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
@@ -20,8 +20,8 @@ State = Any
 """Where a rollout stands: a structure of tensors, of the same shapes after each step."""
 
 Short = Literal["padded", "unpadded"]
-"""What windows of fewer rows than the model's are: those that lack as many of their first rows, which would be
-``padded``, or ``unpadded`` ones, whose first row is at the window's first position."""
+"""Where windows of fewer rows than the model's stand: at its end, as if their first rows were ``padded``, or, where
+they are ``unpadded``, at its start."""
 
 DEFAULT = "trajworld"
 """The kind of a model file or configuration that names none."""
@@ -30,10 +30,8 @@ DEFAULT = "trajworld"
 class Predicted(NamedTuple):
     """One predicted row, ``[B, M]`` float32 each; what stands at action variates and padding is unspecified.
 
-    Attributes:
-        mean: Expectation.
-        std: Standard deviation of the predicted distribution.
-        nll: Negative log-likelihood of the true value, in nats; None for a model without one.
+    Expectation and standard deviation of the predicted distribution, and the negative log-likelihood of the true value
+    in nats, None for a model without one.
     """
 
     mean: Tensor
@@ -42,9 +40,7 @@ class Predicted(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One step of a rollout: mean and standard deviation as in :class:`Predicted`, and the row that is fed back: the
-    expectation, or a sample where draws were given, clipped to the support.
-    """
+    """As :class:`Predicted`, and the row that is fed back: the expectation or a sample, clipped to the support."""
 
     mean: Tensor
     std: Tensor
@@ -67,13 +63,13 @@ class Sizes(Protocol):
     runs: ClassVar[Any]
 
     @property
-    def window(self) -> int: ...  # noqa: D102
+    def window(self) -> int: ...
 
     @property
-    def variates(self) -> int: ...  # noqa: D102
+    def variates(self) -> int: ...
 
     @property
-    def parameters(self) -> int: ...  # noqa: D102
+    def parameters(self) -> int: ...
 
     def __init__(self, **sizes: Any) -> None: ...
 
@@ -81,14 +77,9 @@ class Sizes(Protocol):
 class WorldModel(Protocol):
     """Predicts the next row. A learned model is a ``keras.Model``, made as ``Class(sizes, identity, dtype=...)``.
 
-    Its weights are made at once, do not depend on M, and are float32 whatever its dtype policy.
-
-    Attributes:
-        kind: Its name in :data:`MODELS`.
-        sizes: What its weights' shapes follow from.
-        identity: What it was trained on; travels with its file.
-        context: W, how many rows of history :meth:`start` reads.
-        chunk: K, after how many steps a rollout starts again from its last W rows; None for never.
+    Its weights are made at once, do not depend on M, and are float32 whatever its dtype policy. ``kind`` is its name in
+    :data:`MODELS`, ``context`` W, how many rows of history :meth:`start` reads, and ``chunk`` K, after how many steps a
+    rollout starts again from its last W rows, None for never.
     """
 
     kind: Any
@@ -105,31 +96,25 @@ class WorldModel(Protocol):
         Masked variates have no part in it. Dropout is a function of ``seed``, a scalar int32, and absent without one;
         ``targets`` are ``onehot`` or ``gauss``, for a model that predicts bins.
         """
-        ...
 
     def predict(self, batch: Batch, short: Short = "padded") -> Predicted:
         """The last row of each window, of 2 rows at least, from the rows before it; itself read for its likelihood."""
-        ...
 
     def start(self, history: Tensor, mask: Tensor, variates: Variates) -> State:
         """Begin a rollout from rows ``[B, W, M]``, whose mask ``[B, W]`` is 1 for real ones, the last among them: in it
         the first step's action is taken.
         """
-        ...
 
     def step(self, state: State, action: Tensor, draws: Tensor | None = None) -> tuple[State, Step]:
         """Take an action, ``[B, M]``: a row with the action in its places; and predict the row that follows.
 
         ``draws [2, B, M]`` are independent ones from [0, 1), to sample the prediction; None is for its expectation.
         """
-        ...
 
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of world model, known without its framework: its name as ``--model`` and model files have it, the type of
-    its sizes, and where its class is, ``module:name``.
-    """
+    """A kind of world model, known without its framework: by name, the type of its sizes, and ``module:class``."""
 
     name: str
     sizes: type[Sizes]
@@ -143,8 +128,7 @@ class Kind:
     def model_class(self) -> Any:
         """The class, imported now; ``TrajWorldError`` where the backend is not installed."""
         require_framework()
-        module, _, name = self.model.rpartition(":")
-        return getattr(importlib.import_module(module), name)
+        return pkgutil.resolve_name(self.model)
 
     def preset(self, name: str, **overrides: Any) -> Any:
         """The sizes of a preset, with any of them overridden; None overrides nothing. ``UsageError`` where there is no

@@ -1,8 +1,4 @@
-"""What models are called: a shipped name, an address on the Hugging Face hub, or a file.
-
-Whatever takes a model, from ``--init`` to :func:`trajworld.load`, finds it here. Nothing here imports a framework
-before weights are read.
-"""
+"""What models are called: a shipped name, an address on the Hugging Face hub, or a file."""
 
 import os
 import tempfile
@@ -18,21 +14,16 @@ ModelName = str | os.PathLike[str]
 
 
 def find_model(name: ModelName) -> Path:
-    """The local file of a model.
+    """The local file of a model, without a look at it.
 
-    Args:
-        name: The name of a model that ships, such as ``trajworld-small``; ``hf://USER/REPO[@REVISION][/FILE.keras]``,
-            which is downloaded into the Hugging Face cache unless it is there; or the path of a ``.keras`` file.
-
-    Returns:
-        The file's path; whether a file is there, and what is in it, is for who reads it.
+    ``name`` is that of a model that ships, such as ``trajworld-small``; ``hf://USER/REPO[@REVISION][/FILE.keras]``,
+    which is downloaded into the Hugging Face cache unless it is there; or the path of a ``.keras`` file.
 
     Raises:
         UsageError: ``name`` is a bare word but no shipped name, or no address on the hub.
         TrajWorldError: A path does not end in ``.keras``, or the hub does not give the file.
     """
-    text = os.fspath(name)
-    shipped = shipped_models()
+    text, shipped = os.fspath(name), shipped_models()
     if text in shipped:
         return shipped[text]
     if text.startswith(PREFIX):
@@ -48,30 +39,25 @@ def find_model(name: ModelName) -> Path:
 
 
 def load(name: ModelName) -> Any:
-    """Read a model by its name, on whatever backend; see :func:`find_model` and
-    :func:`trajworld.models.files.load_model`.
-    """
+    """Read a model by its name, see :func:`find_model`, on whatever backend; ``TrajWorldError`` for a damaged file."""
     return load_model(find_model(name))
 
 
 def save(model: Any, name: ModelName) -> None:
     """Write a model to a ``.keras`` file, atomically, or to ``hf://USER/REPO[@BRANCH][/FILE.keras]``.
 
-    Raises:
-        UsageError: ``name`` is a shipped model's, or no address on the hub.
-        TrajWorldError: The file cannot be written, or the hub does not take it.
+    A ``UsageError`` for the name of a shipped model; a ``TrajWorldError`` where it cannot be written or uploaded.
     """
     text = os.fspath(name)
     if text in shipped_models():
         raise UsageError(f"{text} is a model that ships: name a file ({SUFFIX}) to write")
-    if text.startswith(PREFIX):
-        address = hub_address(text)
-        with tempfile.TemporaryDirectory() as folder:
-            file = Path(folder) / DEFAULT_FILE
-            save_model(model, file)
-            upload(address, file)
-    else:
-        save_model(model, text)
+    if not text.startswith(PREFIX):
+        return save_model(model, text)
+    address = hub_address(text)
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / DEFAULT_FILE
+        save_model(model, file)
+        upload(address, file)
 
 
 def said_briefly(name: ModelName) -> str:

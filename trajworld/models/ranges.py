@@ -13,23 +13,17 @@ WIDENING = 1e-5
 
 @dataclass(frozen=True)
 class Support:
-    """The support of each variate.
-
-    Attributes:
-        lower: ``[M]`` float32, or a scalar array where all variates share one range (a pre-trained model).
-        upper: The same for the upper ends; above ``lower`` everywhere.
-    """
+    """The range of each variate: float32 ends ``[M]``, or scalars where all share one range (a pre-trained model)."""
 
     lower: NDArray[np.float32]
     upper: NDArray[np.float32]
 
     def __post_init__(self) -> None:
         lower, upper = np.asarray(self.lower, np.float32), np.asarray(self.upper, np.float32)
-        if lower.shape != upper.shape or lower.ndim > 1:
-            raise TrajWorldError(
-                f"a support's ends have shapes {lower.shape} and {upper.shape}: [M] or () are wanted"
-            )
-        if not (np.all(np.isfinite(lower)) and np.all(np.isfinite(upper)) and np.all(lower < upper)):
+        shapes = lower.shape, upper.shape
+        if shapes[0] != shapes[1] or lower.ndim > 1:
+            raise TrajWorldError(f"a support's ends have shapes {shapes}: two of [M] or () are wanted")
+        if not (np.isfinite([lower, upper]).all() and np.all(lower < upper)):
             raise TrajWorldError("a support's ends must be finite, each lower end below its upper end")
         object.__setattr__(self, "lower", lower)
         object.__setattr__(self, "upper", upper)
@@ -54,11 +48,7 @@ UNIT_SUPPORT = Support(np.float32(0.0), np.float32(1.0))  # type: ignore[arg-typ
 
 
 def training_support(minimum: ArrayLike, maximum: ArrayLike) -> Support:
-    """The support of one dataset's variates: ``[minimum - 1e-5, maximum + 1e-5]``.
-
-    A variate that is constant, or so large that float32 swallows the widening, gets the next representable range
-    around its values, tiny but valid.
-    """
+    """The support of one dataset's variates: ``[minimum - 1e-5, maximum + 1e-5]``, or the next wider in float32."""
     low, high = np.asarray(minimum, np.float32), np.asarray(maximum, np.float32)
     lower = np.minimum(low - np.float32(WIDENING), np.nextafter(low, np.float32(-np.inf)))
     upper = np.maximum(high + np.float32(WIDENING), np.nextafter(high, np.float32(np.inf)))
@@ -68,8 +58,7 @@ def training_support(minimum: ArrayLike, maximum: ArrayLike) -> Support:
 def pretraining_support(minimum: ArrayLike, maximum: ArrayLike) -> Support:
     """The range that scales one pre-training dataset to [0, 1]: its own, not widened, but where a variate is constant.
 
-    Binning raw values over ``[minimum, maximum]`` is the same as scaling them to [0, 1], clipping, and binning over
-    [0, 1].
+    Binning raw values over it is the same as scaling them to [0, 1], clipping, and binning over [0, 1].
     """
     low, high = np.asarray(minimum, np.float32), np.asarray(maximum, np.float32)
     widened = training_support(low, high)

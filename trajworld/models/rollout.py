@@ -25,11 +25,9 @@ _STEPS_AT_ONCE = 10
 
 
 class Controller(Protocol):
-    """What acts in a rollout of B trajectories.
+    """What acts in a rollout of B trajectories, for ``horizon`` steps.
 
-    Attributes:
-        horizon: h, how many steps it acts for.
-        program: What :meth:`act` computes: controllers of one program differ in arrays alone, and share compilations.
+    Controllers of one ``program`` compute the same in :meth:`act`, of other arrays, and share compilations.
     """
 
     @property
@@ -40,17 +38,12 @@ class Controller(Protocol):
 
     def arrays(self, begin: int, steps: int) -> Any:
         """What :meth:`act` is given in ``steps`` steps from ``begin`` on, of the same shapes for every ``begin``."""
-        ...
 
     def act(self, arrays: Any, observation: Tensor, k: Tensor) -> Tensor:
-        """Act, in Keras ops: ``[B, A]`` float32.
+        """Act, in Keras ops: ``[B, A]`` float32, in step ``k`` (a scalar int32) of the arrays, as tensors.
 
-        Args:
-            arrays: Of :meth:`arrays`, as tensors.
-            observation: ``[B, O]``: the row's observation, in a rollout the one that was predicted.
-            k: Scalar int32, which step of these arrays it is.
+        The row's observation, ``[B, O]``, is in a rollout the one that was predicted.
         """
-        ...
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,23 +58,18 @@ class GivenActions:
         return self.actions.shape[1]
 
     def arrays(self, begin: int, steps: int) -> Floats:
-        return _piece(self.actions, begin, steps, axis=1)
+        return _piece(np.swapaxes(_host(self.actions), 0, 1), begin, steps)
 
     def act(self, arrays: Tensor, observation: Tensor, k: Tensor) -> Tensor:
-        batch, _, actions = arrays.shape
-        return ops.slice(arrays, (0, k, 0), (batch, 1, actions))[:, 0]
+        return _at(arrays, k)
 
 
 @dataclass(frozen=True, eq=False)
 class PolicyController:
     """The closed loop: a policy that reads each row.
 
-    Attributes:
-        policy: From its weights, observations ``[B, O]`` and noise ``[B, A]`` (None where none is given) to actions
-            ``[B, A]``, in Keras ops. Controllers of the same function share compilations.
-        weights: A structure of arrays.
-        horizon: h, steps.
-        noise: ``[h, B, A]`` draws that a stochastic policy makes its actions of.
+    From its ``weights``, a structure of arrays, observations ``[B, O]`` and noise ``[B, A]`` (of ``[h, B, A]``; None
+    where none is given) to actions ``[B, A]``, in Keras ops. Controllers of the same function share compilations.
     """
 
     policy: Callable[[Any, Tensor, Tensor | None], Tensor]
@@ -94,13 +82,11 @@ class PolicyController:
         return self.policy
 
     def arrays(self, begin: int, steps: int) -> tuple[Any, Floats | None]:
-        return self.weights, None if self.noise is None else _piece(self.noise, begin, steps)
+        return self.weights, _piece(self.noise, begin, steps)
 
     def act(self, arrays: tuple[Any, Tensor | None], observation: Tensor, k: Tensor) -> Tensor:
         weights, noise = arrays
-        if noise is not None:
-            noise = ops.slice(noise, (k, 0, 0), (1, *noise.shape[1:]))[0]
-        return self.policy(weights, observation, noise)
+        return self.policy(weights, observation, _at(noise, k))
 
 
 class Rollout(NamedTuple):
@@ -121,11 +107,7 @@ class Rollout(NamedTuple):
     actions: Floats
 
 
-RollOut = Callable[..., Rollout]
-"""What :func:`compile_rollout` returns."""
-
-
-def compile_rollout(model: WorldModel, observation_size: int) -> RollOut:
+def compile_rollout(model: WorldModel, observation_size: int) -> Callable[..., Rollout]:
     """Compile rollouts of a model in data of one observation size.
 
     Returns:
@@ -136,7 +118,7 @@ def compile_rollout(model: WorldModel, observation_size: int) -> RollOut:
         reads the model's weights as they are at the call, and raises ``UsageError`` where shapes do not fit.
     """
     steps = model.chunk or _STEPS_AT_ONCE
-    programs: dict[Hashable, tuple[Callable[..., Any], Callable[..., Any]]] = {}
+    programs: dict[Hashable, Callable[..., Any]] = {}
 
     def run(
         history: Any, mask: Any, variates: Variates, controller: Controller, draws: Any = None
@@ -147,31 +129,27 @@ def compile_rollout(model: WorldModel, observation_size: int) -> RollOut:
             variates = variates._replace(mask=np.ones(len(variates.lower), np.float32))
         if controller.program not in programs:
             programs[controller.program] = _compiled(model, observation_size, controller, steps)
-        first, further = programs[controller.program]
         # The last W rows, zeros before them where there are fewer.
         rows, mask = (_host(array)[:, -model.context :] for array in (history, mask))
         missing = [(0, 0), (model.context - rows.shape[1], 0)]
         rows, mask = np.pad(rows, [*missing, (0, 0)]), np.pad(mask, missing)
         state, found = None, []
         for begin in range(0, controller.horizon, steps):
-            arrays = controller.arrays(begin, steps)
-            drawn = None if draws is None else _piece(draws, begin, steps)
-            if state is None:
-                state, rows, mask, *predicted = first(rows, mask, variates, arrays, drawn)
-            else:
-                state, rows, *predicted = further(state, rows, arrays, drawn)
+            arrays, drawn = controller.arrays(begin, steps), _piece(draws, begin, steps)
+            state, rows, *predicted = programs[controller.program](rows, mask, variates, state, arrays, drawn)
+            mask = np.pad(mask, [(0, 0), (0, steps)], constant_values=1)[:, steps:]
             found.append(predicted)
         # Read at the end alone: until then the device has always the next chunk to work on.
         values, stds, actions = (
             np.concatenate([_host(part) for part in parts], axis=1)[:, : controller.horizon]
             for parts in zip(*found, strict=True)
         )
-        reward, taken = observation_size, int(np.sum(variates.is_action))
+        observations, taken = slice(observation_size), int(np.sum(variates.is_action))
         return Rollout(
-            values[..., :reward],
-            values[..., reward],
-            stds[..., :reward],
-            stds[..., reward],
+            values[..., observations],
+            values[..., -1],
+            stds[..., observations],
+            stds[..., -1],
             actions[..., :taken],
         )
 
@@ -179,21 +157,21 @@ def compile_rollout(model: WorldModel, observation_size: int) -> RollOut:
 
 
 def draw_uniforms(horizon: int, batch: int, variates: int, seed: int) -> Floats:
-    """Draws to sample a rollout with, ``[h, 2, B, M]`` float32 in [0, 1): the same for a seed on every backend.
-
-    A longer horizon begins with the draws of a shorter one.
-    """
+    """Draws to sample a rollout with, ``[h, 2, B, M]`` float32 in [0, 1), of which a shorter one takes the first."""
     return np.random.default_rng(seed).random((horizon, 2, batch, variates), np.float32)
 
 
 def _compiled(
     model: WorldModel, observation_size: int, controller: Controller, steps: int
-) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """The first steps from a history, and further ones from a state."""
+) -> Callable[..., Any]:
+    """Some steps from a state, or from a history where there is none or the model starts again from its last rows."""
     predicted = observation_size + 1
 
-    def further(state: State, rows: Tensor, arrays: Any, draws: Tensor | None) -> tuple[Any, ...]:
+    def chunk(
+        rows: Tensor, mask: Tensor, variates: Variates, state: State, arrays: Any, draws: Tensor | None
+    ) -> tuple[Any, ...]:
         """The state and the last rows ``[B, W, M]`` after the steps; values, deviations and actions of the steps."""
+        state = model.start(rows, mask, variates) if state is None else state
         batch, context, count = rows.shape
         rows = ops.pad(rows, [[0, 0], [0, steps], [0, 0]])
         deviations = ops.zeros((batch, steps, predicted), "float32")
@@ -204,8 +182,7 @@ def _compiled(
             observation = ops.slice(rows, (0, newest, 0), (batch, 1, observation_size))[:, 0]
             action = ops.cast(controller.act(arrays, observation, k), "float32")
             action = ops.pad(action, [[0, 0], [predicted, count - predicted - action.shape[1]]])
-            drawn = None if draws is None else ops.slice(draws, (k, 0, 0, 0), (1, 2, batch, count))[0]
-            state, step = model.step(state, action, drawn)
+            state, step = model.step(state, action, _at(draws, k))
             rows = ops.slice_update(rows, (0, newest, predicted), action[:, None, predicted:])
             rows = ops.slice_update(rows, (0, newest + 1, 0), step.value[:, None, :predicted])
             deviations = ops.slice_update(deviations, (0, k, 0), step.std[:, None, :predicted])
@@ -213,24 +190,25 @@ def _compiled(
 
         state, rows, deviations = ops.fori_loop(0, steps, one_step, (state, rows, deviations))
         actions = rows[:, context - 1 : -1, predicted:]
-        return state, rows[:, steps:], rows[:, context:, :predicted], deviations, actions
+        kept = state if model.chunk is None else None
+        return kept, rows[:, steps:], rows[:, context:, :predicted], deviations, actions
 
-    def first(
-        rows: Tensor, mask: Tensor, variates: Variates, arrays: Any, draws: Tensor | None
-    ) -> tuple[Any, ...]:
-        state, *found = further(model.start(rows, mask, variates), rows, arrays, draws)
-        mask = ops.concatenate([mask, ops.ones((mask.shape[0], steps), "float32")], axis=1)[:, steps:]
-        return state if model.chunk is None else None, found[0], mask, *found[1:]
-
-    backend = active_backend()
-    return backend.compile(first, model), backend.compile(further, model)
+    return active_backend().compile(chunk, model)
 
 
-def _piece(array: Any, begin: int, steps: int, axis: int = 0) -> Floats:
-    """``steps`` entries along an axis from ``begin`` on, zeros where it ends before."""
-    array = _host(array)
-    piece = np.take(array, np.arange(begin, min(begin + steps, array.shape[axis])), axis)
-    return np.pad(piece, [(0, (steps - piece.shape[axis]) * (at == axis)) for at in range(array.ndim)])
+def _piece(array: Any, begin: int, steps: int) -> Any:
+    """``steps`` entries of the first axis from ``begin`` on, zeros where it ends before; None of None."""
+    if array is None:
+        return None
+    piece = _host(array[begin : begin + steps])
+    return np.pad(piece, [(0, steps - len(piece)), *[(0, 0)] * (piece.ndim - 1)])
+
+
+def _at(array: Tensor | None, k: Tensor) -> Tensor | None:
+    """Entry ``k`` of the first axis; None of None."""
+    if array is None:
+        return None
+    return ops.slice(array, (k, *[0] * (len(array.shape) - 1)), (1, *array.shape[1:]))[0]
 
 
 def _host(array: Any) -> Floats:
@@ -242,14 +220,10 @@ def _check(history: tuple[int, ...], controller: Controller, observation_size: i
     if window < 2:
         raise UsageError("a rollout needs a model whose window holds at least 2 rows")
     if len(history) != 3 or not history[1] or controller.horizon < 1:
-        raise UsageError(
-            f"a history {history} must be [B, H, M] of at least one row, and the horizon {controller.horizon} at least "
-            "one step"
-        )
+        found = f"a history {history} must be [B, H, M] of at least one row"
+        raise UsageError(f"{found}, and the horizon {controller.horizon} at least one step")
     if isinstance(controller, GivenActions):
         actions = np.shape(controller.actions)
         if len(actions) != 3 or actions[0] != history[0] or observation_size + 1 + actions[2] > history[2]:
-            raise UsageError(
-                f"actions {actions} must be [B, h, A] beside a history {history} of {observation_size} observations "
-                "and a reward"
-            )
+            found = f"a history {history} of {observation_size} observations and a reward"
+            raise UsageError(f"actions {actions} must be [B, h, A] beside {found}")

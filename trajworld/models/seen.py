@@ -12,10 +12,8 @@ _VERSION = re.compile(r"-v\d+$")
 
 
 def environments_seen(identity: Identity) -> tuple[list[str], bool]:
-    """The environments that a model was trained on, those of the models that it was started from included.
-
-    Returns:
-        Their names, and whether these are all: data and models of unknown environments are listed by their own names.
+    """The names of the environments that a model was trained on, by itself or as those that it was started from; and
+    whether these are all: data and models of unknown environments are listed by their own names.
     """
     names = identity.history.get("environments")
     if not isinstance(names, list):
@@ -27,23 +25,18 @@ def environments_seen(identity: Identity) -> tuple[list[str], bool]:
 
 
 def with_init(environments: Iterable[str], init: Identity, name: str) -> list[str]:
-    """What the file of a new model records: the environments that it is trained on, and those that ``init``, the model
-    that it is started from, saw; under its own ``name`` where not all of these are known.
+    """The environments that a new model is trained on, and those that ``init``, the model that it is started from, saw,
+    with its own ``name`` where not all of these are known.
     """
     seen, known = environments_seen(init)
     return sorted({*environments, *seen, *(() if known else (name,))})
 
 
 def check_unseen(identity: Identity, environment: str) -> bool:
-    """Refuse a model that cannot be tested zero-shot in an environment, as far as its file tells.
+    """Refuse a model that cannot be tested zero-shot in an environment, as far as its file tells; whether it tells all.
 
     A changed environment (``gymnasium/Pendulum-v1?g=7.0``) was seen if the model was trained on it under these very
-    changes: the built-in table keeps some gravities of the pendulum for tests and trains on others. Any other
-    environment (``gymnasium/Hopper-v5``) was seen if the model was trained on it as it is, with any changes, or in
-    another version: the table trains on no kind of the embodiments that it keeps.
-
-    Returns:
-        Whether all that the model saw is known.
+    changes; any other (``gymnasium/Hopper-v5``) if it was trained on it with any changes, or in another version.
 
     Raises:
         TrajWorldError: The model was trained on one environment alone, or has seen this one.

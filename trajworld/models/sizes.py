@@ -57,18 +57,13 @@ TrajWorldSizes.presets.update(
 )
 # Short runs need higher rates than the published ones: each preset has its own peak and a warm-up of at most 5 % of its
 # steps.
-for _preset, _kind, _steps, _batch_size, _learning_rate, _warmup in (
+_SETTINGS = ("steps", "batch_size", "learning_rate", "warmup_steps", "decay_steps")
+for _preset, _kind, *_values in (
     ("tiny", "pretrain", 300, 16, 3e-3, 15),
     ("tiny", "train", 200, 16, 3e-3, 10),
     ("small", "pretrain", 7000, 32, 1e-3, 200),
     ("small", "train", 1000, 32, 1e-3, 50),
-    ("paper", "pretrain", 1_000_000, 64, 1e-4, 10_000),
-    ("paper", "train", 250_000, 64, 1e-5, 10_000),
+    ("paper", "pretrain", 1_000_000, 64, 1e-4, 10_000, 10_000_000),
+    ("paper", "train", 250_000, 64, 1e-5, 10_000, 10_000_000),
 ):
-    TrajWorldSizes.runs[_preset, _kind] = {
-        "steps": _steps,
-        "batch_size": _batch_size,
-        "learning_rate": _learning_rate,
-        "warmup_steps": _warmup,
-        **({"decay_steps": 10_000_000} if _preset == "paper" else {}),
-    }
+    TrajWorldSizes.runs[_preset, _kind] = dict(zip(_SETTINGS, _values, strict=False))

@@ -17,22 +17,16 @@ Tensor = Any
 Pair = tuple[Tensor, Tensor]
 """Keys and values of one block's temporal attention, ``[B, S, M, heads, d / heads]`` each."""
 
-_CONTEXT = 10
-_CHUNK = 10
-
 
 class Cache(NamedTuple):
     """Keys and values of each block, and ``[B, S]``, 1 for real rows that the cache holds."""
 
-    keys: tuple[Tensor, ...]
-    values: tuple[Tensor, ...]
+    pairs: tuple[Pair, ...]
     time_mask: Tensor
 
 
 class Rollout(NamedTuple):
-    """Where a rollout stands: the cache of the rows before the newest, that row ``[B, M]``, in which the next action is
-    taken, and its position in the window.
-    """
+    """Where a rollout stands: the cache of the rows before the newest, that row ``[B, M]``, and its position."""
 
     cache: Cache
     row: Tensor
@@ -42,9 +36,7 @@ class Rollout(NamedTuple):
 
 @keras.saving.register_keras_serializable("trajworld")
 class TrajWorld(keras.Model):
-    """The transformer over a window of rows, for any number of variates.
-
-    Its weights do not depend on M, so one model reads any environment without being rebuilt.
+    """The transformer over a window of rows, for any number of variates; its weights do not depend on that.
 
     A rollout goes in chunks of K steps with a key/value cache: all but the newest of the last W rows are encoded, at
     positions 0 to W - 2, then each step adds a row at the next position, the last at W + K - 2.
@@ -57,6 +49,9 @@ class TrajWorld(keras.Model):
         super().__init__(autocast=False, **kwargs)
         self.sizes = sizes
         self.identity = identity or Identity()
+        # W is 10, or about half of a smaller window; K is 10, or what that has room for.
+        self.context = min(10, (sizes.window + 1) // 2)
+        self.chunk = min(10, sizes.window - self.context + 1)
         policy = self.dtype_policy
         self.input_projection = RowDense(sizes.width, name="input_projection", dtype=policy)
         self.kind_embedding = self._embedding(2, "kind_embedding")
@@ -65,18 +60,16 @@ class TrajWorld(keras.Model):
         self.temporal: list[AttentionFeedForward] = []
         self.across: list[AttentionFeedForward] = []
         given = sizes.width, sizes.heads, sizes.dropout
-        for block in range(sizes.blocks):
-            for half, (axis, halves) in enumerate((("time", self.temporal), ("variate", self.across))):
-                site, name = (2 * block + half) * DROPOUT_SITES, f"block_{block}_{axis}"
-                halves.append(AttentionFeedForward(*given, axis, site, name=name, dtype=policy))
+        for half in range(2 * sizes.blocks):
+            axis, halves = ("variate", self.across) if half % 2 else ("time", self.temporal)
+            name = f"block_{half // 2}_{axis}"
+            halves.append(AttentionFeedForward(*given, axis, half * DROPOUT_SITES, name=name, dtype=policy))
         self.head = RowDense(sizes.bins, name="head", dtype=policy)
         self.build()
 
     def _embedding(self, entries: int, name: str) -> keras.layers.Embedding:
-        initializer = keras.initializers.RandomNormal(stddev=self.sizes.width**-0.5)
-        return keras.layers.Embedding(
-            entries, self.sizes.width, embeddings_initializer=initializer, name=name, dtype=self.dtype_policy
-        )
+        width, initial = self.sizes.width, keras.initializers.RandomNormal(stddev=self.sizes.width**-0.5)
+        return keras.layers.Embedding(entries, width, initial, name=name, dtype=self.dtype_policy)
 
     def build(self, input_shape: Any = None) -> None:
         """Make the weights; no shape of the inputs matters to them."""
@@ -102,19 +95,15 @@ class TrajWorld(keras.Model):
         rows: int | None = None,
         offset: int = 0,
     ) -> Tensor:
-        """Predict every next row of a window.
+        """Logits ``[B, rows, M, bins]``: those at row t predict the variates of row t + 1.
 
         Args:
-            values: ``[B, T, M]`` raw values, rows ``[observation, reward, action]``; T at most the model's window.
+            values: ``[B, T, M]`` raw values, rows ``[observation, reward, action]``.
             time_mask: ``[B, T]``, 1 for real rows, 0 for left padding.
             variates: What is known of the M variates.
             seed: Scalar int32 that dropout is a function of; None for inference.
             rows: Answer for the last ``rows`` rows only; None for all.
-            offset: The first row's position in the window: a window without its first ``offset`` rows, all padding,
-                gives the same.
-
-        Returns:
-            ``[B, rows, M, bins]`` logits: those at row t predict the variates of row t + 1.
+            offset: The first row's position in the window, where that lacks its first rows, which are padding.
 
         Raises:
             TrajWorldError: T (with ``offset``) or M is more than the model has embeddings for.
@@ -127,10 +116,7 @@ class TrajWorld(keras.Model):
     def loss_sums(
         self, batch: Batch, seed: Tensor | None = None, targets: str = "onehot"
     ) -> tuple[Tensor, Tensor]:
-        """Cross-entropy of the next row's observation and reward in nats; see the interface.
-
-        The mean over variates, summed over the rows whose input row is real; and their number.
-        """
+        """Cross-entropy of the next observation and reward in nats, the mean over variates; see the interface."""
         values, mask, variates, _ = batch
         logits = self(values[:, :-1], mask[:, :-1], variates, seed=seed)
         entropies = CROSS_ENTROPIES[targets](logits, values[:, 1:], variates.lower, variates.upper)
@@ -147,19 +133,8 @@ class TrajWorld(keras.Model):
         offset = max(self.sizes.window - values.shape[1], 0) if short == "padded" else 0
         logits = self(values[:, :-1], mask[:, :-1], variates, rows=1, offset=offset)[:, 0]
         mean, std = moments(logits, variates.lower, variates.upper)
-        return Predicted(
-            mean, std, onehot_cross_entropy(logits, values[:, -1], variates.lower, variates.upper)
-        )
-
-    @property
-    def context(self) -> int:
-        """W: 10, or about half of a smaller window."""
-        return min(_CONTEXT, (self.sizes.window + 1) // 2)
-
-    @property
-    def chunk(self) -> int:
-        """K: 10, or what a smaller window has room for."""
-        return min(_CHUNK, self.sizes.window - self.context + 1)
+        nll = onehot_cross_entropy(logits, values[:, -1], variates.lower, variates.upper)
+        return Predicted(mean, std, nll)
 
     def start(self, history: Tensor, mask: Tensor, variates: Variates) -> Rollout:
         """Encode all rows but the newest; see the interface."""
@@ -192,22 +167,17 @@ class TrajWorld(keras.Model):
         mask = padded(ops.cast(time_mask, "float32"))
         if not values.shape[1]:
             shape = (batch, length, count, self.sizes.heads, self.sizes.width // self.sizes.heads)
-            nothing = (ops.zeros(shape, self.compute_dtype),) * blocks
-            return Cache(nothing, nothing, mask)
+            return Cache(((ops.zeros(shape, self.compute_dtype),) * 2,) * blocks, mask)
         x = self._embed(values, ops.arange(time), variates)
         x, pairs = self._blocks(x, grid, _causal(time_mask), variates, blocks - 1)
         # Nobody reads what the last block makes of these rows, only what later rows attend to.
         pairs.append(self.temporal[-1].query_key_value_of(x, grid)[1:])
-        keys, past = zip(*[(padded(key), padded(value)) for key, value in pairs], strict=True)
-        return Cache(keys, past, mask)
+        return Cache(tuple((padded(key), padded(value)) for key, value in pairs), mask)
 
     def decode(self, row: Tensor, position: Tensor, cache: Cache, variates: Variates) -> tuple[Tensor, Cache]:
-        """Encode one more row ``[B, M]``, attending to the cached ones.
+        """Encode one more row ``[B, M]``: its logits ``[B, M, bins]``, and the cache with this row added.
 
-        ``position``, a scalar, is the row's position in the window: how many rows the cache holds already.
-
-        Returns:
-            ``[B, M, bins]`` logits, and the cache with this row added.
+        ``position``, a scalar, is how many rows the cache holds already, to which this one attends.
         """
         batch, count = ops.shape(row)
         grid, length = (batch, 1, count), cache.time_mask.shape[1]
@@ -216,10 +186,10 @@ class TrajWorld(keras.Model):
         time_mask = ops.slice_update(cache.time_mask, (0, position), added)
         reachable = ops.logical_and(time_mask > 0, ops.arange(length) <= position)
         reachable = ops.reshape(reachable, (batch, 1, 1, 1, length))
-        held = list(zip(cache.keys, cache.values, strict=True))
-        x, pairs = self._blocks(x, grid, reachable, variates, self.sizes.blocks, held=held, position=position)
-        keys, past = zip(*pairs, strict=True)
-        return self._logits(x, grid)[:, 0], Cache(keys, past, time_mask)
+        x, pairs = self._blocks(
+            x, grid, reachable, variates, self.sizes.blocks, held=cache.pairs, position=position
+        )
+        return self._logits(x, grid)[:, 0], Cache(tuple(pairs), time_mask)
 
     def _blocks(
         self,
@@ -230,7 +200,7 @@ class TrajWorld(keras.Model):
         count: int,
         seed: Tensor | None = None,
         rows: int | None = None,
-        held: list[Pair] | None = None,
+        held: tuple[Pair, ...] | None = None,
         position: Any = 0,
     ) -> tuple[Tensor, list[Pair]]:
         """The first ``count`` blocks' answer at the last ``rows`` rows, and each one's keys and values."""
@@ -241,15 +211,9 @@ class TrajWorld(keras.Model):
         for index in range(count):
             # Nobody reads the last block's earlier rows when only the last are asked for.
             asked = rows if index == self.sizes.blocks - 1 else None
-            cache = None if held is None else held[index]
+            cached = {} if held is None else {"cache": held[index], "cache_index": position}
             x, pair = self.temporal[index](
-                x,
-                grid=grid,
-                attendable=attendable,
-                seed=seed,
-                cache=cache,
-                cache_index=position,
-                rows=asked,
+                x, grid=grid, attendable=attendable, seed=seed, rows=asked, **cached
             )
             grid = (batch, asked or time, variate_count)
             x, _ = self.across[index](x, grid=grid, attendable=real, seed=seed)
@@ -272,24 +236,16 @@ class TrajWorld(keras.Model):
     def _check_sizes(self, shape: tuple[int | None, ...], offset: int = 0) -> None:
         if len(shape) != 3:
             raise TrajWorldError(f"values must be [windows, rows, variates], not of shape {tuple(shape)}")
-        if shape[1] is not None and shape[1] + offset > self.sizes.window:
-            raise TrajWorldError(
-                f"a window of {shape[1] + offset} rows is longer than the model's {self.sizes.window}"
-            )
-        if shape[2] is not None and shape[2] > self.sizes.variates:
+        rows = (shape[1] or 0) + offset
+        if rows > self.sizes.window:
+            raise TrajWorldError(f"a window of {rows} rows is longer than the model's {self.sizes.window}")
+        if (shape[2] or 0) > self.sizes.variates:
             raise TrajWorldError(
                 f"{shape[2]} variates are more than the {self.sizes.variates} this model has embeddings for: "
                 f"make the model with a larger table (--variates {shape[2]})"
             )
 
-    def get_config(self) -> dict[str, Any]:
-        """Sizes and identity as plain numbers, strings and lists."""
-        return model_config(self)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "TrajWorld":
-        """The inverse of :meth:`get_config`."""
-        return model_from_config(config)
+    get_config, from_config = model_config, staticmethod(model_from_config)
 
 
 def _causal(time_mask: Tensor) -> Tensor:

@@ -6,19 +6,14 @@ What a finished pre-training run leaves becomes a shipped model by two commands:
     trajworld checkpoint card RUN --name trajworld-small -o trajworld/weights/trajworld-small.md
 """
 
-from importlib import resources
 from pathlib import Path
 
 
 def shipped_models() -> dict[str, Path]:
     """The file of each model that ships, by its name."""
-    return dict(sorted((file.stem, file) for file in _files() if file.suffix == ".keras"))
+    return {file.stem: file for file in sorted(Path(__file__).parent.glob("*.keras"))}
 
 
 def shipped_card(name: str) -> Path | None:
     """The card of a shipped model, Markdown; None where there is none."""
-    return next((file for file in _files() if file.name == f"{name}.md"), None)
-
-
-def _files() -> list[Path]:
-    return [Path(str(entry)) for entry in resources.files(__name__).iterdir()]
+    return next((card for card in Path(__file__).parent.glob("*.md") if card.stem == name), None)
