@@ -24,7 +24,7 @@ from trajworld.data.resolve import open_dataset
 from trajworld.data.statistics import value_range
 from trajworld.errors import TrajWorldError
 from trajworld.files import one_writer
-from trajworld.interop.published import read_published
+from trajworld.interop.published import import_published
 from trajworld.models.files import load_model
 from trajworld.training.config import resolve_config
 
@@ -46,7 +46,7 @@ def errors(printed: str) -> int:
 READERS: dict[str, Callable[[Path], Any]] = {
     "a.hdf5": open_dataset,
     "a.keras": load_model,
-    "a.pkl": read_published,
+    "a.pkl": import_published,
     "a.toml": lambda path: resolve_config("train", file=path, options={"datasets": ["x"]}),
     "a.csv": read_table,
     "episode_0.npz": lambda path: open_dataset(path.parent),
@@ -85,8 +85,7 @@ def test_odd_names_and_the_range_of_one_of_the_models_own_datasets_by_its_name(
         "evaluate",
         tmp_path / "r=1,2/last.keras",
         tmp_path / "other.hdf5",
-        "--horizon",
-        0,
+        "--horizon=0",
         "--json",
         "--ranges",
     ]

@@ -74,8 +74,8 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     """Hold ``path``, there yet or not, for this process alone, by a hidden lock file; else a ``TrajWorldError``.
 
-    ``what`` says what ``path`` is. The lock ends with the process, however that ends. What writers that were killed left
-    half-written is removed.
+    ``what`` says what ``path`` is. The lock ends with the process, however that ends. What writers that were
+    killed left half-written is removed.
     """
     path = Path(path).absolute()
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)

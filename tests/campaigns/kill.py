@@ -37,7 +37,7 @@ TINY = (
     "preset = 'tiny'\nbatch_size = 4\nsteps = 60\nlog_every = 4\nevaluate_every = 20\ncheckpoint_every = 5\n"
 )
 TINY += "holdout_windows = 16\n[model]\nblocks = 1\nwidth = 8\nwindow = 4\nbins = 16\n"
-STUDY = "--side scratch --preset tiny --environments Pendulum-v1 --sizes 250,500 --steps 0,4 --seeds 2 --pool 1200"
+STUDY = "--side scratch --preset tiny --environments Pendulum-v1 --sizes 450,900 --steps 0,4 --seeds 2 --pool 2400"
 COMMANDS = {
     "collect": "data collect Pendulum-v1 MountainCarContinuous-v0 --transitions 4000 --workers 1 --skip-existing",
     "import": "data import UniTraj --id unitraj-v0",
