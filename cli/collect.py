@@ -1,84 +1,51 @@
-"""``trajworld data collect``: run simulators and keep their transitions as Minari datasets."""
+"""``trajworld data collect``, ``collect-corpus`` and ``corpus``: run simulators, and show what a corpus holds."""
 
-import json
-from typing import Any
+import os
+import time
+from dataclasses import asdict
+from typing import Annotated, Any
 
 import click
 
-from trajworld.collect.collector import default_workers
-from trajworld.collect.datasets import DEFAULT_ID, collect_datasets, dataset_targets
+from trajworld.collect.collector import DEFAULT_ID, collect_datasets, dataset_targets, default_workers
+from trajworld.collect.corpus import (
+    DEFAULT_NAME,
+    check_families,
+    corpus_folder,
+    make_datasets,
+    member_of,
+    open_corpus,
+    plan_corpus,
+)
+from trajworld.collect.corpus_table import PRETRAIN, ROLES, Row, read_table, select
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.errors import UsageError
 from trajworld.policies.behaviour import BEHAVIOURS, make_behaviour
 
-from .output import make_table, print_table
+from .commands import AtLeast1, File, Folder, Json, Picture, With, command
+from .output import print_json, print_records, say_picture
 from .progress import job_progress
 
-_TRANSITIONS = 20_000
-
-seed_option = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, other episodes."
-)
-workers_option = click.option(
-    "--workers",
-    type=click.IntRange(min=1),
-    help="Processes; any number gives the same datasets.  [default: one a core, fewer for little to do]",
-)
+Seed = Annotated[int, click.IntRange(min=0), With(help="Another seed, other episodes.")]
+_WORKERS = "Processes; any number gives the same datasets.  [default: one a core, fewer for little to do]"
+Workers = Annotated[AtLeast1, With(help=_WORKERS)]
 
 
-@click.command(short_help="Run Gymnasium and dm_control environments into Minari datasets.")
-@click.argument("environments", metavar="ENV...", nargs=-1, required=True)
-@click.option(
-    "--transitions",
-    type=click.IntRange(min=1),
-    help=f"Transitions of each environment; the last episode is cut there.  [default: {_TRANSITIONS}]",
-)
-@click.option("--episodes", type=click.IntRange(min=1), help="Episodes of each environment instead.")
-@click.option(
-    "--behaviour",
-    type=click.Choice(BEHAVIOURS),
-    default="ou",
-    show_default=True,
-    help="uniform: independent random actions; ou: Ornstein-Uhlenbeck (coloured) noise; constant: random "
-    "pushes that are held; gait: sine waves; mixed: each episode one of the first three, of a random scale and "
-    "correlation; varied: of the first four.",
-)
-@click.option(
-    "--noise-scale",
-    type=float,
-    help="In half action ranges: ou's standard deviation (default 0.5), else the range drawn from (1).",
-)
-@click.option(
-    "--noise-correlation",
-    type=float,
-    help="ou: of a step's noise with the next's (default 0.9); constant: that a push is held for another step (0.95).",
-)
-@seed_option
-@workers_option
-@click.option(
-    "--id",
-    "template",
-    metavar="TEMPLATE",
-    default=DEFAULT_ID,
-    show_default=True,
-    help="The Minari id of each dataset.",
-)
-@click.option("--replace", is_flag=True, help="Replace datasets of the same id.")
-@click.option("--skip-existing", is_flag=True, help="Leave out environments whose dataset is there.")
-@click.option("--json", "as_json", is_flag=True, help="Print the summary as JSON.")
+@command()
 def collect(
-    environments: tuple[str, ...],
-    transitions: int | None,
-    episodes: int | None,
-    behaviour: str,
-    noise_scale: float | None,
-    noise_correlation: float | None,
-    seed: int,
-    workers: int | None,
-    template: str,
-    replace: bool,
-    skip_existing: bool,
-    as_json: bool,
+    environments: Annotated[tuple[str, ...], With(metavar="ENV...")],
+    *,
+    transitions: AtLeast1 | None = None,
+    episodes: AtLeast1 | None = None,
+    behaviour: Annotated[str, click.Choice(BEHAVIOURS)] = "ou",
+    noise_scale: float | None = None,
+    noise_correlation: float | None = None,
+    seed: Seed = 0,
+    workers: Workers | None = None,
+    template: Annotated[str, With(flags=["--id"], metavar="TEMPLATE")] = DEFAULT_ID,
+    replace: bool = False,
+    skip_existing: bool = False,
+    as_json: Json = False,
 ) -> None:
     """Collect transitions of each ENV into a Minari dataset of its own.
 
@@ -97,13 +64,26 @@ def collect(
       trajworld data collect Swimmer-v5 dm_control/fish-swim robot/legged-17 --transitions 50000 --behaviour mixed
       trajworld data collect "Pendulum-v1?g=5.0&l=1.5" --episodes 100 --behaviour uniform
       trajworld data collect "Hopper-v5?gravity=5&mass=1.2" --id "moon/{environment}/{behaviour}-v1"
+
+    Options:
+        transitions: Transitions of each environment; the last episode is cut there.  [default: 20000]
+        episodes: Episodes of each environment instead.
+        behaviour: uniform: independent random actions; ou: Ornstein-Uhlenbeck (coloured) noise; constant: random
+            pushes that are held; gait: sine waves; mixed: each episode one of the first three, of a random scale and
+            correlation; varied: of the first four.
+        noise_scale: In half action ranges: ou's standard deviation (default 0.5), else the range drawn from (1).
+        noise_correlation: ou: of a step's noise with the next's (default 0.9); constant: that a push is held for
+            another step (0.95).
+        template: The Minari id of each dataset.
+        replace: Replace datasets of the same id.
+        skip_existing: Leave out environments whose dataset is there.
     """
     if transitions is not None and episodes is not None:
         raise UsageError("give --transitions or --episodes, not both")
     if replace and skip_existing:
         raise UsageError("give --replace or --skip-existing, not both")
     if episodes is None:
-        transitions = transitions or _TRANSITIONS
+        transitions = transitions or 20_000
     actions = make_behaviour(behaviour, noise_scale, noise_correlation)
     targets = dataset_targets(environments, behaviour, template)
     if skip_existing:
@@ -114,9 +94,8 @@ def collect(
     finished: list[dict[str, Any]] = []
     try:
         with job_progress("Collecting", "transitions" if transitions else "episodes") as progress:
-            for collected in collect_datasets(
+            rows = collect_datasets(
                 targets,
-                behaviour_name=behaviour,
                 behaviour=actions,
                 transitions=transitions,
                 episodes=episodes,
@@ -124,26 +103,163 @@ def collect(
                 workers=workers or default_workers(expected),
                 replace=replace,
                 progress=progress,
-            ):
-                finished.append(collected)
+            )
+            finished.extend(rows)
     finally:
         # Printed after a failure or a Ctrl-C too: these datasets are whole and stay.
         if as_json:
-            click.echo(json.dumps(finished, indent=2))
+            print_json(finished)
         elif finished:
-            _print(finished)
+            _print_finished(finished)
 
 
-def _print(finished: list[dict[str, Any]]) -> None:
-    headings = ("dataset", "episodes", "transitions", "mean length", "mean return", "seconds")
-    rows = []
-    for one in finished:
-        means = f"{one['mean_length']:.1f}", f"{one['mean_return']:.2f}", f"{one['seconds']:.1f}"
-        rows.append((one["dataset"], one["episodes"], one["transitions"], *means))
-    print_table(make_table(headings, rows, [False] + [True] * 5))
+def _print_finished(finished: list[dict[str, Any]]) -> None:
+    counts = {"dataset": "{}", "episodes": "{:,}", "transitions": "{:,}"}
+    print_records(finished, counts | {"mean_length": "{:.1f}", "mean_return": "{:.2f}", "seconds": "{:.1f}"})
     for one in finished:
         if one["unstable"]:
             click.echo(
                 f"Warning: {one['environment']}: {one['unstable']} episodes broke and were cut before the bad step "
                 f"({one['dropped']} left out whole): {one['unstable_reason']}"
             )
+
+
+@command()
+def collect_corpus(
+    *,
+    name: str = DEFAULT_NAME,
+    list_only: Annotated[bool, With(flags=["--list"])] = False,
+    table: File | None = None,
+    only: Annotated[tuple[str, ...], With(metavar="PATTERN")] = (),
+    role: Annotated[str, click.Choice(ROLES)] | None = None,
+    transitions: AtLeast1 = 20_000,
+    weights: Annotated[tuple[str, ...], With(metavar="SOURCE=FACTOR")] = (),
+    seed: Seed = 0,
+    workers: Workers | None = None,
+    output: Folder | None = None,
+    as_json: Json = False,
+) -> None:
+    """Make one Minari dataset of each environment of a table, for pre-training and for tests of the unseen.
+
+    Behaviours are mixed within a dataset: uniform actions, coloured noise, pushes, gaits, and policies of a short
+    search, from usual and perturbed starts. Each dataset is a function of the seed and its line of the table: a
+    corpus that was stopped or killed continues where it was and ends the same, file by file.
+
+    \b
+    Examples:
+      trajworld data collect-corpus --list
+      trajworld data collect-corpus
+      trajworld data collect-corpus --only 'robot/snake-*' --transitions 2000 --name snakes
+      trajworld pretrain corpus:corpus -o runs/pre
+
+    Options:
+        name: What its datasets' ids begin with.
+        list_only: Show the table of environments and do nothing.
+        table: A table (CSV) in place of the built-in one.
+        only: Only environments or sources that fit, e.g. dm_control or 'robot/*'; may be repeated.
+        role: Only environments of this role.  [default: both]
+        transitions: Of an environment of size 1 in the table.
+        weights: Multiply the weights of a source in pre-training, e.g. legged=2; may be repeated.
+        output: The folder of Minari datasets to write to.  [default: Minari's, MINARI_DATASETS_PATH]
+    """
+    rows = read_table(table)
+    chosen = select(rows, only, role)
+    corpus_folder(name)  # refuses a name that is none
+    if list_only:
+        return _list(chosen, name, as_json)
+    factors = dict(_factor(text) for text in weights)
+    if output is not None:
+        # Where Minari and the worker processes look.
+        os.environ["MINARI_DATASETS_PATH"] = str(output.absolute())
+    began, made = time.monotonic(), list[dict[str, Any]]()
+    jobs, there = plan_corpus(name, chosen, transitions, seed)
+    check_families(jobs)
+    total = sum(job.transitions for job in jobs)
+    with open_corpus(name, rows, factors):
+        try:
+            with job_progress("Collecting") as progress:
+                made.extend(make_datasets(jobs, workers or default_workers(total), progress))
+        finally:
+            # After a failure or a Ctrl-C too: these datasets are whole and stay.
+            if as_json:
+                print_json(made)
+    if not as_json:
+        click.echo(
+            f"Made {len(made)} datasets ({total:,} transitions) in {time.monotonic() - began:.0f} s; "
+            f"{len(there)} were there already. `trajworld data corpus {name}` describes the corpus."
+        )
+
+
+@command()
+def corpus(name: str = DEFAULT_NAME, *, output: Picture | None = None, as_json: Json = False) -> None:
+    """Show the datasets of the corpus NAME (default: corpus), made by `trajworld data collect-corpus`.
+
+    Coverage says how evenly a dataset's observations fill their ranges: 1 evenly, near 0 in one place.
+
+    \b
+    Examples:
+      trajworld data corpus
+      trajworld data corpus snakes -o snakes.png
+    """
+    # Only here are pandas and matplotlib needed.
+    from trajworld.collect.corpus_summary import describe_corpus, draw_corpus
+
+    entries, missing = describe_corpus(name)
+    if output is not None:
+        draw_corpus(name, entries, output)
+    if as_json:
+        return print_json({"name": name, "entries": entries, "missing": missing})
+    columns = {"environment": "{}", "role": "{}", "share": "{:.2%}", "M": "{}", "transitions": "{:,}"}
+    columns |= {
+        "episodes": "{:,}",
+        "mean_length": "{:.0f}",
+        "terminated": "{:,}",
+        "coverage": "{:.2f}",
+        "mix": "{}",
+    }
+    rows = []
+    for entry in entries:
+        share = {"share": entry["weight"]} if entry["role"] == PRETRAIN else {}
+        mix = " ".join(f"{kind} {part:.0%}" for kind, part in entry["behaviours"].items())
+        rows.append({**entry, **share, "M": entry["variates"], "behaviours": mix})
+    print_records(rows, columns)
+    for role in ROLES:
+        if of_role := [entry for entry in entries if entry["role"] == role]:
+            click.echo(
+                f"{role}: {len(of_role)} environments of {len({one['variates'] for one in of_role})} different M, "
+                f"{sum(one['transitions'] for one in of_role):,} transitions in "
+                f"{sum(one['episodes'] for one in of_role):,} episodes"
+            )
+    if missing:
+        more = f" and {len(missing) - 3} more" if len(missing) > 3 else ""
+        click.echo(f"still to be made: {', '.join(missing[:3])}{more}")
+    say_picture(output)
+
+
+def _factor(text: str) -> tuple[str, float]:
+    source, _, factor = text.partition("=")
+    try:
+        return source, float(factor)
+    except ValueError:
+        raise UsageError(f"--weights takes SOURCE=FACTOR, as in legged=2, not {text!r}") from None
+
+
+def _list(rows: list[Row], name: str, as_json: bool) -> None:
+    entries = [{"dataset": member_of(name, row).dataset_id, **asdict(row)} for row in rows]
+    for entry in entries:
+        entry["variates"] = entry.pop("num_variates")
+    if as_json:
+        return print_json(entries)
+    columns = {
+        "environment": "{}",
+        "source": "{}",
+        "variates": "{}",
+        "role": "{}",
+        "weight": "{:g}",
+        "size": "{:g}",
+    }
+    shown = [{**entry, "variants": " ".join(entry["variants"])} for entry in entries]
+    print_records(shown, columns | {"behaviour": "{}", "search": "{:g}", "variants": "{}"})
+    sizes = len({row.num_variates for row in rows})
+    counts = ", ".join(f"{sum(row.role == role for row in rows)} {role}" for role in ROLES)
+    click.echo(f"{len(rows)} environments ({counts}) of {sizes} different M")

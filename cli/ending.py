@@ -1,22 +1,43 @@
-"""How an error ends a command: one line, and an exit code."""
+"""How an error ends a command: one line, and an exit code; and output in encodings that lack a letter."""
+
+import codecs
+import io
+import sys
 
 import click
 
+from trajworld.backend import BACKENDS
 from trajworld.errors import TrajWorldError
 
 from .output import printable
 
 _MOST = 2000  # Characters of a message: a file's may be of any length.
 # Packages that an installation may lack, and the extra that brings each.
-_EXTRAS = {
-    **{name: name for name in ("jax", "torch", "ray")},
+_EXTRAS = BACKENDS | {
     "jaxlib": "jax",
-    "tensorflow": "tensorflow-cpu",
+    "ray": "ray",
     "dm_control": "dm-control",
     "huggingface_hub": "hub",
     "pytest": "bench",
     "pytest_benchmark": "bench",
 }
+
+# What an encoding such as ASCII or cp932 may lack, in letters that every encoding has.
+_PLAIN = dict(zip("–—…×±²→▸✓✗", ("-", "-", "...", "x", "+-", "2", "->", ">", "yes", "no"), strict=True))
+
+
+def set_up_streams() -> None:
+    """Let standard output and error show what their encoding lacks in plainer letters."""
+    codecs.register_error("trajworld", _plainer)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="trajworld")
+
+
+def _plainer(error: UnicodeError) -> tuple[str, int]:
+    assert isinstance(error, UnicodeEncodeError)
+    missing = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(letter, "?") for letter in missing), error.end
 
 
 def exit_code_of(error: BaseException) -> int | None:

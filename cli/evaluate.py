@@ -1,12 +1,11 @@
 """``trajworld evaluate``: how well a model predicts the transitions of datasets."""
 
 import contextlib
-import json
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
@@ -16,8 +15,8 @@ from trajworld.evaluation.report import Evaluation, Settings
 from trajworld.evaluation.report import evaluate as evaluate_dataset
 from trajworld.text import number
 
-from .options import PATH, field_options
-from .output import make_table, print_table
+from .commands import Json, With, command, parameters_of
+from .output import print_json, print_rows
 from .progress import job_progress
 
 _KIND = "evaluation"
@@ -34,25 +33,15 @@ _METRICS = {
 }
 
 
-@click.command(short_help="Measure a model's predictions on datasets.", params=field_options(Settings))
-@click.argument("model_name", metavar="MODEL")
-@click.argument("specs", metavar="DATASET...", nargs=-1, required=True)
-@click.option(
-    "--ranges",
-    metavar="DATASET",
-    help="Where a pre-trained model takes the range of an environment that it never saw, or saw in several datasets: "
-    "data, or the name of one of its own datasets.  [default: the dataset itself]",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the results as JSON, and nothing else.")
-@click.option("-o", "--output", type=PATH, help="Make this folder: results.json and pictures.")
-@click.option("--overwrite", is_flag=True, help="Replace the output folder if it is there.")
+@command(params=parameters_of(Settings))
 def evaluate(
-    model_name: str,
-    specs: tuple[str, ...],
-    ranges: str | None,
-    as_json: bool,
-    output: Path | None,
-    overwrite: bool,
+    model_name: Annotated[str, With(metavar="MODEL")],
+    specs: Annotated[tuple[str, ...], With(metavar="DATASET...")],
+    *,
+    ranges: Annotated[str, With(metavar="DATASET")] | None = None,
+    as_json: Json = False,
+    output: Path | None = None,
+    overwrite: bool = False,
     **options: Any,
 ) -> None:
     """Measure how MODEL predicts the transitions of each DATASET.
@@ -68,6 +57,12 @@ def evaluate(
       trajworld evaluate runs/hopper/best.keras trajworld/gymnasium-hopper-v5/ou-v0 -o evaluation
       trajworld evaluate runs/hopper/best.keras hopper_medium-v2.hdf5 hopper_expert-v2.hdf5 --windows 0
       trajworld evaluate runs/pre/best.keras test-v0 --ranges train-v0 --json
+
+    Options:
+        ranges: Where a pre-trained model takes the range of an environment that it never saw, or saw in several
+            datasets: data, or the name of one of its own datasets.  [default: the dataset itself]
+        output: Make this folder: results.json and pictures.
+        overwrite: Replace the output folder if it is there.
     """
     require_framework()
     settings = Settings(**options)
@@ -90,21 +85,17 @@ def evaluate(
     # All of them before anything is computed: the last may be the one that does not fit.
     supports = [support_for(model, dataset, chosen) for dataset in datasets]
     one_step, found = compile_one_step(model), []
+    # As it was given, but a file with its folder, which for a run's best.keras tells it from others.
+    name = model_name if Path(model_name) != model_path else "/".join(model_path.absolute().parts[-2:])
     with _results_folder(output, overwrite) as folder:
         with job_progress("Predicting") as progress:
-            for dataset, support, place in zip(datasets, supports, _places(folder, datasets), strict=True):
-                found.append(
-                    evaluate_dataset(
-                        model,
-                        dataset,
-                        support,
-                        one_step,
-                        settings,
-                        folder=place,
-                        name=_title(model_name, model_path),
-                        progress=progress,
-                    )
-                )
+            for index, (dataset, support) in enumerate(zip(datasets, supports, strict=True), start=1):
+                place = folder
+                if folder is not None and len(datasets) > 1:
+                    slug = re.sub(r"[^A-Za-z0-9.]+", "-", dataset.name).strip("-.")
+                    place = folder / f"{index}-{slug}"
+                parts = model, dataset, support, one_step, settings
+                found.append(evaluate_dataset(*parts, folder=place, name=name, progress=progress))
         results = {
             "kind": _KIND,
             "model": model_name,
@@ -120,8 +111,7 @@ def evaluate(
         if folder is not None:
             write_json(folder / _RESULTS, results)
     if as_json:
-        click.echo(json.dumps(results, indent=2, allow_nan=False))
-        return
+        return print_json(results)
     for each in found:
         _print(each)
     if ranges is not None and all(support.origin.startswith("the model's own") for support in supports):
@@ -133,13 +123,13 @@ def evaluate(
 def _print(found: Evaluation) -> None:
     """A table of one dataset's errors, and the open-loop error at a few horizons."""
     ours, copy, growth = found.prediction, found.copy_last_row, found.open_loop
-    rows = []
-    for field, label in _METRICS.items():
-        for name, of, row in ((label, "observations", "observations"), ("", "and reward", "all")):
-            rows.append((name, of, *(number(side.table[row][field], 4) for side in (ours, copy))))
+    rows = [
+        (label * (row == "observations"), of, *(number(side.table[row][field], 4) for side in (ours, copy)))
+        for field, label in _METRICS.items()
+        for of, row in (("observations", "observations"), ("and reward", "all"))
+    ]
     title = f"{ours.dataset}: {ours.windows:,} transitions, one step ahead"
-    headers = ("", "of", "model", "copy last row")
-    print_table(make_table(headers, rows, (False, False, True, True), title))
+    print_rows(("", "of", "model", "copy last row"), rows, title)
     own = "the model's own"
     over = ours.ranges.replace(own, f"{own} range", 1)
     click.echo(f"Read over {over if over.startswith(own) else f'the range {over}'}.")
@@ -152,21 +142,8 @@ def _print(found: Evaluation) -> None:
             for label, errors in (("model", growth.mae), ("starting row held", growth.held_row))
         ]
         title = f"Open loop, {growth.starts} rollouts: absolute error / std by steps ahead"
-        print_table(make_table(("", *map(str, steps)), rows, (False, *[True] * len(steps)), title))
+        print_rows(("", *map(str, steps)), rows, title)
     click.echo()
-
-
-def _title(name: str, path: Path) -> str:
-    """A name as it was given, but a file with its folder, which for a run's ``best.keras`` tells it from others."""
-    return name if Path(name) != path else "/".join(path.absolute().parts[-2:])
-
-
-def _places(folder: Path | None, datasets: list[Any]) -> list[Path | None]:
-    """Where each dataset's pictures go: the folder itself for one, else a folder of each one's name."""
-    if folder is None or len(datasets) == 1:
-        return [folder] * len(datasets)
-    slugs = [re.sub(r"[^A-Za-z0-9.]+", "-", dataset.name).strip("-.") for dataset in datasets]
-    return [folder / f"{number}-{slug}" for number, slug in enumerate(slugs, start=1)]
 
 
 @contextlib.contextmanager
@@ -181,16 +158,15 @@ def _results_folder(output: Path | None, overwrite: bool) -> Iterator[Path | Non
         yield None
         return
     if overwrite and output.exists():
-        path = output / _RESULTS
-        results = read_json(path) if path.is_file() else None
-        own = isinstance(results, dict) and results.get("kind") == _KIND
-        foreign = sorted(
-            item.name
-            for item in (output.iterdir() if own else ())
-            if not any(fnmatchcase(item.name, pattern) for pattern in _CONTENTS)
-        )
-        if not own or foreign:
-            what = f"holds {foreign[0]!r} too" if foreign else f"is no folder of {_KIND} results"
-            raise TrajWorldError(f"{output} {what}, and is not overwritten: name another place")
+        results = read_json(output / _RESULTS) if (output / _RESULTS).is_file() else None
+        if not isinstance(results, dict) or results.get("kind") != _KIND:
+            raise TrajWorldError(
+                f"{output} is no folder of {_KIND} results: it is not overwritten, name another"
+            )
+        for name in sorted(item.name for item in output.iterdir()):
+            if not any(fnmatchcase(name, pattern) for pattern in _CONTENTS):
+                raise TrajWorldError(
+                    f"{output} holds {name!r} too: it is not overwritten, name another place"
+                )
     with atomic_folder(output, replace=overwrite) as folder:
         yield folder

@@ -10,9 +10,8 @@ from trajworld.backend import BACKENDS
 from trajworld.errors import UsageError
 from trajworld.version import __version__
 
-from .ending import exit_code_of
-from .lazy import LazyGroup
-from .output import set_up_streams
+from .commands import LazyGroup
+from .ending import exit_code_of, set_up_streams
 
 # Loaded lazily: `trajworld --help` imports no framework.
 _COMMANDS = {
@@ -20,30 +19,20 @@ _COMMANDS = {
     "pretrain": (".train:pretrain", "Pre-train one model on many datasets."),
     "train": (".train:train", "Train on one dataset, from scratch or from a model (--init)."),
     "evaluate": (".evaluate:evaluate", "Measure a model's predictions on datasets."),
-    "checkpoint": (
-        ".checkpoint:checkpoint",
-        "Import published checkpoints; show, describe and publish models.",
-    ),
-    "quickstart": (
-        ".quickstart:quickstart",
-        "Fine-tune a pre-trained model on an unseen robot, compare, report.",
-    ),
+    "checkpoint": (".checkpoint:checkpoint", "Import checkpoints; show, describe and publish models."),
+    "quickstart": (".study:quickstart", "Fine-tune a model on an unseen robot, compare, report."),
     "study": (".study:study", "Run the studies: transfer, zero-shot, backends, quickstart."),
     "doctor": (".doctor:doctor", "Print versions, backends, devices, and what is missing."),
-}
-
-# Commands of earlier versions, and what does their work now.
-_GONE = {
-    "evaluate-transfer": "study run transfer",
-    "evaluate-zero-shot": "study run zero-shot",
-    "bench": "study run backends",
+    # Of earlier versions.
+    "evaluate-transfer": ("", "study run transfer"),
+    "evaluate-zero-shot": ("", "study run zero-shot"),
+    "bench": ("", "study run backends"),
 }
 
 
 @click.group(
     cls=LazyGroup,
     lazy=_COMMANDS,
-    gone=_GONE,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 @click.version_option(__version__, prog_name="trajworld")

@@ -1,19 +1,22 @@
 """What commands print: tables that cut no number, in any encoding, to whatever reads it."""
 
-import codecs
-import io
-import sys
-from collections.abc import Sequence
-from typing import Literal, NoReturn
+import json
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, NoReturn
 
+import click
 from rich.console import Console
 from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
-# What an encoding such as ASCII or cp932 may lack, in letters that every encoding has.
-_PLAIN = dict(zip("–—…×±²→▸✓✗", ("-", "-", "...", "x", "+-", "2", "->", ">", "yes", "no"), strict=True))
+# A column of these alone is set to the right and never cut.
+_NUMBER = re.compile(r"–?|not finite|-?[\d,.]+(e[+-]\d+)?( – \d+|%|k| MB)?")
+# Columns of words give way before numbers do, but not to nothing.
 _LEAST = 12
+MANY = 12
+"""Of more than these the first alone are shown."""
 
 
 class _Console(Console):
@@ -28,68 +31,81 @@ def console(stderr: bool = False) -> Console:
     return _Console(stderr=stderr)
 
 
-def print_table(table: Table, out: Console | None = None) -> None:
+def say(out: Console, text: str) -> None:
+    """Print a line as it is."""
+    out.print(text, highlight=False, markup=False, soft_wrap=True)
+
+
+def print_json(value: Any) -> None:
+    """Print plain values as JSON."""
+    click.echo(json.dumps(value, indent=2, allow_nan=False))
+
+
+def say_picture(path: object) -> None:
+    """Say where a picture is, if there is one."""
+    if path is not None:
+        click.echo(f"Picture: {path}")
+
+
+def print_table(table: Table) -> None:
     """Print a table, as wide as its numbers need where the terminal is narrower; without a terminal, as it needs."""
-    out = out or console()
+    out = console()
     needed = Measurement.get(out, out.options.update(max_width=10_000), table)
     if not out.is_terminal:
         out.width = max(out.width, needed.maximum)
     out.print(table, width=max(out.width, needed.minimum), crop=False)
 
 
-def make_table(
-    headers: Sequence[str],
-    rows: Sequence[Sequence[object]],
-    right: Sequence[bool] | None = None,
-    title: str = "",
-) -> Table:
-    """A table of texts and numbers.
+def print_rows(headers: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """Print a table of texts and numbers.
 
-    Args:
-        headers: Of the columns.
-        rows: Cells; whole numbers get thousands separators, None is shown as –, and control characters of texts are
-            spelled out.
-        right: Which columns hold numbers: these are set to the right and never cut. Where not given, those whose
-            cells are all numbers.
-        title: Above it.
+    Whole numbers get thousands separators, None is shown as –, and control characters of texts are spelled out.
     """
-    if right is None:
-        columns = zip(*rows, strict=True) if rows else [[""]] * len(headers)
-        right = [all(cell is None or isinstance(cell, int | float) for cell in column) for column in columns]
-    table = Table(title=Text(title) if title else None, title_justify="left")
+    table = Table(title=title and Text(title), title_justify="left")
     texts = [[_text(cell) for cell in row] for row in rows]
-    for place, (header, number) in enumerate(zip(headers, right, strict=True)):
-        # Columns of words give way before numbers do, but not to nothing.
-        least = min(_LEAST, max([len(header), *(len(row[place]) for row in texts)]))
-        side: Literal["right", "left"] = "right" if number else "left"
-        table.add_column(Text(header), justify=side, no_wrap=number, overflow="fold", min_width=least)
+    for place, header in enumerate(headers):
+        cells = [row[place].plain for row in texts]
+        number = all(_NUMBER.fullmatch(cell) for cell in cells)
+        table.add_column(
+            Text(header),
+            justify="right" if number else "left",
+            no_wrap=number,
+            overflow="fold",
+            min_width=min(_LEAST, max(map(len, [header, *cells]))),
+        )
     for row in texts:
         table.add_row(*row)
-    return table
+    print_table(table)
 
 
-def print_facts(facts: Sequence[tuple[str, object]]) -> None:
-    """Print names and values below each other."""
+def print_records(records: Iterable[Mapping[str, Any]], columns: Mapping[str, str], title: str = "") -> None:
+    """Print a row of each record: the named values, each in its format; blank where a record has none."""
+    rows = [
+        ["" if record.get(name) is None else shown.format(record[name]) for name, shown in columns.items()]
+        for record in records
+    ]
+    print_rows([name.replace("_", " ") for name in columns], rows, title)
+
+
+def print_facts(facts: Iterable[tuple[str, Any]]) -> None:
+    """Print names and values, which are of JSON's types, below each other; None and empty texts are left out."""
     table = Table.grid(padding=(0, 2))
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for name, value in facts:
-        table.add_row(_text(name), _text(value))
+        if value not in (None, ""):
+            table.add_row(_text(name.replace("_", " ")), _text(_words(value)))
     print_table(table)
 
 
-def set_up_streams() -> None:
-    """Let standard output and error show what their encoding lacks in plainer letters."""
-    codecs.register_error("trajworld", _plainer)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="trajworld")
-
-
-def _plainer(error: UnicodeError) -> tuple[str, int]:
-    assert isinstance(error, UnicodeEncodeError)
-    missing = error.object[error.start : error.end]
-    return "".join(_PLAIN.get(letter, "?") for letter in missing), error.end
+def _words(value: Any) -> Any:
+    """A JSON value for people; of a long list the first and how many there are."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_words(part)}" for name, part in value.items())
+    if isinstance(value, list):
+        names = [str(_words(part)) for part in value]
+        return ", ".join(names if len(names) <= MANY else [f"{len(names)} in all: {names[0]}", names[1], "…"])
+    return value
 
 
 def _text(cell: object) -> Text:

@@ -5,21 +5,12 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
+from rich import progress as rich_progress
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TaskID,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
 
 from trajworld.text import duration
 
-from .output import console
+from .output import console, say
 
 if TYPE_CHECKING:
     from trajworld.study.run import Progress as CellProgress
@@ -29,15 +20,12 @@ if TYPE_CHECKING:
 _SECONDS_BETWEEN_LINES = 10.0
 
 
-def _bars(out: Console, *more: ProgressColumn) -> Progress:
+def _bars(out: Console, *more: rich_progress.ProgressColumn) -> rich_progress.Progress:
     """Bars that are shown on a terminal only; what a task tells of itself is its field ``news``."""
-    news = TextColumn("{task.fields[news]}")
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), news, TimeElapsedColumn())
-    return Progress(*columns, *more, console=out, transient=True, disable=not out.is_terminal)
-
-
-def _say(out: Console, text: str) -> None:
-    out.print(text, highlight=False, markup=False, soft_wrap=True)
+    what, news = (rich_progress.TextColumn(text) for text in ("{task.description}", "{task.fields[news]}"))
+    done = rich_progress.BarColumn(), rich_progress.MofNCompleteColumn()
+    columns = what, *done, news, rich_progress.TimeElapsedColumn(), *more
+    return rich_progress.Progress(*columns, console=out, transient=True, disable=not out.is_terminal)
 
 
 @contextlib.contextmanager
@@ -48,8 +36,8 @@ def job_progress(verb: str, unit: str = "transitions") -> Iterator[Callable[[int
     every ten seconds.
     """
     out = console(stderr=True)
-    with _bars(out, TimeRemainingColumn()) as bars:
-        current, task = "", TaskID(-1)
+    with _bars(out, rich_progress.TimeRemainingColumn()) as bars:
+        current, task = "", rich_progress.TaskID(-1)
         began = last = printed = time.monotonic()
 
         def show(done: int, total: int | None, what: str) -> None:
@@ -66,7 +54,7 @@ def job_progress(verb: str, unit: str = "transitions") -> Iterator[Callable[[int
             printed = last
             of = "" if total is None else f" of {total:,}"
             left = "" if total is None else f", {duration((total - done) / max(rate, 1e-9))} left"
-            _say(out, f"{verb} {what}: {done:,}{of} {unit}, {rate:,.0f}/s{left}")
+            say(out, f"{verb} {what}: {done:,}{of} {unit}, {rate:,.0f}/s{left}")
 
         yield show
 
@@ -82,7 +70,7 @@ def cell_progress(out: Console) -> "Iterator[Callable[[CellProgress], None]]":
             bars.update(task, completed=progress.done, total=progress.total, news=left)
             news = "finished" if progress.problem is None else f"FAILED: {progress.problem}"
             more = f"; {left}" if left and not out.is_terminal else ""
-            _say(out, f"{progress.done} of {progress.total}: {progress.cell}: {news}{more}")
+            say(out, f"{progress.done} of {progress.total}: {progress.cell}: {news}{more}")
 
         yield show
 
@@ -95,19 +83,19 @@ def training_progress(run: "Run", out: Console) -> "Iterator[Callable[[Report], 
         yield lambda report: None
         return
     names = ", ".join(part.dataset.name for part in parts[:3]) + (", …" if len(parts) > 3 else "")
-    _say(
+    where = f", on {layout.devices} devices" * (layout.devices > 1)
+    where += f" of {layout.processes} processes" * (layout.processes > 1)
+    say(
         out,
         f"{config.kind}: {run.model.count_params():,} parameters on {sum(part.transitions for part in parts):,} "
         f"transitions of {len(parts)} dataset{'s' * (len(parts) > 1)} ({names}), "
-        f"M padded to {list(run.mixture.sizes)}"
-        + (f", on {layout.devices} devices" if layout.devices > 1 else "")
-        + (f" of {layout.processes} processes" if layout.processes > 1 else ""),
+        f"M padded to {list(run.mixture.sizes)}{where}",
     )
     for part in parts:
         account = part.dataset.account
         for line in account.lines() if account is not None and (account.left_out or account.notes) else ():
-            _say(out, f"{part.dataset.name}: {line}")
-    with _bars(out, TimeRemainingColumn()) as bars:
+            say(out, f"{part.dataset.name}: {line}")
+    with _bars(out, rich_progress.TimeRemainingColumn()) as bars:
         task = bars.add_task(config.kind, total=config.steps, completed=run.state.step, news="compiling")
         loss = holdout = ""
 
@@ -122,7 +110,7 @@ def training_progress(run: "Run", out: Console) -> "Iterator[Callable[[Report], 
             if report.loss is None or out.is_terminal:
                 return
             left = duration((report.steps - report.step) / rate) if rate else "unknown"
-            _say(out, f"step {report.step:,} of {report.steps:,}  {loss}  {left} left{holdout}")
+            say(out, f"step {report.step:,} of {report.steps:,}  {loss}  {left} left{holdout}")
             holdout = ""
 
         yield show

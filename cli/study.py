@@ -1,40 +1,22 @@
-"""``trajworld study``: run a study, or make its report anew."""
+"""``trajworld study`` and ``quickstart``: run a study, or make its report anew."""
 
-import importlib
 import inspect
-import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import click
 
+from trajworld.backend import require_framework
 from trajworld.errors import DAMAGE, TrajWorldError, UsageError, one_line
 from trajworld.studies import STUDIES
 
-from .options import documented, field_options
-from .output import console, print_table
+from .commands import AtLeast1, Command, Folder, Json, LazyGroup, command, documented, imported, parameters_of
+from .output import console, print_json, print_table, say
 from .progress import cell_progress
 
 if TYPE_CHECKING:
     from trajworld.study.run import Engine, Study
-
-
-class _Runs(click.Group):
-    """One command for each study, made from its class when it is asked for."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:
-        """The names of the studies."""
-        return list(STUDIES)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The command that runs a study."""
-        return _command(study_class(cmd_name)) if cmd_name in STUDIES else None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """Names alone: importing every study for its first sentence would take seconds."""
-        with formatter.section("Studies"):
-            formatter.write_text(", ".join(STUDIES))
 
 
 def study_class(name: str) -> "type[Any]":
@@ -45,11 +27,10 @@ def study_class(name: str) -> "type[Any]":
     """
     if name not in STUDIES:
         raise UsageError(f"no study is called {name!r}: there are {', '.join(STUDIES)}")
-    module, _, found = STUDIES[name].partition(":")
-    return getattr(importlib.import_module(module), found)
+    return imported(STUDIES[name])
 
 
-@click.group("study", short_help="Run the studies: transfer, zero-shot, backends, quickstart.")
+@click.group(cls=LazyGroup, lazy={})
 def study() -> None:
     """Run a study: a list of cells (single measurements) that are run where they are missing, and their report.
 
@@ -70,15 +51,29 @@ def list_studies() -> None:
         click.echo(f"{name:12} {' '.join(first.split())}")
 
 
-@study.group("run", cls=_Runs)
+class _Runs(LazyGroup):
+    """One command for each study, made from its class when it is called."""
+
+    def load(self, place: str) -> click.Command:
+        """The command of a study: its options are the fields of its class, its help the docstring."""
+        kind = imported(place)
+
+        def run_study(**options: Any) -> None:
+            _run(kind, **options)
+
+        words = re.sub(r"\n {2,}", " ", documented(kind.__doc__)[0]).replace("\n- ", "\n\n- ")
+        params = [*parameters_of(kind), *parameters_of(_run, leave_out={"kind"})]
+        return Command(kind.name, help=words, params=params, callback=run_study)
+
+
+# Without words: importing every study for its first sentence would take seconds.
+@study.group("run", cls=_Runs, lazy={name: (place, "") for name, place in STUDIES.items()})
 def run() -> None:
     """Run what is missing of a study, then write its report. Ctrl-C keeps what is finished."""
 
 
 @study.command("report")
-@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
-@click.option("--json", "as_json", is_flag=True, help="Print the tables as JSON.")
-def report(folder: Path, as_json: bool) -> None:
+def report(folder: Folder, *, as_json: Json = False) -> None:
     """Make the report in FOLDER anew from its table; no cell is run."""
     from trajworld.study.report import read_report, write_report
 
@@ -88,20 +83,91 @@ def report(folder: Path, as_json: bool) -> None:
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         study = kind(**given)
         page = write_report(study, table, folder, origin, pictures)
-        show(study, table, page, as_json)
+        _show(study, table, page, as_json)
     except DAMAGE as error:
         why = f"{folder} holds no whole report of this version of the study ({one_line(error)})"
         raise TrajWorldError(f"{why}: run it again") from None
 
 
-def execute(
+@command()
+def quickstart(
+    *,
+    output: Path = Path("trajworld-quickstart"),
+    scale: Literal["small", "tiny"] = "small",
+    seed: int = 0,
+    as_json: Json = False,
+) -> None:
+    """Show what pre-training buys on a robot that the model has never seen.
+
+    Collects trajectories of Gymnasium's hopper and fine-tunes the model that ships, trajworld-small, on several
+    amounts of them, against training from scratch with equal steps and learning rates, and against copying the
+    last row. Writes a report (index.html) with pictures. Run again after Ctrl-C, it continues.
+
+    \b
+    Examples:
+      trajworld quickstart
+      KERAS_BACKEND=torch trajworld quickstart -o quick-torch
+      trajworld quickstart --scale tiny -o /tmp/try
+
+    Options:
+        output: Folder for everything: datasets, results, report. Must not exist, be empty, or hold the same quickstart.
+        scale: small: a real result, at most 5 minutes on two cores; tiny: a try of the machinery in half a minute.
+        seed: Of everything that is random.
+    """
+    require_framework()
+    from trajworld.files import read_json
+    from trajworld.studies.quickstart import SCALES, Quickstart
+    from trajworld.study.report import RECORD, options
+    from trajworld.study.run import LocalEngine, default_workers
+
+    study = Quickstart(**SCALES[scale], seed=seed, datasets=str(output.absolute() / "datasets"))
+    record = output / RECORD
+    same = record.is_file() and read_json(record).get("options") == options(study)
+    if output.exists() and not same and (not output.is_dir() or any(output.iterdir())):
+        raise UsageError(f"{output} is not empty: name another folder with -o, or remove it first")
+    workers = default_workers()
+    _execute(study, output, output / "cells", LocalEngine(workers), workers, as_json)
+
+
+def _run(
+    kind: "type[Any]",
+    *,
+    output: Folder | None = None,
+    store: Folder | None = None,
+    engine: Literal["local", "ray"] = "local",
+    address: str | None = None,
+    workers: AtLeast1 | None = None,
+    as_json: Json = False,
+    **options: Any,
+) -> None:
+    """Run a study of the given options.
+
+    Options:
+        output: Folder for the report.  [default: trajworld-STUDY]
+        store: Folder of finished cells.  [default: in the library's own folder]
+        engine: Processes of this machine, or a Ray cluster.
+        address: Of a Ray cluster that runs.  [default: one on this machine]
+        workers: Processes, each on cores of its own.  [default: one a core; one on a GPU]
+    """
+    from trajworld.data.home import home
+    from trajworld.study.run import LocalEngine, RayEngine, default_workers
+
+    study = kind(**options)
+    fixed: int | None = getattr(study, "workers", None)
+    if fixed and (engine == "ray" or (workers or fixed) != fixed):
+        raise UsageError(f"the study {kind.name} has its own number of workers, {fixed}, on this machine")
+    count = workers or fixed or default_workers()
+    chosen = RayEngine(address) if engine == "ray" else LocalEngine(count)
+    folder = output or Path(f"trajworld-{kind.name}")
+    _execute(study, folder, store or home() / "cells", chosen, count, as_json)
+
+
+def _execute(
     study: "Study", output: Path, store_folder: Path, engine: "Engine", workers: int, as_json: bool
 ) -> None:
     """Prepare and run a study, write its report into ``output`` and print its tables.
 
-    Raises:
-        TrajWorldError: Cells failed (the report of the others is written), or a file cannot be written.
-        KeyboardInterrupt: Ctrl-C.
+    A ``TrajWorldError`` is raised where cells failed; the report of the others is written.
     """
     from trajworld.study.cells import Store
     from trajworld.study.report import claim_folder, write_report
@@ -109,20 +175,20 @@ def execute(
 
     err = console(stderr=True)
     claim_folder(study, output)
-    study.prepare(workers, lambda line: err.print(line, highlight=False, markup=False, soft_wrap=True))
+    study.prepare(workers, lambda line: say(err, line))
     store = Store(store_folder)
     with cell_progress(err) as observe:
         failed = run_study(study, store, engine, observe)
     table = store.table(known_cells(study, store))
     pictures = study.pictures(table, store) if len(table) and hasattr(study, "pictures") else {}
     page = write_report(study, table, output, origins(study, store), pictures)
-    show(study, table, page, as_json)
+    _show(study, table, page, as_json)
     if failed:
         cells = f"{len(failed)} cell{'s' * (len(failed) > 1)}"
         raise TrajWorldError(f"{cells} failed; the others are kept. The first: {failed[0]}")
 
 
-def show(study: "Study", table: Any, page: Path, as_json: bool) -> None:
+def _show(study: "Study", table: Any, page: Path, as_json: bool) -> None:
     """Print the tables of a study."""
     from trajworld.study.cells import plain
     from trajworld.study.tables import terminal
@@ -130,59 +196,8 @@ def show(study: "Study", table: Any, page: Path, as_json: bool) -> None:
     tables = study.tables(table) if len(table) else {}
     if as_json:
         found = {title: plain(one.to_dict("records")) for title, one in tables.items()}
-        click.echo(json.dumps({"study": study.name, "report": str(page), "tables": found}, indent=2))
-        return
+        return print_json({"study": study.name, "report": str(page), "tables": found})
     for title, one in tables.items():
         print_table(terminal(title, one))
         click.echo()
     click.echo(f"Report: {page}")
-
-
-_FOLDER = click.Path(path_type=Path, file_okay=False)
-_COMMON = (
-    click.option("-o", "--output", type=_FOLDER, help="Folder for the report.  [default: trajworld-STUDY]"),
-    click.option("--store", type=_FOLDER, help="Folder of finished cells.  [default: in the library's own folder]"),
-    click.option("--engine", type=click.Choice(["local", "ray"]), default="local", show_default=True,
-                 help="Processes of this machine, or a Ray cluster."),
-    click.option("--address", help="Of a Ray cluster that runs.  [default: one on this machine]"),
-    click.option("--workers", type=click.IntRange(min=1),
-                 help="Processes, each on cores of its own.  [default: one a core; one on a GPU]"),
-    click.option("--json", "as_json", is_flag=True, help="Print the tables as JSON."),
-)  # fmt: skip
-
-
-def _command(kind: "type[Any]") -> click.Command:
-    """The command of a study: its options are the fields of its class, their help the docstring's attributes."""
-    protocol, _ = documented(kind)
-
-    def callback(
-        output: Path | None,
-        store: Path | None,
-        engine: str,
-        address: str | None,
-        workers: int | None,
-        as_json: bool,
-        **options: Any,
-    ) -> None:
-        from trajworld.data.home import home
-        from trajworld.study.run import LocalEngine, RayEngine, default_workers
-
-        study = kind(**options)
-        fixed: int | None = getattr(study, "workers", None)
-        if fixed and (engine == "ray" or (workers or fixed) != fixed):
-            raise UsageError(f"the study {kind.name} has its own number of workers, {fixed}, on this machine")
-        count = workers or fixed or default_workers()
-        chosen = RayEngine(address) if engine == "ray" else LocalEngine(count)
-        folder = output or Path(f"trajworld-{kind.name}")
-        execute(study, folder, store or home() / "cells", chosen, count, as_json)
-
-    command = click.Command(
-        kind.name,
-        params=field_options(kind),
-        callback=callback,
-        help=re.sub(r"\n {2,}", " ", protocol).replace("\n- ", "\n\n- "),
-        short_help=protocol.split(".")[0],
-    )
-    for add in _COMMON:
-        add(command)
-    return command

@@ -1,44 +1,160 @@
-"""``trajworld pretrain`` and ``trajworld train``."""
+"""``trajworld pretrain`` and ``trajworld train``, in one process or several, on one host or several."""
 
+import contextlib
 import json
+import os
+import re
 import shlex
+import sys
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import click
 
-from trajworld.backend import require_framework
+from trajworld.backend import active_backend, require_framework
 from trajworld.errors import UsageError
 from trajworld.models.interface import DEFAULT, MODELS
 from trajworld.training.config import TrainingConfig
 
-from . import cluster
-from .options import PATH, field_options, json_option
+from .commands import Json, With, command, parameters_of
+from .ending import exit_code_of
 from .output import console
 from .progress import job_progress, training_progress
 
-_PRETRAINING = ("augment", "padded_sizes")
-_FIELDS = field_options(TrainingConfig, leave_out={"kind", "datasets", "model", "preset"}, unset=True)
+_KERAS = "KERAS_DISTRIBUTION"
+
+
+class _EndedAlone(click.exceptions.Exit):
+    """The end of a command that the other processes did not agree on."""
+
+
+@contextlib.contextmanager
+def _joined(
+    *,
+    coordinator: Annotated[str, With(metavar="HOST:PORT", envvar=f"{_KERAS}_JOB_ADDRESSES")] | None = None,
+    processes: Annotated[int, With(envvar=f"{_KERAS}_NUM_PROCESSES")] | None = None,
+    process: Annotated[int, With(envvar=f"{_KERAS}_PROCESS_ID")] | None = None,
+) -> Iterator[None]:
+    """Run the block in one of several processes, where any are named, and end together with the others.
+
+    Options:
+        coordinator: Train in several processes (JAX): where process 0 listens, or auto to ask Slurm, a TPU pod or Open
+            MPI.
+        processes: How many processes there are.
+        process: Which of them this is, from 0; process 0 writes the run.
+    """
+    if coordinator is None:
+        if processes is not None or process is not None:
+            raise UsageError("--processes and --process need --coordinator HOST:PORT")
+        yield
+        return
+    # Keras takes the addresses of all, and looks at the first.
+    coordinator = coordinator.split(",")[0]
+    if coordinator != "auto":
+        if not re.fullmatch(r".+:\d{1,5}", coordinator):
+            raise UsageError(f"--coordinator is HOST:PORT or auto, not {coordinator!r}")
+        if processes is None or process is None:
+            raise UsageError("--coordinator HOST:PORT needs --processes and --process")
+        if not 0 <= process < processes:
+            raise UsageError(
+                f"--process counts from 0 to --processes less 1: {process} of {processes} cannot be"
+            )
+    backend = active_backend()
+    backend.join(coordinator, processes, process)
+    try:
+        yield
+        backend.leave()
+    except BaseException as error:
+        if isinstance(error, click.exceptions.Exit) and not isinstance(error, _EndedAlone):
+            backend.leave()
+            raise
+        code = exit_code_of(error)
+        if code is None:
+            traceback.print_exc()
+        interrupted = isinstance(error, _EndedAlone | KeyboardInterrupt)
+        problem = "it was interrupted" if interrupted else str(error) or type(error).__name__
+        with contextlib.suppress(KeyboardInterrupt):
+            backend.leave(" ".join(problem.split()))
+        sys.stdout.flush()
+        sys.stderr.flush()
+        # An orderly end would wait for the others, who wait for this process in their computations.
+        os._exit(1 if code is None else code)
+
+
+def _run(
+    kind: Any,
+    datasets: list[dict[str, Any]],
+    *,
+    output: Path | None = None,
+    resume: Annotated[Path, With(metavar="RUN")] | None = None,
+    overwrite: bool = False,
+    config: Path | None = None,
+    model: Annotated[str, With(metavar="KIND", help=f"{', '.join(MODELS)}.  [default: {DEFAULT}]")]
+    | None = None,
+    preset: Annotated[str, With(help=f"{', '.join(MODELS[DEFAULT].sizes.presets)}.  [default: small]")]
+    | None = None,
+    devices: Annotated[int, With(metavar="N")] | None = None,
+    as_json: Json = False,
+    **options: Any,
+) -> None:
+    """Start or resume a run, and train.
+
+    Options:
+        output: The run directory to make.
+        resume: Continue a run from its last checkpoint.
+        overwrite: Remove a run that is at the output first.
+        config: TOML with any settings; options override it.
+        devices: Share each batch among N GPUs or TPUs of this process (JAX).  [default: all that divide the batch size;
+            on CPUs 1; a resumed run: as before]
+    """
+    require_framework()
+    if (output is None) == (resume is None):
+        raise UsageError("name the run directory with -o, or continue one with --resume (one of them)")
+    processes = {option.name: options.pop(option.name) for option in _PROCESSES}
+    others = (config, model, preset, *(value for name, value in options.items() if name != "steps"))
+    if resume is not None and (datasets or overwrite or any(value is not None for value in others)):
+        raise UsageError(
+            "--resume takes a run as it is: no datasets and no other settings but --steps and where it computes"
+        )
+    with _joined(**processes):
+        # Imported here: `trajworld train --help` should not wait for a framework.
+        from trajworld.training.config import resolve_config
+        from trajworld.training.run import resume_run, start_run
+
+        with job_progress("converting") as progress:
+            if resume is not None:
+                run, warnings = resume_run(resume, steps=options["steps"], devices=devices, progress=progress)
+                for warning in warnings if run.layout.leads else ():
+                    click.echo(f"Warning: {warning}", err=True)
+            else:
+                assert output is not None
+                sizes = {"kind": model} | {name: options.pop(name) for name in _SIZES}
+                sizes = {name: value for name, value in sizes.items() if value is not None}
+                given = {**options, "datasets": datasets or None, "model": sizes or None}
+                resolved = resolve_config(kind, preset=preset, file=config, options=given)
+                run = start_run(output, resolved, devices=devices, overwrite=overwrite, progress=progress)
+        _train(run, as_json)
+
+
+_FIELDS = parameters_of(TrainingConfig, leave_out={"kind", "datasets", "model", "preset"}, unset=True)
+_PRETRAINING = [option for option in _FIELDS if option.name in ("augment", "padded_sizes")]
 # Of every kind of model; which of them a model has, its kind says.
-_SIZES = {option.name: option for kind in MODELS.values() for option in field_options(kind.sizes, unset=True)}
-_PARAMS: list[click.Parameter] = [
-    click.Option(["-o", "--output"], type=PATH, help="The run directory to make."),
-    click.Option(["--resume"], type=PATH, metavar="RUN", help="Continue a run from its last checkpoint."),
-    click.Option(["--overwrite"], is_flag=True, help="Remove a run that is at the output first."),
-    click.Option(["--config"], type=PATH, help="TOML with any settings; options override it."),
-    click.Option(["--model"], metavar="KIND", help=f"{', '.join(MODELS)}.  [default: {DEFAULT}]"),
-    click.Option(["--preset"], help=f"{', '.join(MODELS[DEFAULT].sizes.presets)}.  [default: small]"),
-    *(option for option in _FIELDS if option.name not in _PRETRAINING),
+_SIZES = {option.name: option for kind in MODELS.values() for option in parameters_of(kind.sizes, unset=True)}
+_PROCESSES = parameters_of(_joined)
+_PARAMS = [
+    *parameters_of(_run, leave_out={"kind", "datasets"}),
+    *(option for option in _FIELDS if option not in _PRETRAINING),
     *_SIZES.values(),
-    *cluster.OPTIONS,
+    *_PROCESSES,
 ]
-_MORE = [option for option in _FIELDS if option.name in _PRETRAINING]
 
 
-@click.command(short_help="Pre-train one model on many datasets.", params=[*_PARAMS, *_MORE])
-@click.argument("datasets", metavar="DATASET[=WEIGHT]...", nargs=-1)
-@json_option
-def pretrain(datasets: tuple[str, ...], **options: Any) -> None:
+@command(params=[*_PARAMS, *_PRETRAINING])
+def pretrain(
+    datasets: Annotated[tuple[str, ...], With(metavar="DATASET[=WEIGHT]...")] = (), **options: Any
+) -> None:
     """Pre-train one model on several DATASETs, each scaled to [0, 1] by its own range.
 
     A DATASET is a Minari id, a store's folder, a D4RL .hdf5 file, corpus:NAME (the pre-training datasets that
@@ -56,10 +172,8 @@ def pretrain(datasets: tuple[str, ...], **options: Any) -> None:
     _run("pretrain", [_choice(text) for text in datasets], **options)
 
 
-@click.command(short_help="Train on one dataset, from scratch or from a model (--init).", params=[*_PARAMS])
-@click.argument("dataset", required=False)
-@json_option
-def train(dataset: str | None, **options: Any) -> None:
+@command(params=_PARAMS)
+def train(dataset: str | None = None, **options: Any) -> None:
     """Train on one DATASET over its own range; --init fine-tunes a pre-trained model.
 
     \b
@@ -70,49 +184,6 @@ def train(dataset: str | None, **options: Any) -> None:
       trajworld train --resume runs/hopper
     """
     _run("train", [] if dataset is None else [{"spec": dataset}], **options)
-
-
-def _run(
-    kind: Any,
-    datasets: list[dict[str, Any]],
-    *,
-    output: Path | None,
-    resume: Path | None,
-    overwrite: bool,
-    as_json: bool,
-    devices: int | None,
-    coordinator: str | None,
-    processes: int | None,
-    process: int | None,
-    **options: Any,
-) -> None:
-    require_framework()
-    if (output is None) == (resume is None):
-        raise UsageError("name the run directory with -o, or continue one with --resume (one of them)")
-    others = any(value is not None for name, value in options.items() if name != "steps")
-    if resume is not None and (datasets or overwrite or others):
-        raise UsageError(
-            "--resume takes a run as it is: no datasets and no other settings but --steps and where it computes"
-        )
-    with cluster.joined(coordinator, processes, process):
-        # Imported here: `trajworld train --help` should not wait for a framework.
-        from trajworld.training.config import resolve_config
-        from trajworld.training.run import resume_run, start_run
-
-        with job_progress("converting") as progress:
-            if resume is not None:
-                run, warnings = resume_run(resume, steps=options["steps"], devices=devices, progress=progress)
-                for warning in warnings if run.layout.leads else ():
-                    click.echo(f"Warning: {warning}", err=True)
-            else:
-                assert output is not None
-                preset, file, model = (options.pop(name) for name in ("preset", "config", "model"))
-                sizes = {"kind": model} | {name: options.pop(name) for name in _SIZES}
-                sizes = {name: value for name, value in sizes.items() if value is not None}
-                given = {**options, "datasets": datasets or None, "model": sizes or None}
-                config = resolve_config(kind, preset=preset, file=file, options=given)
-                run = start_run(output, config, devices=devices, overwrite=overwrite, progress=progress)
-        _train(run, as_json)
 
 
 def _train(run: Any, as_json: bool) -> None:
@@ -127,7 +198,7 @@ def _train(run: Any, as_json: bool) -> None:
     except KeyboardInterrupt:
         # Before the first step, or a second Ctrl-C: nothing was saved, and the last checkpoint stands.
         click.echo(f"Interrupted; continue from the last checkpoint with: {again}", err=True)
-        raise cluster.EndedAlone(130) from None
+        raise _EndedAlone(130) from None
     state, path = outcome.state, run.path
     if run.layout.leads:
         draw_losses(read_metrics(path), path / NAME)

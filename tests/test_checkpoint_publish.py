@@ -67,7 +67,7 @@ def test_show_stays_readable_with_the_whole_corpus(tmp_path: Path, run: Any) -> 
     assert (code, err) == (0, "")
     assert len(rows) > 100
     assert len(out.splitlines()) < 40
-    assert f"{len(rows)} environments: " in out
+    assert f"{len(rows)} in all: " in out
     for source in {row.source for row in rows}:
         counts = [row.num_variates for row in rows if row.source == source]
         (line,) = [line for line in out.splitlines() if f"│ {source} " in line]

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Complet
 @pytest.mark.parametrize(
     ("arguments", "banned"),
     [
-        ("--help", HEAVY),
+        ("--help", HEAVY | {"rich"}),
         ("data list", HEAVY),
         ("data --help", HEAVY),
         ("doctor --help", FRAMEWORKS),
@@ -115,6 +116,23 @@ def fail_with(error: BaseException, monkeypatch: pytest.MonkeyPatch) -> None:
         raise error
 
     monkeypatch.setitem(module.cli.commands, "fail", fail)
+
+
+def commands(group: click.Group) -> Iterator[click.Command]:
+    with click.Context(group) as context:
+        for name in [name for name, one in group.commands.items() if not one.hidden]:
+            _, found, _ = group.resolve_command(context, [name])
+            yield from commands(found) if isinstance(found, click.Group) else [found]
+
+
+def test_every_option_of_every_command_has_help() -> None:
+    options = [
+        option for one in commands(module.cli) for option in one.params if isinstance(option, click.Option)
+    ]
+    assert {"--learning-rate", "--noise-scale", "--heads", "--store"} <= {
+        option.opts[0] for option in options
+    }
+    assert [option.opts for option in options if not (option.help or option.hidden)] == []
 
 
 def test_version(command: Any) -> None:

@@ -1,5 +1,6 @@
 """``trajworld data collect``: what it writes, what it prints, and what failures leave behind."""
 
+import functools
 import json
 import os
 import signal
@@ -8,13 +9,11 @@ import gymnasium
 import minari
 import numpy as np
 import pytest
-from collect_fixtures import run_data, same, start_data
-from waiting import wait_for
+from collect_fixtures import same
+from waiting import start, wait_for
 
 from trajworld.collect import collector
-from trajworld.collect.collector import collect
-from trajworld.collect.datasets import collect_datasets, dataset_targets
-from trajworld.collect.episodes import Rollout, run_episode
+from trajworld.collect.collector import Rollout, collect, collect_datasets, dataset_targets, run_episode
 from trajworld.data.minari_datasets import local_datasets, read_minari
 from trajworld.errors import TrajWorldError
 from trajworld.policies.behaviour import Uniform
@@ -31,8 +30,8 @@ def datasets(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def run(capsys):
-    return lambda *arguments: run_data(capsys, "collect", *arguments)
+def run(command):
+    return functools.partial(command, "data", "collect")
 
 
 def files(folder):
@@ -138,7 +137,7 @@ def test_what_was_finished_before_a_failure_stays(run, datasets, breaks):
 
 def test_a_failure_while_replacing_keeps_the_old_dataset(datasets, breaks):
     works, fails = (dataset_targets([name], "uniform", "one/id-v0") for name in ("Pendulum-v1", breaks))
-    options = {"behaviour_name": "uniform", "behaviour": Uniform(), "transitions": 30}
+    options = {"behaviour": Uniform(), "transitions": 30}
     list(collect_datasets(works, **options))
     before = files(datasets)
     with pytest.raises(TrajWorldError, match="out of order"):
@@ -157,13 +156,9 @@ def test_a_failure_while_replacing_keeps_the_old_dataset(datasets, breaks):
     ],
 )
 def test_ctrl_c_leaves_nothing_half_written(datasets, command, workers):
-    process = start_data(*command, "--workers", workers)
+    process = start("data", *command, "--workers", workers)
 
-    def has_begun():
-        assert process.poll() is None, process.communicate()
-        return any("main_data.hdf5" in names for _, _, names in os.walk(datasets))
-
-    wait_for(has_begun)
+    wait_for(lambda: any("main_data.hdf5" in names for _, _, names in os.walk(datasets)), process)
     # To the whole group, as a terminal does.
     os.killpg(process.pid, signal.SIGINT)
     _, err = process.communicate(timeout=30)

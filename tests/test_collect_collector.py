@@ -12,8 +12,7 @@ from collect_fixtures import same
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajworld.collect.collector import Tally, collect, cut_episode, take_episodes
-from trajworld.collect.episodes import episode_seeds, run_episode
+from trajworld.collect.collector import Tally, collect, cut_episode, episode_seeds, run_episode, take_episodes
 from trajworld.data.episode import Episode
 from trajworld.environments.interface import Description, Step
 from trajworld.environments.open import open_environment

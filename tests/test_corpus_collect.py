@@ -1,6 +1,7 @@
 """Making a corpus: the same files whoever makes it, however often it was killed; and what it says of itself."""
 
 import filecmp
+import functools
 import hashlib
 import importlib.util
 import json
@@ -11,12 +12,10 @@ import signal
 import minari
 import numpy as np
 import pytest
-from collect_fixtures import run_data, start_data
-from waiting import wait_for
+from waiting import start, wait_for
 
 from trajworld.cli.main import main
-from trajworld.collect.corpus import open_corpus, training_members
-from trajworld.collect.corpus_episodes import coverage, gather, recipe_of
+from trajworld.collect.corpus import coverage, gather, open_corpus, plan_corpus, training_members
 from trajworld.collect.corpus_table import read_table
 from trajworld.data.minari_datasets import read_minari
 from trajworld.errors import TrajWorldError, UsageError
@@ -43,11 +42,9 @@ def table(tmp_path):
 
 
 @pytest.fixture
-def run(capsys, table):
+def run(command, table):
     """Exit code, output and errors of ``trajworld data collect-corpus`` on the small table."""
-
-    options = ["--table", str(table), "--transitions", "600"]
-    return lambda *arguments: run_data(capsys, "collect-corpus", *options, *arguments)
+    return functools.partial(command, "data", "collect-corpus", "--table", table, "--transitions", 600)
 
 
 def contents(folder):
@@ -72,8 +69,9 @@ def original(tmp_path_factory):
 
 
 @pytest.fixture
-def made(original, tmp_path):
-    """A copy of it."""
+def made(original, tmp_path, monkeypatch):
+    """A copy of it, where Minari looks."""
+    monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path / "made"))
     return shutil.copytree(original, tmp_path / "made")
 
 
@@ -81,12 +79,12 @@ def made(original, tmp_path):
 def test_made_twice_it_is_the_same_file_by_file(run, made, tmp_path):
     # By several processes, in two parts, in another folder.
     other = tmp_path / "other"
-    assert run("-o", str(other), "--workers", "2", "--only", "legged", "--only", "*Inverted*")[0] == 0
-    assert run("-o", str(other), "--workers", "3")[0] == 0
+    assert run("-o", other, "--workers", "2", "--only", "legged", "--only", "*Inverted*")[0] == 0
+    assert run("-o", other, "--workers", "3")[0] == 0
     assert contents(other) == contents(made)
     assert len(contents(made)) == 5 * 2 + 1 + 3, "data, metadata, the list of members, Minari's namespaces"
     # And no longer so under another seed, or the test could not fail.
-    assert run("-o", str(other), "--seed", "1", "--only", "snake", "--name", "third")[0] == 0
+    assert run("-o", other, "--seed", "1", "--only", "snake", "--name", "third")[0] == 0
     snake = "pre-train/robot-snake-2-v0/data/main_data.hdf5"
     assert not filecmp.cmp(other / "third" / snake, other / "corpus" / snake, shallow=False)
 
@@ -103,7 +101,7 @@ def test_killed_and_started_again_it_ends_the_same(run, made, table, tmp_path, w
     options = ["--table", table, "--transitions", "600", "-o", folder, "--workers", workers]
     for _ in range(3):
         before = _datasets_begun(folder)
-        process = start_data("collect-corpus", *options)
+        process = start("data", "collect-corpus", *options)
         # The next dataset is begun or there: in between, half of one is on disk.
         wait_for(lambda: process.poll() is not None or _datasets_begun(folder) > before)  # noqa: B023
         os.killpg(process.pid, signal.SIGKILL)
@@ -113,49 +111,48 @@ def test_killed_and_started_again_it_ends_the_same(run, made, table, tmp_path, w
     left = folder / "corpus" / "pre-train" / ".robot-snake-2-v0.abc.tmp"
     left.mkdir(parents=True, exist_ok=True)
     (left / "half").write_text("written")
-    assert run("-o", str(folder), "--workers", workers)[0] == 0
+    assert run("-o", folder, "--workers", workers)[0] == 0
     assert contents(folder) == contents(made)
     assert not left.exists()
 
 
 def test_finished_datasets_are_not_made_again(run, made):
     before = {path: path.stat().st_mtime_ns for path in made.rglob("*.hdf5")}
-    code, out, _ = run("-o", str(made))
+    code, out, _ = run("-o", made)
     assert code == 0
     assert "Made 0 datasets" in out
     assert "5 were there already" in out
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*.hdf5")} == before
     # One that is missing is made again.
     shutil.rmtree(made / "corpus" / "pre-train" / "robot-snake-2-v0")
-    code, out, _ = run("-o", str(made), "--json")
+    code, out, _ = run("-o", made, "--json")
     assert [entry["environment"] for entry in json.loads(out)] == ["robot/snake-2"]
 
 
 def test_a_corpus_of_another_recipe_is_refused_and_stays(run, made):
     before = contents(made)
-    code, out, err = run("-o", str(made), "--seed", "3")
+    code, out, err = run("-o", made, "--seed", "3")
     assert (code, out) == (1, "")
     assert "corpus/pre-train/gymnasium-pendulum-v1-g-4_0-v0 was made otherwise (seed 0 instead of 3)" in err
     assert contents(made) == before
-    assert run("-o", str(made), "--seed", "3", "--name", "other", "--only", "snake")[0] == 0
+    assert run("-o", made, "--seed", "3", "--name", "other", "--only", "snake")[0] == 0
 
 
-def test_only_one_process_makes_a_corpus(run, made, table, monkeypatch):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
+def test_only_one_process_makes_a_corpus(run, made, table):
     with open_corpus("corpus", read_table(table), {}):
-        code, _, err = run("-o", str(made))
+        code, _, err = run("-o", made)
     assert code == 1
     assert "another process is writing the corpus corpus" in err
-    assert run("-o", str(made))[0] == 0
+    assert run("-o", made)[0] == 0
 
 
 def test_what_is_gathered_mixes_behaviours_and_variants(table):
     row = read_table(table)[2]
-    gathered = gather(row, recipe_of(row, 3000, 0))
+    gathered = gather(*plan_corpus("some", [row], 3000, 0)[0])
     lengths = [len(episode) for episode in gathered.episodes]
     assert max(lengths) <= 500
-    assert sum(lengths) == sum(gathered.behaviours.values()) == gathered.tally.transitions == 3000
-    assert set(gathered.behaviours) == {"uniform", "ou", "constant", "gait", "policy"} == set(gathered.kinds)
+    assert sum(lengths) == gathered.tally.transitions == 3000
+    assert set(gathered.kinds) == {"uniform", "ou", "constant", "gait", "policy"}
     # Some episodes end where the robot falls; in the variant others lie on the ground for long.
     fallen, others = (
         [episode.observations[-1, 0] for episode in gathered.episodes if episode.terminated == ends]
@@ -175,12 +172,10 @@ def test_coverage_is_one_where_it_is_even_and_small_where_all_is_in_one_place():
     assert coverage(np.append(even, 2.0)[:, None]) == pytest.approx(0.5, abs=0.03)
 
 
-def test_the_corpus_is_described(made, monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
+def test_the_corpus_is_described(made, command, tmp_path):
     picture = tmp_path / "corpus.png"
-    assert main(["data", "corpus", "--json", "-o", str(picture)]) == 0
+    found = json.loads(command("data", "corpus", "--json", "-o", picture)[1])
     assert picture.read_bytes().startswith(b"\x89PNG")
-    found = json.loads(capsys.readouterr().out)
     assert found["missing"] == []
     entries = found["entries"]
     assert [entry["variates"] for entry in entries] == [5, 6, 15, 14, 5]
@@ -198,23 +193,21 @@ def test_the_corpus_is_described(made, monkeypatch, capsys, tmp_path):
         assert entry["coverage"] == pytest.approx(even, abs=1e-4)
         assert sum(entry["behaviours"].values()) == pytest.approx(1)
     shutil.rmtree(made / "corpus" / "unseen" / "gymnasium-pendulum-v1-g-2_0-v0")
-    assert main(["data", "corpus"]) == 0
-    printed = capsys.readouterr().out
+    code, printed, _ = command("data", "corpus")
+    assert code == 0
     assert "still to be made: corpus/unseen/gymnasium-pendulum-v1-g-2_0-v0" in printed
     assert "pre-train: 4 environments of 4 different M, 2,100 transitions" in printed
 
 
-def test_weights_change_the_members_alone(run, made, monkeypatch):
+def test_weights_change_the_members_alone(run, made):
     before = contents(made)
-    assert run("-o", str(made), "--weights", "legged=3", "--weights", "classic=0.5")[0] == 0
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
+    assert run("-o", made, "--weights", "legged=3", "--weights", "classic=0.5")[0] == 0
     assert [member.weight for member in training_members("corpus")] == [0.5, 2.0, 3.0, 0.5]
     changed = {name for name, digest in contents(made).items() if before[name] != digest}
     assert changed == {"corpus/corpus.json"}
 
 
-def test_pre_training_takes_a_corpus_by_name(made, monkeypatch):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
+def test_pre_training_takes_a_corpus_by_name(made):
     options = {"datasets": [{"spec": "corpus:corpus", "weight": 2.0}], "batch_size": 4}
     parts = open_parts(resolve_config("pretrain", preset="tiny", options=options))
     ids = [member.dataset_id for member in training_members("corpus")]
@@ -225,8 +218,7 @@ def test_pre_training_takes_a_corpus_by_name(made, monkeypatch):
         open_parts(resolve_config("train", preset="tiny", options=options))
 
 
-def test_a_corpus_that_is_missing_unfinished_or_damaged_is_refused(made, monkeypatch):
-    monkeypatch.setenv("MINARI_DATASETS_PATH", str(made))
+def test_a_corpus_that_is_missing_unfinished_or_damaged_is_refused(made):
     with pytest.raises(TrajWorldError, match="there is no corpus none"):
         training_members("none")
     shutil.rmtree(made / "corpus" / "pre-train" / "robot-snake-2-v0")
@@ -251,7 +243,7 @@ def test_a_corpus_that_is_missing_unfinished_or_damaged_is_refused(made, monkeyp
 )
 def test_mistakes_end_in_one_line_and_leave_nothing(run, tmp_path, arguments, code, message):
     folder = tmp_path / "nothing"
-    found, out, err = run("-o", str(folder), *arguments)
+    found, out, err = run("-o", folder, *arguments)
     assert (found, out) == (code, "")
     assert message in err
     assert not list(folder.rglob("*.hdf5"))
@@ -259,11 +251,11 @@ def test_mistakes_end_in_one_line_and_leave_nothing(run, tmp_path, arguments, co
 
 def test_a_table_that_is_wrong_of_an_environment_stops_there(run, table, tmp_path):
     table.write_text(TABLE.replace("robot/snake-2, snake, 14", "robot/snake-2, snake, 13"))
-    code, _, err = run("-o", str(tmp_path / "wrong"), "--only", "snake")
+    code, _, err = run("-o", tmp_path / "wrong", "--only", "snake")
     assert code == 1
     assert "robot/snake-2 has 14 variates, but the table says 13" in err
     table.write_text(TABLE.replace("terminate_when_unhealthy=false", "wings=2"))
-    code, _, err = run("-o", str(tmp_path / "wrong"), "--only", "legged", "--only", "snake", "--workers", "2")
+    code, _, err = run("-o", tmp_path / "wrong", "--only", "legged", "--only", "snake", "--workers", "2")
     assert code == 2
     assert "unknown wings" in err
 
@@ -274,7 +266,7 @@ def test_a_simulator_that_is_missing_shows_before_anything_is_made(run, table, t
     monkeypatch.setattr(
         importlib.util, "find_spec", lambda name: None if name == "dm_control" else find(name)
     )
-    code, _, err = run("-o", str(tmp_path / "without"))
+    code, _, err = run("-o", tmp_path / "without")
     assert code == 1
     assert "pip install 'trajworld[dm-control]'" in err
     assert not (tmp_path / "without").exists()

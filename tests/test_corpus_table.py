@@ -9,8 +9,7 @@ import mujoco
 import numpy as np
 import pytest
 
-from trajworld.cli.main import main
-from trajworld.collect.corpus_table import ROLES, UNSEEN, grouped, read_table, select
+from trajworld.collect.corpus_table import ROLES, UNSEEN, read_table, select, source_of
 from trajworld.environments.open import open_environment
 from trajworld.environments.robots.kinds import draw_robot
 from trajworld.errors import TrajWorldError, UsageError
@@ -103,25 +102,18 @@ def test_rows_are_selected_by_pattern_and_role():
         select(rows, ["snake", "robot/legged-0"], UNSEEN)
 
 
-def test_the_command_lists_the_table(capsys):
-    assert main(["data", "collect-corpus", "--list"]) == 0
-    printed = capsys.readouterr().out
+def test_the_command_lists_the_table(command):
+    _, printed, _ = command("data", "collect-corpus", "--list")
     assert all(row.environment in printed for row in read_table()), "names are folded where nothing is narrow"
-    assert main(["data", "collect-corpus", "--list", "--json", "--role", "unseen", "--name", "mine"]) == 0
-    listed = json.loads(capsys.readouterr().out)
+    options = ("--list", "--json", "--role", "unseen", "--name", "mine")
+    listed = json.loads(command("data", "collect-corpus", *options)[1])
     unseen = select(read_table(), role=UNSEEN)
     assert [entry["environment"] for entry in listed] == [row.environment for row in unseen]
     assert all(entry["dataset"].startswith("mine/unseen/") for entry in listed)
 
 
-def test_environments_are_grouped_by_their_source():
-    names = ["robot/legged-3", "dm_control/cheetah-run", "robot/legged-4", "else/x", ""]
-    assert grouped(names) == {
-        "legged": ["robot/legged-3", "robot/legged-4"],
-        "dm_control": ["dm_control/cheetah-run"],
-        "else": ["else/x"],
-        "(not named)": [""],
-    }
+def test_an_environment_has_the_source_of_the_table_or_of_its_name():
+    assert [source_of(name) for name in ("robot/legged-3", "else/x", "")] == ["legged", "else", "(not named)"]
 
 
 def proportions(model):

@@ -118,7 +118,7 @@ def test_table_and_json(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KERAS_BACKEND", "tensorflow")
     text = CliRunner().invoke(cli, ["doctor"], env={"COLUMNS": "200"})
     assert text.exit_code == 0
-    for words in ("2 x gpu: Tesla (a run trains on 1)", "active: KERAS_BACKEND", "tensorflow, works."):
+    for words in ("gpu: Tesla", "KERAS_BACKEND", "backend, tensorflow, works."):
         assert words in text.output
     machine = CliRunner().invoke(cli, ["doctor", "--json"])
     answer = json.loads(machine.stdout)

@@ -107,7 +107,7 @@ def test_an_environment_that_cannot_start_is_one_line(monkeypatch):
 
 def test_importing_the_package_imports_no_simulator():
     code = (
-        "import sys, trajworld.collect.datasets, trajworld.collect.corpus\n"
+        "import sys, trajworld.collect.collector, trajworld.collect.corpus\n"
         "print({'mujoco', 'dm_control', 'gymnasium', 'keras', 'jax', 'pandas'} & {*sys.modules})"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

@@ -1,15 +1,11 @@
 """``trajworld evaluate`` on real collected data, end to end, and with all that can be wrong."""
 
 import json
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import keras
 import numpy as np
 import pytest
 
-from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.data.statistics import value_range
 from trajworld.evaluation.one_step import prediction_errors
@@ -23,7 +19,7 @@ PENDULUM = "trajworld/gymnasium-pendulum-v1/ou-v0"
 SIZES = TrajWorldSizes(blocks=1, width=16, heads=2, variates=12)
 
 
-def save(path: Path, identity: Identity | None = None) -> TrajWorld:
+def save(path, identity=None):
     keras.utils.set_random_seed(0)
     model = TrajWorld(SIZES, identity)
     save_model(model, path)
@@ -31,7 +27,7 @@ def save(path: Path, identity: Identity | None = None) -> TrajWorld:
 
 
 @pytest.mark.slow
-def test_a_collected_dataset_is_evaluated_and_drawn(tmp_path: Path, command: Any) -> None:
+def test_a_collected_dataset_is_evaluated_and_drawn(tmp_path, command):
     command("data", "collect", "Pendulum-v1", "--transitions", 500, "--workers", 1)
     dataset = open_dataset(PENDULUM)
     support = training_support(*value_range(dataset))
@@ -52,15 +48,12 @@ def test_a_collected_dataset_is_evaluated_and_drawn(tmp_path: Path, command: Any
     assert found["prediction"]["windows"] == found["copy_last_row"]["windows"] == 200
     assert found["copy_last_row"]["nll"] is None
     assert len(found["open_loop"]["mae"]) == found["open_loop"]["horizon"] == 12
-    pictures = sorted(path.name for path in folder.glob("*.png"))
-    assert len(pictures) == 4
-    assert {"open-loop.png", "variates.png"} < set(pictures)
+    pictures = {path.name for path in folder.glob("*.png")}
+    assert (len(pictures), {"open-loop.png", "variates.png"} < pictures) == (4, True)
 
     code, out, _ = command("evaluate", *arguments)
     assert code == 0
-    assert "mean absolute error" in out
     assert f"{direct.table['all']['mae']:,.4g}" in out
-    assert "the model's own range" in out
 
     assert "exists already" in command("evaluate", *arguments, "-o", folder)[2]
     code, _, _ = command("evaluate", *arguments, "-o", folder, "--overwrite", "--pictures", 0)
@@ -68,30 +61,24 @@ def test_a_collected_dataset_is_evaluated_and_drawn(tmp_path: Path, command: Any
     assert sorted(path.name for path in folder.iterdir()) == ["open-loop.png", "results.json", "variates.png"]
 
 
-def test_several_datasets_and_the_ranges_of_an_unseen_environment(
-    tmp_path: Path, command: Any, make_store: Callable[..., Dataset]
-) -> None:
+def test_several_datasets_and_the_ranges_of_an_unseen_environment(tmp_path, command, make_store):
     first, second = make_store([8, 5]), make_store([9], seed=1)
     save(tmp_path / "model.keras")
     arguments = (tmp_path / "model.keras", first.path, second.path, "--horizon", 0, "--json")
     code, out, _ = command("evaluate", *arguments, "-o", tmp_path / "out")
     assert code == 0
     results = json.loads(out)
-    assert [each["prediction"]["ranges"] for each in results["datasets"]] == [
-        f"of {first.name}",
-        f"of {second.name}",
-    ]
+    names = [f"of {one.name}" for one in (first, second)]
+    assert [each["prediction"]["ranges"] for each in results["datasets"]] == names
     assert [each["open_loop"] for each in results["datasets"]] == [None, None]
-    made = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
-    assert made == [f"1-{first.name}/variates.png", f"2-{second.name}/variates.png"]
+    for number, dataset in enumerate((first, second), start=1):
+        assert (tmp_path / "out" / f"{number}-{dataset.name}" / "variates.png").is_file()
     code, out, _ = command("evaluate", *arguments, "--ranges", second.path)
     assert [each["prediction"]["ranges"] for each in json.loads(out)["datasets"]] == [f"of {second.name}"] * 2
 
 
 @pytest.mark.once
-def test_mistakes_end_in_one_line_and_leave_nothing(
-    tmp_path: Path, command: Any, make_store: Callable[..., Dataset]
-) -> None:
+def test_mistakes_end_in_one_line_and_leave_nothing(tmp_path, command, make_store):
     dataset, other = make_store([8, 5]), make_store([8], observations=5)
     wide = make_store([8], observations=20)
     model, pretrained, broken = (tmp_path / f"{name}.keras" for name in ("model", "pretrained", "broken"))
@@ -123,16 +110,13 @@ def test_mistakes_end_in_one_line_and_leave_nothing(
 
 
 @pytest.mark.once
-def test_nothing_but_an_evaluation_is_overwritten(
-    tmp_path: Path, command: Any, make_store: Callable[..., Dataset]
-) -> None:
+def test_nothing_but_an_evaluation_is_overwritten(tmp_path, command, make_store):
     dataset, out = make_store([8, 5]), tmp_path / "out"
     save(tmp_path / "model.keras")
     arguments = (tmp_path / "model.keras", dataset.path, "--horizon", 0, "--json", "-o", out, "--overwrite")
     (out / "trials").mkdir(parents=True)
     for text, words in (
         (None, "is no folder of evaluation results"),
-        ('{"kind": "transfer"}', "is no folder of evaluation results"),
         ("[]", "is not a readable JSON file"),
         ("{", "is not a readable JSON file"),
         ('{"kind": "evaluation"}', "holds 'trials'"),
@@ -147,24 +131,3 @@ def test_nothing_but_an_evaluation_is_overwritten(
     for _ in range(2):
         code, printed, _ = command("evaluate", *arguments)
         assert (code, json.loads(printed)["kind"]) == (0, "evaluation")
-
-
-@pytest.mark.once
-def test_what_stops_half_way_leaves_nothing(
-    tmp_path: Path,
-    command: Any,
-    make_store: Callable[..., Dataset],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    dataset = make_store([8, 5])
-    save(tmp_path / "model.keras")
-
-    def stopped(*arguments: object, **options: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("trajworld.evaluation.report.open_loop_errors", stopped)
-    before = sorted(tmp_path.iterdir())
-    code, out, err = command("evaluate", tmp_path / "model.keras", dataset.path, "-o", tmp_path / "out")
-    assert (code, out) == (130, "")
-    assert "Interrupted" in err
-    assert sorted(tmp_path.iterdir()) == before

@@ -5,7 +5,7 @@ import math
 import numpy as np
 from gymnasium import spaces
 
-from trajworld.collect.episodes import run_episode
+from trajworld.collect.collector import run_episode
 from trajworld.environments.interface import Description, Step
 from trajworld.policies.search import ClockedPolicy, search_policies
 

@@ -4,8 +4,6 @@ import json
 import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -14,7 +12,7 @@ import keras
 import numpy as np
 import pytest
 from training_fixtures import plain_steps, store, weights_of
-from waiting import wait_for
+from waiting import start, wait_for
 
 from trajworld.models.files import load_model
 from trajworld.training.config import resolve_config
@@ -135,16 +133,6 @@ def test_an_interrupt_before_the_first_step_says_how_to_go_on(
     assert command("train", "--resume", run)[0] == 0
 
 
-def start(arguments: list[str]) -> subprocess.Popen[str]:
-    code = f"import sys; from trajworld.cli.main import main; sys.exit(main({arguments!r}))"
-    # PyTorch's threads starve each other where tests run side by side.
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-P", "-c", code]
-    return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
-    )
-
-
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path, data: str) -> None:
     """SIGKILL before the first checkpoint, SIGKILL at a random moment and Ctrl-C, each followed by ``--resume``."""
@@ -153,16 +141,16 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_pat
     every = "log_every = 3\nevaluate_every = 40\ncheckpoint_every = 10\npadded_sizes = 1\n"
     settings.write_text(f"steps = 120\n{every}{TINY}")
     whole, cut = tmp_path / "whole", tmp_path / "cut"
-    first = ["pretrain", data, wide, "--config", str(settings), "-o"]
+    first = ["pretrain", data, wide, "--config", settings, "-o"]
     # A process like the others: another number of threads would round otherwise.
-    undisturbed = start([*first, str(whole)])
+    undisturbed = start(*first, whole)
     rng = random.Random(time.time_ns())
     kills: list[tuple[int, signal.Signals]] = [(1, signal.SIGINT)]
     if exact:
         # Elsewhere each process compiles for long.
         kills = [(0, signal.SIGKILL), (1, signal.SIGKILL), *kills]
     for number, (checkpoints, kind) in enumerate(kills):
-        process = start(["pretrain", "--resume", str(cut)] if number else [*first, str(cut)])
+        process = start(*(["pretrain", "--resume", cut] if number else [*first, cut]))
         before = newest(cut)
         ready = (lambda before=before: newest(cut) > before) if checkpoints else (cut / "config.toml").is_file
         wait_for(ready, process)
@@ -176,7 +164,7 @@ def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_pat
             assert "Traceback" not in err
         else:
             assert process.returncode == -signal.SIGKILL
-    process = start(["pretrain", "--resume", str(cut), "--json"])
+    process = start("pretrain", "--resume", cut, "--json")
     out, err = process.communicate(timeout=240)
     assert process.returncode == 0, err
     assert json.loads(out)["step"] == 120

@@ -1,10 +1,27 @@
-"""Waiting for what should happen, with a bound."""
+"""The command line in another process, and waiting for what should happen, with a bound."""
 
+import os
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+
+def start(*arguments: object) -> subprocess.Popen[str]:
+    """``trajworld`` as a process of a group of its own."""
+    code = "import sys; from trajworld.cli.main import main; sys.exit(main(sys.argv[1:]))"
+    # -P: the checkout's own trajworld/ must not stand before the installed package. One thread: PyTorch's starve each
+    # other where tests run side by side.
+    return subprocess.Popen(
+        [sys.executable, "-P", "-c", code, *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        start_new_session=True,
+    )
 
 
 def wait_for(condition: Callable[[], Any], *processes: subprocess.Popen[str], seconds: float = 240) -> None:

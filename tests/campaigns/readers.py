@@ -18,7 +18,6 @@ from training_fixtures import config_for, store
 from trajworld.card.card import write_card
 from trajworld.cli.study import report
 from trajworld.collect.corpus import member_of, plan_corpus
-from trajworld.collect.corpus_episodes import recipe_of
 from trajworld.collect.corpus_summary import describe_corpus
 from trajworld.collect.corpus_table import read_table
 from trajworld.data.account import Account
@@ -195,10 +194,11 @@ def make_corpus(folder: Path) -> None:
     (folder / "table.csv").write_text(TABLE)
     members = []
     for row in read_table(folder / "table.csv"):
+        job = plan_corpus("none", [row], 600, 0)[0][0]
         members.append(asdict(member_of("corpus", row)))
         file = make_minari(folder, members[-1]["dataset_id"])
         held = {"num_variates": 6, "terminated": 0, "coverage": 0.5, "behaviours": {"ou": 30}}
-        held["recipe"] = recipe_of(row, 600, 0).as_json()
+        held["recipe"] = job.recipe
         file.write_text(json.dumps(json.loads(file.read_text()) | {"corpus": held}))
     (folder / "minari/corpus/corpus.json").write_text(json.dumps({"datasets": members}))
 
@@ -225,14 +225,14 @@ def tables_of(study: Any, table: Any) -> dict[str, str]:
 def make_study(folder: Path) -> None:
     store(folder / "data", lengths=(9, 7, 8, 9, 6, 9, 5, 8))
     study = study_in(folder)
-    table = transfer.table_of(study, folder, transfer.AnsweringEngine(transfer.answer()))
+    table = transfer.table_of(study, folder, transfer.AnsweringEngine())
     write_report(study, table, folder / "report", {"seconds": 3.0, "backend": "jax"})
     (folder / "tables.json").write_text(json.dumps(tables_of(study, table)))
 
 
 def read_cells(folder: Path, path: Path) -> None:
     study, cells = study_in(folder), Store(folder / "cells")
-    assert run_study(study, cells, engine := transfer.AnsweringEngine(transfer.answer())) == engine.ran == []
+    assert run_study(study, cells, engine := transfer.AnsweringEngine()) == engine.ran == []
     json.dumps(origins(study, cells))
     found = tables_of(study, cells.table(known_cells(study, cells)))
     assert found == json.loads((folder / "tables.json").read_text())

@@ -5,20 +5,36 @@ import itertools
 import math
 import re
 import shutil
+import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from trajworld.collect.corpus_episodes import Gathered, Recipe, gather, recipe_of
+import numpy as np
+from numpy.typing import NDArray
+
+from trajworld.collect.collector import (
+    Progress,
+    Rollout,
+    Tally,
+    deciding_versions,
+    episode_seeds,
+    run_episode,
+    take_episodes,
+)
 from trajworld.collect.corpus_table import PRETRAIN, Member, Row
-from trajworld.collect.datasets import Progress, deciding_versions
+from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import dataset_path, datasets_folder, write_minari
+from trajworld.environments.interface import Description, Environment
 from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import nested, one_writer, read_json, write_json
+from trajworld.policies.behaviour import Behaviour, log_uniform, make_behaviour
+from trajworld.policies.search import ClockedPolicy, search_policies
 from trajworld.processes import started_workers, worker_died
 
 PREFIX = "corpus:"
@@ -29,14 +45,55 @@ _LIST = "corpus.json"
 # Minari refuses a namespace of a single letter.
 _NAME = re.compile(r"[\w-]{2,}", re.ASCII)
 
+# Raised whenever the same recipe gives other episodes, so that no corpus is mixed of both.
+_VERSION = 1
+# Episodes are cut at a length drawn log-uniformly from here (steps): many starts, and some long runs.
+_LENGTHS = (60.0, 500.0)
+# Where policies were found, the share of the episodes that follow one, with noise of a scale from here (half boxes).
+_POLICY_SHARE = 0.4
+_POLICY_NOISE = (0.02, 0.6)
+# The episodes of a search for policies: the number of the first, and how long each is (steps).
+_FIRST_TRIAL = 2**40
+_TRIAL_STEPS = 200
+_COVERAGE_BINS = 64
+
 
 @dataclass(frozen=True)
 class Job:
-    """A dataset that is to be made."""
+    """A dataset that is to be made: ``transitions`` of a row's environment, and how many a search may use before."""
 
-    row: Row
-    recipe: Recipe
     dataset_id: str
+    row: Row
+    search: int
+    transitions: int
+    seed: int
+
+    @property
+    def recipe(self) -> dict[str, Any]:
+        """Everything that the episodes are a function of, but for the versions of packages, in JSON's types."""
+        return {
+            "environment": self.row.environment,
+            "variants": list(self.row.variants),
+            "behaviour": self.row.behaviour,
+            "search": self.search,
+            "transitions": self.transitions,
+            "seed": self.seed,
+            "version": _VERSION,
+        }
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """The episodes of a job, the kind of behaviour of each, their ``coverage``, and how long the search and the
+    episodes took (seconds of one process).
+    """
+
+    description: Description
+    episodes: list[Episode]
+    kinds: list[str]
+    tally: Tally
+    coverage: float
+    seconds: float
 
 
 def corpus_folder(name: str) -> Path:
@@ -84,11 +141,30 @@ def training_members(name: str) -> list[Member]:
 
 
 def plan_corpus(name: str, rows: Sequence[Row], transitions: int, seed: int) -> tuple[list[Job], list[Job]]:
-    """What is to be made, and what is there already; a ``TrajWorldError`` where that is of another recipe."""
-    jobs = [Job(row, recipe_of(row, transitions, seed), member_of(name, row).dataset_id) for row in rows]
+    """What is to be made, where ``transitions`` are asked for of an environment of size 1, and what is there already.
+
+    A ``TrajWorldError`` is raised where what is there is of another recipe.
+    """
+    jobs = []
+    for row in rows:
+        amount = max(1, round(transitions * row.size))
+        # A small corpus has short searches too.
+        search = round(min(row.search * 1000, 3 * amount))
+        jobs.append(Job(member_of(name, row).dataset_id, row, search, amount, seed))
     there = [job for job in jobs if dataset_path(job.dataset_id).exists()]
     for job in there:
-        _check_recipe(job)
+        path = dataset_path(job.dataset_id)
+        found = nested(read_json(path / "data" / "metadata.json"), "corpus", "recipe")
+        differing = [
+            f"{key} {found.get(key, 'unknown')} instead of {value}"
+            for key, value in job.recipe.items()
+            if found.get(key) != value
+        ]
+        if differing:
+            raise TrajWorldError(
+                f"{job.dataset_id} was made otherwise ({', '.join(differing)}): give the corpus another --name, or "
+                f"remove {path}"
+            )
     return [job for job in jobs if job not in there], there
 
 
@@ -110,7 +186,7 @@ def open_corpus(name: str, rows: Sequence[Row], weights: dict[str, float]) -> It
     for source, factor in weights.items():
         if source not in sources:
             raise UsageError(f"the table has no source {source!r}: there are {', '.join(sorted(sources))}")
-        if not 0 < factor < float("inf"):
+        if not 0 < factor < math.inf:
             raise UsageError(f"the weight of {source} must be above 0, not {factor:g}")
     members = [member_of(name, row, weights.get(row.source, 1.0)) for row in rows]
     folder = corpus_folder(name)
@@ -123,19 +199,21 @@ def open_corpus(name: str, rows: Sequence[Row], weights: dict[str, float]) -> It
 
 def make_datasets(
     jobs: Sequence[Job], workers: int = 1, progress: Progress = lambda done, total, what: None
-) -> Iterator[tuple[Job, Gathered]]:
-    """Make the datasets, several at a time, each written whole or not at all; gives each once it is on disk.
+) -> Iterator[dict[str, Any]]:
+    """Make the datasets, several at a time, each written whole or not at all.
 
+    A row is given of each once it is on disk: ``dataset``, ``environment``, what ``Tally.row`` tells, and ``seconds``.
     Errors are those of ``gather_jobs`` and ``write_minari``.
     """
-    done, total = 0, sum(job.recipe.transitions for job in jobs)
+    done, total = 0, sum(job.transitions for job in jobs)
     # Closed at once when a dataset cannot be written: its processes must not go on.
     with contextlib.closing(gather_jobs(jobs, workers)) as stream:
         for job, gathered in stream:
             _write(job, gathered)
             done += gathered.tally.transitions
             progress(done, total, f"{len(jobs)} environments")
-            yield job, gathered
+            named = {"dataset": job.dataset_id, "environment": job.row.environment}
+            yield {**named, **gathered.tally.row(), "seconds": round(gathered.seconds, 3)}
 
 
 def gather_jobs(jobs: Sequence[Job], workers: int = 1) -> Generator[tuple[Job, Gathered], None, None]:
@@ -148,14 +226,14 @@ def gather_jobs(jobs: Sequence[Job], workers: int = 1) -> Generator[tuple[Job, G
     with started_workers(min(workers, max(1, len(jobs)))) as pool:
         if pool is None:
             for job in jobs:
-                yield job, gather(job.row, job.recipe)
+                yield job, gather(job)
             return
         left, running = iter(jobs), dict[Future[Gathered], Job]()
         try:
             while True:
                 # Few at a time, so that finished episodes do not pile up in memory.
                 for job in itertools.islice(left, workers + 2 - len(running)):
-                    running[pool.submit(gather, job.row, job.recipe)] = job
+                    running[pool.submit(gather, job)] = job
                 if not running:
                     return
                 for done in wait(running, return_when=FIRST_COMPLETED).done:
@@ -166,18 +244,82 @@ def gather_jobs(jobs: Sequence[Job], workers: int = 1) -> Generator[tuple[Job, G
             raise worker_died(f"one of {names}") from error
 
 
+def gather(job: Job) -> Gathered:
+    """Search policies, where the job says so, and run the episodes; errors are those of ``collect``."""
+    began, name, kinds = time.monotonic(), job.row.environment, list[str]()
+    with contextlib.ExitStack() as stack:
+        environments = [
+            stack.enter_context(contextlib.closing(open_environment(one))) for one in job.row.environments
+        ]
+        policies = _searched(environments[0], job)
+
+        def rollouts() -> Iterator[Rollout]:
+            for index in itertools.count():
+                _, generator = episode_seeds(job.seed, f"{name} corpus", index)
+                environment = environments[int(generator.integers(len(environments)))]
+                limit = round(log_uniform(generator, *_LENGTHS))
+                kind, behaviour = _drawn(job.row.behaviour, policies, generator)
+                rollout = run_episode(environment, behaviour, job.seed, index, limit)
+                if rollout.episode is not None:
+                    kinds.append(kind)
+                yield rollout
+
+        tally = Tally()
+        episodes = list(take_episodes(rollouts(), name, tally, job.transitions))
+    even = coverage(np.concatenate([episode.observations for episode in episodes]))
+    return Gathered(environments[0].description, episodes, kinds, tally, even, time.monotonic() - began)
+
+
+def coverage(observations: NDArray[np.floating]) -> float:
+    """How evenly observations ``[N, observation_size]`` fill their ranges: 1 for uniform, near 0 for a point.
+
+    The mean over variates that vary of ``exp(entropy)`` of a histogram of 64 bins, divided by 64.
+    """
+    shares = []
+    for column in observations.T.astype(np.float64):
+        if column.max() > column.min():
+            counts = np.histogram(column, _COVERAGE_BINS)[0]
+            probability = counts[counts > 0] / counts.sum()
+            shares.append(math.exp(-float(np.sum(probability * np.log(probability)))) / _COVERAGE_BINS)
+    return float(np.mean(shares)) if shares else 0.0
+
+
+def _searched(environment: Environment, job: Job) -> list[ClockedPolicy]:
+    """The policies of a search of its own seeds: those of the episodes that are kept count from 0 upwards."""
+    description = environment.description
+    _, generator = episode_seeds(job.seed, f"{description.name} search", 0)
+
+    def run(policy: ClockedPolicy, trial: int) -> Episode | None:
+        return run_episode(environment, policy, job.seed, _FIRST_TRIAL + trial, _TRIAL_STEPS).episode
+
+    sizes = description.observation_size, description.action_size
+    return search_policies(run, *sizes, job.search, generator)
+
+
+def _drawn(name: str, policies: list[ClockedPolicy], generator: np.random.Generator) -> tuple[str, Behaviour]:
+    """The kind and the behaviour of one episode."""
+    if policies and generator.random() < _POLICY_SHARE:
+        noise = log_uniform(generator, *_POLICY_NOISE)
+        return "policy", replace(policies[int(generator.integers(len(policies)))], noise=noise)
+    drawn = make_behaviour(name).draw(generator)
+    return drawn.name, drawn
+
+
 def _write(job: Job, gathered: Gathered) -> None:
     row, description, tally = job.row, gathered.description, gathered.tally
     size = description.num_variates
     if size != row.num_variates:
         raise TrajWorldError(f"{row.environment} has {size} variates, but the table says {row.num_variates}")
+    behaviours = dict.fromkeys(sorted(gathered.kinds), 0)
+    for kind, episode in zip(gathered.kinds, gathered.episodes, strict=True):
+        behaviours[kind] += len(episode)
     # Nothing here may depend on when or where it was made: the same recipe gives the same bytes.
     metadata = {
         "source": row.source,
         "role": row.role,
-        "recipe": job.recipe.as_json(),
+        "recipe": job.recipe,
         "num_variates": size,
-        "behaviours": gathered.behaviours,
+        "behaviours": behaviours,
         "mean_length": tally.transitions / tally.episodes,
         "terminated": tally.terminated,
         "unstable": tally.unstable,
@@ -190,21 +332,6 @@ def _write(job: Job, gathered: Gathered) -> None:
         environment=description.name,
         observation_space=description.observation_space,
         action_space=description.action_space,
-        description=f"{description.name} of a corpus: {', '.join(gathered.behaviours)}; seed {job.recipe.seed}",
+        description=f"{description.name} of a corpus: {', '.join(behaviours)}; seed {job.seed}",
         metadata={"corpus": metadata},
     )
-
-
-def _check_recipe(job: Job) -> None:
-    path = dataset_path(job.dataset_id)
-    found = nested(read_json(path / "data" / "metadata.json"), "corpus", "recipe")
-    differing = [
-        f"{key} {found.get(key, 'unknown')} instead of {value}"
-        for key, value in job.recipe.as_json().items()
-        if found.get(key) != value
-    ]
-    if differing:
-        raise TrajWorldError(
-            f"{job.dataset_id} was made otherwise ({', '.join(differing)}): give the corpus another --name, or "
-            f"remove {path}"
-        )

@@ -2,6 +2,7 @@
 
 import itertools
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,10 @@ _TICKS = (5, 10, 20, 50, 100)
 def describe_corpus(name: str) -> tuple[list[Entry], list[str]]:
     """What the corpus of a name holds.
 
-    Returns:
-        For each dataset that is there: ``dataset`` (its Minari id), ``environment``, ``source``, ``role``, ``weight``
-        (its share of pre-training's batches, of 1; 0 where it is unseen), ``variates`` (M), ``transitions``,
-        ``episodes``, ``mean_length``, ``terminated`` (episodes), ``coverage`` (see ``corpus_episodes.coverage``) and
-        ``behaviours`` (the share of the transitions by kind). And the ids of the datasets that are still to be made.
+    For each dataset that is there: ``dataset`` (its Minari id), ``environment``, ``source``, ``role``, ``weight`` (its
+    share of pre-training's batches, of 1; 0 where it is unseen), ``variates`` (M), ``transitions``, ``episodes``,
+    ``mean_length``, ``terminated`` (episodes), ``coverage`` (see ``corpus.coverage``) and ``behaviours`` (the share of
+    the transitions by kind). And the ids of the datasets that are still to be made.
 
     Raises:
         TrajWorldError: There is no such corpus, or a dataset's metadata are damaged.
@@ -41,19 +41,19 @@ def describe_corpus(name: str) -> tuple[list[Entry], list[str]]:
     entries: list[Entry] = []
     missing = []
     for member in members:
-        if not dataset_path(member.dataset_id).exists():
-            missing.append(member.dataset_id)
+        about = asdict(member)
+        dataset_id = about.pop("dataset_id")
+        path = dataset_path(dataset_id) / "data" / "metadata.json"
+        if not dataset_path(dataset_id).exists():
+            missing.append(dataset_id)
             continue
-        path = dataset_path(member.dataset_id) / "data" / "metadata.json"
         metadata = read_json(path)
         try:
             held = metadata["corpus"]
             transitions, episodes = int(metadata["total_steps"]), int(metadata["total_episodes"])
             entry = {
-                "dataset": member.dataset_id,
-                "environment": member.environment,
-                "source": member.source,
-                "role": member.role,
+                "dataset": dataset_id,
+                **about,
                 "weight": member.weight / total if member.role == PRETRAIN else 0.0,
                 "variates": int(held["num_variates"]),
                 "transitions": transitions,

@@ -3,7 +3,7 @@
 import csv
 import functools
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from importlib import resources
@@ -21,29 +21,19 @@ _COLUMNS = ("environment", "source", "M", "role", "weight", "size", "behaviour",
 
 @dataclass(frozen=True)
 class Row:
-    """One environment of a corpus, and the dataset that is collected of it.
+    """One environment of a corpus, and the dataset that is collected of it."""
 
-    Attributes:
-        environment: Its canonical name, see ``trajworld.environments.names``.
-        source: The group it belongs to.
-        num_variates: M of its rows.
-        role: ``pre-train``, or ``unseen``: kept for tests, never trained on.
-        weight: Its share of pre-training's batches, relative to the other rows.
-        size: Its share of the transitions that are asked for of each environment.
-        behaviour: What acts where no policy does; one of ``BEHAVIOURS``.
-        search: Transitions that a search for policies may use, in thousands; 0 for none.
-        variants: Changes under which further episodes are run, each like a name's part after the question mark.
-    """
-
-    environment: str
-    source: str
-    num_variates: int
-    role: str
-    weight: float
-    size: float
-    behaviour: str
-    search: float
-    variants: tuple[str, ...] = ()
+    environment: str  # its canonical name
+    source: str  # the group it belongs to
+    num_variates: int  # M of its rows
+    role: str  # pre-train, or unseen: kept for tests, never trained on
+    weight: float  # its share of pre-training's batches, relative to the other rows
+    size: float  # its share of the transitions that are asked for of each environment
+    behaviour: str  # what acts where no policy does; one of BEHAVIOURS
+    search: float  # transitions that a search for policies may use, in thousands; 0 for none
+    variants: tuple[
+        str, ...
+    ] = ()  # changes under which further episodes are run, like a name's part after the ?
 
     @property
     def slug(self) -> str:
@@ -130,14 +120,6 @@ def source_of(environment: str) -> str:
     return _sources().get(environment) or environment.partition("/")[0] or "(not named)"
 
 
-def grouped(environments: Iterable[str]) -> dict[str, list[str]]:
-    """Environments by source, the sources in order of first appearance."""
-    found: dict[str, list[str]] = {}
-    for environment in environments:
-        found.setdefault(source_of(environment), []).append(environment)
-    return found
-
-
 @functools.cache
 def _sources() -> dict[str, str]:
     return {row.environment: row.source for row in read_table()}
@@ -153,11 +135,8 @@ def _row(values: Sequence[str]) -> Row:
     for column, choices in (("role", ROLES), ("behaviour", BEHAVIOURS)):
         if given[column] not in choices:
             raise ValueError(f"the {column} is one of {', '.join(choices)}, not {given[column]!r}")
-    if not given["M"].isdecimal():
-        raise ValueError(f"M must be a whole number, not {given['M']!r}")
-    num_variates, weight, size, search = (
-        _number(column, given[column]) for column in ("M", "weight", "size", "search")
-    )
+    numbers = (_number(column, given[column]) for column in ("M", "weight", "size", "search"))
+    num_variates, weight, size, search = numbers
     variants = tuple(given["variants"].split())
     source, role, behaviour = given["source"], given["role"], given["behaviour"]
     row = Row(name, source, int(num_variates), role, weight, size, behaviour, search, variants)
@@ -166,6 +145,8 @@ def _row(values: Sequence[str]) -> Row:
 
 
 def _number(column: str, text: str) -> float:
+    if column == "M" and not text.isdecimal():
+        raise ValueError(f"M must be a whole number, not {text!r}")
     try:
         value = float(text)
     except ValueError:

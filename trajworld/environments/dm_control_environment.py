@@ -12,18 +12,8 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from trajworld.environments.interface import (
-    DEFAULT_TIME_LIMIT,
-    Description,
-    Step,
-    action_box,
-    cannot_start,
-    check_changes,
-    first_line,
-    unknown_environment,
-)
+from trajworld.environments import interface
 from trajworld.environments.names import EnvironmentName
-from trajworld.environments.physics import MUJOCO_CHANGES, change_mujoco, silent_mujoco
 from trajworld.errors import TrajWorldError
 
 
@@ -34,29 +24,29 @@ class DmControlEnvironment:
         suite = _suite(name)
         tasks = {f"{domain}-{task}": (domain, task) for domain, task in suite.ALL_TASKS}
         if name.identifier not in tasks:
-            raise unknown_environment(name, tasks, "write domain-task, e.g. dm_control/cheetah-run")
+            raise interface.unknown_environment(name, tasks, "write domain-task, e.g. dm_control/cheetah-run")
         changes = dict(name.changes)
-        check_changes(name, changes, MUJOCO_CHANGES)
+        interface.check_changes(name, changes, interface.MUJOCO_CHANGES)
         try:
-            with silent_mujoco():
+            with interface.silent_mujoco():
                 # A fixed random state: a few tasks draw their model when it is built.
                 self._env = suite.load(*tasks[name.identifier], task_kwargs={"random": 0})
         except Exception as error:
-            raise cannot_start(name, error) from error
+            raise interface.cannot_start(name, error) from error
         physics = self._env.physics
         # Nothing is drawn here; a task that would refresh its picture must not ask for an OpenGL context.
         physics._make_rendering_contexts = lambda: None
-        change_mujoco(physics.model.ptr, physics.data.ptr, changes, str(name))
+        interface.change_mujoco(physics.model.ptr, physics.data.ptr, changes, str(name))
         observed, acted = self._env.observation_spec(), self._env.action_spec()
         self._keys = list(observed)
         size = sum(math.prod(spec.shape) for spec in observed.values())
         # The suite keeps the limit in steps to itself; a task without one has infinity there.
         limit = getattr(self._env, "_step_limit", math.inf)
-        self.description = Description(
+        self.description = interface.Description(
             name=str(name),
             observation_space=spaces.Box(-np.inf, np.inf, (size,), np.float32),
-            action_space=action_box(acted.minimum, acted.maximum, str(name)),
-            time_limit=math.ceil(limit) if math.isfinite(limit) else DEFAULT_TIME_LIMIT,
+            action_space=interface.action_box(acted.minimum, acted.maximum, str(name)),
+            time_limit=math.ceil(limit) if math.isfinite(limit) else interface.DEFAULT_TIME_LIMIT,
         )
         self._steps = 0
 
@@ -64,18 +54,18 @@ class DmControlEnvironment:
         """Begin the episode of ``seed``: the task's random state starts anew from it."""
         self._steps = 0
         self._env.task.random.seed(seed)
-        with silent_mujoco():
+        with interface.silent_mujoco():
             return self._flat(self._env.reset().observation)
 
-    def step(self, action: NDArray[np.float32]) -> Step:
+    def step(self, action: NDArray[np.float32]) -> interface.Step:
         """Act with ``action [action_size]``; the suite raises its ``PhysicsError`` on an invalid state."""
-        with silent_mujoco():
+        with interface.silent_mujoco():
             time_step = self._env.step(action)
         self._steps += 1
         terminated = bool(time_step.last() and time_step.discount == 0.0)
         ended = bool(time_step.last()) or self._steps >= self.description.time_limit
         observation = self._flat(time_step.observation)
-        return Step(observation, float(time_step.reward), terminated, ended and not terminated)
+        return interface.Step(observation, float(time_step.reward), terminated, ended and not terminated)
 
     def close(self) -> None:
         """Free the physics."""
@@ -102,7 +92,7 @@ def _suite(name: EnvironmentName) -> ModuleType:
         from dm_control import suite
     except Exception as error:
         raise TrajWorldError(
-            f"{name}: dm_control cannot be imported ({first_line(error)}); try MUJOCO_GL=disabled"
+            f"{name}: dm_control cannot be imported ({interface.first_line(error)}); try MUJOCO_GL=disabled"
         ) from error
     finally:
         if without_renderer:

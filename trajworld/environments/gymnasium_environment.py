@@ -11,18 +11,8 @@ from gymnasium import spaces
 from gymnasium.envs.registration import EnvSpec, load_env_creator, registry
 from numpy.typing import NDArray
 
-from trajworld.environments.interface import (
-    DEFAULT_TIME_LIMIT,
-    Description,
-    Step,
-    UnstableSimulationError,
-    action_box,
-    cannot_start,
-    check_changes,
-    unknown_environment,
-)
+from trajworld.environments import interface
 from trajworld.environments.names import ROBOT, EnvironmentName, Value
-from trajworld.environments.physics import MUJOCO_CHANGES, change_mujoco, checked_number, silent_mujoco
 from trajworld.errors import UsageError
 
 # Attributes that the classic environments read at every step but take no argument for; all must be positive.
@@ -47,33 +37,37 @@ class GymnasiumEnvironment:
         identifier, fixed = _robot(name) if name.family == ROBOT else (name.identifier, {})
         spec = registry.get(identifier)
         if spec is None:
-            raise unknown_environment(name, registry, "gymnasium.pprint_registry() in Python lists them")
+            raise interface.unknown_environment(
+                name, registry, "gymnasium.pprint_registry() in Python lists them"
+            )
         creator, arguments = _constructor(spec, name)
         arguments = {key: default for key, default in arguments.items() if key not in fixed}
         is_mujoco = hasattr(creator, "do_simulation")
-        attributes = MUJOCO_CHANGES if is_mujoco else _ATTRIBUTES.get(getattr(creator, "__name__", ""), ())
+        attributes = (
+            interface.MUJOCO_CHANGES if is_mujoco else _ATTRIBUTES.get(getattr(creator, "__name__", ""), ())
+        )
         changes = dict(name.changes)
-        check_changes(name, changes, {*attributes, *arguments})
+        interface.check_changes(name, changes, {*attributes, *arguments})
         options = {
             key: _typed(changes.pop(key), default, f"{name}: {key}")
             for key, default in arguments.items()
             if key in changes
         }
-        self._silent = silent_mujoco if is_mujoco else contextlib.nullcontext
+        self._silent = interface.silent_mujoco if is_mujoco else contextlib.nullcontext
         try:
             with self._silent(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._env = gymnasium.make(identifier, disable_env_checker=True, **fixed, **options)
         except Exception as error:
-            raise cannot_start(name, error) from error
+            raise interface.cannot_start(name, error) from error
         simulator = self._env.unwrapped
         self._warning_counts: NDArray[np.integer] | None = None
         if is_mujoco:
-            change_mujoco(simulator.model, simulator.data, changes, str(name))
+            interface.change_mujoco(simulator.model, simulator.data, changes, str(name))
             self._warning_counts = simulator.data.warning.number
         else:
             for key, value in changes.items():
-                setattr(simulator, key, checked_number(value, key, str(name)))
+                setattr(simulator, key, interface.checked_number(value, key, str(name)))
         self._flatten = not isinstance(self._env.observation_space, spaces.Box)
         actions = self._env.action_space
         if not isinstance(actions, spaces.Box):
@@ -83,11 +77,11 @@ class GymnasiumEnvironment:
                 f"{name} has {type(actions).__name__} actions, and only continuous ones are supported: {hint}"
             )
         self._action_shape = actions.shape
-        self.description = Description(
+        self.description = interface.Description(
             name=str(name),
             observation_space=_observation_box(self._env.observation_space, str(name)),
-            action_space=action_box(actions.low, actions.high, str(name)),
-            time_limit=spec.max_episode_steps or DEFAULT_TIME_LIMIT,
+            action_space=interface.action_box(actions.low, actions.high, str(name)),
+            time_limit=spec.max_episode_steps or interface.DEFAULT_TIME_LIMIT,
         )
 
     def reset(self, seed: int) -> NDArray[np.floating]:
@@ -95,14 +89,14 @@ class GymnasiumEnvironment:
         with self._silent():
             return self._flat(self._env.reset(seed=seed)[0])
 
-    def step(self, action: NDArray[np.float32]) -> Step:
+    def step(self, action: NDArray[np.float32]) -> interface.Step:
         """Act with ``action [action_size]``; an ``UnstableSimulationError`` where MuJoCo found an invalid state."""
         with self._silent():
             observation, reward, terminated, truncated, _ = self._env.step(action.reshape(self._action_shape))
         # It then resets the state silently. The counts are a view of its own; resetting an episode zeroes them.
         if self._warning_counts is not None and self._warning_counts.any():
-            raise UnstableSimulationError("MuJoCo warned of an invalid state or full buffers")
-        return Step(self._flat(observation), float(reward), bool(terminated), bool(truncated))
+            raise interface.UnstableSimulationError("MuJoCo warned of an invalid state or full buffers")
+        return interface.Step(self._flat(observation), float(reward), bool(terminated), bool(truncated))
 
     def close(self) -> None:
         """Close the environment."""
@@ -132,7 +126,7 @@ def _constructor(spec: EnvSpec, name: EnvironmentName) -> tuple[Any, dict[str, V
             creator = load_env_creator(creator)
         parameters = inspect.signature(creator).parameters.values()
     except (ImportError, AttributeError, gymnasium.error.Error) as error:
-        raise cannot_start(name, error) from error
+        raise interface.cannot_start(name, error) from error
     return creator, {
         parameter.name: parameter.default
         for parameter in parameters
@@ -142,15 +136,11 @@ def _constructor(spec: EnvSpec, name: EnvironmentName) -> tuple[Any, dict[str, V
 
 def _typed(value: Value, default: Value, where: str) -> Value:
     """``value`` as the type of the argument's default."""
-    kinds: dict[type[bool | int | float], str] = {
-        bool: "true or false",
-        int: "a whole number",
-        float: "a number",
-    }
+    wanted: dict[type[Value], str] = {bool: "true or false", int: "a whole number", float: "a number"}
     # A bool is an int too, and NumPy's double precision a float.
-    kind = next(kind for kind in kinds if isinstance(default, kind))
+    kind = next(kind for kind in wanted if isinstance(default, kind))
     if isinstance(default, bool) != isinstance(value, bool) or kind(value) != value:
-        raise UsageError(f"{where} must be {kinds[kind]}, not {str(value).lower()}")
+        raise UsageError(f"{where} must be {wanted[kind]}, not {str(value).lower()}")
     return kind(value)
 
 

@@ -1,18 +1,23 @@
-"""The interface of every simulator, and what its adapters share."""
+"""The interface of every simulator, and what its adapters share: errors, and changes of a MuJoCo model's physics."""
 
+import contextlib
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.environments.names import EnvironmentName
+from trajworld.environments.names import EnvironmentName, Value
 from trajworld.errors import TrajWorldError, UsageError
 
 # An environment without a time limit of its own is cut here.
 DEFAULT_TIME_LIMIT = 1000
+
+# Gravity in m/s², in the model's own direction; factors on every contact friction coefficient, and on every body's
+# mass and inertia; seconds of a simulator step (the steps of an action stay the same).
+MUJOCO_CHANGES = ("gravity", "friction", "mass", "timestep")
 
 
 class Step(NamedTuple):
@@ -26,19 +31,12 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class Description:
-    """What is known of an environment before it runs.
+    """What is known of an environment before it runs."""
 
-    Attributes:
-        name: The canonical name, e.g. ``gymnasium/Hopper-v5``, ``dm_control/cheetah-run``, ``robot/legged-17``.
-        observation_space: A one-dimensional float32 ``gymnasium.spaces.Box``.
-        action_space: A one-dimensional float32 ``gymnasium.spaces.Box`` with finite bounds.
-        time_limit: Steps after which an episode is truncated.
-    """
-
-    name: str
-    observation_space: Any
-    action_space: Any
-    time_limit: int
+    name: str  # the canonical one: gymnasium/Hopper-v5, dm_control/cheetah-run, robot/legged-17
+    observation_space: Any  # a float32 gymnasium.spaces.Box of one dimension
+    action_space: Any  # another, with finite bounds
+    time_limit: int  # steps after which an episode is truncated
 
     @property
     def observation_size(self) -> int:
@@ -114,3 +112,52 @@ def check_changes(name: EnvironmentName, keys: Iterable[str], valid: Iterable[st
         raise UsageError(
             f"{name}: unknown {', '.join(sorted(unknown))}; what can be changed there: {offered}"
         )
+
+
+def change_mujoco(model: Any, data: Any, changes: dict[str, Value], where: str) -> None:
+    """Change an ``MjModel`` in place by values of ``MUJOCO_CHANGES``; ``MjData`` recomputes what depends on mass."""
+    import mujoco
+
+    for key, raw in changes.items():
+        value = checked_number(raw, key, where, may_be_zero=key in ("gravity", "friction"))
+        if key == "gravity":
+            if model.opt.disableflags & int(mujoco.mjtDisableBit.mjDSBL_GRAVITY):
+                raise UsageError(f"{where}: gravity is switched off in this model")
+            strength = np.linalg.norm(model.opt.gravity)
+            down = model.opt.gravity / strength if strength > 0 else np.array([0.0, 0.0, -1.0])
+            model.opt.gravity[:] = value * down
+        elif key == "friction":
+            model.geom_friction[:] *= value
+            model.pair_friction[:] *= value
+        elif key == "mass":
+            model.body_mass[:] *= value
+            model.body_inertia[:] *= value
+        else:
+            model.opt.timestep = value
+    if "mass" in changes:
+        mujoco.mj_setConst(model, data)
+
+
+@contextlib.contextmanager
+def silent_mujoco() -> Iterator[None]:
+    """Keep MuJoCo's warnings from the terminal and from MUJOCO_LOG.TXT in the current folder.
+
+    Nothing is lost: those about the state are counted in ``data.warning``, which the adapters look at.
+    """
+    import mujoco
+
+    before = mujoco.get_mju_user_warning()
+    mujoco.set_mju_user_warning(lambda message: None)
+    try:
+        yield
+    finally:
+        mujoco.set_mju_user_warning(before)
+
+
+def checked_number(value: Value, key: str, where: str, *, may_be_zero: bool = False) -> float:
+    """``value`` as a float above 0, or at least 0; a ``UsageError`` where it is true/false, or out of range."""
+    if isinstance(value, bool):
+        raise UsageError(f"{where}: {key} must be a number, not {str(value).lower()}")
+    if value < 0 or (value == 0 and not may_be_zero):
+        raise UsageError(f"{where}: {key} must be {'at least' if may_be_zero else 'above'} 0, not {value:g}")
+    return float(value)

@@ -27,8 +27,14 @@ class Behaviour(Protocol):
         """From each observation of one episode, in order, to an action between ``low`` and ``high``."""
 
 
-class _Blind:
+class Blind:
     """A behaviour that looks at no observation, defined in the unit box [-1, 1], several steps at a time."""
+
+    name: str
+
+    def draw(self, generator: np.random.Generator) -> "Blind":
+        """The behaviour of one episode."""
+        return self
 
     def controller(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
@@ -42,9 +48,10 @@ class _Blind:
 
 
 @dataclass(frozen=True)
-class Uniform(_Blind):
+class Uniform(Blind):
     """Independent uniform actions over the middle ``scale`` of the box (1: all of it)."""
 
+    name = "uniform"
     scale: float = 1.0
 
     def blocks(self, size: int, generator: np.random.Generator) -> Blocks:
@@ -53,13 +60,14 @@ class Uniform(_Blind):
 
 
 @dataclass(frozen=True)
-class OrnsteinUhlenbeck(_Blind):
+class OrnsteinUhlenbeck(Blind):
     """Coloured noise ``dx = -theta x dt + sigma dW`` with one unit of time a step, in units of half the box.
 
     It begins in its stationary distribution (standard deviation ``sigma / sqrt(2 theta)``), is sampled
     exactly (the correlation of a step with the next is ``exp(-theta)``), and is clipped to the box.
     """
 
+    name = "ou"
     theta: float = 0.1
     sigma: float = 0.25
 
@@ -90,11 +98,12 @@ class OrnsteinUhlenbeck(_Blind):
 
 
 @dataclass(frozen=True)
-class Constant(_Blind):
+class Constant(Blind):
     """Pushes: a random action of the middle ``scale`` of the box, held for a geometric number of steps of mean
     ``mean_span``, then another.
     """
 
+    name = "constant"
     mean_span: float = 20.0
     scale: float = 1.0
 
@@ -105,21 +114,17 @@ class Constant(_Blind):
 
 
 @dataclass(frozen=True)
-class Gait(_Blind):
+class Gait(Blind):
     """Sine waves, one an actuator, of one period and of random phases, strengths and middles.
 
     In half of the streams the phase grows evenly from actuator to actuator, as in a wave that travels along a body;
     in the others each is drawn by itself.
-
-    Attributes:
-        period: Steps.
-        scale: The most that a wave swings, in half boxes.
-        noise: Standard deviation of independent noise on top, in half boxes.
     """
 
-    period: float = 25.0
-    scale: float = 1.0
-    noise: float = 0.05
+    name = "gait"
+    period: float = 25.0  # steps
+    scale: float = 1.0  # the most that a wave swings, in half boxes
+    noise: float = 0.05  # standard deviation of independent noise on top, in half boxes
 
     def blocks(self, size: int, generator: np.random.Generator) -> Blocks:
         phase = generator.uniform(0, 2 * math.pi, size)
@@ -134,7 +139,7 @@ class Gait(_Blind):
             step += _BLOCK
 
 
-class Drawn(_Blind):
+class Drawn(Blind):
     """Each stream is one of the other behaviours, of a random scale and correlation.
 
     ``shares`` say how often each is drawn: uniform, coloured noise, pushes, gaits.
@@ -142,11 +147,10 @@ class Drawn(_Blind):
     and the gaits' period in [8, 80].
     """
 
-    def __init__(self, shares: tuple[int, ...], longest_push: float) -> None:
-        self._shares, self._longest_push = shares, longest_push
+    def __init__(self, name: str, shares: tuple[int, ...], longest_push: float) -> None:
+        self.name, self._shares, self._longest_push = name, shares, longest_push
 
-    def draw(self, generator: np.random.Generator) -> _Blind:
-        """The behaviour of one stream."""
+    def draw(self, generator: np.random.Generator) -> Blind:
         number = generator.integers(sum(self._shares))
         kind = np.searchsorted(np.cumsum(self._shares), number, side="right")
         scale = log_uniform(generator, 0.1, 1.0)
@@ -162,17 +166,16 @@ class Drawn(_Blind):
         return self.draw(generator).blocks(size, generator)
 
 
-MIXED = Drawn((1, 1, 1), longest_push=50.0)
-# What a corpus is collected with.
-VARIED = Drawn((3, 7, 4, 6), longest_push=80.0)
-BEHAVIOURS = ("uniform", "ou", "constant", "gait", "mixed", "varied")
+# Varied is what a corpus is collected with.
+_DRAWN = {one.name: one for one in (Drawn("mixed", (1, 1, 1), 50.0), Drawn("varied", (3, 7, 4, 6), 80.0))}
+BEHAVIOURS = ("uniform", "ou", "constant", "gait", *_DRAWN)
 
 
-def make_behaviour(name: str, scale: float | None = None, correlation: float | None = None) -> Behaviour:
-    """The behaviour of a name.
+def make_behaviour(name: str, scale: float | None = None, correlation: float | None = None) -> Blind:
+    """The behaviour of a name of ``BEHAVIOURS``.
 
     Args:
-        name: One of ``BEHAVIOURS``.
+        name: Of the behaviour.
         scale: ``ou``: the noise's standard deviation (default 0.5); ``uniform``, ``constant`` and ``gait``: the
             part of the box that actions are drawn from (default 1). In units of half the action box.
         correlation: ``ou``: of a step's noise with the next's (default 0.9); ``constant``: the chance that a
@@ -183,22 +186,21 @@ def make_behaviour(name: str, scale: float | None = None, correlation: float | N
     """
     if name not in BEHAVIOURS:
         raise UsageError(f"there is no behaviour {name!r}: choose among {', '.join(BEHAVIOURS)}")
-    if name in ("mixed", "varied"):
+    if name in _DRAWN:
         if (scale, correlation) != (None, None):
             raise UsageError(f"{name} draws its own scale and correlation: leave them out or choose another")
-        return MIXED if name == "mixed" else VARIED
+        return _DRAWN[name]
     if name in ("uniform", "gait") and correlation is not None:
         raise UsageError(f"behaviour {name} has no correlation: choose ou or constant")
-    if scale is None:
-        scale = 0.5 if name == "ou" else 1.0
-    if correlation is None:
-        correlation = 0.9 if name == "ou" else 0.95
-    if not (0 < scale < math.inf and (name == "ou" or scale <= 1)):
-        allowed = "above 0" if name == "ou" else "in (0, 1]"
+    is_ou = name == "ou"
+    scale = (0.5 if is_ou else 1.0) if scale is None else scale
+    correlation = (0.9 if is_ou else 0.95) if correlation is None else correlation
+    if not (0 < scale < math.inf and (is_ou or scale <= 1)):
+        allowed = "above 0" if is_ou else "in (0, 1]"
         raise UsageError(f"the noise scale of {name} must be {allowed}, not {scale:g}")
     if not 0 < correlation < 1:
         raise UsageError(f"the noise correlation must lie in (0, 1), not {correlation:g}")
-    if name == "ou":
+    if is_ou:
         return OrnsteinUhlenbeck.of_scale(-math.log(correlation), scale)
     if name == "constant":
         return Constant(1 / (1 - correlation), scale)

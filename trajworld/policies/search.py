@@ -28,20 +28,13 @@ class ClockedPolicy:
     """``tanh(weights @ [1, sin, cos, standardised observation])``, and noise on top.
 
     The clock keeps a gait moving where observations alone would let it stand still.
-
-    Attributes:
-        weights: ``[action_size, 3 + observation_size]``.
-        mean: ``[observation_size]``, subtracted from observations.
-        scale: ``[observation_size]``, what they are then divided by; the quotient is clipped to ±5.
-        period: Steps of one turn of the clock.
-        noise: Standard deviation of the coloured noise that is added, in half boxes.
     """
 
-    weights: NDArray[np.float64]
-    mean: NDArray[np.float64]
-    scale: NDArray[np.float64]
-    period: float
-    noise: float = 0.0
+    weights: NDArray[np.float64]  # [action_size, 3 + observation_size]
+    mean: NDArray[np.float64]  # [observation_size], subtracted from observations
+    scale: NDArray[np.float64]  # [observation_size], divides them; the quotient is clipped to ±5
+    period: float  # steps of one turn of the clock
+    noise: float = 0.0  # standard deviation of the coloured noise that is added, in half boxes
 
     def controller(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
@@ -78,15 +71,9 @@ def search_policies(
     A few policies that only follow the clock are tried, and the best is improved by augmented random search (Mania
     et al., 2018): finite differences along random directions, scaled by the spread of the returns.
 
-    Args:
-        run: Runs a policy in the episode of a number and returns it; None where it broke at once.
-        observations: The size of an observation.
-        actions: The size of an action.
-        transitions: The search ends with the generation in which it has used this many.
-        generator: The policies are a function of it, ``run`` and ``transitions``.
-
-    Returns:
-        The policy after the first quarter, the first half and the whole of the search; none for 0 transitions.
+    ``run`` runs a policy in the episode of a number and returns it; None where it broke at once. The search ends with
+    the generation in which it has used ``transitions``. Given are the policies after its first quarter, its first half
+    and the whole of it; none for 0 transitions. They are a function of ``run``, ``transitions`` and the generator.
     """
     if transitions < 1:
         return []

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.environments.robots.kinds import draw_robot
-from trajworld.environments.robots.robot import Robot
+from trajworld.environments.robots.kinds import Robot, draw_robot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
