@@ -25,6 +25,7 @@ os.environ.update(OMP_NUM_THREADS="1", KERAS_BACKEND=os.environ.get("KERAS_BACKE
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import numpy as np
+import pandas as pd
 from training_fixtures import store
 
 import trajworld.studies.transfer
@@ -100,9 +101,10 @@ def outcome(folder: Path) -> Any:
     ids = [one.parents[1].relative_to(folder / "minari") for one in folder.glob("minari/**/main_data.hdf5")]
     with at(folder):
         data = {one: open_dataset(one.as_posix()).content for one in sorted(ids)}
+    tables = [pd.read_csv(path) for path in folder.glob("report/table.csv")]
     weights = [zipfile.ZipFile(path).read("model.weights.h5") for path in sorted(folder.glob("run/*.keras"))]
     rows = [(row["step"], row.get("loss"), row.get("holdout_loss")) for row in read_metrics(folder / "run")]
-    return data, weights, rows, [path.read_text() for path in folder.glob("report/table.csv")]
+    return data, weights, rows, [table.drop(columns="seconds").to_csv() for table in tables]
 
 
 def leftovers(folder: Path) -> list[str]:
