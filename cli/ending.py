@@ -9,6 +9,9 @@ import click
 from trajworld.backend import BACKENDS
 from trajworld.errors import TrajWorldError
 
+from .output import printable
+
+_MOST = 2000  # Characters of a message: a file's may be of any length.
 # Packages that an installation may lack, and the extra that brings each.
 _EXTRAS = BACKENDS | {
     "jaxlib": "jax",
@@ -46,8 +49,10 @@ def exit_code_of(error: BaseException) -> int | None:
         if package not in _EXTRAS:
             return None
         error = TrajWorldError(f"{package} is not installed: pip install 'trajworld[{_EXTRAS[package]}]'")
+    if isinstance(error, OSError) and error.filename is not None:
+        error = TrajWorldError(f"{error.filename}: {error.strerror}")
     if isinstance(error, TrajWorldError):
-        click.echo(f"Error: {error}", err=True)
+        click.echo(f"Error: {printable(str(error))[:_MOST]}", err=True)
         return error.exit_code
     if isinstance(error, click.ClickException):
         error.show()

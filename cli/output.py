@@ -113,6 +113,9 @@ def _text(cell: object) -> Text:
         return cell
     if cell is None:
         return Text("–")
-    text = f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)
-    # What a file says must not move the cursor.
-    return Text("".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text))
+    return Text(printable(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)))
+
+
+def printable(text: str) -> str:
+    """A text without line breaks and controls: what a file says must not move the cursor."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

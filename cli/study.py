@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import click
 
 from trajworld.backend import require_framework
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import DAMAGE, TrajWorldError, UsageError, one_line
 from trajworld.studies import STUDIES
 
 from .commands import AtLeast1, Command, Folder, Json, LazyGroup, command, documented, imported, parameters_of
@@ -78,14 +78,15 @@ def report(folder: Folder, *, as_json: Json = False) -> None:
     from trajworld.study.report import read_report, write_report
 
     name, options, table, origin, pictures = read_report(folder)
-    given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     kind = study_class(name)
     try:
+        given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         study = kind(**given)
-    except TypeError:
-        raise TrajWorldError(f"{folder} was written by another version of this study: run it again") from None
-    page = write_report(study, table, folder, origin, pictures)
-    _show(study, table, page, as_json)
+        page = write_report(study, table, folder, origin, pictures)
+        _show(study, table, page, as_json)
+    except DAMAGE as error:
+        why = f"{folder} holds no whole report of this version of the study ({one_line(error)})"
+        raise TrajWorldError(f"{why}: run it again") from None
 
 
 @command()

@@ -117,7 +117,7 @@ def test_nothing_but_an_evaluation_is_overwritten(tmp_path, command, make_store)
     (out / "trials").mkdir(parents=True)
     for text, words in (
         (None, "is no folder of evaluation results"),
-        ("[]", "is no folder of evaluation results"),
+        ("[]", "is not a readable JSON file"),
         ("{", "is not a readable JSON file"),
         ('{"kind": "evaluation"}', "holds 'trials'"),
     ):

@@ -13,6 +13,10 @@ class UsageError(TrajWorldError):
     exit_code = 2
 
 
+DAMAGE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
+"""What the code raises that uses the values of a file, where these are not what they should be."""
+
+
 def one_line(error: BaseException, most: int = 150) -> str:
     """An exception's type and what it says, on one line of at most ``most`` characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:most]

@@ -5,15 +5,17 @@ import errno
 import hashlib
 import json
 import os
+import re
 import secrets
 import shutil
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import filelock
 
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import TrajWorldError, UsageError, one_line
 
 _KINDS = (
     (b"version https://git-lfs", "it is a Git LFS pointer: fetch the file itself with git lfs pull"),
@@ -72,7 +74,8 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     """Hold ``path``, there yet or not, for this process alone, by a hidden lock file; else a ``TrajWorldError``.
 
-    ``what`` says what ``path`` is. The lock ends with the process, however that ends.
+    ``what`` says what ``path`` is. The lock ends with the process, however that ends. What writers that were
+    killed left half-written is removed.
     """
     path = Path(path).absolute()
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
@@ -86,6 +89,10 @@ def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
     except OSError as error:
         raise _cannot("write", path, error) from error
     try:
+        remove_leftovers(path)
+        # Where the folder itself is gone, one that was moved away to be replaced is all that there is.
+        kinds = "(tmp|old)" if path.exists() else "tmp"
+        remove_leftovers(path.parent, rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.{kinds}")
         yield
     finally:
         lock.release()
@@ -93,34 +100,62 @@ def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
             os.unlink(lock.lock_file)
 
 
+def remove_leftovers(folder: Path, names: str = r"\..+\.tmp.*") -> None:
+    """Remove the temporary files and folders that a process that was killed left in a folder, and nothing else."""
+    for path in folder.glob(".*"):
+        if re.fullmatch(names, path.name):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+
+
 def ensure_room(folder: str | os.PathLike[str], size: int, name: str = "") -> None:
     """Raise a ``TrajWorldError`` now where ``size`` bytes more, of the file ``name``, would not fit into a folder.
 
     HDF5 cannot close its files on a disk that has filled up under it, and may take the process down with it.
     """
-    room = Path(folder) / f".{os.getpid()}.tmp.room"
-    with _writing(Path(folder) / name, room), open(room, "wb") as file:
-        if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)
-        elif shutil.disk_usage(folder).free < size:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    try:
+        # A file without a name, where the system has such: nothing of it stays, however the process ends.
+        with tempfile.TemporaryFile(prefix=".tmp", dir=folder) as file:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+            elif shutil.disk_usage(folder).free < size:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    except OSError as error:
+        raise _cannot("write", Path(folder) / name, error) from error
 
 
 def write_json(path: str | os.PathLike[str], value: Any) -> None:
     """Write ``value`` as indented JSON, atomically; NaN and infinities are refused, since JSON has none."""
-    text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    try:
+        text = json.dumps(value, indent=2, allow_nan=False) + "\n"
+    except ValueError as error:
+        raise TrajWorldError(f"{path} is not written: {error}") from None
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def read_json(path: str | os.PathLike[str]) -> Any:
-    """Read a JSON file; a ``TrajWorldError`` where it is missing, unreadable or not JSON."""
+def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Read a JSON file of one object; a ``TrajWorldError`` where it is missing, unreadable or anything else."""
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise TrajWorldError(f"{path} does not exist") from None
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
-        raise TrajWorldError(f"{path} is not a readable JSON file ({error})") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise TrajWorldError(f"{path} is not a readable JSON file ({one_line(error)})") from None
+    if not isinstance(value, dict):
+        raise TrajWorldError(f"{path} is not a readable JSON file of one object")
+    return value
+
+
+def nested(values: Any, *names: str) -> dict[str, Any]:
+    """The object at ``names`` in JSON values; an empty one where something else is there."""
+    for name in names:
+        values = values.get(name) if isinstance(values, dict) else None
+    return values if isinstance(values, dict) else {}
+
+
+def json_digest(value: Any) -> str:
+    """The SHA-256 of a JSON value, by which a file knows that it is as it was written."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
 def file_digest(path: str | os.PathLike[str]) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 
 from trajworld.collect.corpus_table import source_of
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import DAMAGE, TrajWorldError, UsageError
 from trajworld.files import atomic_file
 from trajworld.models.files import describe_model
 from trajworld.models.interface import kind_of_sizes
@@ -72,7 +72,7 @@ def card(run: Path, *, name: str = "", licence: str = "", studies: Sequence[Path
             evaluations=[row for place, row in enumerate(evaluated) if place in kept or row is best],
             studies=[_study(folder, model_file(run)) for folder in studies],
         )
-    except (KeyError, TypeError, ValueError, AttributeError, jinja2.UndefinedError) as error:
+    except (*DAMAGE, jinja2.UndefinedError) as error:
         raise TrajWorldError(f"{run}: run.json or {METRICS} is damaged ({error!r})") from None
 
 

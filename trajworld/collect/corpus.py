@@ -32,7 +32,7 @@ from trajworld.environments.interface import Description, Environment
 from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import one_writer, read_json, write_json
+from trajworld.files import nested, one_writer, read_json, write_json
 from trajworld.policies.behaviour import Behaviour, log_uniform, make_behaviour
 from trajworld.policies.search import ClockedPolicy, search_policies
 from trajworld.processes import started_workers, worker_died
@@ -118,8 +118,13 @@ def read_manifest(name: str) -> list[Member]:
         )
     found = read_json(path)
     try:
-        return [Member(**entry) for entry in found["datasets"]]
-    except (KeyError, TypeError) as error:
+        members = [Member(**entry) for entry in found["datasets"]]
+        for one in members:
+            dataset_path(one.dataset_id)
+            if not isinstance(one.environment, str) or not 0 < one.weight < math.inf:
+                raise ValueError(one)
+        return members
+    except (KeyError, TypeError, ValueError, UsageError) as error:
         raise TrajWorldError(f"{path} is damaged ({error!r}): collect-corpus writes it anew") from None
 
 
@@ -149,8 +154,7 @@ def plan_corpus(name: str, rows: Sequence[Row], transitions: int, seed: int) -> 
     there = [job for job in jobs if dataset_path(job.dataset_id).exists()]
     for job in there:
         path = dataset_path(job.dataset_id)
-        described = read_json(path / "data" / "metadata.json")
-        found = (described.get("corpus") or {}).get("recipe") or {}
+        found = nested(read_json(path / "data" / "metadata.json"), "corpus", "recipe")
         differing = [
             f"{key} {found.get(key, 'unknown')} instead of {value}"
             for key, value in job.recipe.items()

@@ -64,9 +64,12 @@ class Account:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Account":
-        """The inverse of :meth:`as_json`."""
+        """The inverse of :meth:`as_json`; a ``ValueError`` where the numbers do not add up."""
         left_out = {reason: (count, reward) for reason, (count, reward) in values["left_out"].items()}
-        return cls(**{**values, "left_out": left_out})
+        found = cls(**{**values, "left_out": left_out})
+        if found.transitions != found.kept + sum(count for count, _ in left_out.values()):
+            raise ValueError
+        return found
 
     def lines(self) -> list[str]:
         """What to print: a line of totals, then one for each reason and note."""

@@ -108,9 +108,10 @@ def _broken(observations: "h5py.Dataset", successors: "h5py.Dataset") -> NDArray
     """``[N - 1]``: where a step's successor is not the next row, as 32-bit floats."""
     found = np.zeros(len(observations) - 1, bool)
     for begin in range(0, len(found), _STEPS_AT_ONCE):
-        following = observations[begin + 1 : begin + 1 + _STEPS_AT_ONCE].astype(np.float32)
+        following = observations[begin + 1 : begin + 1 + _STEPS_AT_ONCE]
         block = slice(begin, begin + len(following))
-        found[block] = np.any(following != successors[block].astype(np.float32), axis=1)
+        with np.errstate(over="ignore"):
+            found[block] = (following.astype("f4") != successors[block].astype("f4")).any(axis=1)
     return found
 
 

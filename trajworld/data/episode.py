@@ -110,8 +110,9 @@ def rows_of_episode(episode: Episode) -> NDArray[np.float32]:
     """
     observation_size, action_size = episode.sizes
     rows = np.zeros((len(episode) + 1, observation_size + 1 + action_size), np.float32)
-    rows[:, :observation_size] = episode.observations
-    if episode.rewarded:
-        rows[1:, observation_size] = episode.rewards
-    rows[:-1, observation_size + 1 :] = episode.actions
+    with np.errstate(over="ignore"):  # What is infinite in 32 bits, the store refuses.
+        rows[:, :observation_size] = episode.observations
+        if episode.rewarded:
+            rows[1:, observation_size] = episode.rewards
+        rows[:-1, observation_size + 1 :] = episode.actions
     return rows

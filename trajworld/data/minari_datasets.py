@@ -183,6 +183,8 @@ def _read_episodes(info: MinariInfo, spaces: dict[str, "Space"], account: Accoun
             )
             account.keep(read.rewards)
             yield check_episode(read, f"{where}, episode {number}")
+        missing = max(0, info.transitions - account.kept)
+        account.note("a transition that the metadata count is in no episode that they name", missing)
     except (TrajWorldError, GeneratorExit):
         raise
     except Exception as error:

@@ -321,10 +321,10 @@ def _unitraj_origin(spec: str, one: UniTrajEnvironment) -> _Origin:
 
 def _existing_path(spec: str | os.PathLike[str]) -> Path | None:
     text = os.fspath(spec)
-    if text.startswith("minari:") or "\0" in text or not text:
+    if text.startswith("minari:") or not text:
         return None
     path = user_path(text)
-    return path if path.exists() else None
+    return path if os.path.exists(path) else None
 
 
 def _slug(name: str) -> str:

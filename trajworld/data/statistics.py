@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from trajworld.data.dataset import Dataset
 from trajworld.errors import TrajWorldError
-from trajworld.files import read_json, write_json
+from trajworld.files import json_digest, read_json, write_json
 
 _FILE = "statistics.json"
 _ROWS_AT_ONCE = 16384
@@ -49,7 +49,8 @@ def value_range(
 def write_statistics(dataset: Dataset) -> None:
     """Compute the whole dataset's statistics and keep them in its folder."""
     found = compute_statistics(dataset, np.ones(dataset.num_episodes, bool))
-    write_json(dataset.path / _FILE, {name: array.tolist() for name, array in vars(found).items()})
+    values = {name: array.tolist() for name, array in vars(found).items()}
+    write_json(dataset.path / _FILE, {**values, "digest": json_digest(values)})
 
 
 def compute_statistics(dataset: Dataset, chosen: NDArray[np.bool_]) -> Statistics:
@@ -84,6 +85,8 @@ def _read(dataset: Dataset) -> Statistics | None:
     """What was kept in the dataset's folder; None where it is lost or damaged."""
     with contextlib.suppress(TrajWorldError, KeyError, TypeError, ValueError):
         values = read_json(dataset.path / _FILE)
+        if values.pop("digest", None) not in (None, json_digest(values)):  # Earlier versions wrote none.
+            return None
         types = {"minimum": np.float32, "maximum": np.float32, "mean": np.float64, "std": np.float64}
         found = {name: np.array(values[name], dtype) for name, dtype in types.items()}
         if all(array.shape == (dataset.num_variates,) for array in found.values()):

@@ -17,7 +17,7 @@ from trajworld.data.account import Account
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, check_episodes, rows_of_episode
 from trajworld.data.statistics import write_statistics
-from trajworld.errors import TrajWorldError, one_line
+from trajworld.errors import DAMAGE, TrajWorldError, one_line
 from trajworld.files import atomic_folder, one_writer, read_json, write_json
 
 FORMAT = "trajworld-store"
@@ -104,8 +104,18 @@ def open_store(path: str | Path) -> Dataset:
         raise TrajWorldError(f"{path}: its files disagree on the number of rows or episodes: {_AGAIN}")
     try:
         account = Account.from_json(description["account"]) if "account" in description else None
-    except (TypeError, ValueError, KeyError, AttributeError):
+        if account is not None and (account.kept, account.episodes) != (length - episodes, episodes):
+            raise ValueError
+    except DAMAGE:
         raise TrajWorldError(f"{path / _DESCRIPTION}: its account is damaged: {_AGAIN}") from None
+    # What was written after the description is not what that describes, unless it is equal.
+    written = (path / _DESCRIPTION).stat().st_mtime_ns
+    if any(file.stat().st_mtime_ns > written for file in path.glob("*.npy")):
+        sizes = description["observation_size"], description["action_size"]
+        content = hashlib.sha256(memoryview(rows))
+        content.update(repr(sizes).encode() + offsets.tobytes() + terminated.tobytes())
+        if content.hexdigest() != description["content"]:
+            raise TrajWorldError(f"{path}: its rows or episodes are not those that were written: {_AGAIN}")
     described = ("name", "source", "environment", "observation_size", "action_size", "content")
     values = {name: description[name] for name in described} | {"reward": description.get("reward", True)}
     return Dataset(path=path, account=account, **values, **arrays)
@@ -142,7 +152,7 @@ def _array(path: Path, name: str, dtype: type[np.generic], mmap_mode: Any = None
         array = np.load(path / name, mmap_mode=mmap_mode, allow_pickle=False)
     except FileNotFoundError:
         raise TrajWorldError(f"{path} lacks {name}: {_AGAIN}") from None
-    except (OSError, ValueError, EOFError, TypeError, MemoryError) as error:
+    except Exception as error:  # Damaged bytes make NumPy and zipfile raise a dozen types.
         raise TrajWorldError(f"{path / name} is damaged ({one_line(error, 120)}): {_AGAIN}") from None
     if not isinstance(array, np.ndarray) or array.dtype != dtype or np.isfortran(array):
         raise TrajWorldError(f"{path / name} must hold {dtype.__name__} values in C order")

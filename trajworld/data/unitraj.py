@@ -144,7 +144,8 @@ def unitraj_range(folder: str | Path) -> tuple[NDArray[np.float32], NDArray[np.f
     path = Path(folder) / _RANGE_FILE
     if not path.is_file():
         return None
-    minimum, maximum = (array.astype(np.float32).reshape(-1) for array in _load(path, ("min", "max")))
+    with np.errstate(over="ignore"):
+        minimum, maximum = (array.astype(np.float32).reshape(-1) for array in _load(path, ("min", "max")))
     ends = np.concatenate([minimum, maximum])
     if len(minimum) != len(maximum) or not np.isfinite(ends).all() or np.any(minimum > maximum):
         raise TrajWorldError(f"{path}: min and max must be finite, of one size, and no min above its max")

@@ -26,7 +26,7 @@ from trajworld.data.split import limit_transitions
 from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.one_step import varying
-from trajworld.files import read_json
+from trajworld.files import nested, read_json
 from trajworld.models.files import load_model, weights_digest
 from trajworld.models.interface import Sizes
 from trajworld.models.names import find_model
@@ -165,7 +165,7 @@ def _test_id(pool: str) -> str:
 def _is_there(job: Job) -> bool:
     """Whether both datasets are there; those that are there must be of one collection of this recipe."""
     paths = [dataset_path(one) for one in (_test_id(job.dataset_id), job.dataset_id)]
-    found = [read_json(path / "data" / "metadata.json").get(_KEY) or {} for path in paths if path.exists()]
+    found = [nested(read_json(path / "data" / "metadata.json"), _KEY) for path in paths if path.exists()]
     recipes, versions = ([one.get(name) for one in found] for name in ("recipe", "versions"))
     if any(one != job.recipe for one in recipes) or versions[:1] != versions[-1:]:
         raise TrajWorldError(

@@ -19,7 +19,7 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.one_step import compile_one_step, support_for
 from trajworld.evaluation.open_loop import Foresight, fitting_horizon
 from trajworld.evaluation.pictures import trajectories, typical_episodes, view_episode
-from trajworld.files import read_json
+from trajworld.files import nested, read_json
 from trajworld.models.files import load_model
 from trajworld.policies.behaviour import make_behaviour
 from trajworld.studies import fine_tuning
@@ -116,8 +116,8 @@ class Quickstart:
         path = dataset_path(self._dataset_id(version))
         if path.exists():
             found = read_json(path / "data" / "metadata.json")
-            made = found.get("collection") or {}
-            known = (made.get("behaviour", {}).get("name"), made.get("seed"), found.get("total_steps"))
+            made = nested(found, "collection")
+            known = (nested(made, "behaviour").get("name"), made.get("seed"), found.get("total_steps"))
             if known != (_BEHAVIOUR, seed, transitions):
                 raise TrajWorldError(f"{path} was collected otherwise: remove it, or name another --datasets")
             return

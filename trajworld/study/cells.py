@@ -12,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from trajworld.errors import TrajWorldError
-from trajworld.files import atomic_file, read_json, write_json
+from trajworld.files import atomic_file, json_digest, read_json, write_json
 
 Row = dict[str, Any]
 
@@ -73,8 +73,10 @@ class Store:
         path = self.file(cell.key, ".json")
         if cell.key not in self._read and path.is_file():
             record = read_json(path)
-            if not isinstance(record, dict) or not {"task", "settings", "rows", "origin"} <= record.keys():
-                raise TrajWorldError(f"{path} is not the record of a finished cell: remove it")
+            # Earlier versions wrote no digest.
+            changed = record.pop("digest", None) not in (None, json_digest(record))
+            if changed or not {"task", "settings", "rows", "origin"} <= record.keys():
+                raise TrajWorldError(f"{path} is not the record of a finished cell, or is damaged: remove it")
             self._read[cell.key] = record
         return self._read.get(cell.key)
 
@@ -84,7 +86,8 @@ class Store:
             with atomic_file(self.file(cell.key, suffix)) as temporary:
                 temporary.write_bytes(content)
         record = {"task": cell.task.__name__, "settings": cell.settings}
-        write_json(self.file(cell.key, ".json"), {**record, "rows": plain(result.rows), "origin": origin})
+        record |= {"rows": plain(result.rows), "origin": origin}
+        write_json(self.file(cell.key, ".json"), {**record, "digest": json_digest(record)})
 
     def file(self, key: str, suffix: str) -> Path:
         """Where a cell's file is or would be."""

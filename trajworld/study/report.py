@@ -15,8 +15,8 @@ import jinja2
 import pandas as pd
 
 from trajworld.charts import Look, png, svg
-from trajworld.errors import TrajWorldError
-from trajworld.files import atomic_file, read_json, write_json
+from trajworld.errors import TrajWorldError, one_line
+from trajworld.files import atomic_file, read_json, remove_leftovers, write_json
 from trajworld.study.run import Study
 from trajworld.study.tables import markdown, texts
 from trajworld.text import duration
@@ -97,7 +97,7 @@ def read_report(folder: Path) -> tuple[str, dict[str, Any], pd.DataFrame, dict[s
         return record["study"], record["options"], table, record["origin"], pictures
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise TrajWorldError(
-            f"{folder} holds no whole report of a study ({error}): run the study again"
+            f"{folder} holds no whole report of a study ({one_line(error)}): run the study again"
         ) from None
 
 
@@ -110,6 +110,7 @@ def claim_folder(study: Study, folder: Path) -> None:
     if folder.exists() and found != study.name and (not folder.is_dir() or any(folder.iterdir())):
         what = f"a report of the study {found}" if found else "something else"
         raise TrajWorldError(f"{folder} holds {what}: name another folder with -o, or remove it first")
+    remove_leftovers(folder)
     if found is None:
         _record(study, folder)
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import h5py
+import numpy as np
 
 from trajworld.errors import TrajWorldError
 from trajworld.files import atomic_folder, ensure_room, read_json, write_json
@@ -70,7 +71,10 @@ def newest_checkpoint(run: Path) -> Path | None:
 def load_checkpoint(path: Path) -> tuple[Any, TrainingState]:
     """A checkpoint's model and state; the optimiser's is read by :func:`load_optimizer` once one is made."""
     with _damage(path, "state.json"):
-        return load_model(path / "model.keras"), _state(read_json(path / "state.json"))
+        state = _state(read_json(path / "state.json"))
+        if path.name != f"step-{state.step:09d}":
+            raise ValueError(f"it is of step {state.step}")
+        return load_model(path / "model.keras"), state
 
 
 def load_optimizer(path: Path, optimizer: Any) -> None:
@@ -79,6 +83,8 @@ def load_optimizer(path: Path, optimizer: Any) -> None:
         if len(file) != len(optimizer.variables):
             raise ValueError("it belongs to another model")
         optimizer.load_own_variables(file)
+        if not all(np.isfinite(array[()]).all() for array in file.values()):
+            raise ValueError("it holds values that are NaN or infinite")
 
 
 def _state(values: Any) -> TrainingState:

@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import math
+import os
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,7 +202,7 @@ def _dataset_choice(choice: Any) -> DatasetChoice:
 def _whole_path(name: str) -> str:
     """A name as it is, but of a file or folder that exists its whole path: a run can be resumed from another folder."""
     path = user_path(name)
-    return str(path.absolute()) if name and "\0" not in name and path.exists() else name
+    return str(path.absolute()) if name and os.path.exists(path) else name
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -210,7 +211,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(file)
     except OSError as error:
         raise TrajWorldError(f"cannot read {path}: {error.strerror}") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise TrajWorldError(f"{path} is not TOML: {error}") from None
 
 

@@ -1,6 +1,7 @@
 """What a run directory says of itself: its record and its log, as JSON lines and for TensorBoard."""
 
 import contextlib
+import itertools
 import json
 import os
 import shutil
@@ -38,10 +39,12 @@ def read_metrics(run: Path) -> list[dict[str, Any]]:
     path, rows = run / METRICS, []
     if not path.is_file():
         return []
-    with contextlib.suppress(ValueError):
+    with contextlib.suppress(ValueError, AttributeError, KeyError, RecursionError):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             row = json.loads(line)
-            if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            groups = [one if isinstance(one, dict) else {"": one} for one in row.values()]
+            numbers = itertools.chain.from_iterable(group.values() for group in groups)
+            if not isinstance(row["step"], int) or not all(isinstance(one, int | float) for one in numbers):
                 break
             rows.append(row)
     return rows

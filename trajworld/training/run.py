@@ -13,7 +13,7 @@ from trajworld.data.mixture import Mixture
 from trajworld.data.resolve import Progress
 from trajworld.data.statistics import statistics
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import file_digest, one_writer, user_path, write_json
+from trajworld.files import file_digest, one_writer, remove_leftovers, user_path, write_json
 from trajworld.models.files import load_model
 from trajworld.models.interface import new_model
 from trajworld.models.names import find_model, said_briefly
@@ -124,9 +124,8 @@ def resume_run(
     def prepared() -> list[Part]:
         parts = open_parts(written, progress)
         _check_unchanged(path, record, parts)
-        # What a process that was killed had half written.
-        for left in (*path.glob(".*.tmp*"), *path.glob("checkpoints/.*.tmp*")) if layout.leads else ():
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        for folder in (path, path / "checkpoints") if layout.leads else ():
+            remove_leftovers(folder)
         return parts
 
     parts = backend.lead_first(prepared)
