@@ -154,10 +154,8 @@ def _read_truth(path: Path, policies: list[str]) -> "pd.DataFrame":
     from trajworld.files import read_json
 
     try:
-        rows = [
-            (one["policy"], float(one["discounted"]), float(one["discounted_stderr"]))
-            for one in read_json(path)
-        ]
+        found = read_json(path)["policies"]
+        rows = [(one["policy"], float(one["discounted"]), float(one["discounted_stderr"])) for one in found]
     except (TypeError, KeyError, ValueError):
         wanted = "what `trajworld policy evaluate -o` writes, of 2 episodes or more"
         raise TrajWorldError(f"{path} is not {wanted}") from None

@@ -147,9 +147,9 @@ def evaluate(
             progress=progress,
         )
     if output is not None:
-        write_json(output, found)
+        write_json(output, {"policies": found})
     if as_json:
-        return print_json(found)
+        return print_json({"policies": found})
     means = "return", "discounted"
     shown = [
         {**one, **{name: f"{number(one[name], 4)} ± {number(one[name + '_stderr'])}" for name in means}}

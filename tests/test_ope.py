@@ -234,6 +234,6 @@ def test_from_the_command_line(tmp_path: Path, command: Callable[..., tuple[int,
         ("model", "Spearman"),
         ("fitted Q", "regret@1"),
     }
-    (tmp_path / "other.json").write_text("[]")
+    (tmp_path / "other.json").write_text('{"policies": []}')
     code, _, err = command("ope", "simulator", *given, "--truth", str(tmp_path / "other.json"))
     assert (code, "has no true value of bad" in err) == (1, True)

@@ -118,8 +118,8 @@ def test_evaluate(command: Any, saved: Path) -> None:
     options = ("--environment", "Pendulum-v1", "--episodes", 2, "--horizon", 9, "--gamma", 0.5)
     code, out, _ = command("policy", "evaluate", *files, *options, "-o", saved / "found.json")
     assert (code, "discounted" in out, "±" in out) == (0, True, True)
-    found = json.loads((saved / "found.json").read_text())
-    assert found == json.loads(command("policy", "evaluate", *files, *options, "--json")[1])
+    found = json.loads((saved / "found.json").read_text())["policies"]
+    assert found == json.loads(command("policy", "evaluate", *files, *options, "--json")[1])["policies"]
     policies = {file.stem: read_policy(file) for file in files}
     assert found == policy_returns(policies, environment="Pendulum-v1", episodes=2, horizon=9, gamma=0.5)
     code, _, err = command("policy", "evaluate", *files, "--episodes", 2)

@@ -125,7 +125,7 @@ def store_description(path: str | Path) -> dict[str, Any]:
     """A store's ``dataset.json``, checked; a ``TrajWorldError`` where it is damaged or of another version."""
     file = Path(path) / _DESCRIPTION
     description = read_json(file)
-    if not isinstance(description, dict) or description.get("format") != FORMAT:
+    if description.get("format") != FORMAT:
         raise TrajWorldError(f"{file} does not describe a {FORMAT}")
     version = description.get("version")
     if version != VERSION:

@@ -24,7 +24,7 @@ def is_run(path: Path) -> bool:
 def read_record(path: Path) -> dict[str, Any]:
     """A run's ``run.json``: kind, versions, backend, device, datasets, and where it was ``resumed``, on what."""
     record = read_json(path / RECORD)
-    if not isinstance(record, dict) or record.get("kind") not in ("pretrain", "train"):
+    if record.get("kind") not in ("pretrain", "train"):
         raise TrajWorldError(f"{path / RECORD} does not say whether the run is pretrain or train")
     found = {"layout": {}, "resumed": [], **record}
     types = {"datasets": list, "resumed": list, "versions": dict, "layout": dict}
