@@ -290,7 +290,7 @@ def collect_suite(
 
     Options:
         policies: A policy's file, or a folder of them; may be repeated.
-        name: What the datasets' ids begin with: NAME/hopper-medium-v0.
+        name: What the datasets' ids begin with: NAME/hopper-v5-medium-v0.
         transitions: Of each dataset.
     """
     from trajworld.collect.suites import collect_suite as collected
@@ -302,6 +302,9 @@ def collect_suite(
         planned = plan_suite(
             name, found, seed=seed, workers=workers or default_workers(10_000), progress=progress
         )
+    for one in planned:
+        if dataset_path(one.dataset).exists():
+            click.echo(f"{one.dataset} is there already: left as it is", err=True)
     made: list[dict[str, Any]] = []
     try:
         with job_progress("Collecting") as progress:

@@ -48,11 +48,11 @@ def ope(
     Examples:
       trajworld ope runs/hopper/best.keras hopper_medium-v2.hdf5 --policies dope/policies/hopper_online_3.pkl
       trajworld policy evaluate policies/*.npz --episodes 100 -o truth.json
-      trajworld ope runs/hopper/best.keras mine-v0 --policies policies --truth truth.json --fitted-q 500 -o ope
+      trajworld ope runs/hopper/best.keras mine-v0 --policies policies --truth truth.json --fitted-q 1000 -o ope
 
     Options:
         policies: A policy's file, or a folder of them; may be repeated.
-        fitted_q: Iterations of fitted Q evaluation beside it, which needs no model (500 is usual); 0 for none.
+        fitted_q: Iterations of fitted Q evaluation beside it, which needs no model (1000 is usual); 0 for none.
         truth: True values, as `trajworld policy evaluate -o` writes them.
         simulate: Find the true values by so many episodes of each policy.
         ranges: As of `trajworld evaluate`.
@@ -60,11 +60,16 @@ def ope(
     """
     require_framework()
     settings = OpeSettings(**options)
+    fitting = FittedQSettings(settings.discount, fitted_q, seed=settings.seed) if fitted_q else None
     if truth is not None and simulate is not None:
         raise UsageError("--truth and --simulate are two ways to the same: give one")
+    if output is not None and output.exists():
+        raise TrajWorldError(f"{output} exists already: name another folder")
     import pandas as pd
 
     from trajworld.data.resolve import open_dataset
+    from trajworld.environments.open import open_environment
+    from trajworld.environments.termination import never, termination_rule
     from trajworld.evaluation import ope as core
     from trajworld.evaluation.returns import initial_states
     from trajworld.policies.files import read_policies
@@ -75,7 +80,20 @@ def ope(
         dataset = open_dataset(spec, progress=progress)
         chosen = None if ranges is None else open_dataset(ranges, progress=progress)
     core.check_policies(found, dataset)
-    known = None if truth is None else _read_truth(truth, list(found))
+    settings = core.within_limit(settings, dataset.environment)
+    known = None if truth is None else _read_truth(truth, list(found), settings)
+    if simulate is not None or model_name == SIMULATOR:
+        open_environment(dataset.environment).close()
+    if (
+        model_name != SIMULATOR
+        and dataset.terminated.any()
+        and termination_rule(dataset.environment) is never
+    ):
+        click.echo(
+            f"Warning: episodes of {dataset.name} end, but no rule is known by which they would in the model: rollouts "
+            "go on to the horizon",
+            err=True,
+        )
     if model_name == SIMULATOR:
         starts, origin = (
             initial_states(dataset, settings.states, settings.seed),
@@ -96,8 +114,7 @@ def ope(
         with job_progress("Imagining", "rollouts") as progress:
             table = core.imagined_values(model, dataset, support.support, found, settings, progress)
     table.insert(0, "method", "model")
-    if fitted_q:
-        fitting = FittedQSettings(settings.discount, fitted_q, seed=settings.seed)
+    if fitting is not None:
         with job_progress("Fitting", "iterations") as progress:
             fitted = core.fitted_values(dataset, found, settings, fitting, progress)
         table = pd.concat([table, fitted.assign(method="fitted Q")], ignore_index=True)
@@ -114,7 +131,7 @@ def ope(
         "model": model_name,
         "dataset": dataset.name,
         "ranges": origin,
-        "settings": vars(settings),
+        "settings": {**vars(settings), "fitted_q": fitted_q, "simulate": simulate, "truth": str(truth or "")},
         "policies": json.loads(table.to_json(orient="records")),
         "metrics": None if metrics is None else json.loads(metrics.to_json(orient="records")),
     }
@@ -148,7 +165,7 @@ def _write(
             save_figure(picture, folder / "estimates.png")
 
 
-def _read_truth(path: Path, policies: list[str]) -> "pd.DataFrame":
+def _read_truth(path: Path, policies: list[str], settings: OpeSettings) -> "pd.DataFrame":
     import pandas as pd
 
     from trajworld.files import read_json
@@ -159,6 +176,13 @@ def _read_truth(path: Path, policies: list[str]) -> "pd.DataFrame":
     except (TypeError, KeyError, ValueError):
         wanted = "what `trajworld policy evaluate -o` writes, of 2 episodes or more"
         raise TrajWorldError(f"{path} is not {wanted}") from None
+    for one in found:
+        limit = one.get("horizon") or settings.horizon
+        if one.get("gamma") != settings.discount or limit < settings.horizon:
+            raise TrajWorldError(
+                f"{path} holds returns with a discount of {one.get('gamma')} over at most {limit} steps, where "
+                f"{settings.discount} and {settings.horizon} are asked for: give these, or measure again"
+            )
     known = pd.DataFrame(rows, columns=["policy", "truth", "truth error"])
     if missing := sorted(set(policies) - set(known["policy"])):
         raise TrajWorldError(f"{path} has no true value of {missing[0]}: it has {', '.join(known['policy'])}")

@@ -47,7 +47,7 @@ def test_levels_follow_the_policies_returns(home: Path) -> None:
 
     rows = list(collect_suite(planned, transitions=1200, seed=3, workers=1, progress=quiet))
     assert [row["dataset"] for row in rows] == [
-        f"trajworld/test/invertedpendulum-{level}-v0" for level in LEVELS
+        f"trajworld/test/invertedpendulum-v5-{level}-v0" for level in LEVELS
     ]
     assert all(row["transitions"] == 1200 for row in rows)
     returns = {row["level"]: row["mean_return"] for row in rows}

@@ -118,7 +118,7 @@ def test_the_loss_is_its_definition() -> None:
         0.5 * rate * (weights[f"kernel_{layer}"] ** 2).sum()
         for layer, rate in enumerate((2.5e-5, 5e-5, 7.5e-5))
     )
-    bounds = 0.01 * 6 * (0.5 + 10)
+    bounds = 0.01 * 4 * (0.5 + 10)
     mask = np.array([[0, 1], [1, 1], [1, 1], [1, 1], [1, 1], [1, 1]], np.float32)
     batch = Batch(np.stack([before, after], axis=1), mask, known)
     total, count = active_backend().compile(lambda batch: model.loss_sums(batch), model)(batch)

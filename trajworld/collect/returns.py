@@ -17,6 +17,7 @@ from trajworld.policies.policy import Policy
 from trajworld.processes import started_workers, worker_died
 
 _EPISODES_AT_ONCE = 8
+_PURPOSE = 0x6F7065
 
 
 def policy_returns(
@@ -63,9 +64,11 @@ def policy_returns(
             "step, a discount in (0, 1] and a seed of at least 0 are needed"
         )
     names = _environments(policies, environment)
+    # Other episodes than a dataset that was collected with this seed.
+    own = int(np.random.SeedSequence([seed, _PURPOSE]).generate_state(1)[0])
     size = max(1, min(_EPISODES_AT_ONCE, len(policies) * episodes // (4 * workers)))
     tasks = {
-        (name, first): (names[name], policy, seed, first, min(size, episodes - first), horizon, starts)
+        (name, first): (names[name], policy, own, first, min(size, episodes - first), horizon, starts)
         for name, policy in policies.items()
         for first in range(0, episodes, size)
     }

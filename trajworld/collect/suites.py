@@ -73,8 +73,12 @@ def plan_suite(
     """
     by_environment: dict[str, dict[str, Policy]] = {}
     for policy_name, policy in policies.items():
-        by_environment.setdefault(policy.environment, {})[policy_name] = policy
-    planned = []
+        if not policy.environment:
+            raise UsageError(
+                f"{policy_name} does not say its environment: `trajworld policy import --environment` writes it"
+            )
+        by_environment.setdefault(str(parse_name(policy.environment)), {})[policy_name] = policy
+    planned: list[SuiteDataset] = []
     for own in by_environment.values():
         found = policy_returns(
             own, episodes=_RANKING_EPISODES, seed=seed, workers=workers, progress=progress, gamma=1.0
@@ -82,7 +86,11 @@ def plan_suite(
         returns = {one["policy"]: one["return"] for one in found}
         ranked = sorted(own, key=lambda one: returns[one])
         expert = ranked[-1]
-        medium = min(ranked, key=lambda one: abs(returns[one] - returns[expert] / 3))
+        if len(ranked) < 2:
+            raise UsageError(
+                f"{expert} is the only policy of its environment: at least 2 are needed, of different skill"
+            )
+        medium = min(ranked[:-1], key=lambda one: abs(returns[one] - returns[expert] / 3))
         weaker = ranked[: ranked.index(medium) + 1]
         uniform: tuple[str, Behaviour] = ("uniform", Uniform())
         of: dict[str, list[tuple[str, Behaviour]]] = {
@@ -95,7 +103,7 @@ def plan_suite(
             "expert": [(expert, own[expert])],
         }
         place = parse_name(found[0]["environment"])
-        short = place.identifier.rpartition("-")[0].lower()
+        short = place.slug.removeprefix("gymnasium-")
         planned += [
             SuiteDataset(f"{name}/{short}-{level}-v0", str(place), level, tuple(of[level]))
             for level in LEVELS
@@ -128,13 +136,16 @@ def collect_suite(
             def episodes(
                 one: SuiteDataset = one, sizes: list[int] = sizes, tally: Tally = tally
             ) -> Iterator[Episode]:
-                for (_, behaviour), size in zip(one.parts, sizes, strict=True):
+                for number, ((_, behaviour), size) in enumerate(zip(one.parts, sizes, strict=True)):
+                    # Other episodes in each part of each level.
+                    words = [seed, LEVELS.index(one.level), number]
+                    own = int(np.random.SeedSequence(words).generate_state(1)[0])
                     part, before = Tally(), tally.transitions
                     for episode in collect(
                         one.environment,
                         behaviour=behaviour,
                         transitions=size,
-                        seed=seed,
+                        seed=own,
                         workers=pool,
                         tally=part,
                     ):

@@ -5,23 +5,27 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.environments.names import parse_name
+from trajworld.environments.names import GYMNASIUM, parse_name
 
 Rule = Callable[[NDArray[np.floating]], NDArray[np.bool_]]
 """From observations ``[..., O]`` to whether the episode ends there, ``[...]``."""
 
 
 def termination_rule(environment: str) -> Rule:
-    """The rule of an environment's name, as datasets record it; of one that is not known here: it never ends.
+    """The rule of an environment's name, as datasets record it; :func:`never` of one that is not known here.
 
-    The rules are those of Gymnasium's MuJoCo environments at their default settings, read from observations without the
-    root's x and y.
+    The rules are those of Gymnasium's MuJoCo environments, read from observations without the root's x and y.
     """
-    identifier = parse_name(environment).identifier.lower() if environment else ""
-    return next((rule for start, rule in _RULES.items() if identifier.startswith(start)), _never)
+    name = parse_name(environment) if environment else None
+    changes = dict(name.changes) if name else {}
+    if not name or name.family != GYMNASIUM or any(key in changes for key in _DECIDING):
+        return never
+    identifier = name.identifier.lower()
+    return next((rule for start, rule in _RULES.items() if identifier.startswith(start)), never)
 
 
-def _never(observations: NDArray[np.floating]) -> NDArray[np.bool_]:
+def never(observations: NDArray[np.floating]) -> NDArray[np.bool_]:
+    """No observation ends an episode."""
     return np.zeros(observations.shape[:-1], bool)
 
 
@@ -52,6 +56,9 @@ def _bounded(observations: NDArray[np.floating]) -> NDArray[np.bool_]:
     # False for NaN too.
     return (np.abs(observations) < 100).all(axis=-1)
 
+
+# Arguments that change when an episode ends, or what is observed.
+_DECIDING = ("terminate_when_unhealthy", "exclude_current_positions_from_observation")
 
 _RULES: dict[str, Rule] = {
     "hopper-": _hopper,

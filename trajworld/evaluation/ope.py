@@ -1,5 +1,6 @@
 """Off-policy evaluation of several policies: how good the estimates are, and how far they rest on the data."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
@@ -13,6 +14,8 @@ from scipy.stats import pearsonr, spearmanr
 from trajworld.collect.collector import default_workers
 from trajworld.collect.returns import policy_returns
 from trajworld.data.dataset import Dataset
+from trajworld.environments.names import parse_name
+from trajworld.environments.open import open_environment
 from trajworld.environments.termination import termination_rule
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.one_step import Progress
@@ -29,12 +32,13 @@ _ROWS = 5000
 _OTHERS = 1000
 
 
-def ope_metrics(estimates: ArrayLike, truths: ArrayLike) -> dict[str, float]:
+def ope_metrics(estimates: ArrayLike, truths: ArrayLike, spread: float | None = None) -> dict[str, float]:
     """How well estimates ``[P]`` of policies' values agree with the true values ``[P]``.
 
     Mean absolute error, raw and divided by the range of the true values; Spearman's and Pearson's correlation;
     regret@k, how much worse than the best policy is the best of the k that are estimated highest, divided by the range.
-    NaN where it is not defined: equal true values, equal estimates, fewer than two policies.
+    NaN where it is not defined: equal true values, equal estimates, fewer than two policies. A policy without a finite
+    estimate is never chosen and has no part in errors and correlations, but in the range, which ``spread`` replaces.
 
     Raises:
         UsageError: The two are not of one length.
@@ -44,12 +48,16 @@ def ope_metrics(estimates: ArrayLike, truths: ArrayLike) -> dict[str, float]:
         raise UsageError(
             f"estimates {estimate.shape} and true values {truth.shape} must be of one length, [P]"
         )
-    spread = np.ptp(truth) or np.nan
+    spread, best = spread or np.ptp(truth) or np.nan, truth.max()
+    known = np.isfinite(estimate)
+    if not known.any():
+        return dict.fromkeys(METRICS, np.nan)
+    estimate, truth = estimate[known], truth[known]
     error = float(np.abs(estimate - truth).mean())
     # Of equal estimates the worst is taken.
     order = np.lexsort((truth, -estimate))
-    regrets = [float((truth.max() - truth[order[:k]].max()) / spread) for k in (1, 5)]
-    varied = np.ptp(estimate) > 0 and spread > 0
+    regrets = [float((best - truth[order[:k]].max()) / spread) for k in (1, 5)]
+    varied = np.ptp(estimate) > 0 and np.ptp(truth) > 0
     ranks = [float(of(estimate, truth).statistic) if varied else np.nan for of in (spearmanr, pearsonr)]
     return dict(zip(METRICS, (error, error / spread, *ranks, *regrets), strict=True))
 
@@ -61,7 +69,8 @@ def metrics_table(
     estimate, truth = np.asarray(estimates, np.float64), np.asarray(truths, np.float64)
     found = ope_metrics(estimate, truth)
     drawn = np.random.default_rng(seed).integers(len(truth), size=(replicates, len(truth)))
-    values = np.array([list(ope_metrics(estimate[one], truth[one]).values()) for one in drawn])
+    spread = float(np.ptp(truth))
+    values = np.array([list(ope_metrics(estimate[one], truth[one], spread).values()) for one in drawn])
     low, high = interval(values[:, np.isfinite(values).any(axis=0)])
     ends = np.full((2, len(found)), np.nan)
     ends[:, np.isfinite(values).any(axis=0)] = low, high
@@ -93,8 +102,8 @@ class Coverage:
         # An episode's last row has no action.
         acted = [np.arange(*dataset.episode_offsets[[e, e + 1]])[:-1] for e in episodes]
         places = np.concatenate(acted)
-        held = places[: max(len(acted[0]), len(places) // 5)] if len(acted) > 1 else places
-        rest = places[len(held) :] if len(acted) > 1 else places
+        held = places[: max(len(acted[0]), len(places) // 5) if len(acted) > 1 else max(1, len(places) // 2)]
+        rest = places[len(held) :] if len(held) < len(places) else places
         chosen, others = (
             np.sort(rng.permutation(part)[:most]) for part, most in ((rest, _ROWS), (held, _OTHERS))
         )
@@ -110,15 +119,22 @@ class Coverage:
 
     def measure(self, returns: Returns) -> dict[str, float]:
         """Distances of a policy's imagined states, and of these with its actions; and the share of rollouts that leave
-        the data: those of which a state lies further than any real one.
+        the data: those of which a state, of about 2,000 of the policy, lies further than any real one.
         """
-        rows, size = returns.rows / self.scale, self.observation_size
+        finite = np.isfinite(returns.rows).all(axis=1)
+        rows, origins, size = (
+            returns.rows[finite] / self.scale,
+            returns.origins[finite],
+            self.observation_size,
+        )
+        if not len(rows):
+            return {}
         near = self.states.query(rows[:, :size])[0]
-        left = np.unique(returns.origins[near > self.furthest])
+        left = np.unique(origins[near > self.furthest])
         return {
             "state distance": float(near.mean() / self.usual[0]),
             "state and action": float(self.pairs.query(rows)[0].mean() / self.usual[1]),
-            "left the data": len(left) / len(np.unique(returns.origins)),
+            "left the data": len(left) / len(np.unique(origins)),
         }
 
 
@@ -146,8 +162,7 @@ def imagined_values(
     run = compile_rollout(model, dataset.observation_size)
     ends, coverage = termination_rule(dataset.environment), Coverage.of(dataset, settings.seed)
     starts = initial_states(dataset, settings.states, settings.seed)
-    # Repeated where there are few: the draws differ.
-    starts = np.resize(starts, (settings.states, dataset.observation_size))
+    groups = -(-len(starts) // settings.batch_size)
     rows = []
     for number, (name, policy) in enumerate(policies.items()):
 
@@ -156,15 +171,16 @@ def imagined_values(
             return PolicyController(policy.function, policy.weights, len(noise), drawn)
 
         parts: list[Returns] = []
-        for begin in range(0, settings.states, settings.batch_size):
+        for begin in range(0, len(starts), settings.batch_size):
             some = starts[begin : begin + settings.batch_size]
             seed = int(np.random.SeedSequence([settings.seed, begin]).generate_state(1)[0])
-            options = replace(settings, seed=seed)
+            # What is negligible is so to the interval of all groups together.
+            options = replace(settings, seed=seed, negligible=settings.negligible / np.sqrt(groups))
             parts.append(imagined_returns(model, run, dataset, support, some, control, ends, options))
             found = Returns.together(parts)
             if progress is not None:
-                done = number * settings.states + begin + len(some)
-                progress(done, len(policies) * settings.states, "policies in the model")
+                done = number * len(starts) + begin + len(some)
+                progress(done, len(policies) * len(starts), "policies in the model")
             if 1.96 * standard_error(found.discounted) <= settings.half_width:
                 break
         told = (
@@ -236,14 +252,12 @@ def mean_row(name: str, values: NDArray[np.floating]) -> dict[str, Any]:
 def method_metrics(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """:func:`metrics_table` of each ``method`` of a table of policies' ``estimate`` and ``truth``.
 
-    Policies without a finite estimate are left out; ``policies`` says how many were not.
+    ``policies`` says how many have a finite estimate.
     """
     parts = []
     for method, rows in table.groupby("method", sort=False):
-        good = rows[np.isfinite(rows["estimate"]) & np.isfinite(rows["truth"])]
-        if len(good):
-            found = metrics_table(good["estimate"], good["truth"], seed)
-            parts.append(found.assign(method=method, policies=len(good)))
+        found = metrics_table(rows["estimate"], rows["truth"], seed)
+        parts.append(found.assign(method=method, policies=int(np.isfinite(rows["estimate"]).sum())))
     columns = ["method", "policies", "metric", "value", "value" + LOW, "value" + HIGH]
     return pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
 
@@ -252,10 +266,30 @@ def check_policies(policies: Mapping[str, Policy], dataset: Dataset) -> None:
     """Refuse policies that cannot act in a dataset's environment, by name, and a dataset without rewards."""
     if not dataset.reward:
         raise TrajWorldError(f"{dataset.name} records no rewards: there is no return to estimate")
-    wanted = dataset.observation_size, dataset.action_size
+    wanted, robot = (dataset.observation_size, dataset.action_size), robot_of(dataset.environment)
     for name, policy in policies.items():
         if (policy.observation_size, policy.action_size) != wanted:
             raise TrajWorldError(
                 f"the policy {name} reads {policy.observation_size} observation values and gives {policy.action_size} "
                 f"actions, but {dataset.name} has {wanted[0]} and {wanted[1]}"
             )
+        if robot and policy.environment and robot_of(policy.environment) != robot:
+            raise TrajWorldError(
+                f"the policy {name} is for {policy.environment}, but {dataset.name} of {dataset.environment}"
+            )
+
+
+def robot_of(environment: str) -> str:
+    """An environment's name without its version and changes: what policies are shared by; empty of an empty one."""
+    name = parse_name(environment) if environment else None
+    return "" if name is None else f"{name.family}/{re.sub(r'-v[0-9]+$', '', name.identifier)}"
+
+
+def within_limit(settings: OpeSettings, environment: str) -> OpeSettings:
+    """The settings with a horizon of at most the environment's time limit, where it can be opened here."""
+    try:
+        opened = open_environment(environment)
+    except TrajWorldError:
+        return settings
+    opened.close()
+    return replace(settings, horizon=min(settings.horizon, opened.description.time_limit))

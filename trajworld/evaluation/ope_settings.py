@@ -56,7 +56,7 @@ class FittedQSettings:
     """
 
     discount: float = 0.995
-    iterations: int = 500
+    iterations: int = 1000
     steps: int = 20
     batch_size: int = 256
     width: int = 128

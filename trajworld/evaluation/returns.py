@@ -47,7 +47,7 @@ class Returns:
         """Those of several groups of initial states."""
         if len(parts) == 1:
             return parts[0]
-        before = np.cumsum([0, *(len(part.discounted) for part in parts[:-1])])
+        before = np.cumsum([0, *(int(part.origins.max(initial=-1)) + 1 for part in parts[:-1])])
         origins = [part.origins + offset for part, offset in zip(parts, before, strict=True)]
         problem = "; ".join(part.problem for part in parts if part.problem)
         discounted, lengths, ended, rows = (

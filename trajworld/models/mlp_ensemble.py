@@ -165,7 +165,10 @@ class MLPEnsemble(keras.Model):
             rows = rows * self._bootstrap(ops.concatenate([before, after], axis=-1))
         present = ops.cast(batch.time_mask[:, -2], "float32")
         count = ops.sum(present)
-        fixed = _BOUND_WEIGHT * (ops.sum(self._bounds[1]) - ops.sum(self._bounds[0]))
+        # Of the variates that there are: the bounds of others would run away.
+        _, told = self._maps(variates, before.shape[-1])
+        used = ops.matmul(told, mask)
+        fixed = _BOUND_WEIGHT * ops.sum((self._bounds[1] - self._bounds[0]) * used)
         for decay, kernel in zip(_DECAY, self._kernels, strict=False):
             fixed = fixed + 0.5 * decay * ops.sum(ops.square(kernel))
         return ops.sum(rows * present) + fixed * count, count
@@ -209,7 +212,8 @@ class MLPEnsemble(keras.Model):
         )
         nll = nll + 0.5 * math.log(2 * math.pi) + ops.log(ops.where(unit > 0, unit, 1.0))
         elite = ops.convert_to_tensor(self.elite)
-        share = ops.log(ops.where(elite > 0, elite / ops.sum(elite), 1e-30))[:, None, None]
+        share = ops.log(ops.where(elite > 0, elite / ops.sum(elite), 1.0)) - 1e9 * (1 - elite)
+        share = share[:, None, None]
         expected, std = self._mixture(mean, log_variance)
         nll = -ops.logsumexp(share - nll, axis=0)
         return Predicted(self._base(before, variates) + expected * unit, std * unit, nll)

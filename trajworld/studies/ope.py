@@ -1,29 +1,40 @@
 """The study of off-policy evaluation: which of several policies is best, told without running one."""
 
 import itertools
+import math
 import tempfile
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
 from trajworld.api import train
 from trajworld.charts import Look, scatter
+from trajworld.collect.collector import deciding_versions
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import support_for
-from trajworld.evaluation.ope import METRICS, fitted_values, imagined_values, ope_metrics, simulated_values
+from trajworld.evaluation.ope import (
+    METRICS,
+    check_policies,
+    fitted_values,
+    imagined_values,
+    ope_metrics,
+    robot_of,
+    simulated_values,
+    within_limit,
+)
 from trajworld.evaluation.ope_settings import FittedQSettings, OpeSettings
 from trajworld.files import file_digest
 from trajworld.models.files import load_model
 from trajworld.models.interface import kind_of_sizes
+from trajworld.models.sizes import EnsembleSizes
 from trajworld.policies.files import policy_files, read_policy
 from trajworld.policies.policy import Policy
 from trajworld.studies.data import Pretrained, pretrained
@@ -82,7 +93,7 @@ class Ope:
     batch_size: int = 16
     learning_rate: float = 3e-3
     ensemble_steps: int = 5000
-    iterations: int = 500
+    iterations: int = 1000
     seeds: int = 2
     discount: float = 0.995
     horizon: int = 1000
@@ -97,7 +108,19 @@ class Ope:
             raise UsageError(f"no method is called {unknown[0]!r}: there are {', '.join(METHODS)}")
         if min(self.seeds, self.steps, self.ensemble_steps) < 1 or self.episodes < 2:
             raise UsageError("at least 1 seed, 1 step and 2 episodes are needed")
-        _ = self._settings
+        if (
+            self.batch_size < 1
+            or not 0 < self.learning_rate < math.inf
+            or len(set(self.datasets)) < len(self.datasets)
+        ):
+            raise UsageError(
+                "a batch of at least 1, a learning rate above 0, and each dataset once are needed"
+            )
+        _ = self._settings, self._fitting
+
+    @property
+    def _fitting(self) -> FittedQSettings:
+        return FittedQSettings(self.discount, self.iterations)
 
     @property
     def _settings(self) -> OpeSettings:
@@ -117,8 +140,9 @@ class Ope:
         """The files of each environment's policies, by their names."""
         found: dict[str, dict[str, Path]] = {data.environment: {} for data in self._data}
         for name, path in policy_files(self.policies).items():
-            if (environment := read_policy(path).environment) in found:
-                found[environment][name] = path
+            for environment, own in found.items():
+                if environment and robot_of(read_policy(path).environment) == robot_of(environment):
+                    own[name] = path
         if lacking := [environment for environment, own in found.items() if not own]:
             raise UsageError(
                 f"no policy of --policies is for {lacking[0] or 'a dataset without an environment'}"
@@ -127,6 +151,12 @@ class Ope:
 
     def prepare(self, workers: int, say: Say) -> None:
         """Read the datasets, the policies and the model."""
+        names = [data.name for data in self._data]
+        if len(set(names)) < len(names):
+            raise UsageError("two of the datasets have one name: import one of them under another id")
+        for data in self._data:
+            own = {name: read_policy(path) for name, path in self._policies[data.environment].items()}
+            check_policies(own, data)
         say(f"{len(self._data)} datasets, {sum(map(len, self._policies.values()))} policies")
         _ = self._model
 
@@ -136,22 +166,31 @@ class Ope:
         truths = []
         for one in self._policies:
             about = {"environment": one, "episodes": self.episodes, **known, **self._named(one)}
+            about["versions"] = deciding_versions()
             truths.append(Cell(simulate, about, self._places(one)))
         trained = set(table["cell"]) if "cell" in table else set()
         training, estimates = [], []
         for data, method, seed in itertools.product(self._data, self.methods, range(self.seeds)):
             about = {"dataset": data.name, "content": data.content, "method": method, "seed": seed, **known}
-            about |= {"states": self.states, **self._named(data.environment)}
+            about |= self._named(data.environment)
             places = {"dataset": str(data.path), **self._places(data.environment)}
             if method == FITTED_Q:
-                estimates.append(Cell(fit, {**about, "iterations": self.iterations}, places))
+                estimates.append(
+                    Cell(fit, {**about, **asdict(self._fitting), "states": self.states, "seed": seed}, places)
+                )
                 continue
             training.append(cell := self._training(data, method, seed))
             if cell.key in trained:
                 estimates.append(
-                    Cell(estimate, {**about, "sample": self.sample, "trained": cell.key}, places)
+                    Cell(
+                        estimate, {**about, **self._rollouts(data), "seed": seed, "trained": cell.key}, places
+                    )
                 )
         return [*truths, *training, *estimates]
+
+    def _rollouts(self, data: Dataset) -> dict[str, Any]:
+        known = asdict(within_limit(self._settings, data.environment))
+        return {name: value for name, value in known.items() if name != "compact"}
 
     def _training(self, data: Dataset, method: str, seed: int) -> Cell:
         own = {"steps": self.steps, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
@@ -160,7 +199,8 @@ class Ope:
         sizes = self._model.sizes
         start: dict[str, Any] = {"model": {"kind": kind_of_sizes(sizes).name, **asdict(sizes)}}
         if method == ENSEMBLE:
-            given, start = {"steps": self.ensemble_steps}, {"model": {"kind": "mlp-ensemble"}}
+            given = {"steps": self.ensemble_steps}
+            start = {"model": {"kind": "mlp-ensemble", **asdict(EnsembleSizes.presets["small"])}}
         elif method == FINE_TUNED:
             start, places["init"] = {"init": {"digest": self._model.digest}}, str(self._model.path)
         settings = {
@@ -210,25 +250,23 @@ class Ope:
         for (method, dataset, seed), rows in self._scored(table).groupby(
             ["method", "dataset", "seed"], sort=False
         ):
-            good = rows[np.isfinite(rows["estimate"].astype(float))]
-            metrics = ope_metrics(good["estimate"], good["truth"]) if len(good) else {}
-            found.append(
-                {"method": method, "dataset": dataset, "seed": seed, "policies": len(good), **metrics}
-            )
+            metrics = ope_metrics(rows["estimate"], rows["truth"])
+            found.append({"method": method, "dataset": dataset, "seed": seed, **metrics})
         if not found:
             return {}
         each = pd.DataFrame(found)
         means = each.groupby(["method", "seed"], sort=False)[list(METRICS)].mean().reset_index()
+        counts = each.groupby("method", sort=False)["dataset"].nunique().rename("datasets").reset_index()
         cost = table[table["task"] == train_model.__name__]
         training = cost.groupby("method", sort=False)[["step", "seconds"]].mean().reset_index()
         return {
-            "Mean over the datasets": _together(means, ["method"]),
-            "Each dataset": _together(each.drop(columns="policies"), ["dataset", "method"]),
+            "Mean over the datasets": _together(means, ["method"]).merge(counts, on="method"),
+            "Each dataset": _together(each, ["dataset", "method"]),
             "Training": training,
         }
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
-        """Estimates against the truth, both in units of the true values' range."""
+        """Estimates against the truth on each dataset, with the first seed."""
         scored = self._scored(table)
         charts = {}
         for dataset, rows in scored[scored["seed"] == 0].groupby("dataset", sort=False):
@@ -275,7 +313,7 @@ def estimate(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row
         open_dataset(places["dataset"]),
         load_model(Path(places["store"]) / (settings["trained"] + _WEIGHTS)),
     )
-    known = {name: settings[name] for name in ("discount", "horizon", "states", "sample", "seed")}
+    known = {one.name: settings[one.name] for one in fields(OpeSettings) if one.name in settings}
     support = support_for(model, data).support
     return imagined_values(model, data, support, _read(places), OpeSettings(**known)).to_dict("records")
 
@@ -283,7 +321,7 @@ def estimate(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row
 def fit(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
     """The estimates of fitted Q evaluation."""
     known = {name: settings[name] for name in ("discount", "horizon", "states", "seed")}
-    fitting = FittedQSettings(settings["discount"], settings["iterations"], seed=settings["seed"])
+    fitting = FittedQSettings(**{one.name: settings[one.name] for one in fields(FittedQSettings)})
     data = open_dataset(places["dataset"])
     return fitted_values(data, _read(places), OpeSettings(**known), fitting).to_dict("records")
 

@@ -124,7 +124,8 @@ def train(
                 errors, by_dataset = holdout_loss(run, sums)
                 _check_finite(float(np.sum(errors)), "holdout loss", step, run)
                 loss = model.choose_elites(errors) if errors.ndim else float(errors)
-                state = _patience(state, np.atleast_1d(errors))
+                if step % config.evaluate_every == 0:
+                    state = _patience(state, np.atleast_1d(errors), getattr(model, "elite", 1.0))
                 best = state.best_loss is None or loss < state.best_loss
                 if best:
                     state = replace(state, best_step=step, best_loss=loss)
@@ -185,13 +186,14 @@ def holdout_loss(run: Run, sums: Callable[[Batch], Any]) -> tuple[NDArray[np.flo
     return np.asarray(mean), {name: float(np.mean(loss)) for name, loss in losses.items()}
 
 
-def _patience(state: TrainingState, errors: NDArray[np.float64]) -> TrainingState:
-    """The state after an evaluation: whether any of its errors is lower by 1 % than when it last was."""
+def _patience(state: TrainingState, errors: NDArray[np.float64], elite: Any) -> TrainingState:
+    """The state after an evaluation: whether any of its errors, of an elite, is lower by 1 % than when it last was."""
     least = np.array(state.least or [np.inf] * len(errors))
     # Losses may be negative.
     fell = ~np.isfinite(least) | (least - errors > 0.01 * np.abs(least))
     kept = tuple(np.where(fell, errors, least).tolist())
-    return replace(state, least=kept, stale=0 if fell.any() else state.stale + 1)
+    better = bool((fell & (np.asarray(ops.convert_to_numpy(elite)) > 0)).any())
+    return replace(state, least=kept, stale=0 if better else state.stale + 1)
 
 
 def _ran_out(config: TrainingConfig, state: TrainingState) -> bool:
