@@ -52,6 +52,15 @@ def shared() -> Path:
 
 
 @pytest.fixture(scope="session")
+def goldens(shared: Path) -> Path:
+    """The published implementation's checkpoints, and the outputs that were recorded from it."""
+    folder = shared / "goldens" / "small"
+    if not folder.is_dir():
+        pytest.skip("the recorded outputs are not beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
 def make_episodes() -> Callable[..., list[Episode]]:
     """A function that makes random episodes of the given lengths (transitions)."""
 

@@ -11,40 +11,35 @@ from numpy.typing import NDArray
 from numpy_reference import numpy
 
 from trajworld.backend import active_backend
+from trajworld.cli.main import main
 from trajworld.data.batch import Variates
-from trajworld.interop.published import import_published
 from trajworld.models import bins as binning
+from trajworld.models.files import load_model
 from trajworld.models.trajworld import TrajWorld
 
 Floats = NDArray[np.float32]
 
 
 @pytest.fixture(scope="module")
-def folder(shared: Path) -> Path:
-    folder = shared / "goldens" / "small"
-    if not folder.is_dir():
-        pytest.skip("the recorded outputs are not beside the repository")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def golden(folder: Path) -> dict[str, NDArray[Any]]:
-    with np.load(folder / "golden.npz") as arrays:
+def golden(goldens: Path) -> dict[str, NDArray[Any]]:
+    with np.load(goldens / "golden.npz") as arrays:
         return dict(arrays)
 
 
 @pytest.fixture(scope="module")
-def model(folder: Path, golden: dict[str, NDArray[Any]]) -> TrajWorld:
-    return import_published(folder / "trm_dynamics.pkl", heads=int(golden["heads"]))
-
-
-def variates(golden: dict[str, NDArray[Any]]) -> Variates:
+def known(golden: dict[str, NDArray[Any]]) -> Variates:
     return Variates(golden["is_action"], golden["min_values"], golden["max_values"])
 
 
 @pytest.fixture(scope="module")
-def decode(model: TrajWorld) -> Callable[..., Any]:
-    return compiled(model, model.decode)
+def model(
+    goldens: Path, golden: dict[str, NDArray[Any]], tmp_path_factory: pytest.TempPathFactory
+) -> TrajWorld:
+    """The model in the file that the command line makes of the published one."""
+    path = tmp_path_factory.mktemp("imported") / "model.keras"
+    words = ["--heads", str(golden["heads"]), "--environment", "gymnasium/Toy-v0"]
+    assert main(["checkpoint", "import", str(goldens / "trm_dynamics.pkl"), "-o", str(path), *words]) == 0
+    return load_model(path)
 
 
 def compiled(model: TrajWorld, function: Callable[..., Any]) -> Callable[..., Any]:
@@ -57,18 +52,16 @@ def assert_real_rows_close(found: object, golden: dict[str, NDArray[Any]], name:
     np.testing.assert_allclose(numpy(found)[real], golden[name][real], atol=1e-4)
 
 
-def test_whole_window(model: TrajWorld, golden: dict[str, NDArray[Any]]) -> None:
-    logits = compiled(model, model)(golden["values"], golden["time_mask"], variates(golden))
+def test_whole_window(model: TrajWorld, golden: dict[str, NDArray[Any]], known: Variates) -> None:
+    logits = compiled(model, model)(golden["values"], golden["time_mask"], known)
     assert_real_rows_close(logits, golden, "logits")
     mean = binning.moments(logits, golden["min_values"], golden["max_values"])[0]
     assert_real_rows_close(mean, golden, "mean")
 
 
-def test_cached_decoding(
-    model: TrajWorld, decode: Callable[..., Any], golden: dict[str, NDArray[Any]]
-) -> None:
+def test_cached_decoding(model: TrajWorld, golden: dict[str, NDArray[Any]], known: Variates) -> None:
     values, steps, window = golden["values"], int(golden["prefill_steps"]), golden["values"].shape[1]
-    known = variates(golden)
+    decode = compiled(model, model.decode)
     past = compiled(model, functools.partial(model.encode_past, length=window))
     cache = past(values[:, :steps], golden["time_mask"][:, :steps], known)
     answers = []
