@@ -1,12 +1,8 @@
 """TrajWorld in plain float64 NumPy, written from its definition: what the tests hold the model against."""
 
-import io
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import scipy.special
 import scipy.stats
@@ -118,27 +114,3 @@ class Reference:
 def weights_of_model(model: Any) -> dict[str, Array]:
     """The weights that a model holds."""
     return {variable.path.removeprefix(f"{model.name}/"): numpy(variable.value) for variable in model.weights}
-
-
-def weights_of_file(path: Path, blocks: int) -> dict[str, Array]:
-    """The weights in a model file, read without Keras from where Keras puts them in its HDF5 file."""
-    places = {name: name for name in ("input_projection", "kind_embedding", "head")}
-    places |= {"position_embedding": "layers/embedding_1", "variate_embedding": "layers/embedding_2"}
-    parts = ("query_key_value", "projection", "attention_norm")
-    parts += ("expansion", "contraction", "feed_forward_norm")
-    for block in range(blocks):
-        for part in parts:
-            # A list's layers are numbered by their order; among all layers the halves of a block take turns.
-            across, time = (f"attention_feed_forward{f'_{n}' if n else ''}" for n in (block, 2 * block))
-            places[f"block_{block}_variate/{part}"] = f"across/{across}/{part}"
-            places[f"block_{block}_time/{part}"] = f"layers/{time}/{part}"
-    found = {}
-    with zipfile.ZipFile(path) as archive:
-        content = io.BytesIO(archive.read("model.weights.h5"))
-    with h5py.File(content, "r") as file:
-        for name, place in places.items():
-            kinds = ("gamma", "beta") if name.endswith("_norm") else ("kernel", "bias")
-            arrays = file[f"{place}/vars"]
-            for number, kind in enumerate(("embeddings",) if len(arrays) == 1 else kinds):
-                found[f"{name}/{kind}"] = arrays[str(number)][()]
-    return found

@@ -66,23 +66,15 @@ def test_every_size_is_inferred_and_every_weight_renamed(tmp_path: Path) -> None
     ours = weights["block_1_time/query_key_value/kernel"]
     np.testing.assert_array_equal(ours, np.hstack([query, key, value]))
     np.testing.assert_array_equal(weights["block_1_time/projection/kernel"], out)
-    for ours, theirs in (
-        ("block_0_variate/expansion", "Dense_0"),
-        ("block_0_variate/contraction", "Dense_1"),
-        ("block_0_time/expansion", "Dense_2"),
-        ("block_0_time/contraction", "Dense_3"),
-    ):
-        np.testing.assert_array_equal(weights[f"{ours}/kernel"], tree["blocks_0"][theirs]["kernel"])
-    for number, norm in enumerate(
-        (
-            "variate/attention_norm",
-            "time/attention_norm",
-            "variate/feed_forward_norm",
-            "time/feed_forward_norm",
-        )
-    ):
-        scale = tree["blocks_1"][f"LayerNorm_{number}"]["scale"]
-        np.testing.assert_array_equal(weights[f"block_1_{norm}/gamma"], scale)
+    for half, number in (("variate", 0), ("time", 1)):
+        for ours, theirs in (
+            ("expansion/kernel", f"Dense_{2 * number}/kernel"),
+            ("contraction/kernel", f"Dense_{2 * number + 1}/kernel"),
+            ("attention_norm/gamma", f"LayerNorm_{number}/scale"),
+            ("feed_forward_norm/gamma", f"LayerNorm_{number + 2}/scale"),
+        ):
+            part, name = theirs.split("/")
+            np.testing.assert_array_equal(weights[f"block_0_{half}/{ours}"], tree["blocks_0"][part][name])
     np.testing.assert_array_equal(weights["head/bias"], [1, 2, 3, 4, 5])
     np.testing.assert_array_equal(weights["input_projection/bias"], np.arange(6))
 
@@ -93,18 +85,18 @@ def test_pretrained_ranges_are_numbers(tmp_path: Path) -> None:
     assert (support.shared, support.lower, support.upper) == (True, 0, 1)
 
 
-def set_at(tree: Any, name: str, value: Any) -> None:
-    *folders, last = name.split("/")
-    for folder in folders:
-        tree = tree.setdefault(folder, {})
-    if value is None:
-        del tree[last]
-    else:
-        tree[last] = value
-
-
 def changed(name: str, value: Any) -> Callable[[Any], None]:
-    return lambda tree: set_at(tree, name, value)
+    """The change that puts a value at a place, or takes away what is there."""
+    *folders, last = name.split("/")
+
+    def change(tree: Any) -> None:
+        for folder in folders:
+            tree = tree.setdefault(folder, {})
+        tree[last] = value
+        if value is None:
+            del tree[last]
+
+    return change
 
 
 DAMAGE: dict[str, tuple[Callable[[Any], Any], str]] = {
@@ -153,7 +145,6 @@ def test_damaged_weights(tmp_path: Path, case: str) -> None:
         (np.ones(4), np.ones(4), "below"),
         (np.array([0, np.nan]), np.ones(2), "finite"),
         ("0", "1", "neither a number"),
-        ([0.0], [1.0], "neither a number"),
     ],
 )
 def test_damaged_ranges(tmp_path: Path, low: Any, high: Any, message: str) -> None:
@@ -161,17 +152,12 @@ def test_damaged_ranges(tmp_path: Path, low: Any, high: Any, message: str) -> No
         import_published(write(tmp_path, tree_of(), low, high), heads=2)
 
 
-@pytest.mark.parametrize(
-    "content", [[], 3, {}, {"params": {}}, {"params": {}, "min_values": 0, "max_values": 1}]
-)
-def test_other_pickles(tmp_path: Path, content: Any) -> None:
+def test_other_pickles_and_wrong_heads(tmp_path: Path) -> None:
     path = tmp_path / "other.pkl"
-    path.write_bytes(pickle.dumps(content))
-    with pytest.raises(TrajWorldError, match="is not a published checkpoint"):
-        import_published(path)
-
-
-def test_heads_must_divide_the_width(tmp_path: Path) -> None:
+    for content in ([], 3, {}, {"params": {}}, {"params": {}, "min_values": 0, "max_values": 1}):
+        path.write_bytes(pickle.dumps(content))
+        with pytest.raises(TrajWorldError, match="is not a published checkpoint"):
+            import_published(path)
     for heads in (0, -2, 4, 7):
         with pytest.raises(UsageError, match="heads"):
             import_published(write(tmp_path, tree_of()), heads=heads)
