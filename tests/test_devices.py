@@ -8,22 +8,22 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
 from training_fixtures import plain_steps, store, weights_of
-from waiting import wait_for
+from waiting import start, wait_for
 
 from trajworld.backend import Layout, active_backend
-from trajworld.cli.main import main
-from trajworld.errors import UsageError
 from trajworld.training.loop import stop_agreed
 from trajworld.training.record import read_metrics
 
 __all__ = ["plain_steps"]
 
-jax_only = pytest.mark.skipif(keras.backend.backend() != "jax", reason="several devices need JAX")
+ON_JAX = keras.backend.backend() == "jax"
+jax_only = pytest.mark.skipif(not ON_JAX, reason="several devices need JAX")
 
 SETTINGS = """preset = 'tiny'
 steps = 24
@@ -58,16 +58,6 @@ def port() -> Iterator[int]:
         yield held.getsockname()[1]
 
 
-def refused(work: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """What ``trajworld train`` says, in one line, of options that it refuses."""
-    with pytest.raises(SystemExit) as end:
-        main(["train", str(work / "data"), "-o", str(work / "run"), *words])
-    error = capsys.readouterr().err
-    assert (end.value.code, len(error.splitlines())) == (2, 1)
-    assert not (work / "run").exists()
-    return error
-
-
 def test_one_device_and_process_need_nothing() -> None:
     backend = active_backend()
     for devices, usual in ((1, None), (1, 2)):
@@ -79,48 +69,40 @@ def test_one_device_and_process_need_nothing() -> None:
     backend.leave()
 
 
-def test_more_devices_than_there_are(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name, found = active_backend().name, active_backend().device().count
-    several = f"{name} trains on one device, not 4096: several need KERAS_BACKEND=jax"
-    assert ("JAX finds" if name == "jax" else several) in refused(work, capsys, "--devices", "4096")
-    with pytest.raises(UsageError, match="KERAS_BACKEND=jax" if name != "jax" else "JAX finds"):
-        active_backend().distribute(found + 1, 8 * (found + 1))
-
-
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX can")
-def test_other_frameworks_refuse_several_processes(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--coordinator", "localhost:1234", "--processes", "2", "--process", "1"]
-    assert "trains in one process: several need KERAS_BACKEND=jax" in refused(work, capsys, *words)
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--devices", "0"], "not 0"),
-        (["--processes", "2"], "need --coordinator"),
-        (["--coordinator", "here"], "HOST:PORT or auto, not 'here'"),
-        (["--coordinator", "here:1"], "needs --processes and --process"),
-        (["--coordinator", "here:1", "--processes", "2", "--process", "2"], "2 of 2 cannot be"),
+        ("--devices 0", "not 0"),
+        (
+            "--devices 4096",
+            "JAX finds" if ON_JAX else "trains on one device, not 4096: several need KERAS_BACKEND",
+        ),
+        ("--processes 2", "need --coordinator"),
+        ("--coordinator here", "HOST:PORT or auto, not 'here'"),
+        ("--coordinator here:1", "needs --processes and --process"),
+        ("--coordinator here:1 --processes 2 --process 2", "2 of 2 cannot be"),
+        pytest.param(
+            "--coordinator here:1 --processes 2 --process 1",
+            "trains in one process: several need KERAS_BACKEND=jax",
+            marks=pytest.mark.skipif(ON_JAX, reason="JAX can"),
+        ),
     ],
 )
-def test_wrong_options(
-    work: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
-) -> None:
-    assert message in refused(work, capsys, *words)
+def test_wrong_options(work: Path, command: Any, words: str, message: str) -> None:
+    code, _, err = command("train", work / "data", "-o", work / "run", *words.split())
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+    assert not (work / "run").exists()
 
 
 @pytest.mark.usefixtures("plain_steps")
-def test_a_run_says_what_it_was_trained_on(
-    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_says_what_it_was_trained_on(work: Path, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
-    main(train("run", "--devices", "1"))
+    command(*train("run", "--devices", "1"))
     record = json.loads(Path("run/run.json").read_text())
     assert record["layout"] == {"devices": 1, "processes": 1}
     Path("run/run.json").write_text(json.dumps({**record, "layout": {"devices": 4096, "processes": 2}}))
-    capsys.readouterr()
-    main(["train", "--resume", "run"])
-    assert "the run began on 4096 devices and continues on 1" in capsys.readouterr().err
+    assert "the run began on 4096 devices and continues on 1" in command("train", "--resume", "run")[2]
 
 
 def test_processes_agree_to_stop_after_the_same_steps() -> None:
@@ -199,29 +181,23 @@ for devices, arguments in (1, (8,)), (2, (8, 2)), (1, (7, 2)), (1, (8, 3)):
 """
 
 
-def run_code(code: str, work: Path, devices: int) -> subprocess.Popen[str]:
-    environment = {"KERAS_BACKEND": "jax", "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
-    command, pipe = [sys.executable, "-P", "-c", code], subprocess.PIPE
-    return subprocess.Popen(
-        command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment}, cwd=work
-    )
-
-
 @jax_only
 @pytest.mark.slow
 def test_two_devices_compute_what_one_does(tmp_path: Path) -> None:
-    finish(run_code(ON_TWO_DEVICES, tmp_path, devices=2))
+    command = [sys.executable, "-P", "-c", ON_TWO_DEVICES]
+    done = subprocess.run(command, cwd=tmp_path, env=os.environ | on(2), capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
 
 
-def start(work: Path, arguments: list[str], devices: int = 1) -> subprocess.Popen[str]:
-    code = f"import sys; from trajworld.cli.main import main; sys.exit(main({arguments!r}))"
-    return run_code(code, work, devices)
+def on(devices: int) -> dict[str, str]:
+    """Environment variables for a process that sees so many devices."""
+    return {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
 
 
 def start_two(work: Path, port: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
     """The same command in two processes over loopback."""
     cluster = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process"]
-    return [start(work, [*arguments, *cluster, str(process)]) for process in range(2)]
+    return [start(*arguments, *cluster, process, folder=work, **on(1)) for process in range(2)]
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
@@ -254,10 +230,8 @@ def assert_alike(one: Path, other: Path) -> None:
 def test_a_run_ends_the_same_on_any_devices_and_however_it_was_stopped(work: Path, port: int) -> None:
     """On one device, on two, and in two processes: Ctrl-C in one, one killed, SIGKILL on two devices, to the end."""
     steps = ("--steps", "120")
-    whole, two = (
-        start(work, train("whole", *steps)),
-        start(work, train("two", "--devices", "2", *steps), devices=2),
-    )
+    whole = start(*train("whole", *steps), folder=work, **on(1))
+    two = start(*train("two", "--devices", "2", *steps), folder=work, **on(2))
     cut = work / "cut"
     leader, other = start_two(work, port, train("cut", *steps))
     wait_for(lambda: read_metrics(cut), leader, other)
@@ -278,7 +252,7 @@ def test_a_run_ends_the_same_on_any_devices_and_however_it_was_stopped(work: Pat
     step = newest(cut)
 
     # As many devices as it began on, without being told.
-    middle = start(work, ["train", "--resume", "cut"], devices=2)
+    middle = start("train", "--resume", "cut", folder=work, **on(2))
     wait_for(lambda: newest(cut) > step, middle)
     middle.kill()
     assert "on 2 devices" in middle.communicate()[1]

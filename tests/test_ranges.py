@@ -54,18 +54,6 @@ def test_the_training_range_is_widened_by_1e_5_and_that_of_pre_training_only_whe
     assert support.lower[1] < 3.0 < support.upper[1]
 
 
-def test_wrong_ends_are_refused() -> None:
-    same, inverse, missing = ([0.0], [0.0]), ([1.0], [0.0]), ([np.nan], [1.0])
-    for wrong in (same, inverse, missing, ([0.0], [np.inf]), ([0.0, 1.0], [1.0]), ([[0.0]], [[1.0]])):
-        with pytest.raises(TrajWorldError, match=r"^a support's ends "):
-            Support(*(np.array(ends, np.float32) for ends in wrong))
-
-
-def test_the_step_of_the_weights_goes_before_what_was_planned() -> None:
-    planned = Identity(history={"steps": 900})
-    assert (Identity().steps, planned.steps, planned.at_step(40).steps) == (None, 900, 40)
-
-
 @pytest.mark.parametrize(("observations", "actions", "padded"), [(3, 2, None), (1, 0, 4), (2, 1, 8)])
 def test_action_mask(observations: int, actions: int, padded: int | None) -> None:
     mask = action_mask(observations, actions, padded)
