@@ -12,6 +12,8 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, rows_of_episode
 from trajworld.data.store import write_store
 
+pytest_plugins = ["fake_hub", "model_file_fixtures", "training_fixtures"]
+
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 

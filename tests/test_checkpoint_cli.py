@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_hub import FakeHub, hub, hub_cache
+from fake_hub import FakeHub
 from model_file_fixtures import assert_equal
-from training_fixtures import config_for, plain_steps, store
+from training_fixtures import config_for, store
 
 import trajworld
 from trajworld.collect.corpus_table import read_table
@@ -26,8 +26,6 @@ from trajworld.training.run import start_run
 from trajworld.weights import shipped_models
 
 pytestmark = pytest.mark.once
-
-__all__ = ["hub", "hub_cache", "plain_steps"]
 
 SMALL = "trajworld-small"
 SIZES = TrajWorldSizes(blocks=1, width=8, heads=2, bins=16)

@@ -13,14 +13,12 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from training_fixtures import plain_steps, store, weights_of
+from training_fixtures import store, weights_of
 from waiting import start, wait_for
 
 from trajworld.backend import Layout, active_backend
 from trajworld.training.loop import stop_agreed
 from trajworld.training.record import read_metrics
-
-__all__ = ["plain_steps"]
 
 ON_JAX = keras.backend.backend() == "jax"
 jax_only = pytest.mark.skipif(not ON_JAX, reason="several devices need JAX")

@@ -1,5 +1,6 @@
 """The Hugging Face hub, played by a server on this machine: round trips, refusals, and one line for every mistake."""
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -7,9 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_hub import FakeHub, hub, hub_cache
+from fake_hub import FakeHub
 from model_file_fixtures import assert_equal
-from training_fixtures import config_for, plain_steps, store
+from training_fixtures import config_for, store
 
 import trajworld
 from trajworld.errors import TrajWorldError, UsageError
@@ -20,13 +21,12 @@ from trajworld.training.run import resume_run, start_run
 
 pytestmark = pytest.mark.once
 
-__all__ = ["hub", "hub_cache", "plain_steps"]
-
 constants = pytest.importorskip("huggingface_hub.constants")
 SMALL = "trajworld-small"
 ADDRESS = "hf://user/robots"
 
 
+@functools.cache
 def changed_model(factor: float) -> Any:
     model = trajworld.load(SMALL)
     model.set_weights([weight * factor for weight in model.get_weights()])
@@ -69,7 +69,7 @@ def test_a_model_is_fetched_once_a_newer_one_anew_and_an_older_one_by_its_commit
     hub: FakeHub, hub_cache: Path, tmp_path: Path
 ) -> None:
     for _ in range(2):
-        assert_equal(trajworld.load(ADDRESS), trajworld.load(SMALL))
+        assert_equal(trajworld.load(ADDRESS), changed_model(1.0))
     assert find_model(ADDRESS).is_relative_to(hub_cache)
     gets = [request for request in hub.requests if request.startswith("GET /user/")]
     assert gets == ["GET /user/robots/resolve/main/model.keras"]
@@ -78,7 +78,7 @@ def test_a_model_is_fetched_once_a_newer_one_anew_and_an_older_one_by_its_commit
     trajworld.save(changed_model(2.0), tmp_path / "new.keras")
     repository.commit({"sub/other.keras": b"", "model.keras": (tmp_path / "new.keras").read_bytes()})
     assert_equal(trajworld.load(ADDRESS), changed_model(2.0))
-    assert_equal(trajworld.load(f"{ADDRESS}@{first}"), trajworld.load(SMALL))
+    assert_equal(trajworld.load(f"{ADDRESS}@{first}"), changed_model(1.0))
 
 
 def test_what_is_in_the_cache_needs_no_hub(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -154,7 +154,7 @@ def test_a_run_starts_from_the_hub_and_resumes_without_it(hub: FakeHub, tmp_path
     run = start_run(tmp_path / "run", config)
     assert f'init = "{ADDRESS}"' in (tmp_path / "run" / "config.toml").read_text()
     assert run.model.identity.history["init"]["file"] == ADDRESS
-    np.testing.assert_equal(run.model.get_weights(), trajworld.load(SMALL).get_weights())
+    np.testing.assert_equal(run.model.get_weights(), changed_model(1.0).get_weights())
     # Another model there is not silently another start; once there is a checkpoint, nothing is asked of the hub.
     trajworld.save(changed_model(2.0), tmp_path / "new.keras")
     hub.repositories["user/robots"].commit({"model.keras": (tmp_path / "new.keras").read_bytes()})
@@ -175,7 +175,7 @@ def test_what_is_saved_to_the_hub_comes_back(hub: FakeHub) -> None:
 
 
 def test_an_upload_that_is_not_allowed_is_one_line(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = trajworld.load(SMALL)
+    model = changed_model(1.0)
     with pytest.raises(TrajWorldError, match=r"your token may not do that .*rights to create"):
         trajworld.save(model, "hf://other/mine")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")

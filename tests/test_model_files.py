@@ -14,13 +14,11 @@ from unittest.mock import Mock
 import keras
 import numpy as np
 import pytest
-from model_file_fixtures import IDENTITY, SIZES, assert_equal, model, remade, saved, with_config
+from model_file_fixtures import IDENTITY, SIZES, assert_equal
 
 from trajworld.errors import TrajWorldError
 from trajworld.models.files import describe_model, load_model, save_model
 from trajworld.models.trajworld import TrajWorld
-
-__all__ = ["model", "remade", "saved", "with_config"]
 
 
 def test_a_model_comes_back_equal(

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from training_fixtures import config_for, plain_steps, store
+from training_fixtures import config_for, store
 
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
@@ -22,8 +22,6 @@ from trajworld.models.identity import DatasetRange, Identity, action_mask
 from trajworld.models.ranges import Support, pretraining_support, training_support
 from trajworld.training.loop import train
 from trajworld.training.run import start_run
-
-__all__ = ["plain_steps"]
 
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)
 ENDS = st.lists(st.tuples(FLOATS, FLOATS).map(sorted), min_size=1, max_size=5)
