@@ -44,7 +44,7 @@ def trained(tmp_path: Path, plain_steps: Any) -> Path:
 
 
 def test_a_published_checkpoint_becomes_a_model(goldens: Path, tmp_path: Path, run: Any) -> None:
-    """What the model computes is in test_goldens.py."""
+    """What the model computes is in test_interop_published.py."""
     output = tmp_path / "models" / "model.keras"
     named = ("--heads", 2, "--environment", "gymnasium/Toy-v0")
     code, out, err = run("import", goldens / "trm_dynamics.pkl", "-o", output, *named, "--json")

@@ -71,10 +71,7 @@ def test_one_device_and_process_need_nothing() -> None:
     ("words", "message"),
     [
         ("--devices 0", "not 0"),
-        (
-            "--devices 4096",
-            "JAX finds" if ON_JAX else "trains on one device, not 4096: several need KERAS_BACKEND",
-        ),
+        ("--devices 4096", "JAX finds" if ON_JAX else "one device, not 4096: several need KERAS_BACKEND=jax"),
         ("--processes 2", "need --coordinator"),
         ("--coordinator here", "HOST:PORT or auto, not 'here'"),
         ("--coordinator here:1", "needs --processes and --process"),
@@ -113,29 +110,25 @@ def test_processes_agree_to_stop_after_the_same_steps() -> None:
 ON_TWO_DEVICES = """
 import random
 import jax, keras, numpy as np, pytest
+from numpy_reference import known_variates, windows
 from trajworld.backend import Layout, active_backend
 from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import compile_one_step
-from trajworld.models.identity import action_mask
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.rollout import GivenActions, compile_rollout, draw_uniforms
-from trajworld.data.batch import Batch, Variates
+from trajworld.data.batch import Batch
 from trajworld.models.trajworld import TrajWorld
 from trajworld.training.loop import mean_loss
 
 backend = active_backend()
 assert backend.device().count == 2 and backend.device().training == 1
 sizes = TrajWorldSizes(blocks=1, width=16, heads=2, window=6, bins=16, variates=12, dropout=0.2)
-# As many variates as windows: which of the two an axis is must not be guessed from its length.
+# As many variates as windows: which of the two an axis is must not be guessed from its length. Windows have unequal
+# shares: the mean over rows is not the mean of the devices' means.
 count = batch = 6
-variates = Variates(action_mask(3, 2, count), np.full(count, -1, np.float32), np.full(count, 1, np.float32))
-rng = np.random.default_rng(0)
-def windows(number, seed):
-    rng = np.random.default_rng(seed)
-    mask = np.ones((number, 6), np.float32)
-    mask[0, :3] = 0  # Unequal shares: the mean over rows is not the mean of the devices' means.
-    return rng.uniform(-1, 1, (number, 6, count)).astype(np.float32), mask
-actions = rng.uniform(-1, 1, (batch, 13, 2)).astype(np.float32)
+variates = known_variates(3, 2)
+drawn = lambda number, seed: windows(variates, number, seed=seed)
+actions = np.random.default_rng(0).uniform(-1, 1, (batch, 13, 2)).astype(np.float32)
 
 def everything(devices):
     assert backend.distribute(devices, batch) == Layout(devices)
@@ -148,16 +141,16 @@ def everything(devices):
             jax.debug.inspect_array_sharding(array, callback=lambda s, n=array.shape: shares.append(s.shard_shape(n)))
         return mean_loss(model, batch, seed)
     step = backend.training_step(model, optimizer, loss)
-    losses = [float(step(3e-3, Batch(*windows(batch, n), variates), np.int32(n))) for n in range(20)]
+    losses = [float(step(3e-3, Batch(*drawn(batch, n), variates), np.int32(n))) for n in range(20)]
     assert {shape for shape in shares} == {(batch // devices, 6, count), (count,)}, shares
     step.write_back()
     sums = backend.compile(model.loss_sums, model)
     rollout, one_step = compile_rollout(model, 3), compile_one_step(model)
     found = {"losses": losses, "iterations": int(optimizer.iterations.value)}
     for number in (batch, 5):  # Five do not divide: whole on each device.
-        found[f"sums {number}"] = [float(value) for value in sums(Batch(*windows(number, 99), variates))]
-        found[f"one step {number}"] = np.stack(one_step(*windows(number, 97), variates))[..., :4]
-        history = [array[:, :4] for array in windows(number, 98)]
+        found[f"sums {number}"] = [float(value) for value in sums(Batch(*drawn(number, 99), variates))]
+        found[f"one step {number}"] = np.stack(one_step(*drawn(number, 97), variates))[..., :4]
+        history = [array[:, :4] for array in drawn(number, 98)]
         uniforms = draw_uniforms(13, number, count, 5)
         for draws in (None, uniforms) if number == batch else (None,):
             seen = rollout(*history, variates, GivenActions(actions[:number]), draws)
@@ -182,8 +175,9 @@ for devices, arguments in (1, (8,)), (2, (8, 2)), (1, (7, 2)), (1, (8, 3)):
 @jax_only
 @pytest.mark.slow
 def test_two_devices_compute_what_one_does(tmp_path: Path) -> None:
-    command = [sys.executable, "-P", "-c", ON_TWO_DEVICES]
-    done = subprocess.run(command, cwd=tmp_path, env=os.environ | on(2), capture_output=True, text=True)
+    command, paths = [sys.executable, "-P", "-c", ON_TWO_DEVICES], {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | on(2) | paths
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
 
 

@@ -115,15 +115,7 @@ def given(actions: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
 
 @pytest.mark.parametrize(
     ("horizon", "rows", "window", "padded"),
-    [
-        (23, 14, 20, 0),
-        (1, 3, 20, 0),
-        (10, 1, 20, 0),
-        (11, 10, 20, 3),
-        (9, 14, 2, 0),
-        (4, 1, 3, 0),
-        (13, 9, 11, 0),
-    ],
+    [(23, 14, 20, 0), (1, 3, 20, 0), (11, 10, 20, 3), (9, 14, 2, 0), (4, 1, 3, 0), (13, 9, 11, 0)],
 )
 def test_the_open_loop_equals_a_loop_without_a_cache(
     horizon: int, rows: int, window: int, padded: int
