@@ -32,14 +32,14 @@ def known_variates(observations: int, actions: int, padded: int | None = None) -
 
 
 def windows(variates: Variates, batch: int = 3, rows: int = 6, seed: int = 1) -> tuple[Array, Array]:
-    """Random windows, some values outside the support; all windows but the first are padded on the left."""
+    """Random windows, some values outside the support; all but the first padded on the left, with just such values."""
     rng = np.random.default_rng(seed)
     span = variates.upper - variates.lower
     values = variates.lower + rng.uniform(-0.2, 1.2, (batch, rows, len(span))) * span
     time_mask = np.ones((batch, rows), np.float32)
     for index in range(1, batch):
         time_mask[index, : index * rows // batch] = 0
-    return (values * time_mask[:, :, None]).astype(np.float32), time_mask
+    return values.astype(np.float32), time_mask
 
 
 def histogram(values: Array, lower: Array, upper: Array, bins: int) -> Array:
