@@ -32,15 +32,6 @@ def episodes_of(folder: Path) -> list[np.ndarray]:
     return [rows_of_episode(episode) for episode in read_unitraj(environment)]
 
 
-def test_rows_hold_the_next_rows_action(tmp_path: Path) -> None:
-    data = arrays(6)
-    save(tmp_path / "episode_0.npz", **data)
-    (rows,) = episodes_of(tmp_path)
-    np.testing.assert_array_equal(rows[:, :3], data["observation"])
-    np.testing.assert_array_equal(rows[:, 3], [0, *data["reward"][1:, 0]])
-    np.testing.assert_array_equal(rows[:, 4:], [*data["action"][1:], [0, 0]])
-
-
 def test_rows_of_zeros_are_skipped_and_nothing_is_joined_over_them(tmp_path: Path) -> None:
     data = arrays(12)
     data["observation"][[0, 4, 6, 10, 11]] = 0
