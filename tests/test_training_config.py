@@ -1,9 +1,10 @@
-"""A run's configuration: which of its sources wins, what is refused, and that what is written reads back."""
+"""A run's configuration: which source wins, what is refused, that what is written reads back; its schedule."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 from trajworld.errors import UsageError
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.training.config import DatasetChoice, resolve_config, write_config
+from trajworld.training.optimizer import learning_rate
 
 pytestmark = pytest.mark.once
 
@@ -141,3 +143,22 @@ def test_a_written_configuration_with_other_steps_moves_its_schedule(tmp_path: P
     # A schedule that is meant to be longer than the run stays as it was written.
     write_config(dataclasses.replace(config, decay_steps=5000), path)
     assert schedule(steps=100)[0] == 5000
+
+
+def warmup_cosine(peak: float, warmup: int, decay: int, steps: np.ndarray) -> np.ndarray:
+    """Two schedules joined at ``warmup``: a line from 0 to the peak, and a cosine over the rest, then 0."""
+    line = np.interp(steps, [0, max(warmup, 1)], [0.0, peak])
+    counted = np.clip(steps - warmup, 0, decay - warmup)
+    cosine = peak * (1 + np.cos(np.pi * counted / max(decay - warmup, 1))) / 2
+    return np.where(steps < warmup, line, cosine)
+
+
+@given(st.floats(1e-8, 10), st.integers(0, 500), st.integers(1, 2000))
+def test_the_schedule_is_warm_up_then_cosine(peak: float, warmup: int, more: int) -> None:
+    decay = warmup + more
+    steps = np.unique(np.linspace(0, decay + 5, 60).astype(int))
+    changes = {"learning_rate": peak, "warmup_steps": warmup, "decay_steps": decay}
+    config = dataclasses.replace(resolve_config("train", preset="tiny", options=DATA), **changes)
+    rates = [learning_rate(config, int(step)) for step in steps]
+    np.testing.assert_allclose(rates, warmup_cosine(peak, warmup, decay, steps), rtol=1e-9, atol=1e-12 * peak)
+    assert max(rates) <= peak
