@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
-from training_fixtures import SIZES, config_for, plain_steps, store, weights_of
+from training_fixtures import SIZES, config_for, data, plain_steps, store, weights_of
 
 from trajworld.backend import active_backend
 from trajworld.data.store import open_store
@@ -26,12 +26,7 @@ from trajworld.training.record import read_metrics, read_record
 from trajworld.training.run import resume_run, start_run
 from trajworld.versions import versions
 
-__all__ = ["plain_steps"]
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> str:
-    return store(tmp_path / "data")
+__all__ = ["data", "plain_steps"]
 
 
 @pytest.fixture
@@ -113,6 +108,10 @@ def test_fine_tuning_starts_from_the_source_with_the_new_ranges(
     assert run.config.model == load_model(source).sizes
     assert run.mixture.batch(0).values.shape == (4, 3, 4)
     assert resolve_config("train", file=run.path / "config.toml").model == run.config.model
+    wide = store(tmp_path / "wide", observations=7)
+    with pytest.raises(TrajWorldError, match=r"9 variates .* than the model's table of 5: .*--variates 9"):
+        start_run(tmp_path / "other", config_for("train", [wide], init=str(source)))
+    assert not (tmp_path / "other").exists()
 
 
 @pytest.mark.usefixtures("plain_steps")
@@ -133,19 +132,17 @@ def test_a_fine_tuned_run_goes_on_without_its_source_once_it_has_a_checkpoint(
     assert resume_run(tmp_path / "run")[0].state.step == 12
 
 
-def test_an_initial_model_of_too_few_variates(tmp_path: Path, source: Path) -> None:
-    wide = store(tmp_path / "wide", observations=7)
-    with pytest.raises(TrajWorldError, match=r"9 variates .* than the model's table of 5: .*--variates 9"):
-        start_run(tmp_path / "run", config_for("train", [wide], init=str(source)))
-    assert not (tmp_path / "run").exists()
-
-
 def test_outputs_that_are_taken(tmp_path: Path, data: str) -> None:
     config = config_for("train", [data])
     run = start_run(tmp_path / "run", config)
     with pytest.raises(UsageError, match="exists already: --resume continues it, --overwrite starts afresh"):
         start_run(run.path, config)
     (run.path / "best.keras").write_text("an earlier result")
+    # What cannot start overwrites nothing.
+    for bad in ({"datasets": [str(tmp_path / "none")]}, {"datasets": [data], "init": "none.keras"}):
+        with pytest.raises(TrajWorldError):
+            start_run(run.path, config_for("train", **bad), overwrite=True)
+    assert (run.path / "best.keras").exists()
     assert start_run(run.path, config, overwrite=True).state.step == 0
     assert not (run.path / "best.keras").exists()
 
@@ -174,15 +171,6 @@ def test_an_empty_folder_and_what_a_killed_start_left_are_free(tmp_path: Path, d
     assert start_run(path, config).state.step == 0
 
 
-def test_a_run_that_cannot_start_does_not_remove_the_one_that_is_there(tmp_path: Path, data: str) -> None:
-    run = start_run(tmp_path / "run", config_for("train", [data]))
-    (run.path / "best.keras").write_text("an earlier result")
-    for bad in ({"datasets": [str(tmp_path / "none")]}, {"datasets": [data], "init": "none.keras"}):
-        with pytest.raises(TrajWorldError):
-            start_run(run.path, config_for("train", **bad), overwrite=True)
-    assert (run.path / "best.keras").read_text() == "an earlier result"
-
-
 def test_a_damaged_record_is_one_line(tmp_path: Path, data: str) -> None:
     run = start_run(tmp_path / "run", config_for("train", [data]))
     for text in (
@@ -197,8 +185,8 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, data: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_dataset_that_changed_is_refused(tmp_path: Path, data: str) -> None:
-    run = start_run(tmp_path / "run", config_for("train", [data]))
+def test_datasets_that_changed_are_refused(tmp_path: Path, data: str) -> None:
+    run = start_run(tmp_path / "run", config_for("pretrain", [data, data]))
     others: list[tuple[dict[str, Any], str]] = [
         ({"lengths": [9, 7, 8]}, r"data is not what .* was trained on \(transitions was 39, is 1\d\)"),
         ({"observations": 3}, "variates was 4, is 5"),
@@ -215,6 +203,13 @@ def test_a_dataset_that_changed_is_refused(tmp_path: Path, data: str) -> None:
     shutil.rmtree(data)
     store(Path(data))
     assert resume_run(run.path)[0].state.step == 0
+    # One that was added to the configuration or taken from it is noticed, too.
+    written = tomllib.loads((run.path / "config.toml").read_text())
+    for count in (1, 3):
+        changed = {**written, "datasets": written["datasets"][:1] * count}
+        (run.path / "config.toml").write_text(tomli_w.dumps(changed))
+        with pytest.raises(TrajWorldError, match=f"on 2 datasets, but its configuration names {count}"):
+            resume_run(run.path)
 
 
 @pytest.mark.usefixtures("plain_steps")
@@ -239,19 +234,6 @@ def test_a_resumed_run_may_end_elsewhere(tmp_path: Path, data: str) -> None:
     assert second == {"step": 20, **surroundings}
     rates = {row["step"]: row["learning_rate"] for row in read_metrics(path) if "learning_rate" in row}
     assert rates[20] == pytest.approx(learning_rate(run.config, 19))
-
-
-def test_a_dataset_that_was_added_to_or_taken_from_the_configuration_is_noticed(
-    tmp_path: Path, data: str
-) -> None:
-    run = start_run(tmp_path / "run", config_for("pretrain", [data, data]))
-    written = tomllib.loads((run.path / "config.toml").read_text())
-    assert len(written["datasets"]) == 2
-    for count in (1, 3):
-        changed = {**written, "datasets": written["datasets"][:1] * count}
-        (run.path / "config.toml").write_text(tomli_w.dumps(changed))
-        with pytest.raises(TrajWorldError, match=f"on 2 datasets, but its configuration names {count}"):
-            resume_run(run.path)
 
 
 def test_another_backend_and_other_versions_are_warned_of(tmp_path: Path, data: str) -> None:
