@@ -1,6 +1,6 @@
 """What the tests of data share: episodes of 3 observations and 2 actions as a Minari dataset or a D4RL file."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +8,13 @@ import h5py
 import numpy as np
 from gymnasium.spaces import Box
 
+from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import write_minari
+
+# What the fixtures make_episodes, memory_dataset and make_store are.
+EpisodeMaker = Callable[..., list[Episode]]
+DatasetMaker = Callable[..., Dataset]
 
 
 def box(size: int, bound: float = np.inf) -> Box:

@@ -2,7 +2,7 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import h5py
 import minari
 import numpy as np
 import pytest
-from data_fixtures import box
+from data_fixtures import EpisodeMaker, box
 from data_fixtures import minari_dataset as write
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, iterate
@@ -26,8 +26,6 @@ from trajworld.data.minari_datasets import dataset_path, datasets_folder, local_
 from trajworld.errors import TrajWorldError, UsageError
 
 pytestmark = pytest.mark.once
-
-EpisodeMaker = Callable[..., list[Episode]]
 
 
 def everything_under(folder: Path) -> list[Path]:

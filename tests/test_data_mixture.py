@@ -2,10 +2,10 @@
 
 import itertools
 import threading
-from collections.abc import Callable
 
 import numpy as np
 import pytest
+from data_fixtures import DatasetMaker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting import wait_for
@@ -18,8 +18,6 @@ from trajworld.data.statistics import value_range
 from trajworld.data.windows import WindowIndex, gather_windows
 
 pytestmark = pytest.mark.once
-
-StoreMaker = Callable[..., Dataset]
 
 
 def source(dataset: Dataset, **options: object) -> Source:
@@ -40,7 +38,7 @@ def same(left: Batch, right: Batch) -> bool:
 
 
 @pytest.fixture
-def three(memory_dataset: StoreMaker) -> list[Source]:
+def three(memory_dataset: DatasetMaker) -> list[Source]:
     """Sources of 6, 4 and 11 variates, with weights 3, 2 and 1."""
     sizes = ((3, 2), (2, 1), (7, 3))
     datasets = [memory_dataset([30, 4, 9, 1], o, a, seed=i) for i, (o, a) in enumerate(sizes)]
@@ -118,7 +116,7 @@ def test_padding_is_marked(three: list[Source]) -> None:
     ],
 )
 def test_windows_or_episodes_are_drawn_uniformly(
-    memory_dataset: StoreMaker, options: dict[str, object], shares: list[float]
+    memory_dataset: DatasetMaker, options: dict[str, object], shares: list[float]
 ) -> None:
     dataset = memory_dataset([100, 1, 9])
     numbers = np.random.default_rng(0).integers(0, 2**64, size=(2, 40_000), dtype=np.uint64)
@@ -153,7 +151,7 @@ def test_padded_sizes_cost_the_least(sizes: list[int], most: int, data: st.DataO
     assert cost(tuple(found)) == min(cost(chosen) for chosen in every)
 
 
-def test_windows_in_order_are_all_windows_or_a_fixed_choice(memory_dataset: StoreMaker) -> None:
+def test_windows_in_order_are_all_windows_or_a_fixed_choice(memory_dataset: DatasetMaker) -> None:
     dataset = memory_dataset([30, 4, 9])
 
     def windows(*arguments: int, episodes: list[int] | None = None) -> list[bytes]:
@@ -171,7 +169,7 @@ def test_windows_in_order_are_all_windows_or_a_fixed_choice(memory_dataset: Stor
     assert windows(11, 0) == windows(11, 0) != windows(11, 1)
 
 
-def test_draws_never_change(memory_dataset: StoreMaker) -> None:
+def test_draws_never_change(memory_dataset: DatasetMaker) -> None:
     """The draws of earlier versions: a run that was begun then continues with the same batches."""
     datasets = [memory_dataset([30, 5, 12], seed=seed) for seed in range(2)]
     for dataset in datasets:

@@ -2,13 +2,12 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from data_fixtures import d4rl_file, minari_dataset
+from data_fixtures import DatasetMaker, EpisodeMaker, d4rl_file, minari_dataset
 
 from trajworld.data import resolve
 from trajworld.data.dataset import Dataset
@@ -19,8 +18,6 @@ from trajworld.data.resolve import converted_stores, import_dataset, open_datase
 from trajworld.errors import TrajWorldError, UsageError
 
 pytestmark = pytest.mark.once
-
-EpisodeMaker = Callable[..., list[Episode]]
 
 
 def unitraj_folder(path: Path, episodes: list[Episode], dtype: str = "f8") -> Path:
@@ -41,7 +38,7 @@ def assert_holds(dataset: Dataset, episodes: list[Episode]) -> None:
 
 
 def test_every_accepted_form_gives_the_same_rows(
-    tmp_path: Path, make_episodes: EpisodeMaker, make_store: Callable[..., Dataset]
+    tmp_path: Path, make_episodes: EpisodeMaker, make_store: DatasetMaker
 ) -> None:
     episodes = make_episodes([5, 9, 2])
     minari_dataset("my/thing-v0", episodes)

@@ -1,9 +1,8 @@
 """The window cutter against a plain Python loop, the rows that it cuts from, and the choice of whole episodes."""
 
-from collections.abc import Callable
-
 import numpy as np
 import pytest
+from data_fixtures import DatasetMaker
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -37,7 +36,7 @@ def loop_windows(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6), window=st.integers(1, 25), data=st.data()
 )
 def test_windows_equal_a_loop(
-    memory_dataset: Callable[..., Dataset], lengths: list[int], window: int, data: st.DataObject
+    memory_dataset: DatasetMaker, lengths: list[int], window: int, data: st.DataObject
 ) -> None:
     dataset = memory_dataset(lengths)
     episodes = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
@@ -106,7 +105,7 @@ def test_seeds_split_differently_and_one_episode_cannot_be_split() -> None:
     seed=st.integers(0, 1000),
 )
 def test_limits_are_kept_and_nested(
-    memory_dataset: Callable[..., Dataset], lengths: list[int], limits: tuple[int, int], seed: int
+    memory_dataset: DatasetMaker, lengths: list[int], limits: tuple[int, int], seed: int
 ) -> None:
     dataset = memory_dataset(lengths)
     some = np.arange(len(lengths) // 2, len(lengths))
