@@ -15,15 +15,7 @@ from hypothesis import strategies as st
 from waiting import start, wait_for
 
 from trajworld.collect import collector
-from trajworld.collect.collector import (
-    Rollout,
-    Tally,
-    collect,
-    cut_episode,
-    episode_seeds,
-    run_episode,
-    take_episodes,
-)
+from trajworld.collect.collector import Rollout, Tally, collect, episode_seeds, run_episode
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import datasets_folder, local_datasets, read_minari
 from trajworld.environments.interface import Description, Step
@@ -93,8 +85,8 @@ def test_exactly_the_transitions_that_were_asked_for(transitions, seed):
 
 def test_a_cut_episode_did_not_terminate():
     whole = Episode(np.zeros((6, 2)), np.zeros((5, 1)), np.arange(5.0), terminated=True, truncated=False)
-    assert cut_episode(whole, 5) is whole
-    cut = cut_episode(whole, 3)
+    assert collector.cut_episode(whole, 5) is whole
+    cut = collector.cut_episode(whole, 3)
     assert (len(cut), cut.terminated, cut.truncated) == (3, False, True)
 
 
@@ -137,7 +129,7 @@ class Scripted:
 def test_an_episode_is_cut_before_its_bad_step_and_left_out_without_a_good_one(breaks, at, lengths):
     tally, scripted = Tally(), Scripted(breaks, at)
     rollouts = (run_episode(scripted, Uniform(), 0, index) for index in itertools.count())
-    episodes = list(take_episodes(rollouts, "here", tally, transitions=25))
+    episodes = list(collector.take_episodes(rollouts, "here", tally, transitions=25))
     assert [len(episode) for episode in episodes] == lengths
     assert all(episode.truncated and not episode.terminated for episode in episodes)
     for episode in episodes:

@@ -82,8 +82,8 @@ def test_statistics_equal_a_direct_computation(
     np.testing.assert_allclose(found.std, [v.std() for v in wanted], rtol=1e-6, atol=1e-9)
 
 
-def test_the_whole_datasets_statistics_are_kept_and_computed_again_where_lost(
-    make_store: DatasetMaker, monkeypatch: pytest.MonkeyPatch
+def test_statistics_are_kept_and_computed_again_where_lost(
+    make_store: DatasetMaker, monkeypatch: Any
 ) -> None:
     dataset = make_store([5, 6])
     wanted = real_values(dataset, [0, 1])
@@ -166,9 +166,7 @@ def test_a_truncated_store_is_refused_at_any_byte(make_store: DatasetMaker) -> N
         ("rows.npy", np.asfortranarray(np.zeros((13, 6), np.float32)), "C order"),
     ],
 )
-def test_files_that_do_not_fit_are_refused(
-    make_store: DatasetMaker, name: str, content: Any, message: str
-) -> None:
+def test_files_that_do_not_fit(make_store: DatasetMaker, name: str, content: Any, message: str) -> None:
     file = make_store([5, 6]).path / name
     described = file.read_bytes()
     file.unlink()
@@ -180,9 +178,7 @@ def test_files_that_do_not_fit_are_refused(
         open_store(file.parent)
 
 
-def test_equal_data_have_equal_contents_wherever_they_lie(
-    tmp_path: Path, make_episodes: EpisodeMaker
-) -> None:
+def test_equal_data_have_equal_contents(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
     episodes = make_episodes([4, 1, 9])
     here = write_store(tmp_path / "here", episodes, **NAMES)
     there = write_store(tmp_path / "there", episodes, **{**NAMES, "source": "elsewhere"})

@@ -133,6 +133,9 @@ def test_other_changes_reach_the_model(opened):
     np.testing.assert_allclose(changed.body_subtreemass, 2 * plain.body_subtreemass)
     np.testing.assert_allclose(changed.geom_friction, 0.5 * plain.geom_friction)
     assert changed.opt.timestep == 0.001
+    robot = opened("robot/legged-3?gravity=5&terminate_when_unhealthy=false")
+    assert robot._env.unwrapped.model.opt.gravity[2] == -5.0
+    assert robot.description.time_limit == 1000
 
 
 def test_a_falling_cheetah_does_too(opened):

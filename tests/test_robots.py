@@ -11,7 +11,6 @@ from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajworld.environments.open import open_environment
 from trajworld.environments.robots import kinds
 from trajworld.environments.robots.environment import ROBOT_ID, RobotEnv, register_robots
 from trajworld.environments.robots.kinds import KINDS, draw_robot
@@ -131,15 +130,6 @@ def test_the_ground_or_the_medium_resists_a_snake_across_more_than_along(word, s
             mujoco.mj_step(env.model, env.data)
         moved.append(env.data.qpos[direction] - before)
     assert moved[0] > ratio * moved[1] > 0
-
-
-def test_names_change_the_physics():
-    environment = open_environment("robot/legged-3?gravity=5&mass=2&terminate_when_unhealthy=false")
-    model = environment._env.unwrapped.model
-    assert model.opt.gravity[2] == -5.0
-    np.testing.assert_allclose(model.body_mass, 2 * RobotEnv("legged", 3).model.body_mass)
-    assert environment.description.time_limit == 1000
-    environment.close()
 
 
 def test_pictures_are_drawn_without_a_display(tmp_path, command):

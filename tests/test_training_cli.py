@@ -66,9 +66,7 @@ def test_mistakes_end_in_one_line(
 
 
 @pytest.mark.usefixtures("plain_steps")
-def test_a_run_ends_in_a_summary_and_its_models(
-    tmp_path: Path, data: str, settings: str, command: Any
-) -> None:
+def test_a_run_ends_in_its_models(tmp_path: Path, data: str, settings: str, command: Any) -> None:
     run = tmp_path / "run [a] b"
     code, _, err = command("train", data, "-o", run, "--config", settings, "--steps", 20)
     assert code == 0

@@ -17,6 +17,7 @@ from trajworld.training.optimizer import learning_rate
 pytestmark = pytest.mark.once
 
 DATA: dict[str, Any] = {"datasets": [{"spec": "data"}]}
+PRESETS = list(TrajWorldSizes.presets)
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -38,7 +39,7 @@ def test_the_paper_preset_is_the_published_one(kind: Any, rate: float, steps: in
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "train"])
-@pytest.mark.parametrize("preset", [name for name in list(TrajWorldSizes.presets) if name != "paper"])
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "paper"])
 @pytest.mark.parametrize("steps", [None, 1, 10, 19, 20, 39, 100, 999])
 def test_warm_up_is_at_most_a_twentieth_and_the_cosine_ends_with_the_steps(
     kind: Any, preset: str, steps: int | None
@@ -102,27 +103,20 @@ def test_what_a_file_cannot_say(tmp_path: Path, text: str, message: str) -> None
     assert "\n" not in str(caught.value)
 
 
+DATASET = st.fixed_dictionaries({"spec": st.text(min_size=1), "weight": st.floats(1e-9, 1e9)})
+OPTIONS = {
+    "datasets": st.lists(DATASET, min_size=1, max_size=1),
+    "model": st.fixed_dictionaries({"dropout": st.floats(0, 0.99)}),
+    "learning_rate": st.floats(1e-12, 1e3),
+    "steps": st.integers(1, 10**7),
+    "transitions": st.none() | st.integers(1, 10**9),
+    "seed": st.integers(0, 2**32 - 1),
+}
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
-@given(
-    kind=st.sampled_from(["pretrain", "train"]),
-    preset=st.sampled_from(list(TrajWorldSizes.presets)),
-    spec=st.text(min_size=1),
-    weight=st.floats(1e-9, 1e9),
-    dropout=st.floats(0, 0.99),
-    others=st.fixed_dictionaries(
-        {
-            "learning_rate": st.floats(1e-12, 1e3),
-            "steps": st.integers(1, 10**7),
-            "transitions": st.none() | st.integers(1, 10**9),
-            "seed": st.integers(0, 2**32 - 1),
-        }
-    ),
-)
-def test_what_is_written_reads_back_equal(
-    tmp_path: Path, kind: Any, preset: str, spec: str, weight: float, dropout: float, others: dict[str, Any]
-) -> None:
-    datasets = [{"spec": spec, "weight": weight}]
-    options = {"datasets": datasets, "model": {"dropout": dropout}, **others}
+@given(st.sampled_from(["pretrain", "train"]), st.sampled_from(PRESETS), st.fixed_dictionaries(OPTIONS))
+def test_what_is_written_reads_back_equal(tmp_path: Path, kind: Any, preset: str, options: Any) -> None:
     config = resolve_config(kind, preset=preset, options=options)
     write_config(config, tmp_path / "config.toml")
     assert resolve_config(kind, file=tmp_path / "config.toml") == config

@@ -193,9 +193,7 @@ def test_without_a_holdout_set_there_is_no_best_model(tmp_path: Path, data: str)
     assert not (tmp_path / "run" / "best.keras").exists()
 
 
-def test_a_loss_that_is_not_finite_ends_in_one_line(
-    tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_loss_that_is_not_finite_ends_in_one_line(tmp_path: Path, data: str, monkeypatch: Any) -> None:
     step = PlainStep.__call__
 
     def diverge(self: PlainStep, *arguments: Any) -> float:

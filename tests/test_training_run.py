@@ -83,6 +83,7 @@ def test_held_out_episodes_are_in_no_batch(tmp_path: Path, data: str, kind: Any)
         np.testing.assert_array_equal(part.support.lower, training.min(axis=0))
 
 
+@pytest.mark.once
 def test_a_limit_of_transitions_includes_the_holdout_set(tmp_path: Path) -> None:
     data = store(tmp_path / "data", [10] * 20)
     (part,) = start_run(tmp_path / "run", config_for("train", [data], transitions=55)).parts
@@ -114,6 +115,7 @@ def test_fine_tuning_starts_from_the_source_with_the_new_ranges(
     assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("plain_steps")
 def test_a_fine_tuned_run_goes_on_without_its_source_once_it_has_a_checkpoint(
     tmp_path: Path, data: str, source: Path
@@ -132,9 +134,16 @@ def test_a_fine_tuned_run_goes_on_without_its_source_once_it_has_a_checkpoint(
     assert resume_run(tmp_path / "run")[0].state.step == 12
 
 
-def test_outputs_that_are_taken(tmp_path: Path, data: str) -> None:
+@pytest.mark.once
+def test_outputs_that_are_taken_or_free(tmp_path: Path, data: str) -> None:
     config = config_for("train", [data])
+    # An empty folder and what a killed start left are free.
+    (tmp_path / "run").mkdir()
     run = start_run(tmp_path / "run", config)
+    (run.path / "config.toml").rename(run.path / ".config.1.tmp.toml")
+    with pytest.raises(UsageError, match="is not a run directory"):
+        resume_run(run.path)
+    assert start_run(run.path, config).state.step == 0
     with pytest.raises(UsageError, match="exists already: --resume continues it, --overwrite starts afresh"):
         start_run(run.path, config)
     (run.path / "best.keras").write_text("an earlier result")
@@ -161,16 +170,7 @@ def test_outputs_that_are_taken(tmp_path: Path, data: str) -> None:
     assert file.read_text() == "more of it"
 
 
-def test_an_empty_folder_and_what_a_killed_start_left_are_free(tmp_path: Path, data: str) -> None:
-    config, path = config_for("train", [data]), tmp_path / "run"
-    path.mkdir()
-    start_run(path, config)
-    (path / "config.toml").rename(path / ".config.1.tmp.toml")
-    with pytest.raises(UsageError, match="is not a run directory"):
-        resume_run(path)
-    assert start_run(path, config).state.step == 0
-
-
+@pytest.mark.once
 def test_a_damaged_record_is_one_line(tmp_path: Path, data: str) -> None:
     run = start_run(tmp_path / "run", config_for("train", [data]))
     for text in (
@@ -185,6 +185,7 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, data: str) -> None:
         assert "\n" not in str(caught.value)
 
 
+@pytest.mark.once
 def test_datasets_that_changed_are_refused(tmp_path: Path, data: str) -> None:
     run = start_run(tmp_path / "run", config_for("pretrain", [data, data]))
     others: list[tuple[dict[str, Any], str]] = [
@@ -248,6 +249,7 @@ def test_another_backend_and_other_versions_are_warned_of(tmp_path: Path, data: 
     assert "keras 0.1 -> " in changed
 
 
+@pytest.mark.once
 def test_relative_and_home_paths_are_kept_whole_so_a_run_resumes_from_anywhere(
     tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch, plain_steps: Any
 ) -> None:
@@ -266,6 +268,7 @@ def test_relative_and_home_paths_are_kept_whole_so_a_run_resumes_from_anywhere(
         config_for("train", ["~no-such-user/data"])
 
 
+@pytest.mark.once
 def test_a_run_directory_has_one_writer(tmp_path: Path, data: str, plain_steps: Any) -> None:
     run = start_run(tmp_path / "run", config_for("train", [data]))
     other, _ = resume_run(run.path)
