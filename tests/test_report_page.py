@@ -92,11 +92,3 @@ def test_a_page_is_whole_and_fits(file: Path, tmp_path: Path, width: int, dark: 
     assert len(set(found["sources"])) == 4
     wanted = [(400, True), (400, False), (1100, True), (1100, False)].index((width, dark))
     assert found["shown"] == [found["sources"][wanted]]
-
-
-def test_a_page_that_lacks_something_is_noticed(tmp_path: Path) -> None:
-    broken = tmp_path / "broken.html"
-    broken.write_text("<!doctype html><body><img src=missing.png><script>wrong()</script>")
-    found, problems = seen(broken, tmp_path, 400)
-    assert found["pictures"] == [0]
-    assert "wrong is not defined" in problems[0]

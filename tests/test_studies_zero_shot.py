@@ -13,7 +13,6 @@ import pytest
 from training_fixtures import config_for, plain_steps, store
 
 from trajworld.charts import Look
-from trajworld.cli.main import main
 from trajworld.collect.corpus_table import PRETRAIN, UNSEEN, read_table
 from trajworld.data.dataset import Dataset
 from trajworld.data.minari_datasets import datasets_folder
@@ -27,8 +26,7 @@ from trajworld.models.ranges import training_support
 from trajworld.models.seen import check_unseen
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld, Variates
-from trajworld.studies.tasks_zero_shot import COPY, MODEL, PREDICTORS, RIDGE, predict_unseen
-from trajworld.studies.zero_shot import ZeroShot
+from trajworld.studies.zero_shot import COPY, MODEL, PREDICTORS, RIDGE, ZeroShot, predict_unseen
 from trajworld.study.report import read_report
 from trajworld.training.run import start_run
 from trajworld.weights import shipped_models
@@ -38,6 +36,7 @@ __all__ = ["plain_steps"]
 SIZES = TrajWorldSizes(blocks=1, width=16, heads=2, variates=12)
 CONTEXTS = [1, 6, 19]
 HOPPER = "gymnasium/Hopper-v5"
+RUN = ("study", "run", "zero-shot", "--workers", 1)
 
 
 @pytest.fixture
@@ -85,7 +84,7 @@ def test_windows_are_whole_and_of_other_episodes_than_the_ranges(dataset: Datase
 def test_a_cell_equals_a_loop_over_windows(
     model_file: Path, dataset: Dataset, unpadded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trajworld.studies.tasks_zero_shot.open_dataset", lambda place: dataset)
+    monkeypatch.setattr("trajworld.studies.zero_shot.open_dataset", lambda place: dataset)
     settings = {"contexts": CONTEXTS, "most_windows": 9, "seed": 1, "init": {"digest": "a"}}
     settings["unpadded"] = unpadded
     found = pd.DataFrame(predict_unseen(settings, {"init": str(model_file), "data": "here"}))
@@ -203,22 +202,13 @@ def test_a_run_records_what_its_initial_model_saw(tmp_path: Path, plain_steps: A
     assert not check_unseen(older, HOPPER)
 
 
-def command(capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str, str]:
-    capsys.readouterr()
-    try:
-        code = main(["study", "run", "zero-shot", *map(str, arguments), "--workers", "1"])
-    except SystemExit as end:
-        code = end.code
-    return code or 0, *capsys.readouterr()
-
-
 @pytest.mark.slow
 def test_the_command_collects_once_measures_and_reports(
-    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model_file: Path, tmp_path: Path, command: Any
 ) -> None:
     quick = ("--model", model_file, "--transitions", 900, "--windows", 30, "--store", tmp_path / "store")
     arguments = (*quick, "--only", "*g=2.0,*g=7.0", "--contexts", "1,19", "-o", tmp_path / "out")
-    code, out, err = command(capsys, *arguments, "--json")
+    code, out, err = command(*RUN, *arguments, "--json")
     assert code == 0, err
     assert "2 of 2: collected 900 transitions of gymnasium/Pendulum-v1?g=7.0" in err
     family, environments, _ = json.loads(out)["tables"].values()
@@ -227,18 +217,18 @@ def test_the_command_collects_once_measures_and_reports(
     assert family[0]["model"] == pytest.approx(np.mean([one["model"] for one in environments]))
     assert read_report(tmp_path / "out")[3]["model"] == weights_digest(load_model(model_file))
     # Again: nothing is collected. A corpus can be named, if it is whole.
-    assert "collected" not in command(capsys, *arguments)[2]
+    assert "collected" not in command(*RUN, *arguments)[2]
     corpus = (*quick[:2], *quick[6:], "--corpus", "zero-shot-900", "--contexts", 2)
-    code, _, err = command(capsys, *corpus, "--only", "*g=2.0", "--unpadded", "-o", tmp_path / "other")
+    code, _, err = command(*RUN, *corpus, "--only", "*g=2.0", "--unpadded", "-o", tmp_path / "other")
     assert code == 0, err
     assert " --unpadded`" in (tmp_path / "other" / "report.md").read_text().splitlines()[-1]
-    code, _, err = command(capsys, *corpus, "-o", tmp_path / "whole")
+    code, _, err = command(*RUN, *corpus, "-o", tmp_path / "whole")
     assert code == 1
     assert "lacks 17 of 19 unseen datasets" in err
 
 
 def test_mistakes_end_in_one_line_before_anything_is_collected(
-    model_file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model_file: Path, tmp_path: Path, command: Any
 ) -> None:
     save_model(TrajWorld(SIZES, trained_on(HOPPER)), tmp_path / "saw.keras")
     seen = ("--model", tmp_path / "saw.keras", "--only", "gymnasium/Hopper*")
@@ -248,6 +238,6 @@ def test_mistakes_end_in_one_line_before_anything_is_collected(
         (("--windows", 0), 2, "must be at least 1"),
         (seen, 1, "saw gymnasium/Hopper-v5"),
     ):
-        found, out, err = command(capsys, "--model", model_file, *arguments, "-o", tmp_path / "out")
+        found, out, err = command(*RUN, "--model", model_file, *arguments, "-o", tmp_path / "out")
         assert (found, out, words in err, "Traceback" in err) == (code, "", True, False), (arguments, err)
     assert not list(datasets_folder().rglob("*.hdf5"))

@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
 
 from trajworld.errors import UsageError
@@ -40,34 +40,21 @@ class Look:
 
 # What: on a light page, on a dark page.
 COLOURS = {
-    "fine-tuned": ("#0068a8", "#5bb8f0"),
-    "from scratch": ("#c8500a", "#ff9d5c"),
-    "zero-shot": ("#8a3c86", "#d795d3"),
-    "copy": ("#5b6470", "#aab2bd"),
-    "model": ("#8a3c86", "#d795d3"),
-    "ridge": ("#c8500a", "#ff9d5c"),
-    "least squares": ("#2a8f83", "#6fd0c3"),
-    "minimum norm": ("#2a8f83", "#6fd0c3"),
-    "JAX": ("#0068a8", "#5bb8f0"),
+    **dict.fromkeys(("fine-tuned", "JAX"), ("#0068a8", "#5bb8f0")),
+    **dict.fromkeys(("from scratch", "ridge"), ("#c8500a", "#ff9d5c")),
+    **dict.fromkeys(("zero-shot", "model", "PyTorch"), ("#8a3c86", "#d795d3")),
+    **dict.fromkeys(("copy", "¼ bin", "faint text"), ("#5b6470", "#aab2bd")),
+    **dict.fromkeys(("least squares", "any other"), ("#2a8f83", "#6fd0c3")),
     "TensorFlow": ("#d98200", "#f2b450"),
-    "PyTorch": ("#8a3c86", "#d795d3"),
     "text": ("#1d2530", "#e4e8ee"),
-    "faint text": ("#5b6470", "#aab2bd"),
     "grid": ("#e2e6eb", "#343c47"),
     "paper": ("#ffffff", "#171b21"),
 }
 MARKERS = {"fine-tuned": "o", "from scratch": "s", "model": "o", "ridge": "s"}
-_DASHES = {"copy": (1.5, 2), "zero-shot": (6, 3), "least squares": (4, 2)}
+_DASHES = {"copy": (1.5, 2), "¼ bin": (12, 2), "zero-shot": (6, 3), "least squares": (4, 2)}
+_DPI = 160
 # Series of other names take these in turn.
-_OTHERS = ("fine-tuned", "from scratch", "minimum norm", "zero-shot", "copy")
-
-
-class Label(NamedTuple):
-    """A series' name beside its end."""
-
-    y: float
-    text: str
-    colour: str
+_OTHERS = ("fine-tuned", "from scratch", "any other", "zero-shot", "copy")
 
 
 def lines(
@@ -86,16 +73,15 @@ def lines(
     """Draw ``y`` against ``x``, a line for each of ``series``, a panel for each value of ``panel``.
 
     Columns ``Y low`` and ``Y high``, where they are there, are bands around the lines. Rows without an ``x`` become
-    horizontal lines. On a logarithmic axis an ``x`` of 0 stands left of the others.
-
-    Rows without a finite ``y`` are left out. Series of :data:`COLOURS` (``copy``, ``copy of the last row``) have their
-    own colours. The vertical axis is logarithmic where it may be (``log_y``), values are positive, and far apart.
+    horizontal lines; rows without a finite ``y`` are left out. On a logarithmic axis an ``x`` of 0 stands left of the
+    others. Series of :data:`COLOURS` (``copy``, ``copy of the last row``) have their own colours. The vertical axis is
+    logarithmic where it may be (``log_y``), values are positive, and far apart.
     """
     table = table[np.isfinite(table[y].astype(float))]
     titles = [""] if panel is None else list(dict.fromkeys(table[panel]))
     styles = _styles(table[series])
     if not len(table):
-        return nothing(*new_figure(look), look, "No finite value to draw")
+        return nothing(blank(look, *look.size), look)
     figure, panels = _new_panels(look, titles)
     columns = {x: "x", y: "y", f"{y} low": "low", f"{y} high": "high"}
     shown = []
@@ -108,18 +94,17 @@ def lines(
         ]
         shown.append((axes, np.concatenate(drawn)))
     y_title += " (log scale)" if _error_axes(shown, log_y) else ""
-    if panel is not None and len(titles) > 1:
+    if len(titles) > 1:
         figure.supxlabel(x_title, x=0.02, ha="left", fontsize=9.5, color=look.colour("faint text"))
         _legend(figure, look, y_title)
         return figure
     panels[0].set_xlabel(x_title)
-    axis_title(panels[0], look, y_title)
+    faint = look.colour("faint text")
+    figure.suptitle(_wrapped(y_title, look), x=0.01, ha="left", fontsize=9.5, color=faint)
     last = table.sort_values(x, kind="stable").groupby(series, sort=False)[y].last()
-    labels = [
-        Label(value, name if look.narrow else f"{name} {number(value)}", look.colour(styles[name]))
-        for name, value in last.items()
-    ]
-    place_labels(figure, panels[0], labels)
+    ends = {name: name if look.narrow else f"{name} {number(value)}" for name, value in last.items()}
+    labels = [(value, ends[name], look.colour(styles[name])) for name, value in last.items()]
+    _place_labels(figure, panels[0], labels)
     return figure
 
 
@@ -132,9 +117,9 @@ def bars(table: pd.DataFrame, look: Look, *, label: str, value: str, series: str
     wide = table.pivot(index=label, columns=series, values=value)
     wide = wide.loc[list(dict.fromkeys(table[label])), list(styles)]
     figure = blank(look, look.size[0], 1.1 + len(wide) * (0.1 + 0.14 * len(styles)))
-    axes = figure.add_subplot()
     if not len(wide):
-        return nothing(figure, axes, look, "No finite value to draw")
+        return nothing(figure, look)
+    axes = figure.add_subplot()
     style_axes(axes, look)
     axes.grid(visible=False)
     axes.spines["bottom"].set_visible(False)
@@ -157,14 +142,6 @@ def blank(look: Look, width: float, height: float) -> Figure:
     return Figure(figsize=(width, height), facecolor=look.colour("paper"), layout="constrained")
 
 
-def new_figure(look: Look) -> tuple[Figure, Axes]:
-    """A figure of one chart."""
-    figure = blank(look, *look.size)
-    axes = figure.add_subplot()
-    style_axes(axes, look)
-    return figure, axes
-
-
 def style_axes(axes: Axes, look: Look) -> None:
     """No frame but the ground line, faint horizontal lines, faint letters."""
     axes.set_facecolor("none")
@@ -178,38 +155,25 @@ def style_axes(axes: Axes, look: Look) -> None:
     axes.xaxis.label.set(color=look.colour("faint text"), fontsize=9.5)
 
 
-def nothing(figure: Figure, axes: Axes, look: Look, text: str) -> Figure:
+def nothing(figure: Figure, look: Look) -> Figure:
     """The figure of a chart that has nothing to show, saying so."""
+    axes = figure.add_subplot()
     axes.set_axis_off()
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", color=look.colour("faint text"))
+    faint = look.colour("faint text")
+    axes.text(0.5, 0.5, "No finite value to draw", transform=axes.transAxes, ha="center", color=faint)
     return figure
 
 
-def axis_title(axes: Axes, look: Look, text: str) -> None:
-    """What the vertical axis shows, read from left to right at the top of the figure."""
-    figure = axes.get_figure(root=True)
-    assert figure is not None
-    figure.suptitle(_wrapped(text, look), x=0.01, ha="left", fontsize=9.5, color=look.colour("faint text"))
-
-
-def place_labels(figure: Figure, axes: Axes, labels: Sequence[Label]) -> None:
-    """Write the names to the right of the axes, at their lines' ends, moved apart where they would overlap."""
+def _place_labels(figure: Figure, axes: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
+    """Write names in their colours to the right of the axes, at their lines' ends, moved apart where they overlap."""
     to_axes = axes.transData + axes.transAxes.inverted()
-    placed = sorted(labels, key=lambda label: label.y)
-    wanted = [to_axes.transform((axes.get_xlim()[0], label.y))[1] for label in placed]
+    placed = sorted(labels, key=lambda label: label[0])
+    wanted = [to_axes.transform((axes.get_xlim()[0], y))[1] for y, _, _ in placed]
     # A line of text, as a share of the axes.
     gap = 13.5 / 72 / (0.75 * figure.get_figheight())
-    for label, y in zip(placed, _apart(np.clip(wanted, 0, 1), gap), strict=True):
-        axes.text(
-            1.02,
-            y,
-            label.text,
-            transform=axes.transAxes,
-            color=label.colour,
-            fontsize=9.5,
-            fontweight="bold",
-            va="center_baseline",
-        )
+    bold: dict[str, Any] = {"fontsize": 9.5, "fontweight": "bold", "va": "center_baseline"}
+    for (_, text, colour), y in zip(placed, _apart(np.clip(wanted, 0, 1), gap), strict=True):
+        axes.text(1.02, y, text, transform=axes.transAxes, color=colour, **bold)
 
 
 def svg(figure: Figure) -> bytes:
@@ -221,17 +185,19 @@ def svg(figure: Figure) -> bytes:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a picture, whole or not at all.
-
-    Raises:
-        UsageError: The name's suffix is of no picture format.
-        TrajWorldError: The picture cannot be written there.
-    """
+    """Write a picture, whole or not at all; a ``UsageError`` where the name's suffix is of no picture format."""
     formats = figure.canvas.get_supported_filetypes()
     if Path(path).suffix.removeprefix(".").lower() not in formats:
         raise UsageError(f"{path}: a picture's name ends in one of .{', .'.join(sorted(formats))}")
     with atomic_file(path) as temporary:
-        figure.savefig(temporary, dpi=160)
+        figure.savefig(temporary, dpi=_DPI)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=_DPI)
+    return buffer.getvalue()
 
 
 def _styles(names: Iterable[str]) -> dict[str, str]:
@@ -245,13 +211,11 @@ def _styles(names: Iterable[str]) -> dict[str, str]:
 
 def _new_panels(look: Look, titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
     """Up to three panels side by side, more in two columns; on a narrow page below each other."""
-    if len(titles) == 1:
-        figure, axes = new_figure(look)
-        return figure, [axes]
     columns = 1 if look.narrow else len(titles) if len(titles) <= 3 else 2
     rows = -(-len(titles) // columns)
     width = 4.0 if look.narrow else 2.9 * columns if columns == 3 else 3.7 * columns
-    figure = blank(look, width, 1.0 + rows * (3.0 if rows == 1 else 2.4))
+    size = look.size if len(titles) == 1 else (width, 1.0 + rows * (3.0 if rows == 1 else 2.4))
+    figure = blank(look, *size)
     panels = list(figure.subplots(rows, columns, squeeze=False).flat)
     for left_over in panels[len(titles) :]:
         left_over.remove()
@@ -295,27 +259,17 @@ def _draw_series(
         axes.fill_between(where, low, high, color=colour, alpha=0.18, linewidth=0)
         values += [low, high]
     plain = len(rows) > 30 or (dashes is not None and len(rows) != 1)
-    axes.plot(
-        where,
-        rows["y"],
-        color=colour,
-        marker="" if plain else MARKERS.get(style, "o"),
-        linestyle=(0, dashes) if dashes else "-",
-        linewidth=1.6 if dashes else 2.2,
-        markersize=6.5,
-        markeredgecolor=look.colour("paper"),
-        zorder=4,
-        label=name,
-    )
+    marker = "" if plain else MARKERS.get(style, "o")
+    marks: dict[str, Any] = {"marker": marker, "markersize": 6.5, "markeredgecolor": look.colour("paper")}
+    line: dict[str, Any] = {"linestyle": (0, dashes), "linewidth": 1.6} if dashes else {"linewidth": 2.2}
+    axes.plot(where, rows["y"], color=colour, zorder=4, label=name, **marks, **line)
     return np.concatenate(values)
 
 
 def _error_axes(panels: Sequence[tuple[Axes, NDArray[np.floating]]], may_be_log: bool) -> bool:
     """Set the vertical axes of panels that are read side by side, each with the values in it.
 
-    Returns:
-        Whether they are logarithmic, which all are where values are positive and in one panel far apart; else all
-        begin with zero.
+    All are logarithmic where values are positive and in one panel far apart, which is returned; else all begin with 0.
     """
     ends = [(float(values.min()), float(values.max())) for _, values in panels]
     log = may_be_log and all(low > 0 for low, _ in ends) and any(high / low >= 3 for low, high in ends)
@@ -325,9 +279,7 @@ def _error_axes(panels: Sequence[tuple[Axes, NDArray[np.floating]]], may_be_log:
             continue
         axes.set_yscale("log")
         axes.set_ylim(low / 1.25, high * 1.25)
-        decades = range(math.floor(math.log10(low)) - 1, math.ceil(math.log10(high)) + 2)
-        steps = (1, 2, 5) if high / low < 200 else (1,)
-        axes.yaxis.set_major_locator(FixedLocator([step * 10.0**ten for ten in decades for step in steps]))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high / low < 200 else (1,), numticks=99))
         axes.yaxis.set_minor_locator(NullLocator())
         axes.yaxis.set_major_formatter("{x:g}")
     return log
@@ -338,18 +290,12 @@ def _legend(figure: Figure, look: Look, title: str) -> None:
     entries: dict[str, Any] = {}
     for axes in figure.axes:
         entries |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
+    letters: dict[str, Any] = {"labelcolor": "linecolor", "prop": {"size": 9.5, "weight": "bold"}}
+    heading = {"title": _wrapped(title, look), "title_fontsize": 9.5, "alignment": "left"}
+    more: dict[str, Any] = {**letters, **heading, "handlelength": 2.4, "frameon": False}
+    columns = 2 if look.narrow else len(entries)
     legend = figure.legend(
-        list(entries.values()),
-        list(entries),
-        loc="outside upper left",
-        ncols=2 if look.narrow else len(entries),
-        frameon=False,
-        labelcolor="linecolor",
-        handlelength=2.4,
-        prop={"size": 9.5, "weight": "bold"},
-        title=_wrapped(title, look),
-        title_fontsize=9.5,
-        alignment="left",
+        list(entries.values()), list(entries), loc="outside upper left", ncols=columns, **more
     )
     legend.get_title().set_color(look.colour("faint text"))
 
@@ -358,14 +304,9 @@ def _wrapped(text: str, look: Look) -> str:
     return text.replace(", ", ",\n", 1) if look.narrow else text
 
 
-def _apart(wanted: Sequence[float], gap: float) -> list[float]:
-    """Positions at least ``gap`` apart, as near as can be to the wanted ones, which ascend."""
-    # Less the gaps before them they must only ascend: isotonic regression, by its min-max formula.
+def _apart(wanted: Sequence[float], gap: float) -> NDArray[np.floating]:
+    """Positions at least ``gap`` apart, near the wanted ones, which ascend."""
+    # Less the gaps before them they must only ascend: midway between raising the later and lowering the earlier ones.
     shifts = gap * np.arange(len(wanted))
-    free, count = np.asarray(wanted) - shifts, len(wanted)
-
-    def nearest(place: int) -> float:
-        starts, ends = range(place + 1), range(place + 1, count + 1)
-        return max(min(free[start:end].mean() for end in ends) for start in starts)
-
-    return [nearest(place) + shift for place, shift in enumerate(shifts)]
+    free = np.asarray(wanted) - shifts
+    return (np.maximum.accumulate(free) + np.minimum.accumulate(free[::-1])[::-1]) / 2 + shifts

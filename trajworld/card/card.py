@@ -5,7 +5,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +35,8 @@ def card(run: Path, *, name: str = "", licence: str = "", studies: Sequence[Path
     Args:
         run: The run directory.
         name: What people load the model by, such as ``trajworld-small`` or ``hf://USER/REPO``.
-        licence: The model's licence as the hub calls it, such as ``mit``; of a model that ships its own where it is
-            empty; any other card then says nothing of a licence.
+        licence: The model's licence as the hub calls it, such as ``mit``; where it is empty, that of a model that
+            ships, and nothing for any other.
         studies: Folders of reports of studies of this model, which are included whole, but for their pictures.
 
     Raises:
@@ -45,9 +44,7 @@ def card(run: Path, *, name: str = "", licence: str = "", studies: Sequence[Path
         TrajWorldError: A record is missing or damaged, or a study is of another model.
     """
     if licence and not _LICENCE.fullmatch(licence):
-        raise UsageError(
-            f"a licence is named as on the Hugging Face hub, as in mit or apache-2.0, not {licence!r}"
-        )
+        raise UsageError(f"a licence is named as on the Hugging Face hub (mit, apache-2.0), not {licence!r}")
     if not is_run(run):
         raise UsageError(f"{run} is not a run directory: it has no {CONFIG}")
     record, rows = read_record(run), read_metrics(run)
@@ -59,7 +56,7 @@ def card(run: Path, *, name: str = "", licence: str = "", studies: Sequence[Path
         _check_step(run, best or (rows[-1] if rows else None), bool(evaluated))
         datasets = _datasets(record["datasets"], best["holdout"] if best else {})
         kept = {round(place * (len(evaluated) - 1) / (_EVALUATIONS - 1)) for place in range(_EVALUATIONS)}
-        return _template().render(
+        return _TEMPLATES.get_template("card.md").render(
             record=record,
             config=config,
             kind=kind_of_sizes(config.model).name,
@@ -89,19 +86,14 @@ def write_card(run: Path, output: Path, **options: Any) -> None:
 def card_for(model: str, address: str, licence: str = "") -> str | None:
     """The card to publish with a model: the one that ships with it, or one of the run whose model file it is, or None.
 
-    ``address`` is what the model will be loaded by; for ``licence`` see :func:`card`.
-
-    Raises:
-        UsageError: A licence is given, but there is no card to write it into.
-        TrajWorldError: A record of the run is damaged.
+    ``address`` is what the model will be loaded by; for ``licence`` see :func:`card`. A ``UsageError`` is raised where
+    one is given, but there is no card to write it into.
     """
     path = Path(model)
     if is_run(path.parent) and path == model_file(path.parent):
         return card(path.parent, name=address, licence=licence)
     if licence:
-        raise UsageError(
-            f"no card is made of {model} that could name a licence: write one and give it by --card"
-        )
+        raise UsageError(f"no card is made of {model} that could name a licence: give one by --card")
     file = shipped_card(model)
     return None if file is None else read_card(file)
 
@@ -160,8 +152,7 @@ def _stretches(record: Json) -> list[Json]:
         stretch["device"] = "{count} {name} ({kind})".format(**entry["device"])
         stretch["devices"] = layout.get("devices", 1)
         found = [*(one for one in found if one["step"] < entry["step"]), stretch]
-    changed = [{**one, "step": 0} != {**before, "step": 0} for before, one in itertools.pairwise(found)]
-    return [one for one, new in zip(found, [True, *changed], strict=True) if new]
+    return [next(same) for _, same in itertools.groupby(found, key=lambda one: {**one, "step": 0})]
 
 
 def _spec(spec: str) -> str:
@@ -176,11 +167,10 @@ def _study(folder: Path, weights: Path | None) -> str:
     from trajworld.study.report import MARKDOWN, read_report
 
     name, options, _, origin, _ = read_report(folder)
-    if weights is None:
-        raise TrajWorldError(f"{folder} is a study of a model, but the run has left no model file yet")
-    if origin.get("model") != weights_digest(load_model(weights)):
-        of = "another model" if origin.get("model") else "no model"
-        raise TrajWorldError(f"{folder} holds a {name} study of {of}, not of {weights}")
+    digest = origin.get("model")
+    if weights is None or digest != weights_digest(load_model(weights)):
+        of = "another model" if digest else "no model"
+        raise TrajWorldError(f"{folder} holds a {name} study of {of}, not of {weights or 'this run'}")
     text = (folder / MARKDOWN).read_text(encoding="utf-8")
     if model := options.get("model"):
         text = text.replace(model, said_briefly(model))
@@ -200,10 +190,9 @@ def _plain(text: object) -> str:
     return " ".join(str(text).split()).replace("|", "¦").replace("<", "&lt;").replace("`", "'")
 
 
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
-    )
-    environment.filters |= {"code": _code, "plain": _plain, "number": number, "duration": duration}
-    environment.filters |= {"log": math.log, "spec": _spec, "briefly": said_briefly}
-    return environment.from_string((resources.files("trajworld.card") / "card.md").read_text("utf-8"))
+_FILTERS = {"code": _code, "plain": _plain, "number": number, "duration": duration, "log": math.log}
+_STRICT: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("trajworld.card", ""), keep_trailing_newline=True, **_STRICT
+)
+_TEMPLATES.filters |= {**_FILTERS, "spec": _spec, "briefly": said_briefly}

@@ -1,6 +1,5 @@
 """Testing predictors on contexts of different lengths: which windows, which ranges, and what of a window is shown."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,8 +10,8 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.split import split_episodes
 from trajworld.data.statistics import value_range
 from trajworld.data.windows import WindowIndex, gather_windows
-from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.one_step import Prediction, Predictor
+from trajworld.errors import TrajWorldError
+from trajworld.evaluation.one_step import Prediction, Predictor, drawn
 from trajworld.models.ranges import Support, pretraining_support
 
 _TESTED_SHARE = 0.5
@@ -29,11 +28,8 @@ class Windows(NamedTuple):
 class Halves:
     """A dataset whose episodes are split: ranges from one half, tested windows from the other.
 
-    Attributes:
-        support: The range of each variate, ``[M]``, from the episodes for ranges.
-        tested: The windows that are predicted.
-        other: Windows of the episodes for ranges, at most as many.
-        outside: The share of the tested windows' values that lie outside the ranges.
+    ``support`` are the ranges, ``[M]``; ``other`` are windows of the episodes for ranges, at most as many as are
+    ``tested``; ``outside`` is the share of the tested windows' values that lie outside the ranges.
     """
 
     dataset: Dataset
@@ -50,38 +46,22 @@ def halves_of(dataset: Dataset, window: int, windows: int, seed: int) -> Halves:
     context is short of rows; ``seed`` is that of the split and the draws.
 
     Raises:
-        UsageError: There are too few episodes, or a number is out of range.
+        UsageError: There are too few episodes.
         TrajWorldError: No episode is long enough.
     """
-    if windows < 1:
-        raise UsageError(f"at least 1 window must be predicted, not {windows}")
     for_ranges, tested = split_episodes(dataset.num_episodes, _TESTED_SHARE, seed)
     support = pretraining_support(*value_range(dataset, for_ranges))
-    drawn, other = (_draw(dataset, half, window, windows, seed) for half in (tested, for_ranges))
+    chosen, other = (_draw(dataset, half, window, windows, seed) for half in (tested, for_ranges))
     # Each value counts once for every window that it is in.
-    values, _ = gather_windows(dataset, *drawn, window)
+    values, _ = gather_windows(dataset, *chosen, window)
     outside = (values < support.lower) | (values > support.upper)
-    return Halves(dataset, support, drawn, other, float(outside.mean()))
-
-
-def check_contexts(contexts: Sequence[int], window: int) -> tuple[int, ...]:
-    """The lengths of context in ascending order, each once.
-
-    Raises:
-        UsageError: There is none, or one is not in 1 … T - 1.
-    """
-    wanted = tuple(sorted(set(contexts)))
-    if not wanted or wanted[0] < 1 or wanted[-1] > window - 1:
-        shown = ", ".join(map(str, wanted)) or "none"
-        raise UsageError(f"a context has 1 to {window - 1} rows with this model; {shown} was asked for")
-    return wanted
+    return Halves(dataset, support, chosen, other, float(outside.mean()))
 
 
 def with_context(predict: Predictor, context: int, length: int) -> Predictor:
     """A predictor that is shown only the last ``context`` rows before the predicted one.
 
-    Windows are cut to ``length`` rows, the predicted one included, before the others are masked: the fewer, the less
-    there is to compute.
+    Windows are first cut to ``length`` rows, the predicted one included: the fewer, the less there is to compute.
     """
 
     def limited(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
@@ -103,6 +83,5 @@ def _draw(dataset: Dataset, episodes: NDArray[np.int64], window: int, most: int,
             f"{dataset.name}: none of {len(episodes)} episodes has the {window} rows of a whole window: collect longer "
             "episodes or more of them"
         )
-    count = min(most, len(long))
-    chosen = np.sort(np.random.default_rng(seed).choice(long, count, replace=False))
+    chosen = drawn(long, most, seed)
     return Windows(ends[chosen], first[chosen])

@@ -2,23 +2,20 @@
 
 For each window separately, the change of each observation and reward variate from one row to the next is fitted as a
 linear function of [the row: observation, reward, action; 1] on the c - 1 transitions inside the context, and the fit
-predicts the change after the last row. Zero coefficients are therefore copying. All is done in the coordinates that the
-model reads: each variate scaled to [0, 1] by its range and clipped; the predicted row is clipped to [0, 1] too. With
-c = 1 there is nothing to fit, and the prediction is the last row itself.
+predicts the change after the last row. Zero coefficients are copying, as is c = 1, where there is nothing to fit. All
+is done in the model's coordinates: each variate scaled to [0, 1] by its range and clipped, the predicted row too.
 
 A fair comparison needs two such fits:
 
 - **Minimum norm** (:func:`minimum_norm`): the least-squares solution of least norm, as ``numpy.linalg.lstsq`` gives it.
-  It has no setting. But a context of 18 transitions has about as many equations as there are unknowns (M + 1 is 6 to 27
-  here), where it fits every detail, rounding included: its error peaks where c - 1 is near M + 1, and is often worse
-  than copying.
+  It has no setting. But where there are about as many equations as unknowns (c - 1 near M + 1) it fits every detail,
+  rounding included, and is often worse than copying.
 - **Ridge** (:func:`ridge`): rows are taken relative to the last one, so that the constant is the expected change in the
   last row's state; a penalty shrinks the coefficients. It is chosen for each environment, length of context and variate
-  by the error on windows of other episodes (never the tested ones). That is knowledge of the environment beyond the
-  context, in this baseline's favour: it is the strong one.
+  by the error on windows of other episodes (never the tested ones), which favours this baseline: it is the strong one.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -59,24 +56,29 @@ def ridge(rows: Array, predicted: int, penalties: Sequence[float] = PENALTIES) -
     return np.moveaxis(np.moveaxis(shrunk, 0, 1) @ (left.mT @ changes), 1, 0)
 
 
-def minimum_norm_predictor(dataset: Dataset, support: Support, context: int) -> Predictor:
-    """Minimum-norm least squares on the last ``context`` rows as a predictor of a dataset's windows."""
-    return _predictor(dataset, support, context, minimum_norm)
-
-
-def ridge_predictor(
-    dataset: Dataset, support: Support, context: int, penalties: NDArray[np.int64]
+def linear_predictor(
+    dataset: Dataset, support: Support, context: int, penalties: NDArray[np.int64] | None = None
 ) -> Predictor:
-    """Ridge regressions on the last ``context`` rows as a predictor of a dataset's windows.
+    """The fit on the last ``context`` rows as a predictor of a dataset's windows.
 
-    ``penalties [P]`` says which of ``PENALTIES`` each predicted variate takes; see :func:`choose_penalties`.
+    By minimum norm; or by ridge regressions, where ``penalties [P]`` says which of ``PENALTIES`` each predicted variate
+    takes: see :func:`choose_penalties`.
     """
-    return _predictor(
-        dataset,
-        support,
-        context,
-        lambda rows, predicted: ridge(rows, predicted)[penalties, :, np.arange(predicted)].T,
-    )
+    if context == 1:
+        return copying_predictor(dataset)
+    predicted = dataset.observation_size + 1
+    lower, upper = (end[:predicted].astype(np.float64) for end in (support.lower, support.upper))
+
+    def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
+        rows = _scaled(values[:, -1 - context : -1], support)
+        if penalties is None:
+            change = minimum_norm(rows, predicted)
+        else:
+            change = ridge(rows, predicted)[penalties, :, np.arange(predicted)].T
+        scaled = np.clip(rows[:, -1, :predicted] + change, 0.0, 1.0)
+        return Prediction(lower + scaled * (upper - lower))
+
+    return predict
 
 
 def choose_penalties(
@@ -92,22 +94,6 @@ def choose_penalties(
     rows, target = scaled[:, :-1], scaled[:, -1, :predicted]
     found = np.clip(rows[:, -1, :predicted] + ridge(rows, predicted), 0.0, 1.0)
     return np.abs(found - target).mean(axis=1).argmin(axis=0)
-
-
-def _predictor(
-    dataset: Dataset, support: Support, context: int, change: Callable[[Array, int], Array]
-) -> Predictor:
-    if context == 1:
-        return copying_predictor(dataset)
-    predicted = dataset.observation_size + 1
-    lower, upper = (end[:predicted].astype(np.float64) for end in (support.lower, support.upper))
-
-    def predict(values: NDArray[np.float32], time_mask: NDArray[np.float32]) -> Prediction:
-        rows = _scaled(values[:, -1 - context : -1], support)
-        scaled = np.clip(rows[:, -1, :predicted] + change(rows, predicted), 0.0, 1.0)
-        return Prediction(lower + scaled * (upper - lower))
-
-    return predict
 
 
 def _with_one(rows: Array) -> Array:

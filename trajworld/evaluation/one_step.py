@@ -5,10 +5,10 @@ The metric is written once, for whatever predicts: a model, or the baseline that
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, NamedTuple, TypedDict, Unpack
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from trajworld.backend import active_backend
 from trajworld.data.batch import Batch, Variates, variates_of
@@ -17,6 +17,7 @@ from trajworld.data.statistics import statistics, value_range
 from trajworld.data.summary import variate_names
 from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.models.identity import Identity
 from trajworld.models.interface import Predicted, Short, WorldModel
 from trajworld.models.ranges import Support, pretraining_support
 
@@ -32,9 +33,7 @@ Progress = Callable[[int, int | None, str], None]
 class Prediction(NamedTuple):
     """A predictor's answer for B windows; P = observation_size + 1, the predicted variates.
 
-    Attributes:
-        mean: ``[B, P]``.
-        entropy: ``[B, P]``: negative log-likelihood of the true value in nats; None for a predictor without one.
+    ``entropy`` is the negative log-likelihood of the true values in nats; None of a predictor without one.
     """
 
     mean: NDArray[np.floating]
@@ -51,15 +50,8 @@ OneStep = Callable[[NDArray[np.float32], NDArray[np.float32], Variates], Predict
 """What :func:`compile_one_step` returns."""
 
 
-@dataclass(frozen=True, eq=False)
-class Ranges:
-    """A support and where it came from.
-
-    Attributes:
-        support: Arrays ``[M]``.
-        origin: For people: ``the model's own, of DATASET``, or the dataset that an unseen environment's range comes
-            from.
-    """
+class Ranges(NamedTuple):
+    """A support, arrays ``[M]``, and where it came from, for people."""
 
     support: Support
     origin: str
@@ -67,19 +59,13 @@ class Ranges:
 
 @dataclass(frozen=True)
 class PredictionErrors:
-    """How well the last rows of a dataset's windows were predicted.
+    """How well a ``predictor`` predicted the last rows of a dataset's ``windows``, over which ``ranges``, if any.
 
-    Attributes:
-        dataset: Its name.
-        environment: Its environment.
-        predictor: Who predicted.
-        ranges: Which ranges the predictor binned over; empty for one without bins.
-        windows: How many windows.
-        table: A row for each predicted variate, in order, then the means over ``observations`` and over ``all`` (with
-            the reward). Its columns are ``std`` over the dataset, None in the means; ``mae`` and ``mse`` in the data's
-            own units and their squares; ``normalised_mae`` and ``normalised_mse`` in standard deviations and variances,
-            None of a variate that does not vary, which has no part in the means either; and ``nll``, the negative
-            log-likelihood of the bin that holds the true value in nats, None for a predictor without bins.
+    The ``table`` has a row for each predicted variate, then the means over ``observations`` and over ``all`` (with the
+    reward). Its columns are ``std`` over the dataset, None in the means; ``mae`` and ``mse`` in the data's own units;
+    ``normalised_mae`` and ``normalised_mse`` in standard deviations and variances, None of a variate that does not
+    vary, which has no part in the means either; and ``nll``, the negative log-likelihood of the bin that holds the true
+    value in nats, None for a predictor without bins.
     """
 
     dataset: str
@@ -103,11 +89,9 @@ class PredictionErrors:
         """Plain JSON values: each metric's means, and the variates' own errors."""
         found: dict[str, Any] = {name: value for name, value in vars(self).items() if name != "table"}
         for metric in METRICS:
-            means = {
-                "observation": self.table["observations"][metric],
-                "predicted": self.table["all"][metric],
-            }
-            found[metric] = None if metric == "nll" and means["predicted"] is None else means
+            observation, predicted = (self.table[part][metric] for part in ("observations", "all"))
+            means = {"observation": observation, "predicted": predicted}
+            found[metric] = None if metric == "nll" and predicted is None else means
         own = ("std", "mae", "mse", "nll")
         variates = [{"name": name, **{key: row[key] for key in own}} for name, row in self.variates.items()]
         return {**found, "still": self.still, "variates": variates}
@@ -116,22 +100,19 @@ class PredictionErrors:
 def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | str | None = None) -> Ranges:
     """The range over which ``model`` reads and predicts the variates of ``dataset``.
 
-    The model's own where it has one: it was trained on this dataset, or on one of its environment. A pre-trained model
-    has none for an environment that it never saw; then it is the range of ``ranges_from``, or else of the dataset
-    itself, which knows more than a model could: the origin says so.
+    The model's own where it was trained on this dataset, or on one of its environment. A pre-trained model has none for
+    an environment that it never saw; then it is the range of ``ranges_from``, or else of the dataset itself, which
+    knows more than a model could: the origin says so.
 
-    Args:
-        model: The model.
-        dataset: What it is to predict.
-        ranges_from: Data of the same environment, or the name of one of the model's own datasets; used only where the
-            model has no range of its own, or several: see :meth:`trajworld.models.identity.Identity.source_for`.
+    ``ranges_from`` are data of the same environment, or the name of one of the model's own datasets. It counts only
+    where the model has no range of its own, or several: see :meth:`trajworld.models.identity.Identity.source_for`.
 
     Raises:
         TrajWorldError: The model or ``ranges_from`` is of data of another size, or a pre-trained model has several
             datasets of this environment and ``ranges_from`` names none.
     """
 
-    def sizes(data: Dataset) -> str:
+    def sizes(data: Dataset | Identity) -> str:
         return f"{data.observation_size} observation and {data.action_size} action variates"
 
     identity, table = model.identity, model.sizes.variates
@@ -140,25 +121,19 @@ def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | str 
             f"{dataset.name} has {dataset.num_variates} variates, more than the {table} this model has "
             "embeddings for: use a model made with a larger table"
         )
-    trained, found = ((one.observation_size, one.action_size) for one in (identity, dataset))
-    if not identity.support.shared and None not in trained and trained != found:
-        raise TrajWorldError(
-            f"the model predicts {identity.environment or 'its environment'} ({trained[0]} observation and "
-            f"{trained[1]} action variates), but {dataset.name} has {sizes(dataset)}: use a model of that environment, "
-            "or a pre-trained one"
-        )
     if not identity.support.shared:
-        if (size := identity.support.lower.size) != dataset.num_variates:
+        size, known = identity.support.lower.size, identity.observation_size is not None
+        if size != dataset.num_variates or (known and sizes(identity) != sizes(dataset)):
             raise TrajWorldError(
-                f"the model predicts {size} variates, but {dataset.name} has {dataset.num_variates}: use a model of "
-                "that environment, or a pre-trained one"
+                f"the model predicts {identity.environment or 'its environment'} "
+                f"({sizes(identity) if known else f'{size} variates'}), but {dataset.name} has {sizes(dataset)}: "
+                "use a model of that environment, or a pre-trained one"
             )
         return Ranges(identity.support, "the model's own")
-    own = identity.source_for(dataset, ranges_from)
-    if own is not None:
+    if own := identity.source_for(dataset, ranges_from):
         return Ranges(own.support, own.origin)
     source = ranges_from if isinstance(ranges_from, Dataset) else dataset
-    if (source.observation_size, source.action_size) != found:
+    if sizes(source) != sizes(dataset):
         raise TrajWorldError(
             f"the ranges of {source.name} ({sizes(source)}) do not fit {dataset.name} ({sizes(dataset)}): "
             "name a dataset of the same environment"
@@ -167,7 +142,7 @@ def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | str 
 
 
 def compile_one_step(model: WorldModel, short: Short = "padded") -> OneStep:
-    """Compile the prediction of each window's last row from the rows before it, as tensors.
+    """Compile the prediction of each window's last row, as tensors, from the rows before it.
 
     It takes values ``[B, T, M]``, time mask ``[B, T]`` and variates, and reads the weights as they are at the call.
     """
@@ -204,61 +179,36 @@ def model_predictor(
     return predict
 
 
-class Choice(TypedDict, total=False):
-    """Which windows of a dataset are predicted, and how.
-
-    Attributes:
-        episodes: Indices of the episodes whose windows count; all where not given.
-        limit: The most windows, drawn without replacement; all where not given.
-        batch_size: Windows predicted at once; the last batch is filled up, so that one shape is compiled.
-        seed: Of the draw.
-        progress: Called after each batch.
-    """
-
-    episodes: ArrayLike | None
-    limit: int | None
-    batch_size: int
-    seed: int
-    progress: Progress | None
-
-
 def prediction_errors(
     model: WorldModel,
     dataset: Dataset,
     *,
     support: Support | Ranges,
     one_step: OneStep | None = None,
-    **choice: Unpack[Choice],
+    **choice: Any,
 ) -> PredictionErrors:
     """The errors of the model's expectation of each window's last row, from the at most T - 1 rows before it.
 
-    Args:
-        model: The model; T is its window.
-        dataset: Where the windows are.
-        support: The range the model reads them over, arrays ``[M]``; see :func:`support_for`.
-        one_step: What :func:`compile_one_step` made of this model, where it is evaluated more than once.
-        choice: See :class:`Choice`.
+    The model reads them over ``support``, arrays ``[M]``: see :func:`support_for`. ``one_step`` is what
+    :func:`compile_one_step` made of it, where it is evaluated more than once; ``choice`` is that of :func:`errors_of`.
 
     Raises:
-        UsageError: A number is out of range, or there is no such episode.
+        UsageError: The limit is less than 1.
         TrajWorldError: The support is of another M, or the model's predictions are not finite.
     """
     ranges = support if isinstance(support, Ranges) else Ranges(support, "given")
     predict = model_predictor(model, dataset, ranges.support, one_step)
-    window = model.sizes.window
-    return errors_of(predict, dataset, predictor="model", ranges=ranges.origin, window=window, **choice)
+    about: dict[str, Any] = {"ranges": ranges.origin, "window": model.sizes.window}
+    return errors_of(predict, dataset, predictor="model", **about, **choice)
 
 
-def copy_last_row_errors(
-    dataset: Dataset, *, window: int = WINDOW, **choice: Unpack[Choice]
-) -> PredictionErrors:
-    """The errors of the baseline that predicts the last row to equal the one before it; arguments as above.
+def copy_last_row_errors(dataset: Dataset, **choice: Any) -> PredictionErrors:
+    """The errors of the baseline that predicts the last row to equal the one before it; see :func:`errors_of`.
 
-    With the same dataset, episodes, limit and seed it is measured on the same windows as a model.
+    With the same dataset, window, limit and seed it is measured on the same windows as a model.
     """
-    choice.setdefault("batch_size", 4096)
-    predict = copying_predictor(dataset)
-    return errors_of(predict, dataset, predictor="copy of the last row", window=window, **choice)
+    choice = {"batch_size": 4096, **choice}
+    return errors_of(copying_predictor(dataset), dataset, predictor="copy of the last row", **choice)
 
 
 def errors_of(
@@ -268,19 +218,20 @@ def errors_of(
     predictor: str,
     ranges: str = "",
     window: int = WINDOW,
-    episodes: ArrayLike | None = None,
     limit: int | None = None,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> PredictionErrors:
-    """The metric itself: errors of any predictor; see :func:`prediction_errors`."""
-    index = WindowIndex.of(dataset, episodes)
+    """The metric itself: errors of any ``predictor`` (its name) of the last row of windows of length ``window``.
+
+    At most ``limit`` windows, drawn by ``seed``, are predicted, all where it is None; ``batch_size`` at once, to which
+    the last batch is filled up, so that one shape is compiled. ``progress`` is called after each.
+    """
+    index = WindowIndex.of(dataset)
     if limit is not None and limit < 1:
         raise UsageError(f"at least 1 window must be predicted, not {limit}")
-    ranks = np.arange(len(index))
-    if limit is not None and limit < len(index):
-        ranks = np.sort(np.random.default_rng(seed).choice(len(index), limit, replace=False))
+    ranks = drawn(np.arange(len(index)), limit, seed)
     mae, mse, nll = (np.zeros(dataset.observation_size + 1) for _ in range(3))
     places = index.locate(ranks)
     for error, entropy in each_error(predict, dataset, *places, predictor, batch_size, window, progress):
@@ -300,6 +251,12 @@ def errors_of(
     return PredictionErrors(dataset.name, dataset.environment, predictor, ranges, len(ranks), table)
 
 
+def drawn(candidates: NDArray[np.int64], most: int | None, seed: int) -> NDArray[np.int64]:
+    """At most ``most`` of ascending numbers (all where it is None), drawn by ``seed`` without replacement."""
+    count = len(candidates) if most is None else min(most, len(candidates))
+    return np.sort(np.random.default_rng(seed).choice(candidates, count, replace=False))
+
+
 def each_error(
     predict: Predictor,
     dataset: Dataset,
@@ -310,21 +267,17 @@ def each_error(
     window: int = WINDOW,
     progress: Progress | None = None,
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.floating] | None]]:
-    """The absolute errors of the last row of given windows, a batch at a time.
+    """The absolute errors of the last row of the windows that end at the rows ``ends [N]``, a batch at a time.
 
-    The windows end at the rows ``ends [N]``, in the episodes whose first rows are ``first [N]``; ``predictor`` names
-    who predicts, for errors.
+    ``first [N]`` are the first rows of their episodes; ``predictor`` names who predicts, for errors.
 
     Yields:
         ``[<= batch_size, P]`` absolute errors in the data's own units, and the negative log-likelihoods of the
         true bins, in nats, or None for a predictor without bins.
 
     Raises:
-        UsageError: A number is out of range.
         TrajWorldError: The predictions are not finite.
     """
-    if batch_size < 1 or window < 2:
-        raise UsageError(f"batch size {batch_size} must be at least 1, and window {window} at least 2")
     size, predicted = min(batch_size, len(ends)), dataset.observation_size + 1
     for start in range(0, len(ends), size):
         # A short last batch repeats its first window: another shape would be compiled anew.

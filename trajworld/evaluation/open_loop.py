@@ -1,16 +1,16 @@
 """How far a model sees ahead: errors of open-loop rollouts along the real actions, by the number of steps."""
 
-from dataclasses import asdict, dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.windows import gather_windows
-from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.one_step import Progress, scaled_errors
+from trajworld.errors import TrajWorldError
+from trajworld.evaluation.one_step import Progress, drawn, scaled_errors
 from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
 
@@ -21,13 +21,10 @@ _LEAST_SHARE = 0.1
 
 
 class Foreseen(NamedTuple):
-    """N open-loop rollouts beside what really happened; P = observation_size + 1.
+    """N open-loop rollouts beside what really happened, each ``[N, h, P]``; P = observation_size + 1.
 
-    Attributes:
-        mean: ``[N, h, P]``: the predictions, each fed back as the next step's past.
-        std: ``[N, h, P]``: standard deviation of each predicted distribution.
-        real: ``[N, h, P]``: the dataset's own rows.
-        present: ``[N, h]`` bool: false beyond an episode's end, where the others mean nothing.
+    ``mean`` and ``std`` are of the predicted distributions, whose mean is fed back as the next step's past; ``real``
+    are the dataset's own rows; ``present [N, h]`` is false beyond an episode's end, where the others mean nothing.
     """
 
     mean: NDArray[np.float32]
@@ -38,21 +35,12 @@ class Foreseen(NamedTuple):
 
 @dataclass(frozen=True)
 class OpenLoopErrors:
-    """Errors of rollouts along real actions, at each step of them.
+    """Errors of rollouts along real actions, at each of their ``horizon`` h steps, all inside one episode.
 
-    Every error is absolute, divided by the variate's standard deviation over the dataset, and averaged over
-    the predicted variates that vary (over all, undivided, where none does).
-
-    Attributes:
-        dataset: Its name.
-        environment: Its environment.
-        ranges: Which ranges the model binned over.
-        horizon: h; less than was asked for where the episodes are too short.
-        starts: How many rollouts; each has all of its h steps inside one episode.
-        mae: ``[h]``: mean over the rollouts.
-        lower_quartile: ``[h]``: the first quartile of the errors.
-        upper_quartile: ``[h]``: their third quartile.
-        held_row: ``[h]``: mean error of predicting that the starting row stays as it is.
+    Every error is absolute, divided by the variate's standard deviation over the dataset, and averaged over the
+    predicted variates that vary (over all, undivided, where none does). ``mae [h]`` and the quartiles are over the
+    ``starts`` rollouts; ``held_row [h]`` is the mean error of predicting that the starting row stays as it is;
+    ``ranges`` says which ranges the model binned over.
     """
 
     dataset: str
@@ -64,10 +52,6 @@ class OpenLoopErrors:
     lower_quartile: tuple[float, ...]
     upper_quartile: tuple[float, ...]
     held_row: tuple[float, ...]
-
-    def as_json(self) -> dict[str, Any]:
-        """Plain JSON values."""
-        return asdict(self)
 
 
 class Foresight:
@@ -83,30 +67,21 @@ class Foresight:
     ) -> None:
         """Set up rollouts of :func:`fitting_horizon` steps, ``batch_size`` at once; compiled at the first call.
 
-        Raises:
-            UsageError: A number is less than 1.
-            TrajWorldError: The support does not fit the dataset.
+        A ``TrajWorldError`` is raised where the support does not fit the dataset.
         """
         from trajworld.models.rollout import compile_rollout
 
-        if batch_size < 1:
-            raise UsageError(f"the batch size must be at least 1, not {batch_size}")
         self.dataset, self.batch_size = dataset, batch_size
         self.horizon = fitting_horizon(dataset, horizon)
         self._variates = variates_of(dataset, support.lower, support.upper)
         self.context = model.context
         self._run = compile_rollout(model, dataset.observation_size)
 
-    def __call__(self, starts: ArrayLike, progress: Progress | None = None) -> Foreseen:
+    def __call__(self, starts: NDArray[np.int64], progress: Progress | None = None) -> Foreseen:
         """Roll out from the rows ``starts [N]``, with the rows before them in their episodes as history.
 
-        Raises:
-            UsageError: A start is no row of the dataset.
-            TrajWorldError: The predictions are not finite.
+        A ``TrajWorldError`` is raised where the predictions are not finite.
         """
-        starts = np.asarray(starts, np.int64)
-        if starts.ndim != 1 or not len(starts) or starts.min() < 0 or starts.max() >= len(self.dataset.rows):
-            raise UsageError(f"{self.dataset.name} has rows 0 to {len(self.dataset.rows) - 1} to start from")
         parts = []
         for begin in range(0, len(starts), self.batch_size):
             chosen = starts[begin : begin + self.batch_size]
@@ -150,44 +125,26 @@ def open_loop_errors(
 ) -> OpenLoopErrors:
     """How the error of open-loop rollouts grows with the number of steps.
 
-    At most ``starts`` rollouts start at random rows, drawn by ``seed`` without replacement from those with the whole
-    horizon before them in their episode, so that every step's mean is over the same rollouts. ``ranges`` says where the
-    model's ranges come from; ``progress`` is called after each batch.
-
-    Raises:
-        UsageError: A number is less than 1.
-        TrajWorldError: The predictions are not finite.
+    At most ``starts`` rollouts start at random rows, drawn by ``seed`` from those with the whole horizon before them in
+    their episode, so that every step's mean is over the same rollouts. ``ranges`` says where the model's ranges come
+    from; ``progress`` is called after each batch. A ``TrajWorldError`` is raised where the predictions are not finite.
     """
-    if starts < 1:
-        raise UsageError(f"at least 1 rollout is needed, not {starts}")
     dataset, steps = foresight.dataset, foresight.horizon
-    candidates = _starting_rows(dataset, steps)
-    count = min(starts, len(candidates))
-    drawn = np.sort(np.random.default_rng(seed).choice(candidates, count, replace=False))
-    found = foresight(drawn, progress)
-    first = dataset.rows[drawn][:, None, : found.real.shape[-1]]
+    chosen = drawn(_starting_rows(dataset, steps), starts, seed)
+    found = foresight(chosen, progress)
+    first = dataset.rows[chosen][:, None, : found.real.shape[-1]]
     error, held = (scaled_errors(dataset, values - found.real) for values in (found.mean, first))
     curves = (error.mean(axis=0), *np.quantile(error, [0.25, 0.75], axis=0), held.mean(axis=0))
-    about = (dataset.name, dataset.environment, ranges, steps, count)
+    about = (dataset.name, dataset.environment, ranges, steps, len(chosen))
     return OpenLoopErrors(*about, *(tuple(curve.tolist()) for curve in curves))
 
 
 def fitting_horizon(dataset: Dataset, horizon: int) -> int:
-    """The longest horizon up to ``horizon`` that at least a tenth of the dataset's transitions start.
-
-    Raises:
-        UsageError: ``horizon`` is less than 1.
-    """
-    if horizon < 1:
-        raise UsageError(f"the horizon must be at least 1 step, not {horizon}")
-    lengths = dataset.transitions_per_episode
-    low, high = 1, min(horizon, int(lengths.max()))
-    # The number of starts falls with the horizon: bisect.
-    while low < high:
-        middle = (low + high + 1) // 2
-        enough = np.maximum(lengths - middle + 1, 0).sum() >= _LEAST_SHARE * lengths.sum()
-        low, high = (middle, high) if enough else (low, middle - 1)
-    return low
+    """The longest horizon up to ``horizon`` that at least a tenth of the dataset's transitions start."""
+    # Of each number of steps from 0 on: the episodes of at least that length, then the transitions that start so many.
+    episodes = np.bincount(dataset.transitions_per_episode)[::-1].cumsum()
+    starts = episodes.cumsum()[::-1]
+    return int(np.flatnonzero(starts[1 : horizon + 1] >= _LEAST_SHARE * starts[1])[-1]) + 1
 
 
 def _starting_rows(dataset: Dataset, horizon: int) -> NDArray[np.int64]:

@@ -1,37 +1,31 @@
 """Pictures of what a model predicts: real and predicted trajectories, errors by variate, errors by horizon."""
 
-from dataclasses import dataclass
-from pathlib import Path
+from typing import NamedTuple
 
 import keras
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from trajworld.charts import Look, bars, blank, lines, save_figure, style_axes
+from trajworld.charts import Look, bars, blank, lines, style_axes
 from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.summary import variate_names
 from trajworld.data.windows import gather_windows
-from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import BATCH_SIZE, OneStep, PredictionErrors, varying
 from trajworld.evaluation.open_loop import Foresight, OpenLoopErrors
 from trajworld.models.ranges import Support
 
 _MOST_TRAJECTORIES = 6
 _MOST_BARS = 20
-_BAND = "±{} std of each step's distribution"
 
 
-@dataclass(frozen=True)
-class Track:
+class Track(NamedTuple):
     """Predictions of consecutive rows of one episode; P = observation_size + 1.
 
-    Attributes:
-        steps: ``[n]``: rows' numbers in their episode.
-        mean: ``[n, P]``.
-        std: ``[n, P]``: standard deviation of each predicted distribution.
+    ``steps [n]`` are the rows' numbers in it, ``mean [n, P]`` and ``std [n, P]`` those of the predicted distributions.
     """
 
     steps: NDArray[np.int64]
@@ -39,15 +33,11 @@ class Track:
     std: NDArray[np.floating]
 
 
-@dataclass(frozen=True)
-class EpisodeView:
-    """A stretch of an episode, as it was and as a model saw it coming.
+class EpisodeView(NamedTuple):
+    """A stretch of an episode, as it was, ``real [n, P]``, and as a model saw it coming.
 
-    Attributes:
-        episode: Its number.
-        real: ``[n, P]``: rows 0 to n - 1 of the episode.
-        one_step: Every row but the first, each predicted from the real rows before it.
-        open_loop: The rows after ``open_loop.steps[0] - 1``, predicted from the actions alone.
+    ``one_step`` is every row but the first, each predicted from the real rows before it; ``open_loop`` the rows after
+    ``open_loop.steps[0] - 1``, predicted from the actions alone.
     """
 
     episode: int
@@ -62,16 +52,11 @@ def view_episode(
     """Predict the start of an episode one step at a time, and open-loop from its first rows on.
 
     ``window`` is the model's T; the horizon of ``foresight`` is how far the open loop goes.
-
-    Raises:
-        UsageError: There is no such episode.
     """
-    if not 0 <= episode < dataset.num_episodes:
-        raise UsageError(f"{dataset.name} has episodes 0 to {dataset.num_episodes - 1}, not {episode}")
     first, stop = dataset.episode_offsets[episode : episode + 2]
     predicted, variates = dataset.observation_size + 1, variates_of(dataset, support.lower, support.upper)
     begin = min(foresight.context, max(1, int(stop - first) // 4)) - 1
-    seen = foresight([first + begin])
+    seen = foresight(np.array([first + begin]))
     ahead = int(seen.present[0].sum())
     shown = begin + 1 + ahead
     ends = first + np.arange(1, shown)
@@ -108,8 +93,8 @@ def shown_variates(dataset: Dataset, most: int = _MOST_TRAJECTORIES) -> list[int
     return [*(int(variate) for variate in _spread(varies, most - 1)), dataset.observation_size]
 
 
-def draw_trajectories(path: str | Path, view: EpisodeView, dataset: Dataset, model: str) -> None:
-    """Draw predicted beside real values of one episode, one step ahead on the left and open-loop on the right.
+def trajectories(view: EpisodeView, dataset: Dataset, model: str) -> Figure:
+    """Predicted beside real values of one episode, one step ahead on the left and open-loop on the right.
 
     A row of panels for each of :func:`shown_variates`; ``model`` is its name, for the title.
     """
@@ -120,21 +105,12 @@ def draw_trajectories(path: str | Path, view: EpisodeView, dataset: Dataset, mod
     # The 0 in an episode's first row stands for a reward that nobody received.
     real[0, dataset.observation_size] = np.nan
     for line, variate in zip(panels, chosen, strict=True):
-        tracks = list(zip(line, (view.one_step, view.open_loop), strict=True))
-        for axes, track in tracks:
+        for axes, track in zip(line, (view.one_step, view.open_loop), strict=True):
             _draw_track(axes, look, real[:, variate], track, variate)
-        # As high as the lines and the narrower bands: a wide outer band would flatten them.
-        limits = line[0].get_ylim()
-        for axes, track in tracks:
-            _draw_band(axes, look, track, variate, 2)
-        line[0].set_ylim(limits)
         line[0].set_ylabel(names[variate], fontsize=9, color=look.colour("text"))
     start = int(view.open_loop.steps[0])
-    titles = (
-        "one step ahead, from the real rows before",
-        f"open loop from step {start - 1}, from the actions alone",
-    )
-    for axes, title in zip(panels[0], titles, strict=True):
+    ahead = f"open loop from step {start - 1}, from the actions alone"
+    for axes, title in zip(panels[0], ("one step ahead, from the real rows before", ahead), strict=True):
         axes.set_title(title, loc="left", fontsize=10, color=look.colour("text"))
     for axes in panels[:, 1]:
         axes.axvspan(0, start - 1, color=look.colour("grid"), zorder=0, label="real history")
@@ -145,49 +121,33 @@ def draw_trajectories(path: str | Path, view: EpisodeView, dataset: Dataset, mod
         f"{model} predicts {dataset.environment or dataset.name}\nepisode {view.episode} of {dataset.name}"
     )
     figure.suptitle(title, x=0.01, ha="left", fontsize=11, color=look.colour("text"))
-    entries = dict(zip(*reversed(panels[0, 1].get_legend_handles_labels()), strict=True))
-    labels = ["real", "predicted", _BAND.format(1), _BAND.format(2), "real history"]
-    figure.legend(
-        [entries[label] for label in labels],
-        labels,
-        loc="outside lower left",
-        ncols=5,
-        fontsize=9,
-        frameon=False,
-    )
-    save_figure(figure, path)
+    handles, labels = panels[0, 1].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower left", ncols=4, fontsize=9, frameon=False)
+    return figure
 
 
-def draw_variate_errors(path: str | Path, model: PredictionErrors, copy: PredictionErrors, name: str) -> None:
-    """Draw each predicted variate's one-step error beside that of copying the last row, the worst on top.
+def variate_errors(model: PredictionErrors, copy: PredictionErrors, name: str) -> Figure:
+    """Each predicted variate's one-step error beside that of copying the last row, the worst on top.
 
     Errors are in standard deviations of the variate; those that do not vary are left out. Many variates are cut to
     the ones that the model predicts worst.
     """
-    pairs = [
-        (row["normalised_mae"] or 0.0, copy.table[variate]["normalised_mae"] or 0.0, variate)
-        for variate, row in model.variates.items()
-        if variate not in model.still
-    ]
-    notes = [f"the worst {_MOST_BARS} of {len(pairs)}"] * (len(pairs) > _MOST_BARS)
+    ours, copied = (pd.DataFrame(one.variates).T["normalised_mae"].astype(float) for one in (model, copy))
+    table = pd.DataFrame({"model": ours, "copy of the last row": copied}).dropna().rename_axis("variate")
+    shown = table.reset_index().sort_values(["model", "copy of the last row", "variate"], ascending=False)
+    shown = shown.head(_MOST_BARS).melt("variate", var_name="side", value_name="error")
+    notes = [f"the worst {_MOST_BARS} of {len(table)}"] * (len(table) > _MOST_BARS)
     notes += [f"{len(model.still)} that do not vary left out"] * bool(model.still)
-    rows = [
-        row
-        for ours, copied, variate in sorted(pairs, reverse=True)[:_MOST_BARS]
-        for row in ((variate, "model", ours), (variate, "copy of the last row", copied))
-    ]
-    table = pd.DataFrame(rows, columns=["variate", "side", "error"])
     title = (
         f"{name} predicts {model.environment or model.dataset} one step ahead\n"
         f"{model.windows:,} windows of {model.dataset}\n"
         f"{'; '.join(['mean absolute error, standard deviations', *notes])}"
     )
-    figure = bars(table, Look(), label="variate", value="error", series="side", title=title)
-    save_figure(figure, path)
+    return bars(shown, Look(), label="variate", value="error", series="side", title=title)
 
 
-def draw_growth(path: str | Path, errors: OpenLoopErrors, name: str) -> None:
-    """Draw how the error of open-loop rollouts grows with the steps ahead, beside holding the starting row."""
+def growth(errors: OpenLoopErrors, name: str) -> Figure:
+    """How the error of open-loop rollouts grows with the steps ahead, beside holding the starting row."""
     steps = np.arange(1, errors.horizon + 1)
     model = pd.DataFrame({"steps": steps, "error": errors.mae, "side": "model"})
     model = model.assign(**{"error low": errors.lower_quartile, "error high": errors.upper_quartile})
@@ -197,18 +157,8 @@ def draw_growth(path: str | Path, errors: OpenLoopErrors, name: str) -> None:
         f"{errors.starts} rollouts along the real actions of {errors.dataset}\n"
         "mean absolute error, standard deviations; shaded: the middle half of the rollouts"
     )
-    figure = lines(
-        pd.concat([model, held]),
-        Look(),
-        x="steps",
-        y="error",
-        series="side",
-        x_title="steps ahead",
-        y_title=title,
-        log_x=False,
-        log_y=False,
-    )
-    save_figure(figure, path)
+    axes = {"x": "steps", "y": "error", "x_title": "steps ahead", "y_title": title}
+    return lines(pd.concat([model, held]), Look(), series="side", **axes, log_x=False, log_y=False)
 
 
 def _spread(values: NDArray[np.int64], count: int) -> NDArray[np.int64]:
@@ -221,16 +171,9 @@ def _draw_track(axes: Axes, look: Look, real: NDArray[np.floating], track: Track
     style_axes(axes, look)
     axes.tick_params(labelsize=8)
     axes.margins(x=0.01, y=0.08)
-    mean, colour = track.mean[:, variate], look.colour("fine-tuned")
+    mean, std, colour = track.mean[:, variate], track.std[:, variate], look.colour("fine-tuned")
     axes.plot(np.arange(len(real)), real, color=look.colour("text"), linewidth=1.4, label="real")
     marker = "o" if len(track.steps) < 3 else ""
     axes.plot(track.steps, mean, color=colour, linewidth=1.2, marker=marker, markersize=3, label="predicted")
-    _draw_band(axes, look, track, variate, 1)
-
-
-def _draw_band(axes: Axes, look: Look, track: Track, variate: int, width: int) -> None:
-    mean, std, colour = track.mean[:, variate], width * track.std[:, variate], look.colour("fine-tuned")
-    label, alpha = _BAND.format(width), 0.35 - 0.1 * width
-    axes.fill_between(
-        track.steps, mean - std, mean + std, color=colour, alpha=alpha, linewidth=0, label=label
-    )
+    band = axes.fill_between(track.steps, mean - std, mean + std, color=colour, alpha=0.25, linewidth=0)
+    band.set_label("±1 std of each step's distribution")

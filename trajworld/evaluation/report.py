@@ -1,6 +1,6 @@
 """Everything that is measured and drawn of one model on one dataset."""
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,13 +45,7 @@ class Settings:
 
 
 class Evaluation(NamedTuple):
-    """What was measured of a model on a dataset.
-
-    Attributes:
-        prediction: Its one-step errors.
-        copy_last_row: Those of copying the last row, on the same windows.
-        open_loop: How open-loop errors grow; None where no horizon was asked for.
-    """
+    """One-step errors of a model, those of copying the last row of the same windows, and open-loop ones, if any."""
 
     prediction: PredictionErrors
     copy_last_row: PredictionErrors
@@ -59,7 +53,8 @@ class Evaluation(NamedTuple):
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
-        return {name: one and one.as_json() for name, one in self._asdict().items()}
+        one_step = {name: getattr(self, name).as_json() for name in ("prediction", "copy_last_row")}
+        return one_step | {"open_loop": self.open_loop and asdict(self.open_loop)}
 
 
 def evaluate(
@@ -75,38 +70,27 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on a dataset, and draw it into ``folder``, if any, with its ``name`` in the titles.
 
-    ``ranges`` and ``one_step`` are of :mod:`trajworld.evaluation.one_step`.
-
-    Raises:
-        TrajWorldError: The model does not fit the dataset, its predictions are not finite, or a picture cannot be
-            written.
+    ``ranges`` and ``one_step`` are of :mod:`trajworld.evaluation.one_step`. A ``TrajWorldError`` is raised where the
+    predictions are not finite, or a picture cannot be written.
     """
     # Imported here: without pictures nothing waits for Matplotlib and pandas.
+    from trajworld.charts import save_figure
     from trajworld.evaluation import pictures
 
-    limit, seed, batch_size = settings.windows or None, settings.seed, settings.batch_size
-    copy = copy_last_row_errors(dataset, window=model.sizes.window, limit=limit, seed=seed)
-    prediction = prediction_errors(
-        model,
-        dataset,
-        support=ranges,
-        one_step=one_step,
-        limit=limit,
-        seed=seed,
-        batch_size=batch_size,
-        progress=progress,
-    )
+    seed, batch_size, window = settings.seed, settings.batch_size, model.sizes.window
+    choice: dict[str, Any] = {"limit": settings.windows or None, "seed": seed}
+    copy = copy_last_row_errors(dataset, window=window, **choice)
+    choice |= {"batch_size": batch_size, "progress": progress}
+    prediction = prediction_errors(model, dataset, support=ranges, one_step=one_step, **choice)
     if folder is not None:
-        pictures.draw_variate_errors(folder / "variates.png", prediction, copy, name)
+        save_figure(pictures.variate_errors(prediction, copy, name), folder / "variates.png")
     if not settings.horizon:
         return Evaluation(prediction, copy, None)
     foresight = Foresight(model, dataset, ranges.support, settings.horizon, min(batch_size, BATCH_SIZE))
     growth = open_loop_errors(foresight, ranges=ranges.origin, seed=seed, progress=progress)
     if folder is not None:
-        pictures.draw_growth(folder / "open-loop.png", growth, name)
+        save_figure(pictures.growth(growth, name), folder / "open-loop.png")
         for episode in pictures.typical_episodes(dataset, settings.pictures):
-            view = pictures.view_episode(
-                dataset, episode, ranges.support, one_step, model.sizes.window, foresight
-            )
-            pictures.draw_trajectories(folder / f"episode-{episode}.png", view, dataset, name)
+            view = pictures.view_episode(dataset, episode, ranges.support, one_step, window, foresight)
+            save_figure(pictures.trajectories(view, dataset, name), folder / f"episode-{episode}.png")
     return Evaluation(prediction, copy, growth)

@@ -1,4 +1,4 @@
-"""The data of studies that train: of each environment a pool to draw from and a test set, collected once.
+"""What studies that train start from: a model, and of each environment a pool to draw from and a test set.
 
 Both come from one collection: behaviours of many kinds, and policies that a search found before, 40 % of the
 episodes. Each episode has a seed of its own; the first of them are the pool, the others the test set.
@@ -10,12 +10,12 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
 
-from trajworld.collect.collector import DECIDING, deciding_versions
+from trajworld.collect.collector import deciding_versions
 from trajworld.collect.corpus import Gathered, Job, check_families, gather_jobs
 from trajworld.collect.corpus_table import UNSEEN, Row, read_table
 from trajworld.data.dataset import Dataset
@@ -27,7 +27,10 @@ from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.one_step import varying
 from trajworld.files import read_json
-from trajworld.study.cells import Cell
+from trajworld.models.files import load_model, weights_digest
+from trajworld.models.interface import Sizes
+from trajworld.models.names import find_model
+from trajworld.study.cells import Cell, Task
 
 _KEY = "transfer"
 
@@ -37,34 +40,59 @@ _SEARCH = 1_000_000
 _SEARCH_PER_TRANSITION = 12.5
 
 
+class Pretrained(NamedTuple):
+    """A model that a study starts from: its file, the digest of its sizes and weights, and its sizes."""
+
+    path: Path
+    digest: str
+    sizes: Sizes
+
+
+def pretrained(name: str) -> Pretrained:
+    """Read a model by its name; see :func:`trajworld.models.names.find_model`."""
+    path = find_model(name)
+    model = load_model(path)
+    return Pretrained(path, weights_digest(model), model.sizes)
+
+
 @dataclass(frozen=True, eq=False)
 class StudyData:
-    """What a study has of one environment: episodes to draw training data from, and others to test on."""
+    """What a study has of one environment: episodes to draw training data from, and others to test on.
+
+    Of the latter at most ``windows`` are predicted, drawn by ``windows_seed``.
+    """
 
     environment: str
     pool: Dataset
     test: Dataset
+    windows: int = 1024
+    windows_seed: int = 0
 
     @property
     def digests(self) -> dict[str, str]:
         """Of the contents of both."""
         return {"pool": self.pool.content[:16], "test": self.test.content[:16]}
 
-    @property
-    def places(self) -> dict[str, str]:
-        """Where both lie, as ``open_dataset`` takes it."""
-        return {"pool": str(self.pool.path), "test": str(self.test.path)}
+    def cell(self, task: Task, side: str, start: Pretrained | None = None, /, **settings: Any) -> Cell:
+        """A cell of a task that is given these data, and a model to start from, if any."""
+        about = {"environment": self.environment, "side": side, **settings, "data": self.digests}
+        about["test"] = {"windows": self.windows, "seed": self.windows_seed}
+        places = {"pool": str(self.pool.path), "test": str(self.test.path)}
+        if start is not None:
+            about["init"], places["init"] = {"digest": start.digest}, str(start.path)
+        return Cell(task, about, places)
+
+    def behaviours(self, pool: int) -> Cell:
+        """A cell of :func:`describe_behaviours`, of a pool of so many transitions."""
+        metadata = dataset_path(_pool_id(self.environment, pool)) / "data" / "metadata.json"
+        about = {"environment": self.environment, "data": self.digests}
+        return Cell(describe_behaviours, about, {"metadata": str(metadata)})
 
 
-def pool_id(environment: str, transitions: int) -> str:
-    """The Minari id of an environment's pool."""
-    return f"{_KEY}/{parse_name(environment).slug}/pool-{transitions}-v0"
-
-
-def open_data(environment: str, pool: int) -> StudyData:
+def open_data(environment: str, pool: int, windows: int = 1024) -> StudyData:
     """Open the pool of ``pool`` transitions and the test set of an environment, which :func:`collect_data` made."""
-    found = pool_id(environment, pool)
-    return StudyData(environment, open_dataset(found), open_dataset(_test_id(found)))
+    found = _pool_id(environment, pool)
+    return StudyData(environment, open_dataset(found), open_dataset(_test_id(found)), windows)
 
 
 def collect_data(
@@ -72,8 +100,7 @@ def collect_data(
 ) -> None:
     """Collect the pools and test sets that are not there yet; any number of workers gives the same data.
 
-    Where only one of the two datasets of an environment is there, both are made again: they are parts of one
-    collection, and an episode that is in both would leak.
+    Where only one of the two is there, both are made again: an episode that is in both would leak.
     """
     missing = [job for job in (_job(name, pool) for name in environments) if not _is_there(job)]
     check_families(missing)
@@ -85,9 +112,7 @@ def collect_data(
 
 
 def check_draws(data: StudyData, sizes: Sequence[int], seeds: int) -> None:
-    """Refuse at once what would fail hours later: draws, with each seed from 0 on, of which none can be held out, and a
-    test set in which nothing varies.
-    """
+    """Refuse at once what would fail hours later: draws that cannot be split, a test set in which nothing varies."""
     if not varying(data.test)[1].any():
         raise TrajWorldError(
             f"{data.environment}: nothing varies in the test set, so that there is no error in standard deviations: "
@@ -97,24 +122,10 @@ def check_draws(data: StudyData, sizes: Sequence[int], seeds: int) -> None:
     for size, seed in itertools.product(sizes, range(seeds)):
         if len(limit_transitions(pool, every, size, seed)) > 1:
             continue
-        remedy = "collect more with --pool"
-        if len(every) > 1:
-            # What a seed's first two episodes hold is enough for that seed.
-            orders = [limit_transitions(pool, every, None, one)[:2] for one in range(seeds)]
-            least = max(int(pool.transitions_per_episode[two].sum()) for two in orders)
-            remedy = f"let --sizes begin with at least {least}"
         raise UsageError(
             f"{data.environment}: {size:,} transitions with seed {seed} are one episode, which cannot be split into "
-            f"training and holdout: {remedy}"
+            "training and holdout: collect more with --pool, or begin --sizes with more"
         )
-
-
-def behaviour_cell(data: StudyData, pool: int) -> Cell:
-    """A cell of :func:`describe_behaviours`."""
-    metadata = str(dataset_path(pool_id(data.environment, pool)) / "data" / "metadata.json")
-    return Cell(
-        describe_behaviours, {"environment": data.environment, "data": data.digests}, {"metadata": metadata}
-    )
 
 
 def describe_behaviours(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[dict[str, Any]]:
@@ -140,7 +151,11 @@ def _job(environment: str, pool: int) -> Job:
     # Not of the table: no variants are known of it.
     row = row or Row(environment, "", 0, UNSEEN, 1.0, 1.0, "varied", 0.0)
     search, total = round(min(_SEARCH, _SEARCH_PER_TRANSITION * pool)), pool + max(1, pool // 10)
-    return Job(pool_id(environment, pool), row, search, total, 0)
+    return Job(_pool_id(environment, pool), row, search, total, 0)
+
+
+def _pool_id(environment: str, transitions: int) -> str:
+    return f"{_KEY}/{parse_name(environment).slug}/pool-{transitions}-v0"
 
 
 def _test_id(pool: str) -> str:
@@ -151,23 +166,13 @@ def _is_there(job: Job) -> bool:
     """Whether both datasets are there; those that are there must be of one collection of this recipe."""
     paths = [dataset_path(one) for one in (_test_id(job.dataset_id), job.dataset_id)]
     found = [read_json(path / "data" / "metadata.json").get(_KEY) or {} for path in paths if path.exists()]
-    remove = f"remove {' and '.join(map(str, paths))}"
-    if any(one.get("recipe") != job.recipe for one in found):
-        raise TrajWorldError(f"the data of {job.row.environment} were made otherwise: {remove}")
-    if len(found) < len(paths):
-        return False
-    test, pool = (one.get("versions") or {} for one in found)
-    shown = [
-        f"{name} {test.get(name, 'none')} and {pool.get(name, 'none')}"
-        for name in DECIDING
-        if test.get(name) != pool.get(name)
-    ]
-    if shown:
+    recipes, versions = ([one.get(name) for one in found] for name in ("recipe", "versions"))
+    if any(one != job.recipe for one in recipes) or versions[:1] != versions[-1:]:
         raise TrajWorldError(
-            f"the pool and test set of {job.row.environment} were made with different versions ({', '.join(shown)}), "
-            f"so that an episode may be in both: {remove}"
+            f"the pool and test set of {job.row.environment} were made otherwise, or with different versions of "
+            f"packages, so that an episode may be in both: remove {' and '.join(map(str, paths))}"
         )
-    return True
+    return len(found) == len(paths)
 
 
 def _write(job: Job, gathered: Gathered, pool: int) -> None:
@@ -179,9 +184,8 @@ def _write(job: Job, gathered: Gathered, pool: int) -> None:
         )
     parts = {_test_id(job.dataset_id): slice(first, None), job.dataset_id: slice(0, first)}
     # What is there of an earlier collection goes first: an interrupted run never mixes datasets of two collections.
-    for path in map(dataset_path, parts):
-        if path.exists():
-            shutil.rmtree(path)
+    for path in filter(Path.exists, map(dataset_path, parts)):
+        shutil.rmtree(path)
     for dataset_id, chosen in parts.items():
         episodes = gathered.episodes[chosen]
         recorded = {

@@ -1,15 +1,198 @@
-"""Fine-tuning against training from scratch: the runs with the chosen learning rates, and what fine-tuning saves."""
+"""Fine-tuning against training from scratch: the cells and their tasks, the chosen runs, and what fine-tuning saves."""
 
+import functools
 import math
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
+
+from trajworld.data.resolve import open_dataset
+from trajworld.errors import UsageError
+from trajworld.evaluation import one_step
+from trajworld.models.files import load_model
+from trajworld.models.identity import Identity
+from trajworld.models.interface import Sizes, kind_of, kind_of_sizes, new_model
+from trajworld.models.ranges import pretraining_support
+from trajworld.models.seen import environments_seen
+from trajworld.studies.data import Pretrained, StudyData
+from trajworld.study.cells import Cell, Result, Row
+from trajworld.training.config import DatasetChoice, TrainingConfig, resolve_config
+from trajworld.training.loop import DivergedError, Report, train
+from trajworld.training.parts import open_parts
+from trajworld.training.run import start_run
 
 SIDES = FROM_SCRATCH, FINE_TUNED = ("from scratch", "fine-tuned")
 GROUP = ["transitions", "environment", "side"]
 """What the runs of a group have in common: they are tried with several learning rates."""
 
+WEIGHTS = ".keras"
+"""Suffix of a cell's file with the final weights."""
+
+_SHOWN = ("transitions", "learning_rate", "seed", "batch_size", "targets")
+_FIXED = ("weight_decay", "clip_norm", "holdout_fraction", "holdout_windows", "dtype")
+# Columns of one-step errors, and where they are in the table of errors.
+_ERRORS = {
+    "mae_std": ("all", "normalised_mae"),
+    "mae_std_observation": ("observations", "normalised_mae"),
+    **{name: ("all", name) for name in ("mae", "mse", "nll")},
+}
 _OF_RUNS = ["learning_rate", "seed", "step", "mae_std", "nll", "holdout_loss", "diverged", "seen"]
+
+
+def check_plan(sizes: Sequence[int], learning_rates: Sequence[float], pool: int, **counts: int) -> None:
+    """Refuse a plan of which no run can be made; ``counts`` must be at least 1."""
+    check_ascending("sizes", sizes, 1)
+    if sizes[-1] > pool:
+        raise UsageError(f"{pool:,} transitions collected cannot give {sizes[-1]:,} to train on")
+    distinct = len(set(learning_rates)) == len(learning_rates) > 0
+    if not distinct or not all(0 < rate < math.inf for rate in learning_rates):
+        shown = ", ".join(map(str, learning_rates)) or "none"
+        raise UsageError(f"learning rates must be above 0, each named once, not {shown}")
+    for name, value in counts.items():
+        if value < 1:
+            raise UsageError(f"{name.replace('_', ' ')} must be at least 1, not {value}")
+
+
+def check_ascending(name: str, values: Sequence[int], least: int) -> None:
+    """Refuse values that do not ascend from ``least`` or more."""
+    if not values or list(values) != sorted(set(values)) or values[0] < least:
+        shown = ", ".join(map(str, values)) or "none"
+        raise UsageError(f"{name} must ascend from {least} or more, not {shown}")
+
+
+def training_cell(
+    data: StudyData, start: Pretrained | Sizes, *, steps: Sequence[int], keep: bool = False, **options: Any
+) -> Cell:
+    """A cell of :func:`train_and_measure`: a model that is fine-tuned, or one of ``start``'s sizes from scratch.
+
+    At ``steps``, which ascend and end the training, the test set is predicted; ``keep`` keeps the final weights as the
+    cell's file ``.keras``. The ``options`` are ``transitions`` of the pool, holdout included; ``learning_rate``;
+    ``seed``, which decides on episodes, initial weights, batches and dropout; ``batch_size``; and other fields of
+    :class:`~trajworld.training.config.TrainingConfig`.
+    """
+    model, sizes = (start, start.sizes) if isinstance(start, Pretrained) else (None, start)
+    fixed = {name: getattr(TrainingConfig, name) for name in _FIXED}
+    options = {"targets": "onehot", **fixed, **options}
+    return data.cell(
+        train_and_measure,
+        FINE_TUNED if model else FROM_SCRATCH,
+        model,
+        init={},
+        **{name: options.pop(name) for name in _SHOWN},
+        steps=list(steps),
+        training=options,
+        model={"kind": kind_of_sizes(sizes).name, **asdict(sizes)},
+        keep=[WEIGHTS] if keep else [],
+    )
+
+
+def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result:
+    """Train on a pool of episodes, and measure the one-step error on the test set at several steps.
+
+    A row for each measured step, step 0 being the model that training starts from: ``step``, the errors (see
+    :func:`error_row`), ``holdout_loss`` (on the run's held-out episodes, nats), ``training_transitions``,
+    ``holdout_transitions``, ``seen`` (whether the training of the model that is fine-tuned had this environment),
+    ``seconds`` since the run began, and ``diverged``. A run whose loss is no longer finite ends with a row without
+    errors whose ``diverged`` is true, at the step where that was found.
+    """
+    steps, began = settings["steps"], time.perf_counter()
+    test, init, rows = open_dataset(places["test"]), places.get("init"), []
+    # Those of the models that the initial one was itself started from included.
+    seen = environments_seen(load_model(init).identity)[0] if init else []
+    with tempfile.TemporaryDirectory(prefix="trajworld-", ignore_cleanup_errors=True) as folder:
+        run = start_run(Path(folder) / "run", _config(settings, places))
+        part, support = run.parts[0], one_step.support_for(run.model, test)
+        tester, compiled = _tester(run.model.sizes)
+        facts = {
+            "training_transitions": part.transitions,
+            "seen": test.environment in seen,
+            "holdout_transitions": int(part.dataset.transitions_per_episode[part.holdout].sum()),
+        }
+
+        def measure(step: int, holdout_loss: float | None, diverged: bool = False) -> None:
+            errors = None
+            if not diverged:
+                tester.set_weights(run.model.get_weights())
+                errors = one_step.prediction_errors(
+                    tester, test, support=support, one_step=compiled, **_windows(settings)
+                )
+            row = {"step": step, **error_row(errors), "holdout_loss": holdout_loss, **facts}
+            rows.append({**row, "seconds": round(time.perf_counter() - began, 3), "diverged": diverged})
+
+        def look(report: Report) -> None:
+            if report.step in steps:
+                measure(report.step, report.holdout_loss)
+
+        if steps[0] == 0:
+            measure(0, None)
+        try:
+            if not train(run, look, at=steps).finished:
+                raise KeyboardInterrupt
+        except DivergedError as error:
+            measure(error.step, None, diverged=True)
+        last = run.path / "last.keras"
+        keep = WEIGHTS in settings["keep"] and last.is_file()
+        return Result(rows, {WEIGHTS: last.read_bytes()} if keep else {})
+
+
+def predict_zero_shot(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
+    """The errors of a model without any update, on the test set.
+
+    The range, which such a model does not know, is that of the episodes that a run on ``transitions`` of the pool
+    trains on.
+    """
+    test, model = open_dataset(places["test"]), load_model(places["init"])
+    choice = {"transitions": settings["transitions"], "seed": settings["seed"]}
+    config = resolve_config("train", options={"datasets": [places["pool"]], **choice})
+    known = open_parts(config)[0].support
+    support = pretraining_support(known.lower, known.upper)
+    return [error_row(one_step.prediction_errors(model, test, support=support, **_windows(settings)))]
+
+
+def copy_last_row(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
+    """The errors of predicting no change, on the test set."""
+    return [error_row(one_step.copy_last_row_errors(open_dataset(places["test"]), **_windows(settings)))]
+
+
+def _windows(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {"limit": settings["test"]["windows"], "seed": settings["test"]["seed"]}
+
+
+def error_row(errors: one_step.PredictionErrors | None) -> Row:
+    """The columns of one-step errors; empty where there are none.
+
+    ``mae_std`` is the mean absolute error in standard deviations of each variate over observation and reward,
+    ``mae_std_observation`` that over the observation alone, ``mae`` and ``mse`` are in raw units, ``nll`` is the
+    negative log-likelihood of the true bins in nats.
+    """
+    return {name: errors and errors.table[part][metric] for name, (part, metric) in _ERRORS.items()}
+
+
+def _config(settings: Mapping[str, Any], places: Mapping[str, str]) -> TrainingConfig:
+    last, sizes = settings["steps"][-1], dict(settings["model"])
+    return TrainingConfig(
+        kind="train",
+        datasets=(DatasetChoice(places["pool"]),),
+        preset="small",
+        model=kind_of(sizes.pop("kind")).sizes(**sizes),
+        init=places.get("init", ""),
+        **dict.fromkeys(("steps", "log_every", "evaluate_every", "checkpoint_every"), last),
+        **{name: settings[name] for name in _SHOWN},
+        **settings["training"],
+    )
+
+
+@functools.cache
+def _tester(sizes: Sizes) -> tuple[Any, one_step.OneStep]:
+    """A model that is given the weights of every run in turn, so that a process compiles its prediction once."""
+    model = new_model(sizes, Identity())
+    return model, one_step.compile_one_step(model)
 
 
 def rows_of(table: pd.DataFrame, task: str = "train_and_measure") -> pd.DataFrame:
@@ -41,26 +224,29 @@ def chosen_runs(table: pd.DataFrame, rates: int, seeds: int) -> pd.DataFrame:
     return pd.concat(found) if found else runs.head(0)
 
 
-def savings(scratch: pd.DataFrame, tuned: pd.DataFrame, target: float) -> dict[str, dict[str, float]]:
-    """What both sides need to have at most the error ``target``, each the least of the measured amounts.
-
-    ``scratch`` and ``tuned`` are errors by transitions (rows) and steps (columns), both ascending.
+def savings(runs: pd.DataFrame) -> list[tuple[float, dict[str, dict[str, float]]]]:
+    """What both sides need for scratch's last and for its least mean error on the most data, of the measured amounts.
 
     Returns:
-        Of ``transitions`` (after the last step; from scratch at any step, where the last has lost the target again) and
-        of ``steps`` (on the most transitions): what is needed ``from scratch`` and ``fine-tuned``, infinite where it
-        never has the error; ``≈``, an estimate of the latter by interpolation; and ``factor``, the first divided by the
-        second: 0 where fine-tuning never has the error, infinite where it has it without a step. Of ``transitions``,
-        too, ``at any step``: the least with which the fine-tuned model has the error at any step.
+        Each of the two errors, and for it, of ``transitions`` (after the last step; from scratch at any step, where the
+        last has lost the error again) and of ``steps`` (on the most transitions): what is needed ``from scratch`` and
+        ``fine-tuned``, infinite where it never has the error; ``≈``, an estimate of the latter by interpolation; and
+        ``factor``, the first divided by the second. Of ``transitions``, too, ``at any step``: the least with which
+        fine-tuning has the error at any step.
     """
-    most, last = scratch.index[-1], scratch.columns[-1]
-    amount = _first(scratch[last], target)
-    amount = amount if math.isfinite(amount) else _first(scratch.min(axis=1), target)
-    at_any_step = {"at any step": _first(tuned.min(axis=1), target)}
-    return {
-        "transitions": _needs(amount, tuned[last], target) | at_any_step,
-        "steps": _needs(_first(scratch.loc[most], target), tuned.loc[most], target),
-    }
+    scratch, tuned = (
+        runs[runs["side"] == side].pivot_table(index="transitions", columns="step", values="mae_std")
+        for side in SIDES
+    )
+    most, found = scratch.iloc[-1], []
+    for target in (float(most.iloc[-1]), float(most.min())):
+        amount = _first(scratch.iloc[:, -1], target)
+        amount = amount if math.isfinite(amount) else _first(scratch.min(axis=1), target)
+        transitions = _needs(amount, tuned.iloc[:, -1], target)
+        transitions["at any step"] = _first(tuned.min(axis=1), target)
+        steps = _needs(_first(most, target), tuned.loc[most.name], target)
+        found.append((target, {"transitions": transitions, "steps": steps}))
+    return found
 
 
 def interpolated(errors: "pd.Series[float]", target: float) -> float:

@@ -2,17 +2,15 @@
 
 import contextlib
 import os
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
 from typing import Any, ClassVar
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from trajworld.charts import Look, lines
+from trajworld.charts import Look, lines, png
 from trajworld.collect.collector import collect_datasets, dataset_targets, default_workers
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.data.resolve import open_dataset
@@ -20,50 +18,27 @@ from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.one_step import compile_one_step, support_for
 from trajworld.evaluation.open_loop import Foresight, fitting_horizon
-from trajworld.evaluation.pictures import draw_trajectories, typical_episodes, view_episode
+from trajworld.evaluation.pictures import trajectories, typical_episodes, view_episode
 from trajworld.files import read_json
 from trajworld.models.files import load_model
 from trajworld.policies.behaviour import make_behaviour
-from trajworld.studies.data import StudyData
-from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH, SIDES, chosen_runs, rows_of
-from trajworld.studies.tasks import (
-    WEIGHTS,
-    Pretrained,
-    copying_cell,
-    pretrained,
-    training_cell,
-    zero_shot_cell,
-)
+from trajworld.studies import fine_tuning
+from trajworld.studies.data import Pretrained, StudyData, pretrained
+from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH, SIDES, WEIGHTS, rows_of
 from trajworld.study.cells import Cell, Store
 from trajworld.study.run import Say
 from trajworld.text import number, short_name
 
-SCALES: dict[str, dict[str, Any]] = {
-    "small": {},
-    "tiny": {
-        "sizes": (200, 400),
-        "pool": 600,
-        "test": 200,
-        "windows": 64,
-        "learning_rates": (3e-3,),
-        "steps": 6,
-        "batch_size": 8,
-        "horizon": 10,
-    },
-}
+_TINY_DATA = {"sizes": (200, 400), "pool": 600, "test": 200, "windows": 64}
+_TINY_RUNS = {"learning_rates": (3e-3,), "steps": 6, "batch_size": 8, "horizon": 10}
+SCALES: dict[str, dict[str, Any]] = {"small": {}, "tiny": {**_TINY_DATA, **_TINY_RUNS}}
 """Options by the name of a scale."""
 
 _BEHAVIOUR = "mixed"
 _DATA, _COPY, _ZERO = "transitions to fine-tune on", "copy the last row", "zero-shot"
 # Columns of the table of all runs.
-_COLUMNS = {
-    "side": "run",
-    "transitions": "transitions",
-    "learning_rate": "learning rate",
-    "holdout_loss": "holdout loss",
-    "mae_std": "error",
-    "nll": "NLL",
-}
+_SHOWN = ["side", "transitions", "learning_rate", "holdout_loss", "mae_std", "nll"]
+_NAMES = ["run", "transitions", "learning rate", "holdout loss", "error", "NLL"]
 
 
 @dataclass(frozen=True)
@@ -114,11 +89,8 @@ class Quickstart:
     def __post_init__(self) -> None:
         if self.seed < 0:
             raise UsageError(f"the seed cannot be negative, not {self.seed}")
-        numbers = (*self.sizes, self.pool, self.test, self.windows, self.steps, self.batch_size, self.horizon)
-        if not self.sizes or not self.learning_rates or min(numbers) < 1 or min(self.learning_rates) <= 0:
-            raise UsageError("sizes, learning rates and all other numbers must be above 0")
-        if list(self.sizes) != sorted(set(self.sizes)) or self.sizes[-1] > self.pool:
-            raise UsageError(f"the sizes must ascend to at most the pool, {self.pool:,} transitions")
+        counts = {name: getattr(self, name) for name in ("test", "windows", "steps", "batch_size", "horizon")}
+        fine_tuning.check_plan(self.sizes, self.learning_rates, self.pool, **counts)
 
     @cached_property
     def _model(self) -> Pretrained:
@@ -127,8 +99,11 @@ class Quickstart:
     @cached_property
     def _data(self) -> StudyData:
         with _datasets_in(self.datasets):
-            pool, test = (open_dataset(_dataset_id(self.environment, version)) for version in (0, 1))
-        return StudyData(str(parse_name(self.environment)), pool, test)
+            pool, test = (open_dataset(self._dataset_id(version)) for version in (0, 1))
+        return StudyData(str(parse_name(self.environment)), pool, test, self.windows, self.seed)
+
+    def _dataset_id(self, version: int) -> str:
+        return f"unseen/{parse_name(self.environment).slug}-v{version}"
 
     def prepare(self, workers: int, say: Say) -> None:
         """Read the model and collect both datasets, where they are not there yet."""
@@ -138,18 +113,16 @@ class Quickstart:
                 self._collect(version, transitions, self.seed + 1 + version, say)
 
     def _collect(self, version: int, transitions: int, seed: int, say: Say) -> None:
-        template = f"unseen/{{environment}}-v{version}"
-        targets = dataset_targets([self.environment], _BEHAVIOUR, template)
-        path = dataset_path(next(iter(targets)))
+        path = dataset_path(self._dataset_id(version))
         if path.exists():
             found = read_json(path / "data" / "metadata.json")
             made = found.get("collection") or {}
-            same = made.get("behaviour", {}).get("name") == _BEHAVIOUR and made.get("seed") == seed
-            if not same or found.get("total_steps") != transitions:
+            known = (made.get("behaviour", {}).get("name"), made.get("seed"), found.get("total_steps"))
+            if known != (_BEHAVIOUR, seed, transitions):
                 raise TrajWorldError(f"{path} was collected otherwise: remove it, or name another --datasets")
             return
         for one in collect_datasets(
-            targets,
+            dataset_targets([self.environment], _BEHAVIOUR, self._dataset_id(version)),
             behaviour=make_behaviour(_BEHAVIOUR),
             transitions=transitions,
             seed=seed,
@@ -160,34 +133,31 @@ class Quickstart:
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """Both sides at every size and rate, and what predicts without training."""
-        of: dict[str, Any] = {"windows": self.windows, "windows_seed": self.seed}
-        schedule: dict[str, Any] = {"warmup_steps": self.steps // 20, "decay_steps": self.steps}
-        run: dict[str, Any] = {
-            "steps": (self.steps,),
-            "seed": self.seed,
-            "batch_size": self.batch_size,
-            "keep": True,
-        }
+        schedule = {"warmup_steps": self.steps // 20, "decay_steps": self.steps}
+        given: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size, "keep": True, **schedule}
         runs = [
-            training_cell(self._data, start, transitions=size, learning_rate=rate, **run, **schedule, **of)
+            fine_tuning.training_cell(
+                self._data, start, steps=(self.steps,), transitions=size, learning_rate=rate, **given
+            )
             for size in self.sizes
             for start in (self._model, self._model.sizes)
             for rate in self.learning_rates
         ]
-        zero = zero_shot_cell(self._data, self._model, transitions=self.sizes[0], seed=self.seed, **of)
-        return [copying_cell(self._data, **of), zero, *runs]
+        known = {"transitions": self.sizes[0], "seed": self.seed}
+        zero = self._data.cell(fine_tuning.predict_zero_shot, "zero-shot", self._model, **known)
+        return [self._data.cell(fine_tuning.copy_last_row, "copy"), zero, *runs]
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """The errors of the chosen runs, and all runs."""
-        runs, shown = rows_of(table), _COLUMNS
-        every = runs[list(shown)].rename(columns=shown).astype({"transitions": int})
+        runs = rows_of(table)
+        every = runs[_SHOWN].set_axis(_NAMES, axis="columns").astype({"transitions": int})
         every["learning rate"] = every["learning rate"].map("{:g}".format)
         every["chosen"] = runs["cell"].isin(self._chosen(table)["cell"]).map({True: "✓", False: ""})
         title = f"One-step error on {short_name(self.environment)}, in standard deviations"
         return {title: self._errors(table), "All runs": every}
 
     def _chosen(self, table: pd.DataFrame) -> pd.DataFrame:
-        return chosen_runs(table, rates=len(self.learning_rates), seeds=1)
+        return fine_tuning.chosen_runs(table, rates=len(self.learning_rates), seeds=1)
 
     def _errors(self, table: pd.DataFrame) -> pd.DataFrame:
         """A row for each amount of data."""
@@ -204,16 +174,10 @@ class Quickstart:
         rows = errors.melt("transitions", [*SIDES, "copy", _ZERO], "side", "error")
         rows["transitions"] = rows["transitions"].where(rows["side"].isin(SIDES))
         of = "" if look.narrow else f" of {short_name(self.environment)}"
-        figure = lines(
-            rows.drop_duplicates(),
-            look,
-            x="transitions",
-            y="error",
-            series="side",
-            x_title=f"transitions{of} to fine-tune on (log scale)",
-            y_title="mean absolute one-step error, standard deviations",
-        )
-        return {"Error against the amount of data": figure}
+        axes: dict[str, Any] = {"x": "transitions", "y": "error", "series": "side"}
+        axes["x_title"] = f"transitions{of} to fine-tune on (log scale)"
+        axes["y_title"] = "mean absolute one-step error, standard deviations"
+        return {"Error against the amount of data": lines(rows.drop_duplicates(), look, **axes)}
 
     def tiles(self, table: pd.DataFrame) -> list[tuple[str, str, bool]]:
         """How many times less error the fine-tuned model has than the one from scratch."""
@@ -229,23 +193,14 @@ class Quickstart:
         test, chosen, found = self._data.test, self._chosen(table), {}
         episode, horizon = typical_episodes(test, 1)[0], fitting_horizon(test, self.horizon)
         least = chosen[chosen["transitions"] == self.sizes[0]].drop_duplicates("side").set_index("side")
-        for side in (FINE_TUNED, FROM_SCRATCH):
-            if side not in least.index:
-                continue
-            model = load_model(store.file(least.loc[side, "cell"], WEIGHTS))
+        for side, cell in least["cell"].items():
+            model = load_model(store.file(cell, WEIGHTS))
             support, window = support_for(model, test).support, model.sizes.window
             foresight = Foresight(model, test, support, horizon, batch_size=1)
             view = view_episode(test, episode, support, compile_one_step(model), window, foresight)
-            title = f"{side.capitalize()} on {self.sizes[0]:,} transitions"
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder) / "picture.png"
-                draw_trajectories(path, view, test, title)
-                found[f"{title}: predicted and real"] = path.read_bytes()
+            title = f"{str(side).capitalize()} on {self.sizes[0]:,} transitions"
+            found[f"{title}: predicted and real"] = png(trajectories(view, test, title))
         return found
-
-
-def _dataset_id(environment: str, version: int) -> str:
-    return f"unseen/{parse_name(environment).slug}-v{version}"
 
 
 @contextlib.contextmanager

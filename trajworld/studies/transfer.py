@@ -14,25 +14,16 @@ from trajworld.charts import Look, lines
 from trajworld.environments.names import parse_name
 from trajworld.errors import UsageError
 from trajworld.models.interface import DEFAULT, kind_of
-from trajworld.studies.data import StudyData, behaviour_cell, check_draws, collect_data, open_data
-from trajworld.studies.fine_tuning import (
-    FINE_TUNED,
-    FROM_SCRATCH,
-    GROUP,
-    SIDES,
-    chosen_rate,
-    chosen_runs,
-    rows_of,
-    savings,
-)
-from trajworld.studies.tasks import Pretrained, copying_cell, pretrained, training_cell
+from trajworld.studies import fine_tuning
+from trajworld.studies.data import Pretrained, StudyData, check_draws, collect_data, open_data, pretrained
+from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH, GROUP, SIDES, rows_of
 from trajworld.study.cells import Cell
 from trajworld.study.run import Say
 from trajworld.study.tables import HIGH, LOW, over_seeds
 from trajworld.text import short_name
 
 _ORDER = (FINE_TUNED, FROM_SCRATCH, "copy", "zero-shot")
-
+_POOLS = ["environment", "kind", "episodes", "transitions", "mean_length", "mean_return", "reward"]
 _ENVIRONMENTS = ("gymnasium/Hopper-v5", "gymnasium/HalfCheetah-v5", "gymnasium/Walker2d-v5")
 # Transitions that are collected of an environment, where no more are needed.
 _LEAST_POOL = 80_000
@@ -96,31 +87,16 @@ class Transfer:
     weights: bool = False
 
     def __post_init__(self) -> None:
-        _refuse_if(
-            not self.model and self.side != "scratch",
-            "name the model to fine-tune with --model, or choose --side scratch",
-        )
-        _refuse_if(
-            bool(self.model and self.preset),
-            "the model from scratch has the sizes of --model: leave out --preset",
-        )
-        for name, values, least in (("sizes", self.sizes, 1), ("steps", self.steps, 0)):
-            wrong = not values or list(values) != sorted(set(values)) or values[0] < least
-            shown = ", ".join(map(str, values)) or "none"
-            _refuse_if(wrong, f"{name} must ascend from {least} or more, not {shown}")
-        _refuse_if(self.steps[-1] < 1, "the last of the steps must be at least 1")
-        for what, given in (("environment", self._names), ("learning rate", self.learning_rates)):
-            _refuse_if(not given or len(set(given)) < len(given), f"name at least one {what}, and each once")
-        rates = self.learning_rates
-        finite = all(rate > 0 and math.isfinite(rate) for rate in rates)
-        _refuse_if(not finite, f"learning rates must be above 0, not {', '.join(map(str, rates))}")
-        for name in ("seeds", "batch_size", "windows"):
-            value = getattr(self, name)
-            _refuse_if(value < 1, f"{name.replace('_', ' ')} must be at least 1, not {value}")
-        needed = self.sizes[-1]
-        _refuse_if(
-            self._pool < needed, f"{self._pool} transitions collected cannot give {needed} to train on"
-        )
+        if not self.model and self.side != "scratch":
+            raise UsageError("name the model to fine-tune with --model, or choose --side scratch")
+        if self.model and self.preset:
+            raise UsageError("the model from scratch has the sizes of --model: leave out --preset")
+        if not self._names or len(set(self._names)) < len(self._names):
+            raise UsageError("name at least one environment, and each once")
+        fine_tuning.check_ascending("steps", self.steps, 0)
+        counts = {"seeds": self.seeds, "batch_size": self.batch_size, "windows": self.windows}
+        counts["last_of_the_steps"] = self.steps[-1]
+        fine_tuning.check_plan(self.sizes, self.learning_rates, self._pool, **counts)
 
     @property
     def _names(self) -> tuple[str, ...]:
@@ -129,7 +105,7 @@ class Transfer:
     @property
     def _pool(self) -> int:
         """Enough that seeds draw different episodes at the largest size."""
-        return self.pool or max(_LEAST_POOL, math.ceil(1.25 * self.sizes[-1]))
+        return self.pool or max(_LEAST_POOL, math.ceil(1.25 * max(self.sizes, default=1)))
 
     @property
     def _sides(self) -> tuple[str, ...]:
@@ -141,7 +117,7 @@ class Transfer:
 
     @cached_property
     def _data(self) -> dict[str, StudyData]:
-        return {name: open_data(name, self._pool) for name in self._names}
+        return {name: open_data(name, self._pool, self.windows) for name in self._names}
 
     def prepare(self, workers: int, say: Say) -> None:
         """Read the model and collect the data, and refuse what would fail after hours of work."""
@@ -159,42 +135,36 @@ class Transfer:
             if group not in finished:
                 continue
             rows = finished[group]
-            rate = chosen_rate(rows, len(self.learning_rates))
+            rate = fine_tuning.chosen_rate(rows, len(self.learning_rates))
             # Those that are finished stay, the diverged ones, too.
             runs = {(one, int(seed)) for one, seed in zip(rows["learning_rate"], rows["seed"], strict=True)}
             runs |= {(rate, seed) for seed in range(self.seeds) if rate is not None}
             others += [self._run(*group, *run) for run in sorted(runs) if run[1]]
-        copies = [copying_cell(data, windows=self.windows) for data in self._data.values()]
-        behaviours = [behaviour_cell(data, self._pool) for data in self._data.values()]
+        copies = [data.cell(fine_tuning.copy_last_row, "copy") for data in self._data.values()]
+        behaviours = [data.behaviours(self._pool) for data in self._data.values()]
         return [*copies, *behaviours, *first, *others]
 
     def _run(self, transitions: int, environment: str, side: str, rate: float, seed: int) -> Cell:
         sizes = kind_of(DEFAULT).preset(self.preset or "small") if self._model is None else self._model.sizes
         start = self._model if side == FINE_TUNED and self._model else sizes
-        run: dict[str, Any] = {
-            "transitions": transitions,
-            "learning_rate": rate,
-            "seed": seed,
-            "keep": self.weights,
-        }
-        given = {name: getattr(self, name) for name in ("steps", "batch_size", "windows", "targets")}
-        return training_cell(self._data[environment], start, **run, **given, **_SCHEDULE)
+        run = {"transitions": transitions, "learning_rate": rate, "seed": seed, "keep": self.weights}
+        given: dict[str, Any] = {name: getattr(self, name) for name in ("steps", "batch_size", "targets")}
+        given |= {**run, **_SCHEDULE}
+        return fine_tuning.training_cell(self._data[environment], start, **given)
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Errors, what fine-tuning needs for the error from scratch, and what the pools are like."""
         runs, most = self._chosen(table), f"{self.sizes[-1]:,}"
+        pools = rows_of(table, "describe_behaviours").reindex(columns=_POOLS)
+        pools = pools.astype({"episodes": int, "transitions": int})
+        pools["environment"] = pools["environment"].map(short_name)
         after = f"One-step error after {self.steps[-1]:,} steps, in standard deviations"
         found = {
             after: self._errors(table, runs),
             "Transitions that reach the error from scratch": self._needs(runs, "transitions"),
             f"Steps on {most} transitions that reach the error from scratch": self._needs(runs, "steps"),
+            "Behaviours of the pools": pools.rename(columns=lambda name: name.replace("_", " ")),
         }
-        pools = rows_of(table, "describe_behaviours")
-        if len(pools):
-            columns = ["kind", "episodes", "transitions", "mean_length", "mean_return", "reward"]
-            pools = pools[["environment", *columns]].astype({"episodes": int, "transitions": int})
-            pools["environment"] = pools["environment"].map(short_name)
-            found["Behaviours of the pools"] = pools.rename(columns=lambda name: name.replace("_", " "))
         return {title: one for title, one in found.items() if len(one)}
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
@@ -212,26 +182,17 @@ class Transfer:
         def chart(rows: pd.DataFrame, x: str, x_title: str, where: str) -> Figure:
             shown = pd.concat([rows, copies.assign(**{x: np.nan})])
             shown["panel"] = shown["environment"].map(short_name)
-            return lines(
-                shown.sort_values("side", key=lambda sides: sides.map(_ORDER.index), kind="stable"),
-                look,
-                x=x,
-                y="mae_std",
-                series="side",
-                panel="panel",
-                x_title=f"{x_title} (log scale)",
-                y_title=f"mean absolute one-step error {where}, standard deviations",
-            )
+            shown = shown.sort_values("side", key=lambda sides: sides.map(_ORDER.index), kind="stable")
+            axes: dict[str, Any] = {"x": x, "x_title": f"{x_title} (log scale)", "y": "mae_std"}
+            axes["y_title"] = f"mean absolute one-step error {where}, standard deviations"
+            return lines(shown, look, series="side", panel="panel", **axes)
 
-        return {
-            "Error against data": chart(
-                by_data, "transitions", "transitions of data", f"after {last:,} steps"
-            ),
-            "Error against steps": chart(by_steps, "step", "steps of training", f"on {most:,} transitions"),
-        }
+        data = chart(by_data, "transitions", "transitions of data", f"after {last:,} steps")
+        steps = chart(by_steps, "step", "steps of training", f"on {most:,} transitions")
+        return {"Error against data": data, "Error against steps": steps}
 
     def _chosen(self, table: pd.DataFrame) -> pd.DataFrame:
-        return chosen_runs(table, len(self.learning_rates), self.seeds)
+        return fine_tuning.chosen_runs(table, len(self.learning_rates), self.seeds)
 
     def _errors(self, table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
         """A row for each environment and amount of data; ``runs`` are the chosen ones."""
@@ -246,12 +207,12 @@ class Transfer:
             rates = []
             for side in SIDES:
                 last = mine[(mine["side"] == side) & (mine["step"] == self.steps[-1])]
-                errors = last["mae_std"]
-                row[side] = errors.mean()
-                row |= {side + LOW: errors.min(), side + HIGH: errors.max()} if len(last) > 1 else {}
+                row[side] = last["mae_std"].mean()
+                ends = {side + LOW: last["mae_std"].min(), side + HIGH: last["mae_std"].max()}
+                row |= ends if len(last) > 1 else {}
                 none_left = diverged.get((size, environment, side)) == len(self.learning_rates)
-                rate = "diverged" if none_left else "–"
-                rates.append(f"{last['learning_rate'].iloc[0]:g}" if len(last) else rate)
+                without = "diverged" if none_left else "–"
+                rates.append(f"{last['learning_rate'].iloc[0]:g}" if len(last) else without)
             row["ratio"] = row[FROM_SCRATCH] / row[FINE_TUNED]
             row["rates, scratch and tuned"] = ", ".join(rates)
             row["seen before"] = "yes" if mine["seen"].eq(True).any() else "no"
@@ -265,8 +226,8 @@ class Transfer:
             mine = runs[runs["environment"] == environment]
             if mine.groupby(["transitions", "side"]).ngroups < len(self.sizes) * len(SIDES):
                 continue
-            of_seeds = [_savings(one) for _, one in mine.groupby("seed")]
-            last, least = _savings(mine)
+            of_seeds = [fine_tuning.savings(one) for _, one in mine.groupby("seed")]
+            last, least = fine_tuning.savings(mine)
             for place, (error, found) in enumerate([last, least] if least[0] < last[0] else [last]):
                 factors = [one[place][1][kind]["factor"] for one in of_seeds]
                 low, high = (min(factors), max(factors)) if len(set(factors)) > 1 else (np.nan, np.nan)
@@ -276,18 +237,3 @@ class Transfer:
         for name in needs.columns.intersection([*SIDES, "≈", "at any step"]):
             needs[name] = needs[name].replace(math.inf, np.nan).round().astype("Int64")
         return needs
-
-
-def _savings(runs: pd.DataFrame) -> list[tuple[float, dict[str, dict[str, float]]]]:
-    """Scratch's last and its least mean error on the most data, and what fine-tuning needs for each."""
-    scratch, tuned = (
-        runs[runs["side"] == side].pivot_table(index="transitions", columns="step", values="mae_std")
-        for side in SIDES
-    )
-    errors = scratch.iloc[-1]
-    return [(target, savings(scratch, tuned, target)) for target in (errors.iloc[-1], errors.min())]
-
-
-def _refuse_if(wrong: bool, message: str) -> None:
-    if wrong:
-        raise UsageError(message)

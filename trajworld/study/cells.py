@@ -4,7 +4,6 @@ import hashlib
 import json
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import pandas as pd
 
 from trajworld.errors import TrajWorldError
-from trajworld.files import atomic_file, one_writer, read_json, write_json
+from trajworld.files import atomic_file, read_json, write_json
 
 Row = dict[str, Any]
 
@@ -22,10 +21,9 @@ Row = dict[str, Any]
 class Result:
     """What a task gives.
 
-    Attributes:
-        rows: JSON values by column; a number that is not finite is kept as null.
-        files: What belongs to them, such as weights: contents by suffix (``.keras``).
-        origin: ``backend`` and ``device``, where another process than the task's computed.
+    ``rows`` hold JSON values by column; a number that is not finite is kept as null. ``files`` is what belongs to them,
+    such as weights: contents by suffix (``.keras``). ``origin`` says ``backend`` and ``device``, where another process
+    than the task's computed.
     """
 
     rows: Sequence[Row]
@@ -44,8 +42,7 @@ class Cell:
     Attributes:
         task: What measures; its name is part of the key, so a task whose numbers change gets another name.
         settings: All that the numbers depend on, as JSON values; data and weights by the digest of their contents.
-        places: Where those lie on this machine; not part of the key. A task also finds ``store`` in them, the folder in
-            which other cells' files are, by their keys.
+        places: Where those lie on this machine; not part of the key. A task also finds the store's folder there.
     """
 
     task: Task
@@ -71,20 +68,8 @@ class Store:
         self.folder = folder
         self._read: dict[str, dict[str, Any]] = {}
 
-    def writing(self) -> AbstractContextManager[None]:
-        """Hold the store for this process alone.
-
-        Raises:
-            TrajWorldError: Another process holds it, or the folder cannot be made.
-        """
-        return one_writer(self.folder, "the store of cells")
-
     def get(self, cell: Cell) -> dict[str, Any] | None:
-        """The record of a finished cell, or None: ``task``, ``settings``, ``rows`` and ``origin``, what ran it.
-
-        Raises:
-            TrajWorldError: Its file is damaged.
-        """
+        """The record of a finished cell, or None: ``task``, ``settings``, ``rows`` and ``origin``, what ran it."""
         path = self.file(cell.key, ".json")
         if cell.key not in self._read and path.is_file():
             record = read_json(path)
@@ -94,11 +79,7 @@ class Store:
         return self._read.get(cell.key)
 
     def put(self, cell: Cell, result: Result, origin: Mapping[str, Any]) -> None:
-        """Keep a finished cell, atomically: its files first, its rows last.
-
-        Raises:
-            TrajWorldError: The disk is full or the folder cannot be written.
-        """
+        """Keep a finished cell, atomically: its files first, its rows last."""
         for suffix, content in result.files.items():
             with atomic_file(self.file(cell.key, suffix)) as temporary:
                 temporary.write_bytes(content)
@@ -119,8 +100,9 @@ class Store:
             if record := self.get(cell):
                 known = record["settings"].items()
                 settings = {name: value for name, value in known if not isinstance(value, list | dict)}
-                about = {"task": record["task"], **settings}
-                rows += [{**about, **row, "cell": cell.key} for row in record["rows"]]
+                rows += [
+                    {"task": record["task"], **settings, **row, "cell": cell.key} for row in record["rows"]
+                ]
         return pd.DataFrame(rows)
 
 

@@ -8,18 +8,17 @@ import json
 import re
 import shlex
 from collections.abc import Mapping
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
 import jinja2
 import pandas as pd
 
-from trajworld.charts import Look, save_figure, svg
+from trajworld.charts import Look, png, svg
 from trajworld.errors import TrajWorldError
 from trajworld.files import atomic_file, read_json, write_json
 from trajworld.study.run import Study
-from trajworld.study.tables import markdown, numeric, texts
+from trajworld.study.tables import markdown, texts
 from trajworld.text import duration
 
 PAGE, MARKDOWN, TABLE, RECORD = "index.html", "report.md", "table.csv", "study.json"
@@ -28,6 +27,10 @@ _LOOKS = (
     (Look(narrow=True), "screen and (max-width: 640px)"),
     (Look(dark=True), "screen and (prefers-color-scheme: dark)"),
     (Look(), ""),
+)
+_STRICT: dict[str, Any] = {"undefined": jinja2.StrictUndefined, "trim_blocks": True, "lstrip_blocks": True}
+_TEMPLATES = jinja2.Environment(
+    loader=jinja2.PackageLoader("trajworld.study", ""), autoescape=True, **_STRICT
 )
 
 
@@ -40,15 +43,9 @@ def write_report(
 ) -> Path:
     """Write ``table.csv``, ``study.json``, ``report.md``, ``index.html`` and a PNG of each chart; the page's path.
 
-    Args:
-        study: Of which study.
-        table: Its finished cells; see :meth:`trajworld.study.cells.Store.table`.
-        folder: Made where it is not there; what a report of the same study left in it is replaced.
-        origin: What ran the cells, and how long.
-        pictures: PNGs beside the charts, by title.
-
-    Raises:
-        TrajWorldError: The folder holds another study's report, or cannot be written.
+    What a report of the same study left in ``folder`` is replaced. ``table`` are the study's finished cells,
+    ``origin`` says what ran them, and how long; ``pictures`` are PNGs beside the charts, by title. For errors see
+    :func:`claim_folder`.
     """
     claim_folder(study, folder)
     any_rows = len(table) > 0
@@ -57,29 +54,28 @@ def write_report(
     charts = {title: [(found[title], media) for found, media in looks] for title in looks[0][0]}
     _record(study, folder, origin=origin, pictures=list(pictures))
     _write(folder / TABLE, table.to_csv(index=False))
-    for title, figures in charts.items():
-        save_figure(figures[-1][0], folder / _file_name(title))
-    for title, picture in pictures.items():
+    drawn = {title: png(figures[-1][0]) for title, figures in charts.items()} | dict(pictures)
+    for title, picture in drawn.items():
         _write(folder / _file_name(title), picture)
     title, *protocol = _paragraphs(study)
     title = " ".join(title.split()).rstrip(".")
     facts = {**origin, "seconds": duration(origin["seconds"])} if "seconds" in origin else dict(origin)
     parts = [f"# {title}", *protocol]
     parts += [f"## {title}\n\n{markdown(one)}".rstrip() for title, one in tables.items()]
-    parts += [f"![{title}]({_file_name(title)})" for title in [*charts, *pictures]]
+    parts += [f"![{title}]({_file_name(title)})" for title in drawn]
     shown = "; ".join(f"{name} {value}" for name, value in facts.items())
     _write(folder / MARKDOWN, "\n\n".join([*parts, f"Made by `{command(study)}`. {shown}."]) + "\n")
-    page = _template().render(
+    page = _TEMPLATES.get_template("report.html").render(
         name=study.name,
         title=title,
         protocol=protocol,
         tiles=study.tiles(table) if any_rows and hasattr(study, "tiles") else [],
-        tables=[(title, *texts(one), numeric(one)) for title, one in tables.items()],
+        tables=[(title, *texts(one)) for title, one in tables.items()],
         charts={
-            title: [{"media": media, "data": _uri(svg(figure), "svg+xml")} for figure, media in figures]
-            for title, figures in charts.items()
+            name: [(media, _uri(svg(figure), "svg+xml")) for figure, media in of]
+            for name, of in charts.items()
         },
-        pictures={title: _uri(picture, "png") for title, picture in pictures.items()},
+        pictures={name: _uri(picture, "png") for name, picture in pictures.items()},
         command=command(study),
         options=options(study),
         origin=facts,
@@ -91,8 +87,7 @@ def write_report(
 def read_report(folder: Path) -> tuple[str, dict[str, Any], pd.DataFrame, dict[str, Any], dict[str, bytes]]:
     """What :func:`write_report` left in a folder: the study's name and options, table, origin and pictures.
 
-    Raises:
-        TrajWorldError: It is no such folder, or is damaged.
+    A ``TrajWorldError`` is raised where it is no such folder, or is damaged.
     """
     record = read_json(folder / RECORD)
     try:
@@ -109,15 +104,13 @@ def read_report(folder: Path) -> tuple[str, dict[str, Any], pd.DataFrame, dict[s
 def claim_folder(study: Study, folder: Path) -> None:
     """Make the folder of a report, before anything is computed, so that what an interrupted run left is known as its.
 
-    Raises:
-        TrajWorldError: It holds anything but a report of the same study.
+    A ``TrajWorldError`` is raised where it holds anything but a report of the same study.
     """
-    claimed = (folder / RECORD).is_file()
-    found = read_json(folder / RECORD).get("study") if claimed else None
+    found = read_json(folder / RECORD).get("study") if (folder / RECORD).is_file() else None
     if folder.exists() and found != study.name and (not folder.is_dir() or any(folder.iterdir())):
         what = f"a report of the study {found}" if found else "something else"
         raise TrajWorldError(f"{folder} holds {what}: name another folder with -o, or remove it first")
-    if not claimed:
+    if found is None:
         _record(study, folder)
 
 
@@ -130,12 +123,11 @@ def command(study: Study) -> str:
     """The command that runs a study with the options that are not the defaults."""
     words = ["trajworld", "study", "run", study.name]
     for field in dataclasses.fields(study):  # type: ignore[arg-type]
-        value = getattr(study, field.name)
+        value, flag = getattr(study, field.name), field.name.replace("_", "-")
         if isinstance(value, bool) and value != field.default:
-            words.append(f"--{'' if value else 'no-'}{field.name.replace('_', '-')}")
+            words.append(f"--{'' if value else 'no-'}{flag}")
         elif value != field.default:
-            text = ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-            words += [f"--{field.name.replace('_', '-')}", text]
+            words += [f"--{flag}", ",".join(map(str, value)) if isinstance(value, tuple) else str(value)]
     return shlex.join(words)
 
 
@@ -160,10 +152,3 @@ def _uri(content: bytes, kind: str) -> str:
 def _write(path: Path, content: bytes | str) -> None:
     with atomic_file(path) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
-
-
-def _template() -> jinja2.Template:
-    environment = jinja2.Environment(
-        autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    return environment.from_string((resources.files("trajworld.study") / "report.html").read_text("utf-8"))

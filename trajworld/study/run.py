@@ -6,9 +6,8 @@ import os
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
-from dataclasses import dataclass
 from statistics import fmean
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, NamedTuple, Protocol
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -16,6 +15,7 @@ from matplotlib.figure import Figure
 from trajworld.backend import active_backend
 from trajworld.charts import Look
 from trajworld.errors import TrajWorldError
+from trajworld.files import one_writer
 from trajworld.processes import Workers, available_cores
 from trajworld.study.cells import Cell, Result, Store, Task
 from trajworld.versions import versions
@@ -33,33 +33,16 @@ class Study(Protocol):
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """The cells, as far as they are known from what is finished; ``table`` is of those that were known before."""
-        ...
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Tables for people, by title; see :mod:`trajworld.study.tables` for their columns."""
-        ...
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
         """Charts, by title."""
-        ...
 
 
 Measured = tuple[Result, dict[str, Any]]
 """A cell's result and its origin; see :func:`run_cell`."""
-
-
-class Engine(Protocol):
-    """Where cells are computed; a context manager."""
-
-    slots: int
-
-    def __enter__(self) -> "Engine": ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def submit(self, cell: Cell) -> "Future[Measured]":
-        """Begin a cell."""
-        ...
 
 
 class LocalEngine:
@@ -70,8 +53,7 @@ class LocalEngine:
         self._workers: Workers | None = None
 
     def __enter__(self) -> "LocalEngine":
-        if self.slots > 1:
-            self._workers = Workers(self.slots, pinned=True).__enter__()
+        self._workers = Workers(self.slots, pinned=True).__enter__() if self.slots > 1 else None
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -130,6 +112,10 @@ class RayEngine:
         return self._remote.remote(cell.task, cell.settings, cell.places).future()
 
 
+Engine = LocalEngine | RayEngine
+"""Where cells are computed; a context manager, with ``slots`` for as many cells at once."""
+
+
 def default_workers() -> int:
     """One process a core where cells compute on the processor; one on a GPU."""
     return len(available_cores()) if active_backend().device().kind == "cpu" else 1
@@ -139,23 +125,18 @@ def run_cell(task: Task, settings: Mapping[str, Any], places: Mapping[str, str])
     """Measure; the result, and its origin: ``seconds``, ``backend``, ``device``, ``cores`` and ``versions``."""
     began = time.perf_counter()
     found = task(settings, places)
+    seconds = round(time.perf_counter() - began, 3)
     result = found if isinstance(found, Result) else Result(found)
-    origin = {
-        "seconds": round(time.perf_counter() - began, 3),
-        **(result.origin or _this_process()),
-        "cores": len(available_cores()),
-        "versions": versions(),
-    }
-    return result, origin
+    origin = {"seconds": seconds, **(result.origin or _here()), "cores": len(available_cores())}
+    return result, {**origin, "versions": versions()}
 
 
-def _this_process() -> dict[str, str]:
-    device = active_backend().device()
-    return {"backend": active_backend().name, "device": f"{device.name} ({device.kind})"}
+def _here() -> dict[str, str]:
+    backend = active_backend()
+    return {"backend": backend.name, "device": "{0.name} ({0.kind})".format(backend.device())}
 
 
-@dataclass(frozen=True)
-class Progress:
+class Progress(NamedTuple):
     """What is known when a cell has ended: why it failed, and how many of the known cells are finished."""
 
     cell: Cell
@@ -178,23 +159,16 @@ def known_cells(study: Study, store: Store) -> list[Cell]:
 def run_study(
     study: Study, store: Store, engine: Engine, observe: Callable[[Progress], None] = lambda progress: None
 ) -> list[str]:
-    """Run the cells of a study that the store does not hold.
+    """Run the cells of a prepared study that the store does not hold, each kept at once; then ``observe`` is called.
 
     A cell that fails is reported and stops nothing. When a worker process dies, the cells that ran are run again one at
-    a time; one that then ends its worker again has failed.
-
-    Args:
-        study: Prepared.
-        store: Keeps each finished cell at once.
-        engine: Not entered yet.
-        observe: Called after each cell.
+    a time; one that then ends its worker again has failed. Ctrl-C loses the cells that run, and no others.
 
     Returns:
         A line for each cell that failed.
 
     Raises:
         TrajWorldError: Another process writes to the store, or the disk is full.
-        KeyboardInterrupt: Ctrl-C; the cells that ran are lost, those that were finished are kept.
     """
     failed: dict[str, str] = {}
     suspects: dict[str, Cell] = {}
@@ -211,7 +185,7 @@ def run_study(
         left = sum(fmean(took.get(one.task.__name__, every)) for one in missing) / engine.slots
         observe(Progress(cell, problem, len(cells) - len(missing) - len(failed), len(cells), left))
 
-    with store.writing(), engine:
+    with one_writer(store.folder, "the store of cells"), engine:
         while True:
             slots, ready = 1, list(suspects.values())
             if not suspects:
@@ -255,17 +229,16 @@ def origins(study: Study, store: Store) -> dict[str, Any]:
     A model is known by its digest, where a cell's settings hold one under ``init``.
     """
     found = [record for cell in known_cells(study, store) if (record := store.get(cell)) is not None]
-    # Sets that keep their order.
-    facts: dict[str, dict[str, None]] = {"model": {}}
+    facts: dict[str, list[str]] = {"model": [], "backend": [], "device": []}
     for record in found:
         origin, init = record["origin"], record["settings"].get("init") or {}
         pairs = {"model": init.get("digest"), "backend": origin["backend"], "device": origin["device"]}
         for name, value in (pairs | origin["versions"]).items():
-            facts.setdefault(name, {}).update({value: None} if value else {})
+            facts.setdefault(name, []).extend([value] if value else [])
     return {
         "cells": len(found),
         "seconds": round(sum(record["origin"]["seconds"] for record in found), 1),
-        **{name: ", ".join(values) for name, values in facts.items() if values},
+        **{name: ", ".join(dict.fromkeys(values)) for name, values in facts.items() if values},
     }
 
 

@@ -34,11 +34,7 @@ def bootstrap(
 ) -> NDArray[np.float64]:
     """Replicates ``[R, ...]`` of means over episodes, which are the independent unit: drawn anew with replacement.
 
-    Args:
-        sums: ``[E, ...]``: the sum of each episode's values; columns stay paired.
-        counts: ``[E]``: how many values each sum is of.
-        seed: Of the draws.
-        replicates: R.
+    ``sums [E, ...]`` are those of each episode's ``counts [E]`` values; its columns stay paired.
     """
     episodes = len(counts)
     drawn = np.random.default_rng(seed).multinomial(
@@ -54,28 +50,27 @@ def interval(replicates: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDA
     return low, high
 
 
-def texts(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
-    """The headers and the cells of a table as people read them, intervals beside their values."""
+def texts(table: pd.DataFrame) -> tuple[list[str], list[list[str]], list[bool]]:
+    """The headers and the cells of a table as people read them, intervals beside their values.
+
+    And of each column, whether it holds numbers, which are set to the right.
+    """
     ends = {f"{name}{end}" for name in table.columns for end in (LOW, HIGH)}
-    shown = table.columns.difference(ends, sort=False)
+    shown = list(table.columns.difference(ends, sort=False))
 
     def text(row: pd.Series, name: str) -> str:
         low, high = row.get(name + LOW), row.get(name + HIGH)
         return _text(row[name]) + ("" if pd.isna(low) else f" [{_text(low)}–{_text(high)}]")
 
-    return list(shown), [[text(row, name) for name in shown] for _, row in table.iterrows()]
-
-
-def numeric(table: pd.DataFrame) -> list[bool]:
-    """Of each shown column, whether it holds numbers, which are set to the right."""
-    return [pd.api.types.is_numeric_dtype(table[name]) for name in texts(table.head(0))[0]]
+    rows = [[text(row, name) for name in shown] for _, row in table.iterrows()]
+    return shown, rows, [pd.api.types.is_numeric_dtype(table[name]) for name in shown]
 
 
 def terminal(title: str, table: pd.DataFrame) -> Table:
     """A table for a terminal; no number is cut, however narrow it is."""
     found = Table(title=Text(title), title_justify="left", box=None, pad_edge=False, header_style="bold")
-    headers, rows = texts(table)
-    for header, right in zip(headers, numeric(table), strict=True):
+    headers, rows, numeric = texts(table)
+    for header, right in zip(headers, numeric, strict=True):
         least = 0 if right else min(12, len(header))
         side: Literal["right", "left"] = "right" if right else "left"
         found.add_column(Text(header), justify=side, no_wrap=right, overflow="fold", min_width=least)
@@ -87,8 +82,8 @@ def terminal(title: str, table: pd.DataFrame) -> Table:
 
 def markdown(table: pd.DataFrame) -> str:
     """A Markdown table."""
-    headers, rows = texts(table)
-    lines = [headers, ["--:" if right else "---" for right in numeric(table)], *rows]
+    headers, rows, numeric = texts(table)
+    lines = [headers, ["--:" if right else "---" for right in numeric], *rows]
     clean = [[text.replace("|", "\\|").replace("\n", " ") for text in line] for line in lines]
     return "".join(f"| {' | '.join(line)} |\n" for line in clean)
 
