@@ -47,6 +47,13 @@ def test_a_run_directory_says_what_the_run_is(tmp_path: Path, data: str) -> None
     assert said.items() <= record.items()
     assert record["parameters"] == run.model.count_params() == config.model.parameters
     assert record["datasets"] == [run.parts[0].describe()]
+    # What changed since is warned of.
+    assert resume_run(run.path)[1] == []
+    record |= {"backend": "theano", "versions": {**record["versions"], "keras": "0.1"}}
+    (run.path / "run.json").write_text(json.dumps(record))
+    backend, changed = resume_run(run.path)[1]
+    assert "began on theano and continues on" in backend
+    assert "keras 0.1 -> " in changed
 
 
 def test_the_seed_decides_the_weights_and_python_s_generator_is_left_alone(tmp_path: Path, data: str) -> None:
@@ -235,18 +242,6 @@ def test_a_resumed_run_may_end_elsewhere(tmp_path: Path, data: str) -> None:
     assert second == {"step": 20, **surroundings}
     rates = {row["step"]: row["learning_rate"] for row in read_metrics(path) if "learning_rate" in row}
     assert rates[20] == pytest.approx(learning_rate(run.config, 19))
-
-
-def test_another_backend_and_other_versions_are_warned_of(tmp_path: Path, data: str) -> None:
-    run = start_run(tmp_path / "run", config_for("train", [data]))
-    assert resume_run(run.path)[1] == []
-    record = json.loads((run.path / "run.json").read_text())
-    record["backend"] = "theano"
-    record["versions"]["keras"] = "0.1"
-    (run.path / "run.json").write_text(json.dumps(record))
-    backend, changed = resume_run(run.path)[1]
-    assert "began on theano and continues on" in backend
-    assert "keras 0.1 -> " in changed
 
 
 @pytest.mark.once
