@@ -32,7 +32,7 @@ def python(code: str, *arguments: str, **environment: str) -> subprocess.Complet
     [
         ("--help", HEAVY | {"rich"}),
         ("data list", HEAVY),
-        ("data --help", HEAVY),
+        ("data collect --help", HEAVY | {"gymnasium", "mujoco", "dm_control"}),
         ("doctor --help", FRAMEWORKS),
         ("train --help", FRAMEWORKS),
         ("evaluate --help", FRAMEWORKS),
