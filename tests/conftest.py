@@ -12,6 +12,8 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, rows_of_episode
 from trajworld.data.store import write_store
 
+pytest_plugins = ["fake_hub", "model_file_fixtures", "training_fixtures"]
+
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
@@ -48,6 +50,15 @@ def shared() -> Path:
     folder = Path(__file__).parents[2] / "shared"
     if not folder.is_dir():
         pytest.skip("the shared folder is not beside the repository")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def goldens(shared: Path) -> Path:
+    """The published implementation's checkpoints, and the outputs that were recorded from it."""
+    folder = shared / "goldens" / "small"
+    if not folder.is_dir():
+        pytest.skip("the recorded outputs are not beside the repository")
     return folder
 
 

@@ -18,8 +18,6 @@ from trajworld.models.ranges import training_support
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 
-__all__ = ["model", "remade", "saved", "with_config", "with_weights"]
-
 SIZES = TrajWorldSizes(blocks=2, width=8, heads=2, window=5, bins=16, variates=12, dropout=0.1)
 IDENTITY = Identity(
     training_support([0.0, -1.0, 0.1], [1.0, 2.0, 0.2]),

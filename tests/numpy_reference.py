@@ -1,12 +1,8 @@
 """TrajWorld in plain float64 NumPy, written from its definition: what the tests hold the model against."""
 
-import io
-import zipfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
-import h5py
 import numpy as np
 import scipy.special
 import scipy.stats
@@ -36,14 +32,23 @@ def known_variates(observations: int, actions: int, padded: int | None = None) -
 
 
 def windows(variates: Variates, batch: int = 3, rows: int = 6, seed: int = 1) -> tuple[Array, Array]:
-    """Random windows, some values outside the support; all windows but the first are padded on the left."""
+    """Random windows, some values outside the support; all but the first padded on the left, with just such values."""
     rng = np.random.default_rng(seed)
     span = variates.upper - variates.lower
     values = variates.lower + rng.uniform(-0.2, 1.2, (batch, rows, len(span))) * span
     time_mask = np.ones((batch, rows), np.float32)
     for index in range(1, batch):
         time_mask[index, : index * rows // batch] = 0
-    return (values * time_mask[:, :, None]).astype(np.float32), time_mask
+    return values.astype(np.float32), time_mask
+
+
+def histogram(values: Array, lower: Array, upper: Array, bins: int) -> Array:
+    """The definition of the tokens, in float64: cdf differences over the mass inside plus 5e-7 (1e-6 of erf)."""
+    values, lower, upper = (array.astype(np.float64)[..., None] for array in (values, lower, upper))
+    width = (upper - lower) / bins
+    edges = lower + width * np.arange(bins + 1)
+    cdf = scipy.stats.norm.cdf(edges, loc=np.clip(values, lower, upper), scale=0.75 * width)
+    return np.diff(cdf, axis=-1) / (cdf[..., -1:] - cdf[..., :1] + 5e-7)
 
 
 class Reference:
@@ -60,12 +65,6 @@ class Reference:
         centred = x - x.mean(-1, keepdims=True)
         scaled = centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-6)
         return scaled * self.weights[f"{name}/gamma"] + self.weights[f"{name}/beta"]
-
-    def encode(self, value: float, lower: float, upper: float) -> Array:
-        bins, width = self.sizes.bins, (upper - lower) / self.sizes.bins
-        edges = lower + width * np.arange(bins + 1)
-        cdf = scipy.stats.norm.cdf(edges, np.clip(value, lower, upper), 0.75 * width)
-        return np.diff(cdf) / (cdf[-1] - cdf[0] + 5e-7)
 
     def attention(self, name: str, sequence: Array, seen: Array) -> Array:
         """``[S, d]`` to ``[S, d]``; ``seen[i, j]`` says whether i attends to j."""
@@ -93,16 +92,13 @@ class Reference:
     def window(self, values: Array, time_mask: Array, variates: Variates) -> Array:
         rows, count = values.shape
         weights = self.weights
-        x = np.zeros((rows, count, self.sizes.width))
-        for t in range(rows):
-            for m in range(count):
-                encoded = self.encode(float(values[t, m]), float(variates.lower[m]), float(variates.upper[m]))
-                x[t, m] = (
-                    self.dense("input_projection", encoded)
-                    + weights["kind_embedding/embeddings"][variates.is_action[m]]
-                    + weights["position_embedding/embeddings"][t]
-                    + weights["variate_embedding/embeddings"][m]
-                )
+        encoded = histogram(values, variates.lower, variates.upper, self.sizes.bins)
+        x = (
+            self.dense("input_projection", encoded)
+            + weights["kind_embedding/embeddings"][variates.is_action]
+            + weights["position_embedding/embeddings"][:rows, None]
+            + weights["variate_embedding/embeddings"][:count]
+        )
         earlier = np.tril(np.ones((rows, rows), bool)) & (time_mask[None, :] > 0)
         real = np.ones(count, bool) if variates.mask is None else variates.mask > 0
         for block in range(self.sizes.blocks):
@@ -118,27 +114,3 @@ class Reference:
 def weights_of_model(model: Any) -> dict[str, Array]:
     """The weights that a model holds."""
     return {variable.path.removeprefix(f"{model.name}/"): numpy(variable.value) for variable in model.weights}
-
-
-def weights_of_file(path: Path, blocks: int) -> dict[str, Array]:
-    """The weights in a model file, read without Keras from where Keras puts them in its HDF5 file."""
-    places = {name: name for name in ("input_projection", "kind_embedding", "head")}
-    places |= {"position_embedding": "layers/embedding_1", "variate_embedding": "layers/embedding_2"}
-    parts = ("query_key_value", "projection", "attention_norm")
-    parts += ("expansion", "contraction", "feed_forward_norm")
-    for block in range(blocks):
-        for part in parts:
-            # A list's layers are numbered by their order; among all layers the halves of a block take turns.
-            across, time = (f"attention_feed_forward{f'_{n}' if n else ''}" for n in (block, 2 * block))
-            places[f"block_{block}_variate/{part}"] = f"across/{across}/{part}"
-            places[f"block_{block}_time/{part}"] = f"layers/{time}/{part}"
-    found = {}
-    with zipfile.ZipFile(path) as archive:
-        content = io.BytesIO(archive.read("model.weights.h5"))
-    with h5py.File(content, "r") as file:
-        for name, place in places.items():
-            kinds = ("gamma", "beta") if name.endswith("_norm") else ("kernel", "bias")
-            arrays = file[f"{place}/vars"]
-            for number, kind in enumerate(("embeddings",) if len(arrays) == 1 else kinds):
-                found[f"{name}/{kind}"] = arrays[str(number)][()]
-    return found

@@ -142,35 +142,31 @@ def test_an_evaluation_says_what_the_command_line_says(
     np.testing.assert_allclose(table["normalised_mae"][:4], table["mae"][:4] / table["std"][:4])
 
 
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        (lambda rows: rows[0], r"history of shape \(7, 6\) must have 3 axes"),
-        (lambda rows: rows[:, :0], "none of them empty"),
-        (lambda rows: rows * np.nan, "history holds NaN or infinite values"),
-        (lambda rows: rows[..., :5], "rows of 5 variates do not fit"),
-        (lambda rows: [["a"]], "history must be an array of numbers"),
-    ],
-)
-def test_what_a_history_cannot_be(data: Dataset, tuned: Any, change: Any, message: str) -> None:
-    actions = np.zeros((2, 3, 2))
-    for call in (lambda rows: tw.predict(tuned, rows), lambda rows: tw.rollout(tuned, rows, actions)):
-        with pytest.raises(UsageError, match=message) as caught:
-            call(change(history(data)))
-        assert "\n" not in str(caught.value)
-
-
-def test_other_mistakes_are_one_line(data: Dataset, tuned: Any, make_store: Any) -> None:
-    rows, other = history(data), make_store([12], observations=4)
-    for call, message in (
-        (lambda: tw.rollout(tuned, rows, np.zeros((2, 3, 1))), r"must be \[B, h, 2\]"),
-        (lambda: tw.rollout(tuned, rows, np.zeros((1, 3, 2))), "must be"),
-        (lambda: tw.rollout(tuned, rows, np.full((2, 3, 2), np.inf)), "actions holds NaN or infinite"),
-        (lambda: tw.predict(tuned, data, episode=6), "episodes 0 to 5, not 6"),
-        (lambda: tw.train(data, batchsize=3), "did you mean batch_size"),
-        (lambda: tw.evaluate(tuned, "nowhere"), "names no dataset"),
-        (lambda: tw.evaluate(tuned, other), "use a model of that environment"),
-        (lambda: tw.predict(tuned, rows, ranges=other), "use a model of that environment"),
+def test_mistakes_are_one_line(data: Dataset, tuned: Any, make_store: Any) -> None:
+    rows, other, actions = history(data), make_store([12], observations=4), np.zeros((2, 3, 2))
+    for wrong, message in (
+        (rows[0], r"history of shape \(7, 6\) must have 3 axes"),
+        (rows[:, :0], "none of them empty"),
+        (rows * np.nan, "history holds NaN or infinite values"),
+        (rows[..., :5], "rows of 5 variates do not fit"),
+        ([["a"]], "history must be an array of numbers"),
     ):
-        with pytest.raises(TrajWorldError, match=message):
-            call()
+        for given in ((tw.predict, tuned, wrong), (tw.rollout, tuned, wrong, actions)):
+            refused(message, *given)
+    for message, *given in (
+        (r"must be \[B, h, 2\]", tw.rollout, tuned, rows, actions[..., :1]),
+        ("must be", tw.rollout, tuned, rows, actions[:1]),
+        ("actions holds NaN or infinite", tw.rollout, tuned, rows, actions + np.inf),
+        ("names no dataset", tw.evaluate, tuned, "nowhere"),
+        ("use a model of that environment", tw.evaluate, tuned, other),
+    ):
+        refused(message, *given)
+    refused("episodes 0 to 5, not 6", tw.predict, tuned, data, episode=6)
+    refused("did you mean batch_size", tw.train, data, batchsize=3)
+    refused("use a model of that environment", tw.predict, tuned, rows, ranges=other)
+
+
+def refused(message: str, function: Any, *given: Any, **options: Any) -> None:
+    with pytest.raises(TrajWorldError, match=message) as caught:
+        function(*given, **options)
+    assert "\n" not in str(caught.value)

@@ -2,7 +2,6 @@
 
 import io
 import json
-import re
 import signal
 import subprocess
 import sys
@@ -229,12 +228,3 @@ def test_wrong_options_are_refused_in_one_line(frameworks):
     frameworks()
     with pytest.raises(TrajWorldError, match="trajworld doctor"):
         Backends().prepare(1, print)
-
-
-def test_the_core_does_not_import_benchmarks():
-    core = Path(doctor.__file__).resolve().parent
-    files = [one for one in core.rglob("*.py") if one.relative_to(core).parts[0] not in ("benchmarks", "cli")]
-    assert len(files) > 50
-    assert not [
-        one for one in files if re.search("(import|from) trajworld.benchmarks", one.read_text("utf-8"))
-    ]

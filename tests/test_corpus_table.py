@@ -1,6 +1,5 @@
 """The table of a corpus: what ships is true of the real environments, and mistakes in another are named."""
 
-import importlib.util
 import json
 import re
 
@@ -41,8 +40,8 @@ def test_what_is_held_out_is_trained_on_in_no_suite_and_under_no_other_name():
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(importlib.util.find_spec("dm_control") is None, reason="dm_control is not installed")
 def test_every_line_is_true_of_its_environment():
+    pytest.importorskip("dm_control")
     for row in read_table():
         sizes = set()
         for name in row.environments:

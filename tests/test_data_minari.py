@@ -2,47 +2,30 @@
 
 import json
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import gymnasium
 import h5py
 import minari
 import numpy as np
 import pytest
+from data_fixtures import EpisodeMaker, box
+from data_fixtures import minari_dataset as write
 from gymnasium import spaces
 from gymnasium.vector.utils import batch_space, iterate
 from hypothesis import given
 from hypothesis import strategies as st
 from minari.data_collector import EpisodeBuffer
+from minari.serialization import serialize_space
 
 from trajworld.data import minari_datasets
 from trajworld.data.episode import Episode
-from trajworld.data.minari_datasets import (
-    dataset_path,
-    datasets_folder,
-    local_datasets,
-    read_minari,
-    write_minari,
-)
+from trajworld.data.minari_datasets import dataset_path, datasets_folder, local_datasets, read_minari
 from trajworld.errors import TrajWorldError, UsageError
 
 pytestmark = pytest.mark.once
-
-EpisodeMaker = Callable[..., list[Episode]]
-
-
-def box(size: int, bound: float = np.inf) -> spaces.Box:
-    return spaces.Box(-bound, bound, (size,), np.float32)
-
-
-def write(
-    dataset_id: str, episodes: Any, environment: str = "dm_control/cheetah-run", **options: Any
-) -> Path:
-    spaces_of = {"observation_space": box(3), "action_space": box(2, 1)}
-    return write_minari(dataset_id, episodes, environment=environment, **(spaces_of | options))
 
 
 def everything_under(folder: Path) -> list[Path]:
@@ -75,8 +58,13 @@ def test_minari_reads_what_is_written(make_episodes: EpisodeMaker) -> None:
 
 
 def test_minari_can_make_a_gymnasium_environment_again(make_episodes: EpisodeMaker) -> None:
-    write("pendulum-v0", make_episodes([4], 3, 1), "gymnasium/Pendulum-v1", action_space=box(1, 2))
+    path = write("pendulum-v0", make_episodes([4], 3, 1), "gymnasium/Pendulum-v1", action_space=box(1, 2))
     assert minari.load_dataset("pendulum-v0").env_spec.id == "Pendulum-v1"
+    # Others, who write no name, have it there alone.
+    metadata = json.loads((path / "data" / "metadata.json").read_text())
+    del metadata["environment"]
+    (path / "data" / "metadata.json").write_text(json.dumps(metadata))
+    assert read_minari("pendulum-v0")[0].environment == "gymnasium/Pendulum-v1"
     # A name that is not registered is kept as a name only.
     write("unknown-v0", make_episodes([4]), "gymnasium/NoSuchThing-v9")
     assert minari.load_dataset("unknown-v0").env_spec is None
@@ -114,34 +102,6 @@ def test_dict_and_tuple_spaces_are_flattened_as_gymnasium_does() -> None:
     assert (episode.terminated, episode.truncated) == (True, False)
 
 
-@pytest.mark.slow
-def test_a_dataset_collected_by_minari_is_read() -> None:
-    pytest.importorskip("jax", reason="Minari's own collector needs JAX; reading what it wrote does not")
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        environment = minari.DataCollector(gymnasium.make("Pendulum-v1"), record_infos=True)
-        environment.reset(seed=0)
-        while not environment.step(environment.action_space.sample())[3]:
-            pass
-        dataset = environment.create_dataset("collected/pendulum-v0")
-        environment.close()
-    info, (episode,) = read_minari("collected/pendulum-v0")
-    assert (info.environment, info.transitions) == ("gymnasium/Pendulum-v1", 200)
-    np.testing.assert_array_equal(episode.observations, dataset[0].observations)
-    assert (episode.terminated, episode.truncated) == (False, True)
-
-
-@pytest.mark.parametrize("action_space", [spaces.Discrete(3), spaces.MultiBinary(2)])
-def test_other_spaces_are_refused(make_episodes: EpisodeMaker, action_space: spaces.Space) -> None:
-    from minari.serialization import serialize_space
-
-    file = write("discrete-v0", make_episodes([4])) / "data" / "metadata.json"
-    metadata = json.loads(file.read_text()) | {"action_space": serialize_space(action_space)}
-    file.write_text(json.dumps(metadata))
-    with pytest.raises(TrajWorldError, match=r"discrete-v0: .* a (Discrete|MultiBinary) space: only Box"):
-        list(read_minari("discrete-v0")[1])
-
-
 ESCAPES = ["../x-v0", "a/../../x-v0", "/etc/x-v0", "a//b-v0", "x-v0/..", "x", "", "x-v"]
 ESCAPES += ["x.y-v0", "a\\b-v0", "x-v0\n", "a/x-v0"]
 
@@ -162,12 +122,13 @@ def test_ids_that_are_none_are_refused(make_episodes: EpisodeMaker, dataset_id: 
     assert not everything_under(datasets_folder())
 
 
-def test_an_existing_dataset_is_kept(make_episodes: EpisodeMaker) -> None:
+def test_an_existing_dataset_is_kept_until_another_is_whole(make_episodes: EpisodeMaker) -> None:
     path = write("taken-v0", make_episodes([5]))
     with pytest.raises(TrajWorldError, match="has a dataset taken-v0 already"):
         write("taken-v0", make_episodes([9]))
-    with pytest.raises(TrajWorldError, match="no episode"):
-        write("taken-v0", [], replace=True)
+    for episodes, message in (([], "no episode"), (make_episodes([4, 4], 4), "4 observation and 2 action")):
+        with pytest.raises(TrajWorldError, match=message):
+            write("taken-v0", episodes, replace=True)
     assert read_minari("taken-v0")[0].transitions == 5
     write("taken-v0", make_episodes([9]), replace=True)
     assert read_minari("taken-v0")[0].transitions == 9
@@ -192,9 +153,7 @@ def test_refused_or_interrupted_episodes_leave_nothing(make_episodes: EpisodeMak
     assert everything_under(datasets_folder()) == []
 
 
-def test_a_missing_dataset_or_failed_download_is_one_line_and_leaves_nothing(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_a_download_is_there_whole_or_not_at_all(make_episodes: EpisodeMaker, monkeypatch: Any) -> None:
     def fail(dataset_id: str) -> None:
         (datasets_folder() / dataset_id / "data").mkdir(parents=True)
         raise ConnectionError("no\nnetwork")
@@ -208,14 +167,11 @@ def test_a_missing_dataset_or_failed_download_is_one_line_and_leaves_nothing(
     assert "\n" not in str(error.value)
     assert datasets_folder() == folder
     assert everything_under(folder) == []
-
-
-def test_a_download_is_used(make_episodes: EpisodeMaker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(minari, "download_dataset", lambda dataset_id: write(dataset_id, make_episodes([6])))
     info, episodes = read_minari("far/away-v0", download=True)
     assert [len(episode) for episode in episodes] == [6]
-    assert info.path == datasets_folder() / "far" / "away-v0"
-    assert not [p for p in everything_under(datasets_folder()) if p.name.startswith(".download")]
+    assert info.path == folder / "far" / "away-v0"
+    assert not [p for p in everything_under(folder) if p.name.startswith(".download")]
 
 
 def test_damaged_datasets_are_refused_in_one_line(make_episodes: EpisodeMaker) -> None:
@@ -237,6 +193,10 @@ def test_damaged_datasets_are_refused_in_one_line(make_episodes: EpisodeMaker) -
         {"action_space": '{"type": "Odd"}'},
     ):
         cases.append((text, json.dumps(metadata | change).encode(), "hurt-v0"))
+    for space in (spaces.Discrete(3), spaces.MultiBinary(2)):
+        change = {"action_space": serialize_space(space)}
+        message = f"hurt-v0: .* a {type(space).__name__} space: only Box"
+        cases.append((text, json.dumps(metadata | change).encode(), message))
     cases += [(numbers, whole[numbers][:size], "cannot read episode 0") for size in (0, 5, 100, 3000)]
     for file, data, message in cases:
         file.write_bytes(data)

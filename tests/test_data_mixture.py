@@ -1,25 +1,23 @@
-"""Batches: of one source each, in the weights' proportions, and pure functions of (seed, step)."""
+"""Batches: of one source each, in the weights' proportions, pure functions of (seed, step); their augmentation."""
 
 import itertools
 import threading
-from collections.abc import Callable
 
 import numpy as np
 import pytest
+from data_fixtures import DatasetMaker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from waiting import wait_for
 
-from trajworld.data.batch import Batch
+from trajworld.data.augmentation import augmented
+from trajworld.data.batch import Batch, Variates
 from trajworld.data.dataset import Dataset
 from trajworld.data.mixture import Mixture, Source, padded_sizes, windows_in_order
 from trajworld.data.statistics import value_range
 from trajworld.data.windows import WindowIndex, gather_windows
-from trajworld.errors import TrajWorldError
 
 pytestmark = pytest.mark.once
-
-StoreMaker = Callable[..., Dataset]
 
 
 def source(dataset: Dataset, **options: object) -> Source:
@@ -40,7 +38,7 @@ def same(left: Batch, right: Batch) -> bool:
 
 
 @pytest.fixture
-def three(memory_dataset: StoreMaker) -> list[Source]:
+def three(memory_dataset: DatasetMaker) -> list[Source]:
     """Sources of 6, 4 and 11 variates, with weights 3, 2 and 1."""
     sizes = ((3, 2), (2, 1), (7, 3))
     datasets = [memory_dataset([30, 4, 9, 1], o, a, seed=i) for i, (o, a) in enumerate(sizes)]
@@ -53,15 +51,11 @@ def test_batches_are_pure_functions_of_seed_and_step(three: list[Source]) -> Non
     assert all(same(batch, again.batch(step)) for step, batch in reversed(first.items()))
     assert not any(same(batch, other.batch(step)) for step, batch in first.items())
     assert not any(same(a, b) for a, b in itertools.combinations(first.values(), 2))
-
-
-def test_iterating_gives_the_batches_of_the_steps(three: list[Source]) -> None:
-    mixture = Mixture(three, 5, seed=4)
     whole = list(mixture.iterate(0, 40))
     assert len(whole) == 40
     assert all(same(batch, mixture.batch(step)) for step, batch in enumerate(whole))
     # A resumed run starts in the middle and sees exactly the rest.
-    resumed = list(Mixture(three, 5, seed=4).iterate(23, 40))
+    resumed = list(again.iterate(23, 40))
     assert len(resumed) == 17
     assert all(same(a, b) for a, b in zip(resumed, whole[23:], strict=True))
     assert list(mixture.iterate(7, 7)) == []
@@ -122,7 +116,7 @@ def test_padding_is_marked(three: list[Source]) -> None:
     ],
 )
 def test_windows_or_episodes_are_drawn_uniformly(
-    memory_dataset: StoreMaker, options: dict[str, object], shares: list[float]
+    memory_dataset: DatasetMaker, options: dict[str, object], shares: list[float]
 ) -> None:
     dataset = memory_dataset([100, 1, 9])
     numbers = np.random.default_rng(0).integers(0, 2**64, size=(2, 40_000), dtype=np.uint64)
@@ -157,13 +151,7 @@ def test_padded_sizes_cost_the_least(sizes: list[int], most: int, data: st.DataO
     assert cost(tuple(found)) == min(cost(chosen) for chosen in every)
 
 
-def test_a_support_of_other_variates_is_refused(three: list[Source]) -> None:
-    short = Source(three[0].dataset, three[0].lower[:3], three[0].upper)
-    with pytest.raises(TrajWorldError, match="does not fit the 6 variates"):
-        Mixture([short], 4)
-
-
-def test_windows_in_order_are_all_windows_or_a_fixed_choice(memory_dataset: StoreMaker) -> None:
+def test_windows_in_order_are_all_windows_or_a_fixed_choice(memory_dataset: DatasetMaker) -> None:
     dataset = memory_dataset([30, 4, 9])
 
     def windows(*arguments: int, episodes: list[int] | None = None) -> list[bytes]:
@@ -181,7 +169,7 @@ def test_windows_in_order_are_all_windows_or_a_fixed_choice(memory_dataset: Stor
     assert windows(11, 0) == windows(11, 0) != windows(11, 1)
 
 
-def test_draws_never_change(memory_dataset: StoreMaker) -> None:
+def test_draws_never_change(memory_dataset: DatasetMaker) -> None:
     """The draws of earlier versions: a run that was begun then continues with the same batches."""
     datasets = [memory_dataset([30, 5, 12], seed=seed) for seed in range(2)]
     for dataset in datasets:
@@ -190,3 +178,50 @@ def test_draws_never_change(memory_dataset: StoreMaker) -> None:
     mixture = Mixture(sources, 4, seed=9)
     found = [[batch.dataset, *batch.values[:, -1, 0]] for batch in mixture.iterate(62, 65)]
     assert found == [[1, 42, 1, 44, 36], [0, 48, 12, 33, 11], [0, 28, 34, 26, 6]]
+
+
+LOWER = np.array([-2, 0, 5, 0], np.float32)
+UPPER = np.array([2, 1e-3, 9, 1], np.float32)
+VARIATES = Variates(np.zeros(4, np.int32), LOWER, UPPER, np.array([1, 1, 1, 0], np.float32))
+# From the lower to the upper ends, and rows beyond them on either side.
+VALUES = LOWER + np.linspace(-0.5, 1.5, 9, dtype=np.float32)[:, None] * (UPPER - LOWER)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 10**6))
+def test_an_augmentation_is_affine_within_the_unit_range(seed: int, step: int) -> None:
+    values, variates = augmented(VALUES, VARIATES, 1.0, seed, step)
+    np.testing.assert_equal((values, variates), augmented(VALUES, VARIATES, 1.0, seed, step))
+    assert values.dtype == variates.lower.dtype == variates.upper.dtype == np.float32
+    scaled = (values - variates.lower) / (variates.upper - variates.lower)
+    assert scaled.min() > -1e-3
+    assert scaled.max() < 1 + 1e-3
+    # What was outside the range is clipped to its ends before it is mirrored.
+    np.testing.assert_array_equal(values[:2], values[[2, 2]])
+    np.testing.assert_array_equal(values[-2:], values[[-3, -3]])
+    # Straight lines whose slope says by how much the range was widened: by none to one of its widths.
+    slope = np.diff(scaled[2:-2], axis=0) * 4
+    np.testing.assert_allclose(slope, np.broadcast_to(slope[:1], slope.shape), atol=2e-3)
+    assert np.all((np.abs(slope) <= 1.002) & (np.abs(slope) >= 0.499))
+    # Padding stays.
+    assert (slope[0, 3], variates.lower[3], variates.upper[3]) == (1, 0, 1)
+
+
+def test_every_kind_of_augmentation_occurs() -> None:
+    changes = [augmented(VALUES, VARIATES, 0.5, 3, step) for step in range(400)]
+    drawn = [change for change in changes if change[1] is not VARIATES]
+    assert 150 < len(drawn) < 250
+    mirrored = np.array([values[-1, :3] < values[0, :3] for values, _ in drawn])
+    widths = np.array([(found.upper - found.lower)[:3] for _, found in drawn]) / (UPPER - LOWER)[:3]
+    assert abs(mirrored.mean() - 0.5) < 0.1
+    assert (np.isclose(widths, 1, atol=1e-3)).any()
+    assert widths.max() > 1.7
+    assert augmented(VALUES, VARIATES, 0.0, 3, 0)[1] is VARIATES
+
+
+def test_augmented_batches_are_the_same_windows_changed(three: list[Source]) -> None:
+    plain, changed = (Mixture(three, 4, 5, seed=3, most_sizes=1, augment=share) for share in (0, 1))
+    for step in range(20):
+        one, other = plain.batch(step), changed.batch(step)
+        values, variates = augmented(one.values, one.variates, 1, 3, step)
+        np.testing.assert_equal(other, (values, one.time_mask, variates, one.dataset))

@@ -2,48 +2,22 @@
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from gymnasium import spaces
+from data_fixtures import DatasetMaker, EpisodeMaker, d4rl_file, minari_dataset
 
 from trajworld.data import resolve
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, rows_of_episode
 from trajworld.data.home import home, stores_folder
-from trajworld.data.minari_datasets import datasets_folder, local_datasets, read_minari, write_minari
+from trajworld.data.minari_datasets import datasets_folder, local_datasets, read_minari
 from trajworld.data.resolve import converted_stores, import_dataset, open_dataset
 from trajworld.errors import TrajWorldError, UsageError
 
 pytestmark = pytest.mark.once
-
-EpisodeMaker = Callable[..., list[Episode]]
-
-
-def minari_dataset(dataset_id: str, episodes: list[Episode], replace: bool = False) -> Path:
-    return write_minari(
-        dataset_id,
-        episodes,
-        environment="test/thing",
-        observation_space=spaces.Box(-9, 9, (3,), np.float32),
-        action_space=spaces.Box(-1, 1, (2,), np.float32),
-        replace=replace,
-    )
-
-
-def d4rl_file(path: Path, episodes: list[Episode]) -> Path:
-    with h5py.File(path, "w") as file:
-        file["observations"] = np.concatenate([e.observations[:-1] for e in episodes])
-        file["next_observations"] = np.concatenate([e.observations[1:] for e in episodes])
-        file["actions"] = np.concatenate([e.actions for e in episodes])
-        file["rewards"] = np.concatenate([e.rewards for e in episodes])
-        last = np.concatenate([np.arange(len(e)) == len(e) - 1 for e in episodes])
-        file["terminals"] = last & np.repeat([e.terminated for e in episodes], [len(e) for e in episodes])
-        file["timeouts"] = last & ~file["terminals"][:]
-    return path
 
 
 def unitraj_folder(path: Path, episodes: list[Episode], dtype: str = "f8") -> Path:
@@ -64,13 +38,13 @@ def assert_holds(dataset: Dataset, episodes: list[Episode]) -> None:
 
 
 def test_every_accepted_form_gives_the_same_rows(
-    tmp_path: Path, make_episodes: EpisodeMaker, make_store: Callable[..., Dataset]
+    tmp_path: Path, make_episodes: EpisodeMaker, make_store: DatasetMaker
 ) -> None:
     episodes = make_episodes([5, 9, 2])
     minari_dataset("my/thing-v0", episodes)
     forms = {
-        "minari:my/thing-v0": "test/thing",
-        "my/thing-v0": "test/thing",
+        "minari:my/thing-v0": "dm_control/cheetah-run",
+        "my/thing-v0": "dm_control/cheetah-run",
         make_store([5, 9, 2]).path: "test/made-up",
         d4rl_file(tmp_path / "tiny-v2.hdf5", episodes): "d4rl/tiny-v2",
         unitraj_folder(tmp_path / "modular-rl/hopper_3-v2", episodes): "unitraj/modular_rl/hopper_3-v2",
@@ -94,14 +68,19 @@ def test_a_source_is_converted_once_and_again_when_it_changes(
     minari_dataset("thing-v0", episodes)
     path = d4rl_file(tmp_path / "a.hdf5", episodes)
     folder = unitraj_folder(tmp_path / "env", episodes)
-    specs, told = ["thing-v0", str(path), folder], []
+    # Another file of the same name is another source.
+    (tmp_path / "b").mkdir()
+    other = d4rl_file(tmp_path / "b" / "a.hdf5", others)
+    specs, told = ["thing-v0", str(path), folder, other], []
     stores = [open_dataset(spec, progress=lambda *now: told.append(now)).path for spec in specs]
-    assert len(set(stores)) == 3
+    assert len(set(stores)) == 4
     assert told[:2] == [(5, 14, "thing-v0"), (14, 14, "thing-v0")]
     with monkeypatch.context() as patch:
         patch.setattr(resolve, "write_store", lambda *_, **__: pytest.fail("converted again"))
         patch.chdir(tmp_path)
-        assert [open_dataset(spec).path for spec in (*specs, "a.hdf5", Path("env"))] == stores + stores[1:]
+        assert [open_dataset(spec).path for spec in (*specs, "a.hdf5", Path("env"))] == stores + stores[1:3]
+    assert_holds(open_dataset(path), episodes)
+    assert_holds(open_dataset(other), others)
     minari_dataset("thing-v0", others, replace=True)
     d4rl_file(path, others)
     file = folder / "episode_1.npz"
@@ -111,18 +90,7 @@ def test_a_source_is_converted_once_and_again_when_it_changes(
         assert_holds(open_dataset(spec), others)
     assert (open_dataset(folder).rows[6:, :3] == 1).all()
     # The stores of what the sources held before are gone.
-    assert len(list(stores_folder().iterdir())) == 3
-
-
-def test_two_sources_of_one_name_do_not_collide(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
-    made = {}
-    for name in ("x", "y"):
-        (tmp_path / name).mkdir()
-        made[name] = make_episodes([5], seed=ord(name))
-        d4rl_file(tmp_path / name / "same.hdf5", made[name])
-    for _ in range(2):
-        for name, episodes in made.items():
-            assert_holds(open_dataset(tmp_path / name / "same.hdf5"), episodes)
+    assert len(list(stores_folder().iterdir())) == 4
 
 
 @pytest.mark.parametrize(
@@ -168,19 +136,14 @@ def test_imports_become_minari_datasets(tmp_path: Path, make_episodes: EpisodeMa
     with pytest.raises(TrajWorldError, match="already"):
         import_dataset(folder, "env-v0")
     import_dataset(folder, "env-v0", replace=True)
-
-
-def test_old_d4rl_files_are_imported_with_the_given_step_limit(
-    tmp_path: Path, make_episodes: EpisodeMaker
-) -> None:
-    path = d4rl_file(tmp_path / "old.hdf5", make_episodes([20]))
-    with h5py.File(path, "a") as file:
-        del file["timeouts"], file["next_observations"]
-        file["terminals"][:] = False
-    (made,) = import_dataset(path, "old-v0", max_episode_steps=8)
-    assert [len(e) for e in read_minari("old-v0")[1]] == [7, 7, 3]
+    # An old file without ends is cut where it is told to be.
+    with h5py.File(file, "a") as old:
+        del old["timeouts"], old["next_observations"]
+        old["terminals"][:] = False
+    (made,) = import_dataset(file, "old-v0", max_episode_steps=8)
+    assert [len(e) for e in read_minari("old-v0")[1]] == [7, 7]
     assert made.account is not None
-    assert (made.account.transitions, made.account.kept) == (20, 17)
+    assert (made.account.transitions, made.account.kept) == (16, 14)
 
 
 def test_a_unitraj_root_makes_a_dataset_an_environment(

@@ -3,11 +3,13 @@
 import dataclasses
 import json
 import tracemalloc
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from data_fixtures import DatasetMaker, EpisodeMaker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,8 +23,6 @@ from trajworld.errors import TrajWorldError
 pytestmark = pytest.mark.once
 
 NAMES = {"name": "n", "source": "s", "environment": "e/v"}
-EpisodeMaker = Callable[..., list[Episode]]
-StoreMaker = Callable[..., Dataset]
 
 
 def test_a_store_holds_its_episodes(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
@@ -67,7 +67,7 @@ def real_values(dataset: Dataset, episodes: list[int]) -> list[np.ndarray]:
 @settings(max_examples=40, deadline=None)
 @given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6), data=st.data(), block=st.integers(1, 40))
 def test_statistics_equal_a_direct_computation(
-    memory_dataset: StoreMaker, lengths: list[int], data: st.DataObject, block: int
+    memory_dataset: DatasetMaker, lengths: list[int], data: st.DataObject, block: int
 ) -> None:
     dataset = memory_dataset(lengths)
     dataset.rows[:, 1] += 1e4  # a mean far from 0 must not cost the deviation its digits
@@ -82,8 +82,8 @@ def test_statistics_equal_a_direct_computation(
     np.testing.assert_allclose(found.std, [v.std() for v in wanted], rtol=1e-6, atol=1e-9)
 
 
-def test_the_whole_datasets_statistics_are_kept_and_computed_again_where_lost(
-    make_store: StoreMaker, monkeypatch: pytest.MonkeyPatch
+def test_statistics_are_kept_and_computed_again_where_lost(
+    make_store: DatasetMaker, monkeypatch: Any
 ) -> None:
     dataset = make_store([5, 6])
     wanted = real_values(dataset, [0, 1])
@@ -120,7 +120,7 @@ def test_refused_or_interrupted_episodes_leave_nothing(tmp_path: Path, make_epis
         assert list(tmp_path.iterdir()) == []
 
 
-def test_an_existing_store_is_kept(make_store: StoreMaker, make_episodes: EpisodeMaker) -> None:
+def test_an_existing_store_is_kept(make_store: DatasetMaker, make_episodes: EpisodeMaker) -> None:
     dataset = make_store([5])
     with pytest.raises(TrajWorldError, match="exists already"):
         write_store(dataset.path, make_episodes([9]), **NAMES)
@@ -130,7 +130,7 @@ def test_an_existing_store_is_kept(make_store: StoreMaker, make_episodes: Episod
     assert list(dataset.path.parent.iterdir()) == [dataset.path]
 
 
-def test_a_truncated_store_is_refused_at_any_byte(make_store: StoreMaker) -> None:
+def test_a_truncated_store_is_refused_at_any_byte(make_store: DatasetMaker) -> None:
     dataset = make_store([5, 6])
     for name in ("rows.npy", "episode_offsets.npy", "terminated.npy", "dataset.json"):
         file = dataset.path / name
@@ -145,56 +145,40 @@ def test_a_truncated_store_is_refused_at_any_byte(make_store: StoreMaker) -> Non
 
 
 @pytest.mark.parametrize(
-    ("change", "message"),
+    ("name", "content", "message"),
     [
-        ({"version": 1}, "version 1"),
-        ({"format": "zip"}, "does not describe"),
-        ({"observation_size": 4}, "wants 7 variates"),
-        ({"rows": "13"}, "'rows' must be a whole number"),
-        ({"episodes": 3}, "disagree"),
-        ({"episodes": True}, "episodes"),
-        ({"name": None}, "'name' must be a text"),
-        ({"account": {"kept": 3}}, "its account is damaged"),
-    ],
-)
-def test_a_false_description_is_refused(
-    make_store: StoreMaker, change: dict[str, object], message: str
-) -> None:
-    dataset = make_store([5, 6])
-    file = dataset.path / "dataset.json"
-    file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
-    with pytest.raises(TrajWorldError, match=message):
-        open_store(dataset.path)
-
-
-@pytest.mark.parametrize(
-    ("name", "array", "message"),
-    [
+        ("dataset.json", {"version": 1}, "version 1"),
+        ("dataset.json", {"format": "zip"}, "does not describe"),
+        ("dataset.json", {"observation_size": 4}, "wants 7 variates"),
+        ("dataset.json", {"rows": "13"}, "'rows' must be a whole number"),
+        ("dataset.json", {"episodes": 3}, "disagree"),
+        ("dataset.json", {"episodes": True}, "episodes"),
+        ("dataset.json", {"name": None}, "'name' must be a text"),
+        ("dataset.json", {"account": {"kept": 3}}, "its account is damaged"),
+        ("dataset.json", None, r"dataset\.json does not exist"),
         ("episode_offsets.npy", np.array([0, 6, 5, 13]), "rise by at least 2"),
         ("episode_offsets.npy", np.array([1, 6, 13]), "start at 0"),
         ("episode_offsets.npy", np.array([0, 6, 12]), "disagree"),
         ("episode_offsets.npy", np.array([0, 6, None]), "damaged"),
         ("terminated.npy", np.array([True]), "disagree"),
         ("rows.npy", None, r"lacks rows\.npy"),
-        ("dataset.json", None, r"dataset\.json does not exist"),
         ("rows.npy", np.zeros((13, 6)), "float32"),
         ("rows.npy", np.asfortranarray(np.zeros((13, 6), np.float32)), "C order"),
     ],
 )
-def test_arrays_that_do_not_fit_are_refused(
-    make_store: StoreMaker, name: str, array: np.ndarray | None, message: str
-) -> None:
-    dataset = make_store([5, 6])
-    (dataset.path / name).unlink()
-    if array is not None:
-        np.save(dataset.path / name, array, allow_pickle=True)
+def test_files_that_do_not_fit(make_store: DatasetMaker, name: str, content: Any, message: str) -> None:
+    file = make_store([5, 6]).path / name
+    described = file.read_bytes()
+    file.unlink()
+    if isinstance(content, dict):
+        file.write_text(json.dumps({**json.loads(described), **content}))
+    elif content is not None:
+        np.save(file, content, allow_pickle=True)
     with pytest.raises(TrajWorldError, match=message):
-        open_store(dataset.path)
+        open_store(file.parent)
 
 
-def test_equal_data_have_equal_contents_wherever_they_lie(
-    tmp_path: Path, make_episodes: EpisodeMaker
-) -> None:
+def test_equal_data_have_equal_contents(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
     episodes = make_episodes([4, 1, 9])
     here = write_store(tmp_path / "here", episodes, **NAMES)
     there = write_store(tmp_path / "there", episodes, **{**NAMES, "source": "elsewhere"})

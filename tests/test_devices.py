@@ -8,22 +8,20 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 import pytest
-from training_fixtures import plain_steps, store, weights_of
-from waiting import wait_for
+from training_fixtures import store, weights_of
+from waiting import start, wait_for
 
 from trajworld.backend import Layout, active_backend
-from trajworld.cli.main import main
-from trajworld.errors import UsageError
 from trajworld.training.loop import stop_agreed
 from trajworld.training.record import read_metrics
 
-__all__ = ["plain_steps"]
-
-jax_only = pytest.mark.skipif(keras.backend.backend() != "jax", reason="several devices need JAX")
+ON_JAX = keras.backend.backend() == "jax"
+jax_only = pytest.mark.skipif(not ON_JAX, reason="several devices need JAX")
 
 SETTINGS = """preset = 'tiny'
 steps = 24
@@ -58,16 +56,6 @@ def port() -> Iterator[int]:
         yield held.getsockname()[1]
 
 
-def refused(work: Path, capsys: pytest.CaptureFixture[str], *words: str) -> str:
-    """What ``trajworld train`` says, in one line, of options that it refuses."""
-    with pytest.raises(SystemExit) as end:
-        main(["train", str(work / "data"), "-o", str(work / "run"), *words])
-    error = capsys.readouterr().err
-    assert (end.value.code, len(error.splitlines())) == (2, 1)
-    assert not (work / "run").exists()
-    return error
-
-
 def test_one_device_and_process_need_nothing() -> None:
     backend = active_backend()
     for devices, usual in ((1, None), (1, 2)):
@@ -79,48 +67,37 @@ def test_one_device_and_process_need_nothing() -> None:
     backend.leave()
 
 
-def test_more_devices_than_there_are(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name, found = active_backend().name, active_backend().device().count
-    several = f"{name} trains on one device, not 4096: several need KERAS_BACKEND=jax"
-    assert ("JAX finds" if name == "jax" else several) in refused(work, capsys, "--devices", "4096")
-    with pytest.raises(UsageError, match="KERAS_BACKEND=jax" if name != "jax" else "JAX finds"):
-        active_backend().distribute(found + 1, 8 * (found + 1))
-
-
-@pytest.mark.skipif(keras.backend.backend() == "jax", reason="JAX can")
-def test_other_frameworks_refuse_several_processes(work: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ["--coordinator", "localhost:1234", "--processes", "2", "--process", "1"]
-    assert "trains in one process: several need KERAS_BACKEND=jax" in refused(work, capsys, *words)
-
-
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--devices", "0"], "not 0"),
-        (["--processes", "2"], "need --coordinator"),
-        (["--coordinator", "here"], "HOST:PORT or auto, not 'here'"),
-        (["--coordinator", "here:1"], "needs --processes and --process"),
-        (["--coordinator", "here:1", "--processes", "2", "--process", "2"], "2 of 2 cannot be"),
+        ("--devices 0", "not 0"),
+        ("--devices 4096", "JAX finds" if ON_JAX else "one device, not 4096: several need KERAS_BACKEND=jax"),
+        ("--processes 2", "need --coordinator"),
+        ("--coordinator here", "HOST:PORT or auto, not 'here'"),
+        ("--coordinator here:1", "needs --processes and --process"),
+        ("--coordinator here:1 --processes 2 --process 2", "2 of 2 cannot be"),
+        pytest.param(
+            "--coordinator here:1 --processes 2 --process 1",
+            "trains in one process: several need KERAS_BACKEND=jax",
+            marks=pytest.mark.skipif(ON_JAX, reason="JAX can"),
+        ),
     ],
 )
-def test_wrong_options(
-    work: Path, capsys: pytest.CaptureFixture[str], words: list[str], message: str
-) -> None:
-    assert message in refused(work, capsys, *words)
+def test_wrong_options(work: Path, command: Any, words: str, message: str) -> None:
+    code, _, err = command("train", work / "data", "-o", work / "run", *words.split())
+    assert (code, err.count("\n")) == (2, 1)
+    assert message in err
+    assert not (work / "run").exists()
 
 
 @pytest.mark.usefixtures("plain_steps")
-def test_a_run_says_what_it_was_trained_on(
-    work: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_says_what_it_was_trained_on(work: Path, command: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(work)
-    main(train("run", "--devices", "1"))
+    command(*train("run", "--devices", "1"))
     record = json.loads(Path("run/run.json").read_text())
     assert record["layout"] == {"devices": 1, "processes": 1}
     Path("run/run.json").write_text(json.dumps({**record, "layout": {"devices": 4096, "processes": 2}}))
-    capsys.readouterr()
-    main(["train", "--resume", "run"])
-    assert "the run began on 4096 devices and continues on 1" in capsys.readouterr().err
+    assert "the run began on 4096 devices and continues on 1" in command("train", "--resume", "run")[2]
 
 
 def test_processes_agree_to_stop_after_the_same_steps() -> None:
@@ -133,29 +110,25 @@ def test_processes_agree_to_stop_after_the_same_steps() -> None:
 ON_TWO_DEVICES = """
 import random
 import jax, keras, numpy as np, pytest
+from numpy_reference import known_variates, windows
 from trajworld.backend import Layout, active_backend
 from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import compile_one_step
-from trajworld.models.identity import action_mask
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.rollout import GivenActions, compile_rollout, draw_uniforms
-from trajworld.data.batch import Batch, Variates
+from trajworld.data.batch import Batch
 from trajworld.models.trajworld import TrajWorld
 from trajworld.training.loop import mean_loss
 
 backend = active_backend()
 assert backend.device().count == 2 and backend.device().training == 1
 sizes = TrajWorldSizes(blocks=1, width=16, heads=2, window=6, bins=16, variates=12, dropout=0.2)
-# As many variates as windows: which of the two an axis is must not be guessed from its length.
+# As many variates as windows: which of the two an axis is must not be guessed from its length. Windows have unequal
+# shares: the mean over rows is not the mean of the devices' means.
 count = batch = 6
-variates = Variates(action_mask(3, 2, count), np.full(count, -1, np.float32), np.full(count, 1, np.float32))
-rng = np.random.default_rng(0)
-def windows(number, seed):
-    rng = np.random.default_rng(seed)
-    mask = np.ones((number, 6), np.float32)
-    mask[0, :3] = 0  # Unequal shares: the mean over rows is not the mean of the devices' means.
-    return rng.uniform(-1, 1, (number, 6, count)).astype(np.float32), mask
-actions = rng.uniform(-1, 1, (batch, 13, 2)).astype(np.float32)
+variates = known_variates(3, 2)
+drawn = lambda number, seed: windows(variates, number, seed=seed)
+actions = np.random.default_rng(0).uniform(-1, 1, (batch, 13, 2)).astype(np.float32)
 
 def everything(devices):
     assert backend.distribute(devices, batch) == Layout(devices)
@@ -168,16 +141,16 @@ def everything(devices):
             jax.debug.inspect_array_sharding(array, callback=lambda s, n=array.shape: shares.append(s.shard_shape(n)))
         return mean_loss(model, batch, seed)
     step = backend.training_step(model, optimizer, loss)
-    losses = [float(step(3e-3, Batch(*windows(batch, n), variates), np.int32(n))) for n in range(20)]
+    losses = [float(step(3e-3, Batch(*drawn(batch, n), variates), np.int32(n))) for n in range(20)]
     assert {shape for shape in shares} == {(batch // devices, 6, count), (count,)}, shares
     step.write_back()
     sums = backend.compile(model.loss_sums, model)
     rollout, one_step = compile_rollout(model, 3), compile_one_step(model)
     found = {"losses": losses, "iterations": int(optimizer.iterations.value)}
     for number in (batch, 5):  # Five do not divide: whole on each device.
-        found[f"sums {number}"] = [float(value) for value in sums(Batch(*windows(number, 99), variates))]
-        found[f"one step {number}"] = np.stack(one_step(*windows(number, 97), variates))[..., :4]
-        history = [array[:, :4] for array in windows(number, 98)]
+        found[f"sums {number}"] = [float(value) for value in sums(Batch(*drawn(number, 99), variates))]
+        found[f"one step {number}"] = np.stack(one_step(*drawn(number, 97), variates))[..., :4]
+        history = [array[:, :4] for array in drawn(number, 98)]
         uniforms = draw_uniforms(13, number, count, 5)
         for draws in (None, uniforms) if number == batch else (None,):
             seen = rollout(*history, variates, GivenActions(actions[:number]), draws)
@@ -199,29 +172,24 @@ for devices, arguments in (1, (8,)), (2, (8, 2)), (1, (7, 2)), (1, (8, 3)):
 """
 
 
-def run_code(code: str, work: Path, devices: int) -> subprocess.Popen[str]:
-    environment = {"KERAS_BACKEND": "jax", "JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
-    command, pipe = [sys.executable, "-P", "-c", code], subprocess.PIPE
-    return subprocess.Popen(
-        command, stdout=pipe, stderr=pipe, text=True, env={**os.environ, **environment}, cwd=work
-    )
-
-
 @jax_only
 @pytest.mark.slow
 def test_two_devices_compute_what_one_does(tmp_path: Path) -> None:
-    finish(run_code(ON_TWO_DEVICES, tmp_path, devices=2))
+    command, paths = [sys.executable, "-P", "-c", ON_TWO_DEVICES], {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | on(2) | paths
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, "Traceback" in done.stderr) == (0, False), done.stderr
 
 
-def start(work: Path, arguments: list[str], devices: int = 1) -> subprocess.Popen[str]:
-    code = f"import sys; from trajworld.cli.main import main; sys.exit(main({arguments!r}))"
-    return run_code(code, work, devices)
+def on(devices: int) -> dict[str, str]:
+    """Environment variables for a process that sees so many devices."""
+    return {"JAX_NUM_CPU_DEVICES": str(devices), "JAX_PLATFORMS": "cpu"}
 
 
 def start_two(work: Path, port: int, arguments: list[str]) -> list[subprocess.Popen[str]]:
     """The same command in two processes over loopback."""
     cluster = ["--coordinator", f"127.0.0.1:{port}", "--processes", "2", "--process"]
-    return [start(work, [*arguments, *cluster, str(process)]) for process in range(2)]
+    return [start(*arguments, *cluster, process, folder=work, **on(1)) for process in range(2)]
 
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
@@ -254,10 +222,8 @@ def assert_alike(one: Path, other: Path) -> None:
 def test_a_run_ends_the_same_on_any_devices_and_however_it_was_stopped(work: Path, port: int) -> None:
     """On one device, on two, and in two processes: Ctrl-C in one, one killed, SIGKILL on two devices, to the end."""
     steps = ("--steps", "120")
-    whole, two = (
-        start(work, train("whole", *steps)),
-        start(work, train("two", "--devices", "2", *steps), devices=2),
-    )
+    whole = start(*train("whole", *steps), folder=work, **on(1))
+    two = start(*train("two", "--devices", "2", *steps), folder=work, **on(2))
     cut = work / "cut"
     leader, other = start_two(work, port, train("cut", *steps))
     wait_for(lambda: read_metrics(cut), leader, other)
@@ -278,7 +244,7 @@ def test_a_run_ends_the_same_on_any_devices_and_however_it_was_stopped(work: Pat
     step = newest(cut)
 
     # As many devices as it began on, without being told.
-    middle = start(work, ["train", "--resume", "cut"], devices=2)
+    middle = start("train", "--resume", "cut", folder=work, **on(2))
     wait_for(lambda: newest(cut) > step, middle)
     middle.kill()
     assert "on 2 devices" in middle.communicate()[1]

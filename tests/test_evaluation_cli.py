@@ -1,6 +1,7 @@
 """``trajworld evaluate`` on real collected data, end to end, and with all that can be wrong."""
 
 import json
+from unittest.mock import Mock
 
 import keras
 import numpy as np
@@ -68,9 +69,8 @@ def test_several_datasets_and_the_ranges_of_an_unseen_environment(tmp_path, comm
     code, out, _ = command("evaluate", *arguments, "-o", tmp_path / "out")
     assert code == 0
     results = json.loads(out)
-    names = [f"of {one.name}" for one in (first, second)]
-    assert [each["prediction"]["ranges"] for each in results["datasets"]] == names
-    assert [each["open_loop"] for each in results["datasets"]] == [None, None]
+    found = [(each["prediction"]["ranges"], each["open_loop"]) for each in results["datasets"]]
+    assert found == [(f"of {first.name}", None), (f"of {second.name}", None)]
     for number, dataset in enumerate((first, second), start=1):
         assert (tmp_path / "out" / f"{number}-{dataset.name}" / "variates.png").is_file()
     code, out, _ = command("evaluate", *arguments, "--ranges", second.path)
@@ -78,7 +78,7 @@ def test_several_datasets_and_the_ranges_of_an_unseen_environment(tmp_path, comm
 
 
 @pytest.mark.once
-def test_mistakes_end_in_one_line_and_leave_nothing(tmp_path, command, make_store):
+def test_mistakes_and_ctrl_c_end_in_one_line_and_leave_nothing(tmp_path, command, make_store, monkeypatch):
     dataset, other = make_store([8, 5]), make_store([8], observations=5)
     wide = make_store([8], observations=20)
     model, pretrained, broken = (tmp_path / f"{name}.keras" for name in ("model", "pretrained", "broken"))
@@ -107,6 +107,10 @@ def test_mistakes_end_in_one_line_and_leave_nothing(tmp_path, command, make_stor
         assert sorted(tmp_path.iterdir()) == before
     code, _, err = command("evaluate", model, dataset.path, "--overwrite")
     assert (code, err.count("\n")) == (2, 1)
+    monkeypatch.setattr("trajworld.evaluation.report.open_loop_errors", Mock(side_effect=KeyboardInterrupt))
+    code, out, err = command("evaluate", pretrained, dataset.path, "-o", output)
+    assert (code, out, "Interrupted" in err) == (130, "", True)
+    assert sorted(tmp_path.iterdir()) == before
 
 
 @pytest.mark.once

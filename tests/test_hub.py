@@ -1,5 +1,6 @@
 """The Hugging Face hub, played by a server on this machine: round trips, refusals, and one line for every mistake."""
 
+import functools
 import os
 import sys
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from fake_hub import FakeHub, cache, hub
-from training_fixtures import config_for, plain_steps, store
+from fake_hub import FakeHub
+from model_file_fixtures import assert_equal
+from training_fixtures import config_for, store
 
 import trajworld
 from trajworld.errors import TrajWorldError, UsageError
@@ -19,25 +21,16 @@ from trajworld.training.run import resume_run, start_run
 
 pytestmark = pytest.mark.once
 
-__all__ = ["cache", "hub", "plain_steps"]
-
 constants = pytest.importorskip("huggingface_hub.constants")
 SMALL = "trajworld-small"
 ADDRESS = "hf://user/robots"
 
 
+@functools.cache
 def changed_model(factor: float) -> Any:
     model = trajworld.load(SMALL)
     model.set_weights([weight * factor for weight in model.get_weights()])
     return model
-
-
-def assert_same_weights(first: Any, second: Any) -> None:
-    for one, other in zip(first.get_weights(), second.get_weights(), strict=True):
-        np.testing.assert_array_equal(one, other)
-
-
-# Addresses.
 
 
 @pytest.mark.parametrize(
@@ -72,24 +65,20 @@ def test_what_is_no_address_or_leads_elsewhere(text: str, hub: FakeHub) -> None:
     assert hub.requests == []
 
 
-# Downloads.
-
-
-def test_a_model_on_the_hub_is_read_by_its_address(hub: FakeHub, cache: Path) -> None:
-    assert_same_weights(trajworld.load(ADDRESS), trajworld.load(SMALL))
-    assert find_model(ADDRESS).is_relative_to(cache)
+def test_a_model_is_fetched_once_a_newer_one_anew_and_an_older_one_by_its_commit(
+    hub: FakeHub, hub_cache: Path, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        assert_equal(trajworld.load(ADDRESS), changed_model(1.0))
+    assert find_model(ADDRESS).is_relative_to(hub_cache)
     gets = [request for request in hub.requests if request.startswith("GET /user/")]
     assert gets == ["GET /user/robots/resolve/main/model.keras"]
-
-
-def test_a_newer_model_is_fetched_and_an_older_one_stays_by_its_commit(hub: FakeHub, tmp_path: Path) -> None:
     repository = hub.repositories["user/robots"]
-    first = repository.hash(0)
-    trajworld.load(ADDRESS)
+    first = repository.branches["main"]
     trajworld.save(changed_model(2.0), tmp_path / "new.keras")
     repository.commit({"sub/other.keras": b"", "model.keras": (tmp_path / "new.keras").read_bytes()})
-    assert_same_weights(trajworld.load(ADDRESS), changed_model(2.0))
-    assert_same_weights(trajworld.load(f"{ADDRESS}@{first}"), trajworld.load(SMALL))
+    assert_equal(trajworld.load(ADDRESS), changed_model(2.0))
+    assert_equal(trajworld.load(f"{ADDRESS}@{first}"), changed_model(1.0))
 
 
 def test_what_is_in_the_cache_needs_no_hub(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,7 +102,7 @@ def one_line(address: str) -> str:
     return str(caught.value)
 
 
-def test_mistakes_are_one_line(hub: FakeHub, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mistakes_are_one_line(hub: FakeHub, hub_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("user/gated", {"model.keras": b""}, gated=True)
     hub.add("user/private", {"model.keras": b""}, private=True)
     assert "no repository" in one_line("hf://user/nothing")
@@ -126,7 +115,7 @@ def test_mistakes_are_one_line(hub: FakeHub, cache: Path, monkeypatch: pytest.Mo
     assert "answered 500" in one_line("hf://user/more")
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", "http://127.0.0.1:9/{repo_id}/{filename}")
     assert "cannot be reached" in one_line("hf://user/more")
-    assert not list(cache.rglob("*.keras"))
+    assert not list(hub_cache.rglob("*.keras"))
 
 
 def test_without_huggingface_hub_the_command_that_installs_it_is_told(
@@ -148,18 +137,15 @@ def test_without_huggingface_hub_the_command_that_installs_it_is_told(
 )
 @pytest.mark.parametrize("value", ["..", "a/../../../../evil", "{outside}/evil", "..\\..\\evil", "c:evil"])
 def test_a_server_cannot_place_files_outside_the_cache(
-    hub: FakeHub, cache: Path, header: str, value: str, file: str
+    hub: FakeHub, hub_cache: Path, header: str, value: str, file: str
 ) -> None:
     """The client names files in its cache by these headers, for a file that is absent too."""
-    value = value.format(outside=cache.parent)
+    value = value.format(outside=hub_cache.parent)
     hub.lies = {header: f'"{value}"' if header != "X-Repo-Commit" else value}
     with pytest.raises(TrajWorldError, match="would lead out of the cache"):
         find_model(f"{ADDRESS}/{file}.keras")
-    assert set(os.listdir(cache.parent)) <= {"hub"}
-    assert not [path for path in cache.rglob("*") if path.is_file()]
-
-
-# Training from the hub.
+    assert set(os.listdir(hub_cache.parent)) <= {"hub"}
+    assert not [path for path in hub_cache.rglob("*") if path.is_file()]
 
 
 @pytest.mark.usefixtures("plain_steps")
@@ -168,7 +154,7 @@ def test_a_run_starts_from_the_hub_and_resumes_without_it(hub: FakeHub, tmp_path
     run = start_run(tmp_path / "run", config)
     assert f'init = "{ADDRESS}"' in (tmp_path / "run" / "config.toml").read_text()
     assert run.model.identity.history["init"]["file"] == ADDRESS
-    assert_same_weights(run.model, trajworld.load(SMALL))
+    np.testing.assert_equal(run.model.get_weights(), changed_model(1.0).get_weights())
     # Another model there is not silently another start; once there is a checkpoint, nothing is asked of the hub.
     trajworld.save(changed_model(2.0), tmp_path / "new.keras")
     hub.repositories["user/robots"].commit({"model.keras": (tmp_path / "new.keras").read_bytes()})
@@ -179,21 +165,17 @@ def test_a_run_starts_from_the_hub_and_resumes_without_it(hub: FakeHub, tmp_path
     assert resume_run(tmp_path / "run")[0].state.step == 12
 
 
-# Uploads.
-
-
 def test_what_is_saved_to_the_hub_comes_back(hub: FakeHub) -> None:
-    model = changed_model(0.5)
-    trajworld.save(model, "hf://user/mine")
-    assert_same_weights(trajworld.load("hf://user/mine"), model)
-    assert hub.repositories["user/mine"].messages == ["initial commit", "Upload model.keras"]
-    trajworld.save(changed_model(0.25), "hf://user/mine/sub/other.keras")
-    assert_same_weights(trajworld.load("hf://user/mine"), model)
-    assert_same_weights(trajworld.load("hf://user/mine/sub/other.keras"), changed_model(0.25))
+    for address, factor in (("hf://user/mine", 0.5), ("hf://user/mine/sub/other.keras", 0.25)):
+        trajworld.save(changed_model(factor), address)
+        assert_equal(trajworld.load("hf://user/mine"), changed_model(0.5))
+        assert_equal(trajworld.load(address), changed_model(factor))
+    messages = ["initial commit", "Upload model.keras", "Upload sub/other.keras"]
+    assert hub.repositories["user/mine"].messages == messages
 
 
 def test_an_upload_that_is_not_allowed_is_one_line(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = trajworld.load(SMALL)
+    model = changed_model(1.0)
     with pytest.raises(TrajWorldError, match=r"your token may not do that .*rights to create"):
         trajworld.save(model, "hf://other/mine")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")

@@ -72,19 +72,6 @@ def test_leaving_kills_a_running_task_at_once(tmp_path):
     assert not (tmp_path / "never").exists()
 
 
-def test_a_worker_that_dies_breaks_the_pool(tmp_path):
-    path = tmp_path / "pid"
-    with Workers(2) as workers:
-        tasks = [workers.submit(_last_for_ever, path), workers.submit(_last_for_ever, tmp_path / "other")]
-        wait_for(lambda: path.exists() and path.read_text())
-        os.kill(int(path.read_text()), signal.SIGKILL)
-        for task in tasks:
-            with pytest.raises(BrokenProcessPool):
-                task.result(timeout=60)
-        with pytest.raises(BrokenProcessPool):
-            workers.submit(os.getpid)
-
-
 @needs_linux
 def test_workers_end_with_a_parent_that_was_killed(tmp_path):
     script = tmp_path / "script.py"

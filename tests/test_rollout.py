@@ -114,14 +114,23 @@ def given(actions: np.ndarray) -> Callable[[np.ndarray, int], np.ndarray]:
 
 
 @pytest.mark.parametrize(
-    ("horizon", "rows", "window"),
-    [(23, 14, 20), (1, 3, 20), (10, 1, 20), (11, 10, 20), (9, 14, 2), (4, 1, 3), (13, 9, 11)],
+    ("horizon", "rows", "window", "padded"),
+    [(23, 14, 20, 0), (1, 3, 20, 0), (11, 10, 20, 3), (9, 14, 2, 0), (4, 1, 3, 0), (13, 9, 11, 0)],
 )
-def test_the_open_loop_equals_a_loop_without_a_cache(horizon: int, rows: int, window: int) -> None:
+def test_the_open_loop_equals_a_loop_without_a_cache(
+    horizon: int, rows: int, window: int, padded: int
+) -> None:
+    """Also where variates were added to make a batch rectangular."""
     model = model_of(window)
     history, mask, actions = trajectory(horizon, rows)
     mask[0, : rows // 2] = 0
-    rollout = rolling(window)(history, mask, KNOWN, GivenActions(actions))
+    wide, known = np.pad(history, [(0, 0), (0, 0), (0, padded)], constant_values=0.7), KNOWN
+    if padded:
+        ends = np.pad(LOWER, (0, padded)), np.pad(UPPER, (0, padded), constant_values=1)
+        known = Variates(
+            action_mask(OBSERVATIONS, ACTIONS, 6 + padded), *ends, np.float32([1] * 6 + [0] * padded)
+        )
+    rollout = rolling(window)(wide, mask, known, GivenActions(actions))
     found = arrays(rollout)
     history[0, : rows // 2] = 0
     history[:, -1, OBSERVATIONS + 1 :] = 0.123  # No action of the newest row is read.
@@ -203,20 +212,6 @@ def test_every_horizon_and_every_controller_of_a_program_use_one_compilation(
         weights = {"kernel": np.ones((3, 2), np.float32), "bias": np.float32([bias, 0])}
         run(history, mask, KNOWN, PolicyController(policy, weights, 3))
     assert len(compilations) == 2
-
-
-def test_variates_added_to_make_a_batch_rectangular_change_nothing() -> None:
-    history, mask, actions = trajectory(12)
-    wide = np.concatenate([history, np.full((BATCH, 14, 3), 0.7, np.float32)], axis=-1)
-    known = Variates(
-        action_mask(OBSERVATIONS, ACTIONS, 9),
-        np.concatenate([LOWER, np.zeros(3, np.float32)]),
-        np.concatenate([UPPER, np.ones(3, np.float32)]),
-        np.array([1] * 6 + [0] * 3, np.float32),
-    )
-    found = arrays(rolling()(wide, mask, known, GivenActions(actions)))
-    expected = plain_loop(model_of(), history, mask, given(actions), found[0])
-    np.testing.assert_allclose(found[0], expected[0], atol=2e-4)
 
 
 def test_in_mixed_precision() -> None:

@@ -1,9 +1,10 @@
-"""A run's configuration: which of its sources wins, what is refused, and that what is written reads back."""
+"""A run's configuration: which source wins, what is refused, that what is written reads back; its schedule."""
 
 import dataclasses
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -11,10 +12,12 @@ from hypothesis import strategies as st
 from trajworld.errors import UsageError
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.training.config import DatasetChoice, resolve_config, write_config
+from trajworld.training.optimizer import learning_rate
 
 pytestmark = pytest.mark.once
 
 DATA: dict[str, Any] = {"datasets": [{"spec": "data"}]}
+PRESETS = list(TrajWorldSizes.presets)
 
 
 def written(tmp_path: Path, text: str) -> Path:
@@ -36,7 +39,7 @@ def test_the_paper_preset_is_the_published_one(kind: Any, rate: float, steps: in
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "train"])
-@pytest.mark.parametrize("preset", [name for name in list(TrajWorldSizes.presets) if name != "paper"])
+@pytest.mark.parametrize("preset", [name for name in PRESETS if name != "paper"])
 @pytest.mark.parametrize("steps", [None, 1, 10, 19, 20, 39, 100, 999])
 def test_warm_up_is_at_most_a_twentieth_and_the_cosine_ends_with_the_steps(
     kind: Any, preset: str, steps: int | None
@@ -100,27 +103,20 @@ def test_what_a_file_cannot_say(tmp_path: Path, text: str, message: str) -> None
     assert "\n" not in str(caught.value)
 
 
+DATASET = st.fixed_dictionaries({"spec": st.text(min_size=1), "weight": st.floats(1e-9, 1e9)})
+OPTIONS = {
+    "datasets": st.lists(DATASET, min_size=1, max_size=1),
+    "model": st.fixed_dictionaries({"dropout": st.floats(0, 0.99)}),
+    "learning_rate": st.floats(1e-12, 1e3),
+    "steps": st.integers(1, 10**7),
+    "transitions": st.none() | st.integers(1, 10**9),
+    "seed": st.integers(0, 2**32 - 1),
+}
+
+
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
-@given(
-    kind=st.sampled_from(["pretrain", "train"]),
-    preset=st.sampled_from(list(TrajWorldSizes.presets)),
-    spec=st.text(min_size=1),
-    weight=st.floats(1e-9, 1e9),
-    dropout=st.floats(0, 0.99),
-    others=st.fixed_dictionaries(
-        {
-            "learning_rate": st.floats(1e-12, 1e3),
-            "steps": st.integers(1, 10**7),
-            "transitions": st.none() | st.integers(1, 10**9),
-            "seed": st.integers(0, 2**32 - 1),
-        }
-    ),
-)
-def test_what_is_written_reads_back_equal(
-    tmp_path: Path, kind: Any, preset: str, spec: str, weight: float, dropout: float, others: dict[str, Any]
-) -> None:
-    datasets = [{"spec": spec, "weight": weight}]
-    options = {"datasets": datasets, "model": {"dropout": dropout}, **others}
+@given(st.sampled_from(["pretrain", "train"]), st.sampled_from(PRESETS), st.fixed_dictionaries(OPTIONS))
+def test_what_is_written_reads_back_equal(tmp_path: Path, kind: Any, preset: str, options: Any) -> None:
     config = resolve_config(kind, preset=preset, options=options)
     write_config(config, tmp_path / "config.toml")
     assert resolve_config(kind, file=tmp_path / "config.toml") == config
@@ -141,3 +137,22 @@ def test_a_written_configuration_with_other_steps_moves_its_schedule(tmp_path: P
     # A schedule that is meant to be longer than the run stays as it was written.
     write_config(dataclasses.replace(config, decay_steps=5000), path)
     assert schedule(steps=100)[0] == 5000
+
+
+def warmup_cosine(peak: float, warmup: int, decay: int, steps: np.ndarray) -> np.ndarray:
+    """Two schedules joined at ``warmup``: a line from 0 to the peak, and a cosine over the rest, then 0."""
+    line = np.interp(steps, [0, max(warmup, 1)], [0.0, peak])
+    counted = np.clip(steps - warmup, 0, decay - warmup)
+    cosine = peak * (1 + np.cos(np.pi * counted / max(decay - warmup, 1))) / 2
+    return np.where(steps < warmup, line, cosine)
+
+
+@given(st.floats(1e-8, 10), st.integers(0, 500), st.integers(1, 2000))
+def test_the_schedule_is_warm_up_then_cosine(peak: float, warmup: int, more: int) -> None:
+    decay = warmup + more
+    steps = np.unique(np.linspace(0, decay + 5, 60).astype(int))
+    changes = {"learning_rate": peak, "warmup_steps": warmup, "decay_steps": decay}
+    config = dataclasses.replace(resolve_config("train", preset="tiny", options=DATA), **changes)
+    rates = [learning_rate(config, int(step)) for step in steps]
+    np.testing.assert_allclose(rates, warmup_cosine(peak, warmup, decay, steps), rtol=1e-9, atol=1e-12 * peak)
+    assert max(rates) <= peak

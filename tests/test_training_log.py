@@ -1,6 +1,7 @@
-"""The log of a run: JSON lines and TensorBoard agree, and are cut back to what a checkpoint knows."""
+"""A run's log: JSON lines and TensorBoard agree, cut back to what a checkpoint knows; the picture of its losses."""
 
 import json
+import math
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
-from trajworld.errors import TrajWorldError
+from trajworld.training.picture import draw_losses, losses_figure
 from trajworld.training.record import MetricsLog, read_metrics
 
 pytestmark = pytest.mark.once
@@ -60,20 +61,15 @@ def test_rows_after_the_checkpoint_are_forgotten_everywhere(tmp_path: Path) -> N
             log.write(row(step))
     with MetricsLog(tmp_path, 4) as log:
         log.write(row(5, loss=77.0))
+        log.write(row(9))
+    with MetricsLog(tmp_path, 5):
+        pass
     assert read_metrics(tmp_path) == [*[row(step) for step in range(1, 5)], row(5, loss=77.0)]
     expected = [*[(step, pytest.approx(1 / step)) for step in range(1, 5)], (5, 77.0)]
     assert scalars(tmp_path)["loss"] == expected
-
-
-def test_events_that_are_written_anew_keep_their_distances_in_time(tmp_path: Path) -> None:
-    with MetricsLog(tmp_path) as log:
-        for step in (1, 2, 5):
-            log.write(row(step))
-    with MetricsLog(tmp_path, 5):
-        pass
+    # Events that are written anew keep their distances in time.
     times = [event.wall_time for event in events(tmp_path) if event.summary.value][::3]
-    assert times[1] - times[0] == pytest.approx(2.0)
-    assert times[2] - times[1] == pytest.approx(6.0)
+    assert [time - times[0] for time in times] == pytest.approx([0.0, 2.0, 4.0, 6.0, 8.0])
 
 
 @pytest.mark.parametrize(
@@ -88,12 +84,26 @@ def test_a_last_line_that_was_cut_short_is_left_out(tmp_path: Path, torn: str) -
     assert read_metrics(tmp_path) == [row(1), row(2), row(3)]
 
 
-def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
-    full = Path("/dev/full")
-    if not full.exists():
-        pytest.skip("this system has no /dev/full")
-    log = MetricsLog(tmp_path)
-    (tmp_path / "metrics.jsonl").unlink()
-    (tmp_path / "metrics.jsonl").symlink_to(full)
-    with pytest.raises(TrajWorldError, match=r"cannot write the log in .*No space left on device"), log:
-        log.write(row(1))
+ROWS: list[dict[str, Any]] = [
+    {"step": 1, "loss": 5.0},
+    {"step": 2, "loss": math.nan, "holdout_loss": None},
+    {"step": 3, "holdout_loss": 4.0, "holdout": {"a": 3.0, "b": 5.0}},
+    {"step": 4, "loss": 3.0, "holdout_loss": 3.5, "holdout": {"a": 2.5, "b": 4.5}},
+]
+
+
+def test_each_curve_is_drawn_without_what_was_not_measured() -> None:
+    (axes,) = losses_figure(ROWS).axes
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 5], [4, 3]], [[3, 4], [4, 3.5]]]
+    (band,) = axes.collections
+    assert {(3, 3), (4, 2.5), (3, 5), (4, 4.5)} <= {(x, y) for x, y in band.get_paths()[0].vertices}
+    assert {"training 3.00", "holdout 3.50"} <= {text.get_text() for text in axes.texts}
+    rows = [{"step": step, "holdout_loss": 2.0, "holdout": {"a": 2.0}} for step in (1, 2)]
+    (axes,) = losses_figure(rows).axes
+    assert [line.get_xydata().tolist() for line in axes.lines] == [[[1, 2], [2, 2]]]
+
+
+@pytest.mark.parametrize("rows", [ROWS, ROWS[:1], [], [{"step": 1, "loss": math.inf}]])
+def test_a_picture_of_anything_is_written(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
+    draw_losses(rows, tmp_path / "losses.png")
+    assert (tmp_path / "losses.png").read_bytes().startswith(b"\x89PNG")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
-from training_fixtures import SIZES, config_for, plain_steps, store, weights_of
+from training_fixtures import SIZES, config_for, data, plain_steps, store, weights_of
 
 from trajworld.backend import active_backend
 from trajworld.data.store import open_store
@@ -26,12 +26,7 @@ from trajworld.training.record import read_metrics, read_record
 from trajworld.training.run import resume_run, start_run
 from trajworld.versions import versions
 
-__all__ = ["plain_steps"]
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> str:
-    return store(tmp_path / "data")
+__all__ = ["data", "plain_steps"]
 
 
 @pytest.fixture
@@ -52,6 +47,13 @@ def test_a_run_directory_says_what_the_run_is(tmp_path: Path, data: str) -> None
     assert said.items() <= record.items()
     assert record["parameters"] == run.model.count_params() == config.model.parameters
     assert record["datasets"] == [run.parts[0].describe()]
+    # What changed since is warned of.
+    assert resume_run(run.path)[1] == []
+    record |= {"backend": "theano", "versions": {**record["versions"], "keras": "0.1"}}
+    (run.path / "run.json").write_text(json.dumps(record))
+    backend, changed = resume_run(run.path)[1]
+    assert "began on theano and continues on" in backend
+    assert "keras 0.1 -> " in changed
 
 
 def test_the_seed_decides_the_weights_and_python_s_generator_is_left_alone(tmp_path: Path, data: str) -> None:
@@ -88,6 +90,7 @@ def test_held_out_episodes_are_in_no_batch(tmp_path: Path, data: str, kind: Any)
         np.testing.assert_array_equal(part.support.lower, training.min(axis=0))
 
 
+@pytest.mark.once
 def test_a_limit_of_transitions_includes_the_holdout_set(tmp_path: Path) -> None:
     data = store(tmp_path / "data", [10] * 20)
     (part,) = start_run(tmp_path / "run", config_for("train", [data], transitions=55)).parts
@@ -113,8 +116,13 @@ def test_fine_tuning_starts_from_the_source_with_the_new_ranges(
     assert run.config.model == load_model(source).sizes
     assert run.mixture.batch(0).values.shape == (4, 3, 4)
     assert resolve_config("train", file=run.path / "config.toml").model == run.config.model
+    wide = store(tmp_path / "wide", observations=7)
+    with pytest.raises(TrajWorldError, match=r"9 variates .* than the model's table of 5: .*--variates 9"):
+        start_run(tmp_path / "other", config_for("train", [wide], init=str(source)))
+    assert not (tmp_path / "other").exists()
 
 
+@pytest.mark.once
 @pytest.mark.usefixtures("plain_steps")
 def test_a_fine_tuned_run_goes_on_without_its_source_once_it_has_a_checkpoint(
     tmp_path: Path, data: str, source: Path
@@ -133,19 +141,24 @@ def test_a_fine_tuned_run_goes_on_without_its_source_once_it_has_a_checkpoint(
     assert resume_run(tmp_path / "run")[0].state.step == 12
 
 
-def test_an_initial_model_of_too_few_variates(tmp_path: Path, source: Path) -> None:
-    wide = store(tmp_path / "wide", observations=7)
-    with pytest.raises(TrajWorldError, match=r"9 variates .* than the model's table of 5: .*--variates 9"):
-        start_run(tmp_path / "run", config_for("train", [wide], init=str(source)))
-    assert not (tmp_path / "run").exists()
-
-
-def test_outputs_that_are_taken(tmp_path: Path, data: str) -> None:
+@pytest.mark.once
+def test_outputs_that_are_taken_or_free(tmp_path: Path, data: str) -> None:
     config = config_for("train", [data])
+    # An empty folder and what a killed start left are free.
+    (tmp_path / "run").mkdir()
     run = start_run(tmp_path / "run", config)
+    (run.path / "config.toml").rename(run.path / ".config.1.tmp.toml")
+    with pytest.raises(UsageError, match="is not a run directory"):
+        resume_run(run.path)
+    assert start_run(run.path, config).state.step == 0
     with pytest.raises(UsageError, match="exists already: --resume continues it, --overwrite starts afresh"):
         start_run(run.path, config)
     (run.path / "best.keras").write_text("an earlier result")
+    # What cannot start overwrites nothing.
+    for bad in ({"datasets": [str(tmp_path / "none")]}, {"datasets": [data], "init": "none.keras"}):
+        with pytest.raises(TrajWorldError):
+            start_run(run.path, config_for("train", **bad), overwrite=True)
+    assert (run.path / "best.keras").exists()
     assert start_run(run.path, config, overwrite=True).state.step == 0
     assert not (run.path / "best.keras").exists()
 
@@ -164,25 +177,7 @@ def test_outputs_that_are_taken(tmp_path: Path, data: str) -> None:
     assert file.read_text() == "more of it"
 
 
-def test_an_empty_folder_and_what_a_killed_start_left_are_free(tmp_path: Path, data: str) -> None:
-    config, path = config_for("train", [data]), tmp_path / "run"
-    path.mkdir()
-    start_run(path, config)
-    (path / "config.toml").rename(path / ".config.1.tmp.toml")
-    with pytest.raises(UsageError, match="is not a run directory"):
-        resume_run(path)
-    assert start_run(path, config).state.step == 0
-
-
-def test_a_run_that_cannot_start_does_not_remove_the_one_that_is_there(tmp_path: Path, data: str) -> None:
-    run = start_run(tmp_path / "run", config_for("train", [data]))
-    (run.path / "best.keras").write_text("an earlier result")
-    for bad in ({"datasets": [str(tmp_path / "none")]}, {"datasets": [data], "init": "none.keras"}):
-        with pytest.raises(TrajWorldError):
-            start_run(run.path, config_for("train", **bad), overwrite=True)
-    assert (run.path / "best.keras").read_text() == "an earlier result"
-
-
+@pytest.mark.once
 def test_a_damaged_record_is_one_line(tmp_path: Path, data: str) -> None:
     run = start_run(tmp_path / "run", config_for("train", [data]))
     for text in (
@@ -197,8 +192,9 @@ def test_a_damaged_record_is_one_line(tmp_path: Path, data: str) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_a_dataset_that_changed_is_refused(tmp_path: Path, data: str) -> None:
-    run = start_run(tmp_path / "run", config_for("train", [data]))
+@pytest.mark.once
+def test_datasets_that_changed_are_refused(tmp_path: Path, data: str) -> None:
+    run = start_run(tmp_path / "run", config_for("pretrain", [data, data]))
     others: list[tuple[dict[str, Any], str]] = [
         ({"lengths": [9, 7, 8]}, r"data is not what .* was trained on \(transitions was 39, is 1\d\)"),
         ({"observations": 3}, "variates was 4, is 5"),
@@ -215,6 +211,13 @@ def test_a_dataset_that_changed_is_refused(tmp_path: Path, data: str) -> None:
     shutil.rmtree(data)
     store(Path(data))
     assert resume_run(run.path)[0].state.step == 0
+    # One that was added to the configuration or taken from it is noticed, too.
+    written = tomllib.loads((run.path / "config.toml").read_text())
+    for count in (1, 3):
+        changed = {**written, "datasets": written["datasets"][:1] * count}
+        (run.path / "config.toml").write_text(tomli_w.dumps(changed))
+        with pytest.raises(TrajWorldError, match=f"on 2 datasets, but its configuration names {count}"):
+            resume_run(run.path)
 
 
 @pytest.mark.usefixtures("plain_steps")
@@ -241,31 +244,7 @@ def test_a_resumed_run_may_end_elsewhere(tmp_path: Path, data: str) -> None:
     assert rates[20] == pytest.approx(learning_rate(run.config, 19))
 
 
-def test_a_dataset_that_was_added_to_or_taken_from_the_configuration_is_noticed(
-    tmp_path: Path, data: str
-) -> None:
-    run = start_run(tmp_path / "run", config_for("pretrain", [data, data]))
-    written = tomllib.loads((run.path / "config.toml").read_text())
-    assert len(written["datasets"]) == 2
-    for count in (1, 3):
-        changed = {**written, "datasets": written["datasets"][:1] * count}
-        (run.path / "config.toml").write_text(tomli_w.dumps(changed))
-        with pytest.raises(TrajWorldError, match=f"on 2 datasets, but its configuration names {count}"):
-            resume_run(run.path)
-
-
-def test_another_backend_and_other_versions_are_warned_of(tmp_path: Path, data: str) -> None:
-    run = start_run(tmp_path / "run", config_for("train", [data]))
-    assert resume_run(run.path)[1] == []
-    record = json.loads((run.path / "run.json").read_text())
-    record["backend"] = "theano"
-    record["versions"]["keras"] = "0.1"
-    (run.path / "run.json").write_text(json.dumps(record))
-    backend, changed = resume_run(run.path)[1]
-    assert "began on theano and continues on" in backend
-    assert "keras 0.1 -> " in changed
-
-
+@pytest.mark.once
 def test_relative_and_home_paths_are_kept_whole_so_a_run_resumes_from_anywhere(
     tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch, plain_steps: Any
 ) -> None:
@@ -284,6 +263,7 @@ def test_relative_and_home_paths_are_kept_whole_so_a_run_resumes_from_anywhere(
         config_for("train", ["~no-such-user/data"])
 
 
+@pytest.mark.once
 def test_a_run_directory_has_one_writer(tmp_path: Path, data: str, plain_steps: Any) -> None:
     run = start_run(tmp_path / "run", config_for("train", [data]))
     other, _ = resume_run(run.path)

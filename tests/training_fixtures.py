@@ -45,6 +45,12 @@ def config_for(kind: Any, datasets: Sequence[Any], **options: Any) -> TrainingCo
     )
 
 
+@pytest.fixture
+def data(tmp_path: Path) -> str:
+    """A small store."""
+    return store(tmp_path / "data")
+
+
 class PlainStep:
     """Weights that follow from the batch, the rate and the seed in NumPy; written back only when asked, as on JAX."""
 

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 
-def start(*arguments: object) -> subprocess.Popen[str]:
-    """``trajworld`` as a process of a group of its own."""
+def start(*arguments: object, folder: Path | None = None, **environment: str) -> subprocess.Popen[str]:
+    """``trajworld`` as a process of a group of its own, in a folder and with further environment variables."""
     code = "import sys; from trajworld.cli.main import main; sys.exit(main(sys.argv[1:]))"
     # -P: the checkout's own trajworld/ must not stand before the installed package. One thread: PyTorch's starve each
     # other where tests run side by side.
@@ -19,7 +19,8 @@ def start(*arguments: object) -> subprocess.Popen[str]:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        cwd=folder,
         start_new_session=True,
     )
 
