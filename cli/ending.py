@@ -8,8 +8,7 @@ import click
 
 from trajworld.backend import BACKENDS
 from trajworld.errors import TrajWorldError
-
-from .output import printable
+from trajworld.text import printable
 
 _MOST = 2000  # Characters of a message: a file's may be of any length.
 # Packages that an installation may lack, and the extra that brings each.

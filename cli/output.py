@@ -11,6 +11,8 @@ from rich.measure import Measurement
 from rich.table import Table
 from rich.text import Text
 
+from trajworld.text import printable
+
 # A column of these alone is set to the right and never cut.
 _NUMBER = re.compile(r"–?|not finite|-?[\d,.]+(e[+-]\d+)?( – \d+|%|k| MB)?")
 # Columns of words give way before numbers do, but not to nothing.
@@ -114,8 +116,3 @@ def _text(cell: object) -> Text:
     if cell is None:
         return Text("–")
     return Text(printable(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)))
-
-
-def printable(text: str) -> str:
-    """A text without line breaks and controls: what a file says must not move the cursor."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

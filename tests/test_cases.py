@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from data_fixtures import d4rl_file, minari_dataset
 from test_cli_start import python
-from test_data_d4rl import steps, write
-from test_data_resolve import d4rl_file, minari_dataset
+from test_data_readers import steps, write
 from training_fixtures import plain_steps, store
 
 from trajworld.collect.corpus_table import read_table

@@ -55,7 +55,7 @@ def test_rollouts_follow_the_real_actions_and_histories(
         count = min(5, stop - 1 - start)
         actions = dataset.rows[start : start + count, 4:][None]
         expected = run(history, np.ones(history.shape[:2], np.float32), variates, GivenActions(actions))
-        observations, rewards, std, _, _ = (array[0] for array in expected)
+        observations, rewards, std = (array[0] for array in expected[:3])
         np.testing.assert_allclose(found.mean[number, :count, :3], observations, atol=1e-3)
         np.testing.assert_allclose(found.mean[number, :count, 3], rewards, atol=1e-3)
         np.testing.assert_allclose(found.std[number, :count, :3], std, atol=1e-3)

@@ -145,5 +145,6 @@ def test_termination_rules_are_those_of_gymnasium(name: str) -> None:
 
 
 def test_an_unknown_environment_never_ends() -> None:
-    for name in ("", "dm_control/cheetah-run", "gymnasium/Pendulum-v1"):
+    unhealthy = "gymnasium/Hopper-v5?terminate_when_unhealthy=false"
+    for name in ("", "dm_control/humanoid-walk", "dm_control/hopper-hop", "gymnasium/Pendulum-v1", unhealthy):
         assert not termination_rule(name)(np.full((4, 3), 1e9)).any()

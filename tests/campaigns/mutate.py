@@ -281,7 +281,7 @@ def campaign(
 
 
 if __name__ == "__main__":
-    sys.path.insert(1, str(Path(__file__).parents[1]))
+    sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     os.environ.setdefault("KERAS_BACKEND", "jax")
     if sys.argv[1:2] == ["--worker"]:
         worker(sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:]))

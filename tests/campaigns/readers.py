@@ -10,7 +10,8 @@ from unittest.mock import patch
 import h5py
 import numpy as np
 import test_studies_transfer as transfer
-from test_data_resolve import d4rl_file, minari_dataset, unitraj_folder
+from data_fixtures import d4rl_file, minari_dataset
+from test_data_resolve import unitraj_folder
 from test_interop_pickle import assert_inert
 from test_interop_published import tree_of
 from training_fixtures import config_for, store
