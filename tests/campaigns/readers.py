@@ -240,7 +240,7 @@ def read_cells(folder: Path, path: Path) -> None:
 
 
 def read_report(folder: Path, path: Path) -> None:
-    report.callback(folder / "report", True)  # type: ignore[misc]
+    report.callback(folder / "report", as_json=True)  # type: ignore[misc]
 
 
 # By name: how the good files are made, which of them are mutated, how one is read, and the share of the campaign.
