@@ -53,6 +53,7 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", READERS)
 def test_a_file_of_another_kind_is_one_line_from_every_reader(tmp_path: Path, name: str) -> None:
     for content in OTHER_FILES if name != "a.toml" else [one for one in OTHER_FILES if one]:
@@ -62,6 +63,7 @@ def test_a_file_of_another_kind_is_one_line_from_every_reader(tmp_path: Path, na
         assert "\n" not in str(error.value)
 
 
+@pytest.mark.once
 def test_files_that_were_put_together_keep_every_transition(tmp_path: Path) -> None:
     both = {name: np.concatenate([part, steps(30, 2)[name]]) for name, part in steps(30, 1).items()}
     both["terminals"][:], both["timeouts"][:] = False, False
@@ -72,6 +74,7 @@ def test_files_that_were_put_together_keep_every_transition(tmp_path: Path) -> N
     )
 
 
+@pytest.mark.once
 def test_odd_names_and_the_range_of_one_of_the_models_own_datasets_by_its_name(
     tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch, make_episodes: Any, plain_steps: Any
 ) -> None:
@@ -95,6 +98,7 @@ def test_odd_names_and_the_range_of_one_of_the_models_own_datasets_by_its_name(
     assert (code, errors(err)) == (2, 1)
 
 
+@pytest.mark.once
 def test_what_was_changed_in_a_store_is_noticed(tmp_path: Path) -> None:
     path = Path(store(tmp_path / "data"))
     low, _ = value_range(open_dataset(path))
@@ -110,6 +114,7 @@ def test_what_was_changed_in_a_store_is_noticed(tmp_path: Path) -> None:
         open_dataset(path)
 
 
+@pytest.mark.once
 def test_transitions_that_a_minari_dataset_counts_but_does_not_hold_are_told(make_episodes: Any) -> None:
     file = minari_dataset("counts-v0", make_episodes([5, 6])) / "data/metadata.json"
     held = json.loads(file.read_text())
@@ -123,6 +128,7 @@ def test_transitions_that_a_minari_dataset_counts_but_does_not_hold_are_told(mak
 NOWHERE, TINY = "/proc/none", ["--preset", "tiny", "--steps", "2", "--batch-size", "2"]
 
 
+@pytest.mark.once
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc cannot be written, not even by root")
 @pytest.mark.parametrize(
     "arguments",
@@ -154,6 +160,7 @@ def test_a_place_that_cannot_be_written_is_one_line(
     assert NOWHERE in err
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["loop", "x" * 300, "~no-such-user/a", "a,b=c"])
 def test_links_in_circles_and_odd_names(
     tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch, name: str
@@ -181,6 +188,7 @@ def test_links_in_circles_and_odd_names(
     assert not Path("run").exists()
 
 
+@pytest.mark.once
 def test_an_id_that_another_process_writes_is_refused(tmp_path: Path, command: Any) -> None:
     write(tmp_path / "a.hdf5", steps(40))
     with one_writer(dataset_path("mine/a-v0"), "it"):
@@ -189,6 +197,7 @@ def test_an_id_that_another_process_writes_is_refused(tmp_path: Path, command: A
     assert command("data", "import", tmp_path / "a.hdf5", "--id", "mine/a-v0")[0] == 0
 
 
+@pytest.mark.once
 def test_a_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
     left = [
         ".a.0123abcd.tmp/x",
@@ -211,6 +220,7 @@ def test_a_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path
         )
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("package", "arguments", "words"),
     [
@@ -234,6 +244,7 @@ def test_what_is_not_installed_is_named_in_one_line(
     assert words in err
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("encoding", ["cp850", "ascii"])
 def test_a_terminal_with_few_letters(encoding: str) -> None:
     code = "import sys; from trajworld.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -242,6 +253,7 @@ def test_a_terminal_with_few_letters(encoding: str) -> None:
     assert (done.returncode, "robot/snake-0" in done.stdout) == (0, True), done.stderr
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_mutated_files_end_in_a_right_result_or_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent / "campaigns")

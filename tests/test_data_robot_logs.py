@@ -93,6 +93,7 @@ def lerobot_folder(root: Path, version: str, reward: bool = False) -> Path:
     return root
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 @pytest.mark.parametrize("reward", [False, True])
 def test_lerobot_equals_pyarrow(
@@ -137,6 +138,7 @@ def robomimic_file(path: Path, following: bool) -> Path:
     return path
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("following", [False, True])
 def test_robomimic_equals_h5py(tmp_path: Path, command: Any, following: bool) -> None:
     path = robomimic_file(tmp_path / "low_dim.hdf5", following)
@@ -273,6 +275,7 @@ def test_bad_files_end_in_one_line(tmp_path: Path, command: Any, kind: str, mess
     assert listed == {"minari": [], "stores": []}
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("package", "extra", "kind"), [("torch", "torch", ".pt"), ("pyarrow", "parquet", ".parquet")]
 )

@@ -57,6 +57,7 @@ def walk(frame: pd.DataFrame, columns: Columns) -> list[tuple[list[int], pd.Data
     return [(rows, filled) for rows in [*found, current] if len(rows) > 1]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 @pytest.mark.parametrize(
     ("seed", "block", "options"),
@@ -105,6 +106,7 @@ def test_episodes_equal_a_walk_over_the_rows(
     assert account.transitions == len(frame) or columns.action_row == "after"
 
 
+@pytest.mark.once
 def test_a_first_version_of_the_toml_is_written_and_read(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {
@@ -134,6 +136,7 @@ def with_text(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype({"a": object}).assign(a=["off" if i == 3 else 1.0 for i in range(len(frame))])
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("change", "toml", "message"),
     [
@@ -171,6 +174,7 @@ def test_what_is_wrong_is_named_in_one_line(
     assert command("data", "list", "--json")[1].count('"id"') == 0
 
 
+@pytest.mark.once
 def test_a_table_without_its_toml(tmp_path: Path, command: Any) -> None:
     (tmp_path / "log.csv").write_text("a,u\n1,2\n3,4\n")
     code, _, err = command("data", "inspect", tmp_path / "log.csv")

@@ -198,6 +198,7 @@ def test_it_learns_a_linear_system_to_its_noise_floor(tmp_path: Path) -> None:
     assert np.abs(one.observations - tw.rollout(model, history, actions, seed=4).observations).max() > 1e-3
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_it_is_pretrained_on_robots_of_several_sizes_and_resumed(tmp_path: Path) -> None:
     data = [motion(tmp_path / "three"), motion(tmp_path / "four", observations=4, seed=1)]

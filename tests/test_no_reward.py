@@ -103,6 +103,7 @@ def test_a_log_is_trained_and_measured_on_its_observations(
     assert "trained without rewards" in err
 
 
+@pytest.mark.once
 def test_missing_rewards_go_through_minari_and_do_not_mix(tmp_path: Path, command: Any) -> None:
     rows = [f"{i},{i % 3},{i // 5}" for i in range(15)]
     (tmp_path / "log.csv").write_text("\n".join(["a,u,run", *rows]))
@@ -132,6 +133,7 @@ def test_fitted_ridges_find_a_linear_system(tmp_path: Path, log: Dataset) -> Non
         ridge_errors(test, open_dataset(rewarded_store(tmp_path / "paid")), 4)
 
 
+@pytest.mark.once
 def test_checks_count_real_values_inside_episodes(tmp_path: Path) -> None:
     rng, made = np.random.default_rng(0), []
     for _ in range(3):
@@ -164,6 +166,7 @@ def test_checks_count_real_values_inside_episodes(tmp_path: Path) -> None:
     assert share_outside(Identity(), dataset) == {"range": "", "rows": 1.0, "variates": {}}
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_three_commands_from_a_log_to_a_fine_tuned_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any

@@ -37,6 +37,7 @@ def written(path: Path, content: Any) -> Path:
     return path
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("squashed", [True, False])
 def test_dope_policies_act_as_the_benchmark_defines(tmp_path: Path, squashed: bool) -> None:
     content = dope(output_distribution="tanh_gaussian" if squashed else "gaussian")
@@ -65,6 +66,7 @@ BAD_DOPE = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", BAD_DOPE)
 def test_bad_dope_pickles(tmp_path: Path, case: str) -> None:
     content, said = BAD_DOPE[case]
@@ -78,6 +80,7 @@ def refused(path: Path, said: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.once
 def test_cut_pickles_missing_files_and_folders(tmp_path: Path) -> None:
     path = written(tmp_path / "hopper_online_0.pkl", dope())
     whole = path.read_bytes()

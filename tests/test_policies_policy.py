@@ -105,6 +105,7 @@ def test_all_policies_of_a_shape_act_in_one_compiled_rollout(monkeypatch: pytest
     assert len(compiled) == 2, "one for each form: tanh, and clipped"
 
 
+@pytest.mark.once
 def test_a_file_gives_the_policy_back(tmp_path: Path) -> None:
     for policy in (made(environment="gymnasium/Hopper-v5", source="mäde up"), made(1, stochastic=False)):
         save_policy(policy, tmp_path / "one.npz")
@@ -159,6 +160,7 @@ BAD = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", BAD)
 def test_bad_files_are_refused_in_one_line(tmp_path: Path, case: str) -> None:
     path = tmp_path / "policy.npz"
@@ -170,6 +172,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.once
 def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
     save_policy(made(), tmp_path / "whole.npz")
     data = (tmp_path / "whole.npz").read_bytes()
@@ -179,6 +182,7 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
             load_policy(tmp_path / "cut.npz")
 
 
+@pytest.mark.once
 def test_sizes_that_do_not_fit_an_environment() -> None:
     with pytest.raises(UsageError, match="2 actions and the environment 3"):
         made().controller(np.zeros(3), np.ones(3), np.random.default_rng(0))

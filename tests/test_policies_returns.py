@@ -27,6 +27,7 @@ def swinging(seed: int = 0, **options: Any) -> Policy:
     return Policy((hidden,), mean, log_std, -bound, bound, **{"environment": "Pendulum-v1", **options})
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("horizon", [None, 30])
 def test_returns_are_those_of_a_plain_loop(horizon: int | None) -> None:
     policy = swinging()
@@ -51,6 +52,7 @@ def test_returns_are_those_of_a_plain_loop(horizon: int | None) -> None:
     assert (found["length"], found["terminated"], found["unstable"]) == (horizon or 200, 0, 0)
 
 
+@pytest.mark.once
 def test_the_same_for_any_number_of_workers_and_each_seed() -> None:
     policies = {"one": swinging(), "two": swinging(1)}
     options = {"episodes": 5, "horizon": 20}
@@ -63,12 +65,14 @@ def test_the_same_for_any_number_of_workers_and_each_seed() -> None:
     assert alone[0]["returns"] != alone[1]["returns"]
 
 
+@pytest.mark.once
 def test_an_episode_that_breaks_counts_up_to_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "run_episodes", lambda *_: [Rollout(None, "out of order")])
     (found,) = policy_returns({"one": swinging()}, episodes=1)
     assert (found["return"], found["unstable"], found["return_stderr"]) == (0, 1, None)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("policy", "options", "said"),
     [
@@ -94,6 +98,7 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.once
 def test_list_show_and_import(command: Any, saved: Path) -> None:
     code, out, _ = command("policy", "list", saved)
     assert (code, "one.npz" in out, "3 → 6 → 1" in out) == (0, True, True)
@@ -115,6 +120,7 @@ def test_list_show_and_import(command: Any, saved: Path) -> None:
     assert (code, len(err.splitlines()), (saved / "four.npz").exists()) == (1, 1, False)
 
 
+@pytest.mark.once
 def test_evaluate(command: Any, saved: Path) -> None:
     files = (saved / "one.npz", saved / "two.npz")
     options = ("--environment", "Pendulum-v1", "--episodes", 2, "--horizon", 9, "--gamma", 0.5)
@@ -128,6 +134,7 @@ def test_evaluate(command: Any, saved: Path) -> None:
     assert (code, "name one by --environment" in err) == (2, True)
 
 
+@pytest.mark.once
 def test_ctrl_c_ends_an_evaluation(command: Any, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "run_episodes", lambda *_: signal.raise_signal(signal.SIGINT))
     code, out, err = command(
@@ -138,6 +145,7 @@ def test_ctrl_c_ends_an_evaluation(command: Any, saved: Path, monkeypatch: pytes
 
 
 # How many episodes the benchmark's means are of is not said; ten are assumed.
+@pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["halfcheetah_online_1", "hopper_online_2", "walker_online_5"])
 def test_dope_policies_return_what_the_benchmark_says(shared: Path, name: str) -> None:

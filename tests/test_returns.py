@@ -120,12 +120,14 @@ def test_what_is_not_finite_is_named_and_the_others_go_on(model: Linear, data: D
     assert alone.problem == ""
 
 
+@pytest.mark.once
 def test_settings_out_of_range_are_refused() -> None:
     for wrong in ({"discount": 0.0}, {"discount": 1.1}, {"horizon": 0}, {"negligible": -1.0}):
         with pytest.raises(UsageError, match=r"above 0|at least"):
             OpeSettings(**wrong)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", ["Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Ant-v5", "Humanoid-v5"])
 def test_termination_rules_are_those_of_gymnasium(name: str) -> None:
     # Real episodes of strong random actions, up to and past the end that the simulator itself says.
@@ -144,6 +146,7 @@ def test_termination_rules_are_those_of_gymnasium(name: str) -> None:
     assert rule(np.full((2, observation.size), np.nan)).all()
 
 
+@pytest.mark.once
 def test_an_unknown_environment_never_ends() -> None:
     unhealthy = "gymnasium/Hopper-v5?terminate_when_unhealthy=false"
     for name in ("", "dm_control/humanoid-walk", "dm_control/hopper-hop", "gymnasium/Pendulum-v1", unhealthy):
