@@ -12,12 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from trajworld.data import lerobot
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError
+
+torch = pytest.importorskip("torch")
 
 LENGTHS = (5, 1, 9, 2, 30)
 RNG = np.random.default_rng(0)
@@ -93,7 +94,6 @@ def lerobot_folder(root: Path, version: str, reward: bool = False) -> Path:
     return root
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 @pytest.mark.parametrize("reward", [False, True])
 def test_lerobot_equals_pyarrow(
@@ -138,7 +138,6 @@ def robomimic_file(path: Path, following: bool) -> Path:
     return path
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("following", [False, True])
 def test_robomimic_equals_h5py(tmp_path: Path, command: Any, following: bool) -> None:
     path = robomimic_file(tmp_path / "low_dim.hdf5", following)
@@ -275,7 +274,6 @@ def test_bad_files_end_in_one_line(tmp_path: Path, command: Any, kind: str, mess
     assert listed == {"minari": [], "stores": []}
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("package", "extra", "kind"), [("torch", "torch", ".pt"), ("pyarrow", "parquet", ".parquet")]
 )

@@ -148,8 +148,7 @@ def agent(name: str, normalised: bool = False) -> Any:
 @pytest.mark.parametrize("normalised", [False, True])
 @pytest.mark.parametrize("name", AGENTS)
 def test_agents_act_as_stable_baselines3_predicts(tmp_path: Path, name: str, normalised: bool) -> None:
-    import torch
-
+    torch = pytest.importorskip("torch")
     made = agent(name, normalised)
     made.save(tmp_path / "agent.zip")
     observations = OBSERVATIONS

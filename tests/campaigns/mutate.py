@@ -242,7 +242,8 @@ def read_all(reader: str, folder: Path, seed: int, count: int) -> list[dict[str,
         "KERAS_BACKEND": "jax",
         "PYTHONDONTWRITEBYTECODE": "1",
     }
-    environment |= dict.fromkeys(("MPLCONFIGDIR", "TMPDIR"), str(folder / "tmp"))
+    kept = "MPLCONFIGDIR", "TMPDIR", "JAX_COMPILATION_CACHE_DIR"
+    environment |= dict.fromkeys(kept, str(folder / "tmp"))
     while len(found) < count:
         words = [sys.executable, __file__, "--worker", reader, folder, *map(str, (seed, len(found), count))]
         done = subprocess.run(words, capture_output=True, text=True, env=environment)
