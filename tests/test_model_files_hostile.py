@@ -150,7 +150,8 @@ WRONG: dict[tuple[str, ...], list[Any]] = {
 }
 
 
-@pytest.mark.filterwarnings("error")
+# Deprecated is something in Keras.
+@pytest.mark.filterwarnings("error", "ignore::DeprecationWarning")
 @pytest.mark.parametrize("path", WRONG, ids=".".join)
 def test_wrong_parts_of_a_configuration(with_config: Callable[..., Path], path: tuple[str, ...]) -> None:
     for value in WRONG[path]:
