@@ -19,6 +19,8 @@ from trajworld.policies.policy import Policy
 
 Floats = NDArray[np.float32]
 
+_ACTIONS_KEPT, _DRAWS_KEPT = 400_000, 4
+
 
 class QFunctions(keras.Model):
     """P multilayer perceptrons in one batched product: from inputs ``[P, N, I]`` to values ``[P, N]``."""
@@ -116,11 +118,18 @@ def fitted_q_values(
         lambda x, wanted: ops.sum(ops.mean((fitted(x) - wanted) ** 2, axis=1)),
     )
     value = backend.compile(lambda x: before(x), before)
-    drawn = settings.steps, settings.batch_size
+    count, drawn = len(data.rewards), settings.steps * settings.batch_size
+    # A policy's net costs more than Q: what it does is drawn beforehand, a few times for each transition.
+    times = int(np.clip(_ACTIONS_KEPT // count, 1, _DRAWS_KEPT))
+    acted = np.empty((times, len(policies), count, dataset.action_size), np.float32)
+    for draw, number in np.ndindex(acted.shape[:2]):
+        for begin in range(0, count, drawn):
+            some = slice(begin, begin + drawn)
+            acted[draw, number, some] = policies[number].act(data.followed[some], rng)
     for iteration in range(settings.iterations):
-        places = rng.integers(len(data.rewards), size=drawn[0] * drawn[1])
+        places = rng.integers(count, size=drawn)
         followed = data.followed[places]
-        later = np.stack([policy.act(followed, rng) for policy in policies])
+        later = acted[rng.integers(times), :, places].swapaxes(0, 1)
         ahead = usual + unit * ops.convert_to_numpy(value(inputs(followed, later)))
         wanted = data.rewards[places] + settings.discount * np.where(data.terminal[places], 0.0, ahead)
         wanted = ((wanted - usual) / unit).astype(np.float32)
