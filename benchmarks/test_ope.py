@@ -14,7 +14,6 @@ is its own for each policy, so that states are as many and only steps are saved.
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 import pytest

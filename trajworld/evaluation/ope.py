@@ -162,9 +162,10 @@ def imagined_values(
     check_policies(policies, dataset)
     ends, coverage = termination_rule(dataset.environment), Coverage.of(dataset, settings.seed)
     starts = initial_states(dataset, settings.states, settings.seed)
-    tables, model, run = [], None, None
+    (model, _), tables = models[0], []
+    run = compile_rollout(model, dataset.observation_size)
     for number, (another, support) in enumerate(models):
-        if model is None or not _of_one_program(model, another):
+        if not _of_one_program(model, another):
             model, run = another, compile_rollout(another, dataset.observation_size)
         told = None if progress is None else functools.partial(_of_several, progress, number, len(models))
         with _weights_of(another, model):
