@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group.addoption(
         "--states", type=int, default=64, help="Of off-policy evaluation: the most initial states."
     )
+    group.addoption("--sample", action="store_true", help="Of off-policy evaluation: sample predictions.")
     group.addoption("--end-with-parent", action="store_true", help="End, with all that was started, at EOF.")
 
 

@@ -35,10 +35,10 @@ def test_ope(request: pytest.FixtureRequest) -> None:
     model, dataset = load(given["model"]), open_dataset(given["dataset"])
     policies = read_policies([Path(path) for path in given["policies"]])
     models = [(model, support_for(model, dataset).support)]
-    ours = OpeSettings(
-        horizon=request.config.getoption("--horizon"), states=request.config.getoption("--states")
-    )
-    published = replace(ours, compact=False, negligible=0.0)
+    asked = {name: request.config.getoption(f"--{name}") for name in ("horizon", "states", "sample")}
+    # A round of a policy's rollouts is a quarter of a batch: states are added by eights.
+    ours = OpeSettings(**asked, batch_size=32)
+    published = replace(ours, compact=False, negligible=0.0, batch_size=asked["states"])
 
     def measure(settings: OpeSettings) -> tuple[pd.DataFrame, dict[str, float]]:
         began = time.perf_counter(), time.process_time()
@@ -54,10 +54,15 @@ def test_ope(request: pytest.FixtureRequest) -> None:
     theirs, found["published"] = measure(published)
     table, found["as many states"] = measure(ours)
     narrow = replace(ours, half_width=found["published"]["half width"])
-    _, found["as narrow"] = measure(narrow)
+    narrowed, found["as narrow"] = measure(narrow)
+    print("\n", theirs.merge(narrowed, on="policy", suffixes=("", " (as narrow)")).map(_text).to_string())
     for row in found.values():
         row["times"] = found["published"]["processor seconds"] / row["processor seconds"]
     print("\n", pd.DataFrame(found).T.map(number).to_string())
     # The same estimates, within what is negligible.
     half = (theirs["estimate high"] - theirs["estimate"]).to_numpy()
     assert ((table["estimate"] - theirs["estimate"]).abs() <= 0.2 * half + 1e-3).all()
+
+
+def _text(value: object) -> str:
+    return number(value) if isinstance(value, float) else str(value)

@@ -20,6 +20,7 @@ from trajworld.policies.policy import Policy
 Floats = NDArray[np.float32]
 
 _ACTIONS_KEPT, _DRAWS_KEPT = 400_000, 4
+_BALANCED = 50
 
 
 class QFunctions(keras.Model):
@@ -107,9 +108,9 @@ def fitted_q_values(
         seen = np.broadcast_to((observations - centre) / scale, (len(policies), *observations.shape))
         return np.concatenate([seen, actions], axis=-1, dtype=np.float32)
 
-    # Values in units of what rewards can add up to, around what they add up to on average.
-    usual = data.rewards.mean() / (1 - settings.discount)
+    # Values in units of what rewards can add up to, around each policy's usual value.
     unit = (data.rewards.std() or 1.0) / (1 - settings.discount)
+    usual = np.full((len(policies), 1), data.rewards.mean() / (1 - settings.discount))
     size = dataset.observation_size + dataset.action_size
     fitted, before = (QFunctions(len(policies), size, settings.width, settings.seed) for _ in range(2))
     step = backend.training_step(
@@ -130,10 +131,18 @@ def fitted_q_values(
         places = rng.integers(count, size=drawn)
         followed = data.followed[places]
         later = acted[rng.integers(times), :, places].swapaxes(0, 1)
-        ahead = usual + unit * ops.convert_to_numpy(value(inputs(followed, later)))
-        wanted = data.rewards[places] + settings.discount * np.where(data.terminal[places], 0.0, ahead)
-        wanted = ((wanted - usual) / unit).astype(np.float32)
+        ahead = unit * np.asarray(ops.convert_to_numpy(value(inputs(followed, later))), np.float64)
         now = inputs(data.observations[places], np.broadcast_to(data.actions[places], later.shape))
+        held = unit * ops.convert_to_numpy(value(now))
+        # What is the same everywhere would take the longest to learn, 1 / (1 - discount) backups: it is solved for, so
+        # that on average a value is the reward and the value after it.
+        kept = settings.discount * ~data.terminal[places]
+        balanced = (data.rewards[places] + kept * ahead - held).mean(axis=1, keepdims=True) / (
+            1 - kept
+        ).mean()
+        usual += (balanced - usual) / min(iteration + 1, _BALANCED)
+        wanted = data.rewards[places] + kept * (usual + ahead)
+        wanted = ((wanted - usual) / unit).astype(np.float32)
         rate = settings.learning_rate * (1 - 0.9 * iteration / settings.iterations)
         for begin in range(0, len(places), settings.batch_size):
             batch = slice(begin, begin + settings.batch_size)
