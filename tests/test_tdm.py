@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from keras import ops
 from numpy_reference import Array, FlatReference, known_variates, numpy, weights_of_model, windows
 from test_second_model import motion
 from test_trajworld import randomised
@@ -25,6 +24,7 @@ from trajworld.models.interface import predictions_of
 from trajworld.models.rollout import GivenActions, compile_rollout, draw_uniforms
 from trajworld.models.sizes import TDMSizes
 from trajworld.models.tdm import TDM
+from trajworld.studies import fine_tuning
 
 SIZES = TDMSizes(blocks=2, width=8, heads=2, window=6, bins=16, dropout=0.2)
 CASES = {
@@ -211,3 +211,50 @@ def correlated_motion(folder: Path) -> Dataset:
             states.append(states[-1] @ turn + action @ push + noise[:2])
         episodes.append(Episode(np.stack(states), actions, np.array(rewards)))
     return write_store(folder, episodes, name=folder.name, source="", environment="test/correlated")
+
+
+@pytest.mark.slow
+def test_it_learns_a_linear_system_to_both_noise_floors(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Told the true values before it in the row, a variate's noise is what theirs does not tell."""
+    data, folder = correlated_motion(tmp_path / "data"), tmp_path / "run"
+    settings: dict[str, Any] = {"steps": 1500, "batch_size": 64, "seed": 1, "run": folder}
+    model = tw.train(data, model={"kind": "tdm", "window": 3}, preset="tiny", **settings)
+    table = tw.evaluate(model, data).iloc[:3]
+    for column, noise in (
+        ("mae", np.sqrt((NOISE @ NOISE.T).diagonal())),
+        ("teacher_forced_mae", NOISE.diagonal()),
+    ):
+        floor = noise * math.sqrt(2 / math.pi)
+        assert (table[column] > 0.95 * floor).all() and (table[column] < 1.15 * floor).all(), (column, table)
+    assert (table["copy_mae"] > 1.5 * table["mae"]).all()
+
+    words = ["evaluate", str(folder / "best.keras"), str(data.path), "--horizon", "0"]
+    assert main([*words, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["datasets"][0]
+    other = found["other_predictions"][0]
+    names = [found["prediction"]["predictor"], other["predictor"]]
+    assert names == ["autoregressive model", "teacher-forced model"]
+    for one, column in ((found["prediction"], "mae"), (other, "teacher_forced_mae")):
+        assert [variate["mae"] for variate in one["variates"]] == pytest.approx([*table[column]], rel=1e-4)
+    assert main(words) == 0
+    shown = capsys.readouterr().out
+    assert all(name in shown for name in names)
+
+
+@pytest.mark.once
+@pytest.mark.slow
+def test_it_is_pretrained_on_robots_of_several_sizes_and_studied(tmp_path: Path) -> None:
+    data = [motion(tmp_path / "three"), motion(tmp_path / "four", observations=4, seed=1)]
+    words = ["--model", "tdm", "--preset", "tiny", "--window", "4", "--steps", "20", "-o", tmp_path / "run"]
+    assert main(["pretrain", *map(str, [*(one.path for one in data), *words])]) == 0
+    file = tmp_path / "run" / "best.keras"
+    model = tw.load(file)
+    assert (model.kind, model.sizes.window) == ("tdm", 4)
+    future = tw.rollout(model, data[1].rows[None, 3:6], data[1].rows[None, 5:9, 5:], ranges=data[1])
+    assert np.isfinite(future.observations).all()
+    path = str(data[0].path)
+    settings = {"transitions": 100, "seed": 0, "test": {"windows": 50, "seed": 0}}
+    (row,) = fine_tuning.predict_zero_shot(settings, {"test": path, "pool": path, "init": str(file)})
+    assert row["mae_std"] > 0 and row["mae_std, teacher-forced model"] > 0

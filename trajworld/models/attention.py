@@ -27,8 +27,8 @@ _EQUATIONS = {
     "variate": ("btmhd,btnhd->bthmn", "bthmn,btnhd->btmhd"),
 }
 
-# No row attends to later ones. Of many, the queries go in parts, each without the keys behind it: a training step of 480
-# tokens took 0.70 of its time.
+# No row attends to later ones. Of many, the queries go in parts, each without the keys behind it: a training step of
+# 480 tokens took 0.70 of its time.
 _LONG, _PARTS = 64, 4
 
 DROPOUT_SITES = 3
