@@ -197,7 +197,7 @@ def test_sizes(model: TDM) -> None:
 
 
 # What the noise of two observations and the reward is made of: that of each depends on that of those before it.
-NOISE = np.array([[0.3, 0, 0], [0.25, 0.1, 0], [0, 0.2, 0.1]])
+NOISE = np.array([[0.3, 0, 0], [0.2, 0.2, 0], [0, 0.2, 0.2]])
 
 
 def correlated_motion(folder: Path) -> Dataset:
@@ -227,7 +227,7 @@ def test_it_learns_a_linear_system_to_both_noise_floors(
         ("teacher_forced_mae", NOISE.diagonal()),
     ):
         floor = noise * math.sqrt(2 / math.pi)
-        assert (table[column] > 0.95 * floor).all() and (table[column] < 1.15 * floor).all(), (column, table)
+        assert table[column].between(0.95 * floor, 1.15 * floor).all(), table
     assert (table["copy_mae"] > 1.5 * table["mae"]).all()
 
     words = ["evaluate", str(folder / "best.keras"), str(data.path), "--horizon", "0"]
@@ -257,4 +257,4 @@ def test_it_is_pretrained_on_robots_of_several_sizes_and_studied(tmp_path: Path)
     path = str(data[0].path)
     settings = {"transitions": 100, "seed": 0, "test": {"windows": 50, "seed": 0}}
     (row,) = fine_tuning.predict_zero_shot(settings, {"test": path, "pool": path, "init": str(file)})
-    assert row["mae_std"] > 0 and row["mae_std, teacher-forced model"] > 0
+    assert min(row["mae_std"], row["mae_std, teacher-forced model"]) > 0

@@ -212,6 +212,12 @@ def rows_of(table: pd.DataFrame, task: str = "train_and_measure") -> pd.DataFram
     return table[table["task"] == task].astype({"diverged": bool})
 
 
+def error_columns(rows: pd.DataFrame) -> dict[str, str]:
+    """The columns of the mean error of rows, by who predicts: the model, and its other ways to predict."""
+    others = (name for name in rows.columns if name.startswith("mae_std, "))
+    return {"model": "mae_std"} | {name.removeprefix("mae_std, "): name for name in others}
+
+
 def chosen_rate(rows: pd.DataFrame, rates: int) -> float | None:
     """The learning rate with the lowest last holdout loss of the first seed, of those with which no seed diverged.
 
