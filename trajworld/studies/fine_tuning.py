@@ -108,7 +108,7 @@ def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) ->
     with tempfile.TemporaryDirectory(prefix="trajworld-", ignore_cleanup_errors=True) as folder:
         run = start_run(Path(folder) / "run", _config(settings, places))
         part, support = run.parts[0], one_step.support_for(run.model, test)
-        tester, compiled = one_tester(run.model.sizes)
+        tester, compiled = _tester(run.model.sizes)
         facts = {
             "training_transitions": part.transitions,
             "seen": test.environment in seen,
@@ -189,7 +189,7 @@ def _config(settings: Mapping[str, Any], places: Mapping[str, str]) -> TrainingC
 
 
 @functools.cache
-def one_tester(sizes: Sizes) -> tuple[Any, one_step.OneStep]:
+def _tester(sizes: Sizes) -> tuple[Any, one_step.OneStep]:
     """A model that is given the weights of every run in turn, so that a process compiles its prediction once."""
     model = new_model(sizes, Identity())
     return model, one_step.compile_one_step(model)

@@ -68,7 +68,7 @@ def model_cell(
     given: dict[str, Any] = {"steps": ensemble_steps}
     if kind != _ENSEMBLE:
         given = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "targets": "gauss"}
-    about = {"dataset": data.name, "content": data.content, "kind": kind}
+    about: dict[str, Any] = {"dataset": data.name, "data": {"content": data.content}, "kind": kind}
     about |= {"start": FINE_TUNED if "init" in own else FROM_SCRATCH, "seed": seed}
     return Cell(train_model, {**about, "test_fraction": TEST_FRACTION, **given, **own}, places)
 
@@ -113,8 +113,8 @@ def pretraining_cell(sizes: Sizes, corpus: Sequence[str], content: str, minutes:
     kind = kind_of_sizes(sizes).name
     # An ensemble has a place for each variate, which moving them would mix.
     own = {} if kind == _ENSEMBLE else {"warmup_steps": 100, "targets": "gauss", "augment": 0.8}
-    settings = {"kind": kind, "minutes": minutes, "seed": 0, "corpus": content}
-    settings |= {"model": {"kind": kind, **asdict(sizes)}, "training": own}
+    settings: dict[str, Any] = {"kind": kind, "minutes": minutes, "seed": 0}
+    settings |= {"data": {"content": content}, "model": {"kind": kind, **asdict(sizes)}, "training": own}
     return Cell(pretrain_model, settings, {"corpus": ",".join(map(whole_path, corpus))})
 
 
