@@ -1,9 +1,10 @@
 """The grid of train-test pairs on two levels of a pendulum: tables, shared cells, kills, and pre-training by time."""
 
-import shutil
+import itertools
 import signal
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from trajworld.models.identity import Identity
 from trajworld.models.interface import kind_of, new_model
 from trajworld.models.sizes import EnsembleSizes
 from trajworld.policies.files import save_policy
+from trajworld.studies import training_cells
 from trajworld.studies.grid import Grid
 from trajworld.studies.ope import Ope
 from trajworld.studies.training_cells import (
@@ -35,8 +37,9 @@ from trajworld.studies.training_cells import (
 )
 from trajworld.study.cells import Store
 from trajworld.study.run import LocalEngine, RayEngine, known_cells, run_study
+from trajworld.training.config import resolve_config
 from trajworld.training.parts import open_parts
-from trajworld.training.run import resume_run
+from trajworld.training.record import read_record
 
 pytestmark = pytest.mark.once
 
@@ -88,8 +91,6 @@ def test_what_cannot_be_run_is_refused() -> None:
 
 
 def test_no_model_trains_on_an_episode_that_is_tested(suite: dict[str, Any]) -> None:
-    from trajworld.training.config import resolve_config
-
     spec = "two/pendulum-medium-v0"
     _, tested = set_aside(8, TEST_FRACTION)
     assert len(tested) == 1
@@ -183,48 +184,61 @@ def test_the_tables_are_of_the_cells_and_ope_trains_nothing_again(
     pd.testing.assert_frame_equal(resumed[columns], table[columns], rtol=1e-3)
 
 
+def test_the_steps_of_pretraining_follow_from_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ten steps a second, after 20 seconds of compilation, which comes once more when the run goes on."""
+    clock = [0.0]
+    state, config = SimpleNamespace(step=0, seconds=0.0), SimpleNamespace(checkpoint_every=50)
+
+    def train_run(run: Any, look: Callable[[Any], None]) -> None:
+        clock[0] += 20.0
+        for step in itertools.count(1):
+            clock[0] += 0.1
+            look(SimpleNamespace(step=step))
+
+    monkeypatch.setattr(training_cells, "train_run", train_run)
+    monkeypatch.setattr(training_cells, "time", SimpleNamespace(perf_counter=lambda: clock[0]))
+    run: Any = SimpleNamespace(state=state, config=config)
+    # A tenth of 600 seconds is over at step 450.
+    steps = training_cells._affordable(run, 600.0)
+    assert clock[0] == pytest.approx(65)
+    assert steps == pytest.approx(450 + 10 * (600 - 65 - 20), abs=1)
+
+
 @pytest.mark.slow
-def test_pretraining_takes_its_time_and_goes_on_after_a_kill(suite: dict[str, Any], tmp_path: Path) -> None:
+def test_pretraining_goes_on_after_a_kill(
+    suite: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     corpus = ("two/pendulum-medium-v0", "two/pendulum-expert-v0")
     sizes = EnsembleSizes(members=2, elites=1, layers=1, width=8)
-    minutes = 0.2
-    cell = pretraining_cell(sizes, corpus, corpus_content(corpus), minutes)
+    cell = pretraining_cell(sizes, corpus, corpus_content(corpus), 0.1)
     places = {**cell.places, "store": str(tmp_path)}
-    run_folder = tmp_path / f"{cell.key}-run"
+    folder, real = tmp_path / f"{cell.key}-run", training_cells.train_run
 
     class Killed(BaseException):
         pass
 
-    def kill_at(step: int) -> None:
-        import trajworld.studies.training_cells as module
+    def killed_at_55(run: Any, observe: Callable[[Any], None]) -> Any:
+        def look(report: Any) -> None:
+            observe(report)
+            if report.step == 55:
+                raise Killed
 
-        real = module.train_run
+        return real(run, look)
 
-        def train_until(run: Any, observe: Any = lambda report: None) -> Any:
-            def look(report: Any) -> None:
-                observe(report)
-                if report.step >= step and run.config.steps < 10**6:
-                    raise Killed
-
-            return real(run, look)
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(module, "train_run", train_until)
-            with pytest.raises(Killed):
-                pretrain_model(cell.settings, places)
-
-    kill_at(60)
-    planned = resume_run(run_folder)[0].config
-    assert planned.decay_steps == planned.steps < 10**6
+    monkeypatch.setattr(training_cells, "_affordable", lambda run, seconds: 60)
+    with monkeypatch.context() as patch:
+        patch.setattr(training_cells, "train_run", killed_at_55)
+        with pytest.raises(Killed):
+            pretrain_model(cell.settings, places)
+    # Its cosine ends with the run.
+    planned = resolve_config("pretrain", file=folder / "config.toml")
+    assert (planned.steps, planned.decay_steps) == (60, 60)
     result = pretrain_model(cell.settings, places)
-    (row,) = result.rows
-    assert row["step"] == planned.steps
-    # Of another speed on a busy machine, but not of another order.
-    assert 0.2 * 60 * minutes < row["seconds"] < 5 * 60 * minutes
-    assert row["holdout_loss"] is not None
-    # The run is what a driver that is killed before it keeps the result begins again from.
+    assert read_record(folder)["resumed"][-1]["step"] == 50
+    assert result.rows[0]["step"] == 60
+    assert result.rows[0]["holdout_loss"] is not None
+    # A driver that is killed before it keeps the result finds it again.
     assert pretrain_model(cell.settings, places).files == result.files
-    shutil.rmtree(run_folder)
 
 
 @pytest.mark.slow
