@@ -19,7 +19,7 @@ from trajworld.data.minari_datasets import datasets_folder
 from trajworld.data.resolve import open_dataset
 from trajworld.data.split import set_aside
 from trajworld.errors import UsageError
-from trajworld.evaluation.one_step import OneStep, compile_one_step, prediction_errors, support_for
+from trajworld.evaluation.one_step import OneStep, compile_predictions, prediction_errors, support_for
 from trajworld.models.identity import Identity
 from trajworld.models.interface import MODELS, Sizes, kind_of, new_model
 from trajworld.studies.data import Pretrained, pretrained
@@ -282,7 +282,7 @@ def measure_model(settings: Mapping[str, Any], places: Mapping[str, str]) -> lis
 def _tester(sizes: Sizes) -> tuple[Any, dict[str, OneStep]]:
     """A model that is given the weights of every run in turn, so that a process compiles its predictions once."""
     model = new_model(sizes, Identity())
-    return model, {"model": compile_one_step(model)}
+    return model, compile_predictions(model)
 
 
 def _suite(name: str) -> list[str]:
