@@ -185,7 +185,7 @@ class Grid:
         say(f"{len(names)} datasets of {', '.join(map(short_name, environments)) or 'no environment'}")
         _ = self._model
         if any(VARIANTS[one].start == "corpus" for one in self.models):
-            say(f"corpus: {self._corpus}")
+            say(f"pre-training on {', '.join(self.corpus)} of content {self._corpus}")
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """Training, and the tests of what is trained: the first seed of the TrajWorlds, the others, the other seeds."""
