@@ -164,7 +164,10 @@ def make_logs(folder: Path) -> None:
     logs.lerobot_folder(folder / "new", "v3.0", True)
     logs.lerobot_folder(folder / "old", "v2.1")
     logs.robomimic_file(folder / "demo.hdf5", True)
-    logs.tdmpc2_file(folder / "chunk_0.pt")
+    fields = logs.torch.load(logs.tdmpc2_file(folder / "chunk_0.pt"))
+    # Only a file of one task is read as a dataset.
+    fields["task"][:] = 0
+    logs.torch.save(fields, folder / "chunk_0.pt")
 
 
 def read_log(folder: Path, path: Path) -> None:
