@@ -113,7 +113,7 @@ def parameters_of(
     Help is what the docstring says; ``Annotated`` adds a ``click.ParamType`` or :class:`With`.
     With ``unset`` an option that is not given is None; else it is the default.
     """
-    hints, helps = get_type_hints(source, include_extras=True), {}
+    hints, helps = get_type_hints(source, include_extras=True), dict[str, str]()
     for each in reversed(getattr(source, "__mro__", (source,))):
         helps |= documented(each.__doc__)[1]
     return [

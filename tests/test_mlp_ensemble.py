@@ -174,6 +174,7 @@ def noisy_motion(folder: Path) -> Dataset:
     return write_store(folder, episodes, name=folder.name, source="", environment="test/noisy")
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_it_learns_a_linear_system_to_its_noise_floor(tmp_path: Path) -> None:
     data = noisy_motion(tmp_path / "data")

@@ -269,4 +269,6 @@ def _compiled(model: Any, observation_size: int | None = None) -> Any:
     from trajworld.evaluation.one_step import compile_predictions
     from trajworld.models.rollout import compile_rollout
 
-    return compile_predictions(model) if observation_size is None else compile_rollout(model, observation_size)
+    return (
+        compile_predictions(model) if observation_size is None else compile_rollout(model, observation_size)
+    )

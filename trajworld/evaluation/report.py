@@ -97,7 +97,9 @@ def evaluate(
         for predictor, one_step in compiled.items()
     )
     if folder is not None:
-        save_figure(pictures.variate_errors(prediction, [*others, copy, *ridges], name), folder / "variates.png")
+        save_figure(
+            pictures.variate_errors(prediction, [*others, copy, *ridges], name), folder / "variates.png"
+        )
     if not settings.horizon:
         return Evaluation(prediction, copy, None, ridges, tuple(others))
     foresight = Foresight(model, dataset, ranges.support, settings.horizon, min(batch_size, BATCH_SIZE))

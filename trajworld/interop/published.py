@@ -13,7 +13,7 @@ from trajworld.interop.restricted_pickle import read_pickle
 from trajworld.models.identity import Identity
 from trajworld.models.interface import new_model
 from trajworld.models.ranges import UNIT_SUPPORT, Support
-from trajworld.models.sizes import TDMSizes, TrajWorldSizes, TransformerSizes
+from trajworld.models.sizes import TDMSizes, TrajWorldSizes
 from trajworld.models.transformer import WindowTransformer
 from trajworld.versions import versions
 
@@ -40,7 +40,9 @@ _LAYERS = {
 _KINDS = {"kernel": "kernel", "bias": "bias", "embeddings": "embedding", "gamma": "scale", "beta": "bias"}
 
 
-def import_published(path: str | os.PathLike[str], heads: int = 4, environment: str = "") -> WindowTransformer:
+def import_published(
+    path: str | os.PathLike[str], heads: int = 4, environment: str = ""
+) -> WindowTransformer:
     """Make a model of a checkpoint that the published code wrote, a TrajWorld or, of its baseline, a TDM.
 
     The restricted unpickler reads it. All sizes but ``heads`` follow from its weights. Its ranges, already widened, are
@@ -71,7 +73,7 @@ def import_published(path: str | os.PathLike[str], heads: int = 4, environment: 
     (bins, width), (window, _) = shapes[_INPUT], shapes[_ROWS]
     blocks = len({name.split("/")[0] for name in weights if name.startswith("blocks_")})
     try:
-        sizes: TransformerSizes = (
+        sizes: TDMSizes | TrajWorldSizes = (
             TDMSizes(blocks, width, heads, window, bins)
             if is_tdm
             else TrajWorldSizes(blocks, width, heads, window, bins, variates=shapes[_VARIATES][0])
@@ -84,7 +86,9 @@ def import_published(path: str | os.PathLike[str], heads: int = 4, environment: 
             f"{path} holds {count:,} weights, but a model of its sizes has {sizes.parameters:,}"
         )
     history = {"imported": path.name, "versions": versions()}
-    model: WindowTransformer = new_model(sizes, Identity(_support(path, content), environment=environment, history=history))
+    model: WindowTransformer = new_model(
+        sizes, Identity(_support(path, content), environment=environment, history=history)
+    )
     for variable in model.weights:
         names = _published_names(variable.path.removeprefix(f"{model.name}/"))
         shape = (*variable.shape[:-1], variable.shape[-1] // len(names))

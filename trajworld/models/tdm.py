@@ -156,7 +156,7 @@ class TDM(WindowTransformer):
 
         def predict(variate: Any, x: Tensor, found: Tensor) -> Tensor:
             """Write prediction, deviation, value and likelihood of one variate into ``found [4, B, M]``."""
-            logits = self._logits(x, (batch, 1))
+            logits = ops.reshape(self.head(x), (batch, 1, -1))
             lower, upper = (_entries(end, variate, 1) for end in (variates.lower, variates.upper))
             drawn = None if draws is None else _column(draws, variate)
             step = decided(logits, lower, upper, drawn)

@@ -1,4 +1,4 @@
-"""What the transformers over windows of rows share: tokens in, logits out, blocks, the key/value cache, and the loss."""
+"""What transformers over windows of rows share: tokens in, logits out, blocks, the key/value cache, and the loss."""
 
 from typing import Any, ClassVar, NamedTuple
 

@@ -176,18 +176,12 @@ def error_row(errors: one_step.PredictionErrors | None) -> Row:
 
 
 def _model_row(model: Any, test: Dataset, compiled: Mapping[str, one_step.OneStep], **choice: Any) -> Row:
-    """:func:`error_row` of a model, and, of its other ways to predict, with who predicts in the columns' names."""
-    found = {
-        predictor: error_row(one_step.prediction_errors(model, test, one_step=each, **choice))
-        for predictor, each in compiled.items()
-    }
-    row, *others = found.values()
-    names = [*found][1:]
-    more = (
-        {f"{column}, {name}": value for column, value in other.items()}
-        for name, other in zip(names, others, strict=True)
-    )
-    return {**row, **dict(item for each in more for item in each.items())}
+    """:func:`error_row` of a model, and of its other ways to predict with who predicts in the columns' names."""
+    row: Row = {}
+    for predictor, each in compiled.items():
+        errors = error_row(one_step.prediction_errors(model, test, one_step=each, **choice))
+        row |= {f"{name}, {predictor}" if row else name: value for name, value in errors.items()}
+    return row
 
 
 def _config(settings: Mapping[str, Any], places: Mapping[str, str]) -> TrainingConfig:
@@ -216,6 +210,12 @@ def rows_of(table: pd.DataFrame, task: str = "train_and_measure") -> pd.DataFram
     columns = dict.fromkeys([*table.columns, "task", *GROUP, *_OF_RUNS])
     table = table.reindex(columns=list(columns))
     return table[table["task"] == task].astype({"diverged": bool})
+
+
+def error_columns(rows: pd.DataFrame) -> dict[str, str]:
+    """The columns of the mean error of rows, by who predicts: the model, and its other ways to predict."""
+    others = (name for name in rows.columns if name.startswith("mae_std, "))
+    return {"model": "mae_std"} | {name.removeprefix("mae_std, "): name for name in others}
 
 
 def chosen_rate(rows: pd.DataFrame, rates: int) -> float | None:
