@@ -283,7 +283,7 @@ def estimate(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row
     data, model = open_dataset(places["dataset"]), trained_model(settings["trained"], places)
     known = {one.name: settings[one.name] for one in fields(OpeSettings) if one.name in settings}
     support = support_for(model, data).support
-    return imagined_values(model, data, support, _read(places), OpeSettings(**known)).to_dict("records")
+    return imagined_values([(model, support)], data, _read(places), OpeSettings(**known)).to_dict("records")
 
 
 def fit(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
