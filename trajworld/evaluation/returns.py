@@ -155,10 +155,9 @@ def _fits(active: "list[tuple[str, _Round]]", count: int, settings: OpeSettings)
 
 
 def _size(count: int, batch: int) -> int:
-    """The least size for so many rollouts: a batch, or a quarter of it, or of that; never a small one."""
-    # Compiling a further size costs more than places that stay empty.
-    while batch // 4 >= max(count, _LEAST_BATCH):
-        batch //= 4
+    """The least size for so many rollouts: a batch, or half of it, or of that; never a small one."""
+    while batch // 2 >= max(count, _LEAST_BATCH):
+        batch //= 2
     return max(batch, count)
 
 
