@@ -87,7 +87,7 @@ def test_the_file_overrides_the_preset_and_options_override_both(tmp_path: Path)
         ("model = {block = 1}", "no model size is called 'block': did you mean blocks?"),
         ("model = {kind = [1]}", "no kind of model is called [1]"),
         ("batchsize = 3", "is called 'batchsize': did you mean batch_size?"),
-        ("zzz = 3", "is called 'zzz': there are augment, batch_size, "),
+        ("zzz = 3", "is called 'zzz': there are augment, average, batch_size, "),
         ("datasets = []", "name at least one dataset"),
         ('datasets = "data"', "datasets must be tables"),
         ("datasets = [5]", "a dataset is a text"),

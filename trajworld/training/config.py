@@ -154,7 +154,10 @@ def resolve_config(
     model_kind = kind_of(sizes.pop("kind", DEFAULT))
     _check(model_kind.sizes, sizes, "model size")
     model = model_kind.preset(preset, **sizes)
-    run = model.runs[preset, kind]
+    run = dict(model.runs[preset, kind])
+    if kind == "train" and (given.get("init") or written.get("init")):
+        # What is known already is changed otherwise than random weights.
+        run |= model.runs.get((preset, "init"), {})
     values = {**run, **written, **given, "kind": kind, "preset": preset, "model": model}
     choices = values.get("datasets", ())
     if isinstance(choices, str) or not isinstance(choices, Sequence):
