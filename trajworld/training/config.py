@@ -42,6 +42,7 @@ class TrainingConfig:
         init: The model whose weights to start from: trajworld-small, hf://USER/REPO or a file; else random ones.
         transitions: The most transitions of each dataset to use, in whole episodes, holdout included.
         holdout_fraction: Share of each dataset's episodes that is held out; 0 for none.
+        test_fraction: Share of each dataset's episodes that is set aside for tests: the same ones whatever the seed.
         holdout_windows: The most windows of each holdout set that are evaluated.
         batch_size: Windows in a batch.
         steps: Optimiser steps in all; a resumed run may be given another end.
@@ -77,6 +78,7 @@ class TrainingConfig:
     init: str = ""
     transitions: int | None = None
     holdout_fraction: float = 0.1
+    test_fraction: float = 0.0
     holdout_windows: int = 1024
     patience: int = 0
     weight_decay: float = 1e-5
@@ -119,6 +121,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{name: (lambda value: 0 < value < math.inf, "be above 0") for name in _POSITIVE},
     "seed": (lambda value: 0 <= value < 2**32, f"lie between 0 and {2**32 - 1}"),
     "holdout_fraction": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
+    "test_fraction": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
     "augment": (lambda value: 0 <= value <= 1, "lie in [0, 1]"),
     "average": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "be at least 0"),
@@ -164,7 +167,7 @@ def resolve_config(
         raise UsageError(f"datasets must be tables of spec and weight, [[datasets]], not {choices!r}")
     values["datasets"] = tuple(_dataset_choice(choice) for choice in choices)
     _check(TrainingConfig, values, "setting")
-    values["init"] = _whole_path(values.get("init", ""))
+    values["init"] = whole_path(values.get("init", ""))
     steps = values["steps"]
     # Of a preset that brings the end of its cosine, the warm-up is as it says, too.
     fixed = "decay_steps" in run
@@ -202,10 +205,10 @@ def _dataset_choice(choice: Any) -> DatasetChoice:
     weight = float(choice.get("weight", 1.0))
     if not 0 < weight < math.inf:
         raise UsageError(f"the weight of {spec} must be above 0, not {weight}")
-    return DatasetChoice(_whole_path(spec), weight)
+    return DatasetChoice(whole_path(spec), weight)
 
 
-def _whole_path(name: str) -> str:
+def whole_path(name: str) -> str:
     """A name as it is, but of a file or folder that exists its whole path: a run can be resumed from another folder."""
     path = user_path(name)
     return str(path.absolute()) if name and os.path.exists(path) else name
