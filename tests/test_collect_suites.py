@@ -72,7 +72,7 @@ def test_levels_follow_the_policies_returns(home: Path) -> None:
 
 
 def training(folder: Path, policies: list[Policy], lengths: list[list[int]]) -> list[np.ndarray]:
-    """A training as it lies on a disk: snapshots and streams, of episodes of these lengths in each; its observations."""
+    """A training on disk: snapshots and streams, of episodes of these lengths in each; its observations."""
     rng, seen = np.random.default_rng(0), []
     write_json(folder / "training.json", {})
     for number, (policy, own) in enumerate(zip(policies, lengths, strict=True), 1):

@@ -32,9 +32,9 @@ def pick_spread(values: ArrayLike, errors: ArrayLike, count: int, apart: float =
     order = np.argsort(value, kind="stable")
     value, error = value[order], error[order]
     grid, spread = np.linspace(value[0], value[-1], count), np.ptp(value) or 1.0
-    close = np.subtract.outer(value, value).T < apart * np.hypot.outer(error, error)
+    gap, least = np.subtract.outer(value, value).T, apart * np.hypot.outer(error, error)
     # The cost of a step from one value up to another: a pair too close outweighs any distances from the grid.
-    step = np.where(np.tri(len(value), dtype=bool), np.inf, close * float(count))
+    step = np.where(np.tri(len(value), dtype=bool), np.inf, (gap < least) * float(count))
     cost = np.where(np.arange(len(value)) == 0, 0.0, np.inf)
     before = []
     for place in grid[1:]:
@@ -80,10 +80,12 @@ def select_policies(
     if len(policies) < count:
         raise UsageError(f"there are {len(policies)} policies, and {count} are to be chosen")
     common: dict[str, Any] = {"horizon": horizon, "gamma": gamma, "workers": workers, "progress": progress}
-    found = policy_returns(policies, episodes=episodes // 2, seed=seed, **common)
-    values, errors = ([one[key] for one in found] for key in ("discounted", "discounted_stderr"))
-    names = [found[index]["policy"] for index in pick_spread(values, errors, count)]
-    own = {one: policies[one] for one in names}
+    own = policies
+    if len(policies) > count:
+        found = policy_returns(policies, episodes=episodes // 2, seed=seed, **common)
+        values, errors = ([one[key] for one in found] for key in ("discounted", "discounted_stderr"))
+        names = [found[index]["policy"] for index in pick_spread(values, errors, count)]
+        own = {one: policies[one] for one in names}
     rows = policy_returns(own, episodes=episodes, seed=seed + 1, **common)
     rows.sort(key=lambda row: row["discounted"])
     chosen, truth = {}, []
