@@ -16,6 +16,8 @@ from trajworld.policies.behaviour import BEHAVIOURS
 
 PRETRAIN, UNSEEN = "pre-train", "unseen"
 ROLES = (PRETRAIN, UNSEEN)
+FIRST_EDITION = "corpus-1"
+"""The name of the table that the first ``trajworld-small`` was pre-trained with."""
 _COLUMNS = ("environment", "source", "M", "role", "weight", "size", "behaviour", "search", "variants")
 
 
@@ -60,13 +62,15 @@ class Member:
 
 
 def read_table(path: str | Path | None = None) -> list[Row]:
-    """Read a table (CSV; lines that begin with # are comments), by default the one that ships with the library.
+    """Read a table (CSV; lines that begin with # are comments), by default the newest that ships with the library;
+    ``corpus-1`` is the first edition, which ships too.
 
     Raises:
         TrajWorldError: The file is missing, or a line of it is wrong; the message names both.
     """
-    where = "the built-in table" if path is None else str(path)
-    file = resources.files("trajworld.collect") / "corpus.csv" if path is None else Path(path)
+    builtin = "corpus" if path is None else FIRST_EDITION if str(path) == FIRST_EDITION else ""
+    where = f"the built-in table {builtin}" if builtin else str(path)
+    file = resources.files("trajworld.collect") / f"{builtin}.csv" if builtin else Path(str(path))
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
