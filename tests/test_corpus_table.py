@@ -31,8 +31,8 @@ LINE = "gymnasium/Pendulum-v1?g=4.0, classic, 5, pre-train, 1, 1, varied, 30,\n"
 # Everything in the suites that is a hopper, a walker or a cheetah, and what the library calls by these names.
 EMBODIMENTS = re.compile(r"hopper|walker|cheetah|bipedal", re.IGNORECASE)
 
-# How far a robot is from every test embodiment: on average, each of its numbers is another by a factor of e^0.3 = 1.35.
-MARGIN = 0.3
+# How far a robot is from every test embodiment: on average, each of its numbers is another by a factor of e^0.35 = 1.4.
+MARGIN = 0.35
 
 
 def test_what_is_held_out_is_trained_on_in_no_suite_and_under_no_other_name():
@@ -54,11 +54,12 @@ def test_what_is_held_out_is_trained_on_in_no_suite_and_under_no_other_name():
 
 def test_both_editions_are_there_and_the_second_adds_what_is_fast():
     first, second = ({row.environment: row for row in read_table(name)} for name in (FIRST_EDITION, None))
-    assert (len(first), len(second)) == (183, 234)
+    assert (len(first), len(second)) == (183, 232)
     added = [row for name, row in second.items() if first.get(name) != row]
     assert {row.behaviour for row in added} == {"running"}
     assert {row.source for name, row in second.items() if name not in first} == {"runner"}
-    assert all(second[name].role == row.role for name, row in first.items())
+    assert first.keys() - second.keys() == {"robot/legged-53", "robot/legged-66"}
+    assert all(row.role == first[name].role for name, row in second.items() if name in first)
     trained = select(list(second.values()), role=PRETRAIN)
     fast = sum(row.weight for row in trained if row.behaviour == "running")
     assert 0.3 < fast / sum(row.weight for row in trained) < 0.4
