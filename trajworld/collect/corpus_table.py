@@ -120,13 +120,13 @@ def select(rows: Sequence[_Listed], patterns: Sequence[str] = (), role: str | No
 
 
 def source_of(environment: str) -> str:
-    """An environment's source in the built-in table; where it is not in there, its name's first part."""
+    """An environment's source in the built-in tables; where it is in neither, its name's first part."""
     return _sources().get(environment) or environment.partition("/")[0] or "(not named)"
 
 
 @functools.cache
 def _sources() -> dict[str, str]:
-    return {row.environment: row.source for row in read_table()}
+    return {row.environment: row.source for name in (FIRST_EDITION, None) for row in read_table(name)}
 
 
 def _row(values: Sequence[str]) -> Row:
