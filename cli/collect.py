@@ -51,7 +51,8 @@ def collect(
     """Collect transitions of each ENV into a Minari dataset of its own.
 
     ENV is a Gymnasium id with continuous actions (Hopper-v5, Pendulum-v1), dm_control/DOMAIN-TASK
-    (dm_control/cheetah-run), or a procedural robot (robot/legged-17, robot/snake-3: each number is another).
+    (dm_control/cheetah-run), or a procedural robot (robot/legged-17, robot/snake-3, robot/runner-5: each number is
+    another).
     Changed physics follow a question mark, in quotes for the shell: Pendulum-v1 takes g, m and l; every MuJoCo
     environment takes gravity (m/s²), friction and mass (factors) and timestep (s), and Gymnasium's take their own
     arguments too (include_cfrc_ext_in_observation=false).
@@ -71,7 +72,7 @@ def collect(
         episodes: Episodes of each environment instead.
         behaviour: uniform: independent random actions; ou: Ornstein-Uhlenbeck (coloured) noise; constant: random
             pushes that are held; gait: sine waves; mixed: each episode one of the first three, of a random scale and
-            correlation; varied: of the first four.
+            correlation; varied: of the first four; running: the same, faster.
         noise_scale: In half action ranges: ou's standard deviation (default 0.5), else the range drawn from (1).
         noise_correlation: ou: of a step's noise with the next's (default 0.9); constant: that a push is held for
             another step (0.95).
@@ -142,9 +143,9 @@ def collect_corpus(
 ) -> None:
     """Make one Minari dataset of each environment of a table, for pre-training and for tests of the unseen.
 
-    Behaviours are mixed within a dataset: uniform actions, coloured noise, pushes, gaits, and policies of a short
-    search, from usual and perturbed starts. Each dataset is a function of the seed and its line of the table: a
-    corpus that was stopped or killed continues where it was and ends the same, file by file.
+    Behaviours are mixed within a dataset: uniform actions, coloured noise, pushes, gaits, and policies of a search
+    (for runners from clumsy to fast), from usual and perturbed starts. Each dataset is a function of the seed and its
+    line of the table: a corpus that was stopped or killed continues where it was and ends the same, file by file.
 
     \b
     Examples:
@@ -156,7 +157,7 @@ def collect_corpus(
     Options:
         name: What its datasets' ids begin with.
         list_only: Show the table of environments and do nothing.
-        table: A table (CSV) in place of the built-in one.
+        table: A table (CSV) in place of the built-in one; corpus-1 is its first edition.
         only: Only environments or sources that fit, e.g. dm_control or 'robot/*'; may be repeated.
         role: Only environments of this role.  [default: both]
         transitions: Of an environment of size 1 in the table.
