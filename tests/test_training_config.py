@@ -49,7 +49,9 @@ def test_training_from_a_model_has_settings_of_its_own() -> None:
     assert pretrained == dataclasses.replace(resolve_config("pretrain", options=DATA), init=pretrained.init)
     # The published recipe is the same with a model to start from.
     paper = resolve_config("train", preset="paper", options=given)
-    assert paper == dataclasses.replace(resolve_config("train", preset="paper", options=DATA), init=paper.init)
+    assert paper == dataclasses.replace(
+        resolve_config("train", preset="paper", options=DATA), init=paper.init
+    )
 
 
 @pytest.mark.parametrize("kind", ["pretrain", "train"])
