@@ -20,7 +20,7 @@ from trajworld.policies.behaviour import (
     Uniform,
     make_behaviour,
 )
-from trajworld.policies.search import ClockedPolicy, search_policies
+from trajworld.policies.search import SHORT, STAGED, ClockedPolicy, search_policies
 
 pytestmark = pytest.mark.once
 
@@ -208,20 +208,24 @@ class Follows:
         return Step(self._observe(), reward, False, self.count == 100)
 
 
-def search(environment, transitions, seed=0):
+def search(environment, transitions, seed=0, plan=SHORT):
     def run(one, trial):
         return run_episode(environment, one, seed, trial, 100).episode
 
     size = environment.description.observation_size, environment.description.action_size
-    return search_policies(run, *size, transitions, np.random.default_rng(seed))
+    return search_policies(run, *size, transitions, np.random.default_rng(seed), plan)
 
 
-def test_the_search_finds_what_is_to_be_found_and_keeps_to_its_budget():
+@pytest.mark.parametrize("plan", [SHORT, STAGED])
+def test_the_search_finds_what_is_to_be_found_and_keeps_to_its_budget(plan):
     environment = Follows()
-    stages = search(environment, 60_000)
-    # 16 first tries, then whole generations of 16 episodes.
+    stages = search(environment, 60_000, plan=plan)
+    # The first tries, then whole generations of 16 episodes.
     assert 60_000 <= environment.steps < 60_000 + 16 * 100
-    first, _, last = (
+    assert len(stages) == len(plan.marks)
+    assert all(plan.periods[0] <= one.period <= plan.periods[1] for one in stages)
+    assert (len({one.period for one in stages}) > 1) == (plan.tempo > 0)
+    first, *_, last = (
         np.mean([run_episode(environment, one, 99, index).episode.rewards.sum() for index in range(5)])
         for one in stages
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from trajworld.backend import active_backend
 from trajworld.data.batch import Batch, Variates, variates_of
@@ -242,14 +242,16 @@ def errors_of(
     limit: int | None = None,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
+    episodes: ArrayLike | None = None,
     progress: Progress | None = None,
 ) -> PredictionErrors:
     """The metric itself: errors of any ``predictor`` (its name) of the last row of windows of length ``window``.
 
-    At most ``limit`` windows, drawn by ``seed``, are predicted, all where it is None; ``batch_size`` at once, to which
-    the last batch is filled up, so that one shape is compiled. ``progress`` is called after each.
+    Of the windows of ``episodes`` (all where not given) at most ``limit``, drawn by ``seed``, are predicted, all where
+    it is None; ``batch_size`` at once, to which the last batch is filled up, so that one shape is compiled.
+    ``progress`` is called after each.
     """
-    index = WindowIndex.of(dataset)
+    index = WindowIndex.of(dataset, episodes)
     if limit is not None and limit < 1:
         raise UsageError(f"at least 1 window must be predicted, not {limit}")
     ranks = drawn(np.arange(len(index)), limit, seed)

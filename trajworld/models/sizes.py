@@ -153,17 +153,26 @@ class EnsembleSizes:
 
     @property
     def parameters(self) -> int:
-        """How many weights a model of these sizes has, standardisation and elites included."""
+        """How many weights a model of these sizes has, standardisation, elites and sampling included."""
         inputs, predicted = self.observations + self.actions, self.observations + 1
         widths = [inputs, *[self.width] * self.layers, 2 * predicted]
         member = sum((rows + 1) * columns for rows, columns in itertools.pairwise(widths))
-        return self.members * member + 2 * predicted + 2 * (inputs + 1) + self.members
+        return self.members * member + 2 * predicted + 2 * (inputs + 1) + self.members + 1
 
 
 EnsembleSizes.presets.update(
-    tiny=EnsembleSizes(members=3, elites=2, layers=2, width=32), small=EnsembleSizes(), paper=EnsembleSizes()
+    tiny=EnsembleSizes(members=3, elites=2, layers=2, width=32),
+    small=EnsembleSizes(),
+    paper=EnsembleSizes(),
+    # As published for pre-training, on robots of many sizes.
+    wide=EnsembleSizes(width=640),
 )
-for _preset, _steps, _batch_size in (("tiny", 300, 64), ("small", 5000, 256), ("paper", 250_000, 256)):
+for _preset, _steps, _batch_size in (
+    ("tiny", 300, 64),
+    ("small", 5000, 256),
+    ("paper", 250_000, 256),
+    ("wide", 250_000, 256),
+):
     for _kind in ("train", "pretrain"):
         # Adam at a constant rate, nothing clipped; the weights decay in the loss.
         EnsembleSizes.runs[_preset, _kind] = {
