@@ -18,6 +18,14 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     group = parser.getgroup("trajworld")
     group.addoption("--quick", action="store_true", help="Few cases and rounds, as in the study's --quick.")
     group.addoption("--arrays", type=Path, help="Where the accuracy suite leaves its arrays (.npz).")
+    for name in ("model", "dataset"):
+        group.addoption(f"--{name}", help=f"Of off-policy evaluation: the {name}.")
+    group.addoption("--policies", action="append", help="Of off-policy evaluation: policies.")
+    group.addoption("--horizon", type=int, default=1000, help="Of off-policy evaluation.")
+    group.addoption(
+        "--states", type=int, default=64, help="Of off-policy evaluation: the most initial states."
+    )
+    group.addoption("--sample", action="store_true", help="Of off-policy evaluation: sample predictions.")
     group.addoption("--end-with-parent", action="store_true", help="End, with all that was started, at EOF.")
 
 

@@ -29,7 +29,7 @@ def import_(
     environment: str = "",
     as_json: Json = False,
 ) -> None:
-    """Make a model file of a checkpoint that the published code wrote (trm_dynamics.pkl).
+    """Make a model file of a checkpoint that the published code wrote (trm_dynamics.pkl, tdm_dynamics.pkl).
 
     The pickle is read without running anything in it. The model's sizes are inferred from its weights, and
     its ranges are kept.

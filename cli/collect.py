@@ -272,6 +272,7 @@ def collect_suite(
     *,
     policies: Annotated[tuple[Path, ...], With(metavar="PATH", required=True)] = (),
     name: str = "trajworld/suite",
+    streams: Folder | None = None,
     transitions: AtLeast1 = 100_000,
     seed: Seed = 0,
     workers: Workers | None = None,
@@ -281,17 +282,20 @@ def collect_suite(
 
     Five datasets for each environment of the policies: random; medium and expert, each the sampled behaviour of one
     policy; medium-expert, half of each; medium-replay, equal parts of uniform actions and of all policies up to
-    medium, with more or less noise. Expert is the policy of the greatest return, medium that nearest a third of it.
-    What is there is left as it is: a collection that was stopped continues.
+    medium, with more or less noise, or what medium was trained on. Expert is the policy of the greatest return, medium
+    that nearest a third of it. What is there is left as it is: a collection that was stopped continues.
 
     \b
     Examples:
       trajworld data collect-suite --policies dope/policies --name dope
-      trajworld data collect-suite --policies hopper --name mine --transitions 20000
+      trajworld data collect-suite --policies zoo --name zoo
+      trajworld data collect-suite --policies hopper --name mine --streams training --transitions 20000
 
     Options:
-        policies: A policy's file, or a folder of them; may be repeated.
+        policies: A policy's file, a folder of them, or zoo; may be repeated.
         name: What the datasets' ids begin with: NAME/hopper-v5-medium-v0.
+        streams: A folder with the trainings (`trajworld policy train`) that left the policies: medium-replay is all
+            transitions of the one of medium up to it, or as many as asked for.
         transitions: Of each dataset.
     """
     from trajworld.collect.suites import collect_suite as collected
@@ -301,7 +305,12 @@ def collect_suite(
     found = read_policies(policies)
     with job_progress("Ranking", "episodes") as progress:
         planned = plan_suite(
-            name, found, seed=seed, workers=workers or default_workers(10_000), progress=progress
+            name,
+            found,
+            streams=streams,
+            seed=seed,
+            workers=workers or default_workers(10_000),
+            progress=progress,
         )
     for one in planned:
         if dataset_path(one.dataset).exists():

@@ -113,7 +113,9 @@ def parameters_of(
     Help is what the docstring says; ``Annotated`` adds a ``click.ParamType`` or :class:`With`.
     With ``unset`` an option that is not given is None; else it is the default.
     """
-    hints, helps = get_type_hints(source, include_extras=True), documented(source.__doc__)[1]
+    hints, helps = get_type_hints(source, include_extras=True), dict[str, str]()
+    for each in reversed(getattr(source, "__mro__", (source,))):
+        helps |= documented(each.__doc__)[1]
     return [
         _parameter(one, hints[one.name], helps.get(one.name, ""), unset, inspect.isclass(source))
         for one in inspect.signature(source).parameters.values()

@@ -84,11 +84,11 @@ def evaluate(
         fitted = None if ridge is None else open_dataset(ridge, progress=progress)
     model = load_model(model_path)
 
-    from trajworld.evaluation.one_step import compile_one_step, support_for
+    from trajworld.evaluation.one_step import compile_predictions, support_for
 
     # All of them before anything is computed: the last may be the one that does not fit.
     supports = [support_for(model, dataset, chosen) for dataset in datasets]
-    one_step, found = compile_one_step(model), []
+    compiled, found = compile_predictions(model), []
     # As it was given, but a file with its folder, which for a run's best.keras tells it from others.
     name = model_name if Path(model_name) != model_path else "/".join(model_path.absolute().parts[-2:])
     with _results_folder(output, overwrite) as folder:
@@ -98,7 +98,7 @@ def evaluate(
                 if folder is not None and len(datasets) > 1:
                     slug = re.sub(r"[^A-Za-z0-9.]+", "-", dataset.name).strip("-.")
                     place = folder / f"{index}-{slug}"
-                parts = model, dataset, support, one_step, settings
+                parts = model, dataset, support, compiled, settings
                 measured = evaluate_dataset(*parts, folder=place, name=name, progress=progress, fitted=fitted)
                 found.append(measured)
         results = {
@@ -128,14 +128,15 @@ def evaluate(
 def _print(found: Evaluation) -> None:
     """A table of one dataset's errors, and the open-loop error at a few horizons."""
     ours, copy, growth = found.prediction, found.copy_last_row, found.open_loop
-    sides, groups = (ours, copy, *found.ridges), (("observations", "observations"), ("and reward", "all"))
+    sides = (ours, *found.others, copy, *found.ridges)
+    groups = (("observations", "observations"), ("and reward", "all"))
     rows = [
         (label * (row == "observations"), of, *(number(side.table[row][field], 4) for side in sides))
         for field, label in _METRICS.items()
         for of, row in groups[: 1 + ours.rewarded]
     ]
     title = f"{ours.dataset}: {ours.windows:,} transitions, one step ahead"
-    print_rows(("", "of", "model", "copy last row", *(side.predictor for side in found.ridges)), rows, title)
+    print_rows(("", "of", *(side.predictor.replace("of the ", "") for side in sides)), rows, title)
     if not ours.rewarded:
         click.echo("No reward is recorded: the observations alone are predicted and measured.")
     own = "the model's own"

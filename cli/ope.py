@@ -22,13 +22,14 @@ SIMULATOR = "simulator"
 
 @command(params=parameters_of(OpeSettings, leave_out=("compact",)))
 def ope(
-    model_name: Annotated[str, With(metavar="MODEL")],
+    model_names: Annotated[tuple[str, ...], With(metavar="MODEL...")],
     spec: Annotated[str, With(metavar="DATASET")],
     *,
     policies: Annotated[tuple[Path, ...], With(metavar="PATH", required=True)] = (),
     fitted_q: Annotated[int, click.IntRange(min=0)] = 0,
     truth: File | None = None,
     simulate: Annotated[int, click.IntRange(min=2)] | None = None,
+    members: bool = False,
     ranges: Annotated[str, With(metavar="DATASET")] | None = None,
     as_json: Json = False,
     output: Folder | None = None,
@@ -39,22 +40,27 @@ def ope(
     Rollouts begin in the first states of the episodes of DATASET, the behaviour dataset, and are kept to its range.
     No simulator is needed; with true values (--truth, --simulate) the estimates are compared with them. MODEL and
     DATASET are what `trajworld evaluate` takes, policies what `trajworld policy` reads. The MODEL `simulator` is the
-    environment itself.
+    environment itself. Of several models, such as the same training with several seeds, the estimate is the mean, and
+    its interval holds their spread.
 
     Distances are those of the rows in the model from the nearest rows of the data: 1 is as far as real rows are from
-    one another. A rollout has left the data where a state of it is further from them than any real one.
+    one another. A rollout has left the data where a state of it is further from them than any real one. About 2,000
+    rows of each policy are looked at, and 5,000 of the data.
 
     \b
     Examples:
       trajworld ope runs/hopper/best.keras hopper_medium-v2.hdf5 --policies dope/policies/hopper_online_3.pkl
+      trajworld ope runs/hopper/best.keras dope/hopper-v5-medium-v0 --policies zoo/hopper
       trajworld policy evaluate policies/*.npz --episodes 100 -o truth.json
+      trajworld ope seed0/best.keras seed1/best.keras hopper_medium-v2.hdf5 --policies dope/policies
       trajworld ope runs/hopper/best.keras mine-v0 --policies policies --truth truth.json --fitted-q 1000 -o ope
 
     Options:
-        policies: A policy's file, or a folder of them; may be repeated.
+        policies: A policy's file, a folder of them, or one that ships (zoo/hopper, zoo/hopper-03); may be repeated.
         fitted_q: Iterations of fitted Q evaluation beside it, which needs no model (1000 is usual); 0 for none.
-        truth: True values, as `trajworld policy evaluate -o` writes them.
+        truth: True values, as `trajworld policy evaluate -o` writes them; those that ship for zoo policies.
         simulate: Find the true values by so many episodes of each policy.
+        members: Take each elite of an MLP ensemble as a model of its own.
         ranges: As of `trajworld evaluate`.
         output: Make this folder: results.json, tables and a picture.
     """
@@ -72,7 +78,7 @@ def ope(
     from trajworld.environments.termination import never, termination_rule
     from trajworld.evaluation import ope as core
     from trajworld.evaluation.returns import initial_states
-    from trajworld.policies.files import read_policies
+    from trajworld.policies.files import policy_files, read_policies, zoo_truth
     from trajworld.study.tables import terminal
 
     found = read_policies(policies)
@@ -82,19 +88,23 @@ def ope(
     core.check_policies(found, dataset)
     settings = core.within_limit(settings, dataset.environment)
     known = None if truth is None else _read_truth(truth, list(found), settings)
-    if simulate is not None or model_name == SIMULATOR:
+    if truth is None and simulate is None and (shipped := zoo_truth(policy_files(policies).values())):
+        try:
+            known, truth = _read_truth(shipped, list(found), settings, dataset.environment), shipped
+        except TrajWorldError as error:
+            click.echo(f"No true values: {error}", err=True)
+    simulated = SIMULATOR in model_names
+    if simulated and (len(model_names) > 1 or members):
+        raise UsageError(f"{SIMULATOR} stands alone: it is the environment itself")
+    if simulate is not None or simulated:
         open_environment(dataset.environment).close()
-    if (
-        model_name != SIMULATOR
-        and dataset.terminated.any()
-        and termination_rule(dataset.environment) is never
-    ):
+    if not simulated and dataset.terminated.any() and termination_rule(dataset.environment) is never:
         click.echo(
             f"Warning: episodes of {dataset.name} end, but no rule is known by which they would in the model: rollouts "
             "go on to the horizon",
             err=True,
         )
-    if model_name == SIMULATOR:
+    if simulated:
         starts, origin = (
             initial_states(dataset, settings.states, settings.seed),
             "the simulator's own state",
@@ -106,13 +116,13 @@ def ope(
         table = table.drop(columns="standard error")
     else:
         from trajworld.evaluation.one_step import support_for
-        from trajworld.models.names import load
 
-        model = load(model_name)
-        support = support_for(model, dataset, chosen)
-        origin = support.origin
+        models = [one for name in model_names for one in _loaded(name, members)]
+        supports = [support_for(model, dataset, chosen) for model in models]
+        origin = supports[0].origin
         with job_progress("Imagining", "rollouts") as progress:
-            table = core.imagined_values(model, dataset, support.support, found, settings, progress)
+            read = [(model, support.support) for model, support in zip(models, supports, strict=True)]
+            table = core.imagined_values(read, dataset, found, settings, progress)
     table.insert(0, "method", "model")
     if fitting is not None:
         with job_progress("Fitting", "iterations") as progress:
@@ -128,7 +138,7 @@ def ope(
         metrics = core.method_metrics(table, settings.seed)
     results = {
         "kind": "off-policy evaluation",
-        "model": model_name,
+        "models": list(model_names),
         "dataset": dataset.name,
         "ranges": origin,
         "settings": {**vars(settings), "fitted_q": fitted_q, "simulate": simulate, "truth": str(truth or "")},
@@ -150,6 +160,16 @@ def ope(
     click.echo(f"Read over {origin}.")
 
 
+def _loaded(name: str, members: bool) -> list[Any]:
+    """A model, or its members."""
+    from trajworld.models.names import load
+
+    model = load(name)
+    if members and model.kind != "mlp-ensemble":
+        raise UsageError(f"{name} is no MLP ensemble: --members is of one")
+    return model.alone() if members else [model]
+
+
 def _write(
     output: Path, results: dict[str, Any], table: "pd.DataFrame", metrics: "pd.DataFrame | None"
 ) -> None:
@@ -165,9 +185,13 @@ def _write(
             save_figure(picture, folder / "estimates.png")
 
 
-def _read_truth(path: Path, policies: list[str], settings: OpeSettings) -> "pd.DataFrame":
+def _read_truth(
+    path: Path, policies: list[str], settings: OpeSettings, environment: str = ""
+) -> "pd.DataFrame":
+    """True values of policies, as a table; in ``environment`` where it has changes of physics."""
     import pandas as pd
 
+    from trajworld.environments.names import parse_name
     from trajworld.files import read_json
 
     try:
@@ -176,6 +200,10 @@ def _read_truth(path: Path, policies: list[str], settings: OpeSettings) -> "pd.D
     except (TypeError, KeyError, ValueError):
         wanted = "what `trajworld policy evaluate -o` writes, of 2 episodes or more"
         raise TrajWorldError(f"{path} is not {wanted}") from None
+    if environment and parse_name(environment).changes:
+        raise TrajWorldError(
+            f"{path} holds returns in {found[0]['environment']}, and the data are of {environment}"
+        )
     for one in found:
         limit = one.get("horizon") or settings.horizon
         if one.get("gamma") != settings.discount or limit < settings.horizon:

@@ -93,7 +93,10 @@ def _run(
     config: Path | None = None,
     model: Annotated[str, With(metavar="KIND", help=f"{', '.join(MODELS)}.  [default: {DEFAULT}]")]
     | None = None,
-    preset: Annotated[str, With(help=f"{', '.join(MODELS[DEFAULT].sizes.presets)}.  [default: small]")]
+    preset: Annotated[
+        str,
+        With(help=f"{', '.join(MODELS[DEFAULT].sizes.presets)}, or wide (an ensemble's).  [default: small]"),
+    ]
     | None = None,
     devices: Annotated[int, With(metavar="N")] | None = None,
     as_json: Json = False,

@@ -18,6 +18,19 @@ pytest_plugins = ["fake_hub", "model_file_fixtures", "training_fixtures"]
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Give both of two workers' halves the slow modules first: what is left to steal at the end is short."""
+    if not hasattr(config, "workerinput"):
+        return
+    modules: dict[Path, list[pytest.Item]] = {}
+    for item in items:
+        modules.setdefault(item.path, []).append(item)
+    slow = {path for path in modules if any(item.get_closest_marker("slow") for item in modules[path])}
+    ordered = sorted(modules, key=lambda path: path not in slow)
+    items[:] = [item for half in (ordered[::2], ordered[1::2]) for path in half for item in modules[path]]
+
+
 @pytest.fixture(autouse=True)
 def isolated_folders(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
     """No test reads or writes the user's own datasets."""

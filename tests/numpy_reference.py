@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trajworld.data.batch import Variates
 from trajworld.models.identity import action_mask
-from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.sizes import TransformerSizes
 
 MASKED_LOGIT = -1e4
 
@@ -54,7 +54,7 @@ def histogram(values: Array, lower: Array, upper: Array, bins: int) -> Array:
 class Reference:
     """The model in float64, one window at a time; ``weights`` by the layer's name and its own, ``head/kernel``."""
 
-    def __init__(self, sizes: TrajWorldSizes, weights: Mapping[str, Array]) -> None:
+    def __init__(self, sizes: TransformerSizes, weights: Mapping[str, Array]) -> None:
         self.sizes = sizes
         self.weights = {name: array.astype(np.float64) for name, array in weights.items()}
 
@@ -109,6 +109,23 @@ class Reference:
             everything = np.broadcast_to(real[None, :], (count, count))
             x = self.half(name, x, np.stack([self.attention(name, row, everything) for row in x]))
         return self.dense("head", x)
+
+
+class FlatReference(Reference):
+    """The baseline TDM: a window's tokens one after the other, with one attention in a block."""
+
+    def window(self, values: Array, time_mask: Array, variates: Variates) -> Array:
+        rows, count = values.shape
+        encoded = histogram(values, variates.lower, variates.upper, self.sizes.bins)
+        x = self.dense("input_projection", encoded)
+        x = x + self.weights["kind_embedding/embeddings"][variates.is_action]
+        x = x + self.weights["position_embedding/embeddings"][:rows, None]
+        x = x.reshape(rows * count, -1)
+        real = np.ones(count) if variates.mask is None else variates.mask
+        seen = np.tril(np.ones((rows * count,) * 2, bool)) & (np.outer(time_mask, real).ravel() > 0)
+        for block in range(self.sizes.blocks):
+            x = self.half(f"block_{block}_time", x, self.attention(f"block_{block}_time", x, seen))
+        return self.dense("head", x).reshape(rows, count, -1)
 
 
 def weights_of_model(model: Any) -> dict[str, Array]:

@@ -82,6 +82,7 @@ def test_training_gives_the_best_model_and_keeps_a_run_where_one_is_named(folder
         tw.train(folder / "data", run=folder / "tuned", steps=1)
 
 
+@pytest.mark.once
 def test_several_datasets_are_pretrained_on(data: Dataset, make_store: Any) -> None:
     other = make_store([12, 9, 8], observations=2)
     model = tw.train([data, other], preset="tiny", model=SIZES, steps=2, holdout_fraction=0.0)

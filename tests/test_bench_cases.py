@@ -41,8 +41,9 @@ def test_weights_and_batches_are_these_numbers():
 
 
 @pytest.mark.slow
-def test_the_accuracy_suite_computes_the_model():
-    """Its logits against NumPy's in double precision, and losses that fall."""
+def test_the_accuracy_suite_computes_the_model(monkeypatch):
+    """Its logits against NumPy's in double precision, and losses that fall; compiled as a user's are."""
+    monkeypatch.delenv("XLA_FLAGS", raising=False)
     settings = {"suite": "accuracy", "backend": keras.backend.backend(), "device": "cpu", "quick": True}
     found = benchmark(settings, {})
     arrays = np.load(io.BytesIO(found.files[ARRAYS]))

@@ -251,7 +251,6 @@ def test_wrong_usage_of_a_good_checkpoint(goldens: Path, tmp_path: Path, run: An
         (2, "--output", ["import", source]),
         (2, "--heads", ["import", source, *output, "--heads", 0]),
         (2, "multiple of its heads", ["import", source, *output, "--heads", 5]),
-        (1, "TDM", ["import", goldens / "tdm_dynamics.pkl", *output]),
         (2, "MODEL", ["show"]),
     ):
         code, out, err = run(*arguments)

@@ -27,6 +27,7 @@ def save(path, identity=None):
     return model
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_a_collected_dataset_is_evaluated_and_drawn(tmp_path, command):
     command("data", "collect", "Pendulum-v1", "--transitions", 500, "--workers", 1)

@@ -72,6 +72,15 @@ def test_cached_decoding(model: TrajWorld, golden: dict[str, Array], known: Vari
         np.testing.assert_allclose(found, golden[name][:, steps:], atol=1e-4)
 
 
+def test_the_baseline(goldens: Path, golden: dict[str, Array], known: Variates, tmp_path: Path) -> None:
+    path = tmp_path / "model.keras"
+    assert main(["checkpoint", "import", str(goldens / "tdm_dynamics.pkl"), "-o", str(path)]) == 0
+    baseline = load_model(path)
+    assert (baseline.kind, baseline.sizes.window) == ("tdm", golden["values"].shape[1])
+    logits = compiled(baseline, baseline)(golden["values"], golden["time_mask"], known)
+    assert_real_rows_close(logits, golden, "tdm_logits")
+
+
 def test_encoding_and_target_bins(golden: dict[str, Array]) -> None:
     values, lower, upper = (golden[name] for name in ("values", "min_values", "max_values"))
     np.testing.assert_allclose(
@@ -174,7 +183,10 @@ DAMAGE: dict[str, tuple[Callable[[Any], Any], str]] = {
     "no bias": (changed("blocks_1/Dense_0/bias", None), "of its sizes has"),
     "no first block": (changed("blocks_0", None), "'blocks_0/.*' is missing"),
     "no blocks": (lambda tree: [tree.pop(f"blocks_{layer}") for layer in range(3)], "blocks must be"),
-    "baseline": (lambda tree: [tree.pop("embed_variate"), tree["blocks_0"].pop("Attention_0")], "TDM"),
+    "half a baseline": (
+        lambda tree: [tree.pop("embed_variate"), tree["blocks_0"].pop("Attention_0")],
+        "of its sizes has",
+    ),
     "no input": (changed("embed_proj", None), "no matrix 'embed_proj/kernel'"),
     "no variates": (changed("embed_variate/embedding", np.ones((0, 6), "f4")), "variates must be"),
     "extra weight": (changed("lora/kernel", np.ones(3, "f4")), "of its sizes has"),

@@ -135,6 +135,11 @@ def test_a_bootstrap_sample_is_a_function_of_the_row() -> None:
     run = active_backend().compile(lambda rows: model._bootstrap(rows), model)
     counts = ops.convert_to_numpy(run(many))
     shuffled = RNG.permutation(4000)
+    own = float(ops.convert_to_numpy(model.sampling))
+    model.sampling.assign(own + 1)
+    others = ops.convert_to_numpy(run(many))
+    model.sampling.assign(own)
+    assert np.abs(np.corrcoef(counts, others)[:3, 3:]).max() < 0.06, "another run's samples are others"
     np.testing.assert_array_equal(ops.convert_to_numpy(run(many[shuffled])), counts[:, shuffled])
     # Poisson with mean 1, of each member for itself.
     expected = np.exp(-1) / np.array([1, 1, 2, 6])
@@ -142,7 +147,8 @@ def test_a_bootstrap_sample_is_a_function_of_the_row() -> None:
         np.testing.assert_allclose([np.mean(member == k) for k in range(4)], expected, atol=0.03)
     assert np.abs(np.corrcoef(counts)[np.triu_indices(3, 1)]).max() < 0.06
     # The same on every backend: the arithmetic of 32-bit integers.
-    draws = np.random.default_rng(0).integers(2**31, size=(2, 3, 1, 12))[0]
+    draws = np.random.default_rng(0).integers(2**31, size=(2, 3, 1, 13))[0]
+    many = np.append(many, np.full((4000, 1), own, np.float32), axis=1)
     mixed = (many.view(np.uint32).astype(object) * (2 * draws + 1)).sum(axis=-1) % 2**32
 
     def shifted(number: int, by: int) -> int:
@@ -174,6 +180,7 @@ def noisy_motion(folder: Path) -> Dataset:
     return write_store(folder, episodes, name=folder.name, source="", environment="test/noisy")
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_it_learns_a_linear_system_to_its_noise_floor(tmp_path: Path) -> None:
     data = noisy_motion(tmp_path / "data")
@@ -214,6 +221,20 @@ def test_it_is_pretrained_on_robots_of_several_sizes_and_resumed(tmp_path: Path)
         np.testing.assert_allclose(one, other, atol=1e-6)
     history = data[1].rows[None, 3:8]
     assert tw.predict(whole, history, ranges=data[1])[0].shape == (1, 5)
+
+
+def test_members_are_models_of_their_own() -> None:
+    model, before = ensemble(), rows(5)
+    model.choose_elites(np.array([0.3, 0.1, 0.2]))
+    means, stds = by_hand(model, before)
+    values = np.stack([before, rows(5)], axis=1)
+    alone = model.alone()
+    assert len(alone) == 2
+    for one, mean, std in zip(alone, means[1:], stds[1:], strict=True):
+        run = active_backend().compile(lambda batch, one=one: one.predict(batch), one)
+        found = run(Batch(values, np.ones((5, 2), np.float32), variates()))
+        np.testing.assert_allclose(ops.convert_to_numpy(found.mean)[:, :4], mean, atol=1e-5)
+        np.testing.assert_allclose(ops.convert_to_numpy(found.std)[:, :4], std, rtol=1e-4)
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

@@ -74,6 +74,7 @@ def test_nothing_depends_on_the_column_of_the_reward(log: Dataset) -> None:
     assert told[0] != pytest.approx(told[1], rel=1e-3)
 
 
+@pytest.mark.once
 def test_a_log_is_trained_and_measured_on_its_observations(
     tmp_path: Path, log: Dataset, command: Any
 ) -> None:
@@ -171,14 +172,14 @@ def test_checks_count_real_values_inside_episodes(tmp_path: Path) -> None:
 def test_three_commands_from_a_log_to_a_fine_tuned_model(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any
 ) -> None:
-    """Those of the README, with fewer steps: the error is below copying and below a regression on the last row."""
+    """Those of the README, smaller: the error is below copying and below a regression on the last row."""
     monkeypatch.chdir(tmp_path)
-    tank().to_csv("tank.csv", index=False)
+    tank(6000).to_csv("tank.csv", index=False)
     assert command("data", "columns", "tank.csv")[0] == 0
     three = (
         "data import tank.csv --id mine/tank-v0 --test 0.2",
-        "train mine/tank-v0 --init trajworld-small --steps 120 -o runs/tank",
-        "evaluate runs/tank/best.keras mine/tank-test-v0 --ridge mine/tank-v0 --windows 1000 -o evaluation",
+        "train mine/tank-v0 --init trajworld-small --steps 120 --batch-size 8 -o runs/tank",
+        "evaluate runs/tank/best.keras mine/tank-test-v0 --ridge mine/tank-v0 --windows 300 -o evaluation",
     )
     for words in three:
         code, _, err = command(*words.split())

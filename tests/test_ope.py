@@ -21,7 +21,8 @@ from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.ope import Coverage, imagined_values, metrics_table, ope_metrics
 from trajworld.evaluation.ope_settings import OpeSettings
-from trajworld.evaluation.returns import Returns
+from trajworld.evaluation.returns import Returns, imagined_returns, standard_error
+from trajworld.models.rollout import compile_rollout
 from trajworld.policies.files import save_policy
 from trajworld.policies.policy import Layer, Policy
 
@@ -127,28 +128,67 @@ def test_estimates_of_several_policies(model: Linear, data: Dataset) -> None:  #
     settings = OpeSettings(horizon=25, states=24, batch_size=2, seed=1)
     told: list[tuple[int, int | None]] = []
     table = imagined_values(
-        model, data, SUPPORT, policies, settings, lambda done, total, what: told.append((done, total))
+        [(model, SUPPORT)], data, policies, settings, lambda done, total, what: told.append((done, total))
     )
     assert list(table["policy"]) == ["first", "second", "third"]
     # As many as there are episodes.
     assert (table["states"] == 4).all()
     assert (table["estimate low"] < table["estimate"]).all()
     assert told[-1] == (12, 12)
-    again = imagined_values(model, data, SUPPORT, {"second": policies["second"]}, settings)
+    again = imagined_values([(model, SUPPORT)], data, {"second": policies["second"]}, settings)
     # A policy's estimate does not depend on which others there are.
     np.testing.assert_array_equal(again["estimate"], table["estimate"][1:2])
     wide = imagined_values(
-        model, data, SUPPORT, policies, OpeSettings(horizon=25, states=24, batch_size=2, half_width=1e9)
+        [(model, SUPPORT)], data, policies, OpeSettings(horizon=25, states=24, batch_size=2, half_width=1e9)
     )
     assert (wide["states"] == 2).all()
 
 
+def test_several_models_give_their_mean_and_their_spread(model: Linear, data: Dataset) -> None:  # noqa: F811
+    other = Linear(model.sizes)
+    kernel, *rest = model.get_weights()
+    other.set_weights([1.1 * kernel, *rest])
+    policies = {"one": linear_policy(0, True), "two": linear_policy(1, False)}
+    settings = OpeSettings(horizon=25)
+    one, two, both = (
+        imagined_values([(each, SUPPORT) for each in models], data, policies, settings)
+        for models in ([model], [other], [model, other])
+    )
+    np.testing.assert_array_equal(model.get_weights()[0], kernel)
+    estimates = np.stack([one["estimate"], two["estimate"]])
+    np.testing.assert_allclose(both["estimate"], estimates.mean(axis=0))
+    errors = np.stack([(each["estimate high"] - each["estimate"]) / 1.96 for each in (one, two)])
+    variance = (errors**2).mean(axis=0) + estimates.var(axis=0, ddof=1) / 2
+    np.testing.assert_allclose((both["estimate high"] - both["estimate"]) / 1.96, np.sqrt(variance))
+    np.testing.assert_allclose(both["between models"], estimates.std(axis=0, ddof=1))
+
+
+def test_states_are_added_until_the_interval_is_narrow(model: Linear, data: Dataset) -> None:  # noqa: F811
+    starts = np.random.default_rng(2).uniform(-1.9, 1.9, (200, 3)).astype(np.float32)
+    policies = {str(seed): linear_policy(seed, True) for seed in range(3)}
+    settings = OpeSettings(horizon=30, batch_size=32, discount=0.95)
+    run, ends = compile_rollout(model, 3), lambda seen: np.abs(seen[..., 0]) > 2
+
+    def returns(**given: float) -> dict[str, Returns]:
+        options = replace(settings, **given)
+        return imagined_returns(model, run, data, SUPPORT, starts, policies, ends, options)
+
+    whole = {name: one.discounted for name, one in returns(negligible=0).items()}
+    wanted = 2.5 * max(1.96 * standard_error(values) for values in whole.values())
+    found = returns(half_width=wanted)
+    counts = [len(one.discounted) for one in found.values()]
+    assert 8 <= min(counts) < max(counts) < 200
+    for name, one in found.items():
+        assert 1.96 * standard_error(one.discounted) <= wanted
+        np.testing.assert_allclose(one.discounted, whole[name][: len(one.discounted)], atol=0.1 * wanted)
+
+
 def test_a_policy_of_another_robot_is_refused_by_name(model: Linear, data: Dataset) -> None:  # noqa: F811
     with pytest.raises(TrajWorldError, match="policy strange reads 5 observation values"):
-        imagined_values(model, data, SUPPORT, {"strange": linear_policy(0, True, 5)}, OpeSettings())
+        imagined_values([(model, SUPPORT)], data, {"strange": linear_policy(0, True, 5)}, OpeSettings())
     with pytest.raises(TrajWorldError, match="records no rewards"):
         imagined_values(
-            model, replace(data, reward=False), SUPPORT, {"one": linear_policy(0, True)}, OpeSettings()
+            [(model, SUPPORT)], replace(data, reward=False), {"one": linear_policy(0, True)}, OpeSettings()
         )
 
 

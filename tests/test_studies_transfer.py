@@ -217,6 +217,7 @@ def test_mistakes_end_in_one_line(arguments: str, message: str, tmp_path: Path, 
     assert (code, message in " ".join(err.split()), (tmp_path / "out").exists()) == (2, True, False), err
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_a_run_is_measured_as_it_goes_and_may_diverge(tmp_path: Path) -> None:
     data, of = study_data(tmp_path, 20), {"batch_size": 4, "warmup_steps": 2, "decay_steps": 10**9}

@@ -202,6 +202,7 @@ def test_a_run_records_what_its_initial_model_saw(tmp_path: Path, plain_steps: A
     assert not check_unseen(older, HOPPER)
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_the_command_collects_once_measures_and_reports(
     model_file: Path, tmp_path: Path, command: Any

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,17 +13,18 @@ from numpy_reference import Array, Reference, known_variates, numpy, weights_of_
 from trajworld.backend import active_backend
 from trajworld.data.batch import Variates
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.models.interface import MODELS
-from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.identity import Identity
+from trajworld.models.interface import MODELS, new_model
+from trajworld.models.sizes import TrajWorldSizes, TransformerSizes
 from trajworld.models.trajworld import TrajWorld
 
 SIZES = TrajWorldSizes(blocks=2, width=8, heads=2, window=6, bins=16, variates=12, dropout=0.2)
 
 
-def randomised(sizes: TrajWorldSizes, seed: int = 0, dtype: str = "float32") -> TrajWorld:
+def randomised(sizes: TransformerSizes, seed: int = 0, dtype: str = "float32") -> Any:
     """A model all of whose weights, biases and norms included, are random."""
     rng = np.random.default_rng(seed)
-    model = TrajWorld(sizes, dtype=dtype)
+    model = new_model(sizes, Identity(), dtype)
     for variable in model.weights:
         centre = 1.0 if variable.path.endswith("gamma") else 0.0
         variable.assign(centre + rng.normal(0, 0.3, variable.shape).astype(np.float32))

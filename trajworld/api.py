@@ -128,11 +128,11 @@ def predict(
         before = window - 1 - rows.shape[1]
         values = np.pad(rows, [(0, 0), (before, 1), (0, 0)])
         mask = np.pad(np.ones(rows.shape[:2], np.float32), [(0, 0), (before, 1)])
-    parts, size = [], min(_WINDOWS_AT_ONCE, len(values))
+    parts, size, predict = [], min(_WINDOWS_AT_ONCE, len(values)), next(iter(_compiled(model).values()))
     for begin in range(0, len(values), size):
         # The last of several batches repeats its last window: another shape would be compiled anew.
         places = np.arange(begin, begin + size).clip(max=len(values) - 1)
-        mean_std = _compiled(model)(values[places], mask[places], variates)[:2]
+        mean_std = predict(values[places], mask[places], variates)[:2]
         parts.append([ops.convert_to_numpy(array)[:, : observations + 1] for array in mean_std])
     means, stds = np.concatenate(parts, axis=1, dtype=np.float32)[:, : len(values)]
     if variates.mask is not None and not variates.mask[observations]:
@@ -188,7 +188,8 @@ def evaluate(
 
     Returns a row for each observation variate and the reward, if any, then the means ``observations`` and ``all`` (with
     the reward). Columns: ``std`` over the dataset, ``mae``, ``mse``, ``normalised_mae`` and ``normalised_mse`` (in
-    standard deviations and variances, of variates that vary), ``nll`` in nats, and the baseline's ``copy_mae``, ….
+    standard deviations and variances, of variates that vary), ``nll`` in nats, the baseline's ``copy_mae``, …, and
+    of a model that predicts in several ways, such as a TDM's ``teacher_forced_mae``, ….
 
     Raises:
         UsageError: A number is out of range.
@@ -201,10 +202,16 @@ def evaluate(
     dataset = _opened(data)
     support = support_for(model, dataset, _chosen(model, ranges))
     choice: Any = {"limit": windows, "seed": seed}
-    found = prediction_errors(model, dataset, support=support, one_step=_compiled(model), **choice)
+    found, *others = (
+        prediction_errors(model, dataset, support=support, one_step=one, predictor=name, **choice)
+        for name, one in _compiled(model).items()
+    )
     copied = copy_last_row_errors(dataset, window=model.sizes.window, **choice)
-    ours, copy = (pandas.DataFrame(each.table).T.astype(float) for each in (found, copied))
-    return ours.join(copy.drop(columns=["std", "nll"]).add_prefix("copy_")).rename_axis("variate")
+    table = pandas.DataFrame(found.table).T
+    for prefix, each in [("copy", copied), *((one.predictor.removesuffix(" model"), one) for one in others)]:
+        more = pandas.DataFrame(each.table).T.drop(columns=["std", "nll"] if each is copied else ["std"])
+        table = table.join(more.add_prefix(f"{prefix.replace('-', '_')}_"))
+    return table.astype(float).rename_axis("variate")
 
 
 def _opened(data: Data) -> Dataset:
@@ -258,8 +265,10 @@ def _numbers(name: str, array: ArrayLike) -> NDArray[np.float32]:
 
 @functools.lru_cache(maxsize=8)
 def _compiled(model: Any, observation_size: int | None = None) -> Any:
-    """One-step predictions; or rollouts in data of one observation size."""
-    from trajworld.evaluation.one_step import compile_one_step
+    """One-step predictions, by who predicts; or rollouts in data of one observation size."""
+    from trajworld.evaluation.one_step import compile_predictions
     from trajworld.models.rollout import compile_rollout
 
-    return compile_one_step(model) if observation_size is None else compile_rollout(model, observation_size)
+    return (
+        compile_predictions(model) if observation_size is None else compile_rollout(model, observation_size)
+    )

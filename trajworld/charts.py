@@ -12,6 +12,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullLocator
 from numpy.typing import NDArray
@@ -162,6 +163,37 @@ def scatter(table: pd.DataFrame, look: Look, *, x: str, y: str, series: str) -> 
     axes.set_ylabel(y)
     if len(styles) > 1:
         axes.legend(frameon=False, labelcolor=look.colour("text"), fontsize=9)
+    return figure
+
+
+def heatmap(table: pd.DataFrame, look: Look, *, x: str, y: str, value: str, panel: str) -> Figure:
+    """Draw positive ratios ``value`` as squares, ``y`` down and ``x`` across, a panel for each value of ``panel``.
+
+    Below 1 they have one colour, above it another, full at a quarter and at four; a pair without a value is a gap.
+    """
+    table = table[np.isfinite(table[value].astype(float))]
+    if not len(table):
+        return nothing(blank(look, *look.size), look)
+    figure, panels = _new_panels(look, list(dict.fromkeys(table[panel])))
+    ends = [look.colour(name) for name in ("fine-tuned", "paper", "from scratch")]
+    shades = LinearSegmentedColormap.from_list("ratio", ends)
+    rows, columns = (list(dict.fromkeys(table[name])) for name in (y, x))
+    for axes, (_, part) in zip(panels, table.groupby(panel, sort=False), strict=True):
+        wide = part.pivot(index=y, columns=x, values=value).reindex(index=rows, columns=columns)
+        axes.imshow(np.log2(wide.to_numpy(float)), cmap=shades, vmin=-2, vmax=2, aspect="auto")
+        axes.grid(visible=False)
+        axes.spines["bottom"].set_visible(False)
+        for (row, column), ratio in np.ndenumerate(wide.to_numpy(float)):
+            shown = f"{ratio:.2f}" if ratio < 10 else f"{ratio:.0f}"
+            text = shown if np.isfinite(ratio) else "–"
+            axes.text(column, row, text, ha="center", va="center", fontsize=8, color=look.colour("text"))
+        axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
+        spec = axes.get_subplotspec()
+        first = look.narrow or spec is None or spec.is_first_col()
+        axes.set_yticks(range(len(rows)), rows if first else [""] * len(rows), fontsize=8)
+        axes.tick_params(length=0)
+    figure.supxlabel(x, fontsize=9.5, color=look.colour("faint text"))
+    figure.supylabel(y, fontsize=9.5, color=look.colour("faint text"))
     return figure
 
 

@@ -143,7 +143,7 @@ def mutate(name: str, data: bytes, rng: random.Random) -> bytes:
     with contextlib.suppress(TypeError, ValueError, KeyError, OSError, OverflowError, AttributeError):
         if suffix in (".hdf5", ".h5"):
             return mutate_hdf5(data, rng)
-        if suffix == ".keras":
+        if suffix in (".keras", ".zip", ".pt"):
             return mutate_archive(data, rng)
         if suffix == ".json":
             return json.dumps(mutate_tree(json.loads(data), rng)).encode()
@@ -166,19 +166,14 @@ def mutate(name: str, data: bytes, rng: random.Random) -> bytes:
     return mutate_bytes(data, rng)
 
 
-def worker(reader: str, folder: Path, seed: int, first: int, last: int) -> None:
-    """Mutate and read the files of some numbers, and print how each ended."""
-    from readers import READERS
-
-    from trajworld.errors import TrajWorldError
-
-    (_, patterns, reads, _), case, outside = READERS[reader], folder / f"{reader}-case", list[str]()
+def worker(folder: Path, case: Path, seed: int, jobs: list[tuple[str, int, int]]) -> None:
+    """Mutate and read the files of some numbers of each reader, and print how each ended."""
     os.environ |= {
         "HOME": str(case),
         "MINARI_DATASETS_PATH": f"{case}/minari",
         "TRAJWORLD_HOME": f"{case}/home",
     }
-    allowed, peak = (str(case), str(folder / "tmp"), "/dev/"), 0
+    allowed, outside = (str(case), str(folder / "tmp"), "/dev/"), list[str]()
 
     def watch(event: str, arguments: Any) -> None:
         """Note what is written, run or called outside of the folder."""
@@ -193,10 +188,24 @@ def worker(reader: str, folder: Path, seed: int, first: int, last: int) -> None:
         if not place.startswith(allowed) or event in ("subprocess.Popen", "os.system", "socket.connect"):
             outside.append(f"{event} {arguments}")
 
-    paths = sorted(path for one in patterns.split() for path in (folder / reader).glob(one) if path.is_file())
+    import readers  # noqa: F401
+
     sys.addaudithook(watch)
+    for reader, first, last in jobs:
+        read_some(reader, folder, case, seed, (first, last), outside)
+
+
+def read_some(
+    reader: str, folder: Path, case: Path, seed: int, numbers: tuple[int, int], outside: list[str]
+) -> None:
+    from readers import READERS
+
+    from trajworld.errors import TrajWorldError
+
+    (_, patterns, reads, _), peak = READERS[reader], 0
+    paths = sorted(path for one in patterns.split() for path in (folder / reader).glob(one) if path.is_file())
     # Undamaged, each is read; what is compiled and imported is there.
-    for number in (*range(-len(paths), 0), *range(first, last)):
+    for number in (*range(-len(paths), 0), *range(*numbers)):
         chosen = paths[number] if number < 0 else random.Random(number).choice(paths)
         path = case / chosen.relative_to(folder / reader)
         shutil.rmtree(case, ignore_errors=True)
@@ -230,12 +239,13 @@ def worker(reader: str, folder: Path, seed: int, first: int, last: int) -> None:
         faults = {"WARNED": warned, "MEMORY": now - peak > MEMORY, "OUTSIDE": outside, "LEFTOVERS": left}
         ended = next((fault for fault, there in faults.items() if there), ended)
         said = f"{said} {outside} {[str(one.message) for one in warned]}"[:1500] if ended.isupper() else ""
-        print(json.dumps({"file": f"{number} {path.name}", "ended": ended, "said": said}), flush=True)
+        told = {"reader": reader, "file": f"{number} {path.name}", "ended": ended, "said": said}
+        print(json.dumps(told), flush=True)
 
 
-def read_all(reader: str, folder: Path, seed: int, count: int) -> list[dict[str, Any]]:
-    """How each of a reader's files ended, by as many workers as it takes."""
-    found: list[dict[str, Any]] = []
+def read_all(folder: Path, seed: int, counts: dict[str, int]) -> dict[str, list[dict[str, Any]]]:
+    """How each of some readers' files ended, one after another, by as many workers as it takes."""
+    found: dict[str, list[dict[str, Any]]] = {name: [] for name in counts}
     environment = {
         **os.environ,
         "OMP_NUM_THREADS": "1",
@@ -244,15 +254,22 @@ def read_all(reader: str, folder: Path, seed: int, count: int) -> list[dict[str,
     }
     kept = "MPLCONFIGDIR", "TMPDIR", "JAX_COMPILATION_CACHE_DIR"
     environment |= dict.fromkeys(kept, str(folder / "tmp"))
-    while len(found) < count:
-        words = [sys.executable, __file__, "--worker", reader, folder, *map(str, (seed, len(found), count))]
-        done = subprocess.run(words, capture_output=True, text=True, env=environment)
-        found += [json.loads(line) for line in done.stdout.splitlines()]
-        if len(found) < count:
+    words = [sys.executable, __file__, "--worker", folder, folder / "-".join(("case", *counts)), str(seed)]
+
+    def left() -> list[tuple[str, int, int]]:
+        return [(name, len(found[name]), count) for name, count in counts.items() if len(found[name]) < count]
+
+    while jobs := left():
+        done = subprocess.run([*words, json.dumps(jobs)], capture_output=True, text=True, env=environment)
+        for line in done.stdout.splitlines():
+            one = json.loads(line)
+            found[one.pop("reader")].append(one)
+        if now := left():
             ended = (
                 "HANG" if -done.returncode in (signal.SIGALRM, signal.SIGPROF) else f"ENDED {done.returncode}"
             )
-            found.append({"file": str(len(found)), "ended": ended, "said": done.stderr[-1500:]})
+            name, number, _ = now[0]
+            found[name].append({"file": str(number), "ended": ended, "said": done.stderr[-1500:]})
     return found
 
 
@@ -269,12 +286,23 @@ def campaign(
         (folder / "tmp").mkdir()
         with h5py.File(folder / "outside.hdf5", "w") as file:
             file["observations"] = np.full((30, 3), CANARY, "f4")
+        made: dict[Any, Path] = {}
         for name, (make, *_) in chosen.items():
+            if make in made:
+                shutil.copytree(made[make], folder / name)
+                continue
             (folder / name).mkdir()
             make(folder / name)
-        counts = [max(1, round(count * share / total)) for *_, share in chosen.values()]
-        ends = pool.map(lambda name, number: read_all(name, folder, seed, number), chosen, counts)
-        found = dict(zip(chosen, ends, strict=True))
+            made[make] = folder / name
+        counts = {name: max(1, round(count * share / total)) for name, (*_, share) in chosen.items()}
+        # A process takes longer to import than to read a hundred files: two take all.
+        halves = [dict(list(counts.items())[start::2]) for start in range(min(2, len(counts)))]
+        ends = {
+            name: one
+            for half in pool.map(lambda half: read_all(folder, seed, half), halves)
+            for name, one in half.items()
+        }
+        found = {name: ends[name] for name in chosen}
     faults = [
         f"{name} {one}" for name in found for one in found[name] if one["ended"] not in ("read", "refused")
     ]
@@ -285,7 +313,7 @@ if __name__ == "__main__":
     sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
     os.environ.setdefault("KERAS_BACKEND", "jax")
     if sys.argv[1:2] == ["--worker"]:
-        worker(sys.argv[2], Path(sys.argv[3]), *map(int, sys.argv[4:]))
+        worker(Path(sys.argv[2]), Path(sys.argv[3]), int(sys.argv[4]), json.loads(sys.argv[5]))
         sys.exit()
     counts, faults = campaign(*map(int, [*sys.argv[1:3], *["2000", "0"][len(sys.argv) - 1 :]]), sys.argv[3:])
     for name, ended in counts.items():

@@ -1,10 +1,12 @@
-"""Choosing episodes: holdout sets and smaller amounts of data, always of whole episodes."""
+"""Choosing episodes: test and holdout sets and smaller amounts of data, always of whole episodes."""
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from trajworld.data.dataset import Dataset
 from trajworld.errors import UsageError
+
+_SET_ASIDE = 20260
 
 
 def split_episodes(
@@ -23,6 +25,11 @@ def split_episodes(
     held = min(max(round(num_episodes * holdout_fraction), 1), num_episodes - 1)
     order = np.random.default_rng(seed).permutation(num_episodes)
     return np.sort(order[held:]), np.sort(order[:held])
+
+
+def set_aside(num_episodes: int, test_fraction: float) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Split episodes at random into (the others, test), each sorted: the same ones for every run of a dataset."""
+    return split_episodes(num_episodes, test_fraction, _SET_ASIDE)
 
 
 def limit_transitions(

@@ -19,6 +19,9 @@ from trajworld.policies.policy import Policy
 
 Floats = NDArray[np.float32]
 
+_ACTIONS_KEPT, _DRAWS_KEPT = 400_000, 4
+_BALANCED = 50
+
 
 class QFunctions(keras.Model):
     """P multilayer perceptrons in one batched product: from inputs ``[P, N, I]`` to values ``[P, N]``."""
@@ -105,9 +108,9 @@ def fitted_q_values(
         seen = np.broadcast_to((observations - centre) / scale, (len(policies), *observations.shape))
         return np.concatenate([seen, actions], axis=-1, dtype=np.float32)
 
-    # Values in units of what rewards can add up to, around what they add up to on average.
-    usual = data.rewards.mean() / (1 - settings.discount)
+    # Values in units of what rewards can add up to, around each policy's usual value.
     unit = (data.rewards.std() or 1.0) / (1 - settings.discount)
+    usual = np.full((len(policies), 1), data.rewards.mean() / (1 - settings.discount))
     size = dataset.observation_size + dataset.action_size
     fitted, before = (QFunctions(len(policies), size, settings.width, settings.seed) for _ in range(2))
     step = backend.training_step(
@@ -116,15 +119,29 @@ def fitted_q_values(
         lambda x, wanted: ops.sum(ops.mean((fitted(x) - wanted) ** 2, axis=1)),
     )
     value = backend.compile(lambda x: before(x), before)
-    drawn = settings.steps, settings.batch_size
+    count, drawn = len(data.rewards), settings.steps * settings.batch_size
+    # A policy's net costs more than Q: what it does is drawn beforehand, a few times for each transition.
+    times = int(np.clip(_ACTIONS_KEPT // count, 1, _DRAWS_KEPT))
+    acted = np.empty((times, len(policies), count, dataset.action_size), np.float32)
+    for draw, number in np.ndindex(acted.shape[:2]):
+        for begin in range(0, count, drawn):
+            some = slice(begin, begin + drawn)
+            acted[draw, number, some] = policies[number].act(data.followed[some], rng)
     for iteration in range(settings.iterations):
-        places = rng.integers(len(data.rewards), size=drawn[0] * drawn[1])
+        places = rng.integers(count, size=drawn)
         followed = data.followed[places]
-        later = np.stack([policy.act(followed, rng) for policy in policies])
-        ahead = usual + unit * ops.convert_to_numpy(value(inputs(followed, later)))
-        wanted = data.rewards[places] + settings.discount * np.where(data.terminal[places], 0.0, ahead)
-        wanted = ((wanted - usual) / unit).astype(np.float32)
+        later = acted[rng.integers(times), :, places].swapaxes(0, 1)
+        ahead = unit * np.asarray(ops.convert_to_numpy(value(inputs(followed, later))), np.float64)
         now = inputs(data.observations[places], np.broadcast_to(data.actions[places], later.shape))
+        kept = settings.discount * ~data.terminal[places]
+        if iteration < settings.iterations / 2:
+            # What is the same everywhere would take the longest to learn, 1 / (1 - discount) backups: it is solved for,
+            # so that on average a value is the reward and the value after it; then the backups go on from there.
+            held = unit * ops.convert_to_numpy(value(now))
+            gap = (data.rewards[places] + kept * ahead - held).mean(axis=1, keepdims=True)
+            usual += (gap / (1 - kept).mean() - usual) / min(iteration + 1, _BALANCED)
+        wanted = data.rewards[places] + kept * (usual + ahead)
+        wanted = ((wanted - usual) / unit).astype(np.float32)
         rate = settings.learning_rate * (1 - 0.9 * iteration / settings.iterations)
         for begin in range(0, len(places), settings.batch_size):
             batch = slice(begin, begin + settings.batch_size)

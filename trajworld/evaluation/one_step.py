@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from trajworld.backend import active_backend
 from trajworld.data.batch import Batch, Variates, variates_of
@@ -18,7 +18,7 @@ from trajworld.data.summary import variate_names
 from trajworld.data.windows import WindowIndex, gather_windows
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.identity import Identity
-from trajworld.models.interface import Predicted, Short, WorldModel
+from trajworld.models.interface import Predicted, Short, WorldModel, predictions_of
 from trajworld.models.ranges import Support, pretraining_support
 
 WINDOW = 20
@@ -161,6 +161,15 @@ def compile_one_step(model: WorldModel, short: Short = "padded") -> OneStep:
     )
 
 
+def compile_predictions(model: WorldModel) -> dict[str, OneStep]:
+    """As :func:`compile_one_step`, in each way in which a model predicts rows, by who predicts; that one's first."""
+
+    def compiled(predict: Callable[..., Predicted]) -> OneStep:
+        return active_backend().compile(lambda *arrays: predict(Batch(*arrays)), model)
+
+    return {predictor: compiled(predict) for predictor, predict in predictions_of(model).items()}
+
+
 def copying_predictor(dataset: Dataset) -> Predictor:
     """The baseline that predicts the last row of a dataset's windows to equal the one before it."""
     predicted = dataset.num_predicted
@@ -195,12 +204,14 @@ def prediction_errors(
     *,
     support: Support | Ranges,
     one_step: OneStep | None = None,
+    predictor: str = "model",
     **choice: Any,
 ) -> PredictionErrors:
     """The errors of the model's expectation of each window's last row, from the at most T - 1 rows before it.
 
     The model reads them over ``support``, arrays ``[M]``: see :func:`support_for`. ``one_step`` is what
-    :func:`compile_one_step` made of it, where it is evaluated more than once; ``choice`` is that of :func:`errors_of`.
+    :func:`compile_one_step` made of it, where it is evaluated more than once, and ``predictor`` its name; ``choice`` is
+    that of :func:`errors_of`.
 
     Raises:
         UsageError: The limit is less than 1.
@@ -209,7 +220,7 @@ def prediction_errors(
     ranges = support if isinstance(support, Ranges) else Ranges(support, "given")
     predict = model_predictor(model, dataset, ranges.support, one_step)
     about: dict[str, Any] = {"ranges": ranges.origin, "window": model.sizes.window}
-    return errors_of(predict, dataset, predictor="model", **about, **choice)
+    return errors_of(predict, dataset, predictor=predictor, **about, **choice)
 
 
 def copy_last_row_errors(dataset: Dataset, **choice: Any) -> PredictionErrors:
@@ -231,14 +242,16 @@ def errors_of(
     limit: int | None = None,
     batch_size: int = BATCH_SIZE,
     seed: int = 0,
+    episodes: ArrayLike | None = None,
     progress: Progress | None = None,
 ) -> PredictionErrors:
     """The metric itself: errors of any ``predictor`` (its name) of the last row of windows of length ``window``.
 
-    At most ``limit`` windows, drawn by ``seed``, are predicted, all where it is None; ``batch_size`` at once, to which
-    the last batch is filled up, so that one shape is compiled. ``progress`` is called after each.
+    Of the windows of ``episodes`` (all where not given) at most ``limit``, drawn by ``seed``, are predicted, all where
+    it is None; ``batch_size`` at once, to which the last batch is filled up, so that one shape is compiled.
+    ``progress`` is called after each.
     """
-    index = WindowIndex.of(dataset)
+    index = WindowIndex.of(dataset, episodes)
     if limit is not None and limit < 1:
         raise UsageError(f"at least 1 window must be predicted, not {limit}")
     ranks = drawn(np.arange(len(index)), limit, seed)

@@ -1,7 +1,9 @@
 """Off-policy evaluation of several policies: how good the estimates are, and how far they rest on the data."""
 
+import contextlib
+import functools
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -23,6 +25,7 @@ from trajworld.evaluation.ope_settings import FittedQSettings, OpeSettings
 from trajworld.evaluation.returns import Returns, imagined_returns, initial_states, standard_error
 from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
+from trajworld.models.rollout import compile_rollout
 from trajworld.policies.policy import Policy
 from trajworld.study.tables import HIGH, LOW, interval
 
@@ -139,59 +142,89 @@ class Coverage:
 
 
 def imagined_values(
-    model: WorldModel,
+    models: Sequence[tuple[WorldModel, Support]],
     dataset: Dataset,
-    support: Support,
     policies: Mapping[str, Policy],
     settings: OpeSettings,
     progress: Progress | None = None,
 ) -> pd.DataFrame:
-    """Estimate policies' values by rollouts inside a model.
+    """Estimate policies' values by rollouts inside one model, or several, each with the range over which it reads.
 
     Returns:
-        A row a policy: its ``estimate``, the mean over initial states, with its 95 % interval (``estimate low``,
-        ``estimate high``), how many ``states``, mean ``steps`` and the share of rollouts that ``ended``, the distances
-        of :class:`Coverage`, and the ``problem`` of rollouts that are left out.
+        A row a policy: its ``estimate``, the mean over initial states and then over models, with its 95 % interval
+        (``estimate low``, ``estimate high``), how many ``states``, mean ``steps`` and the share of rollouts that
+        ``ended``, the distances of :class:`Coverage`, and the ``problem`` of rollouts that are left out. Of several
+        models the interval holds their spread too, whose standard deviation is ``between models``.
 
     Raises:
         TrajWorldError: A policy is of another size.
     """
-    from trajworld.models.rollout import Controller, PolicyController, compile_rollout
-
     check_policies(policies, dataset)
-    run = compile_rollout(model, dataset.observation_size)
     ends, coverage = termination_rule(dataset.environment), Coverage.of(dataset, settings.seed)
     starts = initial_states(dataset, settings.states, settings.seed)
-    groups = -(-len(starts) // settings.batch_size)
-    rows = []
-    for number, (name, policy) in enumerate(policies.items()):
+    (model, _), tables = models[0], []
+    run = compile_rollout(model, dataset.observation_size)
+    for number, (another, support) in enumerate(models):
+        if not _of_one_program(model, another):
+            model, run = another, compile_rollout(another, dataset.observation_size)
+        told = None if progress is None else functools.partial(_of_several, progress, number, len(models))
+        with _weights_of(another, model):
+            found = imagined_returns(model, run, dataset, support, starts, policies, ends, settings, told)
+        rows = []
+        for name, one in found.items():
+            counts = {"steps": one.lengths.mean(), "ended": one.ended.mean()} if len(one.lengths) else {}
+            rows.append(
+                mean_row(name, one.discounted) | counts | coverage.measure(one) | {"problem": one.problem}
+            )
+        tables.append(pd.DataFrame(rows))
+    return tables[0] if len(tables) == 1 else _over_models(tables)
 
-        def control(noise: NDArray[np.float32], policy: Policy = policy) -> Controller:
-            drawn = noise if policy.log_std is not None else None
-            return PolicyController(policy.function, policy.weights, len(noise), drawn)
 
-        parts: list[Returns] = []
-        for begin in range(0, len(starts), settings.batch_size):
-            some = starts[begin : begin + settings.batch_size]
-            seed = int(np.random.SeedSequence([settings.seed, begin]).generate_state(1)[0])
-            # What is negligible is so to the interval of all groups together.
-            options = replace(settings, seed=seed, negligible=settings.negligible / np.sqrt(groups))
-            parts.append(imagined_returns(model, run, dataset, support, some, control, ends, options))
-            found = Returns.together(parts)
-            if progress is not None:
-                done = number * len(starts) + begin + len(some)
-                progress(done, len(policies) * len(starts), "policies in the model")
-            if 1.96 * standard_error(found.discounted) <= settings.half_width:
-                break
-        told = (
-            {"steps": float(found.lengths.mean()), "ended": float(found.ended.mean())}
-            if len(found.lengths)
-            else {}
-        )
-        rows.append(
-            mean_row(name, found.discounted) | told | coverage.measure(found) | {"problem": found.problem}
-        )
-    return pd.DataFrame(rows)
+def _of_several(progress: Progress, number: int, count: int, done: int, total: int, what: str) -> None:
+    progress(number * total + done, count * total, what)
+
+
+def _of_one_program(one: Any, other: Any) -> bool:
+    """Whether two models differ in their weights alone: then they share what is compiled."""
+    return bool(
+        one.kind == other.kind
+        and one.sizes == other.sizes
+        and one.dtype_policy.name == other.dtype_policy.name
+    )
+
+
+@contextlib.contextmanager
+def _weights_of(one: Any, model: Any) -> Iterator[None]:
+    """Meanwhile the model has the weights of that one."""
+    if one is model:
+        yield
+        return
+    own = model.get_weights()
+    model.set_weights(one.get_weights())
+    try:
+        yield
+    finally:
+        model.set_weights(own)
+
+
+def _over_models(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
+    """The mean over models, policy by policy; all have the same initial states, whose error it does not make less."""
+    groups = pd.concat(tables).groupby("policy", sort=False)
+    table, problems = (
+        groups.mean(numeric_only=True),
+        groups["problem"].agg(lambda each: "; ".join(filter(None, each))),
+    )
+    within = pd.concat(tables).assign(error=lambda rows: (rows["estimate" + HIGH] - rows["estimate"]) ** 2)
+    table["between models"] = groups["estimate"].std()
+    half_width = np.sqrt(
+        within.groupby("policy", sort=False)["error"].mean()
+        + (1.96 * table["between models"]) ** 2 / len(tables)
+    )
+    table["estimate" + LOW], table["estimate" + HIGH] = (
+        table["estimate"] - half_width,
+        table["estimate"] + half_width,
+    )
+    return table.assign(problem=problems).reset_index()
 
 
 def simulated_values(

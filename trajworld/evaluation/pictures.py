@@ -133,7 +133,7 @@ def variate_errors(model: PredictionErrors, baselines: Sequence[PredictionErrors
     Errors are in standard deviations of the variate; those that do not vary are left out. Many variates are cut to
     the ones that the model predicts worst.
     """
-    sides = {"model": model} | {one.predictor: one for one in baselines}
+    sides = {one.predictor: one for one in (model, *baselines)}
     errors = {
         name: pd.DataFrame(one.variates).T["normalised_mae"].astype(float) for name, one in sides.items()
     }

@@ -1,5 +1,6 @@
 """Everything that is measured and drawn of one model on one dataset."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,27 +46,29 @@ class Settings:
 
 
 class Evaluation(NamedTuple):
-    """One-step errors of a model, those of copying the last row of the same windows, open-loop ones, if any, and
-    one-step ones of ridge regressions, where data to fit them on were named.
+    """One-step errors of a model, those of copying the last row of the same windows, open-loop ones, if any, one-step
+    ones of ridge regressions, where data to fit them on were named, and those of the model's other ways to predict.
     """
 
     prediction: PredictionErrors
     copy_last_row: PredictionErrors
     open_loop: OpenLoopErrors | None
     ridges: tuple[PredictionErrors, ...] = ()
+    others: tuple[PredictionErrors, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """Plain JSON values."""
         one_step = {name: getattr(self, name).as_json() for name in ("prediction", "copy_last_row")}
-        ridges = {"ridges": [one.as_json() for one in self.ridges]} if self.ridges else {}
-        return one_step | {"open_loop": self.open_loop and asdict(self.open_loop)} | ridges
+        lists = {"ridges": self.ridges, "other_predictions": self.others}
+        more = {name: [one.as_json() for one in errors] for name, errors in lists.items() if errors}
+        return one_step | {"open_loop": self.open_loop and asdict(self.open_loop)} | more
 
 
 def evaluate(
     model: WorldModel,
     dataset: Dataset,
     ranges: Ranges,
-    one_step: OneStep,
+    compiled: Mapping[str, OneStep],
     settings: Settings,
     *,
     folder: Path | None = None,
@@ -75,9 +78,9 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on a dataset, and draw it into ``folder``, if any, with its ``name`` in the titles.
 
-    ``ranges`` and ``one_step`` are of :mod:`trajworld.evaluation.one_step`; on ``fitted`` ridge regressions are fitted
-    that are measured too. A ``TrajWorldError`` is raised where the
-    predictions are not finite, or a picture cannot be written.
+    ``ranges`` and ``compiled``, what ``compile_predictions`` returns, are of :mod:`trajworld.evaluation.one_step`; on
+    ``fitted`` ridge regressions are fitted that are measured too. A ``TrajWorldError`` is raised where the predictions
+    are not finite, or a picture cannot be written.
     """
     # Imported here: without pictures nothing waits for Matplotlib and pandas.
     from trajworld.charts import save_figure
@@ -89,16 +92,22 @@ def evaluate(
     copy = copy_last_row_errors(dataset, window=window, **choice)
     ridges = () if fitted is None else ridge_errors(dataset, fitted, window, **choice)
     choice |= {"batch_size": batch_size, "progress": progress}
-    prediction = prediction_errors(model, dataset, support=ranges, one_step=one_step, **choice)
+    prediction, *others = (
+        prediction_errors(model, dataset, support=ranges, one_step=one_step, predictor=predictor, **choice)
+        for predictor, one_step in compiled.items()
+    )
     if folder is not None:
-        save_figure(pictures.variate_errors(prediction, [copy, *ridges], name), folder / "variates.png")
+        save_figure(
+            pictures.variate_errors(prediction, [*others, copy, *ridges], name), folder / "variates.png"
+        )
     if not settings.horizon:
-        return Evaluation(prediction, copy, None, ridges)
+        return Evaluation(prediction, copy, None, ridges, tuple(others))
     foresight = Foresight(model, dataset, ranges.support, settings.horizon, min(batch_size, BATCH_SIZE))
     growth = open_loop_errors(foresight, ranges=ranges.origin, seed=seed, progress=progress)
     if folder is not None:
         save_figure(pictures.growth(growth, name), folder / "open-loop.png")
         for episode in pictures.typical_episodes(dataset, settings.pictures):
-            view = pictures.view_episode(dataset, episode, ranges.support, one_step, window, foresight)
+            predict = next(iter(compiled.values()))
+            view = pictures.view_episode(dataset, episode, ranges.support, predict, window, foresight)
             save_figure(pictures.trajectories(view, dataset, name), folder / f"episode-{episode}.png")
-    return Evaluation(prediction, copy, growth, ridges)
+    return Evaluation(prediction, copy, growth, ridges, tuple(others))

@@ -11,14 +11,17 @@ import numpy.typing as npt
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.interop.restricted_pickle import read_pickle
 from trajworld.models.identity import Identity
+from trajworld.models.interface import new_model
 from trajworld.models.ranges import UNIT_SUPPORT, Support
-from trajworld.models.sizes import TrajWorldSizes
-from trajworld.models.trajworld import TrajWorld
+from trajworld.models.sizes import TDMSizes, TrajWorldSizes
+from trajworld.models.transformer import WindowTransformer
 from trajworld.versions import versions
 
 Floats = npt.NDArray[np.float32]
 
-_TABLES = ("embed_proj/kernel", "embed_timestep/embedding", "embed_variate/embedding")
+_INPUT, _ROWS, _VARIATES = "embed_proj/kernel", "embed_timestep/embedding", "embed_variate/embedding"
+# Rows of a window: TDM's table has an entry for each token, but only the first ones, of rows, are ever read.
+_WINDOW = 20
 # Our layers, and the published ones to concatenate for each; in a block, of temporal attention {0} is 1, of variate
 # attention 0, and the others follow from it.
 _LAYERS = {
@@ -37,15 +40,17 @@ _LAYERS = {
 _KINDS = {"kernel": "kernel", "bias": "bias", "embeddings": "embedding", "gamma": "scale", "beta": "bias"}
 
 
-def import_published(path: str | os.PathLike[str], heads: int = 4, environment: str = "") -> TrajWorld:
-    """Make a model of a checkpoint that the published code wrote (``trm_dynamics.pkl``).
+def import_published(
+    path: str | os.PathLike[str], heads: int = 4, environment: str = ""
+) -> WindowTransformer:
+    """Make a model of a checkpoint that the published code wrote, a TrajWorld or, of its baseline, a TDM.
 
     The restricted unpickler reads it. All sizes but ``heads`` follow from its weights. Its ranges, already widened, are
     kept, or [0, 1] where pre-training stored one number (it trained on exactly that, whatever the stored widening
     says). It does not say which environment it belongs to either.
 
     Raises:
-        TrajWorldError: The file cannot be read, is a TDM baseline's, lacks a weight, has one too many, or one of a
+        TrajWorldError: The file cannot be read, lacks a weight, has one too many, or one of a
             wrong shape or with values that are not finite, or its ranges are not ranges.
         UsageError: ``heads`` does not divide the width.
     """
@@ -56,16 +61,23 @@ def import_published(path: str | os.PathLike[str], heads: int = 4, environment: 
             f"{path} is not a published checkpoint: it is no dict of params, min_values and max_values"
         )
     weights = dict(_flat(path, content["params"]))
-    if weights and not any(name.startswith(("embed_variate/", "blocks_0/Attention_0/")) for name in weights):
-        raise TrajWorldError(f"{path} holds a TDM baseline; only TrajWorld checkpoints are imported")
-    shapes = {name: array.shape for name, array in weights.items()}
-    for name in _TABLES:
-        if len(shapes.get(name, ())) != 2:
+    # The baseline has one attention in a block, and does not tell variates apart.
+    is_tdm = not any(name.startswith(("embed_variate/", "blocks_0/Attention_0/")) for name in weights)
+    tables = (_INPUT, _ROWS) if is_tdm else (_INPUT, _ROWS, _VARIATES)
+    for name in tables:
+        if name not in weights or weights[name].ndim != 2:
             raise TrajWorldError(f"{path} is not a published checkpoint: it holds no matrix {name!r}")
-    (bins, width), (window, _), (variates, _) = (shapes[name] for name in _TABLES)
+    if is_tdm:
+        weights[_ROWS] = weights[_ROWS][:_WINDOW]
+    shapes = {name: array.shape for name, array in weights.items()}
+    (bins, width), (window, _) = shapes[_INPUT], shapes[_ROWS]
     blocks = len({name.split("/")[0] for name in weights if name.startswith("blocks_")})
     try:
-        sizes = TrajWorldSizes(blocks, width, heads, window, bins, variates)
+        sizes: TDMSizes | TrajWorldSizes = (
+            TDMSizes(blocks, width, heads, window, bins)
+            if is_tdm
+            else TrajWorldSizes(blocks, width, heads, window, bins, variates=shapes[_VARIATES][0])
+        )
     except UsageError as problem:
         raise UsageError(f"{path}: {problem}") from None
     # Before memory is set aside for so many.
@@ -74,7 +86,9 @@ def import_published(path: str | os.PathLike[str], heads: int = 4, environment: 
             f"{path} holds {count:,} weights, but a model of its sizes has {sizes.parameters:,}"
         )
     history = {"imported": path.name, "versions": versions()}
-    model = TrajWorld(sizes, Identity(_support(path, content), environment=environment, history=history))
+    model: WindowTransformer = new_model(
+        sizes, Identity(_support(path, content), environment=environment, history=history)
+    )
     for variable in model.weights:
         names = _published_names(variable.path.removeprefix(f"{model.name}/"))
         shape = (*variable.shape[:-1], variable.shape[-1] // len(names))

@@ -5,7 +5,7 @@ A new kind is one file with a class that implements :class:`WorldModel`, its siz
 
 import dataclasses
 import pkgutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
@@ -13,7 +13,7 @@ from trajworld.backend import require_framework
 from trajworld.data.batch import Batch, Variates
 from trajworld.errors import UsageError
 from trajworld.models.identity import Identity
-from trajworld.models.sizes import EnsembleSizes, TrajWorldSizes
+from trajworld.models.sizes import EnsembleSizes, TDMSizes, TrajWorldSizes
 
 Tensor = Any
 State = Any
@@ -54,7 +54,8 @@ class Sizes(Protocol):
 
     Attributes:
         presets: Sizes by name.
-        runs: The settings of a training run that a preset brings, by preset and kind of run (``pretrain``, ``train``).
+        runs: The settings of a training run that a preset brings, by preset and kind of run (``pretrain``, ``train``);
+            those of ``init``, if any, replace the latter's where training starts from a model.
         window: T, the most rows of a window.
         variates: The most variates.
         parameters: How many weights there are.
@@ -81,7 +82,8 @@ class WorldModel(Protocol):
 
     Its weights are made at once, do not depend on M, and are float32 whatever its dtype policy. ``kind`` is its name in
     :data:`MODELS`, ``context`` W, how many rows of history :meth:`start` reads, and ``chunk`` K, after how many steps a
-    rollout starts again from its last W rows, None for never.
+    rollout starts again from its last W rows, None for never. One that can predict a row in several ways has
+    ``predictions`` too: see :func:`predictions_of`.
     """
 
     kind: Any
@@ -142,6 +144,7 @@ class Kind:
 
 MODELS = {
     DEFAULT: Kind(DEFAULT, TrajWorldSizes, "trajworld.models.trajworld:TrajWorld"),
+    "tdm": Kind("tdm", TDMSizes, "trajworld.models.tdm:TDM"),
     "mlp-ensemble": Kind("mlp-ensemble", EnsembleSizes, "trajworld.models.mlp_ensemble:MLPEnsemble"),
 }
 """The kinds of world models by name."""
@@ -160,6 +163,11 @@ def kind_of_sizes(sizes: Sizes) -> Kind:
 def new_model(sizes: Sizes, identity: Identity, dtype: str = "float32") -> Any:
     """A model of random weights, which are drawn by Keras."""
     return kind_of_sizes(sizes).model_class()(sizes, identity, dtype=dtype)
+
+
+def predictions_of(model: Any) -> dict[str, Callable[..., Predicted]]:
+    """The ways in which a model predicts a row, by who predicts; ``predict``, which rollouts use, is the first."""
+    return getattr(model, "predictions", None) or {"model": model.predict}
 
 
 def model_config(model: Any) -> dict[str, Any]:

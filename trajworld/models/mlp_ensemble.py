@@ -66,12 +66,19 @@ class MLPEnsemble(keras.Model):
         self.mean = self.add_weight((inputs + 1,), "zeros", name="mean", **fixed)
         self.scale = self.add_weight((inputs + 1,), "ones", name="scale", **fixed)
         self.elite = self.add_weight((sizes.members,), "ones", name="elite", **fixed)
+        # Drawn as the first weights are, by the run's seed: other seeds have other bootstrap samples.
+        draw = keras.initializers.RandomUniform(0.0, 1.0)
+        self.sampling = self.add_weight((), draw, name="sampling", **fixed)
         self.built = True
 
     def adapt(
         self, means: Sequence[NDArray[np.floating]], stds: Sequence[NDArray[np.floating]], sizes: Any
     ) -> None:
-        """Standardise by statistics of scaled variates ``[M]`` of several datasets, whose ``sizes`` are (O, A)."""
+        """Standardise by statistics of scaled variates ``[M]`` of several datasets, whose ``sizes`` are (O, A).
+
+        A run that starts from a trained ensemble keeps that one's statistics: its first weights are for them, and other
+        ones would change what it has learned before the first step. What lies far from them the weights learn to read.
+        """
         count = self.sizes.observations + self.sizes.actions + 1
         total, square, seen = np.zeros(count), np.zeros(count), np.zeros(count)
         for mean, std, (observations, actions) in zip(means, stds, sizes, strict=True):
@@ -174,8 +181,10 @@ class MLPEnsemble(keras.Model):
         return ops.sum(rows * present) + fixed * count, count
 
     def _bootstrap(self, rows: Tensor) -> Tensor:
-        """How often each member's sample holds each row, ``[E, B]``: a function of the row's bits alone."""
-        bits = ops.view(ops.cast(rows, "float32"), dtype="int32")
+        """How often each member's sample holds each row, ``[E, B]``: a function of its bits and of ``sampling``."""
+        sampling = ops.broadcast_to(ops.convert_to_tensor(self.sampling), (*rows.shape[:-1], 1))
+        rows = ops.concatenate([ops.cast(rows, "float32"), sampling], axis=-1)
+        bits = ops.view(rows, dtype="int32")
         draws = np.random.default_rng(0).integers(2**31, size=(2, self.sizes.members, 1, rows.shape[-1]))
         odd = (2 * draws[0] + 1).astype(np.uint32).view(np.int32)
         mixed = ops.cast(ops.sum(bits[None] * ops.convert_to_tensor(odd), axis=-1), "int32")
@@ -202,6 +211,16 @@ class MLPEnsemble(keras.Model):
         elite[chosen] = 1.0
         self.elite.assign(elite)
         return float(errors[chosen].mean())
+
+    def alone(self) -> list["MLPEnsemble"]:
+        """Each elite as a model of its own."""
+        found = []
+        for member in np.flatnonzero(ops.convert_to_numpy(self.elite)):
+            one = model_from_config(model_config(self))
+            one.set_weights(self.get_weights())
+            one.elite.assign(np.eye(self.sizes.members)[member])
+            found.append(one)
+        return found
 
     def predict(self, batch: Batch, short: Short = "padded") -> Predicted:
         """Mean, deviation and likelihood of the elites' mixture of Gaussians; see the interface."""

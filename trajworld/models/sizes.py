@@ -8,53 +8,91 @@ from trajworld.errors import UsageError
 
 
 @dataclass(frozen=True)
-class TrajWorldSizes:
-    """The sizes of the transformer over rows and variates.
+class TransformerSizes:
+    """The sizes of a transformer over windows of rows.
 
     Attributes:
-        blocks: The number of blocks, each a temporal and a variate attention with their feed-forward nets.
+        blocks: The number of blocks: of TrajWorld, each a temporal and a variate attention with their feed-forward
+            nets; of TDM, one attention over all tokens with its net.
         width: d, of the vector that stands for a token.
         heads: Attention heads; divides ``width``.
         window: T, the most rows a window holds.
         bins: B, of each variate's range.
-        variates: How many variates the embedding table holds; wider environments are refused.
         dropout: Its rate.
     """
-
-    presets: ClassVar[dict[str, "TrajWorldSizes"]] = {}
-    runs: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {}
 
     blocks: int
     width: int
     heads: int
     window: int = 20
     bins: int = 256
-    variates: int = 100
     dropout: float = 0.05
 
     def __post_init__(self) -> None:
-        for name in ("blocks", "width", "heads", "window", "bins", "variates"):
-            if getattr(self, name) < 1:
-                raise UsageError(f"a model's {name} must be at least 1, not {getattr(self, name)}")
+        for name, value in vars(self).items():
+            if name != "dropout" and value < 1:
+                raise UsageError(f"a model's {name} must be at least 1, not {value}")
         if self.width % self.heads:
             raise UsageError(f"a model's width ({self.width}) must be a multiple of its heads ({self.heads})")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"a model's dropout must lie in [0, 1), not {self.dropout}")
 
+    def _parameters(self, layers: int, entries: int) -> int:
+        """The weights of so many attentions with their nets, and tables of so many entries beside those of all."""
+        width = self.width
+        # Attention's dense layers, the feed-forward net's, and two norms.
+        layer = (4 * width * width + 4 * width) + (8 * width * width + 5 * width) + 4 * width
+        embeddings = (2 + self.window + entries) * width
+        return layers * layer + embeddings + 2 * self.bins * width + width + self.bins
+
+
+@dataclass(frozen=True)
+class TrajWorldSizes(TransformerSizes):
+    """The sizes of the transformer over rows and variates.
+
+    Attributes:
+        variates: How many variates the embedding table holds; wider environments are refused.
+    """
+
+    presets: ClassVar[dict[str, "TrajWorldSizes"]] = {}
+    runs: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {}
+
+    variates: int = 100
+
     @property
     def parameters(self) -> int:
         """How many weights a model of these sizes has."""
-        width = self.width
-        # Attention's dense layers, the feed-forward net's, and two norms.
-        half = (4 * width * width + 4 * width) + (8 * width * width + 5 * width) + 4 * width
-        embeddings = (2 + self.window + self.variates) * width
-        return 2 * self.blocks * half + embeddings + 2 * self.bins * width + width + self.bins
+        return self._parameters(2 * self.blocks, self.variates)
+
+
+@dataclass(frozen=True)
+class TDMSizes(TransformerSizes):
+    """The sizes of the transformer over one flattened sequence of tokens."""
+
+    presets: ClassVar[dict[str, "TDMSizes"]] = {}
+    runs: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {}
+
+    @property
+    def variates(self) -> int:
+        """No table of theirs limits them."""
+        return 2**31
+
+    @property
+    def parameters(self) -> int:
+        """How many weights a model of these sizes has."""
+        return self._parameters(self.blocks, 0)
 
 
 TrajWorldSizes.presets.update(
     tiny=TrajWorldSizes(blocks=2, width=32, heads=2),
     small=TrajWorldSizes(blocks=3, width=64, heads=4),
     paper=TrajWorldSizes(blocks=6, width=256, heads=4),
+)
+# Half the attentions, and half as wide again: about as many weights.
+TDMSizes.presets.update(
+    tiny=TDMSizes(blocks=2, width=48, heads=2),
+    small=TDMSizes(blocks=3, width=96, heads=4),
+    paper=TDMSizes(blocks=6, width=384, heads=4),
 )
 # Short runs need higher rates than the published ones: each preset has its own peak and a warm-up of at most 5 % of its
 # steps.
@@ -68,6 +106,7 @@ for _preset, _kind, *_values in (
     ("paper", "train", 250_000, 64, 1e-5, 10_000, 10_000_000),
 ):
     TrajWorldSizes.runs[_preset, _kind] = dict(zip(_SETTINGS, _values, strict=False))
+TDMSizes.runs.update(TrajWorldSizes.runs)
 
 
 @dataclass(frozen=True)
@@ -114,17 +153,26 @@ class EnsembleSizes:
 
     @property
     def parameters(self) -> int:
-        """How many weights a model of these sizes has, standardisation and elites included."""
+        """How many weights a model of these sizes has, standardisation, elites and sampling included."""
         inputs, predicted = self.observations + self.actions, self.observations + 1
         widths = [inputs, *[self.width] * self.layers, 2 * predicted]
         member = sum((rows + 1) * columns for rows, columns in itertools.pairwise(widths))
-        return self.members * member + 2 * predicted + 2 * (inputs + 1) + self.members
+        return self.members * member + 2 * predicted + 2 * (inputs + 1) + self.members + 1
 
 
 EnsembleSizes.presets.update(
-    tiny=EnsembleSizes(members=3, elites=2, layers=2, width=32), small=EnsembleSizes(), paper=EnsembleSizes()
+    tiny=EnsembleSizes(members=3, elites=2, layers=2, width=32),
+    small=EnsembleSizes(),
+    paper=EnsembleSizes(),
+    # As published for pre-training, on robots of many sizes.
+    wide=EnsembleSizes(width=640),
 )
-for _preset, _steps, _batch_size in (("tiny", 300, 64), ("small", 5000, 256), ("paper", 250_000, 256)):
+for _preset, _steps, _batch_size in (
+    ("tiny", 300, 64),
+    ("small", 5000, 256),
+    ("paper", 250_000, 256),
+    ("wide", 250_000, 256),
+):
     for _kind in ("train", "pretrain"):
         # Adam at a constant rate, nothing clipped; the weights decay in the loss.
         EnsembleSizes.runs[_preset, _kind] = {

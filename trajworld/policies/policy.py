@@ -3,7 +3,7 @@
 import functools
 import importlib
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
@@ -57,14 +57,23 @@ def policy_function(activation: str, squash: bool) -> Callable[..., Tensor]:
         action = clip(ops.matmul(x, kernel) + bias, -weights["mean_limit"], weights["mean_limit"])
         if noise is not None and "log_std" in weights:
             kernel, bias = weights["log_std"]
-            least, most = weights["log_std_range"][0], weights["log_std_range"][1]
-            action = action + ops.exp(clip(ops.matmul(x, kernel) + bias, least, most)) * noise
+            log_std = clip(ops.matmul(x, kernel) + bias, weights["log_std_least"], weights["log_std_most"])
+            action = action + ops.exp(log_std) * noise
         low, high = weights["low"], weights["high"]
         if squash:
             action = low + 0.5 * (ops.tanh(action) + 1.0) * (high - low)
         return clip(action, low, high)
 
     return act
+
+
+@functools.cache
+def _each_its_own(act: Callable[..., Tensor]) -> Callable[..., Tensor]:
+
+    def several(weights: Any, observation: Tensor, noise: Tensor | None) -> Tensor:
+        return act(weights, observation[:, None], None if noise is None else noise[:, None])[:, 0]
+
+    return several
 
 
 def _unset() -> Floats:
@@ -159,6 +168,16 @@ class Policy:
         return self.observation_size, *(len(layer.bias) for layer in self.layers), self.action_size
 
     @property
+    def form(self) -> Hashable:
+        """What policies have in common that act in one batch, see :func:`stacked_weights`."""
+        return self.sizes, self.function, self.log_std is None
+
+    @property
+    def each_function(self) -> Callable[..., Tensor]:
+        """As :attr:`function`, of weights ``[B, ...]``: another policy for each observation."""
+        return _each_its_own(self.function)
+
+    @property
     def function(self) -> Callable[..., Tensor]:
         """See :func:`policy_function`; its first argument is :attr:`weights`."""
         return policy_function(self.activation, self.squash)
@@ -168,8 +187,9 @@ class Policy:
         """All numbers, as float32 arrays: ``PolicyController(policy.function, policy.weights, horizon, noise)``."""
         vectors = "low", "high", "observation_mean", "observation_scale"
         weights: dict[str, Any] = {"layers": list(map(tuple, self.layers)), "mean": tuple(self.mean)}
-        for name in (*vectors, "observation_clip", "mean_limit", "log_std_range"):
+        for name in (*vectors, "observation_clip", "mean_limit"):
             weights[name] = np.asarray(getattr(self, name), np.float32)
+        weights["log_std_least"], weights["log_std_most"] = map(np.float32, self.log_std_range)
         return weights if self.log_std is None else {**weights, "log_std": tuple(self.log_std)}
 
     def draws(self, horizon: int, batch: int, generator: np.random.Generator) -> Floats | None:
@@ -210,6 +230,21 @@ class Policy:
             "high": self.high.tolist(),
             "source": self.source,
         }
+
+
+def stacked_weights(policies: Sequence[Policy]) -> Any:
+    """The weights ``[B, ...]`` for :attr:`Policy.each_function`, of B policies of one form, some of them the same."""
+    return _stacked([policy.weights for policy in policies])
+
+
+def _stacked(trees: Sequence[Any]) -> Any:
+    first = trees[0]
+    if isinstance(first, dict):
+        return {name: _stacked([tree[name] for tree in trees]) for name in first}
+    if isinstance(first, (list, tuple)):
+        return type(first)(map(_stacked, zip(*trees, strict=True)))
+    # A single number, or a layer's biases, as a row: it stands beside the one row of its trajectory.
+    return np.stack([np.atleast_2d(tree) for tree in trees])
 
 
 def _layer(layer: Layer, name: str, inputs: int, outputs: int | None = None) -> Layer:

@@ -4,6 +4,7 @@ STUDIES = {
     "quickstart": "trajworld.studies.quickstart:Quickstart",
     "transfer": "trajworld.studies.transfer:Transfer",
     "zero-shot": "trajworld.studies.zero_shot:ZeroShot",
+    "grid": "trajworld.studies.grid:Grid",
     "ope": "trajworld.studies.ope:Ope",
     "backends": "trajworld.benchmarks.study:Backends",
 }

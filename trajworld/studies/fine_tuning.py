@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import UsageError
 from trajworld.evaluation import one_step
@@ -109,6 +110,7 @@ def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) ->
         run = start_run(Path(folder) / "run", _config(settings, places))
         part, support = run.parts[0], one_step.support_for(run.model, test)
         tester, compiled = _tester(run.model.sizes)
+        measured = {"support": support, **_windows(settings)}
         facts = {
             "training_transitions": part.transitions,
             "seen": test.environment in seen,
@@ -116,13 +118,11 @@ def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) ->
         }
 
         def measure(step: int, holdout_loss: float | None, diverged: bool = False) -> None:
-            errors = None
+            errors = error_row(None)
             if not diverged:
                 tester.set_weights(run.model.get_weights())
-                errors = one_step.prediction_errors(
-                    tester, test, support=support, one_step=compiled, **_windows(settings)
-                )
-            row = {"step": step, **error_row(errors), "holdout_loss": holdout_loss, **facts}
+                errors = _model_row(tester, test, compiled, **measured)
+            row = {"step": step, **errors, "holdout_loss": holdout_loss, **facts}
             rows.append({**row, "seconds": round(time.perf_counter() - began, 3), "diverged": diverged})
 
         def look(report: Report) -> None:
@@ -152,7 +152,8 @@ def predict_zero_shot(settings: Mapping[str, Any], places: Mapping[str, str]) ->
     config = resolve_config("train", options={"datasets": [places["pool"]], **choice})
     known = open_parts(config)[0].support
     support = pretraining_support(known.lower, known.upper)
-    return [error_row(one_step.prediction_errors(model, test, support=support, **_windows(settings)))]
+    compiled = one_step.compile_predictions(model)
+    return [_model_row(model, test, compiled, support=support, **_windows(settings))]
 
 
 def copy_last_row(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
@@ -174,6 +175,15 @@ def error_row(errors: one_step.PredictionErrors | None) -> Row:
     return {name: errors and errors.table[part][metric] for name, (part, metric) in _ERRORS.items()}
 
 
+def _model_row(model: Any, test: Dataset, compiled: Mapping[str, one_step.OneStep], **choice: Any) -> Row:
+    """:func:`error_row` of a model, and of its other ways to predict with who predicts in the columns' names."""
+    row: Row = {}
+    for predictor, each in compiled.items():
+        errors = error_row(one_step.prediction_errors(model, test, one_step=each, **choice))
+        row |= {f"{name}, {predictor}" if row else name: value for name, value in errors.items()}
+    return row
+
+
 def _config(settings: Mapping[str, Any], places: Mapping[str, str]) -> TrainingConfig:
     last, sizes = settings["steps"][-1], dict(settings["model"])
     return TrainingConfig(
@@ -189,10 +199,10 @@ def _config(settings: Mapping[str, Any], places: Mapping[str, str]) -> TrainingC
 
 
 @functools.cache
-def _tester(sizes: Sizes) -> tuple[Any, one_step.OneStep]:
+def _tester(sizes: Sizes) -> tuple[Any, dict[str, one_step.OneStep]]:
     """A model that is given the weights of every run in turn, so that a process compiles its prediction once."""
     model = new_model(sizes, Identity())
-    return model, one_step.compile_one_step(model)
+    return model, one_step.compile_predictions(model)
 
 
 def rows_of(table: pd.DataFrame, task: str = "train_and_measure") -> pd.DataFrame:
@@ -200,6 +210,12 @@ def rows_of(table: pd.DataFrame, task: str = "train_and_measure") -> pd.DataFram
     columns = dict.fromkeys([*table.columns, "task", *GROUP, *_OF_RUNS])
     table = table.reindex(columns=list(columns))
     return table[table["task"] == task].astype({"diverged": bool})
+
+
+def error_columns(rows: pd.DataFrame) -> dict[str, str]:
+    """The columns of the mean error of rows, by who predicts: the model, and its other ways to predict."""
+    others = (name for name in rows.columns if name.startswith("mae_std, "))
+    return {"model": "mae_std"} | {name.removeprefix("mae_std, "): name for name in others}
 
 
 def chosen_rate(rows: pd.DataFrame, rates: int) -> float | None:

@@ -2,8 +2,6 @@
 
 import itertools
 import math
-import tempfile
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -13,7 +11,6 @@ from typing import Any, ClassVar
 import pandas as pd
 from matplotlib.figure import Figure
 
-from trajworld.api import train
 from trajworld.charts import Look, scatter
 from trajworld.collect.collector import deciding_versions
 from trajworld.data.dataset import Dataset
@@ -32,21 +29,24 @@ from trajworld.evaluation.ope import (
 )
 from trajworld.evaluation.ope_settings import FittedQSettings, OpeSettings
 from trajworld.files import file_digest
-from trajworld.models.files import load_model
-from trajworld.models.interface import kind_of_sizes
 from trajworld.models.sizes import EnsembleSizes
 from trajworld.policies.files import policy_files, read_policy
 from trajworld.policies.policy import Policy
 from trajworld.studies.data import Pretrained, pretrained
-from trajworld.study.cells import Cell, Result, Row
+from trajworld.studies.training_cells import (
+    FINE_TUNED,
+    FROM_SCRATCH,
+    model_cell,
+    train_model,
+    trained_model,
+)
+from trajworld.study.cells import Cell, Row
 from trajworld.study.run import Say
 from trajworld.study.tables import over_seeds
 from trajworld.text import short_name
-from trajworld.training.loop import Report
 
-FINE_TUNED, FROM_SCRATCH, ENSEMBLE, FITTED_Q = "fine-tuned", "from scratch", "MLP ensemble", "fitted Q"
+ENSEMBLE, FITTED_Q = "MLP ensemble", "fitted Q"
 METHODS = (FINE_TUNED, FROM_SCRATCH, ENSEMBLE, FITTED_Q)
-_WEIGHTS = ".keras"
 _POLICY = "policy: "
 
 
@@ -55,7 +55,8 @@ class Ope:
     """How well models say which of several policies is best, without running one (off-policy evaluation).
 
     On each behaviour dataset a pre-trained model is fine-tuned, and others are trained from scratch: a model of its
-    sizes, and an ensemble of multilayer perceptrons. Each policy of the dataset's environment then acts inside each
+    sizes, and an ensemble of multilayer perceptrons. A tenth of the episodes, the same for all, is set aside as a test
+    set for other studies, and not trained on. Each policy of the dataset's environment then acts inside each
     model, from the first states of the dataset's episodes.
 
     - Estimate: the mean discounted return of the rollouts. Predictions are expectations, clipped to the dataset's
@@ -67,7 +68,7 @@ class Ope:
 
     Attributes:
         datasets: Behaviour datasets, as trajworld data inspect takes them.
-        policies: Files of policies, and folders of them.
+        policies: Files of policies, folders of them, or zoo, those that ship.
         model: The model to fine-tune: a name that ships, such as trajworld-small, a file, or hf://USER/REPO.
         methods: Of fine-tuned, from scratch, MLP ensemble and fitted Q.
         steps: Of fine-tuning and of training from scratch.
@@ -193,25 +194,10 @@ class Ope:
         return {name: value for name, value in known.items() if name != "compact"}
 
     def _training(self, data: Dataset, method: str, seed: int) -> Cell:
-        own = {"steps": self.steps, "batch_size": self.batch_size, "learning_rate": self.learning_rate}
-        given: dict[str, Any] = {**own, "targets": "gauss"}
-        places = {"dataset": str(data.path)}
-        sizes = self._model.sizes
-        start: dict[str, Any] = {"model": {"kind": kind_of_sizes(sizes).name, **asdict(sizes)}}
-        if method == ENSEMBLE:
-            given = {"steps": self.ensemble_steps}
-            start = {"model": {"kind": "mlp-ensemble", **asdict(EnsembleSizes.presets["small"])}}
-        elif method == FINE_TUNED:
-            start, places["init"] = {"init": {"digest": self._model.digest}}, str(self._model.path)
-        settings = {
-            "dataset": data.name,
-            "content": data.content,
-            "method": method,
-            "seed": seed,
-            **given,
-            **start,
-        }
-        return Cell(train_model, settings, places)
+        scratch, ensemble = self._model.sizes, EnsembleSizes.presets["small"]
+        start: Any = {FINE_TUNED: self._model, FROM_SCRATCH: scratch, ENSEMBLE: ensemble}[method]
+        names = ("steps", "batch_size", "learning_rate", "ensemble_steps")
+        return model_cell(data, start, seed, **{name: getattr(self, name) for name in names})
 
     def _named(self, environment: str) -> dict[str, Any]:
         return {"policies": {name: file_digest(path) for name, path in self._policies[environment].items()}}
@@ -257,7 +243,9 @@ class Ope:
         each = pd.DataFrame(found)
         means = each.groupby(["method", "seed"], sort=False)[list(METRICS)].mean().reset_index()
         counts = each.groupby("method", sort=False)["dataset"].nunique().rename("datasets").reset_index()
-        cost = table[table["task"] == train_model.__name__]
+        cost = table.loc[table["task"] == train_model.__name__, ["cell", "step", "seconds"]]
+        named = table.loc[table["task"] == estimate.__name__, ["trained", "method"]].drop_duplicates()
+        cost = cost.merge(named, left_on="cell", right_on="trained")
         training = cost.groupby("method", sort=False)[["step", "seconds"]].mean().reset_index()
         return {
             "Mean over the datasets": _together(means, ["method"]).merge(counts, on="method"),
@@ -290,32 +278,12 @@ def simulate(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row
     return renamed[["policy", "truth", "truth error", "steps", "ended"]].to_dict("records")
 
 
-def train_model(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result:
-    """Train a model on a behaviour dataset; its weights are the cell's file ``.keras``."""
-    names = ("steps", "batch_size", "learning_rate", "targets", "model", "seed")
-    given: dict[str, Any] = {name: settings[name] for name in names if name in settings}
-    news: list[Report] = []
-    began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="trajworld-", ignore_cleanup_errors=True) as folder:
-        run = Path(folder) / "run"
-        train(places["dataset"], init=places.get("init"), run=run, observe=news.append, **given)
-        best = run / "best.keras"
-        weights = best if best.is_file() else run / "last.keras"
-        held = [one.holdout_loss for one in news if one.holdout_loss is not None]
-        seconds = round(time.perf_counter() - began, 3)
-        row = {"step": news[-1].step, "holdout_loss": min(held, default=None), "seconds": seconds}
-        return Result([row], {_WEIGHTS: weights.read_bytes()})
-
-
 def estimate(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
     """The estimates of policies inside a trained model."""
-    data, model = (
-        open_dataset(places["dataset"]),
-        load_model(Path(places["store"]) / (settings["trained"] + _WEIGHTS)),
-    )
+    data, model = open_dataset(places["dataset"]), trained_model(settings["trained"], places)
     known = {one.name: settings[one.name] for one in fields(OpeSettings) if one.name in settings}
     support = support_for(model, data).support
-    return imagined_values(model, data, support, _read(places), OpeSettings(**known)).to_dict("records")
+    return imagined_values([(model, support)], data, _read(places), OpeSettings(**known)).to_dict("records")
 
 
 def fit(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:

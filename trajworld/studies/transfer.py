@@ -195,20 +195,23 @@ class Transfer:
         return fine_tuning.chosen_runs(table, len(self.learning_rates), self.seeds)
 
     def _errors(self, table: pd.DataFrame, runs: pd.DataFrame) -> pd.DataFrame:
-        """A row for each environment and amount of data; ``runs`` are the chosen ones."""
+        """A row for each environment, amount of data, and way to predict; ``runs`` are the chosen ones."""
         copies = rows_of(table, "copy_last_row").groupby("environment")["mae_std"].mean()
         diverged = rows_of(table).query("diverged").groupby(GROUP)["learning_rate"].nunique()
         rows = []
-        for environment, size in itertools.product(self._names, self.sizes):
+        columns = fine_tuning.error_columns(runs)
+        for environment, size, predictor in itertools.product(self._names, self.sizes, columns):
+            column = columns[predictor]
             mine = runs[(runs["environment"] == environment) & (runs["transitions"] == size)]
-            zero = mine[(mine["step"] == 0) & (mine["side"] == FINE_TUNED)]["mae_std"].mean()
+            zero = mine[(mine["step"] == 0) & (mine["side"] == FINE_TUNED)][column].mean()
             row: dict[str, Any] = {"environment": short_name(environment), "transitions": size}
+            row |= {"predictor": predictor} if len(columns) > 1 else {}
             row |= {"copy": copies.get(environment), "zero-shot": zero}
             rates = []
             for side in SIDES:
                 last = mine[(mine["side"] == side) & (mine["step"] == self.steps[-1])]
-                row[side] = last["mae_std"].mean()
-                ends = {side + LOW: last["mae_std"].min(), side + HIGH: last["mae_std"].max()}
+                row[side] = last[column].mean()
+                ends = {side + LOW: last[column].min(), side + HIGH: last[column].max()}
                 row |= ends if len(last) > 1 else {}
                 none_left = diverged.get((size, environment, side)) == len(self.learning_rates)
                 without = "diverged" if none_left else "–"

@@ -42,6 +42,7 @@ class TrainingConfig:
         init: The model whose weights to start from: trajworld-small, hf://USER/REPO or a file; else random ones.
         transitions: The most transitions of each dataset to use, in whole episodes, holdout included.
         holdout_fraction: Share of each dataset's episodes that is held out; 0 for none.
+        test_fraction: Share of each dataset's episodes that is set aside for tests: the same ones whatever the seed.
         holdout_windows: The most windows of each holdout set that are evaluated.
         batch_size: Windows in a batch.
         steps: Optimiser steps in all; a resumed run may be given another end.
@@ -50,6 +51,7 @@ class TrainingConfig:
         decay_steps: Where the cosine reaches 0, warm-up included; the end where not given.
         weight_decay: Decoupled weight decay.
         clip_norm: Largest global norm of the gradients.
+        average: Decay of the moving average of the weights that is evaluated and saved in their place; 0 for none.
         targets: ``onehot`` or ``gauss``.
         augment: Pre-training: share of the batches whose variates are mirrored and moved at random; 0 as published.
         padded_sizes: Pre-training: the most sizes that M is padded up to, each compiled once.
@@ -76,10 +78,12 @@ class TrainingConfig:
     init: str = ""
     transitions: int | None = None
     holdout_fraction: float = 0.1
+    test_fraction: float = 0.0
     holdout_windows: int = 1024
     patience: int = 0
     weight_decay: float = 1e-5
     clip_norm: float = 0.25
+    average: float = 0.0
     targets: str = "onehot"
     augment: float = 0.0
     padded_sizes: int = 3
@@ -117,7 +121,9 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     **{name: (lambda value: 0 < value < math.inf, "be above 0") for name in _POSITIVE},
     "seed": (lambda value: 0 <= value < 2**32, f"lie between 0 and {2**32 - 1}"),
     "holdout_fraction": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
+    "test_fraction": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
     "augment": (lambda value: 0 <= value <= 1, "lie in [0, 1]"),
+    "average": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "be at least 0"),
     "warmup_steps": (lambda value: value >= 0, "be at least 0"),
     "targets": (lambda value: value in ("onehot", "gauss"), "be onehot or gauss"),
@@ -151,14 +157,17 @@ def resolve_config(
     model_kind = kind_of(sizes.pop("kind", DEFAULT))
     _check(model_kind.sizes, sizes, "model size")
     model = model_kind.preset(preset, **sizes)
-    run = model.runs[preset, kind]
+    run = dict(model.runs[preset, kind])
+    if kind == "train" and (given.get("init") or written.get("init")):
+        # What is known already is changed otherwise than random weights.
+        run |= model.runs.get((preset, "init"), {})
     values = {**run, **written, **given, "kind": kind, "preset": preset, "model": model}
     choices = values.get("datasets", ())
     if isinstance(choices, str) or not isinstance(choices, Sequence):
         raise UsageError(f"datasets must be tables of spec and weight, [[datasets]], not {choices!r}")
     values["datasets"] = tuple(_dataset_choice(choice) for choice in choices)
     _check(TrainingConfig, values, "setting")
-    values["init"] = _whole_path(values.get("init", ""))
+    values["init"] = whole_path(values.get("init", ""))
     steps = values["steps"]
     # Of a preset that brings the end of its cosine, the warm-up is as it says, too.
     fixed = "decay_steps" in run
@@ -196,10 +205,10 @@ def _dataset_choice(choice: Any) -> DatasetChoice:
     weight = float(choice.get("weight", 1.0))
     if not 0 < weight < math.inf:
         raise UsageError(f"the weight of {spec} must be above 0, not {weight}")
-    return DatasetChoice(_whole_path(spec), weight)
+    return DatasetChoice(whole_path(spec), weight)
 
 
-def _whole_path(name: str) -> str:
+def whole_path(name: str) -> str:
     """A name as it is, but of a file or folder that exists its whole path: a run can be resumed from another folder."""
     path = user_path(name)
     return str(path.absolute()) if name and os.path.exists(path) else name

@@ -12,7 +12,7 @@ from trajworld.data.batch import Batch
 from trajworld.data.dataset import Dataset
 from trajworld.data.mixture import Mixture, Sampling, Source, windows_in_order
 from trajworld.data.resolve import Progress, open_dataset
-from trajworld.data.split import limit_transitions, split_episodes
+from trajworld.data.split import limit_transitions, set_aside, split_episodes
 from trajworld.data.statistics import value_range
 from trajworld.data.unitraj import UniTrajEnvironment, unitraj_datasets, unitraj_environment, unitraj_range
 from trajworld.errors import TrajWorldError, UsageError
@@ -56,7 +56,7 @@ def open_parts(config: TrainingConfig, progress: Progress | None = None) -> list
     return [
         _part(config, open_dataset(spec, progress=progress), choice.weight * share, environment)
         for choice in config.datasets
-        for spec, share, environment in _expanded(choice.spec, config.kind)
+        for spec, share, environment in expanded(choice.spec, config.kind)
     ]
 
 
@@ -93,7 +93,8 @@ def _part(
 ) -> Part:
     try:
         # Limited first: a run on little data must not choose its best by a holdout set that is larger than its data.
-        used = np.sort(limit_transitions(dataset, None, config.transitions, config.seed))
+        others, _ = set_aside(dataset.num_episodes, config.test_fraction)
+        used = np.sort(limit_transitions(dataset, others, config.transitions, config.seed))
         chosen, held = split_episodes(len(used), config.holdout_fraction, config.seed)
     except UsageError as error:
         raise TrajWorldError(f"{dataset.name}: {error}") from None
@@ -104,7 +105,7 @@ def _part(
     return Part(dataset, support.lower, support.upper, weight, sampling, used[chosen], holdout=used[held])
 
 
-def _expanded(spec: str, kind: str) -> list[tuple[str, float, UniTrajEnvironment | None]]:
+def expanded(spec: str, kind: str) -> list[tuple[str, float, UniTrajEnvironment | None]]:
     """A dataset, or for pre-training all of a corpus or of a UniTraj root: (spec, share, its UniTraj folder)."""
     if spec.startswith(PREFIX):
         if kind != "pretrain":

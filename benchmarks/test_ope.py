@@ -1,0 +1,68 @@
+"""How fast are several policies evaluated inside a model, to one width of interval, beside the published schedule?
+
+By the published schedule (Yin et al. 2025) every rollout is carried to the horizon, one policy at a time, from as many
+initial states for each; here rollouts that have ended leave the batch, all policies share it, and states are added
+until the interval is as narrow. Both are the same code, with these options on and off::
+
+    pytest -s benchmarks/test_ope.py --model runs/hopper/best.keras --dataset dope/hopper-v5-medium-replay-v0 \
+        --policies dope/hopper
+
+How narrow is what the published schedule reaches for all policies, its widest interval; in the second case the width
+is its own for each policy, so that states are as many and only steps are saved.
+"""
+
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from trajworld.data.resolve import open_dataset
+from trajworld.evaluation.one_step import support_for
+from trajworld.evaluation.ope import imagined_values
+from trajworld.evaluation.ope_settings import OpeSettings
+from trajworld.models.names import load
+from trajworld.policies.files import read_policies
+from trajworld.text import number
+
+
+def test_ope(request: pytest.FixtureRequest) -> None:
+    """Prints seconds and processor seconds of both, without compiling, and of compiling."""
+    given = {name: request.config.getoption(f"--{name}") for name in ("model", "dataset", "policies")}
+    if not all(given.values()):
+        pytest.skip("give --model, --dataset and --policies")
+    model, dataset = load(given["model"]), open_dataset(given["dataset"])
+    policies = read_policies([Path(path) for path in given["policies"]])
+    models = [(model, support_for(model, dataset).support)]
+    asked = {name: request.config.getoption(f"--{name}") for name in ("horizon", "states", "sample")}
+    # A round of a policy's rollouts is a quarter of a batch: states are added by eights.
+    ours = OpeSettings(**asked, batch_size=32)
+    published = replace(ours, compact=False, negligible=0.0, batch_size=asked["states"])
+
+    def measure(settings: OpeSettings) -> tuple[pd.DataFrame, dict[str, float]]:
+        began = time.perf_counter(), time.process_time()
+        table = imagined_values(models, dataset, policies, settings)
+        seconds = time.perf_counter() - began[0], time.process_time() - began[1]
+        half = table["estimate high"] - table["estimate"]
+        taken = {"seconds": seconds[0], "processor seconds": seconds[1], "states": table["states"].mean()}
+        return table, taken | {"steps": table["steps"].mean(), "half width": half.max()}
+
+    found: dict[str, dict[str, float]] = {}
+    for name, settings in (("published", published), ("here", ours)):
+        _, found[f"{name}, compiling"] = measure(replace(settings, horizon=1))
+    theirs, found["published"] = measure(published)
+    table, found["as many states"] = measure(ours)
+    narrow = replace(ours, half_width=found["published"]["half width"])
+    narrowed, found["as narrow"] = measure(narrow)
+    print("\n", theirs.merge(narrowed, on="policy", suffixes=("", " (as narrow)")).map(_text).to_string())
+    for row in found.values():
+        row["times"] = found["published"]["processor seconds"] / row["processor seconds"]
+    print("\n", pd.DataFrame(found).T.map(number).to_string())
+    # The same estimates, within what is negligible.
+    half = (theirs["estimate high"] - theirs["estimate"]).to_numpy()
+    assert ((table["estimate"] - theirs["estimate"]).abs() <= 0.2 * half + 1e-3).all()
+
+
+def _text(value: object) -> str:
+    return number(value) if isinstance(value, float) else str(value)
