@@ -10,7 +10,7 @@ from numpy_reference import Array, numpy
 
 from trajworld.backend import active_backend
 from trajworld.training.config import resolve_config
-from trajworld.training.optimizer import make_optimizer
+from trajworld.training.optimizer import exchange_averages, make_optimizer
 
 
 def linear_model() -> tuple[keras.Model, list[Array]]:
@@ -22,8 +22,9 @@ def linear_model() -> tuple[keras.Model, list[Array]]:
     return model, weights
 
 
-def adamw(decay: float = 1e-5, clip: float = 0.25) -> keras.optimizers.Optimizer:
-    config = resolve_config("train", options={"datasets": ["none"], "weight_decay": decay, "clip_norm": clip})
+def adamw(decay: float = 1e-5, clip: float = 0.25, average: float = 0.0) -> keras.optimizers.Optimizer:
+    options = {"datasets": ["none"], "weight_decay": decay, "clip_norm": clip, "average": average}
+    config = resolve_config("train", options=options)
     return make_optimizer(config)
 
 
@@ -38,17 +39,18 @@ def gradients_of(weights: list[Array], x: Array, y: Array) -> tuple[float, list[
     return float(np.mean(error**2)), [2 * x.T @ error / error.size, 2 * error.sum(axis=0) / error.size]
 
 
-@pytest.mark.parametrize(("decay", "clip"), [(0.3, 0.25), (0.0, 1e9)])
+@pytest.mark.parametrize(("decay", "clip", "average"), [(0.3, 0.25, 0.8), (0.0, 1e9, 0.0)])
 def test_training_steps_are_adamw_after_clipping_the_global_norm(
-    decay: float, clip: float, caplog: pytest.LogCaptureFixture
+    decay: float, clip: float, average: float, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """On batches of many sizes, without a warning."""
-    model, start = linear_model()
+    """On batches of many sizes, without a warning; and the average is that of the weights after each step."""
+    (model, start), optimizer = linear_model(), adamw(decay, clip, average)
     rng = np.random.default_rng(1)
-    step = square_step(model, adamw(decay, clip))
+    step = square_step(model, optimizer)
     weights = [array.astype(np.float64) for array in start]
     first = [np.zeros_like(array) for array in weights]
     second = [np.zeros_like(array) for array in weights]
+    means = weights.copy()
     for index, rate in enumerate((0.02, 0.05, 0.01, 0.01, 0.02, 0.02, 0.02), start=1):
         x, y = (rng.normal(size=(4 + index, size)).astype(np.float32) for size in (3, 2))
         value, gradients = gradients_of(weights, x.astype(np.float64), y.astype(np.float64))
@@ -61,10 +63,15 @@ def test_training_steps_are_adamw_after_clipping_the_global_norm(
             ahead = first[place] / (1 - 0.9**index)
             spread = np.sqrt(second[place] / (1 - 0.999**index))
             weights[place] = weights[place] - rate * (ahead / (spread + 1e-8) + decay * weights[place])
+            share = average if index > 1 else 0.0
+            means[place] = share * means[place] + (1 - share) * weights[place]
         np.testing.assert_allclose(numpy(step(rate, x, y)), value, rtol=1e-5)
     step.write_back()
-    for variable, expected in zip(model.weights, weights, strict=True):
-        np.testing.assert_allclose(numpy(variable.value), expected, rtol=1e-4, atol=1e-5)
+    for held in (weights, means, weights):
+        for variable, expected in zip(model.weights, held, strict=True):
+            np.testing.assert_allclose(numpy(variable.value), expected, rtol=1e-4, atol=1e-5)
+        exchange_averages(model, optimizer)
+    assert np.abs(weights[0] - means[0]).max() > 0.01 or not average
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 

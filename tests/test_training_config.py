@@ -1,6 +1,7 @@
 """A run's configuration: which source wins, what is refused, that what is written reads back; its schedule."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,31 @@ def test_the_paper_preset_is_the_published_one(kind: Any, rate: float, steps: in
     assert (config.targets, config.dtype) == ("onehot", "float32")
 
 
+def test_training_from_a_model_has_settings_of_its_own() -> None:
+    own = TrajWorldSizes.runs["small", "init"]
+    given = {**DATA, "init": "trajworld-small"}
+    plain, tuned = (resolve_config("train", options=options) for options in (DATA, given))
+    assert {name: getattr(tuned, name) for name in own} == own
+    assert tuned != dataclasses.replace(plain, init=tuned.init)
+    assert resolve_config("train", options={**given, "learning_rate": 0.5}).learning_rate == 0.5
+    pretrained = resolve_config("pretrain", options=given)
+    assert pretrained == dataclasses.replace(resolve_config("pretrain", options=DATA), init=pretrained.init)
+    # The published recipe is the same with a model to start from.
+    paper = resolve_config("train", preset="paper", options=given)
+    assert paper == dataclasses.replace(
+        resolve_config("train", preset="paper", options=DATA), init=paper.init
+    )
+
+
 @pytest.mark.parametrize("kind", ["pretrain", "train"])
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "paper"])
 @pytest.mark.parametrize("steps", [None, 1, 10, 19, 20, 39, 100, 999])
-def test_warm_up_is_at_most_a_twentieth_and_the_cosine_ends_with_the_steps(
+def test_warm_up_is_the_presets_share_and_the_cosine_ends_with_the_steps(
     kind: Any, preset: str, steps: int | None
 ) -> None:
     config = resolve_config(kind, preset=preset, options={**DATA, "steps": steps})
-    assert config.warmup_steps <= 0.05 * config.steps
+    share = 0.15 if (preset, kind) == ("small", "train") else 0.05
+    assert config.warmup_steps == math.floor(round(share * config.steps, 9))
     assert config.decay_steps == config.steps
     assert 1 <= config.log_every <= config.steps
     assert 1 <= config.evaluate_every <= config.steps
@@ -87,7 +105,7 @@ def test_the_file_overrides_the_preset_and_options_override_both(tmp_path: Path)
         ("model = {block = 1}", "no model size is called 'block': did you mean blocks?"),
         ("model = {kind = [1]}", "no kind of model is called [1]"),
         ("batchsize = 3", "is called 'batchsize': did you mean batch_size?"),
-        ("zzz = 3", "is called 'zzz': there are augment, batch_size, "),
+        ("zzz = 3", "is called 'zzz': there are augment, average, batch_size, "),
         ("datasets = []", "name at least one dataset"),
         ('datasets = "data"', "datasets must be tables"),
         ("datasets = [5]", "a dataset is a text"),

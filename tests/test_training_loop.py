@@ -36,8 +36,10 @@ def numbers(path: Path) -> list[dict[str, Any]]:
     ]
 
 
-def test_crashes_and_signals_anywhere_lead_to_the_same_end(tmp_path: Path, data: str) -> None:
-    config = config_for("train", [data], steps=30, evaluate_every=7, checkpoint_every=5, log_every=4)
+@pytest.mark.parametrize("average", [0.0, 0.8])
+def test_crashes_and_signals_anywhere_lead_to_the_same_end(tmp_path: Path, data: str, average: float) -> None:
+    every = {"evaluate_every": 7, "checkpoint_every": 5, "log_every": 4}
+    config = config_for("train", [data], steps=30, average=average, **every)
     whole, cut = tmp_path / "whole", tmp_path / "cut"
     train(start_run(whole, config))
     run, before = start_run(cut, config), signal.getsignal(signal.SIGINT)
@@ -184,6 +186,37 @@ def test_the_best_model_is_that_of_the_lowest_holdout_loss(tmp_path: Path, data:
     assert float(np.abs(seen[best][0]).mean()) == pytest.approx(losses[best], rel=1e-6)
     assert [report.step for report in told] == list(range(1, 25))
     assert {one.step: one.holdout_loss for one in told if one.holdout_loss is not None} == losses
+
+
+def test_averaged_weights_are_evaluated_saved_and_observed(
+    tmp_path: Path, data: str, plain_steps: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    call, held = plain_steps.__call__, list[np.ndarray]()
+
+    def step(self: PlainStep, *arguments: Any) -> float:
+        loss = call(self, *arguments)
+        held.append(self._held.copy())
+        return loss
+
+    monkeypatch.setattr(plain_steps, "__call__", step)
+    run, seen = start_run(tmp_path / "run", config_for("train", [data], average=0.8)), dict[int, np.ndarray]()
+
+    def observe(report: Report) -> None:
+        if report.holdout_loss is not None:
+            seen[report.step] = run.model.get_weights()[0]
+
+    train(run, observe)
+    averages = [held[0].astype(np.float64)]
+    for one in held[1:]:
+        averages.append(0.8 * averages[-1] + 0.2 * one)
+    losses = {row["step"]: row["holdout_loss"] for row in numbers(run.path) if "holdout_loss" in row}
+    assert list(losses) == list(seen) == [4, 8, 12]
+    for number, loss in losses.items():
+        np.testing.assert_allclose(seen[number], averages[number - 1], rtol=1e-4, atol=1e-6)
+        assert loss == pytest.approx(np.abs(averages[number - 1]).mean(), rel=1e-5)
+        assert np.abs(averages[number - 1] - held[number - 1]).max() > 1e-3
+    for kept in ("last.keras", "checkpoints/step-000000012/model.keras"):
+        np.testing.assert_allclose(weights_of(run.path / kept)[0], averages[-1], rtol=1e-4, atol=1e-6)
 
 
 def test_without_a_holdout_set_there_is_no_best_model(tmp_path: Path, data: str) -> None:

@@ -59,6 +59,10 @@ class PlainStep:
 
         self._weight, self._moment = model.trainable_variables[0], optimizer.variables[-1]
         self._iterations = optimizer.iterations
+        self._momentum, self._average = 0.0, np.zeros(())
+        if optimizer.use_ema:
+            self._kept, self._momentum = optimizer._model_variables_moving_average[0], optimizer.ema_momentum
+            self._average = np.array(ops.convert_to_numpy(self._kept.value))
         self._held = np.array(ops.convert_to_numpy(self._weight.value))
         self._total = np.array(ops.convert_to_numpy(self._moment.value))
         self._steps = int(ops.convert_to_numpy(self._iterations.value))
@@ -67,6 +71,8 @@ class PlainStep:
         noise = np.random.default_rng(int(seed) & 0xFFFFFFFF).normal(size=self._held.shape)
         self._total = (0.9 * self._total + batch.values.mean()).astype(np.float32)
         self._held = (self._held * (1 - rate) + rate * noise + 1e-3 * self._total.mean()).astype(np.float32)
+        momentum = np.float32(self._momentum if self._steps else 0.0)
+        self._average = momentum * self._average + (1 - momentum) * self._held
         self._steps += 1
         return float(np.abs(self._held).mean())
 
@@ -74,6 +80,8 @@ class PlainStep:
         self._weight.assign(self._held)
         self._moment.assign(self._total)
         self._iterations.assign(self._steps)
+        if self._momentum:
+            self._kept.assign(self._average)
 
 
 @pytest.fixture

@@ -51,6 +51,7 @@ class TrainingConfig:
         decay_steps: Where the cosine reaches 0, warm-up included; the end where not given.
         weight_decay: Decoupled weight decay.
         clip_norm: Largest global norm of the gradients.
+        average: Decay of the moving average of the weights that is evaluated and saved in their place; 0 for none.
         targets: ``onehot`` or ``gauss``.
         augment: Pre-training: share of the batches whose variates are mirrored and moved at random; 0 as published.
         padded_sizes: Pre-training: the most sizes that M is padded up to, each compiled once.
@@ -82,6 +83,7 @@ class TrainingConfig:
     patience: int = 0
     weight_decay: float = 1e-5
     clip_norm: float = 0.25
+    average: float = 0.0
     targets: str = "onehot"
     augment: float = 0.0
     padded_sizes: int = 3
@@ -121,6 +123,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "holdout_fraction": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
     "test_fraction": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
     "augment": (lambda value: 0 <= value <= 1, "lie in [0, 1]"),
+    "average": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "be at least 0"),
     "warmup_steps": (lambda value: value >= 0, "be at least 0"),
     "targets": (lambda value: value in ("onehot", "gauss"), "be onehot or gauss"),
@@ -154,7 +157,10 @@ def resolve_config(
     model_kind = kind_of(sizes.pop("kind", DEFAULT))
     _check(model_kind.sizes, sizes, "model size")
     model = model_kind.preset(preset, **sizes)
-    run = model.runs[preset, kind]
+    run = dict(model.runs[preset, kind])
+    if kind == "train" and (given.get("init") or written.get("init")):
+        # What is known already is changed otherwise than random weights.
+        run |= model.runs.get((preset, "init"), {})
     values = {**run, **written, **given, "kind": kind, "preset": preset, "model": model}
     choices = values.get("datasets", ())
     if isinstance(choices, str) or not isinstance(choices, Sequence):
@@ -163,15 +169,17 @@ def resolve_config(
     _check(TrainingConfig, values, "setting")
     values["init"] = whole_path(values.get("init", ""))
     steps = values["steps"]
+    # The preset's share of its own steps.
+    warmup = steps * run["warmup_steps"] // run["steps"]
     # Of a preset that brings the end of its cosine, the warm-up is as it says, too.
     fixed = "decay_steps" in run
     if "steps" in given and written.get("decay_steps") == written.get("steps", steps):
         # The file's schedule ended with its steps: another number of steps moves the end with it.
         values["decay_steps"] = given.get("decay_steps", steps)
         if not fixed and "warmup_steps" not in given:
-            values["warmup_steps"] = min(values["warmup_steps"], steps // 20)
+            values["warmup_steps"] = min(values["warmup_steps"], warmup)
     if "steps" in (asked := written | given) and "warmup_steps" not in asked and not fixed:
-        values["warmup_steps"] = steps // 20
+        values["warmup_steps"] = warmup
     every = {"log_every": min(50, max(1, steps // 20)), "evaluate_every": min(5000, max(1, steps // 10))}
     values = {"decay_steps": steps, **every, **values}
     return TrainingConfig(**{"checkpoint_every": values["evaluate_every"], **values})

@@ -20,7 +20,7 @@ from trajworld.files import one_writer
 from trajworld.models.interface import WorldModel
 from trajworld.training.checkpoint import TrainingState, newest_checkpoint, save_checkpoint, save_whole_model
 from trajworld.training.config import TrainingConfig
-from trajworld.training.optimizer import learning_rate
+from trajworld.training.optimizer import exchange_averages, learning_rate
 from trajworld.training.parts import holdout_batches
 from trajworld.training.record import MetricsLog, distinct
 from trajworld.training.run import Run
@@ -72,10 +72,14 @@ def train(
     done; on JAX on the CPU, bit for bit. Leaves ``last.keras`` and, with a holdout set, ``best.keras``.
 
     ``observe`` is called after every step. The steps ``at`` end in an evaluation and a checkpoint, beside every
-    ``evaluate_every``; after any evaluation ``run.model`` holds the weights of that step. A ``DivergedError`` is raised
-    where the loss is no longer finite.
+    ``evaluate_every``; after any evaluation ``run.model`` holds the weights of that step, or their averages. A
+    ``DivergedError`` is raised where the loss is no longer finite.
     """
     config, model, state = run.config, run.model, run.state
+    last = state.step if _ran_out(config, state) else config.steps
+    if 0 < state.step < last:
+        # What was evaluated or loaded has the averages of the weights, where there are any.
+        exchange_averages(model, run.optimizer)
     leads = run.layout.leads  # Every process of several computes all of this; one writes it.
     step_function = active_backend().training_step(
         model, run.optimizer, lambda batch, seed: mean_loss(model, batch, seed, config.targets)
@@ -93,7 +97,6 @@ def train(
         losses: list[Any] = list(state.unlogged)
         counted, before = 0, state.seconds
         began = logged = time.perf_counter()
-        last = state.step if _ran_out(config, state) else config.steps
         for batch in run.mixture.iterate(state.step, last):
             rate = learning_rate(config, state.step)
             losses.append(step_function(rate, batch, step_seed(config.seed, state.step)))
@@ -119,6 +122,7 @@ def train(
             state = replace(state, step=step, seconds=seconds, unlogged=tuple(losses) if saving else ())
             if saving:
                 step_function.write_back()
+                exchange_averages(model, run.optimizer)
                 model.identity = model.identity.at_step(step)
             if evaluating:
                 errors, by_dataset = holdout_loss(run, sums)
@@ -140,8 +144,10 @@ def train(
                 logged = time.perf_counter()
             found = {"holdout_loss": row.get("holdout_loss"), "rate": row.get("steps_per_second")}
             observe(Report(step, config.steps, row.get("loss"), **found, best=best))
-            if stopping or _ran_out(config, state):
+            if stopping or step == last or _ran_out(config, state):
                 break
+            if saving:
+                exchange_averages(model, run.optimizer)
         run.state, finished = state, state.step == config.steps or _ran_out(config, state)
         if finished and leads:
             save_whole_model(model, run.path / "last.keras")

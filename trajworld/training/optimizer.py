@@ -1,6 +1,7 @@
 """The optimiser and its schedule."""
 
 import math
+from typing import Any
 
 import keras
 
@@ -19,7 +20,11 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 def make_optimizer(config: TrainingConfig) -> keras.optimizers.Optimizer:
-    """AdamW with decoupled decay of every weight, after clipping the global norm; each step is given its rate."""
+    """AdamW with decoupled decay of every weight, after clipping the global norm; each step is given its rate.
+
+    Where the configuration asks for it, the optimiser keeps a moving average of the weights, which begins with those
+    after the first step.
+    """
     return keras.optimizers.AdamW(
         learning_rate=config.learning_rate,
         weight_decay=config.weight_decay,
@@ -27,4 +32,20 @@ def make_optimizer(config: TrainingConfig) -> keras.optimizers.Optimizer:
         beta_2=0.999,
         epsilon=1e-8,
         global_clipnorm=config.clip_norm,
+        use_ema=config.average > 0,
+        ema_momentum=config.average,
     )
+
+
+def exchange_averages(model: Any, optimizer: keras.optimizers.Optimizer) -> None:
+    """Exchange the weights with their averages, if the optimiser keeps any; done twice, nothing has changed.
+
+    A model with the averages is what is evaluated and saved; beside it, the optimiser's state then holds the weights
+    that training continues from.
+    """
+    # Keras has no public access to them, but to overwrite the weights.
+    averages = optimizer._model_variables_moving_average if optimizer.use_ema else ()
+    for weight, average in zip(model.trainable_variables, averages, strict=bool(averages)):
+        held = keras.ops.copy(weight.value)
+        weight.assign(keras.ops.copy(average.value))
+        average.assign(held)
