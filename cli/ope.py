@@ -53,11 +53,11 @@ def ope(
       trajworld ope runs/hopper/best.keras dope/hopper-v5-medium-v0 --policies zoo/hopper
       trajworld policy evaluate policies/*.npz --episodes 100 -o truth.json
       trajworld ope seed0/best.keras seed1/best.keras hopper_medium-v2.hdf5 --policies dope/policies
-      trajworld ope runs/hopper/best.keras mine-v0 --policies policies --truth truth.json --fitted-q 1000 -o ope
+      trajworld ope runs/hopper/best.keras mine-v0 --policies policies --truth truth.json --fitted-q 200 -o ope
 
     Options:
         policies: A policy's file, a folder of them, or one that ships (zoo/hopper, zoo/hopper-03); may be repeated.
-        fitted_q: Iterations of fitted Q evaluation beside it, which needs no model (1000 is usual); 0 for none.
+        fitted_q: Iterations of fitted Q evaluation beside it, which needs no model (200 is usual); 0 for none.
         truth: True values, as `trajworld policy evaluate -o` writes them; those that ship for zoo policies.
         simulate: Find the true values by so many episodes of each policy.
         members: Take each elite of an MLP ensemble as a model of its own.

@@ -172,7 +172,11 @@ def imagined_values(
             found = imagined_returns(model, run, dataset, support, starts, policies, ends, settings, told)
         rows = []
         for name, one in found.items():
-            counts = {"steps": one.lengths.mean(), "ended": one.ended.mean()} if len(one.lengths) else {}
+            counts = (
+                {"steps": one.lengths.mean(), "ended": np.clip(one.ended.mean(), 0, 1)}
+                if len(one.lengths)
+                else {}
+            )
             rows.append(
                 mean_row(name, one.discounted) | counts | coverage.measure(one) | {"problem": one.problem}
             )

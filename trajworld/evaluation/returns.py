@@ -28,8 +28,9 @@ _LEAST_BATCH = 8
 _ROWS_KEPT = 2000
 # How many rounds of rollouts have room in a batch.
 _ROUNDS = 4
-# The least share of rollouts that go on, where they fade.
-_LEAST_SHARE = 1 / 8
+# Where rollouts fade: the least share that goes on, and how many of a policy's first always do, so that late steps too
+# have a spread to tell the error by.
+_LEAST_SHARE, _ALWAYS = 1 / 8, 4
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,8 @@ def imagined_returns(
 
     Rollouts go in rounds of one policy. Policies of one form share the batch: where rollouts end, a further round takes
     their places. Without ``compact`` each is carried along to the horizon, one policy at a time. Where they fade, of
-    each round's a share γ^t goes on beyond step t, at least an eighth: the estimate stays unbiased, its interval counts
-    it, and for equal intervals fewer steps are taken.
+    each round's a share γ^t goes on beyond step t, at least an eighth and four: the estimate stays unbiased, its
+    interval counts it, and for equal intervals fewer steps are taken.
 
     Args:
         model: The model.
@@ -288,7 +289,7 @@ class _Round:
         self._parts, self._broken, self._problem = np.zeros((count, chunks, 3)), np.zeros(count, bool), ""
         # Later chunks count less: fewer go into them, in an order that spreads them over the states.
         share = np.maximum(settings.discount ** (self._steps * np.arange(chunks)), _LEAST_SHARE)
-        order = np.array([_spread(state) for state in range(begin, end)])
+        order = np.array([0.0 if state < _ALWAYS else _spread(state) for state in range(begin, end)])
         self._drawn = order[:, None] < (share if settings.fading else np.ones(chunks))
         self._imagined: list[NDArray[np.float32]] = []
         self._owners: list[NDArray[np.int64]] = []

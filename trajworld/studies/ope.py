@@ -94,7 +94,7 @@ class Ope:
     batch_size: int = 16
     learning_rate: float = 3e-3
     ensemble_steps: int = 5000
-    iterations: int = 1000
+    iterations: int = 200
     seeds: int = 2
     discount: float = 0.995
     horizon: int = 1000
