@@ -51,7 +51,8 @@ def collect(
     """Collect transitions of each ENV into a Minari dataset of its own.
 
     ENV is a Gymnasium id with continuous actions (Hopper-v5, Pendulum-v1), dm_control/DOMAIN-TASK
-    (dm_control/cheetah-run), or a procedural robot (robot/legged-17, robot/snake-3: each number is another).
+    (dm_control/cheetah-run), or a procedural robot (robot/legged-17, robot/snake-3, robot/runner-5: each number is
+    another).
     Changed physics follow a question mark, in quotes for the shell: Pendulum-v1 takes g, m and l; every MuJoCo
     environment takes gravity (m/s²), friction and mass (factors) and timestep (s), and Gymnasium's take their own
     arguments too (include_cfrc_ext_in_observation=false).
@@ -71,7 +72,7 @@ def collect(
         episodes: Episodes of each environment instead.
         behaviour: uniform: independent random actions; ou: Ornstein-Uhlenbeck (coloured) noise; constant: random
             pushes that are held; gait: sine waves; mixed: each episode one of the first three, of a random scale and
-            correlation; varied: of the first four.
+            correlation; varied: of the first four; running: the same, faster.
         noise_scale: In half action ranges: ou's standard deviation (default 0.5), else the range drawn from (1).
         noise_correlation: ou: of a step's noise with the next's (default 0.9); constant: that a push is held for
             another step (0.95).
@@ -142,9 +143,9 @@ def collect_corpus(
 ) -> None:
     """Make one Minari dataset of each environment of a table, for pre-training and for tests of the unseen.
 
-    Behaviours are mixed within a dataset: uniform actions, coloured noise, pushes, gaits, and policies of a short
-    search, from usual and perturbed starts. Each dataset is a function of the seed and its line of the table: a
-    corpus that was stopped or killed continues where it was and ends the same, file by file.
+    Behaviours are mixed within a dataset: uniform actions, coloured noise, pushes, gaits, and policies of a search
+    (for runners from clumsy to fast), from usual and perturbed starts. Each dataset is a function of the seed and its
+    line of the table: a corpus that was stopped or killed continues where it was and ends the same, file by file.
 
     \b
     Examples:
@@ -156,7 +157,7 @@ def collect_corpus(
     Options:
         name: What its datasets' ids begin with.
         list_only: Show the table of environments and do nothing.
-        table: A table (CSV) in place of the built-in one.
+        table: A table (CSV) in place of the built-in one; corpus-1 is its first edition.
         only: Only environments or sources that fit, e.g. dm_control or 'robot/*'; may be repeated.
         role: Only environments of this role.  [default: both]
         transitions: Of an environment of size 1 in the table.
@@ -271,6 +272,7 @@ def collect_suite(
     *,
     policies: Annotated[tuple[Path, ...], With(metavar="PATH", required=True)] = (),
     name: str = "trajworld/suite",
+    streams: Folder | None = None,
     transitions: AtLeast1 = 100_000,
     seed: Seed = 0,
     workers: Workers | None = None,
@@ -280,17 +282,20 @@ def collect_suite(
 
     Five datasets for each environment of the policies: random; medium and expert, each the sampled behaviour of one
     policy; medium-expert, half of each; medium-replay, equal parts of uniform actions and of all policies up to
-    medium, with more or less noise. Expert is the policy of the greatest return, medium that nearest a third of it.
-    What is there is left as it is: a collection that was stopped continues.
+    medium, with more or less noise, or what medium was trained on. Expert is the policy of the greatest return, medium
+    that nearest a third of it. What is there is left as it is: a collection that was stopped continues.
 
     \b
     Examples:
       trajworld data collect-suite --policies dope/policies --name dope
-      trajworld data collect-suite --policies hopper --name mine --transitions 20000
+      trajworld data collect-suite --policies zoo --name zoo
+      trajworld data collect-suite --policies hopper --name mine --streams training --transitions 20000
 
     Options:
-        policies: A policy's file, or a folder of them; may be repeated.
+        policies: A policy's file, a folder of them, or zoo; may be repeated.
         name: What the datasets' ids begin with: NAME/hopper-v5-medium-v0.
+        streams: A folder with the trainings (`trajworld policy train`) that left the policies: medium-replay is all
+            transitions of the one of medium up to it, or as many as asked for.
         transitions: Of each dataset.
     """
     from trajworld.collect.suites import collect_suite as collected
@@ -300,7 +305,12 @@ def collect_suite(
     found = read_policies(policies)
     with job_progress("Ranking", "episodes") as progress:
         planned = plan_suite(
-            name, found, seed=seed, workers=workers or default_workers(10_000), progress=progress
+            name,
+            found,
+            streams=streams,
+            seed=seed,
+            workers=workers or default_workers(10_000),
+            progress=progress,
         )
     for one in planned:
         if dataset_path(one.dataset).exists():

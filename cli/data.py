@@ -225,11 +225,12 @@ def import_(
 def draw_robots(robots: Annotated[tuple[str, ...], With(metavar="ROBOT...")], *, output: File) -> None:
     """Draw procedural robots side by side.
 
-    ROBOT is such as robot/legged-17 or robot/snake-3; legged ones are seen from the side, snakes from above.
+    ROBOT is such as robot/legged-17, robot/runner-5 or robot/snake-3; those on legs are seen from the side, snakes from
+    above.
 
     \b
     Examples:
-      trajworld data draw-robots robot/legged-{0..17} robot/snake-{0..5} -o robots.png
+      trajworld data draw-robots robot/legged-{0..11} robot/runner-{0..11} robot/snake-{0..5} -o robots.png
 
     Options:
         output: The picture (.png).

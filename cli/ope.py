@@ -50,14 +50,15 @@ def ope(
     \b
     Examples:
       trajworld ope runs/hopper/best.keras hopper_medium-v2.hdf5 --policies dope/policies/hopper_online_3.pkl
+      trajworld ope runs/hopper/best.keras dope/hopper-v5-medium-v0 --policies zoo/hopper
       trajworld policy evaluate policies/*.npz --episodes 100 -o truth.json
       trajworld ope seed0/best.keras seed1/best.keras hopper_medium-v2.hdf5 --policies dope/policies
       trajworld ope runs/hopper/best.keras mine-v0 --policies policies --truth truth.json --fitted-q 1000 -o ope
 
     Options:
-        policies: A policy's file, or a folder of them; may be repeated.
+        policies: A policy's file, a folder of them, or one that ships (zoo/hopper, zoo/hopper-03); may be repeated.
         fitted_q: Iterations of fitted Q evaluation beside it, which needs no model (1000 is usual); 0 for none.
-        truth: True values, as `trajworld policy evaluate -o` writes them.
+        truth: True values, as `trajworld policy evaluate -o` writes them; those that ship for zoo policies.
         simulate: Find the true values by so many episodes of each policy.
         members: Take each elite of an MLP ensemble as a model of its own.
         ranges: As of `trajworld evaluate`.
@@ -77,7 +78,7 @@ def ope(
     from trajworld.environments.termination import never, termination_rule
     from trajworld.evaluation import ope as core
     from trajworld.evaluation.returns import initial_states
-    from trajworld.policies.files import read_policies
+    from trajworld.policies.files import policy_files, read_policies, zoo_truth
     from trajworld.study.tables import terminal
 
     found = read_policies(policies)
@@ -87,6 +88,11 @@ def ope(
     core.check_policies(found, dataset)
     settings = core.within_limit(settings, dataset.environment)
     known = None if truth is None else _read_truth(truth, list(found), settings)
+    if truth is None and simulate is None and (shipped := zoo_truth(policy_files(policies).values())):
+        try:
+            known, truth = _read_truth(shipped, list(found), settings, dataset.environment), shipped
+        except TrajWorldError as error:
+            click.echo(f"No true values: {error}", err=True)
     simulated = SIMULATOR in model_names
     if simulated and (len(model_names) > 1 or members):
         raise UsageError(f"{SIMULATOR} stands alone: it is the environment itself")
@@ -179,9 +185,13 @@ def _write(
             save_figure(picture, folder / "estimates.png")
 
 
-def _read_truth(path: Path, policies: list[str], settings: OpeSettings) -> "pd.DataFrame":
+def _read_truth(
+    path: Path, policies: list[str], settings: OpeSettings, environment: str = ""
+) -> "pd.DataFrame":
+    """True values of policies, as a table; in ``environment`` where it has changes of physics."""
     import pandas as pd
 
+    from trajworld.environments.names import parse_name
     from trajworld.files import read_json
 
     try:
@@ -190,6 +200,10 @@ def _read_truth(path: Path, policies: list[str], settings: OpeSettings) -> "pd.D
     except (TypeError, KeyError, ValueError):
         wanted = "what `trajworld policy evaluate -o` writes, of 2 episodes or more"
         raise TrajWorldError(f"{path} is not {wanted}") from None
+    if environment and parse_name(environment).changes:
+        raise TrajWorldError(
+            f"{path} holds returns in {found[0]['environment']}, and the data are of {environment}"
+        )
     for one in found:
         limit = one.get("horizon") or settings.horizon
         if one.get("gamma") != settings.discount or limit < settings.horizon:

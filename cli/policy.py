@@ -6,9 +6,10 @@ from typing import Annotated, Any
 
 import click
 
+from trajworld.errors import TrajWorldError
 from trajworld.text import number
 
-from .commands import AtLeast1, File, Json, LazyGroup, With, parameters_of
+from .commands import AtLeast1, File, Folder, Json, LazyGroup, With, parameters_of
 from .output import print_facts, print_json, print_records
 from .progress import job_progress
 
@@ -36,20 +37,22 @@ _reading = parameters_of(Reading)
 
 @click.group(cls=LazyGroup, lazy={})
 def policy() -> None:
-    """List, import, evaluate and train policies.
+    """List, import, evaluate, train and select policies.
 
-    POLICY is a file of this library (.npz), a pickle of the DOPE benchmark (.pkl), or the zip of a Stable-Baselines3
-    agent (A2C, PPO, TRPO, ARS, SAC, TQC or TD3 with an MLP policy). Nothing in a file is run.
+    POLICY is a file of this library (.npz), a pickle of the DOPE benchmark (.pkl), the zip of a Stable-Baselines3
+    agent (A2C, PPO, TRPO, ARS, SAC, TQC or TD3 with an MLP policy), or the name of one that ships, such as
+    zoo/hopper-03; zoo/hopper is all of a robot's, from near random to the best. Nothing in a file is run.
     """
 
 
 @policy.command("list")
 def list_(folder: Path = Path("."), *, as_json: Json = False) -> None:
-    """List the policies in FOLDER (default: this one) and in those below it.
+    """List the policies in FOLDER (default: this one) and in those below it; zoo: those that ship.
 
     \b
     Examples:
       trajworld policy list dope/policies
+      trajworld policy list zoo
     """
     from trajworld.policies.files import find_policies
 
@@ -121,6 +124,7 @@ def evaluate(
     Examples:
       trajworld policy evaluate dope/policies/hopper_online_*.pkl --episodes 100 -o returns.json
       trajworld policy evaluate trpo/Hopper-v3.zip --environment Hopper-v5 --deterministic
+      trajworld policy evaluate zoo/hopper --episodes 20
 
     Options:
         episodes: Of each policy.
@@ -150,13 +154,7 @@ def evaluate(
         write_json(output, {"policies": found})
     if as_json:
         return print_json({"policies": found})
-    means = "return", "discounted"
-    shown = [
-        {**one, **{name: f"{number(one[name], 4)} ± {number(one[name + '_stderr'])}" for name in means}}
-        for one in found
-    ]
-    columns = dict.fromkeys(("policy", "environment", "episodes", "length", "terminated", *means), "{}")
-    print_records(shown, columns | {"length": "{:.0f}"})
+    _print_returns(found, ("policy", "environment", "episodes", "length", "terminated"))
     for one in found:
         if one["unstable"]:
             click.echo(
@@ -201,6 +199,76 @@ def train(
     with job_progress("Training", "steps") as progress:
         found = train_policies(environment, output, progress=progress, **settings)
     click.echo("\n".join(map(str, found)))
+
+
+@policy.command()
+def select(
+    places: Annotated[tuple[Path, ...], With(metavar="PATH...")],
+    *,
+    output: Folder,
+    count: Annotated[int, click.IntRange(min=2)] = 11,
+    episodes: Annotated[int, click.IntRange(min=4)] = 100,
+    horizon: AtLeast1 | None = None,
+    gamma: float = 0.995,
+    seed: Seed = 0,
+    workers: AtLeast1 | None = None,
+    as_json: Json = False,
+) -> None:
+    """Choose policies of one environment from near random to the best, as evenly spread in value as can be.
+
+    PATH is a policy's file, or a folder such as `trajworld policy train` makes. Each is run for half of the episodes;
+    those that are chosen, at least four standard errors apart in discounted return where that is possible, are run
+    again, in other episodes. The folder gets their files, NAME-01.npz the weakest, and truth.json with their returns,
+    as `trajworld ope --truth` takes it.
+
+    \b
+    Examples:
+      trajworld policy train Hopper-v5 -o training --every 10000 --snapshots 30
+      trajworld policy select training --count 11 -o hopper
+      trajworld ope simulator mine-v0 --policies hopper --truth hopper/truth.json
+
+    Options:
+        output: The folder to make; its name is that of the policies.
+        count: How many.
+        episodes: Of each that is chosen.
+        horizon: The most steps of an episode.  [default: the environment's limit]
+        gamma: The discount of a step.
+        seed: Another seed, other episodes.
+        workers: Processes; any number gives the same.  [default: one a core, fewer for little to do]
+    """
+    from trajworld.collect.collector import default_workers
+    from trajworld.collect.selection import select_policies, write_selection
+    from trajworld.policies.files import read_policies
+
+    if output.exists():
+        raise TrajWorldError(f"{output} exists already: name another folder")
+    policies = read_policies(places)
+    with job_progress("Evaluating", "episodes") as progress:
+        chosen, truth = select_policies(
+            policies,
+            output.resolve().name,
+            count=count,
+            episodes=episodes,
+            horizon=horizon,
+            gamma=gamma,
+            seed=seed,
+            workers=workers or default_workers(len(policies) * episodes * (horizon or 1000) // 2),
+            progress=progress,
+        )
+    write_selection(output, chosen, truth)
+    if as_json:
+        return print_json({"policies": truth})
+    shown = [{**one, "source": chosen[one["policy"]].source} for one in truth]
+    _print_returns(shown, ("policy", "source", "episodes", "length", "apart"), apart="{:.1f}")
+
+
+def _print_returns(found: list[dict[str, Any]], columns: tuple[str, ...], **texts: str) -> None:
+    means = "return", "discounted"
+    shown = [
+        {**one, **{name: f"{number(one[name], 4)} ± {number(one[name + '_stderr'])}" for name in means}}
+        for one in found
+    ]
+    print_records(shown, dict.fromkeys((*columns, *means), "{}") | {"length": "{:.0f}"} | texts)
 
 
 def _print(described: dict[str, Any], as_json: bool) -> None:

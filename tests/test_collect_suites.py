@@ -9,7 +9,9 @@ import pytest
 from trajworld.collect.suites import LEVELS, Noisy, collect_suite, plan_suite
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.errors import UsageError
+from trajworld.files import write_json
 from trajworld.policies.behaviour import Uniform
+from trajworld.policies.files import save_policy
 from trajworld.policies.policy import Layer, Policy
 
 pytestmark = pytest.mark.once
@@ -45,6 +47,9 @@ def test_levels_follow_the_policies_returns(home: Path) -> None:
     assert parts["medium-replay"] == ["uniform", "wrong", "none"]
     assert parts["medium-expert"] == ["none", "best"]
 
+    noises = "; a third of the episodes each with action noise of 0, 0.2, 0.5"
+    assert [noises in one.acting for one in planned] == [level == "medium-replay" for level in LEVELS]
+
     rows = list(collect_suite(planned, transitions=1200, seed=3, workers=1, progress=quiet))
     assert [row["dataset"] for row in rows] == [
         f"trajworld/test/invertedpendulum-v5-{level}-v0" for level in LEVELS
@@ -64,6 +69,51 @@ def test_levels_follow_the_policies_returns(home: Path) -> None:
     dataset_path(rows[3]["dataset"]).rename(home / "again")
     with pytest.raises(UsageError, match="more than 1 transitions are needed"):
         list(collect_suite(planned, transitions=1, seed=3, workers=1, progress=quiet))
+
+
+def training(folder: Path, policies: list[Policy], lengths: list[list[int]]) -> list[np.ndarray]:
+    """A training on disk: snapshots and streams, of episodes of these lengths in each; its observations."""
+    rng, seen = np.random.default_rng(0), []
+    write_json(folder / "training.json", {})
+    for number, (policy, own) in enumerate(zip(policies, lengths, strict=True), 1):
+        save_policy(policy, folder / f"snapshot-{number:03}.npz")
+        dones = np.zeros(sum(own), np.float32)
+        dones[np.cumsum(own) - 1] = 1
+        before, after = rng.normal(size=(2, len(dones), 4)).astype(np.float32)
+        actions = rng.uniform(-3, 3, (len(dones), 1)).astype(np.float32)
+        np.savez(
+            folder / f"stream-{number:03}.npz",
+            observations=before,
+            next_observations=after,
+            actions=actions,
+            rewards=np.ones(len(dones), np.float32),
+            dones=dones,
+            timeouts=np.zeros_like(dones),
+        )
+        seen += np.split(before, np.cumsum(own)[:-1])
+    return seen
+
+
+def test_replay_is_the_training_up_to_medium(home: Path) -> None:
+    policies = {"best": balancer(1.0), "none": balancer(0.0), "wrong": balancer(-1.0)}
+    snapshots = [policies["wrong"], policies["none"], policies["best"]]
+    seen = training(home / "trainings" / "mine", snapshots, [[5, 7, 3], [4, 9], [6]])
+    for transitions in (28, 100, 20):
+        name = f"trajworld/of{transitions}"
+        planned = plan_suite(name, policies, streams=home / "trainings", progress=quiet)
+        (replay,) = (one for one in planned if one.level == "medium-replay")
+        (row,) = collect_suite([replay], transitions=transitions, seed=0, workers=1, progress=quiet)
+        assert row["transitions"] == min(transitions, 28), "what medium learned from later is no part of it"
+        found = minari.load_dataset(row["dataset"])
+        begins = [episode.observations[0] for episode in found]
+        if transitions > 20:
+            np.testing.assert_array_equal(begins, [one[0] for one in seen[:5]])
+            assert all(episode.terminations[-1] for episode in found)
+        else:
+            assert 2 <= len(begins) < 5
+        assert "medium-replay: the training of none" in found.storage.metadata["description"]
+    with pytest.raises(UsageError, match="holds no training that left none, the medium policy"):
+        plan_suite("trajworld/test", policies, streams=home / "datasets", progress=quiet)
 
 
 def test_noise_is_drawn_for_each_episode_and_stays_in_the_box() -> None:

@@ -1,6 +1,8 @@
 """The table of a corpus: what ships is true of the real environments, and mistakes in another are named."""
 
+import itertools
 import json
+import math
 import re
 
 import gymnasium
@@ -8,9 +10,17 @@ import mujoco
 import numpy as np
 import pytest
 
-from trajworld.collect.corpus_table import ROLES, UNSEEN, read_table, select, source_of
+from trajworld.collect.corpus_table import (
+    FIRST_EDITION,
+    PRETRAIN,
+    ROLES,
+    UNSEEN,
+    read_table,
+    select,
+    source_of,
+)
 from trajworld.environments.open import open_environment
-from trajworld.environments.robots.kinds import draw_robot
+from trajworld.environments.robots.kinds import draw_robot, parse_robot
 from trajworld.errors import TrajWorldError, UsageError
 
 pytestmark = pytest.mark.once
@@ -20,6 +30,9 @@ LINE = "gymnasium/Pendulum-v1?g=4.0, classic, 5, pre-train, 1, 1, varied, 30,\n"
 
 # Everything in the suites that is a hopper, a walker or a cheetah, and what the library calls by these names.
 EMBODIMENTS = re.compile(r"hopper|walker|cheetah|bipedal", re.IGNORECASE)
+
+# How far a robot is from every test embodiment: on average, each of its numbers is another by a factor of e^0.35 = 1.4.
+MARGIN = 0.35
 
 
 def test_what_is_held_out_is_trained_on_in_no_suite_and_under_no_other_name():
@@ -37,6 +50,19 @@ def test_what_is_held_out_is_trained_on_in_no_suite_and_under_no_other_name():
     assert not seen & held
     assert min(held) < min(seen) < max(seen) < max(held)
     assert len([name for name in unseen if name.startswith("robot/")]) >= 8
+
+
+def test_both_editions_are_there_and_the_second_adds_what_is_fast():
+    first, second = ({row.environment: row for row in read_table(name)} for name in (FIRST_EDITION, None))
+    assert (len(first), len(second)) == (183, 232)
+    added = [row for name, row in second.items() if first.get(name) != row]
+    assert {row.behaviour for row in added} == {"running"}
+    assert {row.source for name, row in second.items() if name not in first} == {"runner"}
+    assert first.keys() - second.keys() == {"robot/legged-53", "robot/legged-66"}
+    assert all(row.role == first[name].role for name, row in second.items() if name in first)
+    trained = select(list(second.values()), role=PRETRAIN)
+    fast = sum(row.weight for row in trained if row.behaviour == "running")
+    assert 0.3 < fast / sum(row.weight for row in trained) < 0.4
 
 
 @pytest.mark.slow
@@ -115,22 +141,67 @@ def test_an_environment_has_the_source_of_the_table_or_of_its_name():
     assert [source_of(name) for name in ("robot/legged-3", "else/x", "")] == ["legged", "else", "(not named)"]
 
 
-def proportions(model):
-    """Lengths and radii of a model's capsules, largest length 1, in order of size."""
-    capsules = model.geom_size[model.geom_type == mujoco.mjtGeom.mjGEOM_CAPSULE][:, :2]
-    return np.sort((capsules / capsules[:, 1].max()).ravel())
-
-
 @pytest.mark.slow
-def test_no_robot_has_the_proportions_of_a_test_embodiment():
-    names = ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5")
-    bodies = [proportions(gymnasium.make(name).unwrapped.model) for name in names]
+def test_no_robot_is_a_test_embodiment_under_another_name():
+    bodies = []
+    for name in ("Hopper-v5", "Walker2d-v5", "HalfCheetah-v5"):
+        simulator = gymnasium.make(name).unwrapped
+        bodies.append(morphology(simulator.model, simulator.frame_skip))
+    # An embodiment whose legs come in another order is found out; another embodiment is none.
+    turned = [(shape, legs[::-1]) for shape, legs in bodies]
+    assert [distance(one, other) for one, other in zip(bodies, turned, strict=True)] == [0, 0, 0]
+    assert distance(bodies[1], bodies[2]) > 1
     compared = 0
-    for row in select(read_table(), ["legged"]):
-        robot = draw_robot("legged", int(row.environment.split("-")[1]))
-        own = proportions(mujoco.MjModel.from_xml_string(robot.xml))
-        for body in bodies:
-            if len(own) == len(body):
-                compared += 1
-                assert np.abs(own - body).max() > 0.05, f"{row.environment} is an embodiment at another scale"
-    assert compared > 20
+    for row in select(read_table(), ["legged", "runner"]):
+        robot = draw_robot(*parse_robot(row.environment.removeprefix("robot/")))
+        own = morphology(mujoco.MjModel.from_xml_string(robot.xml), robot.frame_skip)
+        near = min(distance(own, body) for body in bodies)
+        compared += near < math.inf
+        assert near > MARGIN, f"{row.environment} is an embodiment but for {near:.2f}"
+    assert compared > 60
+
+
+def morphology(model, frame_skip):
+    """Numbers without a unit: of the whole, and of each link of each leg ``[links, 6]``, from the hip."""
+    root = 1
+    gravity, mass = -model.opt.gravity[2], model.body_subtreemass[root]
+    chains = []
+    for hip in np.flatnonzero(model.body_parentid == root):
+        chain = [hip]
+        while len(below := np.flatnonzero(model.body_parentid == chain[-1])):
+            chain += list(below)
+        chains.append(chain)
+    length = {body: 2 * model.geom_size[model.body_geomadr[body], 1] for body in range(1, model.nbody)}
+    leg = max(sum(length[body] for body in chain) for chain in chains)
+    seconds = model.opt.timestep * frame_skip * math.sqrt(gravity / leg)
+    legs = []
+    for chain in chains:
+        links = []
+        for body in chain:
+            joint = model.body_jntadr[body]
+            gear = model.actuator_gear[np.flatnonzero(model.actuator_trnid[:, 0] == joint)[0], 0]
+            dof = model.jnt_dofadr[joint]
+            links.append(
+                [
+                    length[body] / leg,
+                    model.body_mass[body] / mass,
+                    gear / (mass * gravity * leg),
+                    model.dof_armature[dof] / (mass * leg**2),
+                    model.dof_damping[dof] / gear * math.sqrt(gravity / leg),
+                    np.ptp(model.jnt_range[joint]),
+                ]
+            )
+        legs.append(np.array(links))
+    return np.array([length[root] / leg, model.body_mass[root] / mass, seconds]), legs
+
+
+def distance(one, other):
+    """The mean of |log ratio| of all numbers, in the order of legs that makes it least; infinite for other legs."""
+    nearest = math.inf
+    for legs in itertools.permutations(other[1]):
+        if [len(leg) for leg in one[1]] == [len(leg) for leg in legs]:
+            own, others = (
+                np.concatenate([shape, *map(np.ravel, parts)]) for shape, parts in (one, (other[0], legs))
+            )
+            nearest = min(nearest, float(np.abs(np.log(own / others)).mean()))
+    return nearest

@@ -241,6 +241,9 @@ def spoil(kind: str, folder: Path) -> Path:
                 other = robomimic_file(folder / "other.hdf5", True)
                 del file["data/demo_0"]
                 file["data/demo_0"] = h5py.ExternalLink(str(other), "data/demo_0")
+            elif kind == "robomimic number":
+                del file["data/demo_1/actions"]
+                file["data/demo_1/actions"] = 1.0
             elif kind == "robomimic lengths":
                 file["data/demo_2"].attrs["num_samples"] = 4
             else:
@@ -260,6 +263,7 @@ def spoil(kind: str, folder: Path) -> Path:
         ("tdmpc2 arrays", "'reward' must be an array of numbers"),
         ("robomimic link", "must be an array of this file"),
         ("robomimic group", "must be an array of this file"),
+        ("robomimic number", r"shape \(\) .* numbers in 2 dimension"),
         ("robomimic lengths", "it is damaged"),
         ("robomimic observations", "no demonstration with observations"),
     ],

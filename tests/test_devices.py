@@ -150,11 +150,10 @@ def everything(devices):
     for number in (batch, 5):  # Five do not divide: whole on each device.
         found[f"sums {number}"] = [float(value) for value in sums(Batch(*drawn(number, 99), variates))]
         found[f"one step {number}"] = np.stack(one_step(*drawn(number, 97), variates))[..., :4]
-        history = [array[:, :4] for array in drawn(number, 98)]
-        uniforms = draw_uniforms(13, number, count, 5)
-        for draws in (None, uniforms) if number == batch else (None,):
-            seen = rollout(*history, variates, GivenActions(actions[:number]), draws)
-            found[f"rollout {number} {draws is None}"] = np.concatenate([np.ravel(a) for a in seen])
+    history = [array[:, :4] for array in drawn(batch, 98)]
+    for draws in (None, draw_uniforms(13, batch, count, 5)):
+        seen = rollout(*history, variates, GivenActions(actions), draws)
+        found[f"rollout {draws is None}"] = np.concatenate([np.ravel(a) for a in seen])
     found["weights"] = np.concatenate([np.ravel(weight) for weight in model.get_weights()])
     return found
 

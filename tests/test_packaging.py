@@ -21,7 +21,7 @@ FOLDERS = {
     "benchmarks": "trajworld/benchmarks",
     "cli": "trajworld/cli",
 }
-DATA_SUFFIXES = {".typed", ".html", ".toml", ".csv", ".ini", ".keras", ".md"}
+DATA_SUFFIXES = {".typed", ".html", ".toml", ".csv", ".ini", ".keras", ".md", ".npz", ".json"}
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +71,20 @@ def test_it_runs_from_the_wheel_alone(wheel: Path, tmp_path: Path) -> None:
     backend = os.environ.get("KERAS_BACKEND", "jax")
     options = ["--quick", "--backends", backend, "--suites", "tokenizing", "--store", "cells", "-o", "found"]
     code = "import sys, trajworld.cli.main as main; print(main.__file__); sys.exit(main.main(sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", code, "study", "run", "backends", *options],
-        capture_output=True,
-        text=True,
-        cwd=tmp_path,
-        env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+
+    def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-P", "-c", code, *arguments],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**os.environ, "PYTHONPATH": str(tmp_path / "site")},
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done
+
+    assert run("policy", "list", "zoo").stdout.count("zoo/hopper-") == 11
+    done = run("study", "run", "backends", *options)
     assert Path(done.stdout.splitlines()[0]).is_relative_to(tmp_path)
     measured = (tmp_path / "found" / "table.csv").read_text()
     assert "encode and project" in measured

@@ -20,7 +20,7 @@ from trajworld.policies.behaviour import (
     Uniform,
     make_behaviour,
 )
-from trajworld.policies.search import ClockedPolicy, search_policies
+from trajworld.policies.search import SHORT, STAGED, ClockedPolicy, search_policies
 
 pytestmark = pytest.mark.once
 
@@ -208,20 +208,24 @@ class Follows:
         return Step(self._observe(), reward, False, self.count == 100)
 
 
-def search(environment, transitions, seed=0):
+def search(environment, transitions, seed=0, plan=SHORT):
     def run(one, trial):
         return run_episode(environment, one, seed, trial, 100).episode
 
     size = environment.description.observation_size, environment.description.action_size
-    return search_policies(run, *size, transitions, np.random.default_rng(seed))
+    return search_policies(run, *size, transitions, np.random.default_rng(seed), plan)
 
 
-def test_the_search_finds_what_is_to_be_found_and_keeps_to_its_budget():
+@pytest.mark.parametrize(("plan", "budget"), [(SHORT, 60_000), (STAGED, 25_000)])
+def test_the_search_finds_what_is_to_be_found_and_keeps_to_its_budget(plan, budget):
     environment = Follows()
-    stages = search(environment, 60_000)
-    # 16 first tries, then whole generations of 16 episodes.
-    assert 60_000 <= environment.steps < 60_000 + 16 * 100
-    first, _, last = (
+    stages = search(environment, budget, plan=plan)
+    # The first tries, then whole generations of 16 episodes.
+    assert budget <= environment.steps < budget + 16 * 100
+    assert len(stages) == len(plan.marks)
+    assert all(plan.periods[0] <= one.period <= plan.periods[1] for one in stages)
+    assert (len({one.period for one in stages}) > 1) == (plan.tempo > 0)
+    first, *_, last = (
         np.mean([run_episode(environment, one, 99, index).episode.rewards.sum() for index in range(5)])
         for one in stages
     )
@@ -230,7 +234,7 @@ def test_the_search_finds_what_is_to_be_found_and_keeps_to_its_budget():
 
 
 def test_the_search_is_a_function_of_its_seed_and_finds_nothing_without_a_budget():
-    one, again, other = (search(Follows(), 3000, seed)[-1].weights for seed in (1, 1, 2))
+    one, again, other = (search(Follows(), 3000, seed, STAGED)[-1].weights for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, again)
     assert not np.array_equal(one, other)
     # Nor in an environment that is broken.

@@ -1,6 +1,7 @@
 """Procedural robots: pure functions of kind and number, sound physics, and Gymnasium's own rules."""
 
 import hashlib
+from collections import Counter
 from dataclasses import replace
 
 import gymnasium
@@ -24,6 +25,8 @@ GOLDEN = {
     ("legged", 17): "82755c46a740",
     ("snake", 2): "8355ab40690e",
     ("snake", 3): "4bad05970638",
+    ("runner", 0): "674dfc9b18ca",
+    ("runner", 6): "9577430d530e",
 }
 
 
@@ -35,7 +38,7 @@ def test_any_robot_moves_and_survives_full_torque(kind, number, seed):
     assert env.robot == draw_robot(kind, number)
     joints = env.model.nu
     # Positions without the place in the world, then velocities: 2 + n and 3 + n, or 1 + n and 3 + n.
-    assert env.observation_space.shape == ((5 if kind == "legged" else 4) + 2 * joints,)
+    assert env.observation_space.shape == ((4 if kind == "snake" else 5) + 2 * joints,)
     seen = [env.reset(seed=seed)[0]]
     np.testing.assert_array_equal(seen[0], env.reset(seed=seed)[0])
     generator = np.random.default_rng(seed)
@@ -55,6 +58,26 @@ def test_robots_are_those_that_they_always_were():
     # In this process and any other: a change would give other bodies under the same names.
     digests = {name: hashlib.sha256(repr(draw_robot(*name)).encode()).hexdigest()[:12] for name in GOLDEN}
     assert digests == GOLDEN
+
+
+@pytest.mark.parametrize("number", range(6))
+def test_a_runner_is_long_strong_and_acted_on_rarely(number):
+    robot = draw_robot("runner", number)
+    model = mujoco.MjModel.from_xml_string(robot.xml)
+    parts = [model.body(body).name.partition("_")[0] for body in range(model.nbody)]
+    links = {leg: count for leg, count in Counter(parts).items() if leg.startswith("leg")}
+    assert len(links) >= 2
+    assert max(links.values()) == 3
+    assert 0.03 < model.opt.timestep * robot.frame_skip <= 0.05 + 1e-9
+    torso, limbs = 2 * model.geom("torso").size[1], 2 * model.geom_size[1:, 1].max()
+    assert torso == pytest.approx(limbs), "nothing is longer than the torso"
+    # The strongest joint carries the whole body at the end of a stretched leg.
+    reach = max(
+        sum(2 * model.geom(f"{leg}_{level}").size[1] for level in range(count))
+        for leg, count in links.items()
+    )
+    weight = model.body_subtreemass[1] * -model.opt.gravity[2]
+    assert model.actuator_gear[:, 0].max() > 0.6 * weight * reach
 
 
 def test_draws_are_thrown_away_until_one_is_sane(monkeypatch):
@@ -104,10 +127,15 @@ def test_a_robot_that_fell_ends_its_episode_only_where_it_should():
         assert reward < 0.9, "no bonus where it is not healthy"
 
 
-@given(number=st.integers(0, 200), noise=st.floats(0.0, 0.5), seed=st.integers(0, 1000))
+@given(
+    kind=st.sampled_from(["legged", "runner"]),
+    number=st.integers(0, 200),
+    noise=st.floats(0.0, 0.5),
+    seed=st.integers(0, 1000),
+)
 @settings(max_examples=30, deadline=None)
-def test_no_start_is_in_the_floor(number, noise, seed):
-    env = RobotEnv("legged", number, reset_noise_scale=noise)
+def test_no_start_is_in_the_floor(kind, number, noise, seed):
+    env = RobotEnv(kind, number, reset_noise_scale=noise)
     env.reset(seed=seed)
     # What is left is the stiffness of a contact, not a body thrown out of the ground.
     assert env.data.ncon == 0 or env.data.contact.dist.min() > -1e-3

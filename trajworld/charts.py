@@ -178,7 +178,7 @@ def heatmap(table: pd.DataFrame, look: Look, *, x: str, y: str, value: str, pane
     ends = [look.colour(name) for name in ("fine-tuned", "paper", "from scratch")]
     shades = LinearSegmentedColormap.from_list("ratio", ends)
     rows, columns = (list(dict.fromkeys(table[name])) for name in (y, x))
-    for place, (axes, (_, part)) in enumerate(zip(panels, table.groupby(panel, sort=False), strict=True)):
+    for axes, (_, part) in zip(panels, table.groupby(panel, sort=False), strict=True):
         wide = part.pivot(index=y, columns=x, values=value).reindex(index=rows, columns=columns)
         axes.imshow(np.log2(wide.to_numpy(float)), cmap=shades, vmin=-2, vmax=2, aspect="auto")
         axes.grid(visible=False)
@@ -188,9 +188,10 @@ def heatmap(table: pd.DataFrame, look: Look, *, x: str, y: str, value: str, pane
             text = shown if np.isfinite(ratio) else "–"
             axes.text(column, row, text, ha="center", va="center", fontsize=8, color=look.colour("text"))
         axes.set_xticks(range(len(columns)), columns, rotation=30, ha="right", fontsize=8)
-        axes.set_yticks(
-            range(len(rows)), rows if look.narrow or place % 2 == 0 else [""] * len(rows), fontsize=8
-        )
+        spec = axes.get_subplotspec()
+        first = look.narrow or spec is None or spec.is_first_col()
+        axes.set_yticks(range(len(rows)), rows if first else [""] * len(rows), fontsize=8)
+        axes.tick_params(length=0)
     figure.supxlabel(x, fontsize=9.5, color=look.colour("faint text"))
     figure.supylabel(y, fontsize=9.5, color=look.colour("faint text"))
     return figure

@@ -143,7 +143,7 @@ def mutate(name: str, data: bytes, rng: random.Random) -> bytes:
     with contextlib.suppress(TypeError, ValueError, KeyError, OSError, OverflowError, AttributeError):
         if suffix in (".hdf5", ".h5"):
             return mutate_hdf5(data, rng)
-        if suffix == ".keras":
+        if suffix in (".keras", ".zip", ".pt"):
             return mutate_archive(data, rng)
         if suffix == ".json":
             return json.dumps(mutate_tree(json.loads(data), rng)).encode()

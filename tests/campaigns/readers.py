@@ -1,5 +1,6 @@
 """The readers of outside files: how good files are made, which are mutated, and how one is read and checked."""
 
+import importlib.util
 import json
 import pickle
 from dataclasses import asdict, replace
@@ -9,6 +10,9 @@ from unittest.mock import patch
 
 import h5py
 import numpy as np
+import pytest
+import test_data_tables as tables
+import test_policies_import as policies
 import test_studies_transfer as transfer
 from data_fixtures import d4rl_file, minari_dataset
 from test_data_resolve import unitraj_folder
@@ -32,6 +36,7 @@ from trajworld.data.unitraj import unitraj_range
 from trajworld.interop.published import import_published
 from trajworld.interop.restricted_pickle import read_pickle
 from trajworld.models.files import describe_model, load_model
+from trajworld.policies.files import read_policy, save_policy
 from trajworld.study.cells import Store
 from trajworld.study.report import write_report
 from trajworld.study.run import known_cells, origins, run_study
@@ -40,6 +45,11 @@ from trajworld.training.loop import train
 from trajworld.training.picture import draw_losses
 from trajworld.training.record import MetricsLog, read_metrics
 from trajworld.training.run import resume_run, start_run
+
+try:
+    import test_data_robot_logs as logs
+except pytest.skip.Exception:  # It needs PyTorch.
+    logs: Any = None  # type: ignore[no-redef]
 
 CANARY, ID = 12345.0, "hopper/a-v0"
 TABLE = """environment,source,M,role,weight,size,behaviour,search,variants
@@ -142,6 +152,50 @@ def read_store(folder: Path, path: Path) -> None:
     dataset = open_dataset(path.parent)
     rows, offsets = (np.load(path.parent / f"{name}.npy") for name in ("rows", "episode_offsets"))
     check(dataset, transitions(rows, offsets, 3))
+
+
+def make_table(folder: Path) -> None:
+    tables.log(60, 0).dropna().to_csv(folder / "log.csv", index=False)
+    columns = 'observation = ["a", "b"]\naction = ["u"]\nreward = "r"\nepisode = "run"\ndone = "done"\n'
+    (folder / "log.toml").write_text(f'{columns}missing = "cut"\n')
+
+
+def make_logs(folder: Path) -> None:
+    logs.lerobot_folder(folder / "new", "v3.0", True)
+    logs.lerobot_folder(folder / "old", "v2.1")
+    logs.robomimic_file(folder / "demo.hdf5", True)
+    fields = logs.torch.load(logs.tdmpc2_file(folder / "chunk_0.pt"))
+    # Only a file of one task is read as a dataset.
+    fields["task"][:] = 0
+    logs.torch.save(fields, folder / "chunk_0.pt")
+
+
+def read_log(folder: Path, path: Path) -> None:
+    """No file says which transitions it must give: that what is read is finite, and counted rightly."""
+    top = folder / path.relative_to(folder).parts[0]
+    dataset = open_dataset(top.with_suffix(".csv") if top.suffix == ".toml" else top)
+    rows = np.asarray(dataset.rows)
+    assert np.isfinite(rows).all()
+    assert not (rows == CANARY).any()
+    found, account = transitions(rows, dataset.episode_offsets, dataset.observation_size), dataset.account
+    assert (account.kept, account.episodes) == (len(found), dataset.num_episodes)
+    assert account.transitions >= account.kept
+    json.dumps(summarise(dataset))
+
+
+def make_policies(folder: Path) -> None:
+    policies.written(folder / "hopper_online_0.pkl", policies.dope())
+    save_policy(read_policy(folder / "hopper_online_0.pkl"), folder / "a.npz")
+    if importlib.util.find_spec("sb3_contrib"):
+        for name in ("PPO", "SAC", "TD3"):
+            policies.agent(name).save(folder / f"{name}.zip")
+
+
+def read_a_policy(folder: Path, path: Path) -> None:
+    policy = read_policy(path)
+    actions = policy.act(np.zeros((4, len(policy.observation_mean)), "f4"), np.random.default_rng(0))
+    assert np.isfinite(actions).all()
+    assert ((policy.low <= actions) & (actions <= policy.high)).all()
 
 
 def make_run(folder: Path) -> None:
@@ -262,4 +316,8 @@ READERS: dict[str, Any] = {
     "corpus": (make_corpus, "*.csv minari/corpus/*.json minari/corpus/*/*/data/*.json", read_corpus, 1),
     "cells": (make_study, "cells/*.json", read_cells, 1),
     "report": (make_study, "report/*.csv report/*.json", read_report, 0.5),
+    "tables": (make_table, "log.*", read_log, 1),
+    "policies": (make_policies, "*.*", read_a_policy, 1),
 }
+if logs:
+    READERS["logs"] = (make_logs, "*.* new/*/*.* new/*/*/*.* old/*/*.* old/*/*/*.*", read_log, 1)

@@ -34,7 +34,7 @@ from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import nested, one_writer, read_json, write_json
 from trajworld.policies.behaviour import Behaviour, log_uniform, make_behaviour
-from trajworld.policies.search import ClockedPolicy, search_policies
+from trajworld.policies.search import SHORT, STAGED, ClockedPolicy, Search, search_policies
 from trajworld.processes import started_workers, worker_died
 
 PREFIX = "corpus:"
@@ -50,11 +50,13 @@ _VERSION = 1
 # Episodes are cut at a length drawn log-uniformly from here (steps): many starts, and some long runs.
 _LENGTHS = (60.0, 500.0)
 # Where policies were found, the share of the episodes that follow one, with noise of a scale from here (half boxes).
-_POLICY_SHARE = 0.4
+_POLICY_SHARE, _RUNNING_SHARE = 0.4, 0.75
 _POLICY_NOISE = (0.02, 0.6)
-# The episodes of a search for policies: the number of the first, and how long each is (steps).
+# The number of the first episode of a search for policies.
 _FIRST_TRIAL = 2**40
-_TRIAL_STEPS = 200
+# What runs is searched for as many gaits, each from clumsy to fast.
+_RUNNING = "running"
+_GAITS = 2
 _COVERAGE_BINS = 64
 
 
@@ -149,7 +151,7 @@ def plan_corpus(name: str, rows: Sequence[Row], transitions: int, seed: int) -> 
     for row in rows:
         amount = max(1, round(transitions * row.size))
         # A small corpus has short searches too.
-        search = round(min(row.search * 1000, 3 * amount))
+        search = round(min(row.search * 1000, _search_of(row).dearest * amount))
         jobs.append(Job(member_of(name, row).dataset_id, row, search, amount, seed))
     there = [job for job in jobs if dataset_path(job.dataset_id).exists()]
     for job in there:
@@ -284,21 +286,31 @@ def coverage(observations: NDArray[np.floating]) -> float:
     return float(np.mean(shares)) if shares else 0.0
 
 
+def _search_of(row: Row) -> Search:
+    return STAGED if row.behaviour == _RUNNING else SHORT
+
+
 def _searched(environment: Environment, job: Job) -> list[ClockedPolicy]:
-    """The policies of a search of its own seeds: those of the episodes that are kept count from 0 upwards."""
-    description = environment.description
-    _, generator = episode_seeds(job.seed, f"{description.name} search", 0)
-
-    def run(policy: ClockedPolicy, trial: int) -> Episode | None:
-        return run_episode(environment, policy, job.seed, _FIRST_TRIAL + trial, _TRIAL_STEPS).episode
-
+    """The policies of searches of their own seeds: those of the episodes that are kept count from 0 upwards."""
+    description, search = environment.description, _search_of(job.row)
     sizes = description.observation_size, description.action_size
-    return search_policies(run, *sizes, job.search, generator)
+    gaits = _GAITS if search is STAGED else 1
+    found: list[ClockedPolicy] = []
+    for gait in range(gaits):
+        _, generator = episode_seeds(job.seed, f"{description.name} search", gait)
+
+        def run(policy: ClockedPolicy, trial: int, gait: int = gait) -> Episode | None:
+            return run_episode(
+                environment, policy, job.seed, _FIRST_TRIAL * (gait + 1) + trial, search.trial
+            ).episode
+
+        found += search_policies(run, *sizes, job.search // gaits, generator, search)
+    return found
 
 
 def _drawn(name: str, policies: list[ClockedPolicy], generator: np.random.Generator) -> tuple[str, Behaviour]:
     """The kind and the behaviour of one episode."""
-    if policies and generator.random() < _POLICY_SHARE:
+    if policies and generator.random() < (_RUNNING_SHARE if name == _RUNNING else _POLICY_SHARE):
         noise = log_uniform(generator, *_POLICY_NOISE)
         return "policy", replace(policies[int(generator.integers(len(policies)))], noise=noise)
     drawn = make_behaviour(name).draw(generator)

@@ -16,6 +16,8 @@ from trajworld.policies.behaviour import BEHAVIOURS
 
 PRETRAIN, UNSEEN = "pre-train", "unseen"
 ROLES = (PRETRAIN, UNSEEN)
+FIRST_EDITION = "corpus-1"
+"""The name of the table that the first ``trajworld-small`` was pre-trained with."""
 _COLUMNS = ("environment", "source", "M", "role", "weight", "size", "behaviour", "search", "variants")
 
 
@@ -60,13 +62,15 @@ class Member:
 
 
 def read_table(path: str | Path | None = None) -> list[Row]:
-    """Read a table (CSV; lines that begin with # are comments), by default the one that ships with the library.
+    """Read a table (CSV; lines that begin with # are comments), by default the newest that ships with the library;
+    ``corpus-1`` is the first edition, which ships too.
 
     Raises:
         TrajWorldError: The file is missing, or a line of it is wrong; the message names both.
     """
-    where = "the built-in table" if path is None else str(path)
-    file = resources.files("trajworld.collect") / "corpus.csv" if path is None else Path(path)
+    builtin = "corpus" if path is None else FIRST_EDITION if str(path) == FIRST_EDITION else ""
+    where = f"the built-in table {builtin}" if builtin else str(path)
+    file = resources.files("trajworld.collect") / f"{builtin}.csv" if builtin else Path(str(path))
     try:
         text = file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -116,13 +120,13 @@ def select(rows: Sequence[_Listed], patterns: Sequence[str] = (), role: str | No
 
 
 def source_of(environment: str) -> str:
-    """An environment's source in the built-in table; where it is not in there, its name's first part."""
+    """An environment's source in the built-in tables; where it is in neither, its name's first part."""
     return _sources().get(environment) or environment.partition("/")[0] or "(not named)"
 
 
 @functools.cache
 def _sources() -> dict[str, str]:
-    return {row.environment: row.source for row in read_table()}
+    return {row.environment: row.source for name in (FIRST_EDITION, None) for row in read_table(name)}
 
 
 def _row(values: Sequence[str]) -> Row:

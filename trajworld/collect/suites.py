@@ -3,12 +3,20 @@
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.collect.collector import Progress, Tally, collect, deciding_versions
+from trajworld.collect.collector import (
+    Progress,
+    Rollout,
+    Tally,
+    collect,
+    deciding_versions,
+    take_episodes,
+)
 from trajworld.collect.returns import policy_returns
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import dataset_path, write_minari
@@ -17,6 +25,7 @@ from trajworld.environments.open import open_environment
 from trajworld.errors import UsageError
 from trajworld.policies.behaviour import Behaviour, Controller, Uniform, in_box
 from trajworld.policies.policy import Policy
+from trajworld.policies.train import find_training, stream_episodes
 from trajworld.processes import started_workers
 
 LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert")
@@ -49,26 +58,57 @@ class Noisy:
 
 
 @dataclass(frozen=True)
+class Stream:
+    """A training's transitions up to a policy: the folder, and how many segments of it."""
+
+    folder: Path
+    segments: int
+
+    def episodes(self, transitions: int, seed: int) -> list[Episode]:
+        """All its episodes in order; where they are more than enough, a random choice of them."""
+        episodes = list(stream_episodes(self.folder, 0, self.segments))
+        order = np.random.default_rng(seed).permutation(len(episodes))
+        lengths = np.array([len(episode) for episode in episodes])[order]
+        enough = 1 + int(np.searchsorted(lengths.cumsum(), transitions))
+        return [episodes[number] for number in sorted(order[:enough])]
+
+
+@dataclass(frozen=True)
 class SuiteDataset:
     """One dataset of a suite: its Minari id, where and of what level it is, and what acts in which share of it."""
 
     dataset: str
     environment: str
     level: str
-    parts: tuple[tuple[str, Behaviour], ...]
+    parts: tuple[tuple[str, Behaviour | Stream], ...]
+
+    @property
+    def acting(self) -> str:
+        """What acts, in words."""
+        noises = ", ".join(f"{scale:g}" for scale in NOISES)
+        noisy = any(isinstance(behaviour, Noisy) for _, behaviour in self.parts)
+        names = ", ".join(name for name, _ in self.parts)
+        return names + (f"; a third of the episodes each with action noise of {noises}" if noisy else "")
 
 
 def plan_suite(
-    name: str, policies: Mapping[str, Policy], *, seed: int = 0, workers: int = 1, progress: Progress
+    name: str,
+    policies: Mapping[str, Policy],
+    *,
+    streams: Path | None = None,
+    seed: int = 0,
+    workers: int = 1,
+    progress: Progress,
 ) -> list[SuiteDataset]:
     """The datasets of a suite: five for each environment that the policies were made for.
 
     Expert is the sampled behaviour of the policy of the greatest mean return over ten episodes, medium of the one
     nearest a third of it, medium-expert half of each, random uniform actions. Medium-replay is equal parts of
-    all policies up to medium, and of uniform actions, a third of the episodes with noise of each of :data:`NOISES`.
+    all policies up to medium, and of uniform actions, a third of the episodes with noise of each of :data:`NOISES`;
+    or, with ``streams``, a folder with the trainings that left the policies, all transitions of the one up to medium.
 
     Raises:
-        UsageError: A policy's file does not say its environment.
+        UsageError: A policy's file does not say its environment, or ``streams`` does not hold medium's training.
         TrajWorldError: An environment cannot start.
     """
     by_environment: dict[str, dict[str, Policy]] = {}
@@ -93,12 +133,17 @@ def plan_suite(
         medium = min(ranked[:-1], key=lambda one: abs(returns[one] - returns[expert] / 3))
         weaker = ranked[: ranked.index(medium) + 1]
         uniform: tuple[str, Behaviour] = ("uniform", Uniform())
-        of: dict[str, list[tuple[str, Behaviour]]] = {
+        replay: list[tuple[str, Behaviour | Stream]] = [
+            (one, Noisy(behaviour)) for one, behaviour in [uniform, *((w, own[w]) for w in weaker)]
+        ]
+        if streams is not None:
+            if (training := find_training(own[medium], streams)) is None:
+                raise UsageError(f"{streams} holds no training that left {medium}, the medium policy")
+            replay = [(f"the training of {medium} ({own[medium].source})", Stream(*training))]
+        of: dict[str, list[tuple[str, Behaviour | Stream]]] = {
             "random": [uniform],
             "medium": [(medium, own[medium])],
-            "medium-replay": [
-                (one, Noisy(behaviour)) for one, behaviour in [uniform, *((w, own[w]) for w in weaker)]
-            ],
+            "medium-replay": replay,
             "medium-expert": [(medium, own[medium]), (expert, own[expert])],
             "expert": [(expert, own[expert])],
         }
@@ -116,7 +161,7 @@ def collect_suite(
 ) -> Iterator[dict[str, Any]]:
     """Collect what is missing of a suite, each dataset whole or not at all, and give a row of each once it is on disk.
 
-    A dataset depends on its parts, its size and the seed alone.
+    A dataset depends on its parts, its size and the seed alone. A training that was shorter gives all that it has.
 
     Raises:
         UsageError: There are fewer transitions than parts.
@@ -141,14 +186,19 @@ def collect_suite(
                     words = [seed, LEVELS.index(one.level), number]
                     own = int(np.random.SeedSequence(words).generate_state(1)[0])
                     part, before = Tally(), tally.transitions
-                    for episode in collect(
-                        one.environment,
-                        behaviour=behaviour,
-                        transitions=size,
-                        seed=own,
-                        workers=pool,
-                        tally=part,
-                    ):
+                    if isinstance(behaviour, Stream):
+                        rollouts = map(Rollout, behaviour.episodes(size, own))
+                        found = take_episodes(rollouts, one.environment, part, size)
+                    else:
+                        found = collect(
+                            one.environment,
+                            behaviour=behaviour,
+                            transitions=size,
+                            seed=own,
+                            workers=pool,
+                            tally=part,
+                        )
+                    for episode in found:
                         yield episode
                         progress(before + part.transitions, transitions, one.dataset)
                     for name, value in vars(part).items():
@@ -157,14 +207,13 @@ def collect_suite(
             opened = open_environment(one.environment)
             opened.close()
             space = opened.description
-            acting = ", ".join(name for name, _ in one.parts)
             path = write_minari(
                 one.dataset,
                 episodes(),
                 environment=one.environment,
                 observation_space=space.observation_space,
                 action_space=space.action_space,
-                description=f"{one.environment}, {one.level}: {acting}; seed {seed}",
+                description=f"{one.environment}, {one.level}: {one.acting}; seed {seed}",
                 metadata={
                     "collection": {
                         "behaviour": {"name": one.level, "parts": [name for name, _ in one.parts]},
@@ -177,7 +226,7 @@ def collect_suite(
             yield {
                 "dataset": one.dataset,
                 "level": one.level,
-                "parts": acting,
+                "parts": one.acting,
                 "path": str(path),
                 **tally.row(),
                 "seconds": round(time.monotonic() - began, 3),

@@ -64,7 +64,7 @@ def read_robomimic(path: Path, mask: str | None = None) -> Source:
             environment = str(json.loads(data.attrs["env_args"])["env_name"])
         except (KeyError, TypeError, ValueError):
             environment = path.stem
-        total = sum(len(hdf5_array(data[name], "actions", path)) for name in names)
+        total = sum(len(hdf5_array(data[name], "actions", path, 2)) for name in names)
     return Source(f"robomimic/{environment}", [path], partial(_read_episodes, path, names, keys), total)
 
 
@@ -72,7 +72,7 @@ def _read_episodes(
     path: Path, names: Sequence[str], keys: Sequence[str], account: Account
 ) -> Iterator[Episode]:
     def observed(group: "h5py.Group") -> NDArray[np.floating]:
-        arrays = [as_floats(hdf5_array(group, key, path)) for key in keys]
+        arrays = [np.atleast_1d(as_floats(hdf5_array(group, key, path))) for key in keys]
         return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
 
     with open_hdf5(path) as file:

@@ -133,14 +133,13 @@ def fitted_q_values(
         later = acted[rng.integers(times), :, places].swapaxes(0, 1)
         ahead = unit * np.asarray(ops.convert_to_numpy(value(inputs(followed, later))), np.float64)
         now = inputs(data.observations[places], np.broadcast_to(data.actions[places], later.shape))
-        held = unit * ops.convert_to_numpy(value(now))
-        # What is the same everywhere would take the longest to learn, 1 / (1 - discount) backups: it is solved for, so
-        # that on average a value is the reward and the value after it.
         kept = settings.discount * ~data.terminal[places]
-        balanced = (data.rewards[places] + kept * ahead - held).mean(axis=1, keepdims=True) / (
-            1 - kept
-        ).mean()
-        usual += (balanced - usual) / min(iteration + 1, _BALANCED)
+        if iteration < settings.iterations / 2:
+            # What is the same everywhere would take the longest to learn, 1 / (1 - discount) backups: it is solved for,
+            # so that on average a value is the reward and the value after it; then the backups go on from there.
+            held = unit * ops.convert_to_numpy(value(now))
+            gap = (data.rewards[places] + kept * ahead - held).mean(axis=1, keepdims=True)
+            usual += (gap / (1 - kept).mean() - usual) / min(iteration + 1, _BALANCED)
         wanted = data.rewards[places] + kept * (usual + ahead)
         wanted = ((wanted - usual) / unit).astype(np.float32)
         rate = settings.learning_rate * (1 - 0.9 * iteration / settings.iterations)

@@ -25,6 +25,8 @@ MASKED_LOGIT = -1e4
 _EQUATIONS = {
     "time": ("btmhd,bsmhd->bmhts", "bmhts,bsmhd->btmhd"),
     "variate": ("btmhd,btnhd->bthmn", "bthmn,btnhd->btmhd"),
+    # As the products read them: keys and values of many rows are not to be moved for a single one.
+    "cache": ("btmhd,bmhsd->bmhts", "bmhts,bmhsd->btmhd"),
 }
 
 # No row attends to later ones. Of many, the queries go in parts, each without the keys behind it: a training step of
@@ -96,7 +98,7 @@ class AttentionFeedForward(keras.layers.Layer):
             attendable: Which keys each query may see, broadcastable to ``[B, M, heads, T, S]`` (time; S is T, or
                 the cache's length) or ``[B, T, heads, M, M]`` (variate); None for all. Keras has its own ``mask``.
             seed: Dropout's; None in inference.
-            cache: Keys and values of earlier rows, each ``[B, S, M, heads, d / heads]``; time axis only.
+            cache: Keys and values of earlier rows, each of :func:`for_cache`; time axis only.
             cache_index: At which row of the cache these T rows go.
             rows: Answer for the last ``rows`` rows only (all are keys); None for all.
         """
@@ -107,11 +109,14 @@ class AttentionFeedForward(keras.layers.Layer):
             x = ops.reshape(ops.reshape(x, (*grid, self.width))[:, time - rows :], (-1, self.width))
             if attendable is not None and self.axis == "time":
                 attendable = attendable[..., time - rows :, :]
-        if cache is not None:
-            start = (0, cache_index, 0, 0, 0)
-            key = ops.slice_update(cache[0], start, ops.cast(key, cache[0].dtype))
-            value = ops.slice_update(cache[1], start, ops.cast(value, cache[1].dtype))
-        attended = self._attend(query, key, value, attendable)
+        if cache is None:
+            attended = self._attend(query, key, value, attendable)
+        else:
+            key, value = (
+                ops.slice_update(held, (0, 0, 0, cache_index, 0), ops.cast(for_cache(new), held.dtype))
+                for held, new in zip(cache, (key, value), strict=True)
+            )
+            attended = self._mixture("cache", query, key, value, attendable)
         attended = dropout(attended, self.rate, seed, self.site)
         projected = dropout(self.projection(attended), self.rate, seed, self.site + 1)
         x = self.attention_norm(x + projected)
@@ -126,19 +131,24 @@ class AttentionFeedForward(keras.layers.Layer):
         return query, key, value
 
     def _attend(self, query: Tensor, key: Tensor, value: Tensor, attendable: Tensor | None) -> Tensor:
-        """Softmax attention, ``[B, T, M, heads, d / heads]`` three times to ``[N, d]``; the softmax in float32."""
+        """Attention along the axis, ``[B, T, M, heads, d / heads]`` three times to ``[N, d]``."""
         time = query.shape[1]
         if self.axis == "variate" or attendable is None or time != key.shape[1] or time < _LONG:
-            return ops.reshape(self._mixture(query, key, value, attendable), (-1, self.width))
+            return self._mixture(self.axis, query, key, value, attendable)
         parts, size = [], -(-time // _PARTS)
         for begin in range(0, time, size):
             end = min(begin + size, time)
             seen = attendable[..., begin:end, :end]
-            parts.append(self._mixture(query[:, begin:end], key[:, :end], value[:, :end], seen))
+            given = query[:, begin:end], key[:, :end], value[:, :end]
+            part = self._mixture(self.axis, *given, seen)
+            parts.append(ops.reshape(part, (query.shape[0], -1, self.width)))
         return ops.reshape(ops.concatenate(parts, axis=1), (-1, self.width))
 
-    def _mixture(self, query: Tensor, key: Tensor, value: Tensor, attendable: Tensor | None) -> Tensor:
-        scores, mixture = _EQUATIONS[self.axis]
+    def _mixture(
+        self, axis: str, query: Tensor, key: Tensor, value: Tensor, attendable: Tensor | None
+    ) -> Tensor:
+        """Softmax attention, to ``[N, d]``; the softmax in float32."""
+        scores, mixture = _EQUATIONS[axis]
         scale = 1.0 / math.sqrt(self.width // self.heads)
         logits = ops.cast(ops.einsum(scores, query, key), "float32") * scale
         if attendable is not None:
@@ -146,4 +156,9 @@ class AttentionFeedForward(keras.layers.Layer):
         # Keras warns of a softmax over a single entry, which is 1.
         weights = ops.softmax(logits, axis=-1) if logits.shape[-1] != 1 else ops.ones_like(logits)
         weights = ops.cast(weights, value.dtype)
-        return ops.einsum(mixture, weights, value)
+        return ops.reshape(ops.einsum(mixture, weights, value), (-1, self.width))
+
+
+def for_cache(array: Tensor) -> Tensor:
+    """Keys or values ``[B, T, M, heads, d / heads]`` as a cache holds them, ``[B, M, heads, T, d / heads]``."""
+    return ops.transpose(array, (0, 2, 3, 1, 4))

@@ -7,14 +7,14 @@ from keras import ops
 
 from trajworld.data.batch import Batch, Variates
 from trajworld.errors import TrajWorldError
-from trajworld.models.attention import DROPOUT_SITES, AttentionFeedForward, Grid, RowDense
+from trajworld.models.attention import DROPOUT_SITES, AttentionFeedForward, Grid, RowDense, for_cache
 from trajworld.models.bins import CROSS_ENTROPIES, encode, moments, sample
 from trajworld.models.identity import Identity
 from trajworld.models.interface import Step, model_config, model_from_config
 
 Tensor = Any
 Pair = tuple[Tensor, Tensor]
-"""Keys and values of one block's temporal attention, ``[B, S, M, heads, d / heads]`` each."""
+"""Keys and values of one block's temporal attention; in a cache ``[B, M, heads, S, d / heads]`` each."""
 
 
 class Cache(NamedTuple):
@@ -110,12 +110,17 @@ class WindowTransformer(keras.Model):
         x, pairs = self._blocks(x, grid, causal(time_mask), variates, self.sizes.blocks - 1)
         # Nobody reads what the last block makes of these rows, only what later rows attend to.
         pairs.append(self.temporal[-1].query_key_value_of(x, grid)[1:])
-        found = tuple((_longer(key, length), _longer(value, length)) for key, value in pairs)
-        return Cache(found, _longer(ops.cast(time_mask, "float32"), length))
+        room = length - grid[1]
+
+        def held(array: Tensor) -> Tensor:
+            return ops.pad(for_cache(array), [[0, 0]] * 3 + [[0, room], [0, 0]])
+
+        mask = ops.pad(ops.cast(time_mask, "float32"), [[0, 0], [0, room]])
+        return Cache(tuple((held(key), held(value)) for key, value in pairs), mask)
 
     def _empty_cache(self, grid: Grid) -> Cache:
         batch, length, count = grid
-        shape = (batch, length, count, self.sizes.heads, self.sizes.width // self.sizes.heads)
+        shape = (batch, count, self.sizes.heads, length, self.sizes.width // self.sizes.heads)
         pair = (ops.zeros(shape, self.compute_dtype),) * 2
         return Cache((pair,) * self.sizes.blocks, ops.zeros((batch, length)))
 
@@ -216,9 +221,3 @@ def causal(time_mask: Tensor) -> Tensor:
     steps = ops.arange(time)
     earlier = ops.expand_dims(steps, 1) >= ops.expand_dims(steps, 0)
     return ops.logical_and(earlier, ops.reshape(time_mask, (batch, 1, 1, 1, time)) > 0)
-
-
-def _longer(array: Tensor, length: int) -> Tensor:
-    """Zeros behind the second axis, up to ``length``."""
-    room = length - array.shape[1]
-    return ops.pad(array, [[0, 0], [0, room]] + [[0, 0]] * (len(array.shape) - 2))

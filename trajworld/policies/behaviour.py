@@ -144,11 +144,17 @@ class Drawn(Blind):
 
     ``shares`` say how often each is drawn: uniform, coloured noise, pushes, gaits.
     Scales are log-uniform in [0.1, 1]; so are the noise's ``theta`` in [0.02, 1], the pushes' mean span from 2 steps
-    and the gaits' period in [8, 80].
+    to ``longest_push`` and the gaits' period in ``periods`` (steps).
     """
 
-    def __init__(self, name: str, shares: tuple[int, ...], longest_push: float) -> None:
-        self.name, self._shares, self._longest_push = name, shares, longest_push
+    def __init__(
+        self,
+        name: str,
+        shares: tuple[int, ...],
+        longest_push: float,
+        periods: tuple[float, float] = (8.0, 80.0),
+    ) -> None:
+        self.name, self._shares, self._longest_push, self._periods = name, shares, longest_push, periods
 
     def draw(self, generator: np.random.Generator) -> Blind:
         number = generator.integers(sum(self._shares))
@@ -160,14 +166,21 @@ class Drawn(Blind):
             return OrnsteinUhlenbeck.of_scale(log_uniform(generator, 0.02, 1.0), scale)
         if kind == 2:
             return Constant(log_uniform(generator, 2.0, self._longest_push), scale)
-        return Gait(log_uniform(generator, 8.0, 80.0), scale, generator.uniform(0.0, 0.2))
+        return Gait(log_uniform(generator, *self._periods), scale, generator.uniform(0.0, 0.2))
 
     def blocks(self, size: int, generator: np.random.Generator) -> Blocks:
         return self.draw(generator).blocks(size, generator)
 
 
-# Varied is what a corpus is collected with.
-_DRAWN = {one.name: one for one in (Drawn("mixed", (1, 1, 1), 50.0), Drawn("varied", (3, 7, 4, 6), 80.0))}
+# Varied is what a corpus is collected with; running is the same faster, for robots that run.
+_DRAWN = {
+    one.name: one
+    for one in (
+        Drawn("mixed", (1, 1, 1), 50.0),
+        Drawn("varied", (3, 7, 4, 6), 80.0),
+        Drawn("running", (2, 4, 3, 11), 20.0, (4.0, 12.0)),
+    )
+}
 BEHAVIOURS = ("uniform", "ou", "constant", "gait", *_DRAWN)
 
 

@@ -1,4 +1,4 @@
-"""Policies' files: their own ``.npz`` of plain arrays, and which reader is for which other kind."""
+"""Policies' files: their own ``.npz`` of plain arrays, which reader is for which other kind, and those that ship."""
 
 import os
 import zipfile
@@ -27,6 +27,8 @@ _FIELDS = (
     "log_std_range",
 )
 _TEXTS = ("activation", "environment", "source")
+# A folder for each robot: NAME-01.npz, the weakest, and on, with truth.json, their returns in the simulator.
+_ZOO = Path(__file__).parent / "zoo"
 
 
 def save_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
@@ -90,18 +92,22 @@ def read_policy(
     """Read a policy: one of this library (``.npz``), a pickle of DOPE, or a zip of Stable-Baselines3.
 
     Args:
-        path: The file; its content tells which it is.
+        path: The file, whose content tells which it is; or the name of one that ships, ``zoo/hopper-03``.
         environment: What the policy was made for, where the file does not say or another is meant.
         vecnormalize: See ``read_sb3``.
         deterministic: Leave out the noise.
 
     Raises:
-        UsageError: The environment's name is none.
+        UsageError: The environment's name is none, or a name means several policies that ship, or none.
         TrajWorldError: The file is missing, damaged, or holds no policy that can be read.
     """
     from trajworld.policies.dope import read_dope
     from trajworld.policies.sb3 import read_sb3
 
+    if shipped := zoo_files(path):
+        if len(shipped) > 1:
+            raise UsageError(f"{path} is {len(shipped)} policies: name one, such as zoo/{shipped[-1].stem}")
+        path = shipped[0]
     members: set[str] = set()
     if archived := zipfile.is_zipfile(path):
         with open_zip(path) as archive:
@@ -115,12 +121,41 @@ def read_policy(
     return policy.deterministic() if deterministic else policy
 
 
+def zoo_files(name: str | os.PathLike[str]) -> list[Path]:
+    """The files of policies that ship, the weakest first: all (``zoo``), a robot's (``zoo/hopper``) or one
+    (``zoo/hopper-03``). None for another name, and none where a file or folder of that name is there.
+
+    Raises:
+        UsageError: None that ships is called so.
+    """
+    zoo, _, wanted = os.fspath(name).partition("/")
+    if zoo != _ZOO.name or os.path.exists(name):
+        return []
+    shipped = sorted(_ZOO.glob("*/*.npz"))
+    if found := [path for path in shipped if wanted in ("", path.parent.name, path.stem)]:
+        return found
+    names = [f"zoo/{part}" for part in (*sorted({path.parent.name for path in shipped}), shipped[0].stem)]
+    raise UsageError(f"no policy that ships is called {name}: there are zoo, {', '.join(names)}, …")
+
+
+def zoo_truth(files: Iterable[Path]) -> Path | None:
+    """The file of the true values of policies that ship, all of one robot; None where one is another's."""
+    folders = {path.parent for path in files}
+    ships = len(folders) == 1 and all(folder.parent == _ZOO for folder in folders)
+    return folders.pop() / "truth.json" if ships else None
+
+
 def find_policies(folder: str | os.PathLike[str]) -> dict[Path, Policy | str]:
     """The policies in a folder and those below it, by path: what was read of each, or why it cannot be, in words.
 
+    Those that ship, of ``zoo`` or ``zoo/hopper``, are by their names.
+
     Raises:
+        UsageError: None that ships is called so.
         TrajWorldError: There is no such folder.
     """
+    if shipped := zoo_files(folder):
+        return {Path("zoo", path.stem): load_policy(path) for path in shipped}
     if not Path(folder).is_dir():
         raise TrajWorldError(f"{folder} is no folder")
     found: dict[Path, Policy | str] = {}
@@ -137,14 +172,16 @@ def find_policies(folder: str | os.PathLike[str]) -> dict[Path, Policy | str]:
 
 
 def policy_files(places: Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
-    """The files of policies among files and folders, by their names (by their paths where names are equal).
+    """The files of policies among files, folders and names of those that ship, by their names (by their paths where
+    names are equal).
 
     Raises:
+        UsageError: None that ships is called so.
         TrajWorldError: A folder holds no policy.
     """
     found: list[Path] = []
     for place in map(Path, places):
-        inside = (
+        inside = zoo_files(place) or (
             [path for path, one in find_policies(place).items() if isinstance(one, Policy)]
             if place.is_dir()
             else [place]

@@ -16,7 +16,8 @@ from trajworld.data.episode import Episode
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError, one_line
 from trajworld.files import atomic_file, one_writer, read_json, write_json
-from trajworld.policies.files import save_policy
+from trajworld.policies.files import load_policy, save_policy
+from trajworld.policies.policy import Policy
 from trajworld.policies.sb3 import make_policy
 
 # What a stream holds: the fields of the replay buffer, and actions as the simulator takes them.
@@ -134,6 +135,15 @@ def stream_episodes(folder: str | Path, first: int, last: int) -> Iterator[Episo
                 yield Episode(
                     np.append(observations, after[-1:], 0), actions, rewards, terminated, not terminated
                 )
+
+
+def find_training(policy: Policy, folder: str | Path) -> tuple[Path, int] | None:
+    """The training below ``folder`` that left a policy, and how many segments it had then; None where there is none."""
+    for record in sorted(Path(folder).rglob("training.json")):
+        for path in sorted(record.parent.glob("snapshot-*.npz")):
+            if np.array_equal(load_policy(path).mean.kernel, policy.mean.kernel):
+                return record.parent, int(path.stem.removeprefix("snapshot-"))
+    return None
 
 
 def _train_segment(

@@ -68,7 +68,7 @@ class Ope:
 
     Attributes:
         datasets: Behaviour datasets, as trajworld data inspect takes them.
-        policies: Files of policies, and folders of them.
+        policies: Files of policies, folders of them, or zoo, those that ship.
         model: The model to fine-tune: a name that ships, such as trajworld-small, a file, or hf://USER/REPO.
         methods: Of fine-tuned, from scratch, MLP ensemble and fitted Q.
         steps: Of fine-tuning and of training from scratch.

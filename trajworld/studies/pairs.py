@@ -64,19 +64,15 @@ def wins(raw: pd.DataFrame, scaled: pd.DataFrame, reference: str) -> pd.DataFram
         if model == reference:
             continue
         row: Row = {"model": model}
-        for label, rows in (("", own), (" in std", scaled[scaled["model"] == model])):
+        for unit, rows in (("", own), (" in std", scaled[scaled["model"] == model])):
             means = rows.groupby(_PAIR)["value"].mean()
             sets = (means.groupby("trained on").mean() < 1).astype(float)
             pairs = (means < 1).astype(float).groupby("trained on").sum()
-            for name, wins in ((f"pairs{label}", pairs), (f"training sets{label}", sets)):
-                low, high = len(wins) * np.array(interval(bootstrap(wins.to_numpy(), np.ones(len(wins)), 0)))
-                known = len(wins) > 1
-                row |= {
-                    name: wins.sum(),
-                    name + LOW: low if known else np.nan,
-                    name + HIGH: high if known else np.nan,
-                }
-            row |= {"of pairs": len(means), "of sets": len(sets)}
+            for name, won, of in (("pairs", pairs, len(means)), ("training sets", sets, len(sets))):
+                ends = interval(bootstrap(won.to_numpy(), np.ones(len(won)), 0))
+                low, high = len(won) * np.array(ends if len(won) > 1 else (np.nan, np.nan))
+                row |= {name + unit: won.sum(), name + unit + LOW: low, name + unit + HIGH: high}
+                row |= {} if unit else {f"of {name}": of}
         found.append(row)
     return pd.DataFrame(found)
 

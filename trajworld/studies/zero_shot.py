@@ -43,6 +43,7 @@ FEWEST = 10
 _FAMILIES = {
     "gymnasium/Pendulum-*": "pendulum, unseen gravity",
     "dm_control/cartpole-three_poles*": "cart with three poles",
+    "robot/runner-*": "unseen runners",
     "robot/*": "unseen robots",
     **{
         f"gymnasium/{name}-*": "hopper, walker2d, half-cheetah"
@@ -60,9 +61,9 @@ _SHORT = 8
 class ZeroShot:
     """A pre-trained model in environments that it never saw, without an update, by length of context.
 
-    It predicts the next observation and reward: on pendulums of unseen gravity, a cart with three poles, unseen robots,
-    and Gymnasium's hopper, walker2d and half-cheetah. What it knows of an environment is its context, and the range of
-    each variate. Datasets that are not there yet are collected first.
+    It predicts the next observation and reward: on pendulums of unseen gravity, a cart with three poles, unseen robots
+    and runners, and Gymnasium's hopper, walker2d and half-cheetah. What it knows of an environment is its context, and
+    the range of each variate. Datasets that are not there yet are collected first.
 
     - Episodes: half of an environment's episodes, drawn by seed, are for ranges, the other half for the test. The
       ranges (the scaling of each variate to [0, 1]) are the least and greatest value in the first half alone; what lies

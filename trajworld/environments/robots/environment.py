@@ -19,7 +19,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
 
     Observations are the positions without the place in the world, then the velocities (clipped where the robot's
     limit says so). The reward is the forward velocity (m/s), plus the bonus of a healthy state, minus the control
-    cost. An episode ends where a legged robot that can fall is unhealthy.
+    cost. An episode ends where a robot on legs that can fall is unhealthy.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012
@@ -31,7 +31,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         terminate_when_unhealthy: bool = True,
         reset_noise_scale: float = 0.05,
     ) -> None:
-        """Draw a ``legged`` robot or a ``snake``; a ``UsageError`` where there is no such kind or number.
+        """Draw a ``legged`` robot, a ``snake`` or a ``runner``; a ``UsageError`` where there is no such kind or number.
 
         Initial positions (m, rad) are uniform within plus and minus ``reset_noise_scale`` of rest; velocities are
         normal with this standard deviation.
@@ -53,7 +53,7 @@ class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
         self.data.qpos[:] += self.np_random.uniform(-self._noise, self._noise, self.model.nq)
         self.data.qvel[:] = self._noise * self.np_random.standard_normal(self.model.nv)
         mujoco.mj_forward(self.model, self.data)
-        if self.robot.name.startswith("legged") and self.data.ncon:
+        if self.robot.stands and self.data.ncon:
             # Raised until nothing of it is in the floor, which would throw it into the air.
             self.data.qpos[1] -= min(0.0, float(self.data.contact.dist.min()))
             mujoco.mj_forward(self.model, self.data)

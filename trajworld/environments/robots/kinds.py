@@ -1,18 +1,15 @@
 """Procedural robots, each drawn by its kind and number: the same two always give the same robot."""
 
 import math
-import random
 import re
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple, TypeVar
+from collections.abc import Callable
 
 import numpy as np
 
 from trajworld.environments.interface import silent_mujoco
+from trajworld.environments.robots.bodies import Dice, Link, Robot, capsule_volume, planar_model
+from trajworld.environments.robots.runner import draw_runner
 from trajworld.errors import TrajWorldError, UsageError
-
-T = TypeVar("T")
 
 # (legs, links a leg): an upright torso stands on one to three legs, a lying one on two to four.
 _UPRIGHT = ((1, 1), (1, 2), (1, 2), (1, 3), (1, 3), (1, 3), (2, 1), (2, 2), (2, 3), (2, 3), (2, 3), (3, 2))
@@ -27,60 +24,6 @@ _TRIAL_STEPS = 300
 _HELD = 15
 _FASTEST = 60.0
 _ATTEMPTS = 100
-
-
-@dataclass(frozen=True)
-class Robot:
-    """A model and how ``RobotEnv`` observes, rewards and stops it."""
-
-    name: str  # kind and number, legged-17
-    xml: str  # the MuJoCo model (MJCF)
-    positions: tuple[int, ...]  # which of qpos are observed: all but the place in the world
-    velocities: tuple[int, ...]  # which of qvel are observed
-    frame_skip: int  # simulator steps an action lasts
-    velocity_limit: float  # observed velocities are clipped to plus and minus this; may be infinite
-    control_cost: float  # weight of the squared actions in the reward
-    healthy_bonus: float  # reward of each healthy step
-    lowest: (
-        float | None
-    )  # unhealthy below this height of the root (qpos[1], m); None where every state is healthy
-    steepest: float  # unhealthy beyond this pitch of the root (qpos[2], rad)
-    size: float  # a length (m) that is typical of the body; no motion should leave it far behind in a step
-
-
-class Dice:
-    """Random numbers that Python promises never to change for a seed: made of ``random()`` alone."""
-
-    def __init__(self, seed: str) -> None:
-        self._next = random.Random(seed).random
-
-    def uniform(self, low: float, high: float) -> float:
-        """Uniform in [low, high)."""
-        return low + (high - low) * self._next()
-
-    def log_uniform(self, low: float, high: float) -> float:
-        """Log-uniform in [low, high)."""
-        return float(low * (high / low) ** self._next())
-
-    def chance(self, probability: float) -> bool:
-        """True with this probability."""
-        return self._next() < probability
-
-    def choose(self, options: Sequence[T]) -> T:
-        """One of the options, each as likely."""
-        return options[int(self._next() * len(options))]
-
-
-class _Link(NamedTuple):
-    """A capsule from its joint at (0, 0) to (x, z), and beyond the joint by ``heel`` in the other direction."""
-
-    x: float
-    z: float
-    radius: float
-    heel: float
-    low: float
-    high: float
-    strength: float
 
 
 def _legged(name: str, dice: Dice) -> Robot:
@@ -111,8 +54,12 @@ def _legged(name: str, dice: Dice) -> Robot:
     density = dice.log_uniform(400, 1500)
     gravity = 9.81 if dice.chance(0.5) else dice.uniform(5.0, 14.0)
     mass = density * (
-        _capsule(torso_length, torso_radius)
-        + sum(_capsule(math.hypot(link.x, link.z) + link.heel, link.radius) for leg in legs for link in leg)
+        capsule_volume(torso_length, torso_radius)
+        + sum(
+            capsule_volume(math.hypot(link.x, link.z) + link.heel, link.radius)
+            for leg in legs
+            for link in leg
+        )
     )
     torque = mass * gravity * leg_length * dice.log_uniform(0.6, 5.0)
     # Of the driven joints, in proportion to the body's inertia and strength.
@@ -128,47 +75,23 @@ def _legged(name: str, dice: Dice) -> Robot:
     softness = dice.uniform(max(0.01, 2 * timestep), 0.03)
     absolute = upright or dice.chance(0.3)
 
-    bodies, motors = [], []
-    for number, ((hip_x, hip_z), leg) in enumerate(zip(hips, legs, strict=True)):
-        x, z = hip_x, hip_z
-        for level, link in enumerate(leg):
-            part = f"leg{number}_{level}"
-            length = math.hypot(link.x, link.z)
-            back = (-link.x / length * link.heel, -link.z / length * link.heel)
-            bodies.append(
-                f'<body name="{part}" pos="{x:.5f} 0 {z:.5f}">'
-                f'<joint name="{part}" type="hinge" axis="0 {sign} 0" range="{link.low:.4f} {link.high:.4f}"/>'
-                f'<geom name="{part}" type="capsule" size="{link.radius:.5f}" '
-                f'fromto="{back[0]:.5f} 0 {back[1]:.5f} {link.x:.5f} 0 {link.z:.5f}"/>'
-            )
-            motors.append(f'<motor name="{part}" joint="{part}" gear="{torque * link.strength:.4f}"/>')
-            x, z = link.x, link.z
-        bodies.append("</body>" * len(leg))
     half = torso_length / 2
-    torso = f"0 0 {-half:.5f} 0 0 {half:.5f}" if upright else f"{-half:.5f} 0 0 {half:.5f} 0 0"
-    root = 'armature="0" damping="0" stiffness="0" limited="false"'
-    reference = f' ref="{height:.5f}"' if absolute else ""
-    xml = f"""<mujoco model="{name}">
-  <compiler angle="radian" inertiafromgeom="true"/>
-  <option timestep="{timestep}" gravity="0 0 {-gravity:.4f}" integrator="{integrator}"/>
-  <default>
-    <joint limited="true" {joint}/>
-    <geom density="{density:.2f}" contype="1" conaffinity="0" condim="3" friction="{friction:.4f} 0.1 0.1"
-      solref="{softness:.4f} 1"/>
-    <motor ctrllimited="true" ctrlrange="-1 1"/>
-  </default>
-  <worldbody>
-    <geom name="floor" type="plane" size="40 40 40" conaffinity="1" contype="0" friction="{friction:.4f} 0.1 0.1"/>
-    <body name="torso" pos="0 0 {height:.5f}">
-      <joint name="rootx" type="slide" axis="1 0 0" {root}/>
-      <joint name="rootz" type="slide" axis="0 0 1" {root}{reference}/>
-      <joint name="rooty" type="hinge" axis="0 {sign} 0" {root}/>
-      <geom name="torso" type="capsule" size="{torso_radius:.5f}" fromto="{torso}"/>
-      {"".join(bodies)}
-    </body>
-  </worldbody>
-  <actuator>{"".join(motors)}</actuator>
-</mujoco>"""
+    xml = planar_model(
+        name,
+        option=f'timestep="{timestep}" gravity="0 0 {-gravity:.4f}" integrator="{integrator}"',
+        joint=joint,
+        density=density,
+        friction=friction,
+        softness=softness,
+        height=height,
+        absolute=absolute,
+        sign=sign,
+        torso=f"0 0 {-half:.5f} 0 0 {half:.5f}" if upright else f"{-half:.5f} 0 0 {half:.5f} 0 0",
+        torso_radius=torso_radius,
+        hips=hips,
+        legs=legs,
+        torque=torque,
+    )
     joints = num_legs * num_links
     falls = upright or dice.chance(0.3)
     origin = 0.0 if absolute else -height
@@ -189,7 +112,7 @@ def _legged(name: str, dice: Dice) -> Robot:
 
 def _leg(
     dice: Dice, num_links: int, length: float, bend: float, has_foot: bool, thickness: float
-) -> list[_Link]:
+) -> list[Link]:
     """The links of one leg at rest, from the hip downwards; ``bend`` (rad) tilts them to either side in turn."""
     upper = num_links - has_foot
     shares = [dice.uniform(0.7, 1.3) for _ in range(upper)]
@@ -204,17 +127,13 @@ def _leg(
             low, high = (-dice.uniform(1.0, 2.4), 0.3) if dice.chance(0.5) else (-0.3, dice.uniform(1.0, 2.4))
         radius = max(0.015, thickness * long)
         links.append(
-            _Link(long * math.sin(angle), -long * math.cos(angle), radius, 0.0, low, high, 0.8**level)
+            Link(long * math.sin(angle), -long * math.cos(angle), radius, 0.0, low, high, 0.8**level)
         )
     if has_foot:
         toe, heel = length * dice.uniform(0.12, 0.3), length * dice.uniform(0.03, 0.12)
         play = dice.uniform(0.4, 0.9)
-        links.append(_Link(toe, 0.0, links[-1].radius * 1.2, heel, -play, play, dice.uniform(0.25, 0.6)))
+        links.append(Link(toe, 0.0, links[-1].radius * 1.2, heel, -play, play, dice.uniform(0.25, 0.6)))
     return links
-
-
-def _capsule(length: float, radius: float) -> float:
-    return math.pi * radius**2 * (length + 4 * radius / 3)
 
 
 def _snake(name: str, dice: Dice) -> Robot:
@@ -307,7 +226,7 @@ def _snake(name: str, dice: Dice) -> Robot:
     )
 
 
-KINDS: dict[str, Callable[[str, Dice], Robot]] = {"legged": _legged, "snake": _snake}
+KINDS: dict[str, Callable[[str, Dice], Robot]] = {"legged": _legged, "snake": _snake, "runner": draw_runner}
 
 
 def parse_robot(identifier: str) -> tuple[str, int]:
@@ -341,7 +260,6 @@ def is_sane(robot: Robot) -> bool:
         model = mujoco.MjModel.from_xml_string(robot.xml)
         data = mujoco.MjData(model)
         generator = np.random.default_rng(0)
-        stands = robot.name.startswith("legged")
         start = float(data.qpos[1])
         for step in range(_TRIAL_STEPS):
             if step % _HELD == 0:
@@ -352,6 +270,6 @@ def is_sane(robot: Robot) -> bool:
                 return False
             if np.abs(data.qvel).max() > _FASTEST or np.abs(data.qpos[:2] - before).max() > robot.size:
                 return False
-            if stands and not start - 2 * robot.size < data.qpos[1] < start + 4 * robot.size:
+            if robot.stands and not start - 2 * robot.size < data.qpos[1] < start + 4 * robot.size:
                 return False
     return True

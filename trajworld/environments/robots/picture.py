@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.environments.robots.kinds import Robot, draw_robot
+from trajworld.environments.robots.bodies import Robot
+from trajworld.environments.robots.kinds import draw_robot
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,7 +22,7 @@ _ROOT_COLOUR, _LINK_COLOURS = "#334155", ("#d97706", "#0e7490")
 def draw_robots(names: Sequence[tuple[str, int]], path: str | Path) -> None:
     """Draw robots of the given kinds and numbers side by side and save the picture.
 
-    Legged robots are seen from the side, snakes from above, each a moment after rest under random actions. Errors are
+    Robots on legs are seen from the side, snakes from above, each a moment after rest under random actions. Errors are
     those of ``save_figure``.
     """
     from matplotlib.figure import Figure
@@ -44,7 +45,7 @@ def _draw(axes: "Axes", robot: Robot) -> None:
     data = mujoco.MjData(model)
     data.ctrl[:] = np.random.default_rng(1).uniform(-0.5, 0.5, model.nu)
     mujoco.mj_step(model, data, nstep=max(1, round(_SECONDS / model.opt.timestep)))
-    side = robot.name.startswith("legged")
+    side = robot.stands
     plane = [0, 2] if side else [0, 1]
     corners = []
     for geom in np.flatnonzero(model.geom_type == mujoco.mjtGeom.mjGEOM_CAPSULE):
