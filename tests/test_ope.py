@@ -91,7 +91,7 @@ def test_coverage_tells_rows_like_the_data_from_others(tmp_path: Path) -> None:
     origins = np.repeat(np.arange(4), 100)
 
     def measure(rows: np.ndarray) -> dict[str, float]:
-        return coverage.measure(Returns(np.zeros(4), np.full(4, 100), np.zeros(4, bool), rows, origins))
+        return coverage.measure(Returns(np.zeros((4, 1, 3)), np.ones((4, 1), bool), rows, origins))
 
     same = measure(like)
     assert same["state distance"] == pytest.approx(1, abs=0.15)
@@ -173,9 +173,9 @@ def test_states_are_added_until_the_interval_is_narrow(model: Linear, data: Data
         options = replace(settings, **given)
         return imagined_returns(model, run, data, SUPPORT, starts, policies, ends, options)
 
-    whole = {name: one.discounted for name, one in returns(negligible=0).items()}
+    whole = {name: one.discounted for name, one in returns(negligible=0, fading=False).items()}
     wanted = 2.5 * max(1.96 * standard_error(values) for values in whole.values())
-    found = returns(half_width=wanted)
+    found = returns(half_width=wanted, fading=False)
     counts = [len(one.discounted) for one in found.values()]
     assert 8 <= min(counts) < max(counts) < 200
     for name, one in found.items():

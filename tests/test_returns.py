@@ -50,7 +50,7 @@ def falls(observations: np.ndarray) -> np.ndarray:
 
 def returns(model: Linear, data: Dataset, starts: np.ndarray, **settings: Any) -> Returns:
     run = compile_rollout(model, data.observation_size)
-    options = OpeSettings(**{"horizon": 47, "negligible": 0.0, **settings})
+    options = OpeSettings(**{"horizon": 47, "negligible": 0.0, "fading": False, **settings})
     return imagined_returns(model, run, data, SUPPORT, starts, {"it": policy(GAIN)}, falls, options)["it"]
 
 
@@ -100,6 +100,27 @@ def test_the_discount_stops_the_horizon_where_nothing_is_left_to_change(model: L
     assert short.lengths.max() < whole.lengths.max()
     half_width = 1.96 * standard_error(short.discounted)
     assert np.abs(short.discounted - whole.discounted).max() <= 0.1 * half_width
+
+
+def test_where_rollouts_fade_estimates_and_errors_stay_right(model: Linear, data: Dataset) -> None:
+    starts = np.random.default_rng(2).uniform(-1.9, 1.9, (512, 3)).astype(np.float32)
+    given = {"discount": 0.95, "horizon": 100, "batch_size": 512}
+    whole = returns(model, data, starts, **given)
+    faded = [returns(model, data, starts, **given, seed=seed, fading=True) for seed in range(12)]
+    assert faded[0].drawn.sum() < 0.45 * whole.drawn.sum()
+    for name in ("discounted", "lengths", "ended"):
+        means = np.array([getattr(one, name).mean() for one in faded])
+        errors = [standard_error(getattr(one, name)) for one in faded]
+        assert abs(means.mean() - getattr(whole, name).mean()) < 2.5 * np.mean(errors)
+    # Seeds differ by the policy's noise alone, so the error that counts initial states too is not less.
+    assert np.std([one.discounted.mean() for one in faded], ddof=1) < 1.3 * np.mean(
+        [standard_error(one.discounted) for one in faded]
+    )
+    assert (
+        standard_error(whole.discounted)
+        < standard_error(faded[0].discounted)
+        < 2 * standard_error(whole.discounted)
+    )
 
 
 def test_a_seed_repeats_and_sampling_differs(model: Linear, data: Dataset) -> None:

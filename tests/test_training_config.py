@@ -1,6 +1,7 @@
 """A run's configuration: which source wins, what is refused, that what is written reads back; its schedule."""
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Any
 
@@ -57,11 +58,12 @@ def test_training_from_a_model_has_settings_of_its_own() -> None:
 @pytest.mark.parametrize("kind", ["pretrain", "train"])
 @pytest.mark.parametrize("preset", [name for name in PRESETS if name != "paper"])
 @pytest.mark.parametrize("steps", [None, 1, 10, 19, 20, 39, 100, 999])
-def test_warm_up_is_at_most_a_twentieth_and_the_cosine_ends_with_the_steps(
+def test_warm_up_is_the_presets_share_and_the_cosine_ends_with_the_steps(
     kind: Any, preset: str, steps: int | None
 ) -> None:
     config = resolve_config(kind, preset=preset, options={**DATA, "steps": steps})
-    assert config.warmup_steps <= 0.05 * config.steps
+    share = 0.15 if (preset, kind) == ("small", "train") else 0.05
+    assert config.warmup_steps == math.floor(round(share * config.steps, 9))
     assert config.decay_steps == config.steps
     assert 1 <= config.log_every <= config.steps
     assert 1 <= config.evaluate_every <= config.steps

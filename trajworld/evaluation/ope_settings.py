@@ -17,6 +17,8 @@ class OpeSettings:
         sample: Sample the model's predictions; else each is its expectation.
         negligible: Rollouts stop where what is left of the discount can change no return by more than this share of
             the interval's half width; 0 never stops them before the horizon.
+        fading: Imagine later steps, which the discount makes small, for fewer of the rollouts: less time for an
+            interval of the same width.
         batch_size: Initial states at once.
         compact: Whether trajectories that have ended leave the batch.
         seed: Of all draws.
@@ -28,6 +30,7 @@ class OpeSettings:
     half_width: float = 0.0
     sample: bool = False
     negligible: float = 0.1
+    fading: bool = True
     batch_size: int = 64
     compact: bool = True
     seed: int = 0

@@ -28,27 +28,58 @@ _LEAST_BATCH = 8
 _ROWS_KEPT = 2000
 # How many rounds of rollouts have room in a batch.
 _ROUNDS = 4
+# The least share of rollouts that go on, where they fade.
+_LEAST_SHARE = 1 / 8
 
 
 @dataclass(frozen=True)
 class Returns:
-    """Returns of N rollouts of one policy from N initial states.
+    """Returns of N rollouts of one policy from N initial states, which go in C chunks of steps.
+
+    Not all of them go into each chunk: ``drawn`` says which, whatever becomes of them; those that have ended before
+    stand there with zeros. What a rollout is missing is the mean of those drawn: the means over rollouts of
+    ``discounted``, ``lengths`` and ``ended`` are the sums of the chunks' means, and their deviations tell the error.
 
     Attributes:
-        discounted: ``[N]``: the sum of γ^t r_t until the episode ends, or the horizon.
-        lengths: ``[N]``: steps.
-        ended: ``[N]``: whether the termination rule ended them.
+        parts: ``[N, C, 3]``: each chunk's sum of γ^t r_t until the episode ends, or the horizon; its steps; and whether
+            the termination rule ended it there.
+        drawn: ``[N, C]``.
         rows: ``[S, O + A]``: some of the imagined observations and the actions taken in them.
         origins: ``[S]``: of which rollout each of ``rows`` is.
-        problem: What went wrong in rollouts that have no part in ``discounted``; empty where nothing did.
+        problem: What went wrong in rollouts that are left out; empty where nothing did.
     """
 
-    discounted: NDArray[np.float64]
-    lengths: NDArray[np.int64]
-    ended: NDArray[np.bool_]
+    parts: NDArray[np.float64]
+    drawn: NDArray[np.bool_]
     rows: NDArray[np.float32]
     origins: NDArray[np.int64]
     problem: str = ""
+
+    @functools.cached_property
+    def _whole(self) -> NDArray[np.float64]:
+        """``[N, 3]``."""
+        drawn, count = self.drawn[..., None], len(self.drawn)
+        members = drawn.sum(axis=0)
+        means = (self.parts * drawn).sum(axis=0) / np.maximum(members, 1)
+        # Few deviations stand for many; as in a standard deviation, one of them is taken up by the mean.
+        factor = np.sqrt(count * max(count - 1, 1) / np.maximum(members * (members - 1), 1))
+        factor = np.where(members == count, 1.0, factor)
+        return means.sum(axis=0) + ((self.parts - means) * drawn * factor).sum(axis=1)
+
+    @property
+    def discounted(self) -> NDArray[np.float64]:
+        """``[N]``: the sum of γ^t r_t."""
+        return self._whole[:, 0]
+
+    @property
+    def lengths(self) -> NDArray[np.float64]:
+        """``[N]``: steps."""
+        return self._whole[:, 1]
+
+    @property
+    def ended(self) -> NDArray[np.float64]:
+        """``[N]``: 1 where the termination rule ended the rollout."""
+        return self._whole[:, 2]
 
     @classmethod
     def together(cls, parts: "Sequence[Returns]") -> "Returns":
@@ -58,12 +89,11 @@ class Returns:
         before = np.cumsum([0, *(int(part.origins.max(initial=-1)) + 1 for part in parts[:-1])])
         origins = np.concatenate([part.origins + offset for part, offset in zip(parts, before, strict=True)])
         problem = "; ".join(part.problem for part in parts if part.problem)
-        discounted, lengths, ended, rows = (
-            np.concatenate([getattr(part, name) for part in parts])
-            for name in ("discounted", "lengths", "ended", "rows")
+        whole, drawn, rows = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("parts", "drawn", "rows")
         )
         kept = np.random.default_rng(0).permutation(len(rows))[:_ROWS_KEPT]
-        return cls(discounted, lengths, ended, rows[kept], origins[kept], problem)
+        return cls(whole, drawn, rows[kept], origins[kept], problem)
 
 
 def standard_error(values: NDArray[np.floating]) -> float:
@@ -99,7 +129,9 @@ def imagined_returns(
     the same ones, and none depends on which others there are.
 
     Rollouts go in rounds of one policy. Policies of one form share the batch: where rollouts end, a further round takes
-    their places. Without ``compact`` each is carried along to the horizon, one policy at a time.
+    their places. Without ``compact`` each is carried along to the horizon, one policy at a time. Where they fade, of
+    each round's a share γ^t goes on beyond step t, at least an eighth: the estimate stays unbiased, its interval counts
+    it, and for equal intervals fewer steps are taken.
 
     Args:
         model: The model.
@@ -167,6 +199,11 @@ def _joined(parts: Sequence[tuple[Floats | None, ...]], places: NDArray[np.int64
         None if arrays[0] is None else np.take(np.concatenate(arrays, axis), places, axis)
         for arrays, axis in zip(zip(*parts, strict=True), (0, 0, 1, 2), strict=True)
     ]
+
+
+def _spread(number: int) -> float:
+    """The digits of a number in the base 2, backwards behind the point: the first n of any fill [0, 1) evenly."""
+    return int(f"{number:032b}"[::-1], 2) / 2**32
 
 
 class _Plan:
@@ -247,8 +284,12 @@ class _Round:
             for which in (0, 1)
         )
         self._step, self._alive, self.places = 0, np.arange(count), np.arange(count)
-        self._sums, self._lengths = np.zeros(count), np.zeros(count, np.int64)
-        self._ended, self._broken, self._problem = np.zeros(count, bool), np.zeros(count, bool), ""
+        chunks = -(-settings.horizon // self._steps)
+        self._parts, self._broken, self._problem = np.zeros((count, chunks, 3)), np.zeros(count, bool), ""
+        # Later chunks count less: fewer go into them, in an order that spreads them over the states.
+        share = np.maximum(settings.discount ** (self._steps * np.arange(chunks)), _LEAST_SHARE)
+        order = np.array([_spread(state) for state in range(begin, end)])
+        self._drawn = order[:, None] < (share if settings.fading else np.ones(chunks))
         self._imagined: list[NDArray[np.float32]] = []
         self._owners: list[NDArray[np.int64]] = []
 
@@ -276,11 +317,12 @@ class _Round:
         if not self._settings.negligible:
             return True
         ahead = left if discount == 1 else (1 - discount**left) / (1 - discount)
-        sums = self._sums[~self._broken]
+        sums = self._parts[~self._broken, :, 0].sum(axis=1)
         half_width = self._settings.half_width or (
             1.96 * self._share * standard_error(sums) if len(sums) > 1 else 0.0
         )
-        reachable = self._most * discount**self._step * ahead * len(self._alive) / self.count
+        share = len(self._alive) / max(self._drawn[:, self._step // self._steps].sum(), 1)
+        reachable = self._most * discount**self._step * ahead * share
         return bool(reachable > self._settings.negligible * half_width)
 
     def add(self, found: Rollout) -> None:
@@ -307,11 +349,10 @@ class _Round:
         counted = np.arange(steps) <= last[:, None]
         discounts = self._settings.discount ** np.arange(self._step, self._step + steps)
         rewards = np.where(counted, np.asarray(found.rewards[:, :steps], np.float64), 0.0)
-        self._sums[self._alive] += rewards @ discounts
-        self._lengths[self._alive] += last + 1
         broken = ~finite[np.arange(len(last)), last]
         self._broken[self._alive] = broken
-        self._ended[self._alive] = over.any(axis=1) & ~broken
+        chunk = self._step // self._steps
+        self._parts[self._alive, chunk] = np.stack([rewards @ discounts, last + 1, over.any(axis=1)], axis=-1)
         if broken.any() and not self._problem:
             which = int(np.argmax(broken))
             bad = values[which, last[which]]
@@ -319,8 +360,11 @@ class _Round:
             self._problem = f"{self._names[place]} is {bad[place]} at step {self._step + last[which] + 1}"
         self._imagined.append(np.delete(rows[:, :steps][counted], size, axis=-1))
         self._owners.append(np.repeat(self._alive, last + 1))
-        self._alive = self._alive[~over.any(axis=1)]
         self._step += steps
+        going = ~over.any(axis=1)
+        if self._step < self._settings.horizon:
+            going &= self._drawn[self._alive, chunk + 1]
+        self._alive = self._alive[going]
 
     def returns(self) -> Returns:
         """Of the rollouts that stayed finite."""
@@ -329,11 +373,4 @@ class _Round:
             problem = f"{self._broken.sum()} of {len(good)} rollouts are left out: {problem}"
         rows, owners = np.concatenate(self._imagined), np.concatenate(self._owners)
         chosen = np.random.default_rng(self._settings.seed).permutation(len(rows))[:_ROWS_KEPT]
-        return Returns(
-            self._sums[good],
-            self._lengths[good],
-            self._ended[good],
-            rows[chosen],
-            owners[chosen],
-            problem,
-        )
+        return Returns(self._parts[good], self._drawn[good], rows[chosen], owners[chosen], problem)

@@ -94,14 +94,15 @@ TDMSizes.presets.update(
     small=TDMSizes(blocks=3, width=96, heads=4),
     paper=TDMSizes(blocks=6, width=384, heads=4),
 )
-# Short runs need higher rates than the published ones: each preset has its own peak and a warm-up of at most 5 % of its
-# steps.
+# Short runs need higher rates than the published ones: each preset has its own peak and share of warm-up, and so has
+# what starts from a model, which bears a higher peak.
 _SETTINGS = ("steps", "batch_size", "learning_rate", "warmup_steps", "decay_steps")
 for _preset, _kind, *_values in (
     ("tiny", "pretrain", 300, 16, 3e-3, 15),
     ("tiny", "train", 200, 16, 3e-3, 10),
-    ("small", "pretrain", 7000, 32, 1e-3, 200),
-    ("small", "train", 1000, 32, 1e-3, 50),
+    ("small", "pretrain", 7000, 32, 1e-3, 350),
+    ("small", "train", 1000, 32, 3e-3, 150),
+    ("small", "init", 1000, 32, 6e-3, 50),
     ("paper", "pretrain", 1_000_000, 64, 1e-4, 10_000, 10_000_000),
     ("paper", "train", 250_000, 64, 1e-5, 10_000, 10_000_000),
 ):

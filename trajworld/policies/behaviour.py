@@ -178,7 +178,7 @@ _DRAWN = {
     for one in (
         Drawn("mixed", (1, 1, 1), 50.0),
         Drawn("varied", (3, 7, 4, 6), 80.0),
-        Drawn("running", (2, 4, 3, 11), 20.0, (4.0, 16.0)),
+        Drawn("running", (2, 4, 3, 11), 20.0, (4.0, 12.0)),
     )
 }
 BEHAVIOURS = ("uniform", "ou", "constant", "gait", *_DRAWN)

@@ -43,7 +43,7 @@ SHORT = Search()
 
 STAGED = Search(
     starts=48,
-    periods=(4.0, 16.0),
+    periods=(3.5, 9.0),
     swing=0.7,
     best=_DIRECTIONS,
     exploration=(0.15, 0.05),

@@ -169,15 +169,17 @@ def resolve_config(
     _check(TrainingConfig, values, "setting")
     values["init"] = whole_path(values.get("init", ""))
     steps = values["steps"]
+    # The preset's share of its own steps.
+    warmup = steps * run["warmup_steps"] // run["steps"]
     # Of a preset that brings the end of its cosine, the warm-up is as it says, too.
     fixed = "decay_steps" in run
     if "steps" in given and written.get("decay_steps") == written.get("steps", steps):
         # The file's schedule ended with its steps: another number of steps moves the end with it.
         values["decay_steps"] = given.get("decay_steps", steps)
         if not fixed and "warmup_steps" not in given:
-            values["warmup_steps"] = min(values["warmup_steps"], steps // 20)
+            values["warmup_steps"] = min(values["warmup_steps"], warmup)
     if "steps" in (asked := written | given) and "warmup_steps" not in asked and not fixed:
-        values["warmup_steps"] = steps // 20
+        values["warmup_steps"] = warmup
     every = {"log_every": min(50, max(1, steps // 20)), "evaluate_every": min(5000, max(1, steps // 10))}
     values = {"decay_steps": steps, **every, **values}
     return TrainingConfig(**{"checkpoint_every": values["evaluate_every"], **values})

@@ -8,7 +8,7 @@ from trajworld.environments.robots.bodies import Dice, Link, Robot, capsule_volu
 _LEGS = ((3, 3), (3, 3), (3, 3), (3, 3), (3, 2), (2, 3), (3, 3, 3), (3, 2, 3), (3, 3, 2), (3, 3, 3, 3))
 _TIMESTEPS = (0.005, 0.006, 0.008, 0.01)
 # What an action lasts (s), and how far a leg's joints can be driven to either side of rest (rad).
-_LONGEST, _SHORTEST = 0.05, 0.03
+_LONGEST, _SHORTEST = 0.05, 0.035
 _SWINGS = (0.35, 1.2)
 
 
