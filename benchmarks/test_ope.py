@@ -34,8 +34,7 @@ def test_ope(request: pytest.FixtureRequest) -> None:
     policies = read_policies([Path(path) for path in given["policies"]])
     models = [(model, support_for(model, dataset).support)]
     asked = {name: request.config.getoption(f"--{name}") for name in ("horizon", "states", "sample")}
-    # A round of a policy's rollouts is a quarter of a batch: states are added by eights.
-    ours = OpeSettings(**asked, batch_size=32)
+    ours = OpeSettings(**asked)
     published = replace(ours, compact=False, negligible=0.0, fading=False, batch_size=asked["states"])
 
     def measure(settings: OpeSettings) -> tuple[pd.DataFrame, dict[str, float]]:

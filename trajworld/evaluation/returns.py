@@ -27,7 +27,7 @@ _STEPS = 10
 _LEAST_BATCH = 8
 _ROWS_KEPT = 2000
 # How many rounds of rollouts have room in a batch.
-_ROUNDS = 4
+_ROUNDS = 8
 # Where rollouts fade: the least share that goes on, and how many of a policy's first always do, so that late steps too
 # have a spread to tell the error by.
 _LEAST_SHARE, _ALWAYS = 1 / 8, 4
