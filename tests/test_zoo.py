@@ -105,13 +105,15 @@ def test_ope_knows_the_true_values(tmp_path: Path, command: Command) -> None:
     assert code == 0, err
     known = {row["policy"]: row for row in truth_of("hopper")}
     for row in json.loads(out)["policies"]:
-        assert row["truth"] == known[row["policy"]]["discounted"]
+        assert row["truth"] == pytest.approx(known[row["policy"]]["discounted"])
     code, out, err = command(*given, *options, "--discount", 0.9, "--json")
     assert (code, "No true values" in err, json.loads(out)["metrics"]) == (0, True, None)
-    changed = place + "?gravity=-5.0"
+    changed = place + "?gravity=5.0"
     data = write_store(tmp_path / "changed", episodes, name="hopper", source="", environment=changed)
     code, out, err = command(*given[:2], data.path, *given[3:], *options, "--json")
-    assert (code, f"the data are of {changed}" in err, json.loads(out)["metrics"]) == (0, True, None)
+    assert code == 0, err
+    assert f"the data are of {changed}" in err
+    assert json.loads(out)["metrics"] is None
 
 
 @pytest.mark.parametrize("seed", range(8))
