@@ -216,7 +216,7 @@ def search(environment, transitions, seed=0, plan=SHORT):
     return search_policies(run, *size, transitions, np.random.default_rng(seed), plan)
 
 
-@pytest.mark.parametrize(("plan", "budget"), [(SHORT, 60_000), (STAGED, 25_000)])
+@pytest.mark.parametrize(("plan", "budget"), [(SHORT, 60_000), (STAGED, 40_000)])
 def test_the_search_finds_what_is_to_be_found_and_keeps_to_its_budget(plan, budget):
     environment = Follows()
     stages = search(environment, budget, plan=plan)

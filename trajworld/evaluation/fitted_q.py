@@ -147,7 +147,8 @@ def fitted_q_values(
             batch = slice(begin, begin + settings.batch_size)
             loss = step(rate, now[:, batch], wanted[:, batch])
         step.write_back()
-        before.set_weights(fitted.get_weights())
+        both = zip(before.get_weights(), fitted.get_weights(), strict=True)
+        before.set_weights([held + settings.follow * (new - held) for held, new in both])
         if not np.isfinite(float(ops.convert_to_numpy(loss))):
             raise TrajWorldError(f"fitted Q evaluation diverged after {iteration + 1} iterations")
         if progress is not None:

@@ -50,9 +50,10 @@ class FittedQSettings:
 
     Attributes:
         discount: γ.
-        iterations: Backups: in each, Q is fitted to rewards and the last iteration's values of what followed.
+        iterations: In each, Q is fitted to rewards and the values of what followed by slower, averaged weights.
         steps: Steps of Adam in an iteration.
         batch_size: Transitions of a step.
+        follow: How far, after each iteration, the weights that give the values of what followed move to the new ones.
         width: Of the two hidden layers.
         learning_rate: At the start; it falls linearly to a tenth.
         seed: Of the weights, the transitions and the actions.
@@ -62,6 +63,7 @@ class FittedQSettings:
     iterations: int = 1000
     steps: int = 20
     batch_size: int = 256
+    follow: float = 0.2
     width: int = 128
     learning_rate: float = 1e-3
     seed: int = 0
