@@ -52,7 +52,7 @@ class TrainingConfig:
         weight_decay: Decoupled weight decay.
         clip_norm: Largest global norm of the gradients.
         average: Decay of the moving average of the weights that is evaluated and saved in their place; 0 for none.
-        targets: ``onehot`` or ``gauss``.
+        targets: ``onehot``, or ``gauss`` for soft ones: a Gaussian around the value, in bins.
         augment: Pre-training: share of the batches whose variates are mirrored and moved at random; 0 as published.
         padded_sizes: Pre-training: the most sizes that M is padded up to, each compiled once.
         log_every: Steps between rows of the log; at most 50 where not given.
