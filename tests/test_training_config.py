@@ -62,7 +62,7 @@ def test_warm_up_is_the_presets_share_and_the_cosine_ends_with_the_steps(
     kind: Any, preset: str, steps: int | None
 ) -> None:
     config = resolve_config(kind, preset=preset, options={**DATA, "steps": steps})
-    share = 0.15 if (preset, kind) == ("small", "train") else 0.05
+    share = 0.3 if (preset, kind) == ("small", "train") else 0.05
     assert config.warmup_steps == math.floor(round(share * config.steps, 9))
     assert config.decay_steps == config.steps
     assert 1 <= config.log_every <= config.steps

@@ -101,7 +101,7 @@ for _preset, _kind, *_values in (
     ("tiny", "pretrain", 300, 16, 3e-3, 15),
     ("tiny", "train", 200, 16, 3e-3, 10),
     ("small", "pretrain", 7000, 32, 1e-3, 350),
-    ("small", "train", 1000, 32, 3e-3, 150),
+    ("small", "train", 1000, 32, 3e-3, 300),
     ("small", "init", 1000, 32, 6e-3, 50),
     ("paper", "pretrain", 1_000_000, 64, 1e-4, 10_000, 10_000_000),
     ("paper", "train", 250_000, 64, 1e-5, 10_000, 10_000_000),
