@@ -225,7 +225,7 @@ def test_the_command_collects_once_measures_and_reports(
     assert " --unpadded`" in (tmp_path / "other" / "report.md").read_text().splitlines()[-1]
     code, _, err = command(*RUN, *corpus, "-o", tmp_path / "whole")
     assert code == 1
-    assert "lacks 17 of 19 unseen datasets" in err
+    assert "lacks 23 of 25 unseen datasets" in err
 
 
 def test_mistakes_end_in_one_line_before_anything_is_collected(
