@@ -102,6 +102,7 @@ def test_the_discount_stops_the_horizon_where_nothing_is_left_to_change(model: L
     assert np.abs(short.discounted - whole.discounted).max() <= 0.1 * half_width
 
 
+@pytest.mark.once
 def test_where_rollouts_fade_estimates_and_errors_stay_right(model: Linear, data: Dataset) -> None:
     starts = np.random.default_rng(2).uniform(-1.9, 1.9, (512, 3)).astype(np.float32)
     given = {"discount": 0.95, "horizon": 100, "batch_size": 512}

@@ -28,7 +28,7 @@ from trajworld.models.sizes import EnsembleSizes
 from trajworld.policies.files import save_policy
 from trajworld.studies import training_cells
 from trajworld.studies.grid import Grid
-from trajworld.studies.ope import Ope
+from trajworld.studies.ope import FINE_TUNED, FROM_SCRATCH, Ope
 from trajworld.studies.training_cells import (
     TEST_FRACTION,
     corpus_content,
@@ -43,8 +43,8 @@ from trajworld.training.record import read_record
 
 pytestmark = pytest.mark.once
 
-TUNED, SCRATCH, ENSEMBLE = "TrajWorld fine-tuned", "TrajWorld from scratch", "MLP ensemble from scratch"
-SHORT: dict[str, Any] = {"steps": 6, "batch_size": 4, "ensemble_steps": 6}
+TUNED, SCRATCH = "TrajWorld fine-tuned", "TrajWorld from scratch"
+SHORT: dict[str, Any] = {"steps": 6, "batch_size": 4}
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +67,7 @@ def suite(episodes: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
         )
     model = tmp_path / "tiny.keras"
     save_model(new_model(kind_of("trajworld").preset("tiny"), Identity()), model)
-    models = (TUNED, SCRATCH, ENSEMBLE)
+    models = (TUNED, SCRATCH)
     return {"suite": "two", "model": str(model), "models": models, "windows": 20, "seeds": 1, **SHORT}
 
 
@@ -125,9 +125,9 @@ def test_the_tables_are_of_the_cells_and_ope_trains_nothing_again(
     store = Store(folder)
     table = store.table(known_cells(study, store))
     tests = table[table["task"] == "measure_model"]
-    assert len(tests) == 3 * 4
+    assert len(tests) == 2 * 4
     # An error of a cell, from its weights and the episodes that were set aside.
-    one = tests[(tests["model"] == ENSEMBLE) & (tests["trained on"] != tests["tested on"])].iloc[0]
+    one = tests[(tests["model"] == TUNED) & (tests["trained on"] != tests["tested on"])].iloc[0]
     model, data = load_model(folder / f"{one['trained']}.keras"), open_dataset(one["tested on"])
     (tested,) = set_aside(8, TEST_FRACTION)[1]
     begin, end = data.episode_offsets[tested : tested + 2]
@@ -165,6 +165,7 @@ def test_the_tables_are_of_the_cells_and_ope_trains_nothing_again(
         datasets=tuple(f"two/pendulum-{level}-v0" for level in ("medium", "expert")),
         policies=(str(tmp_path / "policies"),),
         model=suite["model"],
+        methods=(FINE_TUNED, FROM_SCRATCH),
         seeds=1,
         **SHORT,
     )
@@ -178,7 +179,7 @@ def test_the_tables_are_of_the_cells_and_ope_trains_nothing_again(
     wait_for(lambda: len(list(killed.glob("*.json"))) >= 2, process)
     process.send_signal(signal.SIGKILL)
     process.communicate()
-    assert len(list(killed.glob("*.json"))) < len(tests) + 6, "it was over before it was killed"
+    assert len(list(killed.glob("*.json"))) < len(tests) + 4, "it was over before it was killed"
     _, resumed = run(study, killed)
     columns = [name for name in table.columns if name != "seconds"]
     pd.testing.assert_frame_equal(resumed[columns], table[columns], rtol=1e-3)
@@ -246,13 +247,14 @@ def test_fine_tuning_starts_from_what_was_pretrained_on_a_ray_cluster(
     suite: dict[str, Any], tmp_path: Path
 ) -> None:
     pytest.importorskip("ray")
-    corpus = ("two/pendulum-medium-v0", "two/pendulum-expert-v0")
+    one = ("two/pendulum-medium-v0",)
     models = ("TrajWorld of equal time", SCRATCH)
-    study = Grid(**{**suite, "models": models, "corpus": corpus, "pretrain_minutes": 0.05})
+    options = {"models": models, "datasets": one, "corpus": one, "pretrain_minutes": 0.02}
+    study = Grid(**{**suite, **options})
     _, table = run(study, tmp_path / "cells", RayEngine())
     assert table["task"].value_counts().to_dict() == {
-        "measure_model": 8,
-        "train_model": 4,
+        "measure_model": 2,
+        "train_model": 2,
         "pretrain_model": 1,
     }
     cost = study.tables(table)["Cost"].set_index("model")

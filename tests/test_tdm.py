@@ -213,6 +213,7 @@ def correlated_motion(folder: Path) -> Dataset:
     return write_store(folder, episodes, name=folder.name, source="", environment="test/correlated")
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_it_learns_a_linear_system_to_its_noise_floor(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]

@@ -122,6 +122,7 @@ def test_an_interrupt_before_the_first_step_says_how_to_go_on(
     assert command("train", "--resume", run)[0] == 0
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_a_run_that_is_killed_again_and_again_ends_like_one_that_was_not(tmp_path: Path, data: str) -> None:
     """SIGKILL before the first checkpoint, SIGKILL at a random moment and Ctrl-C, each followed by ``--resume``."""
