@@ -71,6 +71,12 @@ class MLPEnsemble(keras.Model):
         self.sampling = self.add_weight((), draw, name="sampling", **fixed)
         self.built = True
 
+    def start_from(self, weights: list[Any]) -> None:
+        """Take another ensemble's weights, but draw bootstrap samples of its own."""
+        own = np.array(self.sampling)
+        self.set_weights(weights)
+        self.sampling.assign(own)
+
     def adapt(
         self, means: Sequence[NDArray[np.floating]], stds: Sequence[NDArray[np.floating]], sizes: Any
     ) -> None:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
 
 from trajworld.backend import Layout, active_backend
 from trajworld.data.mixture import Mixture
@@ -198,12 +197,7 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
     finally:
         random.setstate(held)
     if init is not None:
-        sampling = getattr(model, "sampling", None)
-        own = None if sampling is None else np.array(sampling)
-        model.set_weights(source.get_weights())
-        if sampling is not None:
-            # Bootstrap samples are this run's own.
-            sampling.assign(own)
+        getattr(model, "start_from", model.set_weights)(source.get_weights())
     elif hasattr(model, "adapt"):
         # One that standardises its inputs: by the statistics of what it is trained on, scaled by its range.
         found = [(statistics(part.dataset, part.episodes), part) for part in parts]

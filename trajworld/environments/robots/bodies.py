@@ -74,6 +74,13 @@ def capsule_volume(length: float, radius: float) -> float:
     return math.pi * radius**2 * (length + 4 * radius / 3)
 
 
+def legs_volume(legs: Sequence[Sequence[Link]]) -> float:
+    """Of all links of all legs."""
+    return sum(
+        capsule_volume(math.hypot(link.x, link.z) + link.heel, link.radius) for leg in legs for link in leg
+    )
+
+
 def planar_model(
     name: str,
     *,

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from trajworld.environments.interface import silent_mujoco
-from trajworld.environments.robots.bodies import Dice, Link, Robot, capsule_volume, planar_model
+from trajworld.environments.robots.bodies import Dice, Link, Robot, capsule_volume, legs_volume, planar_model
 from trajworld.environments.robots.runner import draw_runner
 from trajworld.errors import TrajWorldError, UsageError
 
@@ -53,14 +53,7 @@ def _legged(name: str, dice: Dice) -> Robot:
     )
     density = dice.log_uniform(400, 1500)
     gravity = 9.81 if dice.chance(0.5) else dice.uniform(5.0, 14.0)
-    mass = density * (
-        capsule_volume(torso_length, torso_radius)
-        + sum(
-            capsule_volume(math.hypot(link.x, link.z) + link.heel, link.radius)
-            for leg in legs
-            for link in leg
-        )
-    )
+    mass = density * (capsule_volume(torso_length, torso_radius) + legs_volume(legs))
     torque = mass * gravity * leg_length * dice.log_uniform(0.6, 5.0)
     # Of the driven joints, in proportion to the body's inertia and strength.
     armature = mass * leg_length**2 * dice.log_uniform(0.004, 0.3)

@@ -2,7 +2,7 @@
 
 import math
 
-from trajworld.environments.robots.bodies import Dice, Link, Robot, capsule_volume, planar_model
+from trajworld.environments.robots.bodies import Dice, Link, Robot, capsule_volume, legs_volume, planar_model
 
 # Links of each leg, from the hindmost to the foremost.
 _LEGS = ((3, 3), (3, 3), (3, 3), (3, 3), (3, 2), (2, 3), (3, 3, 3), (3, 2, 3), (3, 3, 2), (3, 3, 3, 3))
@@ -44,11 +44,7 @@ def draw_runner(name: str, dice: Dice) -> Robot:
     mass = density * (
         capsule_volume(torso_length, torso_radius)
         + (capsule_volume(head_length, torso_radius) if head else 0.0)
-        + sum(
-            capsule_volume(math.hypot(link.x, link.z) + link.heel, link.radius)
-            for leg in legs
-            for link in leg
-        )
+        + legs_volume(legs)
     )
     torque = mass * gravity * leg_length * dice.log_uniform(1.0, 4.0)
     armature = mass * leg_length**2 * dice.log_uniform(0.004, 0.04)
