@@ -178,8 +178,8 @@ def test_three_commands_from_a_log_to_a_fine_tuned_model(
     assert command("data", "columns", "tank.csv")[0] == 0
     three = (
         "data import tank.csv --id mine/tank-v0 --test 0.2",
-        "train mine/tank-v0 --init trajworld-small --steps 120 --batch-size 8 -o runs/tank",
-        "evaluate runs/tank/best.keras mine/tank-test-v0 --ridge mine/tank-v0 --windows 300 -o evaluation",
+        "train mine/tank-v0 --init trajworld-small --steps 80 --batch-size 8 -o runs/tank",
+        "evaluate runs/tank/best.keras mine/tank-test-v0 --ridge mine/tank-v0 --windows 200 -o evaluation",
     )
     for words in three:
         code, _, err = command(*words.split())

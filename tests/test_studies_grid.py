@@ -1,7 +1,6 @@
-"""The grid of train-test pairs on two levels of a pendulum: tables, shared cells, kills, and pre-training by time."""
+"""The grid of train-test pairs on two levels of a pendulum: tables, shared cells, and pre-training by time."""
 
 import itertools
-import signal
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -11,7 +10,6 @@ import numpy as np
 import pandas as pd
 import pytest
 from test_ope import PENDULUM, balancer
-from waiting import start, wait_for
 
 from trajworld.charts import Look
 from trajworld.collect.collector import run_episodes
@@ -172,17 +170,6 @@ def test_the_tables_are_of_the_cells_and_ope_trains_nothing_again(
     ope.prepare(1, lambda line: None)
     trained = {cell.key for cell in known_cells(ope, store) if cell.task.__name__ == "train_model"}
     assert trained == set(table.loc[table["task"] == "train_model", "cell"])
-    # Killed after a cell, and continued, it ends with the same table.
-    killed = tmp_path / "killed"
-    again = [killed if word == folder else word for word in arguments]
-    process = start(*again[:-1], tmp_path / "killed-out")
-    wait_for(lambda: len(list(killed.glob("*.json"))) >= 2, process)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert len(list(killed.glob("*.json"))) < len(tests) + 4, "it was over before it was killed"
-    _, resumed = run(study, killed)
-    columns = [name for name in table.columns if name != "seconds"]
-    pd.testing.assert_frame_equal(resumed[columns], table[columns], rtol=1e-3)
 
 
 def test_the_steps_of_pretraining_follow_from_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,6 +26,7 @@ from trajworld.studies.data import Pretrained, pretrained
 from trajworld.studies.pairs import cost, relative, summary, wins
 from trajworld.studies.training_cells import (
     TEST_FRACTION,
+    Plan,
     corpus_content,
     model_cell,
     pretraining_cell,
@@ -101,7 +102,7 @@ class Grid:
         pretrained_width: Hidden units of a layer of the pre-trained ensemble.
         steps: Of fine-tuning and of training from scratch.
         batch_size: Windows in a batch of these.
-        learning_rate: Of these.
+        learning_rate: Of these; where not given, the preset's, which is higher for fine-tuning.
         ensemble_steps: Of the ensemble, at most.
         seeds: Of TrajWorld fine-tuned and from scratch.
         baseline_seeds: Of the other models.
@@ -119,7 +120,7 @@ class Grid:
     pretrained_width: int = 640
     steps: int = 1500
     batch_size: int = 16
-    learning_rate: float = 3e-3
+    learning_rate: float | None = None
     ensemble_steps: int = 5000
     seeds: int = 2
     baseline_seeds: int = 1
@@ -130,18 +131,15 @@ class Grid:
             raise UsageError(f"no model is called {unknown[0]!r}: there are {', '.join(VARIANTS)}")
         if lacking := [one for one in self.models if VARIANTS[one].kind not in MODELS]:
             raise UsageError(f"{lacking[0]} is not in this version: leave it out of --models")
-        counts = (
-            self.seeds,
-            self.baseline_seeds,
-            self.steps,
-            self.ensemble_steps,
-            self.batch_size,
-            self.windows,
-        )
-        if min(counts) < 1 or not self.models or len(set(self.datasets)) < len(self.datasets):
-            raise UsageError("at least 1 model, seed, step and window are needed, and each dataset once")
-        if not (0 < self.learning_rate < np.inf and 0 < self.pretrain_minutes < np.inf):
-            raise UsageError("a learning rate and minutes of pre-training above 0 are needed")
+        if min(self.seeds, self.baseline_seeds, self.windows, len(self.models)) < 1:
+            raise UsageError("at least 1 model, seed and window are needed")
+        if len(set(self.datasets)) < len(self.datasets) or not 0 < self.pretrain_minutes < np.inf:
+            raise UsageError("each dataset once and minutes of pre-training above 0 are needed")
+        _ = self._plan
+
+    @property
+    def _plan(self) -> Plan:
+        return Plan(self.steps, self.batch_size, self.learning_rate, self.ensemble_steps)
 
     @cached_property
     def _data(self) -> list[Dataset]:
@@ -205,8 +203,7 @@ class Grid:
                     training.append(start)
                     if start.key not in finished:
                         continue
-                options = ("steps", "batch_size", "learning_rate", "ensemble_steps")
-                cell = model_cell(data, start, seed, **{one: getattr(self, one) for one in options})
+                cell = model_cell(data, start, seed, self._plan)
                 training.append(cell)
                 if cell.key in finished:
                     tests += self._tests(name, seed, data, cell)

@@ -1,7 +1,6 @@
 """The study of off-policy evaluation: which of several policies is best, told without running one."""
 
 import itertools
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
@@ -36,6 +35,7 @@ from trajworld.studies.data import Pretrained, pretrained
 from trajworld.studies.training_cells import (
     FINE_TUNED,
     FROM_SCRATCH,
+    Plan,
     model_cell,
     train_model,
     trained_model,
@@ -73,7 +73,7 @@ class Ope:
         methods: Of fine-tuned, from scratch, MLP ensemble and fitted Q.
         steps: Of fine-tuning and of training from scratch.
         batch_size: Windows in a batch of these.
-        learning_rate: Of both.
+        learning_rate: Of both; where not given, the preset's, which is higher for fine-tuning.
         ensemble_steps: Of the ensemble, at most.
         iterations: Of fitted Q evaluation.
         seeds: How many.
@@ -92,7 +92,7 @@ class Ope:
     methods: tuple[str, ...] = METHODS
     steps: int = 1500
     batch_size: int = 16
-    learning_rate: float = 3e-3
+    learning_rate: float | None = None
     ensemble_steps: int = 5000
     iterations: int = 200
     seeds: int = 2
@@ -107,17 +107,13 @@ class Ope:
             raise UsageError("name the behaviour datasets with --datasets and the policies with --policies")
         if unknown := [method for method in self.methods if method not in METHODS]:
             raise UsageError(f"no method is called {unknown[0]!r}: there are {', '.join(METHODS)}")
-        if min(self.seeds, self.steps, self.ensemble_steps) < 1 or self.episodes < 2:
-            raise UsageError("at least 1 seed, 1 step and 2 episodes are needed")
-        if (
-            self.batch_size < 1
-            or not 0 < self.learning_rate < math.inf
-            or len(set(self.datasets)) < len(self.datasets)
-        ):
-            raise UsageError(
-                "a batch of at least 1, a learning rate above 0, and each dataset once are needed"
-            )
-        _ = self._settings, self._fitting
+        if self.seeds < 1 or self.episodes < 2 or len(set(self.datasets)) < len(self.datasets):
+            raise UsageError("at least 1 seed and 2 episodes, and each dataset once, are needed")
+        _ = self._settings, self._fitting, self._plan
+
+    @property
+    def _plan(self) -> Plan:
+        return Plan(self.steps, self.batch_size, self.learning_rate, self.ensemble_steps)
 
     @property
     def _fitting(self) -> FittedQSettings:
@@ -196,8 +192,7 @@ class Ope:
     def _training(self, data: Dataset, method: str, seed: int) -> Cell:
         scratch, ensemble = self._model.sizes, EnsembleSizes.presets["small"]
         start: Any = {FINE_TUNED: self._model, FROM_SCRATCH: scratch, ENSEMBLE: ensemble}[method]
-        names = ("steps", "batch_size", "learning_rate", "ensemble_steps")
-        return model_cell(data, start, seed, **{name: getattr(self, name) for name in names})
+        return model_cell(data, start, seed, self._plan)
 
     def _named(self, environment: str) -> dict[str, Any]:
         return {"policies": {name: file_digest(path) for name, path in self._policies[environment].items()}}

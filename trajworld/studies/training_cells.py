@@ -5,20 +5,22 @@ of each dataset's episodes, the same for every model and seed, is set aside: no 
 them.
 """
 
+import math
 import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from trajworld.api import train
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
+from trajworld.errors import UsageError
 from trajworld.files import json_digest
 from trajworld.models.files import load_model
-from trajworld.models.interface import Sizes, kind_of_sizes
+from trajworld.models.interface import Sizes, kind_of, kind_of_sizes
 from trajworld.studies.data import Pretrained
 from trajworld.study.cells import Cell, Result, Row
 from trajworld.training.config import TrainingConfig, resolve_config, whole_path
@@ -41,20 +43,32 @@ _UNKNOWN = 10**6
 _MEASURED = 0.1
 
 
-def model_cell(
-    data: Dataset,
-    start: Sizes | Pretrained | Cell,
-    seed: int,
-    *,
-    steps: int,
-    batch_size: int,
-    learning_rate: float,
-    ensemble_steps: int,
-) -> Cell:
+@dataclass(frozen=True)
+class Plan:
+    """How long the models of a study are trained.
+
+    Attributes:
+        steps: Of TrajWorld and TDM.
+        batch_size: Windows in a batch of these.
+        learning_rate: Of these; None for the preset's, which is higher where a model is fine-tuned.
+        ensemble_steps: Of an ensemble, at most, with batches and a rate of its own.
+    """
+
+    steps: int
+    batch_size: int
+    learning_rate: float | None
+    ensemble_steps: int
+
+    def __post_init__(self) -> None:
+        rate = 1.0 if self.learning_rate is None else self.learning_rate
+        if min(self.steps, self.batch_size, self.ensemble_steps) < 1 or not 0 < rate < math.inf:
+            raise UsageError("at least 1 step, a batch of at least 1 and a learning rate above 0 are needed")
+
+
+def model_cell(data: Dataset, start: Sizes | Pretrained | Cell, seed: int, plan: Plan) -> Cell:
     """A cell of :func:`train_model`: from scratch, or fine-tuned from a model or from what a cell pre-trained.
 
-    The seed decides on held-out episodes, initial weights, batches and dropout. An ensemble takes ``ensemble_steps`` at
-    most, with batches and a rate of its own.
+    The seed decides on held-out episodes, initial weights, batches and dropout.
     """
     places = {"dataset": str(data.path)}
     if isinstance(start, Cell):
@@ -65,9 +79,11 @@ def model_cell(
     else:
         kind = kind_of_sizes(start).name
         own = {"model": {"kind": kind, **asdict(start)}}
-    given: dict[str, Any] = {"steps": ensemble_steps}
+    given: dict[str, Any] = {"steps": plan.ensemble_steps}
     if kind != _ENSEMBLE:
-        given = {"steps": steps, "batch_size": batch_size, "learning_rate": learning_rate, "targets": "gauss"}
+        preset = kind_of(kind).sizes.runs["small", "init" if "init" in own else "train"]
+        given = {"steps": plan.steps, "batch_size": plan.batch_size, "targets": "gauss"}
+        given["learning_rate"] = plan.learning_rate or preset["learning_rate"]
     about: dict[str, Any] = {"dataset": data.name, "data": {"content": data.content}, "kind": kind}
     about |= {"start": FINE_TUNED if "init" in own else FROM_SCRATCH, "seed": seed}
     return Cell(train_model, {**about, "test_fraction": TEST_FRACTION, **given, **own}, places)
