@@ -16,6 +16,8 @@ from trajworld.models.ranges import Support, training_support
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 
+pytestmark = pytest.mark.once
+
 PENDULUM = "trajworld/gymnasium-pendulum-v1/ou-v0"
 SIZES = TrajWorldSizes(blocks=1, width=16, heads=2, variates=12)
 
@@ -27,7 +29,6 @@ def save(path, identity=None):
     return model
 
 
-@pytest.mark.once
 @pytest.mark.slow
 def test_a_collected_dataset_is_evaluated_and_drawn(tmp_path, command):
     command("data", "collect", "Pendulum-v1", "--transitions", 500, "--workers", 1)
@@ -78,7 +79,6 @@ def test_several_datasets_and_the_ranges_of_an_unseen_environment(tmp_path, comm
     assert [each["prediction"]["ranges"] for each in json.loads(out)["datasets"]] == [f"of {second.name}"] * 2
 
 
-@pytest.mark.once
 def test_mistakes_and_ctrl_c_end_in_one_line_and_leave_nothing(tmp_path, command, make_store, monkeypatch):
     dataset, other = make_store([8, 5]), make_store([8], observations=5)
     wide = make_store([8], observations=20)
@@ -114,7 +114,6 @@ def test_mistakes_and_ctrl_c_end_in_one_line_and_leave_nothing(tmp_path, command
     assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.once
 def test_nothing_but_an_evaluation_is_overwritten(tmp_path, command, make_store):
     dataset, out = make_store([8, 5]), tmp_path / "out"
     save(tmp_path / "model.keras")

@@ -22,6 +22,8 @@ from trajworld.models.ranges import training_support
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 
+pytestmark = pytest.mark.once
+
 
 def pixels(figure: Figure) -> np.ndarray:
     return imread(io.BytesIO(png(figure)))

@@ -71,6 +71,7 @@ def test_far_from_the_mean_of_the_data_few_backups_are_enough(tmp_path: Path) ->
     np.testing.assert_allclose(found, [-50, 50], atol=8)
 
 
+@pytest.mark.once
 def test_nothing_follows_an_end_but_a_time_limit_is_none(tmp_path: Path) -> None:
     # One state, one reward of 1: worth 1 where it ends, and 1 / (1 - γ) where only the recording stopped.
     values = {}

@@ -71,6 +71,7 @@ def test_what_is_not_defined_is_nan_and_lengths_must_agree() -> None:
         ope_metrics([1.0], [1.0, 2.0])
 
 
+@pytest.mark.once
 def test_intervals_hold_their_values_and_narrow_with_policies() -> None:
     rng = np.random.default_rng(0)
     widths = []
@@ -83,6 +84,7 @@ def test_intervals_hold_their_values_and_narrow_with_policies() -> None:
     assert widths[1] < 0.5 * widths[0]
 
 
+@pytest.mark.once
 def test_coverage_tells_rows_like_the_data_from_others(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     episodes = [
@@ -95,7 +97,9 @@ def test_coverage_tells_rows_like_the_data_from_others(tmp_path: Path) -> None:
     origins = np.repeat(np.arange(4), 100)
 
     def measure(rows: np.ndarray) -> dict[str, float]:
-        return coverage.measure(Returns(np.zeros((4, 1, 3)), np.ones((4, 1), bool), rows, origins))
+        return coverage.measure(
+            Returns(np.zeros((4, 1, 3)), np.ones((4, 1), bool), np.ones(1), rows, origins)
+        )
 
     same = measure(like)
     assert same["state distance"] == pytest.approx(1, abs=0.15)

@@ -41,6 +41,8 @@ def model() -> Linear:
     return model
 
 
+# No imagined rows.
+NOTHING = (np.zeros((0, 5), np.float32), np.zeros(0, np.int64))
 SUPPORT = Support(np.full(6, -3, np.float32), np.full(6, 3, np.float32))
 
 
@@ -122,6 +124,32 @@ def test_where_rollouts_fade_estimates_and_errors_stay_right(model: Linear, data
         < standard_error(faded[0].discounted)
         < 2 * standard_error(whole.discounted)
     )
+
+
+@pytest.mark.once
+def test_a_forecast_of_what_is_missing_cancels_and_narrows_the_interval() -> None:
+    """Rollouts of lasting paces and sudden ends, of which fewer go into each of 20 chunks."""
+    rng, count, chunks, repeats = np.random.default_rng(0), 24, 20, 1500
+    weights = 0.9 ** np.arange(chunks)
+    drawn = rng.permuted(np.arange(count))[:, None] < np.maximum(count * weights, 4)
+    found: dict[str, list[float]] = {"whole": [], "faded": [], "plain": [], "error": []}
+    for _ in range(repeats):
+        end = rng.geometric(0.04, count)[:, None]
+        rewards = rng.normal(1.0, 0.4, (count, 1)) + rng.normal(0, 0.2, (count, chunks))
+        steps = np.arange(1, chunks + 1) <= end
+        parts = np.stack([rewards * weights * steps, steps, np.arange(1, chunks + 1) == end], axis=-1)
+        everything = Returns(parts, np.ones_like(drawn), weights, *NOTHING)
+        np.testing.assert_allclose(everything.discounted, parts[..., 0].sum(axis=1), rtol=1e-9)
+        faded = Returns(parts * drawn[..., None], drawn, weights, *NOTHING)
+        found["whole"].append(everything.discounted.mean())
+        found["faded"].append(faded.discounted.mean())
+        found["error"].append(standard_error(faded.discounted))
+        found["plain"].append((faded.parts[..., 0].sum(axis=0) / drawn.sum(axis=0)).sum())
+    bias = np.subtract(found["faded"], found["whole"])
+    assert abs(bias.mean()) < 3 * bias.std() / np.sqrt(repeats)
+    whole, faded, plain = (np.std(found[name]) for name in ("whole", "faded", "plain"))
+    assert np.mean(found["error"]) == pytest.approx(faded, rel=0.1)
+    assert faded - whole < 0.6 * (plain - whole), (whole, faded, plain)
 
 
 def test_a_seed_repeats_and_sampling_differs(model: Linear, data: Dataset) -> None:

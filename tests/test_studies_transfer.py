@@ -39,6 +39,8 @@ from trajworld.study.tables import texts
 from trajworld.training.loop import train
 from trajworld.training.run import start_run
 
+pytestmark = pytest.mark.once
+
 ENVIRONMENT = "gymnasium/Robot-v0"
 TINY = TrajWorldSizes(**SIZES)
 STUDY = Transfer(
@@ -196,7 +198,6 @@ def test_factors_by_hand() -> None:
     assert (found["transitions"]["factor"], found["steps"]["factor"]) == (0.25, 0.1)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -217,7 +218,6 @@ def test_mistakes_end_in_one_line(arguments: str, message: str, tmp_path: Path, 
     assert (code, message in " ".join(err.split()), (tmp_path / "out").exists()) == (2, True, False), err
 
 
-@pytest.mark.once
 @pytest.mark.slow
 def test_a_run_is_measured_as_it_goes_and_may_diverge(tmp_path: Path) -> None:
     data, of = study_data(tmp_path, 20), {"batch_size": 4, "warmup_steps": 2, "decay_steps": 10**9}
@@ -249,7 +249,6 @@ def test_a_run_is_measured_as_it_goes_and_may_diverge(tmp_path: Path) -> None:
     assert diverged.files == {}
 
 
-@pytest.mark.once
 @pytest.mark.slow
 def test_data_are_collected_once_and_are_of_one_collection() -> None:
     name, said = "gymnasium/InvertedPendulum-v5", list[str]()
@@ -293,7 +292,6 @@ def test_returns_by_behaviour_by_hand(make_episodes: Any) -> None:
     assert ou == of_ou | {"mean_return": pytest.approx(total / 2), "reward": pytest.approx(total / 9)}
 
 
-@pytest.mark.once
 @pytest.mark.slow
 def test_a_small_study_by_the_command_line(tmp_path: Path, command: Any) -> None:
     config = config_for("pretrain", [store(tmp_path / "data")], steps=2, model=SIZES)

@@ -31,6 +31,8 @@ from trajworld.study.report import read_report
 from trajworld.training.run import start_run
 from trajworld.weights import shipped_models
 
+pytestmark = pytest.mark.once
+
 __all__ = ["plain_steps"]
 
 SIZES = TrajWorldSizes(blocks=1, width=16, heads=2, variates=12)
@@ -202,7 +204,6 @@ def test_a_run_records_what_its_initial_model_saw(tmp_path: Path, plain_steps: A
     assert not check_unseen(older, HOPPER)
 
 
-@pytest.mark.once
 @pytest.mark.slow
 def test_the_command_collects_once_measures_and_reports(
     model_file: Path, tmp_path: Path, command: Any

@@ -28,9 +28,9 @@ _LEAST_BATCH = 8
 _ROWS_KEPT = 2000
 # How many rounds of rollouts have room in a batch.
 _ROUNDS = 8
-# Where rollouts fade: the least share that goes on, and how many of a policy's first always do, so that late steps too
-# have a spread to tell the error by.
-_LEAST_SHARE, _ALWAYS = 1 / 8, 4
+# Where rollouts fade: a share of γ to this power of the step goes on, at least that share, and a policy's first few
+# always, so that late steps too have a spread to tell the error by.
+_FADING, _LEAST_SHARE, _ALWAYS = 1.5, 1 / 16, 4
 
 
 @dataclass(frozen=True)
@@ -41,10 +41,15 @@ class Returns:
     stand there with zeros. What a rollout is missing is the mean of those drawn: the means over rollouts of
     ``discounted``, ``lengths`` and ``ended`` are the sums of the chunks' means, and their deviations tell the error.
 
+    The return is told chunk by chunk as what each adds to a forecast: what a rollout has earned, and if it lives, as
+    much a step as until then for as long as rollouts of the policy live. However wrong, it cancels in the sum, so that
+    the mean stays that of the returns; where it is right, those that do not go on are hardly missed.
+
     Attributes:
         parts: ``[N, C, 3]``: each chunk's sum of γ^t r_t until the episode ends, or the horizon; its steps; and whether
             the termination rule ended it there.
         drawn: ``[N, C]``.
+        weights: ``[C]``: each chunk's sum of γ^t.
         rows: ``[S, O + A]``: some of the imagined observations and the actions taken in them.
         origins: ``[S]``: of which rollout each of ``rows`` is.
         problem: What went wrong in rollouts that are left out; empty where nothing did.
@@ -52,6 +57,7 @@ class Returns:
 
     parts: NDArray[np.float64]
     drawn: NDArray[np.bool_]
+    weights: NDArray[np.float64]
     rows: NDArray[np.float32]
     origins: NDArray[np.int64]
     problem: str = ""
@@ -60,12 +66,24 @@ class Returns:
     def _whole(self) -> NDArray[np.float64]:
         """``[N, 3]``."""
         drawn, count = self.drawn[..., None], len(self.drawn)
+        parts = np.concatenate([self._news()[..., None], self.parts[..., 1:]], axis=-1)
         members = drawn.sum(axis=0)
-        means = (self.parts * drawn).sum(axis=0) / np.maximum(members, 1)
+        means = (parts * drawn).sum(axis=0) / np.maximum(members, 1)
         # Few deviations stand for many; as in a standard deviation, one of them is taken up by the mean.
         factor = np.sqrt(count * max(count - 1, 1) / np.maximum(members * (members - 1), 1))
         factor = np.where(members == count, 1.0, factor)
-        return means.sum(axis=0) + ((self.parts - means) * drawn * factor).sum(axis=1)
+        return means.sum(axis=0) + ((parts - means) * drawn * factor).sum(axis=1)
+
+    def _news(self) -> NDArray[np.float64]:
+        """``[N, C]``: what each chunk adds to the forecast of the return."""
+        rewards, steps, ended = np.moveaxis(self.parts, -1, 0)
+        survive = 1 - ended.sum() / max((steps > 0).sum(), 1)
+        ahead = np.zeros(len(self.weights))
+        for chunk in range(len(ahead) - 1, 0, -1):
+            ahead[chunk - 1] = survive * (self.weights[chunk] + ahead[chunk])
+        earned, lives = rewards.cumsum(axis=1), ended.cumsum(axis=1) == 0
+        forecast = earned + lives * earned / self.weights.cumsum() * ahead
+        return np.diff(forecast, axis=1, prepend=0.0)
 
     @property
     def discounted(self) -> NDArray[np.float64]:
@@ -94,7 +112,7 @@ class Returns:
             np.concatenate([getattr(part, name) for part in parts]) for name in ("parts", "drawn", "rows")
         )
         kept = np.random.default_rng(0).permutation(len(rows))[:_ROWS_KEPT]
-        return cls(whole, drawn, rows[kept], origins[kept], problem)
+        return cls(whole, drawn, parts[0].weights, rows[kept], origins[kept], problem)
 
 
 def standard_error(values: NDArray[np.floating]) -> float:
@@ -131,7 +149,7 @@ def imagined_returns(
 
     Rollouts go in rounds of one policy. Policies of one form share the batch: where rollouts end, a further round takes
     their places. Without ``compact`` each is carried along to the horizon, one policy at a time. Where they fade, of
-    each round's a share γ^t goes on beyond step t, at least an eighth and four: the estimate stays unbiased, its
+    a policy's a share γ^1.5t goes on beyond step t, at least a sixteenth and four: the estimate stays unbiased, its
     interval counts it, and for equal intervals fewer steps are taken.
 
     Args:
@@ -286,9 +304,11 @@ class _Round:
         )
         self._step, self._alive, self.places = 0, np.arange(count), np.arange(count)
         chunks = -(-settings.horizon // self._steps)
+        discounts = settings.discount ** np.arange(settings.horizon)
+        self._weights = np.add.reduceat(discounts, np.arange(0, settings.horizon, self._steps))
         self._parts, self._broken, self._problem = np.zeros((count, chunks, 3)), np.zeros(count, bool), ""
         # Later chunks count less: fewer go into them, in an order that spreads them over the states.
-        share = np.maximum(settings.discount ** (self._steps * np.arange(chunks)), _LEAST_SHARE)
+        share = np.maximum(settings.discount ** (_FADING * self._steps * np.arange(chunks)), _LEAST_SHARE)
         order = np.array([0.0 if state < _ALWAYS else _spread(state) for state in range(begin, end)])
         self._drawn = order[:, None] < (share if settings.fading else np.ones(chunks))
         self._imagined: list[NDArray[np.float32]] = []
@@ -374,4 +394,5 @@ class _Round:
             problem = f"{self._broken.sum()} of {len(good)} rollouts are left out: {problem}"
         rows, owners = np.concatenate(self._imagined), np.concatenate(self._owners)
         chosen = np.random.default_rng(self._settings.seed).permutation(len(rows))[:_ROWS_KEPT]
-        return Returns(self._parts[good], self._drawn[good], rows[chosen], owners[chosen], problem)
+        drawn = self._drawn[good]
+        return Returns(self._parts[good], drawn, self._weights, rows[chosen], owners[chosen], problem)
