@@ -112,6 +112,10 @@ def test_missing_rewards_go_through_minari_and_do_not_mix(tmp_path: Path, comman
     assert command("data", "import", tmp_path / "log.csv", "--id", "log-v0", "--test", 0.4)[0] == 0
     kept, other = open_dataset("log-v0"), open_dataset("log-test-v0")
     assert (kept.reward, kept.rows[:, 0].tolist()) == (False, [*range(10)])
+    # Variates keep the names of their columns, in whatever is said of them.
+    assert kept.names == other.names == open_dataset(tmp_path / "log.csv").names == ("a", "u")
+    assert [*variate_checks(kept)] == ["a", "u"]
+    assert [*tw.evaluate(tw.load("trajworld-small"), kept, windows=4).index] == ["a", "observations", "all"]
     assert (other.reward, other.rows[:, 0].tolist()) == (False, [10, 11, 12, 13, 14])
     notes = other.account.notes if other.account else {}
     assert notes["on import, left out: they are the dataset log-v0"] == 8

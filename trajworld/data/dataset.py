@@ -28,6 +28,7 @@ class Dataset:
         content: SHA-256 of the rows, the episodes' bounds and their ends: equal for equal data, wherever they lie.
         account: What became of the source's transitions, where the conversion counted them.
         reward: Whether rewards are recorded; if not, theirs is a column of zeros that models mask.
+        names: What the source calls its observation and action variates, in this order; empty where it has no names.
     """
 
     path: Path
@@ -42,6 +43,7 @@ class Dataset:
     content: str = ""
     account: Account | None = None
     reward: bool = True
+    names: tuple[str, ...] = ()
 
     @property
     def num_variates(self) -> int:

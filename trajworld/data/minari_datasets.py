@@ -40,6 +40,12 @@ class MinariInfo:
     transitions: int
     metadata: dict[str, Any] = field(repr=False)
 
+    @property
+    def variate_names(self) -> tuple[str, ...]:
+        """What the source that was imported calls its observation and action variates; empty where not known."""
+        names = self.metadata.get("variate_names")
+        return tuple(map(str, names)) if isinstance(names, list) else ()
+
 
 def datasets_folder() -> Path:
     """Minari's folder of datasets: ``MINARI_DATASETS_PATH`` where it is set, else ``~/.minari/datasets``."""

@@ -64,6 +64,7 @@ class _Origin:
     files: Iterable[Path]
     episodes: Callable[[Account], Iterator[Episode]]
     transitions: int | None = None
+    names: tuple[str, ...] = ()
 
     def read(self, account: Account, progress: Progress | None) -> Iterator[Episode]:
         """Its episodes, which the account counts; ``progress`` is called after each."""
@@ -120,6 +121,7 @@ def open_dataset(spec: str | os.PathLike[str], *, progress: Progress | None = No
         name=origin.name,
         source=origin.spec,
         environment=origin.environment,
+        names=origin.names,
         replace=True,
     )
     # What was converted from an earlier state of the same source will never be opened again.
@@ -215,7 +217,11 @@ def import_dataset(
             action_space=action_space,
             description=description,
             # Written when all was read: with what became of the source.
-            metadata={"imported_from": origin.name, "import_account": vars(account)},
+            metadata={
+                "imported_from": origin.name,
+                "import_account": vars(account),
+                "variate_names": origin.names,
+            },
             replace=replace,
         )
         made.append(Imported(written, account))
@@ -272,7 +278,7 @@ def _file_origin(
 
 
 def _origin_of(spec: str, path: Path, source: Source) -> _Origin:
-    given = source.environment, path, source.files, source.episodes, source.transitions
+    given = source.environment, path, source.files, source.episodes, source.transitions, source.names
     return _Origin(path.stem if path.is_file() else path.resolve().name, spec, *given)
 
 
@@ -306,7 +312,8 @@ def _minari_origin(dataset_id: str, download: bool) -> _Origin:
     info, _ = read_minari(dataset_id, download)
     files = [path for path in (info.path / "data").rglob("*") if path.is_file()]
     given = dataset_id, f"minari:{dataset_id}", info.environment, info.path, files
-    return _Origin(*given, lambda account: read_minari(dataset_id, account=account)[1], info.transitions)
+    read = lambda account: read_minari(dataset_id, account=account)[1]  # noqa: E731
+    return _Origin(*given, read, info.transitions, info.variate_names)
 
 
 def _d4rl_origin(spec: str, path: Path, limit: int = 1000) -> _Origin:

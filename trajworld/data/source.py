@@ -16,9 +16,11 @@ class Source(NamedTuple):
         files: On which the episodes depend.
         episodes: Reads them one at a time, and brings the account up to date.
         transitions: How many there are, where that is known.
+        names: What observation and action variates are called there, in this order; empty where they have no names.
     """
 
     environment: str
     files: Sequence[Path]
     episodes: Callable[[Account], Iterator[Episode]]
     transitions: int | None = None
+    names: tuple[str, ...] = ()

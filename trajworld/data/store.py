@@ -23,6 +23,8 @@ from trajworld.files import atomic_folder, one_writer, read_json, write_json
 FORMAT = "trajworld-store"
 VERSION = 2
 _DESCRIPTION = "dataset.json"
+# What no variate may be called, since other things beside variates are.
+_TAKEN = ("reward", "observations", "predicted", "all", "episode length", "episode return")
 _AGAIN = "remove the folder and convert the source again"
 
 
@@ -34,12 +36,13 @@ def write_store(
     source: str,
     environment: str,
     account: Account | None = None,
+    names: tuple[str, ...] = (),
     replace: bool = False,
 ) -> Dataset:
     """Write episodes, all of the same sizes, as a store, one episode in memory at a time, and open it.
 
-    The folder appears whole or not at all. ``name``, ``source`` and ``environment`` are those of ``Dataset``;
-    ``account``, of what the source's transitions become while ``episodes`` are read, is kept in the description.
+    The folder appears whole or not at all. ``name``, ``source``, ``environment`` and ``names`` are those of
+    ``Dataset``; ``account``, of what the source's transitions become while ``episodes`` are read, is kept with them.
     """
     path, content = Path(path), hashlib.sha256()
     lengths, terminated, sizes = list[int](), list[bool](), (0, 0)
@@ -68,6 +71,8 @@ def write_store(
         description |= {"environment": environment, "observation_size": sizes[0], "action_size": sizes[1]}
         description |= {"episodes": len(lengths), "rows": sum(lengths), "content": content.hexdigest()}
         description |= {} if rewarded else {"reward": False}
+        if len({*names, *_TAKEN}) == sum(sizes) + len(_TAKEN):
+            description["names"] = names
         if account is not None:
             description["account"] = account.as_json()
         write_json(folder / _DESCRIPTION, description)
@@ -118,6 +123,7 @@ def open_store(path: str | Path) -> Dataset:
             raise TrajWorldError(f"{path}: its rows or episodes are not those that were written: {_AGAIN}")
     described = ("name", "source", "environment", "observation_size", "action_size", "content")
     values = {name: description[name] for name in described} | {"reward": description.get("reward", True)}
+    values["names"] = tuple(description.get("names", ()))
     return Dataset(path=path, account=account, **values, **arrays)
 
 
@@ -135,6 +141,9 @@ def store_description(path: str | Path) -> dict[str, Any]:
             raise TrajWorldError(f"{file}: {key!r} must be a text")
     if not isinstance(description.get("reward", True), bool):
         raise TrajWorldError(f"{file}: 'reward' must be true or false")
+    names = description.get("names", [])
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise TrajWorldError(f"{file}: 'names' must be texts")
     for key, least in (("observation_size", 0), ("action_size", 0), ("episodes", 1), ("rows", 2)):
         value = description.get(key)
         if not isinstance(value, int) or isinstance(value, bool) or value < least:

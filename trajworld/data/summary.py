@@ -15,9 +15,14 @@ _SPREAD = ("minimum", "mean", "maximum", "std")
 
 
 def variate_names(dataset: Dataset) -> list[str]:
-    """A name for each variate, in row order: ``observation 0`` …, ``reward``, ``action 0`` …."""
-    observations = [f"observation {i}" for i in range(dataset.observation_size)]
-    return [*observations, "reward", *(f"action {i}" for i in range(dataset.action_size))]
+    """A name for each variate, in row order: the source's, or ``observation 0`` …, ``reward``, ``action 0`` …."""
+    size, names = dataset.observation_size, dataset.names
+    if len(names) != size + dataset.action_size:
+        names = (
+            *(f"observation {i}" for i in range(size)),
+            *(f"action {i}" for i in range(dataset.action_size)),
+        )
+    return [*names[:size], "reward", *names[size:]]
 
 
 def episode_returns(dataset: Dataset) -> NDArray[np.float64]:
@@ -79,10 +84,11 @@ def draw_summary(dataset: Dataset, path: str | Path) -> None:
     figure = Figure(figsize=(2.6 * columns, 1.7 * lines), layout="constrained")
     title = f"{dataset.name}: {dataset.num_episodes} episodes, {dataset.num_transitions} transitions"
     figure.suptitle(title, fontsize=9)
-    colours = {"observation": "tab:blue", "action": "tab:orange"}
+    colours = ["tab:blue"] * dataset.observation_size + ["tab:green"] * dataset.reward
+    colours += ["tab:orange"] * dataset.action_size + ["tab:green"] * 2
     for place, (name, values) in enumerate(panels, start=1):
         axes = figure.add_subplot(lines, columns, place)
-        axes.stairs(*np.histogram(values, _BINS), fill=True, color=colours.get(name.split()[0], "tab:green"))
+        axes.stairs(*np.histogram(values, _BINS), fill=True, color=colours[place - 1])
         axes.set_title(name, fontsize=8)
         axes.set_yticks([])
         axes.tick_params(labelsize=6)

@@ -51,7 +51,7 @@ def read_table(path: Path, toml: Path) -> Source:
             f"{toml} names the column {lacking[0]!r}, which {path.name} has not: it has {', '.join(there)}"
         )
     read = lambda account: _Reader(path, toml, columns, account, columns.period).episodes()  # noqa: E731
-    return Source(f"table/{path.stem}", [path, toml], read)
+    return Source(f"table/{path.stem}", [path, toml], read, names=(*columns.observation, *columns.action))
 
 
 def table_blocks(
