@@ -37,8 +37,7 @@ def test_names_mean_all_a_robots_or_one(tmp_path: Path, monkeypatch: pytest.Monk
     assert sum(path.stat().st_size for path in everything.values()) < 2e6
     for robot, environment in ROBOTS.items():
         own = read_policies([f"zoo/{robot}"])
-        assert 5 <= len(own) <= 11
-        assert list(own) == [f"{robot}-{number:02}" for number in range(1, len(own) + 1)]
+        assert list(own) == [f"{robot}-{number:02}" for number in range(1, 12)]
         assert list(own) == [name for name in everything if name.startswith(robot)]
         assert {policy.environment for policy in own.values()} == {f"gymnasium/{environment}"}
         assert all(policy.log_std is not None for policy in own.values())
@@ -63,7 +62,7 @@ def test_the_true_values_are_in_order_and_apart(command: Command) -> None:
         for row in rows:
             assert row["environment"] == f"gymnasium/{environment}"
             assert (row["gamma"], row["horizon"]) == (0.995, 1000)
-            assert row["episodes"] >= 40
+            assert row["episodes"] == 100
         gaps = [
             (after["discounted"] - before["discounted"])
             / math.hypot(after["discounted_stderr"], before["discounted_stderr"])
@@ -71,7 +70,7 @@ def test_the_true_values_are_in_order_and_apart(command: Command) -> None:
         ]
         assert min(gaps) > 0
         assert gaps == pytest.approx([row["apart"] for row in rows[1:]])
-        assert np.median(gaps) > 4, "most neighbours are clearly apart"
+        assert sum(gap < 4 for gap in gaps) <= 1
     files = list(policy_files(["zoo"]).values())
     assert zoo_truth(files) is None
     assert zoo_truth([Path("mine.npz")]) is None
