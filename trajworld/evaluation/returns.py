@@ -28,9 +28,9 @@ _LEAST_BATCH = 8
 _ROWS_KEPT = 2000
 # How many rounds of rollouts have room in a batch.
 _ROUNDS = 8
-# Where rollouts fade: a share of γ to this power of the step goes on, at least that share, and a policy's first few
-# always, so that late steps too have a spread to tell the error by.
-_FADING, _LEAST_SHARE, _ALWAYS = 1.5, 1 / 16, 4
+# Where rollouts fade: the least share that goes on, and how many of a policy's first always do, so that late steps too
+# have a spread to tell the error by. Of walker2d's rollouts less, or a share of γ^0.75t or γ^1.5t, gains no more.
+_LEAST_SHARE, _ALWAYS = 1 / 16, 4
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def imagined_returns(
 
     Rollouts go in rounds of one policy. Policies of one form share the batch: where rollouts end, a further round takes
     their places. Without ``compact`` each is carried along to the horizon, one policy at a time. Where they fade, of
-    a policy's a share γ^1.5t goes on beyond step t, at least a sixteenth and four: the estimate stays unbiased, its
+    a policy's a share γ^t goes on beyond step t, at least a sixteenth and four: the estimate stays unbiased, its
     interval counts it, and for equal intervals fewer steps are taken.
 
     Args:
@@ -308,7 +308,7 @@ class _Round:
         self._weights = np.add.reduceat(discounts, np.arange(0, settings.horizon, self._steps))
         self._parts, self._broken, self._problem = np.zeros((count, chunks, 3)), np.zeros(count, bool), ""
         # Later chunks count less: fewer go into them, in an order that spreads them over the states.
-        share = np.maximum(settings.discount ** (_FADING * self._steps * np.arange(chunks)), _LEAST_SHARE)
+        share = np.maximum(settings.discount ** (self._steps * np.arange(chunks)), _LEAST_SHARE)
         order = np.array([0.0 if state < _ALWAYS else _spread(state) for state in range(begin, end)])
         self._drawn = order[:, None] < (share if settings.fading else np.ones(chunks))
         self._imagined: list[NDArray[np.float32]] = []
