@@ -29,7 +29,7 @@ _ROWS_KEPT = 2000
 # How many rounds of rollouts have room in a batch.
 _ROUNDS = 8
 # Where rollouts fade: the least share that goes on, and how many of a policy's first always do, so that late steps too
-# have a spread to tell the error by. Of walker2d's rollouts less, or a share of γ^0.75t or γ^1.5t, gains no more.
+# have a spread to tell the error by. On walker2d a lesser share, or γ^0.75t or γ^1.5t, gained no more.
 _LEAST_SHARE, _ALWAYS = 1 / 16, 4
 
 
