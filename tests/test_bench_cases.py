@@ -40,6 +40,8 @@ def test_weights_and_batches_are_these_numbers():
     assert holes.sum(axis=1)[:4].tolist() == [20, 19, 18, 17]
 
 
+# The study of backends compares what each computes in it.
+@pytest.mark.once
 @pytest.mark.slow
 def test_the_accuracy_suite_computes_the_model(monkeypatch):
     """Its logits against NumPy's in double precision, and losses that fall; compiled as a user's are."""

@@ -25,6 +25,8 @@ def devices(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     return found
 
 
+# Elsewhere the doctor itself is run before the tests.
+@pytest.mark.once
 @pytest.mark.slow
 def test_active_backend_computes(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JAX_NUM_CPU_DEVICES", "2")

@@ -41,6 +41,7 @@ def test_the_horizon_is_the_longest_that_a_tenth_of_the_transitions_can_start(
     assert fitting_horizon(memory_dataset(lengths), horizon) == max(fitting)
 
 
+@pytest.mark.once
 def test_rollouts_follow_the_real_actions_and_histories(
     model: TrajWorld, memory_dataset: Callable[..., Dataset]
 ) -> None:

@@ -127,6 +127,7 @@ def linear_policy(seed: int, noisy: bool, size: int = 3) -> Policy:
     return Policy((), mean, spread, np.full(2, -1, np.float32), np.ones(2, np.float32))
 
 
+@pytest.mark.once
 def test_estimates_of_several_policies(model: Linear, data: Dataset) -> None:  # noqa: F811
     policies = {
         "first": linear_policy(0, True),
@@ -152,6 +153,7 @@ def test_estimates_of_several_policies(model: Linear, data: Dataset) -> None:  #
     assert (wide["states"] == 2).all()
 
 
+@pytest.mark.once
 def test_several_models_give_their_mean_and_their_spread(model: Linear, data: Dataset) -> None:  # noqa: F811
     other = Linear(model.sizes)
     kernel, *rest = model.get_weights()
@@ -171,6 +173,7 @@ def test_several_models_give_their_mean_and_their_spread(model: Linear, data: Da
     np.testing.assert_allclose(both["between models"], estimates.std(axis=0, ddof=1))
 
 
+@pytest.mark.once
 def test_states_are_added_until_the_interval_is_narrow(model: Linear, data: Dataset) -> None:  # noqa: F811
     starts = np.random.default_rng(2).uniform(-1.9, 1.9, (200, 3)).astype(np.float32)
     policies = {str(seed): linear_policy(seed, True) for seed in range(3)}
