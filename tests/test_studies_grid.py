@@ -34,7 +34,7 @@ from trajworld.studies.training_cells import (
     pretraining_cell,
 )
 from trajworld.study.cells import Store
-from trajworld.study.run import LocalEngine, known_cells, run_study
+from trajworld.study.run import LocalEngine, RayEngine, known_cells, run_study
 from trajworld.training.config import resolve_config
 from trajworld.training.parts import open_parts
 from trajworld.training.record import read_record
@@ -69,10 +69,10 @@ def suite(episodes: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
     return {"suite": "two", "model": str(model), "models": models, "windows": 20, "seeds": 1, **SHORT}
 
 
-def run(study: Any, folder: Path) -> tuple[Store, pd.DataFrame]:
+def run(study: Any, folder: Path, engine: Any = None) -> tuple[Store, pd.DataFrame]:
     study.prepare(1, lambda line: None)
     store = Store(folder)
-    assert run_study(study, store, LocalEngine(1)) == []
+    assert run_study(study, store, engine or LocalEngine(1)) == []
     return store, store.table(known_cells(study, store))
 
 
@@ -230,12 +230,15 @@ def test_pretraining_goes_on_after_a_kill(
 
 
 @pytest.mark.slow
-def test_fine_tuning_starts_from_what_was_pretrained(suite: dict[str, Any], tmp_path: Path) -> None:
+def test_fine_tuning_starts_from_what_was_pretrained_on_a_ray_cluster(
+    suite: dict[str, Any], tmp_path: Path
+) -> None:
+    pytest.importorskip("ray")
     one = ("two/pendulum-medium-v0",)
     models = ("TrajWorld of equal time", SCRATCH)
     options = {"models": models, "datasets": one, "corpus": one, "pretrain_minutes": 0.02}
     study = Grid(**{**suite, **options})
-    _, table = run(study, tmp_path / "cells")
+    _, table = run(study, tmp_path / "cells", RayEngine())
     assert table["task"].value_counts().to_dict() == {
         "measure_model": 2,
         "train_model": 2,

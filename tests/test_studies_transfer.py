@@ -302,7 +302,7 @@ def test_a_small_study_by_the_command_line(tmp_path: Path, command: Any) -> None
         *("--seeds", "2", "--batch-size", "4", "--windows", "16", "--weights", "--json"),
         *("-o", str(tmp_path / "out"), "--store", str(tmp_path / "cells")),
     )
-    (code, out, err), again = (command("study", "run", "transfer", *options, "--workers", n) for n in "11")
+    (code, out, err), again = (command("study", "run", "transfer", *options, "--workers", n) for n in "21")
     # The second time nothing is left to be done.
     assert (code, "of 8" in err, "of 8" in again[2], out) == (0, True, False, again[1]), err
     (row,) = json.loads(out)["tables"]["One-step error after 4 steps, in standard deviations"]

@@ -92,7 +92,6 @@ def test_training_learns(tmp_path: Path) -> None:
     assert losses[-1] < losses[0] - 0.5
 
 
-@pytest.mark.once
 def test_a_rate_that_is_far_too_high_is_one_line(tmp_path: Path) -> None:
     data = store(tmp_path / "data", [40] * 6)
     wild = config_for("train", [data], steps=80, learning_rate=1e30, **OFTEN)
