@@ -16,6 +16,9 @@ from .processor import compilations_folder
 keep_freed_memory()
 # On the CPU a queue of steps gains nothing: the steps compete for the cores, and each holds memory of its own.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
+# A GPU's short float32 (TF32) moved logits by up to 4e-3: who wants its speed asks for mixed_bfloat16, or sets this.
+if jax.config.jax_default_matmul_precision is None:
+    jax.config.update("jax_default_matmul_precision", "highest")
 # A training step takes ten seconds and more to compile: what was compiled before is read back, by later processes too.
 if jax.config.jax_compilation_cache_dir is None:
     jax.config.update("jax_compilation_cache_dir", str(compilations_folder("jax")))
