@@ -1,9 +1,8 @@
-"""LeRobot, robomimic and TD-MPC2 files of the published layouts, against readings with pyarrow, h5py and torch."""
+"""LeRobot, robomimic and TD-MPC2 files of the published layouts, against readings with pyarrow and h5py."""
 
 import itertools
 import json
 import sys
-import types
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +11,14 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from torch_fixtures import Made, Name, torch_file
 
 from trajworld.data import lerobot
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError
 
-torch = pytest.importorskip("torch")
+pytestmark = pytest.mark.once
 
 LENGTHS = (5, 1, 9, 2, 30)
 RNG = np.random.default_rng(0)
@@ -166,34 +166,34 @@ def test_robomimic_equals_h5py(tmp_path: Path, command: Any, following: bool) ->
     assert command("data", "import", path, "--id", "lift-v1", "--mask", "valid")[0] == 2
 
 
-def tdmpc2_file(path: Path, container: bool = False) -> Path:
+def tdmpc2_fields(tasks: tuple[int, ...] = (0, 3, 0, 3, 3, 0)) -> dict[str, np.ndarray]:
     """Six episodes of two tasks; task 3 has two observations of five and one action of two."""
-    fields = {"obs": torch.randn(6, 8, 5), "action": torch.rand(6, 8, 2), "reward": torch.randn(6, 8)}
-    fields["task"] = torch.tensor([0, 3, 0, 3, 3, 0])[:, None].repeat(1, 8).int()
-    fields["obs"][fields["task"][:, 0] == 3, :, 2:] = 0
-    fields["action"][fields["task"][:, 0] == 3, :, 1:] = 0
-    fields["action"][:, 0], fields["reward"][:, 0] = torch.nan, torch.nan
-    saved: Any = fields
-    if container:
-        kind = type("TensorDict", (), {"__module__": "tensordict._td"})
-        module = types.ModuleType("tensordict._td")
-        vars(module)["TensorDict"] = kind
-        sys.modules |= {"tensordict": types.ModuleType("tensordict"), "tensordict._td": module}
-        saved = kind()
-        vars(saved).update(
-            _tensordict=fields, _batch_size=torch.Size([6, 8]), _device=None, _td_dim_names=None
-        )
-    torch.save(saved, path)
-    return path
+    sizes = {"obs": (6, 8, 5), "action": (6, 8, 2), "reward": (6, 8)}
+    fields = {name: RNG.normal(size=size).astype("f4") for name, size in sizes.items()}
+    fields["task"] = np.repeat(np.int32(tasks)[:, None], 8, axis=1)
+    narrow = fields["task"][:, 0] == 3
+    fields["obs"][narrow, :, 2:], fields["action"][narrow, :, 1:] = 0, 0
+    fields["action"][:, 0], fields["reward"][:, 0] = np.nan, np.nan
+    return fields
 
 
-@pytest.mark.parametrize("container", [False, True])
-def test_tdmpc2_equals_torch(tmp_path: Path, command: Any, container: bool) -> None:
-    path = tdmpc2_file(tmp_path / "chunk_0.pt", container)
-    fields = torch.load(path, weights_only=False)
-    fields = vars(fields)["_tensordict"] if container else fields
-    for name in ("tensordict._td", "tensordict"):
-        sys.modules.pop(name, None)  # The reader does without.
+def tensordict(version: str, fields: Any) -> Any:
+    """What tensordict's versions make of fields."""
+    state = {"_batch_size": Made("torch Size", ((6, 8),)), "_device": Made("torch device", ("cpu",))}
+    if version == "0.2":
+        held = Made("tensordict.utils _StringOnlyDict", items=fields)
+        more = {"_lock_id": Made("__builtin__ set", ([],))}
+        return Made("tensordict.tensordict TensorDict", state={"_tensordict": held, **state, **more})
+    state = {"_tensordict": fields, **state, "_td_dim_names": None}
+    if version == "0.3":
+        return Made("tensordict._td TensorDict", state=state)
+    return Made("tensordict._reductions _make_td", (Name("tensordict._td TensorDict"), state))
+
+
+@pytest.mark.parametrize("version", ["", "0.2", "0.3", "0.15"])
+def test_tdmpc2(tmp_path: Path, command: Any, version: str) -> None:
+    path, fields = tmp_path / "chunk_0.pt", tdmpc2_fields()
+    path.write_bytes(torch_file(tensordict(version, fields) if version else fields))
     code, out, _ = command("data", "import", path, "--id", "mt-v0")
     assert (code, out.count("21 of 21 transitions kept, in 3 episodes")) == (0, 2)
     for task, episodes, observation, action in ((0, [0, 2, 5], 5, 2), (3, [1, 3, 4], 2, 1)):
@@ -203,11 +203,6 @@ def test_tdmpc2_equals_torch(tmp_path: Path, command: Any, container: bool) -> N
         actions = fields["action"][episodes, 1:, :action].tolist()
         assert_episodes(dataset, observations, actions, fields["reward"][episodes, 1:].tolist())
     assert command("data", "inspect", path)[0] == 2
-
-
-class Evil:
-    def __reduce__(self) -> Any:
-        return print, ("it ran",)
 
 
 def spoil(kind: str, folder: Path) -> Path:
@@ -226,11 +221,13 @@ def spoil(kind: str, folder: Path) -> Path:
         return root
     path = folder / ("bad.pt" if kind.startswith("tdmpc2") else "bad.hdf5")
     if kind == "tdmpc2 code":
-        torch.save({"obs": Evil()}, path)
+        path.write_bytes(torch_file({"obs": Made("builtins print", ("it ran",))}))
     elif kind == "tdmpc2 cut":
-        path.write_bytes(tdmpc2_file(folder / "whole.pt").read_bytes()[:400])
+        path.write_bytes(torch_file(tdmpc2_fields())[:400])
+    elif kind == "tdmpc2 tasks":
+        path.write_bytes(torch_file({**tdmpc2_fields(), "task": np.full((6, 8), np.nan)}))
     elif kind == "tdmpc2 arrays":
-        torch.save({"obs": torch.zeros(3, 4, 2), "action": torch.zeros(3, 4, 1)}, path)
+        path.write_bytes(torch_file({"obs": np.zeros((3, 4, 2)), "action": np.zeros((3, 4, 1))}))
     else:
         robomimic_file(path, True)
         with h5py.File(path, "r+") as file:
@@ -258,9 +255,10 @@ def spoil(kind: str, folder: Path) -> Path:
         ("lerobot frames", "not all there in order|disagree on the frames"),
         ("lerobot outside", "not there or lies outside"),
         ("lerobot version", "version v4.0 is not read"),
-        ("tdmpc2 code", "nothing that a file names is run"),
-        ("tdmpc2 cut", "not a readable TD-MPC2 file"),
+        ("tdmpc2 code", "nothing in it was run"),
+        ("tdmpc2 cut", "not a readable PyTorch file"),
         ("tdmpc2 arrays", "'reward' must be an array of numbers"),
+        ("tdmpc2 tasks", "'task' must be a whole number"),
         ("robomimic link", "must be an array of this file"),
         ("robomimic group", "must be an array of this file"),
         ("robomimic number", r"shape \(\) .* numbers in 2 dimension"),
@@ -278,20 +276,14 @@ def test_bad_files_end_in_one_line(tmp_path: Path, command: Any, kind: str, mess
     assert listed == {"minari": [], "stores": []}
 
 
-@pytest.mark.parametrize(
-    ("package", "extra", "kind"), [("torch", "torch", ".pt"), ("pyarrow", "parquet", ".parquet")]
-)
 def test_what_is_not_installed_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any, package: str, extra: str, kind: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any
 ) -> None:
-    path = tmp_path / f"log{kind}"
-    if kind == ".pt":
-        tdmpc2_file(path)
-    else:
-        pq.write_table(pa.table({"a": [1.0, 2.0]}), path)
-        path.with_suffix(".toml").write_text('observation = ["a"]')
-    for name in (package, f"{package}.parquet"):
+    path = tmp_path / "log.parquet"
+    pq.write_table(pa.table({"a": [1.0, 2.0]}), path)
+    path.with_suffix(".toml").write_text('observation = ["a"]')
+    for name in ("pyarrow", "pyarrow.parquet"):
         monkeypatch.setitem(sys.modules, name, None)
     code, out, err = command("data", "import", path, "--id", "log-v0")
     assert (code, out) == (1, "")
-    assert err == f"Error: {package} is not installed: pip install 'trajworld[{extra}]'\n"
+    assert err == "Error: pyarrow is not installed: pip install 'trajworld[parquet]'\n"

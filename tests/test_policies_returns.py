@@ -159,9 +159,9 @@ def test_dope_policies_return_what_the_benchmark_says(shared: Path, name: str) -
     assert abs(found["return"] - entry["return_mean"]) < 3 * error
 
 
+@pytest.mark.once
 @pytest.mark.slow
 def test_the_agent_returns_what_its_readme_says(shared: Path) -> None:
-    pytest.importorskip("torch")
     path = shared / "agents" / "trpo-Hopper-v3" / "Hopper-v3.zip"
     if not path.exists():
         pytest.skip("no agent")

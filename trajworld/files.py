@@ -27,6 +27,10 @@ _KINDS = (
     (b"\x93NUMPY", "it is a NumPy file (.npy)"),
     (b"PAR1", "it is a Parquet file"),
     (b"\x89PNG", "it is a picture"),
+    (
+        b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19.",
+        "it was saved as PyTorch did before version 1.6: load it with today's PyTorch and save it again",
+    ),
     (b"\x80", "it is a pickle"),
     (b"PK", "it is a zip archive"),
 )
@@ -183,6 +187,11 @@ def kind_of_file(path: str | os.PathLike[str]) -> str:
             start = file.read(512)
     except OSError:
         return ""
+    return kind_of_bytes(start)
+
+
+def kind_of_bytes(start: bytes) -> str:
+    """The same by a file's first 512 bytes."""
     if not start:
         return "it is empty"
     if start.lstrip().lower().startswith((b"<!doctype html", b"<html")):

@@ -10,7 +10,7 @@ from unittest.mock import patch
 
 import h5py
 import numpy as np
-import pytest
+import test_data_robot_logs as logs
 import test_data_tables as tables
 import test_policies_import as policies
 import test_studies_transfer as transfer
@@ -18,6 +18,7 @@ from data_fixtures import d4rl_file, minari_dataset
 from test_data_resolve import unitraj_folder
 from test_interop_pickle import assert_inert
 from test_interop_published import tree_of
+from torch_fixtures import torch_file
 from training_fixtures import config_for, store
 
 from trajworld.card.card import write_card
@@ -45,11 +46,6 @@ from trajworld.training.loop import train
 from trajworld.training.picture import draw_losses
 from trajworld.training.record import MetricsLog, read_metrics
 from trajworld.training.run import resume_run, start_run
-
-try:
-    import test_data_robot_logs as logs
-except pytest.skip.Exception:  # It needs PyTorch.
-    logs: Any = None  # type: ignore[no-redef]
 
 CANARY, ID = 12345.0, "hopper/a-v0"
 TABLE = """environment,source,M,role,weight,size,behaviour,search,variants
@@ -164,10 +160,8 @@ def make_logs(folder: Path) -> None:
     logs.lerobot_folder(folder / "new", "v3.0", True)
     logs.lerobot_folder(folder / "old", "v2.1")
     logs.robomimic_file(folder / "demo.hdf5", True)
-    fields = logs.torch.load(logs.tdmpc2_file(folder / "chunk_0.pt"))
     # Only a file of one task is read as a dataset.
-    fields["task"][:] = 0
-    logs.torch.save(fields, folder / "chunk_0.pt")
+    (folder / "chunk_0.pt").write_bytes(torch_file(logs.tdmpc2_fields(tasks=(0,) * 6)))
 
 
 def read_log(folder: Path, path: Path) -> None:
@@ -186,6 +180,7 @@ def read_log(folder: Path, path: Path) -> None:
 def make_policies(folder: Path) -> None:
     policies.written(folder / "hopper_online_0.pkl", policies.dope())
     save_policy(read_policy(folder / "hopper_online_0.pkl"), folder / "a.npz")
+    policies.agent_file(folder / "A2C.zip")
     if importlib.util.find_spec("sb3_contrib"):
         for name in ("PPO", "SAC", "TD3"):
             policies.agent(name).save(folder / f"{name}.zip")
@@ -318,6 +313,5 @@ READERS: dict[str, Any] = {
     "report": (make_study, "report/*.csv report/*.json", read_report, 0.5),
     "tables": (make_table, "log.*", read_log, 1),
     "policies": (make_policies, "*.*", read_a_policy, 1),
+    "logs": (make_logs, "*.* new/*/*.* new/*/*/*.* old/*/*.* old/*/*/*.*", read_log, 1),
 }
-if logs:
-    READERS["logs"] = (make_logs, "*.* new/*/*.* new/*/*/*.* old/*/*.* old/*/*/*.*", read_log, 1)

@@ -11,26 +11,12 @@ from numpy.typing import NDArray
 from trajworld.data.account import Account
 from trajworld.data.episode import Episode, check_episode
 from trajworld.data.source import Source
-from trajworld.errors import TrajWorldError, one_line
-from trajworld.files import kind_of_file
+from trajworld.errors import TrajWorldError
+from trajworld.files import nested
+from trajworld.interop.restricted_pickle import Record
+from trajworld.interop.torch_file import read_torch
 
 _ARRAYS = {"obs": 3, "action": 3, "reward": 2}
-
-
-class _Container:
-    """What a tensordict is read as: its fields, and nothing that runs."""
-
-
-def _remade(kind: type, state: dict[str, Any]) -> dict[str, Any]:
-    return state
-
-
-# What a file may name, and what stands for it here: those of tensordicts before and after 0.3, and of the newest ones.
-_ALLOWED: list[Any] = [
-    *((_Container, f"tensordict.{name}.TensorDict") for name in ("tensordict", "_td")),
-    *((dict, f"tensordict.{name}._StringOnlyDict") for name in ("tensordict", "utils")),
-    (_remade, "tensordict._reductions._make_td"),
-]
 
 
 def read_tdmpc2(path: Path) -> dict[int, Source]:
@@ -39,12 +25,15 @@ def read_tdmpc2(path: Path) -> dict[int, Source]:
     A row's action and reward led to its observation; the first row's are fillers and are not read.
 
     Raises:
-        ModuleNotFoundError: PyTorch is not installed.
         TrajWorldError: The file cannot be read without running anything it names, or lacks an array.
     """
     arrays = _load(path)
     count, rows = arrays["reward"].shape
-    tasks = arrays["task"].reshape(count, -1)[:, 0] if "task" in arrays else np.zeros(count)
+    given = arrays["task"][:, :1].ravel() if "task" in arrays else np.zeros(count)
+    with np.errstate(invalid="ignore"):
+        tasks = given.astype(np.int64)
+    if len(tasks) != count or (tasks != given).any():
+        raise TrajWorldError(f"{path}: 'task' must be a whole number for each episode")
     found = {}
     for task in np.unique(tasks):
         episodes = np.flatnonzero(tasks == task)
@@ -54,7 +43,7 @@ def read_tdmpc2(path: Path) -> dict[int, Source]:
         if rows < 2 or not sizes[0]:
             raise TrajWorldError(f"{path}: task {task} has no two rows, or no observation that is not 0")
         read = partial(_read_episodes, path, episodes, sizes)
-        name = f"tdmpc2/{path.stem}/task-{task:g}"
+        name = f"tdmpc2/{path.stem}/task-{task}"
         found[int(task)] = Source(name, [path], read, len(episodes) * (rows - 1))
     return found
 
@@ -72,20 +61,10 @@ def _read_episodes(
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     """The arrays ``obs [E, T, O]``, ``action [E, T, A]``, ``reward [E, T]`` and perhaps ``task``, memory-mapped."""
-    import torch
-
-    try:
-        with torch.serialization.safe_globals(_ALLOWED):
-            found = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-        found = vars(found) if isinstance(found, _Container) else found
-        found = found.get("_tensordict", found)
-        arrays = {name: found[name].detach().numpy() for name in (*_ARRAYS, "task") if name in found}
-    except Exception as error:  # Damaged bytes and refused pickles make a dozen types.
-        kind = kind_of_file(path)
-        why = one_line(error) if "PyTorch" in kind or not kind else kind
-        if "weights_only" in str(error):
-            why = "it holds more than tensors, and nothing that a file names is run"
-        raise TrajWorldError(f"{path} is not a readable TD-MPC2 file: {why}") from None
+    found = read_torch(path)
+    found = found.state if isinstance(found, Record) else found  # A tensordict of before 0.5.
+    found = nested(found, "_tensordict") or nested(found)
+    arrays = {name: found[name] for name in (*_ARRAYS, "task") if isinstance(found.get(name), np.ndarray)}
     for name, dimensions in _ARRAYS.items():
         if name not in arrays or arrays[name].ndim != dimensions or arrays[name].dtype.kind not in "fiu":
             shape = ["episode", "row", "value"][:dimensions]

@@ -1,6 +1,7 @@
 """Reading pickles of strangers: a name in them stands for an array or an inert record, and is never imported."""
 
 import io
+import math
 import os
 import pickle
 import pickletools
@@ -18,6 +19,8 @@ from trajworld.files import kind_of_file
 MAX_DEPTH = 100
 # Python hashes a tuple in a tuple by recursion in C, without a limit: some 100,000 levels end the process.
 MAX_TUPLES = 20_000
+# A tensor may repeat numbers by strides of 0; one of more numbers than this must have them all in the file.
+MAX_REPEATED = 1 << 26
 # EXT takes objects from a cache of the process without asking find_class; data files need none of these.
 _FORBIDDEN = {"EXT1", "EXT2", "EXT4", "INST", "OBJ", "PERSID", "BINPERSID", "NEXT_BUFFER", "READONLY_BUFFER"}
 
@@ -50,11 +53,16 @@ def read_pickle(path: str | os.PathLike[str]) -> Any:
     return parse_pickle(data, path)
 
 
-def parse_pickle(data: bytes, path: str | os.PathLike[str]) -> Any:
-    """The same of a pickle's bytes; ``path`` says in messages where they are from."""
+def parse_pickle(
+    data: bytes, path: str | os.PathLike[str], outside: Callable[[Any], Any] | None = None
+) -> Any:
+    """The same of a pickle's bytes; ``path`` says in messages where they are from.
+
+    ``outside`` gives the value of a persistent id: of what the pickle only refers to. Without it, none may be there.
+    """
     try:
-        _check_opcodes(data)
-        reader = _Reader(data)
+        _check_opcodes(data, _FORBIDDEN - {"BINPERSID"} if outside else _FORBIDDEN)
+        reader = _Reader(data, outside)
         return reader.settle(reader.load())
     except _Refused as reason:
         raise TrajWorldError(f"{path} is refused: {reason}; nothing in it was run") from None
@@ -69,11 +77,11 @@ class _Refused(Exception):
     """The file asks for something that a data file does not need; the text completes "it is refused: ..."."""
 
 
-def _check_opcodes(data: bytes) -> None:
+def _check_opcodes(data: bytes, forbidden: set[str]) -> None:
     """Refuse opcodes that data files do not need, and what makes the unpickler crash or take memory without bound."""
     tuples = 0
     for count, (opcode, argument, _) in enumerate(pickletools.genops(data)):
-        if opcode.name in _FORBIDDEN:
+        if opcode.name in forbidden:
             raise _Refused(f"it uses the opcode {opcode.name}, which data files do not need")
         tuples += opcode.name.startswith("TUPLE")
         if tuples > MAX_TUPLES:
@@ -107,8 +115,9 @@ class _StandIn:
 class _Reader(pickle.Unpickler):
     """An unpickler for which a name is one of our stand-ins or an error; ``settle`` then makes values of those."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes, outside: Callable[[Any], Any] | None) -> None:
         super().__init__(io.BytesIO(data), encoding="latin1")
+        self.outside = outside
         # A file can refer to one object many times: this bounds the values visited and the characters copied.
         self.room = 4 * len(data) + 4096
 
@@ -117,6 +126,10 @@ class _Reader(pickle.Unpickler):
         if full not in _STAND_INS:
             raise _Refused(f"it names {full[:120]!r}, which is not among the few names that are read")
         return _STAND_INS[full]
+
+    def persistent_load(self, identity: Any) -> Any:
+        assert self.outside is not None  # Else the opcode is forbidden.
+        return self.outside(self.settle(identity))
 
     def settle(self, value: Any, depth: int = 0) -> Any:
         """Return a copy of ``value`` without stand-ins; arrays share the memory of their bytes."""
@@ -182,12 +195,37 @@ def _array_of_state(_: Any, shape: Any, dtype: Any, fortran: Any, data: Any) -> 
     return _array(data, dtype, shape, "F" if fortran else "C")
 
 
+def _tensor(
+    storage: Any, offset: Any, size: Any, stride: Any, _gradient: Any, _hooks: Any, metadata: Any = None
+) -> np.ndarray[Any, Any]:
+    """View a storage, ``[N]``, as PyTorch does; the offset and the strides count elements of it."""
+    if metadata or not isinstance(storage, np.ndarray) or storage.ndim != 1:
+        raise _Refused("it holds a tensor of something other than plain numbers")
+    # Python's integers do not overflow, and the offset can be as large as the storage where the tensor is empty.
+    whole = all(type(one) is int and 0 <= one < 1 << 63 for one in (offset, *size, *stride))
+    if not whole or len(size) != len(stride) or len(size) > 64:
+        raise _Refused("it holds a tensor of an impossible shape")
+    count = math.prod(size)
+    end = offset + sum((many - 1) * step for many, step in zip(size, stride, strict=True)) + 1
+    if (count and end > storage.size) or count > max(storage.size, MAX_REPEATED):
+        raise _Refused("it holds a tensor that reaches outside its storage, or repeats it too often")
+    if not count:
+        return np.zeros(size, storage.dtype)
+    strides = [step * storage.itemsize for step in stride]
+    # NumPy checks the bounds too.
+    return np.ndarray(size, storage.dtype, storage, offset * storage.itemsize, strides)
+
+
 # What is made of a call of each name, by its arguments and by the state set afterwards.
 _REBUILDERS: dict[str, Callable[[tuple[Any, ...], Any], Any]] = {
     "numpy.dtype": lambda arguments, state: _dtype(arguments[0], state),
     "_codecs.encode": lambda arguments, _: _encoded(*arguments),
     "jax._src.array._reconstruct_array": lambda arguments, _: _array_of_state(*arguments[2]),
     "jax._src.device_array.reconstruct_device_array": lambda arguments, _: _array_of_state(*arguments[2]),
+    "torch._utils._rebuild_tensor_v2": lambda arguments, _: _tensor(*arguments),
+    "torch._utils._rebuild_parameter": lambda arguments, _: arguments[0],
+    "torch.Size": lambda arguments, _: _plain(tuple, arguments, tuple),
+    "tensordict._reductions._make_td": lambda arguments, _: arguments[1],
 }
 for _core in ("numpy._core", "numpy.core"):
     _REBUILDERS[f"{_core}.multiarray._reconstruct"] = lambda _, state: _array_of_state(*state)
@@ -197,16 +235,26 @@ for _builtins in ("builtins", "__builtin__"):
     _REBUILDERS[f"{_builtins}.bytes"] = lambda arguments, _: _plain(bytes, arguments)
     _REBUILDERS[f"{_builtins}.set"] = lambda arguments, _: _plain(set, arguments, list)
     _REBUILDERS[f"{_builtins}.frozenset"] = lambda arguments, _: _plain(frozenset, arguments, list)
-_DICTS = {"collections.OrderedDict", "flax.core.frozen_dict.FrozenDict"}
+_DICTS = {
+    "collections.OrderedDict",
+    "flax.core.frozen_dict.FrozenDict",
+    *(f"tensordict.{module}._StringOnlyDict" for module in ("tensordict", "utils")),
+}
 _INTEGERS = ("int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64")
 _SCALAR_TYPES = {
     f"numpy.{name}": np.dtype(name.rstrip("_"))
     for name in ("bool", "bool_", *_INTEGERS, "float16", "float32", "float64")
 }
+# PyTorch's storages, by the types of their elements; NumPy has no bfloat16, and keeps it as two bytes.
+_STORAGES = {"Half": "f2", "Float": "f4", "Double": "f8", "BFloat16": "V2", "Bool": "?"}
+_STORAGES |= {"Char": "i1", "Short": "i2", "Int": "i4", "Long": "i8", "Byte": "u1"}
+_SCALAR_TYPES |= {f"torch.{name}Storage": np.dtype(kind) for name, kind in _STORAGES.items()}
 _SPACES = ["box.Box", "discrete.Discrete", "dict.Dict", "tuple.Tuple"]
 _SPACES += ["multi_discrete.MultiDiscrete", "multi_binary.MultiBinary"]
 _RECORDS = {
     "numpy.ndarray",
+    "torch.device",
+    *(f"tensordict.{module}.TensorDict" for module in ("tensordict", "_td")),
     "stable_baselines3.common.vec_env.vec_normalize.VecNormalize",
     "stable_baselines3.common.running_mean_std.RunningMeanStd",
     "gym.utils.seeding.RandomNumberGenerator",

@@ -166,8 +166,6 @@ def find_policies(folder: str | os.PathLike[str]) -> dict[Path, Policy | str]:
                 found[path] = read_policy(path)
             except TrajWorldError as error:
                 found[path] = str(error)
-            except ImportError as error:
-                found[path] = f"{path} needs PyTorch ({error})"
     return found
 
 

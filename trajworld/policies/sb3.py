@@ -1,7 +1,6 @@
 """Policies of Stable-Baselines3: the actor in the zip that ``model.save`` writes, by arrays and names alone."""
 
 import base64
-import io
 import json
 import math
 import os
@@ -15,6 +14,7 @@ import numpy as np
 
 from trajworld.errors import TrajWorldError, one_line
 from trajworld.interop.restricted_pickle import Record, parse_pickle, read_pickle
+from trajworld.interop.torch_file import read_torch
 from trajworld.policies.files import open_zip
 from trajworld.policies.policy import Layer, Policy
 
@@ -52,8 +52,8 @@ _ACTIVATIONS = {
 def read_sb3(path: str | os.PathLike[str], vecnormalize: str | os.PathLike[str] | None = None) -> Policy:
     """Read the policy of an agent that Stable-Baselines3 (1.0 and later) or its contrib package saved.
 
-    Neither of them is needed, only PyTorch. Exploration by gSDE, whose noise lasts for several steps, is left out: such
-    a policy does its mean action.
+    Neither they nor PyTorch are needed. Exploration by gSDE, whose noise lasts for several steps, is left out: such a
+    policy does its mean action.
 
     Args:
         path: The zip.
@@ -80,7 +80,7 @@ def read_sb3(path: str | os.PathLike[str], vecnormalize: str | os.PathLike[str] 
                 )
         return make_policy(
             _class_name(data["policy_class"][":serialized:"]),
-            _arrays(state),
+            read_torch(f"{path}: policy.pth", state),
             arguments=data.get("policy_kwargs") or {},
             sde=bool(data.get("use_sde")),
             low=spaces[1].state["low"],
@@ -90,8 +90,6 @@ def read_sb3(path: str | os.PathLike[str], vecnormalize: str | os.PathLike[str] 
         )
     except TrajWorldError as error:
         raise (error if str(path) in str(error) else TrajWorldError(f"{path}: {error}")) from None
-    except ImportError:
-        raise
     except Exception as error:  # Damaged archives make Python raise a dozen types.
         raise TrajWorldError(
             f"{path} is no zip of Stable-Baselines3, or damaged ({one_line(error)})"
@@ -162,17 +160,6 @@ def _normalisation(path: str | os.PathLike[str]) -> dict[str, Any]:
     scale = np.sqrt(moments.state["var"] + found.state["epsilon"])
     names = ("observation_mean", "observation_scale", "observation_clip")
     return dict(zip(names, (moments.state["mean"], scale, found.state["clip_obs"]), strict=True))
-
-
-def _arrays(state: bytes) -> Arrays:
-    """The arrays of a PyTorch file; PyTorch makes tensors of it and nothing else."""
-    import torch
-
-    try:
-        tensors = torch.load(io.BytesIO(state), map_location="cpu", weights_only=True)
-        return {name: tensor.float().numpy() for name, tensor in tensors.items()}
-    except Exception as error:  # Damaged bytes make PyTorch raise a dozen types.
-        raise TrajWorldError(f"policy.pth holds no arrays, or is damaged ({one_line(error)})") from None
 
 
 def _class_name(serialized: str) -> str:
