@@ -140,10 +140,11 @@ def mutate_archive(data: bytes, rng: random.Random) -> bytes:
 def mutate(name: str, data: bytes, rng: random.Random) -> bytes:
     """The content of a file, changed; what cannot be written as a file of its kind is mutated as bytes."""
     suffix, image = Path(name).suffix if rng.random() < 0.6 else "", io.BytesIO()
-    with contextlib.suppress(TypeError, ValueError, KeyError, OSError, OverflowError, AttributeError):
+    errors = (TypeError, ValueError, KeyError, OSError, OverflowError, AttributeError, pickle.UnpicklingError)
+    with contextlib.suppress(*errors):
         if suffix in (".hdf5", ".h5"):
             return mutate_hdf5(data, rng)
-        if suffix in (".keras", ".zip", ".pt"):
+        if suffix in (".keras", ".zip", ".pt", ".pth"):
             return mutate_archive(data, rng)
         if suffix == ".json":
             return json.dumps(mutate_tree(json.loads(data), rng)).encode()
