@@ -130,7 +130,7 @@ def test_a_rollout_begins_with_the_prediction_and_feeds_it_back(data: Dataset, t
 def test_an_evaluation_says_what_the_command_line_says(
     data: Dataset, tuned: Any, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    table = tw.evaluate(tuned, data, windows=40, seed=3)
+    table = tw.evaluate(str(folder / "tuned" / "best.keras"), data, windows=40, seed=3)
     assert list(table.index) == [f"observation {n}" for n in range(3)] + ["reward", "observations", "all"]
     words = ["--windows", "40", "--seed", "3", "--horizon", "0", "--json"]
     assert main(["evaluate", str(folder / "tuned" / "best.keras"), "data", *words]) == 0
@@ -157,6 +157,7 @@ def test_mistakes_are_one_line(data: Dataset, tuned: Any, make_store: Any) -> No
     for message, *given in (
         (r"must be \[B, h, 2\]", tw.rollout, tuned, rows, actions[..., :1]),
         ("must be", tw.rollout, tuned, rows, actions[:1]),
+        ("none.keras does not exist", tw.predict, Path("none.keras"), rows),
         ("actions holds NaN or infinite", tw.rollout, tuned, rows, actions + np.inf),
         ("names no dataset", tw.evaluate, tuned, "nowhere"),
         ("use a model of that environment", tw.evaluate, tuned, other),

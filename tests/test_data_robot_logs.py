@@ -42,6 +42,9 @@ def lerobot_folder(root: Path, version: str, reward: bool = False) -> Path:
     vectors = {"observation.state": 3, "observation.environment_state": 1, "action": 2}
     numbers = ("frame_index", "episode_index", "index", "task_index")
     features = {name: {**feature, "shape": [size]} for name, size in vectors.items()}
+    features["action"]["names"] = (
+        {"motors": ["gripper", "wrist"]} if version == "v2.1" else ["gripper", "wrist"]
+    )
     features |= {name: {"dtype": "int64", "shape": [1], "names": None} for name in numbers}
     features |= {"timestamp": {**feature, "shape": [1]}}
     features |= {"observation.images.top": {"dtype": "video", "shape": [4, 4, 3], "names": None}}
@@ -114,6 +117,8 @@ def test_lerobot_equals_pyarrow(
     rewards = [[row["next.reward"] if reward else 0.0 for row in rows[:-1]] for rows in whole]
     assert_episodes(dataset, observations, actions, rewards)
     assert dataset.reward == reward
+    state = [f"observation.state {number}" for number in range(3)]
+    assert dataset.names == (*state, "observation.environment_state", "action gripper", "action wrist")
     account = dataset.account
     assert account is not None
     assert (account.transitions, account.kept) == (sum(LENGTHS), sum(LENGTHS) - len(LENGTHS))
@@ -157,6 +162,8 @@ def test_robomimic_equals_h5py(tmp_path: Path, command: Any, following: bool) ->
     dataset = open_dataset(path)
     assert_episodes(dataset, observations, actions, rewards)
     assert dataset.environment == "robomimic/Lift"
+    position = [f"robot0_eef_pos {number}" for number in range(3)]
+    assert dataset.names == ("object 0", "object 1", *position, "actions 0", "actions 1")
     assert dataset.terminated.all() == following
     code, out, _ = command("data", "import", path, "--id", "lift-v0", "--mask", "train")
     assert code == 0

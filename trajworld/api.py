@@ -97,7 +97,7 @@ def predict(
     >>> mean, std = tw.predict(tuned, data, episode=1)  # rows 1 to L of the episode, each from the rows before it
 
     Args:
-        model: As :func:`load` returns it.
+        model: As :func:`load` returns it; or what that takes, which each call then loads and compiles anew.
         history: ``[B, T, M]`` rows, of which the last that fit the model's window are read; or a dataset, to predict
             every row but the first of an ``episode`` from the real rows before it.
         episode: Its number.
@@ -113,6 +113,7 @@ def predict(
     """
     from keras import ops
 
+    model = _loaded(model)
     window = model.sizes.window
     if isinstance(history, Dataset | str | os.PathLike):
         data = _opened(history)
@@ -157,14 +158,14 @@ def rollout(
 
     They start from the last row of ``history [B, T, M]``, whose action is not read: there the first of ``actions``,
     ``[B, h, A]``, is taken. These may be a controller of :mod:`trajworld.models.rollout` too, such as a policy that
-    reads each predicted observation. A ``seed`` samples the predictions; None is for their expectations. ``ranges`` and
-    errors are as in :func:`predict`.
+    reads each predicted observation. A ``seed`` samples the predictions; None is for their expectations. ``model``,
+    ``ranges`` and errors are as in :func:`predict`.
 
     Returns ``observations [B, h, O]`` and ``rewards [B, h]``, ``observation_std`` and ``reward_std``, and ``actions``.
     """
     from trajworld.models.rollout import GivenActions, draw_uniforms
 
-    rows = _numbers("history", history)
+    model, rows = _loaded(model), _numbers("history", history)
     variates, observations = _known(model, ranges, rows.shape[2])
     controller: Any = actions if hasattr(actions, "act") else GivenActions(_numbers("actions", actions))
     wanted = int(variates.is_action.sum())
@@ -183,8 +184,9 @@ def evaluate(
     >>> bool(table.loc["all", "mae"] > 0)
     True
 
-    At most ``windows`` transitions are drawn at random by ``seed``; None is for all. ``ranges`` are as in
-    :func:`predict`; an environment that a pre-trained model never saw is otherwise read over the range of ``data``.
+    At most ``windows`` transitions are drawn at random by ``seed``; None is for all. ``model`` and ``ranges`` are
+    as in :func:`predict`; an environment that a pre-trained model never saw is otherwise read over the range of
+    ``data``.
 
     Returns a row for each observation variate and the reward, if any, then the means ``observations`` and ``all`` (with
     the reward). Columns: ``std`` over the dataset, ``mae``, ``mse``, ``normalised_mae`` and ``normalised_mse`` (in
@@ -199,7 +201,7 @@ def evaluate(
 
     from trajworld.evaluation.one_step import copy_last_row_errors, prediction_errors, support_for
 
-    dataset = _opened(data)
+    model, dataset = _loaded(model), _opened(data)
     support = support_for(model, dataset, _chosen(model, ranges))
     choice: Any = {"limit": windows, "seed": seed}
     found, *others = (
@@ -216,6 +218,10 @@ def evaluate(
 
 def _opened(data: Data) -> Dataset:
     return data if isinstance(data, Dataset) else open_dataset(data)
+
+
+def _loaded(model: Any) -> Any:
+    return load(model) if isinstance(model, str | os.PathLike) else model
 
 
 def _chosen(model: Any, ranges: Data | None) -> Dataset | str | None:

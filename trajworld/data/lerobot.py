@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from trajworld.data.account import UNRECORDED, Account
 from trajworld.data.episode import Episode, as_floats, check_episode, no_rewards
-from trajworld.data.source import Source
+from trajworld.data.source import Source, value_names
 from trajworld.errors import TrajWorldError, one_line
 from trajworld.files import read_json
 
@@ -67,6 +67,11 @@ def read_lerobot(folder: Path) -> Source:
             or [name for name in vectors if name.startswith(prefix)]
             for usual, prefix in ((_STATES, "observation."), (("action",), "action"))
         )
+        names = tuple(
+            name
+            for vector in (*observation, *action)
+            for name in value_names(vector, vectors[vector], _own_names(given["features"][vector]))
+        )
         fps, files = float(given["fps"]), _files(folder, given)
     except _DAMAGED as error:
         raise TrajWorldError(f"{folder}: its metadata are missing or damaged ({one_line(error)})") from None
@@ -77,7 +82,13 @@ def read_lerobot(folder: Path) -> Source:
     read = partial(_read_episodes, _Info(fps, vectors, observation, action, files))
     meta = [one for one in (folder / "meta").rglob("*") if one.is_file()]
     frames = sum(sum(lengths.values()) for lengths in files.values())
-    return Source(f"lerobot/{folder.resolve().name}", [*meta, *files], read, frames)
+    return Source(f"lerobot/{folder.resolve().name}", [*meta, *files], read, frames, names)
+
+
+def _own_names(feature: dict[str, Any]) -> object:
+    """What a feature calls its values: in a list, or in a mapping of one (``{"motors": [...]}``)."""
+    found = feature.get("names")
+    return next(iter(found.values()), None) if isinstance(found, dict) else found
 
 
 def _files(folder: Path, given: dict[str, Any]) -> dict[Path, dict[int, int]]:

@@ -1,6 +1,7 @@
 """Reading robomimic's HDF5 files: a group of arrays for each demonstration."""
 
 import json
+import math
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from trajworld.data.account import UNRECORDED, Account
 from trajworld.data.d4rl import hdf5_array, open_hdf5
 from trajworld.data.episode import Episode, as_floats, check_episode, no_rewards
-from trajworld.data.source import Source
+from trajworld.data.source import Source, value_names
 from trajworld.errors import TrajWorldError, UsageError
 
 if TYPE_CHECKING:
@@ -57,15 +58,21 @@ def read_robomimic(path: Path, mask: str | None = None) -> Source:
                 f"{path} has no demonstration with observations: robomimic's dataset_states_to_obs.py extracts them"
             )
         seen = data[names[0]]["obs"]
-        keys = [key for key in sorted(seen) if len(hdf5_array(seen, key, path).shape) <= 2]
-        if not keys:
+        arrays = {key: hdf5_array(seen, key, path) for key in sorted(seen)}
+        # Vectors, and plain numbers.
+        sizes = {key: math.prod(array.shape[1:]) for key, array in arrays.items() if len(array.shape) <= 2}
+        if not sizes:
             raise TrajWorldError(f"{path}: no observation is a vector of numbers: images are not read")
         try:
             environment = str(json.loads(data.attrs["env_args"])["env_name"])
         except (KeyError, TypeError, ValueError):
             environment = path.stem
-        total = sum(len(hdf5_array(data[name], "actions", path, 2)) for name in names)
-    return Source(f"robomimic/{environment}", [path], partial(_read_episodes, path, names, keys), total)
+        actions = [hdf5_array(data[name], "actions", path, 2) for name in names]
+        vectors = {**sizes, "actions": actions[0].shape[1]}
+        called = tuple(name for vector, size in vectors.items() for name in value_names(vector, size))
+        total = sum(map(len, actions))
+    read = partial(_read_episodes, path, names, list(sizes))
+    return Source(f"robomimic/{environment}", [path], read, total, called)
 
 
 def _read_episodes(

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from trajworld.data.account import Account
 from trajworld.data.episode import Episode
@@ -24,3 +24,11 @@ class Source(NamedTuple):
     episodes: Callable[[Account], Iterator[Episode]]
     transitions: int | None = None
     names: tuple[str, ...] = ()
+
+
+def value_names(vector: str, size: int, own: Any = None) -> list[str]:
+    """Names of a vector's values: its own after the vector's, where it has so many texts of them; else numbers."""
+    if size == 1:
+        return [vector]
+    fits = isinstance(own, list) and len(own) == size and all(isinstance(one, str) for one in own)
+    return [f"{vector} {one}" for one in (own if fits else range(size))]
