@@ -250,6 +250,9 @@ def spoil(kind: str, folder: Path) -> Path:
                 file["data/demo_1/actions"] = 1.0
             elif kind == "robomimic lengths":
                 file["data/demo_2"].attrs["num_samples"] = 4
+            elif kind == "robomimic rows":
+                del file["data/demo_2/obs/object"]
+                file["data/demo_2/obs/object"] = np.zeros((1, 2))
             else:
                 del file["data/demo_0/obs"]
     return path
@@ -270,6 +273,7 @@ def spoil(kind: str, folder: Path) -> Path:
         ("robomimic group", "must be an array of this file"),
         ("robomimic number", r"shape \(\) .* numbers in 2 dimension"),
         ("robomimic lengths", "it is damaged"),
+        ("robomimic rows", "its observations disagree on the rows"),
         ("robomimic observations", "no demonstration with observations"),
     ],
 )

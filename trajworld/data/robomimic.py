@@ -80,7 +80,13 @@ def _read_episodes(
 ) -> Iterator[Episode]:
     def observed(group: "h5py.Group") -> NDArray[np.floating]:
         arrays = [np.atleast_1d(as_floats(hdf5_array(group, key, path))) for key in keys]
-        return np.concatenate([array.reshape(len(array), -1) for array in arrays], axis=1)
+        if len({len(array) for array in arrays}) > 1:
+            raise TrajWorldError(
+                f"{path}, {group.name}: its observations disagree on the rows: it is damaged"
+            )
+        return np.concatenate(
+            [array.reshape(len(array), math.prod(array.shape[1:])) for array in arrays], axis=1
+        )
 
     with open_hdf5(path) as file:
         for name in names:
