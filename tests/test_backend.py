@@ -1,5 +1,6 @@
 """The active backend: compiled functions, and training steps against NumPy."""
 
+import re
 from typing import Any
 
 import keras
@@ -9,6 +10,8 @@ from keras import ops
 from numpy_reference import Array, numpy
 
 from trajworld.backend import active_backend
+from trajworld.models.identity import Identity
+from trajworld.models.interface import kind_of, new_model
 from trajworld.training.config import resolve_config
 from trajworld.training.optimizer import exchange_averages, make_optimizer
 
@@ -22,10 +25,18 @@ def linear_model() -> tuple[keras.Model, list[Array]]:
     return model, weights
 
 
-def adamw(decay: float = 1e-5, clip: float = 0.25, average: float = 0.0) -> keras.optimizers.Optimizer:
-    options = {"datasets": ["none"], "weight_decay": decay, "clip_norm": clip, "average": average}
-    config = resolve_config("train", options=options)
-    return make_optimizer(config)
+def optimizer_of(name: str = "adamw", **options: float) -> keras.optimizers.Optimizer:
+    given = {"datasets": ["none"], "optimizer": name, **options}
+    return make_optimizer(resolve_config("train", options=given))
+
+
+def orthogonalised(matrix: Array) -> Array:
+    """Muon's polynomial of the singular values, five times over, which Newton and Schulz's iteration approaches."""
+    left, values, right = np.linalg.svd(matrix, full_matrices=False)
+    values = values / np.sqrt(np.sum(values**2))
+    for _ in range(5):
+        values = 3.4445 * values - 4.7750 * values**3 + 2.0315 * values**5
+    return left * values @ right
 
 
 def square_step(model: keras.Model, optimizer: Any) -> Any:
@@ -39,12 +50,16 @@ def gradients_of(weights: list[Array], x: Array, y: Array) -> tuple[float, list[
     return float(np.mean(error**2)), [2 * x.T @ error / error.size, 2 * error.sum(axis=0) / error.size]
 
 
-@pytest.mark.parametrize(("decay", "clip", "average"), [(0.3, 0.25, 0.8), (0.0, 1e9, 0.0)])
-def test_training_steps_are_adamw_after_clipping_the_global_norm(
-    decay: float, clip: float, average: float, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    ("name", "decay", "clip", "average"),
+    [("adamw", 0.3, 0.25, 0.8), ("adamw", 0.0, 1e9, 0.0), ("muon", 0.3, 0.25, 0.8)],
+)
+def test_training_steps_are_the_optimisers_after_clipping_the_global_norm(
+    name: str, decay: float, clip: float, average: float, caplog: pytest.LogCaptureFixture
 ) -> None:
     """On batches of many sizes, without a warning; and the average is that of the weights after each step."""
-    (model, start), optimizer = linear_model(), adamw(decay, clip, average)
+    model, start = linear_model()
+    optimizer = optimizer_of(name, weight_decay=decay, clip_norm=clip, average=average)
     rng = np.random.default_rng(1)
     step = square_step(model, optimizer)
     weights = [array.astype(np.float64) for array in start]
@@ -58,11 +73,15 @@ def test_training_steps_are_adamw_after_clipping_the_global_norm(
         assert norm > 0.5  # Or else clipping would not be tried.
         for place, gradient in enumerate(gradients):
             gradient = gradient * min(1.0, clip / norm)
-            first[place] = 0.9 * first[place] + 0.1 * gradient
-            second[place] = 0.999 * second[place] + 0.001 * gradient**2
-            ahead = first[place] / (1 - 0.9**index)
-            spread = np.sqrt(second[place] / (1 - 0.999**index))
-            weights[place] = weights[place] - rate * (ahead / (spread + 1e-8) + decay * weights[place])
+            if name == "muon" and gradient.ndim == 2:
+                first[place] = 0.95 * first[place] + gradient
+                step_of = orthogonalised(gradient + 0.95 * first[place]) * 0.2 * np.sqrt(max(gradient.shape))
+            else:
+                first[place] = 0.9 * first[place] + 0.1 * gradient
+                second[place] = 0.999 * second[place] + 0.001 * gradient**2
+                spread = np.sqrt(second[place] / (1 - 0.999**index))
+                step_of = first[place] / (1 - 0.9**index) / (spread + 1e-8)
+            weights[place] = weights[place] - rate * (step_of + decay * weights[place])
             share = average if index > 1 else 0.0
             means[place] = share * means[place] + (1 - share) * weights[place]
         np.testing.assert_allclose(numpy(step(rate, x, y)), value, rtol=1e-5)
@@ -75,13 +94,14 @@ def test_training_steps_are_adamw_after_clipping_the_global_norm(
     assert not [record for record in caplog.records if record.levelname == "WARNING"]
 
 
-def test_write_back_writes_weights_and_the_optimisers_state() -> None:
+@pytest.mark.parametrize("name", ["adamw", "muon"])
+def test_write_back_writes_weights_and_the_optimisers_state(name: str) -> None:
     """A run that goes on from what was written back does what it would have done without a stop."""
     rng = np.random.default_rng(2)
     x, y = (rng.normal(size=(5, size)).astype(np.float32) for size in (3, 2))
 
     def run(stop: bool) -> list[Array]:
-        (model, _), optimizer = linear_model(), adamw()
+        (model, _), optimizer = linear_model(), optimizer_of(name)
         step = square_step(model, optimizer)
         for _ in range(4):
             step(0.05, x, y)
@@ -96,7 +116,18 @@ def test_write_back_writes_weights_and_the_optimisers_state() -> None:
     steady, interrupted = run(False), run(True)
     for one, other in zip(steady, interrupted, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert np.abs(steady[0] - start[0]).min() > 0.01
+    assert np.abs(steady[0] - start[0]).mean() > 0.01
+
+
+@pytest.mark.parametrize("kind", ["trajworld", "tdm"])
+def test_muon_is_for_the_matrices_of_the_blocks(kind: str) -> None:
+    model, optimizer = new_model(kind_of(kind).preset("tiny"), Identity()), optimizer_of("muon")
+    optimizer.build(model.trainable_variables)
+    pairs = zip(model.trainable_variables, optimizer.adam_velocities, strict=True)
+    found = [variable.path for variable, velocity in pairs if velocity is None]
+    expected = [one.path for one in model.trainable_variables if re.search("block_.*kernel", one.path)]
+    assert found == expected
+    assert len(found) == 4 * model.sizes.blocks * (2 if kind == "trajworld" else 1)
 
 
 def test_compiled_functions_see_updated_weights() -> None:
@@ -106,7 +137,7 @@ def test_compiled_functions_see_updated_weights() -> None:
     np.testing.assert_allclose(numpy(compiled(x)), x @ weights[0] + weights[1], atol=1e-5)
     model.set_weights([2 * weights[0], weights[1] + 1])
     np.testing.assert_allclose(numpy(compiled(x)), x @ (2 * weights[0]) + weights[1] + 1, atol=1e-5)
-    step = square_step(model, adamw())
+    step = square_step(model, optimizer_of())
     step(1.0, x, np.zeros((4, 2), np.float32))
     step.write_back()
     kernel, bias = model.get_weights()

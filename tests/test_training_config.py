@@ -36,7 +36,7 @@ def test_the_paper_preset_is_the_published_one(kind: Any, rate: float, steps: in
     assert (config.batch_size, config.weight_decay, config.clip_norm) == (64, 1e-5, 0.25)
     assert (config.learning_rate, config.steps) == (rate, steps)
     assert (config.warmup_steps, config.decay_steps) == (10_000, 10_000_000)
-    assert (config.targets, config.dtype) == ("onehot", "float32")
+    assert (config.targets, config.optimizer, config.dtype) == ("onehot", "adamw", "float32")
 
 
 def test_training_from_a_model_has_settings_of_its_own() -> None:
@@ -87,6 +87,15 @@ def test_the_file_overrides_the_preset_and_options_override_both(tmp_path: Path)
     assert resolve_config("train", options=DATA).preset == "small"
 
 
+def test_a_file_with_a_rate_and_no_optimizer_is_of_adamw(tmp_path: Path) -> None:
+    """As those of runs are that began before there was another one."""
+    assert resolve_config("train", options=DATA).optimizer == "muon"
+    for text, optimizer in (("learning_rate = 0.5", "adamw"), ("steps = 3", "muon")):
+        assert resolve_config("train", file=written(tmp_path, text), options=DATA).optimizer == optimizer
+    path = written(tmp_path, 'learning_rate = 0.5\noptimizer = "muon"')
+    assert resolve_config("train", file=path, options=DATA).optimizer == "muon"
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
@@ -99,6 +108,7 @@ def test_the_file_overrides_the_preset_and_options_override_both(tmp_path: Path)
         ("holdout_fraction = 1", "holdout_fraction must lie in [0, 1)"),
         ("warmup_steps = 5000", "warmup_steps (5000) must lie between 0 and decay_steps (1000)"),
         ('targets = "soft"', "onehot or gauss"),
+        ('optimizer = "sgd"', "adamw or muon"),
         ('preset = "huge"', "no preset of trajworld is called 'huge': there is tiny, small, paper"),
         ('model = "big"', "model in"),
         ("model = {window = 1}", "window must be at least 2"),

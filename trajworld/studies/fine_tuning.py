@@ -35,7 +35,7 @@ GROUP = ["transitions", "environment", "side"]
 WEIGHTS = ".keras"
 """Suffix of a cell's file with the final weights."""
 
-_SHOWN = ("transitions", "learning_rate", "seed", "batch_size", "targets")
+_SHOWN = ("transitions", "learning_rate", "seed", "batch_size", "targets", "optimizer")
 _FIXED = ("weight_decay", "clip_norm", "holdout_fraction", "holdout_windows", "dtype")
 # Columns of one-step errors, and where they are in the table of errors.
 _ERRORS = {
@@ -79,7 +79,7 @@ def training_cell(
     """
     model, sizes = (start, start.sizes) if isinstance(start, Pretrained) else (None, start)
     fixed = {name: getattr(TrainingConfig, name) for name in _FIXED}
-    options = {"targets": "onehot", **fixed, **options}
+    options = {"targets": "onehot", "optimizer": "muon", **fixed, **options}
     return data.cell(
         train_and_measure,
         FINE_TUNED if model else FROM_SCRATCH,

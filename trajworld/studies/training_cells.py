@@ -84,6 +84,7 @@ def model_cell(data: Dataset, start: Sizes | Pretrained | Cell, seed: int, plan:
         preset = kind_of(kind).sizes.runs["small", "init" if "init" in own else "train"]
         given = {"steps": plan.steps, "batch_size": plan.batch_size, "targets": "gauss"}
         given["learning_rate"] = plan.learning_rate or preset["learning_rate"]
+        given["optimizer"] = preset["optimizer"]
     about: dict[str, Any] = {"dataset": data.name, "data": {"content": data.content}, "kind": kind}
     about |= {"start": FINE_TUNED if "init" in own else FROM_SCRATCH, "seed": seed}
     return Cell(train_model, {**about, "test_fraction": TEST_FRACTION, **given, **own}, places)
@@ -94,7 +95,7 @@ def train_model(settings: Mapping[str, Any], places: Mapping[str, str]) -> Resul
 
     The row: ``step``, where training ended, ``holdout_loss``, ``seconds`` and the number of ``parameters``.
     """
-    names = ("steps", "batch_size", "learning_rate", "targets", "model", "seed", "test_fraction")
+    names = ("steps", "batch_size", "learning_rate", "optimizer", "targets", "model", "seed", "test_fraction")
     given: dict[str, Any] = {name: settings[name] for name in names if name in settings}
     init = places.get("init")
     if source := settings.get("init", {}).get("cell"):

@@ -62,6 +62,7 @@ class Transfer:
         seeds: How many.
         batch_size: Windows in a batch.
         targets: Of the loss.
+        optimizer: Of both sides.
         windows: Of the test set that are predicted.
         pool: Transitions that are collected of each environment to draw from; the test set has a tenth more.
             [default: 80000, or 1.25 times the largest size]
@@ -80,6 +81,7 @@ class Transfer:
     seeds: int = 3
     batch_size: int = 16
     targets: Literal["onehot", "gauss"] = "onehot"
+    optimizer: Literal["adamw", "muon"] = "muon"
     windows: int = 1024
     pool: int | None = None
     preset: Literal["tiny", "small", "paper"] | None = None
@@ -148,8 +150,8 @@ class Transfer:
         sizes = kind_of(DEFAULT).preset(self.preset or "small") if self._model is None else self._model.sizes
         start = self._model if side == FINE_TUNED and self._model else sizes
         run = {"transitions": transitions, "learning_rate": rate, "seed": seed, "keep": self.weights}
-        given: dict[str, Any] = {name: getattr(self, name) for name in ("steps", "batch_size", "targets")}
-        given |= {**run, **_SCHEDULE}
+        own = ("steps", "batch_size", "targets", "optimizer")
+        given: dict[str, Any] = {**{name: getattr(self, name) for name in own}, **run, **_SCHEDULE}
         return fine_tuning.training_cell(self._data[environment], start, **given)
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:

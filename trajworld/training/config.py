@@ -46,6 +46,7 @@ class TrainingConfig:
         holdout_windows: The most windows of each holdout set that are evaluated.
         batch_size: Windows in a batch.
         steps: Optimiser steps in all; a resumed run may be given another end.
+        optimizer: ``adamw``, or ``muon`` for the matrices of the blocks and ``adamw`` for all other weights.
         learning_rate: Peak of the schedule.
         warmup_steps: Linear warm-up from 0.
         decay_steps: Where the cosine reaches 0, warm-up included; the end where not given.
@@ -81,6 +82,7 @@ class TrainingConfig:
     test_fraction: float = 0.0
     holdout_windows: int = 1024
     patience: int = 0
+    optimizer: str = "adamw"
     weight_decay: float = 1e-5
     clip_norm: float = 0.25
     average: float = 0.0
@@ -126,6 +128,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "average": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "be at least 0"),
     "warmup_steps": (lambda value: value >= 0, "be at least 0"),
+    "optimizer": (lambda value: value in ("adamw", "muon"), "be adamw or muon"),
     "targets": (lambda value: value in ("onehot", "gauss"), "be onehot or gauss"),
     # Without loss scaling float16 loses small gradients, and weights are always kept in float32.
     "dtype": (lambda value: value in ("float32", "mixed_bfloat16"), "be float32 or mixed_bfloat16"),
@@ -161,6 +164,9 @@ def resolve_config(
     if kind == "train" and (given.get("init") or written.get("init")):
         # What is known already is changed otherwise than random weights.
         run |= model.runs.get((preset, "init"), {})
+    if "learning_rate" in written:
+        # A rate is of an optimiser: files that name none, such as those of runs before there were two, are of AdamW.
+        run.pop("optimizer", None)
     values = {**run, **written, **given, "kind": kind, "preset": preset, "model": model}
     choices = values.get("datasets", ())
     if isinstance(choices, str) or not isinstance(choices, Sequence):

@@ -7,6 +7,9 @@ import keras
 
 from trajworld.training.config import TrainingConfig
 
+# Besides embeddings, by Keras's own rule.
+_OUTSIDE_BLOCKS = ["input_projection", "head"]
+
 
 def learning_rate(config: TrainingConfig, step: int) -> float:
     """The rate of step ``step``, counted from 0: linear from 0 to the peak, then a cosine to 0 at ``decay_steps``.
@@ -20,21 +23,28 @@ def learning_rate(config: TrainingConfig, step: int) -> float:
 
 
 def make_optimizer(config: TrainingConfig) -> keras.optimizers.Optimizer:
-    """AdamW with decoupled decay of every weight, after clipping the global norm; each step is given its rate.
+    """The optimiser of a configuration; each step is given its rate, and clips the global norm first.
+
+    AdamW with decoupled decay of every weight, as published; or Muon for the matrices of the blocks, whose updates are
+    scaled to the size of AdamW's (Liu et al., 2025, arXiv:2502.16982), and AdamW for embeddings, the first and the last
+    layer, biases and norms.
 
     Where the configuration asks for it, the optimiser keeps a moving average of the weights, which begins with those
     after the first step.
     """
-    return keras.optimizers.AdamW(
-        learning_rate=config.learning_rate,
-        weight_decay=config.weight_decay,
-        beta_1=0.9,
-        beta_2=0.999,
-        epsilon=1e-8,
-        global_clipnorm=config.clip_norm,
-        use_ema=config.average > 0,
-        ema_momentum=config.average,
-    )
+    common: dict[str, Any] = {
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decay,
+        "epsilon": 1e-8,
+        "global_clipnorm": config.clip_norm,
+        "use_ema": config.average > 0,
+        "ema_momentum": config.average,
+    }
+    if config.optimizer == "muon":
+        return keras.optimizers.Muon(
+            adam_weight_decay=config.weight_decay, exclude_layers=_OUTSIDE_BLOCKS, **common
+        )
+    return keras.optimizers.AdamW(beta_1=0.9, beta_2=0.999, **common)
 
 
 def exchange_averages(model: Any, optimizer: keras.optimizers.Optimizer) -> None:
