@@ -156,6 +156,6 @@ def _parameter(one: inspect.Parameter, kind: Any, words: str, unset: bool, is_fi
         default = ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in default)
         given["default"] = default
     shown = default not in (None, "") and (is_field or kind is not bool)
-    if unset and shown:
+    if unset and shown and "[default: " not in words:
         given["help"] += f"  [default: {default}]"
     return click.Option([*flags, one.name], show_default=shown and not unset, multiple=several, **given)

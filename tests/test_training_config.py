@@ -89,7 +89,9 @@ def test_the_file_overrides_the_preset_and_options_override_both(tmp_path: Path)
 
 def test_a_file_with_a_rate_and_no_optimizer_is_of_adamw(tmp_path: Path) -> None:
     """As those of runs are that began before there was another one."""
-    assert resolve_config("train", options=DATA).optimizer == "muon"
+    plain = resolve_config("train", options=DATA)
+    assert (plain.optimizer, plain.weight_decay) == ("muon", 0.1)
+    assert resolve_config("train", options={**DATA, "optimizer": "adamw"}).weight_decay == 1e-5
     for text, optimizer in (("learning_rate = 0.5", "adamw"), ("steps = 3", "muon")):
         assert resolve_config("train", file=written(tmp_path, text), options=DATA).optimizer == optimizer
     path = written(tmp_path, 'learning_rate = 0.5\noptimizer = "muon"')

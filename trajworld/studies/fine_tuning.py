@@ -23,7 +23,7 @@ from trajworld.models.ranges import pretraining_support
 from trajworld.models.seen import environments_seen
 from trajworld.studies.data import Pretrained, StudyData
 from trajworld.study.cells import Cell, Result, Row
-from trajworld.training.config import DatasetChoice, TrainingConfig, resolve_config
+from trajworld.training.config import WEIGHT_DECAYS, DatasetChoice, TrainingConfig, resolve_config
 from trajworld.training.loop import DivergedError, Report, train
 from trajworld.training.parts import open_parts
 from trajworld.training.run import start_run
@@ -36,7 +36,7 @@ WEIGHTS = ".keras"
 """Suffix of a cell's file with the final weights."""
 
 _SHOWN = ("transitions", "learning_rate", "seed", "batch_size", "targets", "optimizer")
-_FIXED = ("weight_decay", "clip_norm", "holdout_fraction", "holdout_windows", "dtype")
+_FIXED = ("clip_norm", "holdout_fraction", "holdout_windows", "dtype")
 # Columns of one-step errors, and where they are in the table of errors.
 _ERRORS = {
     "mae_std": ("all", "normalised_mae"),
@@ -80,6 +80,7 @@ def training_cell(
     model, sizes = (start, start.sizes) if isinstance(start, Pretrained) else (None, start)
     fixed = {name: getattr(TrainingConfig, name) for name in _FIXED}
     options = {"targets": "onehot", "optimizer": "muon", **fixed, **options}
+    options.setdefault("weight_decay", WEIGHT_DECAYS[options["optimizer"]])
     return data.cell(
         train_and_measure,
         FINE_TUNED if model else FROM_SCRATCH,

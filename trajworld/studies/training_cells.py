@@ -23,7 +23,7 @@ from trajworld.models.files import load_model
 from trajworld.models.interface import Sizes, kind_of, kind_of_sizes
 from trajworld.studies.data import Pretrained
 from trajworld.study.cells import Cell, Result, Row
-from trajworld.training.config import TrainingConfig, resolve_config, whole_path
+from trajworld.training.config import WEIGHT_DECAYS, TrainingConfig, resolve_config, whole_path
 from trajworld.training.loop import Report
 from trajworld.training.loop import train as train_run
 from trajworld.training.parts import expanded
@@ -85,6 +85,7 @@ def model_cell(data: Dataset, start: Sizes | Pretrained | Cell, seed: int, plan:
         given = {"steps": plan.steps, "batch_size": plan.batch_size, "targets": "gauss"}
         given["learning_rate"] = plan.learning_rate or preset["learning_rate"]
         given["optimizer"] = preset["optimizer"]
+        given["weight_decay"] = WEIGHT_DECAYS[given["optimizer"]]
     about: dict[str, Any] = {"dataset": data.name, "data": {"content": data.content}, "kind": kind}
     about |= {"start": FINE_TUNED if "init" in own else FROM_SCRATCH, "seed": seed}
     return Cell(train_model, {**about, "test_fraction": TEST_FRACTION, **given, **own}, places)
@@ -95,7 +96,10 @@ def train_model(settings: Mapping[str, Any], places: Mapping[str, str]) -> Resul
 
     The row: ``step``, where training ended, ``holdout_loss``, ``seconds`` and the number of ``parameters``.
     """
-    names = ("steps", "batch_size", "learning_rate", "optimizer", "targets", "model", "seed", "test_fraction")
+    names = (
+        *("steps", "batch_size", "learning_rate", "optimizer", "weight_decay", "targets"),
+        *("model", "seed", "test_fraction"),
+    )
     given: dict[str, Any] = {name: settings[name] for name in names if name in settings}
     init = places.get("init")
     if source := settings.get("init", {}).get("cell"):

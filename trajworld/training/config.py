@@ -47,13 +47,15 @@ class TrainingConfig:
         batch_size: Windows in a batch.
         steps: Optimiser steps in all; a resumed run may be given another end.
         optimizer: ``adamw``, or ``muon`` for the matrices of the blocks and ``adamw`` for all other weights.
+            [default: muon to train small, else adamw]
         learning_rate: Peak of the schedule.
         warmup_steps: Linear warm-up from 0.
         decay_steps: Where the cosine reaches 0, warm-up included; the end where not given.
-        weight_decay: Decoupled weight decay.
+        weight_decay: Decoupled weight decay.  [default: 0.1 by muon, else 1e-05]
         clip_norm: Largest global norm of the gradients.
         average: Decay of the moving average of the weights that is evaluated and saved in their place; 0 for none.
         targets: ``onehot``, or ``gauss`` for soft ones: a Gaussian around the value, in bins.
+            [default: gauss to train small, else onehot]
         augment: Pre-training: share of the batches whose variates are mirrored and moved at random; 0 as published.
         padded_sizes: Pre-training: the most sizes that M is padded up to, each compiled once.
         log_every: Steps between rows of the log; at most 50 where not given.
@@ -113,6 +115,9 @@ class TrainingConfig:
             )
 
 
+WEIGHT_DECAYS = {"adamw": TrainingConfig.weight_decay, "muon": 0.1}
+"""Of each optimiser, where nothing else is asked for."""
+
 _POSITIVE = (
     *("batch_size", "log_every", "evaluate_every", "checkpoint_every", "decay_steps", "transitions"),
     *("learning_rate", "clip_norm", "holdout_windows", "padded_sizes"),
@@ -128,7 +133,7 @@ _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "average": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
     "weight_decay": (lambda value: 0 <= value < math.inf, "be at least 0"),
     "warmup_steps": (lambda value: value >= 0, "be at least 0"),
-    "optimizer": (lambda value: value in ("adamw", "muon"), "be adamw or muon"),
+    "optimizer": (lambda value: value in WEIGHT_DECAYS, f"be {' or '.join(WEIGHT_DECAYS)}"),
     "targets": (lambda value: value in ("onehot", "gauss"), "be onehot or gauss"),
     # Without loss scaling float16 loses small gradients, and weights are always kept in float32.
     "dtype": (lambda value: value in ("float32", "mixed_bfloat16"), "be float32 or mixed_bfloat16"),
@@ -187,7 +192,8 @@ def resolve_config(
     if "steps" in (asked := written | given) and "warmup_steps" not in asked and not fixed:
         values["warmup_steps"] = warmup
     every = {"log_every": min(50, max(1, steps // 20)), "evaluate_every": min(5000, max(1, steps // 10))}
-    values = {"decay_steps": steps, **every, **values}
+    decay = WEIGHT_DECAYS.get(values.get("optimizer", ""), TrainingConfig.weight_decay)
+    values = {"decay_steps": steps, "weight_decay": decay, **every, **values}
     return TrainingConfig(**{"checkpoint_every": values["evaluate_every"], **values})
 
 
