@@ -108,8 +108,9 @@ for _preset, _kind, *_values in (
 ):
     TrajWorldSizes.runs[_preset, _kind] = dict(zip(_SETTINGS, _values, strict=False))
 for _kind in ("train", "init"):
-    # By Muon the error is 0.5 to 0.8 of AdamW's from scratch, and 0.9 fine-tuned (docs/diagnosis.md). At these rates a
-    # model learns the very bins of little noisy data by heart: soft targets, and a decay of the weights, prevent that.
+    # By Muon the error is 0.5 to 0.6 of AdamW's from scratch, and 0.8 to 0.9 fine-tuned (docs/diagnosis.md). At these
+    # rates a model learns the very bins of little noisy data by heart: soft targets and the decay of the weights
+    # prevent that.
     TrajWorldSizes.runs["small", _kind] |= {"targets": "gauss", "optimizer": "muon"}
 TDMSizes.runs.update(TrajWorldSizes.runs)
 

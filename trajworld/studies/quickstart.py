@@ -79,7 +79,7 @@ class Quickstart:
     pool: int = 20_000
     test: int = 5000
     windows: int = 1024
-    learning_rates: tuple[float, ...] = (3e-3, 6e-3)
+    learning_rates: tuple[float, ...] = (5e-3, 1e-2)
     steps: int = 100
     batch_size: int = 16
     horizon: int = 50

@@ -77,7 +77,7 @@ class Transfer:
     environments: tuple[str, ...] = _ENVIRONMENTS
     sizes: tuple[int, ...] = (1000, 4000, 16_000, 64_000)
     steps: tuple[int, ...] = (0, 25, 50, 100, 200, 500, 1000)
-    learning_rates: tuple[float, ...] = (1e-3, 3e-3, 6e-3)
+    learning_rates: tuple[float, ...] = (2e-3, 5e-3, 1e-2)
     seeds: int = 3
     batch_size: int = 16
     targets: Literal["onehot", "gauss"] = "onehot"
