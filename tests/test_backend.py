@@ -97,7 +97,7 @@ def test_training_steps_are_the_optimisers_after_clipping_the_global_norm(
 @pytest.mark.parametrize("name", ["adamw", "muon"])
 def test_write_back_writes_weights_and_the_optimisers_state(name: str) -> None:
     """A run that goes on from what was written back does what it would have done without a stop."""
-    rng = np.random.default_rng(2)
+    rng = np.random.default_rng(10)
     x, y = (rng.normal(size=(5, size)).astype(np.float32) for size in (3, 2))
 
     def run(stop: bool) -> list[Array]:
@@ -116,7 +116,7 @@ def test_write_back_writes_weights_and_the_optimisers_state(name: str) -> None:
     steady, interrupted = run(False), run(True)
     for one, other in zip(steady, interrupted, strict=True):
         np.testing.assert_array_equal(one, other)
-    assert np.abs(steady[0] - start[0]).mean() > 0.01
+    assert np.abs(steady[0] - start[0]).min() > 0.01
 
 
 @pytest.mark.parametrize("kind", ["trajworld", "tdm"])

@@ -16,6 +16,7 @@ from trajworld.data.episode import Episode
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError, one_line
 from trajworld.files import atomic_file, one_writer, read_json, write_json
+from trajworld.interop.torch_file import read_torch
 from trajworld.policies.files import load_policy, save_policy
 from trajworld.policies.policy import Policy
 from trajworld.policies.sb3 import make_policy
@@ -224,9 +225,18 @@ def _read_stream(folder: Path, segment: int) -> dict[str, Any]:
 
 def _read_state(path: Path) -> dict[str, Any]:
     """What the last finished segment left; empty before the first is finished."""
+    try:
+        return _tensors(read_torch(path)) if path.exists() else {}
+    except TrajWorldError as error:
+        raise TrajWorldError(f"{path} is damaged ({one_line(error)}): train in another folder") from None
+
+
+def _tensors(value: Any) -> Any:
+    """Values with a tensor in the place of each array."""
     import torch
 
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True) if path.exists() else {}
-    except Exception as error:  # As above.
-        raise TrajWorldError(f"{path} is damaged ({one_line(error)}): train in another folder") from None
+    if isinstance(value, np.ndarray):
+        return torch.from_numpy(value.copy())
+    if isinstance(value, dict):
+        return {key: _tensors(one) for key, one in value.items()}
+    return type(value)(map(_tensors, value)) if isinstance(value, list | tuple) else value

@@ -102,7 +102,7 @@ class Grid:
         pretrained_width: Hidden units of a layer of the pre-trained ensemble.
         steps: Of fine-tuning and of training from scratch.
         batch_size: Windows in a batch of these.
-        learning_rate: Of these; where not given, the preset's, which is higher for fine-tuning.
+        learning_rate: Of these; where not given, the preset's.
         ensemble_steps: Of the ensemble, at most.
         seeds: Of TrajWorld fine-tuned and from scratch.
         baseline_seeds: Of the other models.

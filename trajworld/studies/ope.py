@@ -73,7 +73,7 @@ class Ope:
         methods: Of fine-tuned, from scratch, MLP ensemble and fitted Q.
         steps: Of fine-tuning and of training from scratch.
         batch_size: Windows in a batch of these.
-        learning_rate: Of both; where not given, the preset's, which is higher for fine-tuning.
+        learning_rate: Of both; where not given, the preset's.
         ensemble_steps: Of the ensemble, at most.
         iterations: Of fitted Q evaluation.
         seeds: How many.

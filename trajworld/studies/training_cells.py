@@ -50,7 +50,7 @@ class Plan:
     Attributes:
         steps: Of TrajWorld and TDM.
         batch_size: Windows in a batch of these.
-        learning_rate: Of these; None for the preset's, which is higher where a model is fine-tuned.
+        learning_rate: Of these; None for the preset's.
         ensemble_steps: Of an ensemble, at most, with batches and a rate of its own.
     """
 
