@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
+from scipy.stats import t
 from test_returns import SUPPORT, Linear, model  # noqa: F401
-from test_second_model import motion
+from test_second_model import LinearSizes, motion
 
 from trajworld.collect.collector import run_episodes
 from trajworld.data.dataset import Dataset
@@ -21,10 +22,12 @@ from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.ope import Coverage, imagined_values, metrics_table, ope_metrics
 from trajworld.evaluation.ope_settings import OpeSettings
-from trajworld.evaluation.returns import Returns, imagined_returns, standard_error
+from trajworld.evaluation.returns import Returns, imagined_returns
+from trajworld.models.ranges import Support
 from trajworld.models.rollout import compile_rollout
 from trajworld.policies.files import save_policy
 from trajworld.policies.policy import Layer, Policy
+from trajworld.study.tables import half_width
 
 
 def test_metrics_by_hand() -> None:
@@ -36,7 +39,8 @@ def test_metrics_by_hand() -> None:
     assert found["Spearman"] == pytest.approx(0.2)
     assert found["Pearson"] == pytest.approx(np.corrcoef(truth, estimate)[0, 1])
     assert found["regret@1"] == pytest.approx((50 - 20) / 40)
-    assert found["regret@5"] == 0
+    # Of four policies the five best are all.
+    assert np.isnan(found["regret@5"])
 
 
 values = arrays(np.float64, 7, elements=st.integers(-50, 50).map(float), unique=True)
@@ -67,6 +71,9 @@ def test_what_is_not_defined_is_nan_and_lengths_must_agree() -> None:
     assert np.isnan(ope_metrics([1.0, 1.0], [3.0, 4.0])["Pearson"])
     # Equal estimates tell nothing: the worst of them is what one may pick.
     assert ope_metrics([1.0, 1.0], [3.0, 4.0])["regret@1"] == 1
+    single = metrics_table([10.0], [12.0]).set_index("metric")
+    assert single["value"].dropna().to_dict() == {"absolute error": 2}
+    assert single[["value low", "value high"]].isna().all(axis=None)
     with pytest.raises(UsageError, match="must be of one length"):
         ope_metrics([1.0], [1.0, 2.0])
 
@@ -94,11 +101,12 @@ def test_coverage_tells_rows_like_the_data_from_others(tmp_path: Path) -> None:
     like = np.concatenate([rng.normal(size=(400, 3)), rng.uniform(-1, 1, (400, 2))], axis=1).astype(
         np.float32
     )
-    origins = np.repeat(np.arange(4), 100)
+    places = np.stack([np.repeat(np.arange(4), 100), np.zeros(400, int)])
 
     def measure(rows: np.ndarray) -> dict[str, float]:
+        parts = np.full((4, 1, 3), [0.0, 100.0, 0.0])
         return coverage.measure(
-            Returns(np.zeros((4, 1, 3)), np.ones((4, 1), bool), np.ones(1), rows, origins)
+            Returns(parts, np.ones((4, 1), bool), np.ones(1), rows, places, np.arange(400.0))
         )
 
     same = measure(like)
@@ -154,6 +162,32 @@ def test_estimates_of_several_policies(model: Linear, data: Dataset) -> None:  #
 
 
 @pytest.mark.once
+def test_distances_are_the_same_where_rollouts_fade(tmp_path: Path) -> None:
+    rng, drift, drifting = np.random.default_rng(0), np.zeros((12, 12)), Linear(LinearSizes())
+    episodes = [
+        Episode(rng.normal(size=3) + np.zeros((9, 3)), rng.uniform(-1, 1, (8, 2)), np.zeros(8))
+        for _ in range(256)
+    ]
+    data = write_store(tmp_path / "x", episodes, name="x", source="", environment="")
+    # Away from the middle of the range, ever faster.
+    drift[:3, :3] = 0.02 * np.eye(3)
+    drifting.set_weights([drift, -0.5 * drift[:6].sum(axis=0), np.zeros(12)])
+    support = Support(np.full(6, -30, np.float32), np.full(6, 30, np.float32))
+    settings = OpeSettings(discount=0.95, horizon=100, states=256, batch_size=256, negligible=0)
+    whole, faded = (
+        imagined_values(
+            [(drifting, support)], data, {"it": linear_policy(0, True)}, replace(settings, fading=on)
+        )
+        for on in (False, True)
+    )
+    assert 0.8 < whole["left the data"][0] < 1
+    assert faded["left the data"][0] == pytest.approx(whole["left the data"][0], abs=0.07)
+    for name in ("state distance", "state and action"):
+        assert whole[name][0] > 3
+        assert faded[name][0] == pytest.approx(whole[name][0], rel=0.25)
+
+
+@pytest.mark.once
 def test_several_models_give_their_mean_and_their_spread(model: Linear, data: Dataset) -> None:  # noqa: F811
     other = Linear(model.sizes)
     kernel, *rest = model.get_weights()
@@ -167,9 +201,12 @@ def test_several_models_give_their_mean_and_their_spread(model: Linear, data: Da
     np.testing.assert_array_equal(model.get_weights()[0], kernel)
     estimates = np.stack([one["estimate"], two["estimate"]])
     np.testing.assert_allclose(both["estimate"], estimates.mean(axis=0))
-    errors = np.stack([(each["estimate high"] - each["estimate"]) / 1.96 for each in (one, two)])
-    variance = (errors**2).mean(axis=0) + estimates.var(axis=0, ddof=1) / 2
-    np.testing.assert_allclose((both["estimate high"] - both["estimate"]) / 1.96, np.sqrt(variance))
+    widths = np.stack([each["estimate high"] - each["estimate"] for each in (one, two)])
+    # Of two models Student's t has one degree of freedom.
+    between = t.ppf(0.975, 1) ** 2 * estimates.var(axis=0, ddof=1) / 2
+    np.testing.assert_allclose(
+        both["estimate high"] - both["estimate"], np.sqrt((widths**2).mean(axis=0) + between)
+    )
     np.testing.assert_allclose(both["between models"], estimates.std(axis=0, ddof=1))
 
 
@@ -185,12 +222,12 @@ def test_states_are_added_until_the_interval_is_narrow(model: Linear, data: Data
         return imagined_returns(model, run, data, SUPPORT, starts, policies, ends, options)
 
     whole = {name: one.discounted for name, one in returns(negligible=0, fading=False).items()}
-    wanted = 2.5 * max(1.96 * standard_error(values) for values in whole.values())
+    wanted = 2.5 * max(map(half_width, whole.values()))
     found = returns(half_width=wanted, fading=False)
     counts = [len(one.discounted) for one in found.values()]
     assert 8 <= min(counts) < max(counts) < 200
     for name, one in found.items():
-        assert 1.96 * standard_error(one.discounted) <= wanted
+        assert half_width(one.discounted) <= wanted
         np.testing.assert_allclose(one.discounted, whole[name][: len(one.discounted)], atol=0.1 * wanted)
 
 

@@ -66,6 +66,20 @@ def test_the_same_for_any_number_of_workers_and_each_seed() -> None:
 
 
 @pytest.mark.once
+def test_given_starts_are_compared_with_other_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    seeds: list[int] = []
+
+    def look(*task: Any) -> list[Rollout]:
+        seeds.append(task[2])
+        return [Rollout(None, "")]
+
+    monkeypatch.setattr(module, "run_episodes", look)
+    for starts in (None, np.zeros((1, 3)), None):
+        policy_returns({"one": swinging()}, episodes=1, starts=starts)
+    assert seeds[0] == seeds[2] != seeds[1]
+
+
+@pytest.mark.once
 def test_an_episode_that_breaks_counts_up_to_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "run_episodes", lambda *_: [Rollout(None, "out of order")])
     (found,) = policy_returns({"one": swinging()}, episodes=1)

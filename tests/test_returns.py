@@ -12,10 +12,11 @@ from trajworld.data.dataset import Dataset
 from trajworld.environments.termination import termination_rule
 from trajworld.errors import UsageError
 from trajworld.evaluation.ope_settings import OpeSettings
-from trajworld.evaluation.returns import Returns, imagined_returns, initial_states, standard_error
+from trajworld.evaluation.returns import Returns, imagined_returns, initial_states
 from trajworld.models.ranges import Support
 from trajworld.models.rollout import compile_rollout
 from trajworld.policies.policy import Layer, Policy
+from trajworld.study.tables import standard_error
 
 GAIN = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
 
@@ -42,7 +43,7 @@ def model() -> Linear:
 
 
 # No imagined rows.
-NOTHING = (np.zeros((0, 5), np.float32), np.zeros(0, np.int64))
+NOTHING = (np.zeros((0, 5), np.float32), np.zeros((2, 0), np.int64), np.zeros(0))
 SUPPORT = Support(np.full(6, -3, np.float32), np.full(6, 3, np.float32))
 
 
@@ -173,9 +174,11 @@ def test_what_is_not_finite_is_named_and_the_others_go_on(model: Linear, data: D
 
 @pytest.mark.once
 def test_settings_out_of_range_are_refused() -> None:
-    for wrong in ({"discount": 0.0}, {"discount": 1.1}, {"horizon": 0}, {"negligible": -1.0}):
+    wrong = [{"discount": 0.0}, {"discount": 1.1}, {"discount": np.nan}, {"horizon": 0}, {"negligible": -1.0}]
+    wrong += [{name: value} for name in ("negligible", "half_width") for value in (np.nan, np.inf)]
+    for one in wrong:
         with pytest.raises(UsageError, match=r"above 0|at least"):
-            OpeSettings(**wrong)
+            OpeSettings(**one)
 
 
 @pytest.mark.once

@@ -34,8 +34,8 @@ def policy_returns(
 ) -> list[dict[str, Any]]:
     """Run each policy in its environment and give its returns, the same for any number of workers.
 
-    Episode i begins alike for all policies: it depends on the seed, the environment's name and i alone. One that the
-    simulator breaks counts up to there.
+    Episode i begins alike for all policies: it depends on the seed, the environment's name, i and whether ``starts``
+    are given. One that the simulator breaks counts up to there.
 
     Args:
         policies: By the names that they get in the answer.
@@ -64,8 +64,10 @@ def policy_returns(
             "step, a discount in (0, 1] and a seed of at least 0 are needed"
         )
     names = _environments(policies, environment)
-    # Other episodes than a dataset that was collected with this seed.
-    own = int(np.random.SeedSequence([seed, _PURPOSE]).generate_state(1)[0])
+    # Other episodes than a dataset that was collected with this seed, and from given starts others than from its own:
+    # the two may be compared.
+    salt = [seed, _PURPOSE] if starts is None else [seed, _PURPOSE, 1]
+    own = int(np.random.SeedSequence(salt).generate_state(1)[0])
     size = max(1, min(_EPISODES_AT_ONCE, len(policies) * episodes // (4 * workers)))
     tasks = {
         (name, first): (names[name], policy, own, first, min(size, episodes - first), horizon, starts)

@@ -22,12 +22,12 @@ from trajworld.environments.termination import termination_rule
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.one_step import Progress
 from trajworld.evaluation.ope_settings import FittedQSettings, OpeSettings
-from trajworld.evaluation.returns import Returns, imagined_returns, initial_states, standard_error
+from trajworld.evaluation.returns import ROWS_KEPT, Returns, imagined_returns, initial_states
 from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
 from trajworld.models.rollout import compile_rollout
 from trajworld.policies.policy import Policy
-from trajworld.study.tables import HIGH, LOW, interval
+from trajworld.study.tables import HIGH, LOW, half_width, interval, standard_error
 
 METRICS = ("absolute error", "error / range", "Spearman", "Pearson", "regret@1", "regret@5")
 
@@ -40,8 +40,9 @@ def ope_metrics(estimates: ArrayLike, truths: ArrayLike, spread: float | None = 
 
     Mean absolute error, raw and divided by the range of the true values; Spearman's and Pearson's correlation;
     regret@k, how much worse than the best policy is the best of the k that are estimated highest, divided by the range.
-    NaN where it is not defined: equal true values, equal estimates, fewer than two policies. A policy without a finite
-    estimate is never chosen and has no part in errors and correlations, but in the range, which ``spread`` replaces.
+    NaN where it is not defined: equal true values, equal estimates, fewer than two policies, k policies or fewer. A
+    policy without a finite estimate is never chosen and has no part in errors and correlations, but in the range, which
+    ``spread`` replaces.
 
     Raises:
         UsageError: The two are not of one length.
@@ -59,7 +60,7 @@ def ope_metrics(estimates: ArrayLike, truths: ArrayLike, spread: float | None = 
     error = float(np.abs(estimate - truth).mean())
     # Of equal estimates the worst is taken.
     order = np.lexsort((truth, -estimate))
-    regrets = [float((best - truth[order[:k]].max()) / spread) for k in (1, 5)]
+    regrets = [float((best - truth[order[:k]].max()) / spread) if k < len(known) else np.nan for k in (1, 5)]
     varied = np.ptp(estimate) > 0 and np.ptp(truth) > 0
     ranks = [float(of(estimate, truth).statistic) if varied else np.nan for of in (spearmanr, pearsonr)]
     return dict(zip(METRICS, (error, error / spread, *ranks, *regrets), strict=True))
@@ -68,15 +69,15 @@ def ope_metrics(estimates: ArrayLike, truths: ArrayLike, spread: float | None = 
 def metrics_table(
     estimates: ArrayLike, truths: ArrayLike, seed: int = 0, replicates: int = 1000
 ) -> pd.DataFrame:
-    """:func:`ope_metrics`, one a row, with 95 % intervals of a bootstrap over policies."""
+    """:func:`ope_metrics`, one a row, with 95 % intervals of a bootstrap over policies, where there are several."""
     estimate, truth = np.asarray(estimates, np.float64), np.asarray(truths, np.float64)
     found = ope_metrics(estimate, truth)
     drawn = np.random.default_rng(seed).integers(len(truth), size=(replicates, len(truth)))
     spread = float(np.ptp(truth))
     values = np.array([list(ope_metrics(estimate[one], truth[one], spread).values()) for one in drawn])
-    low, high = interval(values[:, np.isfinite(values).any(axis=0)])
-    ends = np.full((2, len(found)), np.nan)
-    ends[:, np.isfinite(values).any(axis=0)] = low, high
+    ends, known = np.full((2, len(found)), np.nan), np.isfinite(values).any(axis=0) & (len(truth) > 1)
+    if known.any():
+        ends[:, known] = interval(values[:, known])
     return pd.DataFrame(
         {"metric": list(found), "value": found.values(), "value" + LOW: ends[0], "value" + HIGH: ends[1]}
     )
@@ -123,21 +124,25 @@ class Coverage:
     def measure(self, returns: Returns) -> dict[str, float]:
         """Distances of a policy's imagined states, and of these with its actions; and the share of rollouts that leave
         the data: those of which a state, of about 2,000 of the policy, lies further than any real one.
+
+        Where rollouts fade, those that go on stand for the others, too.
         """
-        finite = np.isfinite(returns.rows).all(axis=1)
-        rows, origins, size = (
-            returns.rows[finite] / self.scale,
-            returns.origins[finite],
-            self.observation_size,
-        )
-        if not len(rows):
+        if not len(returns.rows):
             return {}
-        near = self.states.query(rows[:, :size])[0]
-        left = np.unique(origins[near > self.furthest])
+        # No more of a rollout's states than if none faded: of more, more lie far away.
+        count = int(np.ceil(ROWS_KEPT * returns.parts[..., 1].sum() / returns.lengths.sum()))
+        rows, (origins, chunks) = returns.rows[:count] / self.scale, returns.places[:, :count]
+        drawn, every, size = returns.drawn, np.arange(len(returns.weights)), self.observation_size
+        weights, near = 1 / drawn.mean(axis=0)[chunks], self.states.query(rows[:, :size])[0]
+        far, first = near > self.furthest, np.full((len(drawn), 1), len(every))
+        np.minimum.at(first[:, 0], origins[far], chunks[far])
+        # Of those that go on and had not left before (Kaplan-Meier).
+        staying = drawn & (first >= every)
+        leaving = (staying & (first == every)).sum(axis=0) / np.maximum(staying.sum(axis=0), 1)
         return {
-            "state distance": float(near.mean() / self.usual[0]),
-            "state and action": float(self.pairs.query(rows)[0].mean() / self.usual[1]),
-            "left the data": len(left) / len(np.unique(origins)),
+            "state distance": float(np.average(near, weights=weights) / self.usual[0]),
+            "state and action": float(np.average(self.pairs.query(rows)[0], weights=weights) / self.usual[1]),
+            "left the data": float(1 - np.prod(1 - leaving)),
         }
 
 
@@ -220,14 +225,10 @@ def _over_models(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     )
     within = pd.concat(tables).assign(error=lambda rows: (rows["estimate" + HIGH] - rows["estimate"]) ** 2)
     table["between models"] = groups["estimate"].std()
-    half_width = np.sqrt(
-        within.groupby("policy", sort=False)["error"].mean()
-        + (1.96 * table["between models"]) ** 2 / len(tables)
+    width = np.sqrt(
+        within.groupby("policy", sort=False)["error"].mean() + groups["estimate"].agg(half_width) ** 2
     )
-    table["estimate" + LOW], table["estimate" + HIGH] = (
-        table["estimate"] - half_width,
-        table["estimate"] + half_width,
-    )
+    table["estimate" + LOW], table["estimate" + HIGH] = table["estimate"] - width, table["estimate"] + width
     return table.assign(problem=problems).reset_index()
 
 
@@ -281,8 +282,8 @@ def fitted_values(
 
 def mean_row(name: str, values: NDArray[np.floating]) -> dict[str, Any]:
     """A policy's value and its 95 % interval, from one of each initial state ``[N]``, as a row of a table."""
-    mean, error = (float(values.mean()), standard_error(values)) if len(values) else (np.nan, np.nan)
-    ends = {"estimate" + LOW: mean - 1.96 * error, "estimate" + HIGH: mean + 1.96 * error}
+    mean, width = (float(values.mean()), half_width(values)) if len(values) else (np.nan, np.nan)
+    ends = {"estimate" + LOW: mean - width, "estimate" + HIGH: mean + width}
     return {"policy": name, "estimate": mean, **ends, "states": len(values)}
 
 
@@ -324,9 +325,14 @@ def robot_of(environment: str) -> str:
 
 def within_limit(settings: OpeSettings, environment: str) -> OpeSettings:
     """The settings with a horizon of at most the environment's time limit, where it can be opened here."""
+    return replace(settings, horizon=int(min(settings.horizon, time_limit(environment))))
+
+
+def time_limit(environment: str) -> float:
+    """The most steps of an environment's episode; infinite where it cannot be opened here."""
     try:
         opened = open_environment(environment)
     except TrajWorldError:
-        return settings
+        return np.inf
     opened.close()
-    return replace(settings, horizon=min(settings.horizon, opened.description.time_limit))
+    return opened.description.time_limit

@@ -1,5 +1,6 @@
 """The settings of off-policy evaluation, as plain numbers."""
 
+import math
 from dataclasses import dataclass
 
 from trajworld.errors import UsageError
@@ -38,9 +39,11 @@ class OpeSettings:
     def __post_init__(self) -> None:
         _check_discount(self.discount)
         counts = self.horizon, self.batch_size, self.states - 1
-        if min(counts) < 1 or self.negligible < 0 or self.half_width < 0 or self.seed < 0:
+        finite = 0 <= self.negligible < math.inf and 0 <= self.half_width < math.inf
+        if min(counts) < 1 or not finite or self.seed < 0:
             raise UsageError(
-                "at least a horizon of 1 step, 2 initial states, a batch of 1, and no negative number are needed"
+                "at least a horizon of 1 step, 2 initial states, a batch of 1, and finite numbers, none negative, are "
+                "needed"
             )
 
 

@@ -20,12 +20,13 @@ from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
 from trajworld.models.rollout import PolicyController, Rollout
 from trajworld.policies.policy import Policy, stacked_weights
+from trajworld.study.tables import half_width, standard_error
 
 Floats = NDArray[np.float32]
 
 _STEPS = 10
 _LEAST_BATCH = 8
-_ROWS_KEPT = 2000
+ROWS_KEPT = 2000
 # How many rounds of rollouts have room in a batch.
 _ROUNDS = 8
 # Where rollouts fade: the least share that goes on, and how many of a policy's first always do, so that late steps too
@@ -50,8 +51,9 @@ class Returns:
             the termination rule ended it there.
         drawn: ``[N, C]``.
         weights: ``[C]``: each chunk's sum of γ^t.
-        rows: ``[S, O + A]``: some of the imagined observations and the actions taken in them.
-        origins: ``[S]``: of which rollout each of ``rows`` is.
+        rows: ``[S, O + A]``: at most 2,000, drawn at random, of the imagined observations with the actions in them.
+        places: ``[2, S]``: the rollout and the chunk of each of ``rows``.
+        order: ``[S]``: the random numbers, ascending, of which the least were drawn.
         problem: What went wrong in rollouts that are left out; empty where nothing did.
     """
 
@@ -59,7 +61,8 @@ class Returns:
     drawn: NDArray[np.bool_]
     weights: NDArray[np.float64]
     rows: NDArray[np.float32]
-    origins: NDArray[np.int64]
+    places: NDArray[np.int64]
+    order: NDArray[np.float64]
     problem: str = ""
 
     @functools.cached_property
@@ -103,21 +106,15 @@ class Returns:
     @classmethod
     def together(cls, parts: "Sequence[Returns]") -> "Returns":
         """Those of several groups of initial states."""
-        if len(parts) == 1:
-            return parts[0]
-        before = np.cumsum([0, *(int(part.origins.max(initial=-1)) + 1 for part in parts[:-1])])
-        origins = np.concatenate([part.origins + offset for part, offset in zip(parts, before, strict=True)])
+        before = np.cumsum([0, *(len(part.parts) for part in parts[:-1])])
+        each = [part.places + np.array([[offset], [0]]) for part, offset in zip(parts, before, strict=True)]
         problem = "; ".join(part.problem for part in parts if part.problem)
-        whole, drawn, rows = (
-            np.concatenate([getattr(part, name) for part in parts]) for name in ("parts", "drawn", "rows")
+        names = ("parts", "drawn", "rows", "order")
+        whole, drawn, rows, order = (
+            np.concatenate([getattr(part, name) for part in parts]) for name in names
         )
-        kept = np.random.default_rng(0).permutation(len(rows))[:_ROWS_KEPT]
-        return cls(whole, drawn, parts[0].weights, rows[kept], origins[kept], problem)
-
-
-def standard_error(values: NDArray[np.floating]) -> float:
-    """Of the mean of ``[N]`` independent values; NaN for fewer than two."""
-    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+        kept, places = np.argsort(order)[:ROWS_KEPT], np.concatenate(each, axis=1)
+        return cls(whole, drawn, parts[0].weights, rows[kept], places[:, kept], order[kept], problem)
 
 
 def initial_states(dataset: Dataset, count: int | None = None, seed: int = 0) -> NDArray[np.float32]:
@@ -241,12 +238,12 @@ class _Plan:
         if self._half_width and not planned:
             wanted = min(self._round, wanted)
         elif self._half_width:
-            half_width = 1.96 * standard_error(self.returns(policy).discounted)
-            if half_width <= self._half_width:
+            width = half_width(self.returns(policy).discounted)
+            if width <= self._half_width:
                 wanted = planned
-            elif np.isfinite(half_width):
+            elif np.isfinite(width):
                 # A few more than the interval so far asks for: each further round waits for its longest rollout.
-                enough = 1.05 * planned * (half_width / self._half_width) ** 2
+                enough = 1.05 * planned * (width / self._half_width) ** 2
                 wanted = min(max(int(np.ceil(enough)), planned + 4), wanted)
         self._planned[policy] = wanted
         rounds = [(begin, min(begin + self._round, wanted)) for begin in range(planned, wanted, self._round)]
@@ -312,7 +309,7 @@ class _Round:
         order = np.array([0.0 if state < _ALWAYS else _spread(state) for state in range(begin, end)])
         self._drawn = order[:, None] < (share if settings.fading else np.ones(chunks))
         self._imagined: list[NDArray[np.float32]] = []
-        self._owners: list[NDArray[np.int64]] = []
+        self._origins: list[NDArray[np.int64]] = []
 
     def given(self) -> tuple[Floats | None, ...]:
         """Rows and mask of what goes on, its actions' noise ``[K, n, A]``, and draws ``[K, 2, n, M]`` for the model."""
@@ -339,12 +336,10 @@ class _Round:
             return True
         ahead = left if discount == 1 else (1 - discount**left) / (1 - discount)
         sums = self._parts[~self._broken, :, 0].sum(axis=1)
-        half_width = self._settings.half_width or (
-            1.96 * self._share * standard_error(sums) if len(sums) > 1 else 0.0
-        )
+        width = self._settings.half_width or 1.96 * self._share * np.nan_to_num(standard_error(sums))
         share = len(self._alive) / max(self._drawn[:, self._step // self._steps].sum(), 1)
         reachable = self._most * discount**self._step * ahead * share
-        return bool(reachable > self._settings.negligible * half_width)
+        return bool(reachable > self._settings.negligible * width)
 
     def add(self, found: Rollout) -> None:
         """Count K steps that were taken."""
@@ -380,7 +375,8 @@ class _Round:
             place = int(np.argmin(np.isfinite(bad)))
             self._problem = f"{self._names[place]} is {bad[place]} at step {self._step + last[which] + 1}"
         self._imagined.append(np.delete(rows[:, :steps][counted], size, axis=-1))
-        self._owners.append(np.repeat(self._alive, last + 1))
+        places = np.stack([self._alive, np.full_like(self._alive, chunk)])
+        self._origins.append(places.repeat(last + 1, axis=1))
         self._step += steps
         going = ~over.any(axis=1)
         if self._step < self._settings.horizon:
@@ -392,7 +388,9 @@ class _Round:
         good, problem = ~self._broken, self._problem
         if problem:
             problem = f"{self._broken.sum()} of {len(good)} rollouts are left out: {problem}"
-        rows, owners = np.concatenate(self._imagined), np.concatenate(self._owners)
-        chosen = np.random.default_rng(self._settings.seed).permutation(len(rows))[:_ROWS_KEPT]
-        drawn = self._drawn[good]
-        return Returns(self._parts[good], drawn, self._weights, rows[chosen], owners[chosen], problem)
+        rows, places = np.concatenate(self._imagined), np.concatenate(self._origins, axis=1)
+        whole = good[places[0]]
+        rows, places = rows[whole], np.stack([(good.cumsum() - 1)[places[0, whole]], places[1, whole]])
+        order = np.random.default_rng([self._settings.seed, 2, self.begin]).random(len(rows))
+        kept, found = np.argsort(order)[:ROWS_KEPT], (self._parts[good], self._drawn[good], self._weights)
+        return Returns(*found, rows[kept], places[:, kept], order[kept], problem)

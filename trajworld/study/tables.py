@@ -12,6 +12,7 @@ import pandas as pd
 from numpy.typing import NDArray
 from rich.table import Table
 from rich.text import Text
+from scipy.special import stdtrit
 
 from trajworld.text import number
 
@@ -42,6 +43,16 @@ def bootstrap(
     )
     means = (drawn @ sums.reshape(episodes, -1)) / (drawn @ counts)[:, None]
     return means.reshape(replicates, *sums.shape[1:])
+
+
+def standard_error(values: NDArray[np.floating]) -> float:
+    """Of the mean of ``[N]`` independent values; NaN for fewer than two."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else float("nan")
+
+
+def half_width(values: NDArray[np.floating]) -> float:
+    """Of the 95 % interval of that mean, by Student's t; NaN for fewer than two."""
+    return float(stdtrit(len(values) - 1, 0.975)) * standard_error(values)
 
 
 def interval(replicates: NDArray[np.floating]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
