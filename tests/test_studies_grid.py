@@ -16,6 +16,7 @@ from trajworld.collect.collector import run_episodes
 from trajworld.data.minari_datasets import write_minari
 from trajworld.data.resolve import open_dataset
 from trajworld.data.split import set_aside
+from trajworld.data.store import write_store
 from trajworld.environments.open import open_environment
 from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import prediction_errors, support_for
@@ -86,6 +87,30 @@ def test_what_cannot_be_run_is_refused() -> None:
             Grid(**wrong)
     with pytest.raises(UsageError, match="no dataset of a suite dope is here"):
         Grid().prepare(1, print)
+
+
+def test_datasets_of_equal_names_levels_and_episodes(episodes: dict[str, Any], tmp_path: Path) -> None:
+    def store(folder: str, name: str, *levels: str) -> str:
+        own = [one for level in levels for one in episodes[level]]
+        return str(write_store(tmp_path / folder, own, name=name, source="", environment=PENDULUM).path)
+
+    names = "a/pendulum-medium-v0", "b/pendulum-medium-v0"
+    paths = store("a", names[0], "medium"), store("b", names[1], "medium", "expert")
+    study, said = Grid(datasets=paths), list[str]()
+    vars(study).update({"_model": None, "_corpus": ""})
+    study.prepare(1, said.append)
+    assert f"Warning: {names[0]} and {names[1]} share 8 episodes" in said[1]
+    apart, said = Grid(datasets=(paths[0], store("c", "c", "expert"))), []
+    vars(apart).update({"_model": None, "_corpus": ""})
+    apart.prepare(1, said.append)
+    assert not any("Warning" in line for line in said)
+    with pytest.raises(UsageError, match="two of the datasets have one name"):
+        Grid(datasets=(paths[0], store("d", names[0], "expert"))).prepare(1, print)
+    about = {"task": "measure_model", "environment": PENDULUM, "seed": 0, "prediction": "model", "MAE": 1.0}
+    pairs = itertools.product((TUNED, SCRATCH), names, names)
+    rows = [{**about, "model": model, "trained on": one, "tested on": two} for model, one, two in pairs]
+    (chart,) = study.charts(pd.DataFrame(rows), Look()).values()
+    assert [label.get_text() for label in chart.axes[0].get_yticklabels()] == list(names)
 
 
 def test_no_model_trains_on_an_episode_that_is_tested(suite: dict[str, Any]) -> None:
@@ -205,9 +230,8 @@ def test_pretraining_goes_on_after_a_kill(
     class Killed(BaseException):
         pass
 
-    def killed_at_55(run: Any, observe: Callable[[Any], None]) -> Any:
+    def killed_at_55(run: Any) -> Any:
         def look(report: Any) -> None:
-            observe(report)
             if report.step == 55:
                 raise Killed
 

@@ -2,21 +2,28 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
 from test_ope import PENDULUM, balancer
 
+from trajworld.charts import Look
 from trajworld.collect.collector import run_episodes
 from trajworld.data.store import write_store
 from trajworld.errors import UsageError
 from trajworld.models.files import save_model
 from trajworld.models.identity import Identity
 from trajworld.models.interface import kind_of, new_model
-from trajworld.policies.files import save_policy
+from trajworld.policies.files import save_policy, zoo_files
+from trajworld.studies import ope
+from trajworld.studies.data import Pretrained
 from trajworld.studies.ope import METHODS, Ope
 
 pytestmark = pytest.mark.once
+
+HOPPER = "gymnasium/Hopper-v5"
 
 
 def test_what_cannot_be_run_is_refused() -> None:
@@ -30,6 +37,48 @@ def test_what_cannot_be_run_is_refused() -> None:
     ):
         with pytest.raises(UsageError):
             Ope(**{**given, **wrong})
+    # Fitted Q alone needs a discount.
+    assert Ope(**given, methods=METHODS[:3], discount=1.0).discount == 1
+    with pytest.raises(UsageError, match="fitted Q evaluation needs a discount below 1"):
+        Ope(**given, discount=1.0)
+
+
+def test_a_report_needs_no_dataset_and_compares_whole_seeds() -> None:
+    datasets = "one/hopper-v5-medium-v0", "two/hopper-v5-medium-v0"
+    rows: list[dict[str, Any]] = [
+        {"task": "simulate", "environment": HOPPER, "policy": name, "truth": value, "truth error": 0.1}
+        for name, value in (("a", 1.0), ("b", 2.0))
+    ]
+    # The second dataset is worse, and has failed with the second seed.
+    for dataset, seed, error in ((datasets[0], 0, 0.1), (datasets[1], 0, 0.5), (datasets[0], 1, 0.1)):
+        about = {"task": "fit", "dataset": dataset, "method": METHODS[3], "seed": seed, "environment": HOPPER}
+        rows += [{**about, "policy": name, "estimate": value + error} for name, value in (("a", 1), ("b", 2))]
+    table = pd.DataFrame(rows).assign(step=1, seconds=1.0, trained="", cell="")
+    study = Ope(datasets=datasets, policies=("zoo/hopper",))
+    mean, each, _ = study.tables(table).values()
+    assert mean["absolute error"].tolist() == [pytest.approx(0.3)]
+    assert mean["datasets"].tolist() == [2]
+    assert each["absolute error"].tolist() == [pytest.approx(0.1), pytest.approx(0.5)]
+    assert [title.split(": ")[1] for title in study.charts(table, Look())] == list(datasets)
+
+
+def test_policies_and_time_limits_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = Ope(datasets=("a", "b"), policies=("zoo/hopper",))
+    data = [SimpleNamespace(name=name, content=name, path="x", environment=HOPPER) for name in study.datasets]
+    model = Pretrained(Path("x"), "digest", kind_of("trajworld").preset("tiny"))
+    vars(study).update({"_data": data, "_model": model})
+    calls: list[Any] = []
+
+    def seen(function: Callable[..., Any]) -> Callable[..., Any]:
+        return lambda *given: [calls.append(given[-1]), function(*given)][1]
+
+    for name in ("file_digest", "within_limit"):
+        monkeypatch.setattr(ope, name, seen(getattr(ope, name)))
+    cells = study.cells(pd.DataFrame())
+    for _ in range(2):
+        every = study.cells(pd.DataFrame({"cell": [cell.key for cell in cells]}))
+    assert len(every) == len(cells) + 2 * 3 * study.seeds
+    assert len(calls) == len(set(calls)) == len(zoo_files("zoo/hopper")) + 1
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from studies_fixtures import error_of
 from trajworld.cli.main import cli
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.studies import quickstart
 from trajworld.studies.quickstart import SCALES, Quickstart
 
 pytestmark = pytest.mark.once
@@ -94,3 +95,16 @@ def test_datasets_that_were_collected_otherwise_are_refused(tmp_path: Path) -> N
 def test_bad_plans_are_refused(options: dict, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         Quickstart(**options)
+
+
+def test_no_more_workers_collect_than_were_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[int] = []
+    monkeypatch.setattr(quickstart, "default_workers", lambda transitions: 3)
+    monkeypatch.setattr(
+        quickstart, "collect_datasets", lambda *_, workers, **given: used.append(workers) or []
+    )
+    study = Quickstart()
+    vars(study)["_model"] = None
+    for workers in (2, 8):
+        study.prepare(workers, print)
+    assert used == [2, 2, 3, 3]

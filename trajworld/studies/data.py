@@ -48,6 +48,14 @@ class Pretrained(NamedTuple):
     sizes: Sizes
 
 
+def open_datasets(specs: Sequence[str]) -> list[Dataset]:
+    """Open datasets, which must differ by their names."""
+    found = [open_dataset(spec) for spec in specs]
+    if len({one.name for one in found}) < len(found):
+        raise UsageError("two of the datasets have one name: import one of them under another id")
+    return found
+
+
 def pretrained(name: str) -> Pretrained:
     """Read a model by its name; see :func:`trajworld.models.names.find_model`."""
     path = find_model(name)

@@ -33,7 +33,7 @@ GROUP = ["transitions", "environment", "side"]
 """What the runs of a group have in common: they are tried with several learning rates."""
 
 WEIGHTS = ".keras"
-"""Suffix of a cell's file with the final weights."""
+"""Suffix of a cell's file with weights."""
 
 _SHOWN = ("transitions", "learning_rate", "seed", "batch_size", "targets", "optimizer")
 _FIXED = ("clip_norm", "holdout_fraction", "holdout_windows", "dtype")

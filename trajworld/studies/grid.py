@@ -22,7 +22,7 @@ from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import OneStep, compile_predictions, prediction_errors, support_for
 from trajworld.models.identity import Identity
 from trajworld.models.interface import MODELS, Sizes, kind_of, new_model
-from trajworld.studies.data import Pretrained, pretrained
+from trajworld.studies.data import Pretrained, open_datasets, pretrained
 from trajworld.studies.pairs import cost, relative, summary, wins
 from trajworld.studies.training_cells import (
     TEST_FRACTION,
@@ -83,7 +83,8 @@ class Grid:
       observation and reward, and of the observation alone, raw (as published) and in standard deviations of each
       variate of the dataset that is tested on. A model reads a dataset over the range that it was trained on.
     - Episodes: a tenth of each dataset's, the same for all models and seeds, is set aside, and tested on; a tenth of
-      the others, by the seed, is held out to choose the best weights. No model is tested on an episode that it saw.
+      the others, by the seed, is held out to choose the best weights. No model is tested on an episode that it saw, but
+      where datasets share episodes.
     - Relative: the error divided by the mean error of TrajWorld from scratch on the same pair, then averaged over
       pairs. In distribution are the pairs of a dataset with itself.
     - Intervals: by seed the least and the greatest; else 95 % of a bootstrap over the datasets that are trained on,
@@ -144,8 +145,7 @@ class Grid:
     @cached_property
     def _data(self) -> list[Dataset]:
         """By environment, then by level."""
-        names = self.datasets or _suite(self.suite)
-        data = [open_dataset(name) for name in names]
+        data = open_datasets(self.datasets or _suite(self.suite))
         order = [
             (one.environment, LEVELS.index(level) if (level := _level(one.name)) in LEVELS else -1)
             for one in data
@@ -169,9 +169,7 @@ class Grid:
 
     def prepare(self, workers: int, say: Say) -> None:
         """Read the datasets, the model and what is pre-trained on."""
-        names, environments = [one.name for one in self._data], dict[str, Dataset]()
-        if len(set(names)) < len(names):
-            raise UsageError("two of the datasets have one name: import one of them under another id")
+        environments = dict[str, Dataset]()
         for one in self._data:
             other = environments.setdefault(one.environment, one)
             if (one.observation_size, one.action_size) != (other.observation_size, other.action_size):
@@ -180,7 +178,15 @@ class Grid:
                 raise UsageError(
                     f"{one.name} has {one.num_episodes} episodes: to train, hold out and test takes 3"
                 )
-        say(f"{len(names)} datasets of {', '.join(map(short_name, environments)) or 'no environment'}")
+        say(f"{len(self._data)} datasets of {', '.join(map(short_name, environments)) or 'no environment'}")
+        # The same first state and the same action in it.
+        begun = [{row.tobytes() for row in one.rows[one.episode_offsets[:-1]]} for one in self._data]
+        for (one, its), (other, others) in itertools.combinations(zip(self._data, begun, strict=True), 2):
+            if one.environment == other.environment and its & others:
+                say(
+                    f"Warning: {one.name} and {other.name} share {len(its & others)} episodes: models of the one are "
+                    "tested on some that they saw"
+                )
         _ = self._model
         if any(VARIANTS[one].start == "corpus" for one in self.models):
             say(f"pre-training on {', '.join(self.corpus)} of content {self._corpus}")
@@ -253,8 +259,9 @@ class Grid:
         charts, keys = {}, ["model", "trained on", "tested on"]
         for environment, own in rows.groupby("environment", sort=False) if len(rows) else ():
             means = own[own["model"] != _SCRATCH].groupby(keys, sort=False)["value"].mean().reset_index()
-            for name in keys[1:]:
-                means[name] = means[name].map(_level)
+            levels = {name: _level(name) for name in (*means[keys[1]], *means[keys[2]])}
+            if len(set(levels.values())) == len(levels):
+                means[keys[1:]] = means[keys[1:]].replace(levels)
             title = f"Error relative to TrajWorld from scratch: {short_name(str(environment))}"
             charts[title] = heatmap(means, look, x=keys[2], y=keys[1], value="value", panel="model")
         return charts

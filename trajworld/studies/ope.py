@@ -31,19 +31,12 @@ from trajworld.files import file_digest
 from trajworld.models.sizes import EnsembleSizes
 from trajworld.policies.files import policy_files, read_policy
 from trajworld.policies.policy import Policy
-from trajworld.studies.data import Pretrained, pretrained
-from trajworld.studies.training_cells import (
-    FINE_TUNED,
-    FROM_SCRATCH,
-    Plan,
-    model_cell,
-    train_model,
-    trained_model,
-)
+from trajworld.studies.data import Pretrained, open_datasets, pretrained
+from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH
+from trajworld.studies.training_cells import Plan, model_cell, train_model, trained_model
 from trajworld.study.cells import Cell, Row
 from trajworld.study.run import Say
 from trajworld.study.tables import over_seeds
-from trajworld.text import short_name
 
 ENSEMBLE, FITTED_Q = "MLP ensemble", "fitted Q"
 METHODS = (FINE_TUNED, FROM_SCRATCH, ENSEMBLE, FITTED_Q)
@@ -75,7 +68,7 @@ class Ope:
         batch_size: Windows in a batch of these.
         learning_rate: Of both; where not given, the preset's.
         ensemble_steps: Of the ensemble, at most.
-        iterations: Of fitted Q evaluation.
+        iterations: Of fitted Q evaluation, which has no horizon.
         seeds: How many.
         discount: γ.
         horizon: The most steps of a rollout.
@@ -109,7 +102,7 @@ class Ope:
             raise UsageError(f"no method is called {unknown[0]!r}: there are {', '.join(METHODS)}")
         if self.seeds < 1 or self.episodes < 2 or len(set(self.datasets)) < len(self.datasets):
             raise UsageError("at least 1 seed and 2 episodes, and each dataset once, are needed")
-        _ = self._settings, self._fitting, self._plan
+        _ = self._settings, self._plan, FITTED_Q in self.methods and self._fitting
 
     @property
     def _plan(self) -> Plan:
@@ -126,7 +119,7 @@ class Ope:
 
     @cached_property
     def _data(self) -> list[Dataset]:
-        return [open_dataset(spec) for spec in self.datasets]
+        return open_datasets(self.datasets)
 
     @cached_property
     def _model(self) -> Pretrained:
@@ -148,9 +141,6 @@ class Ope:
 
     def prepare(self, workers: int, say: Say) -> None:
         """Read the datasets, the policies and the model."""
-        names = [data.name for data in self._data]
-        if len(set(names)) < len(names):
-            raise UsageError("two of the datasets have one name: import one of them under another id")
         for data in self._data:
             own = {name: read_policy(path) for name, path in self._policies[data.environment].items()}
             check_policies(own, data)
@@ -162,14 +152,14 @@ class Ope:
         known = {"discount": self.discount, "horizon": self.horizon}
         truths = []
         for one in self._policies:
-            about = {"environment": one, "episodes": self.episodes, **known, **self._named(one)}
+            about = {"environment": one, "episodes": self.episodes, **known, **self._named[one]}
             about["versions"] = deciding_versions()
             truths.append(Cell(simulate, about, self._places(one)))
         trained = set(table["cell"]) if "cell" in table else set()
         training, estimates = [], []
         for data, method, seed in itertools.product(self._data, self.methods, range(self.seeds)):
             about = {"dataset": data.name, "content": data.content, "method": method, "seed": seed, **known}
-            about |= self._named(data.environment)
+            about |= self._named[data.environment]
             places = {"dataset": str(data.path), **self._places(data.environment)}
             if method == FITTED_Q:
                 estimates.append(
@@ -180,22 +170,31 @@ class Ope:
             if cell.key in trained:
                 estimates.append(
                     Cell(
-                        estimate, {**about, **self._rollouts(data), "seed": seed, "trained": cell.key}, places
+                        estimate,
+                        {**about, **self._rollouts[data.environment], "seed": seed, "trained": cell.key},
+                        places,
                     )
                 )
         return [*truths, *training, *estimates]
 
-    def _rollouts(self, data: Dataset) -> dict[str, Any]:
-        known = asdict(within_limit(self._settings, data.environment))
-        return {name: value for name, value in known.items() if name != "compact"}
+    @cached_property
+    def _rollouts(self) -> dict[str, dict[str, Any]]:
+        """The settings in each environment."""
+        found = {one: asdict(within_limit(self._settings, one)) for one in self._policies}
+        return {
+            one: {name: known[name] for name in known if name != "compact"} for one, known in found.items()
+        }
 
     def _training(self, data: Dataset, method: str, seed: int) -> Cell:
         scratch, ensemble = self._model.sizes, EnsembleSizes.presets["small"]
         start: Any = {FINE_TUNED: self._model, FROM_SCRATCH: scratch, ENSEMBLE: ensemble}[method]
         return model_cell(data, start, seed, self._plan)
 
-    def _named(self, environment: str) -> dict[str, Any]:
-        return {"policies": {name: file_digest(path) for name, path in self._policies[environment].items()}}
+    @cached_property
+    def _named(self) -> dict[str, dict[str, Any]]:
+        """The digests of each environment's policies."""
+        found = self._policies.items()
+        return {one: {"policies": {name: file_digest(own[name]) for name in own}} for one, own in found}
 
     def _places(self, environment: str) -> dict[str, str]:
         return {_POLICY + name: str(path) for name, path in self._policies[environment].items()}
@@ -220,9 +219,10 @@ class Ope:
         rows = table[table["task"].isin([estimate.__name__, fit.__name__])].drop(
             columns=["truth", "truth error"]
         )
-        rows = rows.assign(
-            environment=rows["dataset"].map({data.name: data.environment for data in self._data})
-        )
+        # What was estimated by an earlier version does not say it.
+        if rows["environment"].isna().any():
+            known = {data.name: data.environment for data in self._data}
+            rows = rows.assign(environment=rows["dataset"].map(known))
         return rows.merge(truths, on=["environment", "policy"])
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
@@ -236,8 +236,13 @@ class Ope:
         if not found:
             return {}
         each = pd.DataFrame(found)
-        means = each.groupby(["method", "seed"], sort=False)[list(METRICS)].mean().reset_index()
+        # Seeds that are not finished would differ by their datasets.
         counts = each.groupby("method", sort=False)["dataset"].nunique().rename("datasets").reset_index()
+        whole = each[
+            each.groupby(["method", "seed"])["dataset"].transform("size")
+            == each.groupby("method")["dataset"].transform("nunique")
+        ]
+        means = whole.groupby(["method", "seed"], sort=False)[list(METRICS)].mean().reset_index()
         cost = table.loc[table["task"] == train_model.__name__, ["cell", "step", "seconds"]]
         named = table.loc[table["task"] == estimate.__name__, ["trained", "method"]].drop_duplicates()
         cost = cost.merge(named, left_on="cell", right_on="trained")
@@ -254,7 +259,7 @@ class Ope:
         charts = {}
         for dataset, rows in scored[scored["seed"] == 0].groupby("dataset", sort=False):
             rows = rows.sort_values("method", key=lambda methods: methods.map(METHODS.index), kind="stable")
-            title = f"Estimates and true returns: {short_name(str(dataset))}"
+            title = f"Estimates and true returns: {dataset}"
             charts[title] = scatter(rows, look, x="truth", y="estimate", series="method")
         return charts
 
@@ -278,7 +283,8 @@ def estimate(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row
     data, model = open_dataset(places["dataset"]), trained_model(settings["trained"], places)
     known = {one.name: settings[one.name] for one in fields(OpeSettings) if one.name in settings}
     support = support_for(model, data).support
-    return imagined_values([(model, support)], data, _read(places), OpeSettings(**known)).to_dict("records")
+    found = imagined_values([(model, support)], data, _read(places), OpeSettings(**known))
+    return found.assign(environment=data.environment).to_dict("records")
 
 
 def fit(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
@@ -286,7 +292,8 @@ def fit(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
     known = {name: settings[name] for name in ("discount", "horizon", "states", "seed")}
     fitting = FittedQSettings(**{one.name: settings[one.name] for one in fields(FittedQSettings)})
     data = open_dataset(places["dataset"])
-    return fitted_values(data, _read(places), OpeSettings(**known), fitting).to_dict("records")
+    found = fitted_values(data, _read(places), OpeSettings(**known), fitting)
+    return found.assign(environment=data.environment).to_dict("records")
 
 
 def _read(places: Mapping[str, str]) -> dict[str, Policy]:

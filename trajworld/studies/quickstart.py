@@ -110,9 +110,10 @@ class Quickstart:
         _ = self._model
         with _datasets_in(self.datasets):
             for version, transitions in enumerate((self.pool, self.test)):
-                self._collect(version, transitions, self.seed + 1 + version, say)
+                most = min(workers, default_workers(transitions))
+                self._collect(version, transitions, self.seed + 1 + version, most, say)
 
-    def _collect(self, version: int, transitions: int, seed: int, say: Say) -> None:
+    def _collect(self, version: int, transitions: int, seed: int, workers: int, say: Say) -> None:
         path = dataset_path(self._dataset_id(version))
         if path.exists():
             found = read_json(path / "data" / "metadata.json")
@@ -126,7 +127,7 @@ class Quickstart:
             behaviour=make_behaviour(_BEHAVIOUR),
             transitions=transitions,
             seed=seed,
-            workers=default_workers(transitions),
+            workers=workers,
         ):
             count, seconds = one["transitions"], one["seconds"]
             say(f"{one['environment']}: {count:,} transitions collected in {seconds:.0f} s")

@@ -22,6 +22,7 @@ from trajworld.files import json_digest
 from trajworld.models.files import load_model
 from trajworld.models.interface import Sizes, kind_of, kind_of_sizes
 from trajworld.studies.data import Pretrained
+from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH, WEIGHTS
 from trajworld.study.cells import Cell, Result, Row
 from trajworld.training.config import WEIGHT_DECAYS, TrainingConfig, resolve_config, whole_path
 from trajworld.training.loop import Report
@@ -30,9 +31,6 @@ from trajworld.training.parts import expanded
 from trajworld.training.record import is_run
 from trajworld.training.run import Run, resume_run, start_run
 
-FROM_SCRATCH, FINE_TUNED = "from scratch", "fine-tuned"
-WEIGHTS = ".keras"
-"""Suffix of a cell's file with the weights."""
 TEST_FRACTION = 0.1
 """Of each dataset's episodes; see :func:`trajworld.data.split.set_aside`."""
 
@@ -157,8 +155,7 @@ def pretrain_model(settings: Mapping[str, Any], places: Mapping[str, str]) -> Re
     if run.config.steps == _UNKNOWN:
         steps = _affordable(run, 60 * settings["minutes"])
         run, _ = resume_run(path, steps=steps)
-    news: list[Report] = []
-    if not train_run(run, news.append).finished:
+    if not train_run(run).finished:
         raise KeyboardInterrupt
     row: Row = {"step": run.state.step, "seconds": round(run.state.seconds, 3)}
     row |= {"holdout_loss": run.state.best_loss, "parameters": run.config.model.parameters}
