@@ -1,6 +1,7 @@
 """``trajworld ope``: off-policy evaluation."""
 
 import json
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -44,7 +45,7 @@ def ope(
     its interval holds their spread.
 
     Distances are those of the rows in the model from the nearest rows of the data: 1 is as far as real rows are from
-    one another. A rollout has left the data where a state of it is further from them than any real one. About 2,000
+    one another. A rollout has left the data where a state of it is further from them than any real one. At most 2,000
     rows of each policy are looked at, and 5,000 of the data.
 
     \b
@@ -57,7 +58,7 @@ def ope(
 
     Options:
         policies: A policy's file, a folder of them, or one that ships (zoo/hopper, zoo/hopper-03); may be repeated.
-        fitted_q: Iterations of fitted Q evaluation beside it, which needs no model (200 is usual); 0 for none.
+        fitted_q: Iterations of fitted Q evaluation beside it, without model or horizon (200 is usual); 0 for none.
         truth: True values, as `trajworld policy evaluate -o` writes them; those that ship for zoo policies.
         simulate: Find the true values by so many episodes of each policy.
         members: Take each elite of an MLP ensemble as a model of its own.
@@ -78,19 +79,20 @@ def ope(
     from trajworld.environments.termination import never, termination_rule
     from trajworld.evaluation import ope as core
     from trajworld.evaluation.returns import initial_states
-    from trajworld.policies.files import policy_files, read_policies, zoo_truth
+    from trajworld.policies.files import policy_files, read_policy, zoo_truth
     from trajworld.study.tables import terminal
 
-    found = read_policies(policies)
+    files = policy_files(policies)
+    found = {name: read_policy(path) for name, path in files.items()}
     with job_progress("Converting") as progress:
         dataset = open_dataset(spec, progress=progress)
         chosen = None if ranges is None else open_dataset(ranges, progress=progress)
     core.check_policies(found, dataset)
-    settings = core.within_limit(settings, dataset.environment)
-    known = None if truth is None else _read_truth(truth, list(found), settings)
-    if truth is None and simulate is None and (shipped := zoo_truth(policy_files(policies).values())):
+    settings, limit = core.within_limit(settings, dataset.environment), core.time_limit(dataset.environment)
+    known = None if truth is None else _read_truth(truth, list(found), settings, limit)
+    if truth is None and simulate is None and (shipped := zoo_truth(files.values())):
         try:
-            known, truth = _read_truth(shipped, list(found), settings, dataset.environment), shipped
+            known, truth = _read_truth(shipped, list(found), settings, limit, dataset.environment), shipped
         except TrajWorldError as error:
             click.echo(f"No true values: {error}", err=True)
     simulated = SIMULATOR in model_names
@@ -186,9 +188,11 @@ def _write(
 
 
 def _read_truth(
-    path: Path, policies: list[str], settings: OpeSettings, environment: str = ""
+    path: Path, policies: list[str], settings: OpeSettings, limit: float, environment: str = ""
 ) -> "pd.DataFrame":
-    """True values of policies, as a table; in ``environment`` where it has changes of physics."""
+    """True values of policies, as a table, where episodes have at most ``limit`` steps; in ``environment`` where it has
+    changes of physics.
+    """
     import pandas as pd
 
     from trajworld.environments.names import parse_name
@@ -205,10 +209,10 @@ def _read_truth(
             f"{path} holds returns in {found[0]['environment']}, and the data are of {environment}"
         )
     for one in found:
-        limit = one.get("horizon") or settings.horizon
-        if one.get("gamma") != settings.discount or limit < settings.horizon:
-            raise TrajWorldError(
-                f"{path} holds returns with a discount of {one.get('gamma')} over at most {limit} steps, where "
+        steps = min(one.get("horizon") or limit, limit)
+        if one.get("gamma") != settings.discount or steps not in (settings.horizon, math.inf):
+            raise UsageError(
+                f"{path} holds returns with a discount of {one.get('gamma')} over at most {steps:g} steps, where "
                 f"{settings.discount} and {settings.horizon} are asked for: give these, or measure again"
             )
     known = pd.DataFrame(rows, columns=["policy", "truth", "truth error"])

@@ -14,6 +14,7 @@ from scipy.stats import t
 from test_returns import SUPPORT, Linear, model  # noqa: F401
 from test_second_model import LinearSizes, motion
 
+from trajworld.cli.ope import _read_truth
 from trajworld.collect.collector import run_episodes
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
@@ -267,6 +268,25 @@ def balancer(gain: float) -> Policy:
     bounds = np.full(1, 3, np.float32)
     noise = Layer(np.zeros((4, 1), np.float32), np.full(1, -1, np.float32))
     return Policy((), mean, noise, -bounds, bounds, squash=False, environment=PENDULUM)
+
+
+@pytest.mark.once
+def test_true_values_over_another_horizon_are_refused(tmp_path: Path) -> None:
+    path, given = tmp_path / "truth.json", OpeSettings(discount=0.9, horizon=50)
+
+    def read(horizon: int | None, limit: float, **other: float) -> list[float]:
+        row = {"policy": "one", "horizon": horizon, "gamma": 0.9, "discounted": 3, "discounted_stderr": 1}
+        path.write_text(json.dumps({"policies": [row]}))
+        return _read_truth(path, ["one"], replace(given, **other), limit)["truth"].tolist()
+
+    # Without a horizon it is the environment's limit, of which nothing may be known.
+    for known, limit in ((50, 1000), (None, 50), (80, 50), (50, np.inf), (None, np.inf)):
+        assert read(known, limit) == [3]
+    for known, limit in ((80, 1000), (None, 1000), (20, 50)):
+        with pytest.raises(UsageError, match="and 50 are asked for"):
+            read(known, limit)
+    with pytest.raises(UsageError, match=r"discount of 0\.9 over at most 50 steps, where 0\.8 and 50"):
+        read(50, 1000, discount=0.8)
 
 
 @pytest.mark.once

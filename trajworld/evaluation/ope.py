@@ -123,7 +123,7 @@ class Coverage:
 
     def measure(self, returns: Returns) -> dict[str, float]:
         """Distances of a policy's imagined states, and of these with its actions; and the share of rollouts that leave
-        the data: those of which a state, of about 2,000 of the policy, lies further than any real one.
+        the data: those of which a state, of at most 2,000 of the policy, lies further than any real one.
 
         Where rollouts fade, those that go on stand for the others, too.
         """
