@@ -180,8 +180,7 @@ def import_dataset(
         raise UsageError(f"the share of test episodes must be at least 0 and below 1, not {test}")
     if environment is not None and "/" not in (name := parse_name(environment)).identifier:
         environment = str(name)  # With a family, as everything else records it.
-    suffix, kind = _suffix(path), kind_of_file(path)
-    hdf5 = suffix in _HDF5 or "HDF5" in kind
+    suffix, hdf5 = _suffix(path), _is_hdf5(path)
     robomimic = hdf5 and is_robomimic(path)
     for option, value, form, fits in (
         ("--columns", columns, f"tables ({', '.join(SUFFIXES)})", suffix in SUFFIXES),
@@ -199,10 +198,8 @@ def import_dataset(
     elif (only := _file_origin(str(source), path, max_episode_steps, columns, mask)) is not None:
         origins[dataset_id] = only
     elif path.is_file():
-        # Whatever its name is, of HDF5 files a D4RL one is what is left.
-        if not hdf5:
-            raise UsageError(f"{source} is none of the forms that are read{kind and f' ({kind})'}: {_FORMS}")
-        origins[dataset_id] = _d4rl_origin(str(source), path, max_episode_steps)
+        kind = kind_of_file(path)
+        raise UsageError(f"{source} is none of the forms that are read{kind and f' ({kind})'}: {_FORMS}")
     else:
         for one in unitraj_datasets(path):
             new_id = f"{stem}/{one.source}/{_slug(one.environment)}-{version}"
@@ -286,15 +283,19 @@ def _file_origin(
                 f"{path} holds {len(tasks)} tasks: `trajworld data import` makes a dataset of each"
             )
         (found,) = tasks.values()
-    elif suffix in _HDF5 and is_robomimic(path):
-        found = read_robomimic(path, mask)
+    elif not _is_hdf5(path):
+        return None
     else:
-        return _d4rl_origin(spec, path, limit) if suffix in _HDF5 else None
+        found = read_robomimic(path, mask) if is_robomimic(path) else read_d4rl(path, limit or 1000)
     return _origin_of(spec, path, found)
 
 
 def _suffix(path: Path) -> str:
     return path.suffix.lower() if path.is_file() else ""
+
+
+def _is_hdf5(path: Path) -> bool:
+    return _suffix(path) in _HDF5 or "HDF5" in kind_of_file(path)
 
 
 def _origin_of(spec: str, path: Path, source: Source) -> _Origin:
@@ -334,12 +335,6 @@ def _minari_origin(dataset_id: str, download: bool) -> _Origin:
     given = dataset_id, f"minari:{dataset_id}", info.environment, info.path, files
     read = lambda account: read_minari(dataset_id, account=account)[1]  # noqa: E731
     return _Origin(*given, read, info.transitions, info.variate_names)
-
-
-def _d4rl_origin(spec: str, path: Path, limit: int | None = None) -> _Origin:
-    info, _ = read_d4rl(path)
-    given = path.stem, spec, info.environment, path, [path]
-    return _Origin(*given, lambda account: read_d4rl(path, limit or 1000, account)[1], info.steps)
 
 
 def _unitraj_origin(spec: str, one: UniTrajEnvironment) -> _Origin:
