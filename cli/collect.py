@@ -163,7 +163,7 @@ def collect_corpus(
         list_only: Show the table of environments and do nothing.
         table: A table (CSV) in place of the built-in one; corpus-1 is its first edition.
         only: Only environments or sources that fit, e.g. dm_control or 'robot/*'; may be repeated. The corpus is
-            these and what was collected before.
+            these and those of earlier runs.
         role: Only environments of this role.  [default: both]
         transitions: Of an environment of size 1 in the table.
         weights: Multiply the weights of a source in pre-training, e.g. legged=2; may be repeated; kept by later runs.

@@ -221,6 +221,7 @@ def test_a_part_of_the_table_is_a_corpus_of_its_own(run, table, tmp_path):
     members = training_members("part")
     assert [(member.source, member.weight) for member in members] == [("snake", 2.0), ("cheetah", 6.0)]
     shutil.rmtree(tmp_path / "made" / members[0].dataset_id)
+    assert part("cheetah")[0] == 0
     with pytest.raises(
         TrajWorldError, match=r"lacks 1 of its 2 .* collect-corpus --name part`, with the opt"
     ):

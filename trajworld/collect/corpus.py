@@ -177,7 +177,7 @@ def open_corpus(
     """Hold a corpus for this process alone, and write the list of its datasets.
 
     Half-written datasets of a process that was killed are removed. ``rows`` are the whole table, of which those that
-    are ``chosen`` (by default all) or were collected before are listed; ``weights`` are factors of its weights, by
+    are ``chosen`` (by default all) or were in earlier runs are listed; ``weights`` are factors of its weights, by
     source, beside those of earlier runs. A ``TrajWorldError`` is raised where another process holds the corpus.
     """
     sources = {row.source for row in rows}
@@ -190,14 +190,16 @@ def open_corpus(
     with one_writer(folder, f"the corpus {name}"):
         for left in folder.rglob(".*.tmp*"):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        before = set[str]()
         with contextlib.suppress(TrajWorldError):  # Missing or damaged: it is written anew.
-            before = nested(read_json(folder / _LIST), "weights").items()
-            weights = {source: one for source, one in before if isinstance(one, float) and one > 0} | weights
+            before = {member.dataset_id for member in read_manifest(name)}
+            old = nested(read_json(folder / _LIST), "weights").items()
+            weights = {source: one for source, one in old if isinstance(one, float) and one > 0} | weights
         members = [member_of(name, row, weights.get(row.source, 1.0)) for row in rows]
         listed = [
             asdict(one)
             for one, row in zip(members, rows, strict=True)
-            if chosen is None or row in chosen or dataset_path(one.dataset_id).exists()
+            if chosen is None or row in chosen or one.dataset_id in before
         ]
         write_json(folder / _LIST, {"name": name, "weights": weights, "datasets": listed})
         yield
