@@ -1,4 +1,4 @@
-"""``trajworld data collect``, ``collect-corpus`` and ``corpus``: run simulators, and show what a corpus holds."""
+"""``trajworld data collect``, ``collect-corpus``, ``collect-suite`` and ``corpus``: run simulators, show a corpus."""
 
 import os
 import time
@@ -118,6 +118,10 @@ def collect(
 def _print_finished(finished: list[dict[str, Any]]) -> None:
     counts = {"dataset": "{}", "episodes": "{:,}", "transitions": "{:,}"}
     print_records(finished, counts | {"mean_length": "{:.1f}", "mean_return": "{:.2f}", "seconds": "{:.1f}"})
+    _warn_unstable(finished)
+
+
+def _warn_unstable(finished: list[dict[str, Any]]) -> None:
     for one in finished:
         if one["unstable"]:
             click.echo(
@@ -158,10 +162,11 @@ def collect_corpus(
         name: What its datasets' ids begin with.
         list_only: Show the table of environments and do nothing.
         table: A table (CSV) in place of the built-in one; corpus-1 is its first edition.
-        only: Only environments or sources that fit, e.g. dm_control or 'robot/*'; may be repeated.
+        only: Only environments or sources that fit, e.g. dm_control or 'robot/*'; may be repeated. The corpus is
+            these and those of earlier runs.
         role: Only environments of this role.  [default: both]
         transitions: Of an environment of size 1 in the table.
-        weights: Multiply the weights of a source in pre-training, e.g. legged=2; may be repeated.
+        weights: Multiply the weights of a source in pre-training, e.g. legged=2; may be repeated; kept by later runs.
         output: The folder of Minari datasets to write to.  [default: Minari's, MINARI_DATASETS_PATH]
     """
     rows = read_table(table)
@@ -177,7 +182,7 @@ def collect_corpus(
     jobs, there = plan_corpus(name, chosen, transitions, seed)
     check_families(jobs)
     total = sum(job.transitions for job in jobs)
-    with open_corpus(name, rows, factors):
+    with open_corpus(name, rows, factors, chosen):
         try:
             with job_progress("Collecting") as progress:
                 made.extend(make_datasets(jobs, workers or default_workers(total), progress))
@@ -186,6 +191,7 @@ def collect_corpus(
             if as_json:
                 print_json(made)
     if not as_json:
+        _warn_unstable(made)
         click.echo(
             f"Made {len(made)} datasets ({total:,} transitions) in {time.monotonic() - began:.0f} s; "
             f"{len(there)} were there already. `trajworld data corpus {name}` describes the corpus."
@@ -223,7 +229,7 @@ def corpus(name: str = DEFAULT_NAME, *, output: Picture | None = None, as_json: 
     for entry in entries:
         share = {"share": entry["weight"]} if entry["role"] == PRETRAIN else {}
         mix = " ".join(f"{kind} {part:.0%}" for kind, part in entry["behaviours"].items())
-        rows.append({**entry, **share, "M": entry["variates"], "behaviours": mix})
+        rows.append({**entry, **share, "M": entry["variates"], "mix": mix})
     print_records(rows, columns)
     for role in ROLES:
         if of_role := [entry for entry in entries if entry["role"] == role]:
@@ -299,9 +305,10 @@ def collect_suite(
         transitions: Of each dataset.
     """
     from trajworld.collect.suites import collect_suite as collected
-    from trajworld.collect.suites import plan_suite
+    from trajworld.collect.suites import plan_suite, suite_there
     from trajworld.policies.files import read_policies
 
+    dataset_path(f"{name}/x-v0")  # refuses a name that is none
     found = read_policies(policies)
     with job_progress("Ranking", "episodes") as progress:
         planned = plan_suite(
@@ -309,12 +316,11 @@ def collect_suite(
             found,
             streams=streams,
             seed=seed,
-            workers=workers or default_workers(10_000),
+            workers=workers or default_workers(10_000 * len(found)),
             progress=progress,
         )
-    for one in planned:
-        if dataset_path(one.dataset).exists():
-            click.echo(f"{one.dataset} is there already: left as it is", err=True)
+    for there in suite_there(planned, transitions, seed):
+        click.echo(f"{there} is there already: left as it is", err=True)
     made: list[dict[str, Any]] = []
     try:
         with job_progress("Collecting") as progress:
@@ -335,3 +341,4 @@ def collect_suite(
                 "mean_return": "{:.1f}",
             }
             print_records(made, shown)
+            _warn_unstable(made)

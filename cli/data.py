@@ -146,7 +146,8 @@ def columns(file: File, *, output: File | None = None, overwrite: bool = False) 
         output: The TOML to write.  [default: FILE's name with .toml]
         overwrite: Replace a TOML that is there.
     """
-    from trajworld.data.table_columns import columns_path, write_columns
+    from trajworld.data.column_guesses import write_columns
+    from trajworld.data.table_columns import columns_path
 
     path = write_columns(file, output or columns_path(file), overwrite)
     click.echo(path.read_text(encoding="utf-8"), nl=False)
@@ -159,7 +160,7 @@ def import_(
     *,
     dataset_id: Annotated[str, With(flags=["--id"])],
     environment: str | None = None,
-    max_episode_steps: AtLeast1 = 1000,
+    max_episode_steps: AtLeast1 | None = None,
     columns: File | None = None,
     mask: Annotated[str, With(metavar="NAME")] | None = None,
     test: Annotated[float, With(metavar="SHARE")] = 0.0,
@@ -189,7 +190,7 @@ def import_(
     Options:
         dataset_id: Id of the new Minari dataset: (namespace/)name-v0.
         environment: The environment's name, where the source does not give it: gymnasium/Hopper-v5.
-        max_episode_steps: Step limit of D4RL files without timeouts.
+        max_episode_steps: Step limit of D4RL files without timeouts.  [default: 1000]
         columns: A table's TOML, where it is not beside it.
         mask: Of a robomimic file, the demonstrations of this filter only.
         test: Keep this share of the episodes, the last ones, for a test: NAME-test-v0.

@@ -21,9 +21,9 @@ _COMMANDS = {
     "evaluate": (".evaluate:evaluate", "Measure a model's predictions on datasets."),
     "ope": (".ope:ope", "Estimate how good policies are, without running them."),
     "checkpoint": (".checkpoint:checkpoint", "Import checkpoints; show, describe and publish models."),
-    "policy": (".policy:policy", "List, import, evaluate and train policies."),
+    "policy": (".policy:policy", "List, import, evaluate, train and select policies."),
     "quickstart": (".study:quickstart", "Fine-tune a model on an unseen robot, compare, report."),
-    "study": (".study:study", "Run the studies: transfer, zero-shot, backends, quickstart."),
+    "study": (".study:study", "Run the studies: transfer, zero-shot, grid, ope, backends, quickstart."),
     "doctor": (".doctor:doctor", "Print versions, backends, devices, and what is missing."),
     # Of earlier versions.
     "evaluate-transfer": ("", "study run transfer"),

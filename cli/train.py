@@ -143,8 +143,24 @@ def _run(
 
 _FIELDS = parameters_of(TrainingConfig, leave_out={"kind", "datasets", "model", "preset"}, unset=True)
 _PRETRAINING = [option for option in _FIELDS if option.name in ("augment", "padded_sizes")]
-# Of every kind of model; which of them a model has, its kind says.
-_SIZES = {option.name: option for kind in MODELS.values() for option in parameters_of(kind.sizes, unset=True)}
+
+
+def _size_options() -> dict[str, click.Option]:
+    """An option for each size that any kind of model has; the preset says how large it is."""
+    found: dict[str, click.Option] = {}
+    for kind in MODELS.values():
+        for option in parameters_of(kind.sizes, unset=True):
+            assert isinstance(option, click.Option)
+            words = (option.help or "").partition("  [default")[0]
+            same = found.setdefault(str(option.name), option)
+            if same is option:
+                option.help = words
+            elif words not in (same.help or ""):
+                same.help = f"{same.help} Of {kind.name}: {words[0].lower()}{words[1:]}"
+    return found
+
+
+_SIZES = _size_options()
 _PROCESSES = parameters_of(_joined)
 _PARAMS = [
     *parameters_of(_run, leave_out={"kind", "datasets"}),
@@ -204,7 +220,7 @@ def _train(run: Any, as_json: bool) -> None:
         raise _EndedAlone(130) from None
     state, path = outcome.state, run.path
     if run.layout.leads:
-        draw_losses(read_metrics(path), path / NAME)
+        draw_losses(read_metrics(path), path / NAME, run.config.model)
         if as_json:
             best = {"best_step": state.best_step, "best_holdout_loss": state.best_loss}
             click.echo(

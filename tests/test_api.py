@@ -83,6 +83,18 @@ def test_training_gives_the_best_model_and_keeps_a_run_where_one_is_named(folder
 
 
 @pytest.mark.once
+def test_a_home_folder_is_understood(
+    tmp_path: Path, data: Dataset, tuned: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    tw.save(tuned, "~/tuned.keras")
+    settings: dict[str, Any] = {"preset": "tiny", "model": SIZES, "steps": 1, "learning_rate": 1}
+    tw.train(data, run="~/run", **settings)
+    assert {path.name for path in tmp_path.glob("[!.]*")} == {"tuned.keras", "run"}
+    assert tw.load("~/tuned.keras").identity.history == tuned.identity.history
+
+
+@pytest.mark.once
 def test_several_datasets_are_pretrained_on(data: Dataset, make_store: Any) -> None:
     other = make_store([12, 9, 8], observations=2)
     model = tw.train([data, other], preset="tiny", model=SIZES, steps=2, holdout_fraction=0.0)
@@ -165,6 +177,15 @@ def test_mistakes_are_one_line(data: Dataset, tuned: Any, make_store: Any) -> No
         refused(message, *given)
     refused("episodes 0 to 5, not 6", tw.predict, tuned, data, episode=6)
     refused("did you mean batch_size", tw.train, data, batchsize=3)
+    refused("no kind of model is called 'tmd'", tw.train, data, model="tmd")
+    for message, options in (
+        ("windows", {"windows": 2.5}),
+        ("windows", {"windows": 0}),
+        ("seed", {"seed": -1}),
+    ):
+        refused(f"{message} must be a whole number", tw.evaluate, tuned, data, **options)
+    refused("seed must be a whole number", tw.rollout, tuned, rows, actions, seed=-1)
+    refused("episode must be a whole number", tw.predict, tuned, data, episode=1.5)
     refused("use a model of that environment", tw.predict, tuned, rows, ranges=other)
 
 

@@ -67,7 +67,7 @@ def test_a_file_of_another_kind_is_one_line_from_every_reader(tmp_path: Path, na
 def test_files_that_were_put_together_keep_every_transition(tmp_path: Path) -> None:
     both = {name: np.concatenate([part, steps(30, 2)[name]]) for name, part in steps(30, 1).items()}
     both["terminals"][:], both["timeouts"][:] = False, False
-    found = list(read_d4rl(write(tmp_path / "both.hdf5", both), account=(account := Account()))[1])
+    found = list(read_d4rl(write(tmp_path / "both.hdf5", both)).episodes(account := Account()))
     assert sum(map(len, found)) == account.kept == 60
     np.testing.assert_array_equal(
         np.concatenate([one.observations[1:] for one in found]), both["next_observations"]

@@ -1,14 +1,17 @@
 """Suites of datasets by level of skill, of policies whose skill is known."""
 
+import dataclasses
 from pathlib import Path
+from typing import Any
 
 import minari
 import numpy as np
 import pytest
 
+from trajworld.collect import collector, suites
 from trajworld.collect.suites import LEVELS, Noisy, collect_suite, plan_suite
 from trajworld.data.minari_datasets import dataset_path
-from trajworld.errors import UsageError
+from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import write_json
 from trajworld.policies.behaviour import Uniform
 from trajworld.policies.files import save_policy
@@ -68,7 +71,36 @@ def test_levels_follow_the_policies_returns(home: Path) -> None:
     np.testing.assert_array_equal(minari.load_dataset(rows[1]["dataset"])[0].observations, before)
     dataset_path(rows[3]["dataset"]).rename(home / "again")
     with pytest.raises(UsageError, match="more than 1 transitions are needed"):
-        list(collect_suite(planned, transitions=1, seed=3, workers=1, progress=quiet))
+        list(collect_suite(planned[3:4], transitions=1, seed=3, workers=1, progress=quiet))
+    with pytest.raises(
+        TrajWorldError, match=r"made otherwise \(transitions 1200 instead of 1000, seed 3 inst"
+    ):
+        list(collect_suite(planned, transitions=1000, seed=4, workers=1, progress=quiet))
+
+
+def test_the_command_checks_first_and_warns(
+    home: Path, command: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, gain in (("best", 1.0), ("wrong", -1.0)):
+        policy = dataclasses.replace(balancer(gain), environment="gymnasium/InvertedPendulum-v5?timestep=15")
+        save_policy(policy, home / "policies" / f"{name}.npz")
+    given = ("data", "collect-suite", "--policies", home / "policies", "--transitions", 60)
+    code, out, _ = command(*given, "--name", "mine", "--workers", 1)
+    assert code == 0
+    # The reason is one, in a dataset of two parts that broke too.
+    warnings = [line for line in out.splitlines() if line.startswith("Warning: gymnasium/Inverted")]
+    assert len(warnings) == 5
+    reasons = {
+        "UnstableSimulationError: MuJoCo warned of an invalid state or full buffers",
+        "an observation or reward is NaN or infinite",
+    }
+    assert {line.partition("): ")[2] for line in warnings} <= reasons
+    found: list[int] = []
+    monkeypatch.setattr(suites, "plan_suite", lambda *_, workers, **__: found.append(workers) or [])
+    monkeypatch.setattr(collector, "available_cores", lambda: range(8))
+    assert command(*given, "--name", "a/b c")[0] == 2
+    assert command(*given, "--name", "other")[0] == 0
+    assert found == [4]
 
 
 def training(folder: Path, policies: list[Policy], lengths: list[list[int]]) -> list[np.ndarray]:

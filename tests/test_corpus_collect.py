@@ -191,6 +191,7 @@ def test_the_corpus_is_described(made, command, tmp_path):
     shutil.rmtree(made / "corpus" / "unseen" / "gymnasium-pendulum-v1-g-2_0-v0")
     code, printed, _ = command("data", "corpus")
     assert code == 0
+    assert all(f"{kind} " in printed for kind in entries[0]["behaviours"])
     assert "still to be made: corpus/unseen/gymnasium-pendulum-v1-g-2_0-v0" in printed
     assert "pre-train: 4 environments of 4 different M, 2,100 transitions" in printed
 
@@ -205,6 +206,26 @@ def test_weights_change_the_members_alone_where_nobody_else_writes(run, made, ta
     assert [member.weight for member in training_members("corpus")] == [0.5, 2.0, 3.0, 0.5]
     changed = {name for name, digest in contents(made).items() if before[name] != digest}
     assert changed == {"corpus/corpus.json"}
+
+
+def test_a_part_of_the_table_is_a_corpus_of_its_own(run, table, tmp_path):
+    table.write_text(
+        f"{TABLE}gymnasium/HalfCheetah-v5?timestep=0.12, cheetah, 24, pre-train, 2, 1, mixed, 0,\n"
+    )
+    part = functools.partial(run, "-o", tmp_path / "made", "--name", "part", "--only")
+    assert part("robot/snake-*", "--weights", "snake=4", "--weights", "cheetah=3")[0] == 0
+    assert [member.weight for member in training_members("part")] == [2.0]
+    code, out, _ = part("cheetah")
+    assert code == 0
+    assert "Warning: gymnasium/HalfCheetah-v5?timestep=0.12: " in out
+    members = training_members("part")
+    assert [(member.source, member.weight) for member in members] == [("snake", 2.0), ("cheetah", 6.0)]
+    shutil.rmtree(tmp_path / "made" / members[0].dataset_id)
+    assert part("cheetah")[0] == 0
+    with pytest.raises(
+        TrajWorldError, match=r"lacks 1 of its 2 .* collect-corpus --name part`, with the opt"
+    ):
+        training_members("part")
 
 
 def test_pre_training_takes_a_corpus_by_name(made):

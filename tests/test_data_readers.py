@@ -87,8 +87,8 @@ def test_episodes_equal_a_loop(
     path = write(tmp_path / "some.hdf5", arrays)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(d4rl, "_STEPS_AT_ONCE", block)
-        info, found = read_d4rl(path, limit, account := Account())
-        episodes = list(found)
+        source = read_d4rl(path, limit)
+        episodes = list(source.episodes(account := Account()))
     assert account.transitions == count
     assert account.kept == sum(map(len, episodes)) == count - sum(n for n, _ in account.left_out.values())
     assert account.episodes == len(episodes)
@@ -97,7 +97,7 @@ def test_episodes_equal_a_loop(
     assert account.kept == count or "next_observations" not in arrays
     wanted = loop_episodes(arrays, limit)
     np.testing.assert_equal([vars(got) for got in episodes], [vars(want) for want in wanted])
-    assert (info.steps, info.arrays) == (count, set(arrays))
+    assert source.transitions == count
 
 
 def test_old_files_end_after_a_thousand_steps_where_nothing_else_tells(tmp_path: Path) -> None:
@@ -108,9 +108,9 @@ def test_old_files_end_after_a_thousand_steps_where_nothing_else_tells(tmp_path:
     arrays["rewards"] = arrays["rewards"][:, None]
     for name in ("none set", "none there"):
         path = write(tmp_path / "old.hdf5", arrays)
-        assert [len(e) for e in read_d4rl(path)[1]] == [999, 199, 999, 299], name
+        assert [len(e) for e in read_d4rl(path).episodes(Account())] == [999, 199, 999, 299], name
         arrays.pop("timeouts", None)
-    list(read_d4rl(path, account=(account := Account()))[1])
+    list(read_d4rl(path).episodes(account := Account()))
     totals, left_out, note = account.lines()
     assert totals.startswith("2,496 of 2,500 transitions kept, in 4 episodes")
     assert left_out.startswith("left out: 4 transitions, reward")
@@ -131,7 +131,7 @@ def test_the_environment_is_known_by_name_and_sizes(
 ) -> None:
     arrays = steps(5) | {"actions": np.zeros((5, sizes[1]))}
     arrays |= dict.fromkeys(("observations", "next_observations"), np.zeros((5, sizes[0])))
-    assert read_d4rl(write(tmp_path / f"{name}.hdf5", arrays))[0].environment == environment
+    assert read_d4rl(write(tmp_path / f"{name}.hdf5", arrays)).environment == environment
 
 
 @pytest.mark.parametrize(
@@ -152,7 +152,7 @@ def test_wrong_arrays_in_d4rl_files(
     arrays = {name: array for name, array in {**steps(20), **change}.items() if array is not None}
     path = write(tmp_path / "wrong.hdf5", arrays)
     with pytest.raises(TrajWorldError, match=rf"{path}.*{message}"):
-        list(read_d4rl(path)[1])
+        list(read_d4rl(path).episodes(Account()))
 
 
 def test_truncated_d4rl_files_are_refused_in_one_line(tmp_path: Path) -> None:
@@ -161,7 +161,7 @@ def test_truncated_d4rl_files_are_refused_in_one_line(tmp_path: Path) -> None:
     for size in (0, 8, 500, 3000, len(whole) // 2, len(whole) - 100):
         path.write_bytes(whole[:size])
         with pytest.raises(TrajWorldError, match=r"whole\.hdf5") as error:
-            list(read_d4rl(path)[1])
+            list(read_d4rl(path).episodes(Account()))
         assert "\n" not in str(error.value)
     for missing in (tmp_path / "none.hdf5", tmp_path):
         with pytest.raises(TrajWorldError, match="does not exist"):

@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import threading
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -93,6 +95,30 @@ def test_a_source_is_converted_once_and_again_when_it_changes(
     assert len(list(stores_folder().iterdir())) == 4
 
 
+def test_a_second_first_use_waits_for_the_first(
+    tmp_path: Path, make_episodes: EpisodeMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, tried, opened = d4rl_file(tmp_path / "a.hdf5", make_episodes([5, 9])), threading.Event(), []
+    again = lambda *_: pytest.fail("converted again")  # noqa: E731
+    second = threading.Thread(target=lambda: opened.append(open_dataset(path, progress=again)))
+    write_store = resolve.write_store
+
+    def told(*arguments: Any, **options: Any) -> Dataset:
+        if threading.current_thread() is second:
+            tried.set()
+        return write_store(*arguments, **options)
+
+    def progress(done: int, *_: object) -> None:
+        if done == 5:
+            second.start()
+            assert tried.wait(60)
+
+    monkeypatch.setattr(resolve, "write_store", told)
+    first = open_dataset(path, progress=progress)
+    second.join(60)
+    assert [one.path for one in opened] == [first.path]
+
+
 @pytest.mark.parametrize(
     ("spec", "error", "message"),
     [
@@ -133,6 +159,10 @@ def test_imports_become_minari_datasets(tmp_path: Path, make_episodes: EpisodeMa
         assert_holds(open_dataset(dataset_id), episodes)
     import_dataset(folder, "named-v0", environment="dm_control/fish-swim")
     assert read_minari("named-v0")[0].environment == "dm_control/fish-swim"
+    import_dataset(folder, "named-v1", environment="Hopper-v5")
+    assert read_minari("named-v1")[0].environment == "gymnasium/Hopper-v5"
+    with pytest.raises(UsageError, match="is not key=value"):
+        import_dataset(folder, "named-v2", environment="Hopper-v5?gravity")
     with pytest.raises(TrajWorldError, match="already"):
         import_dataset(folder, "env-v0")
     import_dataset(folder, "env-v0", replace=True)
@@ -173,6 +203,9 @@ def test_imports_of_nothing_are_refused(tmp_path: Path, make_episodes: EpisodeMa
     (tmp_path / "empty").mkdir()
     with pytest.raises(TrajWorldError, match="no UniTraj episodes"):
         import_dataset(tmp_path / "empty", "a-v0")
+    (tmp_path / "log.txt").write_text("a,u\n1,2\n")
+    with pytest.raises(UsageError, match="none of the forms that are read: a D4RL"):
+        import_dataset(tmp_path / "log.txt", "a-v0")
     zeros = Episode(np.zeros((4, 3)), np.zeros((3, 2)), np.zeros(3))
     with pytest.raises(TrajWorldError, match="no whole transition"):
         import_dataset(unitraj_folder(tmp_path / "zeros", [zeros]), "a-v0")
@@ -187,7 +220,8 @@ def test_a_minari_dataset_is_found_by_id_folder_and_link(
     root = datasets_folder()
     (root / "linked-v0").symlink_to(folder)
     (root / "my" / "round").symlink_to(root)
-    assert [entry["id"] for entry in local_datasets()] == ["linked-v0", "my/thing-v0"]
+    minari_dataset("my/data/thing-v0", episodes)
+    assert [entry["id"] for entry in local_datasets()] == ["linked-v0", "my/data/thing-v0", "my/thing-v0"]
     assert_holds(open_dataset(folder), episodes)
     monkeypatch.chdir(root)
     for spec in ("my/thing-v0", "linked-v0", "./my/thing-v0"):

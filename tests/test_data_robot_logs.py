@@ -210,6 +210,9 @@ def test_tdmpc2(tmp_path: Path, command: Any, version: str) -> None:
         actions = fields["action"][episodes, 1:, :action].tolist()
         assert_episodes(dataset, observations, actions, fields["reward"][episodes, 1:].tolist())
     assert command("data", "inspect", path)[0] == 2
+    for option in ("--mask", "--columns", "--max-episode-steps"):
+        code, _, err = command("data", "import", path, "--id", "mt-v1", option, 7)
+        assert (code, f"{option} is for" in err) == (2, True)
 
 
 def spoil(kind: str, folder: Path) -> Path:

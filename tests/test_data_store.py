@@ -125,8 +125,7 @@ def test_an_existing_store_is_kept(make_store: DatasetMaker, make_episodes: Epis
     with pytest.raises(TrajWorldError, match="exists already"):
         write_store(dataset.path, make_episodes([9]), **NAMES)
     assert open_store(dataset.path).num_transitions == 5
-    write_store(dataset.path, make_episodes([9]), **NAMES, replace=True)
-    assert open_store(dataset.path).num_transitions == 9
+    assert write_store(dataset.path, make_episodes([9]), **NAMES, reuse=True).num_transitions == 5
     assert list(dataset.path.parent.iterdir()) == [dataset.path]
 
 

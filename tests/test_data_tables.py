@@ -12,9 +12,11 @@ import pytest
 
 from trajworld.data import tables
 from trajworld.data.account import Account
+from trajworld.data.column_guesses import write_columns
 from trajworld.data.resolve import open_dataset
-from trajworld.data.table_columns import Columns, read_columns, write_columns
+from trajworld.data.table_columns import Columns, read_columns
 from trajworld.data.tables import read_table
+from trajworld.errors import TrajWorldError
 
 VALUES = ["a", "b", "u", "r"]
 
@@ -130,6 +132,38 @@ def test_a_first_version_of_the_toml_is_written_and_read(tmp_path: Path) -> None
     assert dataset.transitions_per_episode.tolist() == [24, 24]
     assert dataset.account is not None
     assert dataset.account.notes["rows one period of 30 apart"] == 48
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("form", "dayfirst"),
+    [("%d/%m/%Y %H:%M", "true"), ("%-m/%-d/%Y %-I:%M:%S %p", "false"), ("ISO with fractions", None)],
+)
+def test_dates_are_of_one_format_in_all_blocks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, dayfirst: str | None
+) -> None:
+    times = pd.date_range("2026-02-10", periods=60, freq="12h")
+    written = times.strftime(form) if dayfirst else [f"{one}{'.00' * (one.day % 2)}" for one in times]
+    frame = pd.DataFrame({"time": written, "a": np.arange(60.0), "u": 1.0})
+    frame.to_csv(path := tmp_path / "log.csv", index=False)
+    toml = write_columns(path, tmp_path / "log.toml")
+    assert (f"dayfirst = {dayfirst}" in toml.read_text()) == bool(dayfirst)
+    # The first days of March are a block of their own.
+    monkeypatch.setattr(tables, "_ROWS_AT_ONCE", 15)
+    (episode,) = read_table(path, toml).episodes(Account())
+    np.testing.assert_array_equal(episode.observations[:, 0], frame["a"])
+
+
+@pytest.mark.once
+def test_values_beyond_the_first_line_are_dropped_where_empty_and_refused_else(tmp_path: Path) -> None:
+    path, toml = tmp_path / "log.CSV", tmp_path / "log.toml"
+    toml.write_text('observation = ["a"]\naction = ["u"]\n')
+    path.write_text("a,u,b\n1,2,3,\n4,5,6,\n")
+    assert open_dataset(path).rows[:, 0].tolist() == [1, 4]
+    for rows in ("0,1,2,3\n1,4,5,6\n", "1,2,3,\n4,5,6,7\n"):
+        path.write_text(f"a,u,b\n{rows}")
+        with pytest.raises(TrajWorldError, match="a row has more values than the first line has names"):
+            list(read_table(path, toml).episodes(Account()))
 
 
 def with_text(frame: pd.DataFrame) -> pd.DataFrame:

@@ -11,7 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trajworld.errors import UsageError
-from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.files import save_model
+from trajworld.models.identity import Identity
+from trajworld.models.interface import new_model
+from trajworld.models.sizes import EnsembleSizes, TrajWorldSizes
 from trajworld.training.config import DatasetChoice, resolve_config, write_config
 from trajworld.training.optimizer import learning_rate
 
@@ -87,15 +90,49 @@ def test_the_file_overrides_the_preset_and_options_override_both(tmp_path: Path)
     assert resolve_config("train", options=DATA).preset == "small"
 
 
-def test_a_file_with_a_rate_and_no_optimizer_is_of_adamw(tmp_path: Path) -> None:
-    """As those of runs are that began before there was another one."""
-    plain = resolve_config("train", options=DATA)
-    assert (plain.optimizer, plain.weight_decay) == ("muon", 0.1)
-    assert resolve_config("train", options={**DATA, "optimizer": "adamw"}).weight_decay == 1e-5
-    for text, optimizer in (("learning_rate = 0.5", "adamw"), ("steps = 3", "muon")):
-        assert resolve_config("train", file=written(tmp_path, text), options=DATA).optimizer == optimizer
-    path = written(tmp_path, 'learning_rate = 0.5\noptimizer = "muon"')
+def test_an_optimizer_brings_its_rate_and_decay(tmp_path: Path) -> None:
+    for init, rate in (("", 3e-3), ("trajworld-small", 6e-3)):
+        plain = resolve_config("train", options={**DATA, "init": init})
+        assert (plain.optimizer, plain.learning_rate, plain.weight_decay) == ("muon", 1e-2, 0.1)
+        for file in (None, written(tmp_path, 'optimizer = "adamw"')):
+            asked = {**DATA, "init": init} | ({} if file else {"optimizer": "adamw"})
+            other = resolve_config("train", file=file, options=asked)
+            assert (other.learning_rate, other.weight_decay) == (rate, 1e-5)
+            assert (
+                resolve_config("train", file=file, options={**asked, "learning_rate": 0.5}).learning_rate
+                == 0.5
+            )
+    path = written(tmp_path, "learning_rate = 0.5")
     assert resolve_config("train", file=path, options=DATA).optimizer == "muon"
+    with pytest.raises(UsageError, match="muon is for blocks"):
+        resolve_config("train", options={**DATA, "model": "mlp-ensemble", "optimizer": "muon"})
+
+
+def test_a_runs_file_of_before_there_was_a_choice_is_of_adamw(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    write_config(resolve_config("train", options={**DATA, "optimizer": "adamw"}), path)
+    older = written(tmp_path, path.read_text().replace('optimizer = "adamw"\n', ""))
+    assert resolve_config("train", file=older) == resolve_config("train", file=path)
+
+
+def test_a_later_end_keeps_the_warm_up(tmp_path: Path) -> None:
+    path = tmp_path / "config.toml"
+    write_config(resolve_config("pretrain", options={**DATA, "steps": 7000, "warmup_steps": 1000}), path)
+    for steps, warmup in ((7000, 1000), (10_000, 1000), (2000, 100)):
+        assert resolve_config("pretrain", file=path, options={"steps": steps}).warmup_steps == warmup
+
+
+def test_what_starts_from_a_model_has_the_settings_of_its_kind(tmp_path: Path) -> None:
+    path = tmp_path / "ensemble.keras"
+    save_model(new_model(EnsembleSizes.presets["tiny"], Identity()), path)
+    tuned, fresh = (
+        resolve_config("train", preset="tiny", options={**DATA, **one})
+        for one in ({"init": str(path)}, {"model": "mlp-ensemble"})
+    )
+    assert tuned == dataclasses.replace(fresh, init=str(path))
+    write_config(tuned, tmp_path / "config.toml")
+    path.unlink()  # A run of it can be resumed.
+    assert resolve_config("train", file=tmp_path / "config.toml") == tuned
 
 
 @pytest.mark.parametrize(

@@ -269,8 +269,13 @@ def test_a_run_directory_has_one_writer(tmp_path: Path, data: str, plain_steps: 
     other, _ = resume_run(run.path)
 
     def observe(report: Any) -> None:
-        with pytest.raises(TrajWorldError, match="another process is writing the run"):
-            train(other)
+        half = run.path / "checkpoints" / ".step-000000001.0123abcd.tmp"
+        half.mkdir(parents=True, exist_ok=True)
+        for use in (lambda: train(other), lambda: resume_run(run.path, steps=50)):
+            with pytest.raises(TrajWorldError, match="another process is writing the run"):
+                use()
+        assert half.is_dir()
+        assert resolve_config("train", file=run.path / "config.toml") == run.config
 
     assert train(run, observe).finished
     assert train(resume_run(run.path)[0]).finished

@@ -78,12 +78,12 @@ def train(
     options |= {} if init is None else {"init": os.fspath(init)}
     config = resolve_config("pretrain" if several else "train", preset=preset, options=options)
     with tempfile.TemporaryDirectory() as temporary:
-        path = Path(temporary, "run") if run is None else Path(run)
-        outcome = train_run(start_run(path, config, overwrite=overwrite), observe or (lambda report: None))
+        started = start_run(run or Path(temporary, "run"), config, overwrite=overwrite)
+        outcome = train_run(started, observe or (lambda report: None))
         if not outcome.finished:
             raise KeyboardInterrupt(f"training stopped after step {outcome.state.step}")
-        best = path / "best.keras"
-        return load(best if best.exists() else path / "last.keras")
+        best = started.path / "best.keras"
+        return load(best if best.exists() else started.path / "last.keras")
 
 
 def predict(
@@ -117,7 +117,7 @@ def predict(
     window = model.sizes.window
     if isinstance(history, Dataset | str | os.PathLike):
         data = _opened(history)
-        if not 0 <= episode < data.num_episodes:
+        if _whole("episode", episode) >= data.num_episodes:
             raise UsageError(f"{data.name} has episodes 0 to {data.num_episodes - 1}, not {episode}")
         variates, observations = _known(model, ranges, data.num_variates, data)
         index = WindowIndex.of(data, [episode])
@@ -171,7 +171,8 @@ def rollout(
     wanted = int(variates.is_action.sum())
     if isinstance(controller, GivenActions) and (shape := controller.actions.shape)[2] != wanted:
         raise UsageError(f"actions of shape {shape} must be [B, h, {wanted}]")
-    draws = None if seed is None else draw_uniforms(controller.horizon, rows.shape[0], rows.shape[2], seed)
+    shape = (controller.horizon, rows.shape[0], rows.shape[2])
+    draws = None if seed is None else draw_uniforms(*shape, _whole("seed", seed))
     return _compiled(model, observations)(rows, np.ones(rows.shape[:2]), variates, controller, draws)
 
 
@@ -203,7 +204,8 @@ def evaluate(
 
     model, dataset = _loaded(model), _opened(data)
     support = support_for(model, dataset, _chosen(model, ranges))
-    choice: Any = {"limit": windows, "seed": seed}
+    limit = None if windows is None else _whole("windows", windows, 1)
+    choice: Any = {"limit": limit, "seed": _whole("seed", seed)}
     found, *others = (
         prediction_errors(model, dataset, support=support, one_step=one, predictor=name, **choice)
         for name, one in _compiled(model).items()
@@ -254,6 +256,12 @@ def _known(
     if (count := len(found[0].lower)) != variates:
         raise UsageError(f"rows of {variates} variates do not fit the model or data of {count}")
     return found
+
+
+def _whole(name: str, value: int, least: int = 0) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
+    return int(value)
 
 
 def _numbers(name: str, array: ArrayLike) -> NDArray[np.float32]:

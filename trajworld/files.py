@@ -75,14 +75,14 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
 
 @contextlib.contextmanager
-def one_writer(path: str | os.PathLike[str], what: str) -> Iterator[None]:
+def one_writer(path: str | os.PathLike[str], what: str, wait: bool = False) -> Iterator[None]:
     """Hold ``path``, there yet or not, for this process alone, by a hidden lock file; else a ``TrajWorldError``.
 
-    ``what`` says what ``path`` is. The lock ends with the process, however that ends. What writers that were
-    killed left half-written is removed.
+    With ``wait`` it waits until no other process holds it. ``what`` says what ``path`` is. The lock ends with the
+    process, however that ends. What writers that were killed left half-written is removed.
     """
     path = Path(path).absolute()
-    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=0)
+    lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=-1 if wait else 0)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         lock.acquire()

@@ -179,6 +179,19 @@ def collect_datasets(
             yield {**named, **tally.row(), "seconds": round(time.monotonic() - began, 3)}
 
 
+def check_recipe(dataset_id: str, found: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:
+    """Raise a ``TrajWorldError`` where the recipe that a dataset records is not the one that is asked for."""
+    if differing := [
+        f"{key} {found.get(key, 'unknown')} instead of {value}"
+        for key, value in recipe.items()
+        if found.get(key) != value
+    ]:
+        raise TrajWorldError(
+            f"{dataset_id} was made otherwise ({', '.join(differing)}): give another --name, or remove "
+            f"{dataset_path(dataset_id)}"
+        )
+
+
 def deciding_versions() -> dict[str, str]:
     """The versions of the packages that decide which episodes a seed gives."""
     return {name: text for name, text in versions().items() if name in DECIDING}

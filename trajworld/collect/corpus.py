@@ -20,6 +20,7 @@ from trajworld.collect.collector import (
     Progress,
     Rollout,
     Tally,
+    check_recipe,
     deciding_versions,
     episode_seeds,
     run_episode,
@@ -116,7 +117,8 @@ def read_manifest(name: str) -> list[Member]:
     path = corpus_folder(name) / _LIST
     if not path.is_file():
         raise TrajWorldError(
-            f"there is no corpus {name} in {datasets_folder()}: `trajworld data collect-corpus` makes one"
+            f"there is no corpus {name} in {datasets_folder()}: `trajworld data collect-corpus --name {name}` "
+            "makes one"
         )
     found = read_json(path)
     try:
@@ -137,7 +139,8 @@ def training_members(name: str) -> list[Member]:
     if missing or not members:
         lack = f"{len(missing)} of its {len(members)} pre-training datasets" if members else "any to train on"
         raise TrajWorldError(
-            f"the corpus {name} lacks {lack}: `trajworld data collect-corpus` makes the rest"
+            f"the corpus {name} lacks {lack}: `trajworld data collect-corpus --name {name}`, with the options of its "
+            "first run, makes the rest"
         )
     return members
 
@@ -155,18 +158,9 @@ def plan_corpus(name: str, rows: Sequence[Row], transitions: int, seed: int) -> 
         jobs.append(Job(member_of(name, row).dataset_id, row, search, amount, seed))
     there = [job for job in jobs if dataset_path(job.dataset_id).exists()]
     for job in there:
-        path = dataset_path(job.dataset_id)
-        found = nested(read_json(path / "data" / "metadata.json"), "corpus", "recipe")
-        differing = [
-            f"{key} {found.get(key, 'unknown')} instead of {value}"
-            for key, value in job.recipe.items()
-            if found.get(key) != value
-        ]
-        if differing:
-            raise TrajWorldError(
-                f"{job.dataset_id} was made otherwise ({', '.join(differing)}): give the corpus another --name, or "
-                f"remove {path}"
-            )
+        path = dataset_path(job.dataset_id) / "data" / "metadata.json"
+        found = nested(read_json(path), "corpus", "recipe")
+        check_recipe(job.dataset_id, found, job.recipe)
     return [job for job in jobs if job not in there], there
 
 
@@ -177,12 +171,14 @@ def check_families(jobs: Sequence[Job]) -> None:
 
 
 @contextlib.contextmanager
-def open_corpus(name: str, rows: Sequence[Row], weights: dict[str, float]) -> Iterator[None]:
+def open_corpus(
+    name: str, rows: Sequence[Row], weights: dict[str, float], chosen: Sequence[Row] | None = None
+) -> Iterator[None]:
     """Hold a corpus for this process alone, and write the list of its datasets.
 
-    Half-written datasets of a process that was killed are removed. ``rows`` are the whole table, of which only a part
-    may be collected now; ``weights`` are factors of its weights, by source. A ``TrajWorldError`` is raised where
-    another process holds the corpus.
+    Half-written datasets of a process that was killed are removed. ``rows`` are the whole table, of which those that
+    are ``chosen`` (by default all) or were in earlier runs are listed; ``weights`` are factors of its weights, by
+    source, beside those of earlier runs. A ``TrajWorldError`` is raised where another process holds the corpus.
     """
     sources = {row.source for row in rows}
     for source, factor in weights.items():
@@ -190,12 +186,22 @@ def open_corpus(name: str, rows: Sequence[Row], weights: dict[str, float]) -> It
             raise UsageError(f"the table has no source {source!r}: there are {', '.join(sorted(sources))}")
         if not 0 < factor < math.inf:
             raise UsageError(f"the weight of {source} must be above 0, not {factor:g}")
-    members = [member_of(name, row, weights.get(row.source, 1.0)) for row in rows]
     folder = corpus_folder(name)
     with one_writer(folder, f"the corpus {name}"):
         for left in folder.rglob(".*.tmp*"):
             shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
-        write_json(folder / _LIST, {"name": name, "datasets": [asdict(member) for member in members]})
+        before = set[str]()
+        with contextlib.suppress(TrajWorldError):  # Missing or damaged: it is written anew.
+            before = {member.dataset_id for member in read_manifest(name)}
+            old = nested(read_json(folder / _LIST), "weights").items()
+            weights = {source: one for source, one in old if isinstance(one, float) and one > 0} | weights
+        members = [member_of(name, row, weights.get(row.source, 1.0)) for row in rows]
+        listed = [
+            asdict(one)
+            for one, row in zip(members, rows, strict=True)
+            if chosen is None or row in chosen or one.dataset_id in before
+        ]
+        write_json(folder / _LIST, {"name": name, "weights": weights, "datasets": listed})
         yield
 
 

@@ -1,7 +1,7 @@
 """Suites of behaviour datasets after D4RL's recipe: five levels of skill in each environment, from policies at hand."""
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from trajworld.collect.collector import (
     Progress,
     Rollout,
     Tally,
+    check_recipe,
     collect,
     deciding_versions,
     take_episodes,
@@ -23,6 +24,7 @@ from trajworld.data.minari_datasets import dataset_path, write_minari
 from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import UsageError
+from trajworld.files import nested, read_json
 from trajworld.policies.behaviour import Behaviour, Controller, Uniform, in_box
 from trajworld.policies.policy import Policy
 from trajworld.policies.train import find_training, stream_episodes
@@ -81,6 +83,11 @@ class SuiteDataset:
     environment: str
     level: str
     parts: tuple[tuple[str, Behaviour | Stream], ...]
+
+    def recipe(self, transitions: int, seed: int) -> dict[str, Any]:
+        """What its episodes are a function of, in JSON's types."""
+        parts = [name for name, _ in self.parts]
+        return {"behaviour": {"name": self.level, "parts": parts}, "transitions": transitions, "seed": seed}
 
     @property
     def acting(self) -> str:
@@ -156,6 +163,20 @@ def plan_suite(
     return planned
 
 
+def suite_there(planned: Sequence[SuiteDataset], transitions: int, seed: int) -> list[str]:
+    """The ids of a suite's datasets that are there already.
+
+    Raises:
+        TrajWorldError: One is of another seed, other policies or another number of transitions.
+    """
+    there = [one for one in planned if dataset_path(one.dataset).exists()]
+    for one in there:
+        path = dataset_path(one.dataset)
+        found = nested(read_json(path / "data" / "metadata.json"), "collection")
+        check_recipe(one.dataset, {"transitions": transitions, **found}, one.recipe(transitions, seed))
+    return [one.dataset for one in there]
+
+
 def collect_suite(
     planned: list[SuiteDataset], *, transitions: int, seed: int, workers: int, progress: Progress
 ) -> Iterator[dict[str, Any]]:
@@ -165,11 +186,12 @@ def collect_suite(
 
     Raises:
         UsageError: There are fewer transitions than parts.
-        TrajWorldError: As ``collect`` and ``write_minari`` do.
+        TrajWorldError: As ``suite_there``, ``collect`` and ``write_minari`` do.
     """
+    there = suite_there(planned, transitions, seed)
     with started_workers(workers) as pool:
         for one in planned:
-            if dataset_path(one.dataset).exists():
+            if one.dataset in there:
                 continue
             tally, began = Tally(), time.monotonic()
             sizes = np.diff(np.linspace(0, transitions, len(one.parts) + 1).astype(int)).tolist()
@@ -201,8 +223,10 @@ def collect_suite(
                     for episode in found:
                         yield episode
                         progress(before + part.transitions, transitions, one.dataset)
+                    reason = tally.reason or part.reason
                     for name, value in vars(part).items():
                         setattr(tally, name, getattr(tally, name) + value)
+                    tally.reason = reason
 
             opened = open_environment(one.environment)
             opened.close()
@@ -216,8 +240,7 @@ def collect_suite(
                 description=f"{one.environment}, {one.level}: {one.acting}; seed {seed}",
                 metadata={
                     "collection": {
-                        "behaviour": {"name": one.level, "parts": [name for name, _ in one.parts]},
-                        "seed": seed,
+                        **one.recipe(transitions, seed),
                         "time_limit": space.time_limit,
                         "versions": deciding_versions(),
                     }
@@ -225,6 +248,7 @@ def collect_suite(
             )
             yield {
                 "dataset": one.dataset,
+                "environment": one.environment,
                 "level": one.level,
                 "parts": one.acting,
                 "path": str(path),

@@ -3,7 +3,7 @@
 import contextlib
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from trajworld.data.account import Account
 from trajworld.data.episode import Episode, as_floats, check_episode
+from trajworld.data.source import Source
 from trajworld.errors import TrajWorldError, one_line
 from trajworld.files import kind_of_file
 
@@ -34,19 +35,8 @@ _ARRAYS = {"observations": 2, "actions": 2, "rewards": 1, "terminals": 1}
 _OPTIONAL = {"timeouts": 1, "next_observations": 2}
 
 
-@dataclass(frozen=True)
-class D4RLInfo:
-    """What a D4RL file holds: its environment (``d4rl/NAME`` where it is not known), steps and arrays."""
-
-    environment: str
-    steps: int
-    arrays: frozenset[str]
-
-
-def read_d4rl(
-    path: str | Path, max_episode_steps: int = 1000, account: Account | None = None
-) -> tuple[D4RLInfo, Iterator[Episode]]:
-    """Open a D4RL file and read its episodes one at a time; each of their transitions is one of the file's.
+def read_d4rl(path: str | Path, max_episode_steps: int = 1000) -> Source:
+    """Open a D4RL file, of the environment ``d4rl/NAME`` where it is not known; each transition is one of the file's.
 
     An episode ends at a terminal or a timeout. With ``next_observations`` it also ends where a step's successor is
     not the next row, whatever the flags say (late or missing flags, shuffled buffers, joined files). No step is lost.
@@ -67,16 +57,16 @@ def read_d4rl(
             raise TrajWorldError(f"{path}: the file holds no step")
         sizes = [shape[1], arrays["actions"].shape[1]]
     known, *known_sizes = _ENVIRONMENTS.get(re.split("[_-]", path.name)[0], ("", 0, 0))
-    info = D4RLInfo(known if known_sizes == sizes else f"d4rl/{path.stem}", shape[0], frozenset(arrays))
-    return info, _read_episodes(path, info, max_episode_steps, account or Account())
+    environment = known if known_sizes == sizes else f"d4rl/{path.stem}"
+    return Source(environment, [path], partial(_read_episodes, path, max_episode_steps), shape[0])
 
 
-def _read_episodes(path: Path, info: D4RLInfo, limit: int, account: Account) -> Iterator[Episode]:
-    number, last, linked = 0, 0, "next_observations" in info.arrays
+def _read_episodes(path: Path, limit: int, account: Account) -> Iterator[Episode]:
+    number, last = 0, 0
     with open_hdf5(path) as file:
+        linked, none = "next_observations" in file, np.zeros(len(file["observations"]), bool)
         terminals, timeouts = (
-            file[name][:].reshape(-1) > 0 if name in info.arrays else np.zeros(info.steps, bool)
-            for name in ("terminals", "timeouts")
+            file[name][:].reshape(-1) > 0 if name in file else none for name in ("terminals", "timeouts")
         )
         ends = terminals | timeouts
         if linked:

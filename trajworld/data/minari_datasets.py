@@ -78,7 +78,9 @@ def local_datasets() -> list[dict[str, Any]]:
         path = Path(folder)
         # Links are followed, but in no circle.
         circle = path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
-        is_dataset = path != root and "data" in subfolders
+        # An id may have a part `data` too.
+        files = (path / "data" / name for name in ("metadata.json", "main_data.hdf5"))
+        is_dataset = path != root and any(file.is_file() for file in files)
         if circle or is_dataset:
             subfolders.clear()
         if circle or not is_dataset:

@@ -31,6 +31,7 @@ from trajworld.data.table_columns import columns_path
 from trajworld.data.tables import SUFFIXES, read_table
 from trajworld.data.tdmpc2 import read_tdmpc2
 from trajworld.data.unitraj import UniTrajEnvironment, read_unitraj, unitraj_datasets, unitraj_environment
+from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import kind_of_file, user_path
 
@@ -122,7 +123,7 @@ def open_dataset(spec: str | os.PathLike[str], *, progress: Progress | None = No
         source=origin.spec,
         environment=origin.environment,
         names=origin.names,
-        replace=True,
+        reuse=True,
     )
     # What was converted from an earlier state of the same source will never be opened again.
     for old in stores_folder().glob(f"{prefix}*"):
@@ -147,7 +148,7 @@ def import_dataset(
     dataset_id: str,
     *,
     environment: str | None = None,
-    max_episode_steps: int = 1000,
+    max_episode_steps: int | None = None,
     columns: Path | None = None,
     mask: str | None = None,
     test: float = 0.0,
@@ -160,9 +161,13 @@ def import_dataset(
     A TD-MPC2 file of several tasks makes one a task, ``name/task-N-v0`` of an id ``name-v0``; a UniTraj root makes one
     an environment, ``name/SOURCE/ENVIRONMENT-v0``. Those that are there already are left as they are unless ``replace``
     is set, so an import that was stopped continues. ``environment`` is for sources, other than a root, that do not say
-    it rightly; ``max_episode_steps`` for D4RL files without timeouts; ``columns`` is a table's TOML where it is not
-    beside it, ``mask`` a filter of robomimic's. The last episodes, a share ``test`` of them, make a second dataset
+    it rightly; ``max_episode_steps`` (1000) for D4RL files without timeouts; ``columns`` is a table's TOML where it is
+    not beside it, ``mask`` a filter of robomimic's. The last episodes, a share ``test`` of them, make a second dataset
     ``name-test-v0``.
+
+    Raises:
+        UsageError: There is no such source, it is of no form that is known, or an option does not fit it.
+        TrajWorldError: The source is damaged, an id is taken, or a dataset cannot be written.
     """
     import numpy as np
     from gymnasium.spaces import Box
@@ -173,16 +178,28 @@ def import_dataset(
         raise UsageError(f"{source} does not exist: import reads {_FORMS}")
     if not 0 <= test < 1:
         raise UsageError(f"the share of test episodes must be at least 0 and below 1, not {test}")
+    if environment is not None and "/" not in (name := parse_name(environment)).identifier:
+        environment = str(name)  # With a family, as everything else records it.
+    suffix, hdf5 = _suffix(path), _is_hdf5(path)
+    robomimic = hdf5 and is_robomimic(path)
+    for option, value, form, fits in (
+        ("--columns", columns, f"tables ({', '.join(SUFFIXES)})", suffix in SUFFIXES),
+        ("--mask", mask, "robomimic files", robomimic),
+        ("--max-episode-steps", max_episode_steps, "D4RL files", hdf5 and not robomimic),
+    ):
+        if value is not None and not fits:
+            raise UsageError(f"{option} is for {form}, which {path} is not")
     origins: dict[str, _Origin] = {}
     stem, _, version = dataset_id.rpartition("-")
-    if path.suffix == ".pt" and len(tasks := read_tdmpc2(path)) > 1:
-        for task, found in tasks.items():
-            origins[f"{stem}/task-{task}-{version}"] = _origin_of(str(source), path, found)
+    if suffix == ".pt":
+        for task, found in (tasks := read_tdmpc2(path)).items():
+            new_id = dataset_id if len(tasks) == 1 else f"{stem}/task-{task}-{version}"
+            origins[new_id] = _origin_of(str(source), path, found)
     elif (only := _file_origin(str(source), path, max_episode_steps, columns, mask)) is not None:
         origins[dataset_id] = only
     elif path.is_file():
-        # Whatever its name is, a D4RL file is what is left.
-        origins[dataset_id] = _d4rl_origin(str(source), path, max_episode_steps)
+        kind = kind_of_file(path)
+        raise UsageError(f"{source} is none of the forms that are read{kind and f' ({kind})'}: {_FORMS}")
     else:
         for one in unitraj_datasets(path):
             new_id = f"{stem}/{one.source}/{_slug(one.environment)}-{version}"
@@ -248,15 +265,11 @@ def _origin(spec: str, path: Path | None) -> _Origin:
 
 
 def _file_origin(
-    spec: str, path: Path, limit: int = 1000, columns: Path | None = None, mask: str | None = None
+    spec: str, path: Path, limit: int | None = None, columns: Path | None = None, mask: str | None = None
 ) -> _Origin | None:
     """A file or folder of another format, by what it is; None where it is none or not known."""
     unitraj = unitraj_environment(path) if path.is_dir() else None
-    suffix = path.suffix if path.is_file() else ""
-    if columns is not None and suffix not in SUFFIXES:
-        raise UsageError(f"--columns is for tables ({', '.join(SUFFIXES)}), which {path} is not")
-    if mask is not None and not (suffix and is_robomimic(path)):
-        raise UsageError(f"--mask is for robomimic files, which {path} is not")
+    suffix = _suffix(path)
     if unitraj is not None:
         return _unitraj_origin(spec, unitraj)
     if path.is_dir() and is_lerobot(path):
@@ -270,11 +283,19 @@ def _file_origin(
                 f"{path} holds {len(tasks)} tasks: `trajworld data import` makes a dataset of each"
             )
         (found,) = tasks.values()
-    elif suffix in _HDF5 and is_robomimic(path):
-        found = read_robomimic(path, mask)
+    elif not _is_hdf5(path):
+        return None
     else:
-        return _d4rl_origin(spec, path, limit) if suffix in _HDF5 else None
+        found = read_robomimic(path, mask) if is_robomimic(path) else read_d4rl(path, limit or 1000)
     return _origin_of(spec, path, found)
+
+
+def _suffix(path: Path) -> str:
+    return path.suffix.lower() if path.is_file() else ""
+
+
+def _is_hdf5(path: Path) -> bool:
+    return _suffix(path) in _HDF5 or "HDF5" in kind_of_file(path)
 
 
 def _origin_of(spec: str, path: Path, source: Source) -> _Origin:
@@ -314,12 +335,6 @@ def _minari_origin(dataset_id: str, download: bool) -> _Origin:
     given = dataset_id, f"minari:{dataset_id}", info.environment, info.path, files
     read = lambda account: read_minari(dataset_id, account=account)[1]  # noqa: E731
     return _Origin(*given, read, info.transitions, info.variate_names)
-
-
-def _d4rl_origin(spec: str, path: Path, limit: int = 1000) -> _Origin:
-    info, _ = read_d4rl(path)
-    given = path.stem, spec, info.environment, path, [path]
-    return _Origin(*given, lambda account: read_d4rl(path, limit, account)[1], info.steps)
 
 
 def _unitraj_origin(spec: str, one: UniTrajEnvironment) -> _Origin:

@@ -5,6 +5,7 @@ A store is a folder of ``dataset.json``, ``rows.npy`` (float32 ``[N, M]``), ``ep
 ``statistics.json``.
 """
 
+import contextlib
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
@@ -37,16 +38,20 @@ def write_store(
     environment: str,
     account: Account | None = None,
     names: tuple[str, ...] = (),
-    replace: bool = False,
+    reuse: bool = False,
 ) -> Dataset:
     """Write episodes, all of the same sizes, as a store, one episode in memory at a time, and open it.
 
     The folder appears whole or not at all. ``name``, ``source``, ``environment`` and ``names`` are those of
     ``Dataset``; ``account``, of what the source's transitions become while ``episodes`` are read, is kept with them.
+    With ``reuse``, a store that another process is writing there, or wrote, is waited for and opened instead.
     """
     path, content = Path(path), hashlib.sha256()
     lengths, terminated, sizes = list[int](), list[bool](), (0, 0)
-    with one_writer(path, f"the store of {name}"), atomic_folder(path, replace=replace) as folder:
+    with one_writer(path, f"the store of {name}", wait=reuse), contextlib.ExitStack() as stack:
+        if reuse and is_store(path):
+            return open_store(path)
+        folder = stack.enter_context(atomic_folder(path, replace=reuse))
         rewarded = True
         with open(folder / "rows.npy", "wb") as file:
             _write_header(file, 0, 1)
@@ -119,6 +124,7 @@ def open_store(path: str | Path) -> Dataset:
         sizes = description["observation_size"], description["action_size"]
         content = hashlib.sha256(memoryview(rows))
         content.update(repr(sizes).encode() + offsets.tobytes() + terminated.tobytes())
+        content.update(b"" if description.get("reward", True) else b"no reward")
         if content.hexdigest() != description["content"]:
             raise TrajWorldError(f"{path}: its rows or episodes are not those that were written: {_AGAIN}")
     described = ("name", "source", "environment", "observation_size", "action_size", "content")

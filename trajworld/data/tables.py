@@ -1,6 +1,7 @@
 """Reading tables, CSV or Parquet: one row a time step, in blocks, cut into episodes by a column or by gaps in time."""
 
 import contextlib
+import re
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -64,45 +65,78 @@ def table_blocks(
     if kind and "Parquet" not in kind:
         raise TrajWorldError(f"{path} is not a readable table: {kind}")
     try:
-        if path.suffix == ".parquet":
+        if path.suffix.lower() == ".parquet":
             from pyarrow import parquet
 
             for batch in parquet.ParquetFile(path).iter_batches(rows, columns=names):
                 yield batch.to_pandas()
         else:
-            with pd.read_csv(path, sep=separator, usecols=names, chunksize=rows, low_memory=False) as blocks:
-                yield from (block for block in blocks if len(block))
+            # All columns are read: of named ones pandas does not say that rows have values beyond the last column.
+            options: Any = {"sep": separator, "index_col": False, "chunksize": rows, "low_memory": False}
+            with pd.read_csv(path, **options) as blocks:
+                while True:
+                    with warnings.catch_warnings(action="error", category=pd.errors.ParserWarning):
+                        block = next(blocks, None)
+                    if block is None:
+                        return
+                    if len(block):
+                        yield block[names or list(block)]
+    except pd.errors.ParserWarning:
+        raise TrajWorldError(
+            f"{path}: a row has more values than the first line has names: give each column a name there"
+        ) from None
     except (OSError, ValueError) as error:
         raise TrajWorldError(f"{path} is not a readable table: {one_line(error)}") from None
 
 
 def separator_of(path: Path) -> str:
     """What stands between the columns of a CSV file by its first line; a comma where nothing does."""
-    if path.suffix != ".parquet":
+    if path.suffix.lower() != ".parquet":
         with contextlib.suppress(OSError, UnicodeError), open(path, encoding="utf-8") as file:
             line = file.readline(1 << 16)
             return max(",;\t", key=line.count)
     return ","
 
 
-def numbers_of(column: "pandas.Series[Any]", path: Path, times: bool = False) -> Floats:
-    """A column as numbers, NaN where one is missing; a column of ``times`` may hold dates, which become seconds."""
+def date_format(column: "pandas.Series[Any]", dayfirst: bool = False) -> str:
+    """The one format, for pandas, that most of a column's dates have; empty where it holds numbers or nothing.
+
+    ISO 8601, or like the first date, of which the day comes before the month where ``dayfirst`` is set or more fit so.
+    """
+    from pandas.tseries.api import guess_datetime_format
+
+    texts = column.dropna()
+    if column.dtype.kind in "iufb" or texts.empty:
+        return ""
+    # The guess knows two digits and early hours AM alone; the format then reads all.
+    first = re.sub(r"\b(\d)\b", r"0\1", str(texts.iloc[0]))
+    first = re.sub(r"\b\d\d(:.*)[AaPp][Mm]$", r"01\1AM", first)
+    with warnings.catch_warnings(action="ignore"):  # That a day comes first.
+        guesses = [guess_datetime_format(first, dayfirst=one) or "mixed" for one in (dayfirst, True)]
+    return max("ISO8601", *guesses, key=lambda one: _seconds(texts, one).notna().sum())
+
+
+def _seconds(dates: "pandas.Series[Any]", form: str) -> "pandas.Series[Any]":
+    """Dates of a format as seconds; missing where one is of another."""
+    import pandas as pd
+
+    found: Any = pd.to_datetime(dates, errors="coerce", utc=True, format=form)
+    return (found - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
+
+
+def numbers_of(column: "pandas.Series[Any]", path: Path, dates: str = "") -> Floats:
+    """A column as numbers, NaN where one is missing; ``dates`` of a format become seconds."""
     import pandas as pd
 
     found: Any = column
     if column.dtype.kind not in "iufb":
-        if times:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # Of dates that are in no one format.
-                dates = pd.to_datetime(column, errors="coerce", utc=True)
-            found = (dates - pd.Timestamp(0, tz="UTC")) / pd.Timedelta(seconds=1)
-        else:
-            found = pd.to_numeric(column, errors="coerce")
+        found = _seconds(column, dates) if dates else pd.to_numeric(column, errors="coerce")
         if (wrong := found.isna() & column.notna()).any():
             row = int(np.flatnonzero(wrong)[0])
             raise TrajWorldError(
                 f"{path}: the column {column.name!r} holds {column.iloc[row]!r} in row {int(column.index[row]) + 1}, "
-                f"which is no {'date' if times else 'number'}: leave the column out of its TOML, or write numbers first"
+                f"which is no {f'date ({dates})' if dates else 'number'}: leave the column out of its TOML, or write "
+                f"numbers first{', or set `dayfirst` there' if '%m' in dates else ''}"
             )
     values = found.to_numpy(np.float64, na_value=np.nan)
     return np.where(np.isinf(values), np.nan, values)
@@ -117,6 +151,7 @@ class _Reader:
     period: float
     steps: int = 0
     off: int = 0
+    dates: str = ""
     keys: dict[Any, int] = field(default_factory=dict)
 
     def episodes(self) -> Iterator[Episode]:
@@ -140,7 +175,9 @@ class _Reader:
         for place, name in enumerate(columns.values):
             rows[:, place] = numbers_of(frame[name], self.path)
         if columns.time:
-            rows[:, _TIME] = numbers_of(frame[columns.time], self.path, times=True)
+            # Settled once: guessed of each block, 3/2 could be of March in one and of February in the next.
+            self.dates = self.dates or date_format(frame[columns.time], columns.dayfirst)
+            rows[:, _TIME] = numbers_of(frame[columns.time], self.path, self.dates)
         if columns.done:
             rows[:, _DONE] = numbers_of(frame[columns.done], self.path) > 0
         if columns.episode:

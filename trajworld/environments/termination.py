@@ -18,7 +18,7 @@ def termination_rule(environment: str) -> Rule:
     """
     name = parse_name(environment) if environment else None
     changes = dict(name.changes) if name else {}
-    if not name or name.family != GYMNASIUM or any(key in changes for key in _DECIDING):
+    if not name or name.family != GYMNASIUM or not all(changes.get(key, True) for key in _DECIDING):
         return never
     identifier = name.identifier.lower()
     return next((rule for start, rule in _RULES.items() if identifier.startswith(start)), never)
@@ -57,7 +57,7 @@ def _bounded(observations: NDArray[np.floating]) -> NDArray[np.bool_]:
     return (np.abs(observations) < 100).all(axis=-1)
 
 
-# Arguments that change when an episode ends, or what is observed.
+# Arguments, by default true, that change when an episode ends, or what is observed.
 _DECIDING = ("terminate_when_unhealthy", "exclude_current_positions_from_observation")
 
 _RULES: dict[str, Rule] = {

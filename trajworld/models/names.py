@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from trajworld.errors import UsageError
+from trajworld.files import user_path
 from trajworld.models.files import SUFFIX, load_model, model_path, save_model
 from trajworld.models.hub import DEFAULT_FILE, PREFIX, download, hub_address, upload
 from trajworld.weights import shipped_models
@@ -28,14 +29,14 @@ def find_model(name: ModelName) -> Path:
         return shipped[text]
     if text.startswith(PREFIX):
         return download(hub_address(text))
-    path = Path(text)
+    path = user_path(text)
     # No suffix, no folder, and nothing there of that name: a shipped name was meant.
     if text and path.name == text and not path.suffix and not path.exists():
         raise UsageError(
             f"no model that ships is called {text!r}: there is {', '.join(shipped) or 'none'}; a model of your own is "
             f"named by its file ({SUFFIX}), one on the Hugging Face hub by {PREFIX}USER/REPO"
         )
-    return model_path(text)
+    return model_path(path)
 
 
 def load(name: ModelName) -> Any:
@@ -52,7 +53,7 @@ def save(model: Any, name: ModelName) -> None:
     if text in shipped_models():
         raise UsageError(f"{text} is a model that ships: name a file ({SUFFIX}) to write")
     if not text.startswith(PREFIX):
-        return save_model(model, text)
+        return save_model(model, user_path(text))
     address = hub_address(text)
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / DEFAULT_FILE

@@ -14,11 +14,11 @@ class TransformerSizes:
     Attributes:
         blocks: The number of blocks: of TrajWorld, each a temporal and a variate attention with their feed-forward
             nets; of TDM, one attention over all tokens with its net.
-        width: d, of the vector that stands for a token.
+        width: The width d of the vector that stands for a token.
         heads: Attention heads; divides ``width``.
-        window: T, the most rows a window holds.
-        bins: B, of each variate's range.
-        dropout: Its rate.
+        window: The most rows T that a window holds.
+        bins: The number B of bins of each variate's range.
+        dropout: The share of values that is dropped.
     """
 
     blocks: int
@@ -55,7 +55,7 @@ class TrajWorldSizes(TransformerSizes):
     """
 
     presets: ClassVar[dict[str, "TrajWorldSizes"]] = {}
-    runs: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {}
+    runs: ClassVar[dict[tuple[str, ...], dict[str, Any]]] = {}
 
     variates: int = 100
 
@@ -70,7 +70,7 @@ class TDMSizes(TransformerSizes):
     """The sizes of the transformer over one flattened sequence of tokens."""
 
     presets: ClassVar[dict[str, "TDMSizes"]] = {}
-    runs: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {}
+    runs: ClassVar[dict[tuple[str, ...], dict[str, Any]]] = {}
 
     @property
     def variates(self) -> int:
@@ -112,6 +112,9 @@ for _kind in ("train", "init"):
     # rates a model learns the very bins of little noisy data by heart: soft targets and the decay of the weights
     # prevent that.
     TrajWorldSizes.runs["small", _kind] |= {"targets": "gauss", "optimizer": "muon"}
+# With another optimiser than the preset's.
+TrajWorldSizes.runs["small", "train", "adamw"] = {"learning_rate": 3e-3}
+TrajWorldSizes.runs["small", "init", "adamw"] = {"learning_rate": 6e-3}
 TDMSizes.runs.update(TrajWorldSizes.runs)
 
 
@@ -120,16 +123,16 @@ class EnsembleSizes:
     """The sizes of the ensemble of multilayer perceptrons.
 
     Attributes:
-        members: How many there are.
+        members: The number of members of the ensemble.
         elites: How many of them predict: those of the least holdout error.
         layers: Hidden layers, at most 4.
-        width: Of each hidden layer.
+        width: The width of each hidden layer.
         observations: Places for observation variates; wider environments are refused.
         actions: Places for action variates.
     """
 
     presets: ClassVar[dict[str, "EnsembleSizes"]] = {}
-    runs: ClassVar[dict[tuple[str, str], dict[str, Any]]] = {}
+    runs: ClassVar[dict[tuple[str, ...], dict[str, Any]]] = {}
 
     members: int = 7
     elites: int = 5

@@ -79,7 +79,7 @@ def training_cell(
     """
     model, sizes = (start, start.sizes) if isinstance(start, Pretrained) else (None, start)
     fixed = {name: getattr(TrainingConfig, name) for name in _FIXED}
-    options = {"targets": "onehot", "optimizer": "muon", **fixed, **options}
+    options = {"targets": "gauss", "optimizer": "muon", **fixed, **options}
     options.setdefault("weight_decay", WEIGHT_DECAYS[options["optimizer"]])
     return data.cell(
         train_and_measure,

@@ -21,6 +21,7 @@ from trajworld.evaluation.open_loop import Foresight, fitting_horizon
 from trajworld.evaluation.pictures import trajectories, typical_episodes, view_episode
 from trajworld.files import nested, read_json
 from trajworld.models.files import load_model
+from trajworld.models.sizes import TrajWorldSizes
 from trajworld.policies.behaviour import make_behaviour
 from trajworld.studies import fine_tuning
 from trajworld.studies.data import Pretrained, StudyData, pretrained
@@ -134,14 +135,18 @@ class Quickstart:
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """Both sides at every size and rate, and what predicts without training."""
-        schedule = {"warmup_steps": self.steps // 20, "decay_steps": self.steps}
-        given: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size, "keep": True, **schedule}
+        given: dict[str, Any] = {"seed": self.seed, "batch_size": self.batch_size, "keep": True}
+        given |= {"steps": (self.steps,), "decay_steps": self.steps}
+        # Each side warms up as `trajworld train` does.
+        sides: dict[str, Any] = {"init": self._model, "train": self._model.sizes}
+        presets = {kind: TrajWorldSizes.runs["small", kind] for kind in sides}
+        warm_up = {kind: self.steps * one["warmup_steps"] // one["steps"] for kind, one in presets.items()}
         runs = [
             fine_tuning.training_cell(
-                self._data, start, steps=(self.steps,), transitions=size, learning_rate=rate, **given
+                self._data, start, transitions=size, learning_rate=rate, warmup_steps=warm_up[kind], **given
             )
             for size in self.sizes
-            for start in (self._model, self._model.sizes)
+            for kind, start in sides.items()
             for rate in self.learning_rates
         ]
         known = {"transitions": self.sizes[0], "seed": self.seed}

@@ -80,7 +80,7 @@ class Transfer:
     learning_rates: tuple[float, ...] = (2e-3, 5e-3, 1e-2)
     seeds: int = 3
     batch_size: int = 16
-    targets: Literal["onehot", "gauss"] = "onehot"
+    targets: Literal["onehot", "gauss"] = "gauss"
     optimizer: Literal["adamw", "muon"] = "muon"
     windows: int = 1024
     pool: int | None = None

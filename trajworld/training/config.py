@@ -14,7 +14,9 @@ import tomli_w
 
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import atomic_file, user_path
+from trajworld.models.files import describe_model
 from trajworld.models.interface import DEFAULT, Sizes, kind_of, kind_of_sizes
+from trajworld.models.names import find_model
 
 Kind = Literal["pretrain", "train"]
 
@@ -47,11 +49,11 @@ class TrainingConfig:
         batch_size: Windows in a batch.
         steps: Optimiser steps in all; a resumed run may be given another end.
         optimizer: ``adamw``, or ``muon`` for the matrices of the blocks and ``adamw`` for all other weights.
-            [default: muon to train small, else adamw]
+            [default: muon to train trajworld or tdm of size small, else adamw]
         learning_rate: Peak of the schedule.
         warmup_steps: Linear warm-up from 0.
         decay_steps: Where the cosine reaches 0, warm-up included; the end where not given.
-        weight_decay: Decoupled weight decay.  [default: 0.1 by muon, else 1e-05]
+        weight_decay: Decoupled weight decay.  [default: 0.1 by muon, 0 of mlp-ensemble, else 1e-05]
         clip_norm: Largest global norm of the gradients.
         average: Decay of the moving average of the weights that is evaluated and saved in their place; 0 for none.
         targets: ``onehot``, or ``gauss`` for soft ones: a Gaussian around the value, in bins.
@@ -103,6 +105,10 @@ class TrainingConfig:
             )
         if single and len(self.datasets) > 1:
             raise UsageError(f"train takes one dataset, not {len(self.datasets)}: pretrain takes several")
+        if self.optimizer == "muon" and not hasattr(self.model, "blocks"):
+            raise UsageError(
+                f"muon is for blocks, which {kind_of_sizes(self.model).name} has none of: take adamw"
+            )
         if single and self.augment:
             raise UsageError("augment is for pretrain: a model of one dataset keeps to its ranges")
         for name, (fits, wanted) in _RANGES.items():
@@ -159,20 +165,27 @@ def resolve_config(
     table, own = written.pop("model", {}), given.pop("model", {})
     if not isinstance(table, Mapping):
         raise UsageError(f"model in {file} must be a table of a kind and sizes, [model], not {table!r}")
-    if own and (given.get("init") or written.get("init")):
-        raise UsageError(f"init brings its model's own sizes: leave out {', '.join(own)}, or init")
+    own = {"kind": own} if isinstance(own, str) else own
+    init = given.get("init") or written.get("init")
+    if own and init:
+        words = ", ".join("model" if name == "kind" else name for name in own)
+        raise UsageError(f"init brings its model's own sizes: leave out {words}, or init")
     sizes = {**table, **own}
+    if init and (given.get("init") or "kind" not in sizes):
+        # What it brings replaces all sizes, but the settings are of its kind.
+        sizes = {"kind": describe_model(find_model(init))["kind"]}
     model_kind = kind_of(sizes.pop("kind", DEFAULT))
     _check(model_kind.sizes, sizes, "model size")
     model = model_kind.preset(preset, **sizes)
-    run = dict(model.runs[preset, kind])
-    if kind == "train" and (given.get("init") or written.get("init")):
-        # What is known already is changed otherwise than random weights.
-        run |= model.runs.get((preset, "init"), {})
-    if "learning_rate" in written:
-        # A rate is of an optimiser: files that name none, such as those of runs before there were two, are of AdamW.
-        run.pop("optimizer", None)
-    values = {**run, **written, **given, "kind": kind, "preset": preset, "model": model}
+    # What is known already is changed otherwise than random weights.
+    start = "init" if init and kind == "train" and (preset, "init") in model.runs else kind
+    run = dict(model.runs[preset, start])
+    if "decay_steps" in written and "optimizer" not in written:
+        # A run's own file, of before there was a choice.
+        written["optimizer"] = "adamw"
+    asked = given.get("optimizer", written.get("optimizer"))
+    values = {**run, **model.runs.get((preset, start, asked), {}), **written, **given}
+    values |= {"kind": kind, "preset": preset, "model": model}
     choices = values.get("datasets", ())
     if isinstance(choices, str) or not isinstance(choices, Sequence):
         raise UsageError(f"datasets must be tables of spec and weight, [[datasets]], not {choices!r}")
@@ -187,7 +200,7 @@ def resolve_config(
     if "steps" in given and written.get("decay_steps") == written.get("steps", steps):
         # The file's schedule ended with its steps: another number of steps moves the end with it.
         values["decay_steps"] = given.get("decay_steps", steps)
-        if not fixed and "warmup_steps" not in given:
+        if not fixed and "warmup_steps" not in given and steps < written.get("steps", steps):
             values["warmup_steps"] = min(values["warmup_steps"], warmup)
     if "steps" in (asked := written | given) and "warmup_steps" not in asked and not fixed:
         values["warmup_steps"] = warmup

@@ -33,7 +33,7 @@ def make_optimizer(config: TrainingConfig) -> keras.optimizers.Optimizer:
     after the first step.
     """
     common: dict[str, Any] = {
-        "learning_rate": config.learning_rate,
+        "learning_rate": float(config.learning_rate),
         "weight_decay": config.weight_decay,
         "epsilon": 1e-8,
         "global_clipnorm": config.clip_norm,

@@ -9,6 +9,8 @@ import pandas
 from matplotlib.figure import Figure
 
 from trajworld.charts import Look, lines, save_figure
+from trajworld.models.interface import Sizes
+from trajworld.models.sizes import EnsembleSizes
 
 NAME = "losses.png"
 """What the picture is called in a run directory."""
@@ -17,12 +19,12 @@ NAME = "losses.png"
 _SMOOTHED = 1 / 40
 
 
-def draw_losses(rows: Sequence[dict[str, Any]], path: Path) -> None:
-    """Draw the training and holdout loss of a run from the rows of its log."""
-    save_figure(losses_figure(rows), path)
+def draw_losses(rows: Sequence[dict[str, Any]], path: Path, sizes: Sizes | None = None) -> None:
+    """Draw the training and holdout loss of a run, of a model of ``sizes``, from the rows of its log."""
+    save_figure(losses_figure(rows, sizes), path)
 
 
-def losses_figure(rows: Sequence[dict[str, Any]]) -> Figure:
+def losses_figure(rows: Sequence[dict[str, Any]], sizes: Sizes | None = None) -> Figure:
     """The figure of :func:`draw_losses`; values that are missing or not finite are left out."""
     log = pandas.json_normalize(list(rows)).replace([math.inf, -math.inf], math.nan)
     log = log.reindex(columns=list(dict.fromkeys(["step", "loss", "holdout_loss", *log]))).set_index("step")
@@ -34,9 +36,13 @@ def losses_figure(rows: Sequence[dict[str, Any]]) -> Figure:
         pandas.DataFrame({"loss": smooth, "name": "training"}),
         pandas.DataFrame({"loss": log["holdout_loss"], "name": "holdout", **band}),
     )
-    title = "loss of the next row, nats a variate" + " (band: lowest to highest dataset)" * (
-        each.shape[1] > 1
+    ensemble = isinstance(sizes, EnsembleSizes)
+    title = (
+        "training: nats a variate; holdout: squared error"
+        if ensemble
+        else "loss of the next row, nats a variate"
     )
+    title += " (band: lowest to highest dataset)" * (each.shape[1] > 1)
     titles = {"series": "name", "x_title": "steps", "y_title": title}
     table = pandas.concat(tables).reset_index()
     figure = lines(table, Look(), x="step", y="loss", **titles, log_x=False, log_y=False)

@@ -1,5 +1,7 @@
 """A run directory: made or resumed, with all that it takes to understand and repeat the run."""
 
+import contextlib
+import os
 import random
 import shutil
 from dataclasses import dataclass, field, replace
@@ -47,7 +49,7 @@ class Run:
 
 
 def start_run(
-    path: str | Path,
+    path: str | os.PathLike[str],
     config: TrainingConfig,
     *,
     devices: int | None = None,
@@ -124,11 +126,25 @@ def resume_run(
     def prepared() -> list[Part]:
         parts = open_parts(written, progress)
         _check_unchanged(path, record, parts)
-        for folder in (path, path / "checkpoints") if layout.leads else ():
-            remove_leftovers(folder)
         return parts
 
     parts = backend.lead_first(prepared)
+    with one_writer(path, "the run") if layout.leads else contextlib.nullcontext():
+        run = _continued(path, record, written, config, parts, layout)
+    return run, _warnings(record, layout)
+
+
+def _continued(
+    path: Path,
+    record: dict[str, Any],
+    written: TrainingConfig,
+    config: TrainingConfig,
+    parts: list[Part],
+    layout: Layout,
+) -> Run:
+    """The run at its newest checkpoint; its record, and perhaps its configuration, are brought up to now."""
+    if layout.leads:
+        remove_leftovers(path / "checkpoints")
     checkpoint = newest_checkpoint(path)
     if checkpoint is None:
         init = find_model(written.init) if written.init else None
@@ -153,7 +169,7 @@ def resume_run(
         write_json(path / RECORD, {**record, "resumed": [*record.get("resumed", []), entry]})
         if ends:
             write_config(config, path / CONFIG)
-    return run, _warnings(record, layout)
+    return run
 
 
 def _check_place(path: Path, overwrite: bool) -> None:
