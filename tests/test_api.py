@@ -178,12 +178,9 @@ def test_mistakes_are_one_line(data: Dataset, tuned: Any, make_store: Any) -> No
     refused("episodes 0 to 5, not 6", tw.predict, tuned, data, episode=6)
     refused("did you mean batch_size", tw.train, data, batchsize=3)
     refused("no kind of model is called 'tmd'", tw.train, data, model="tmd")
-    for message, options in (
-        ("windows", {"windows": 2.5}),
-        ("windows", {"windows": 0}),
-        ("seed", {"seed": -1}),
-    ):
-        refused(f"{message} must be a whole number", tw.evaluate, tuned, data, **options)
+    for name, value in (("windows", 2.5), ("seed", -1)):
+        refused(f"{name} must be a whole number", tw.evaluate, tuned, data, **{name: value})
+    refused("at least 1 window", tw.evaluate, tuned, data, windows=0)
     refused("seed must be a whole number", tw.rollout, tuned, rows, actions, seed=-1)
     refused("episode must be a whole number", tw.predict, tuned, data, episode=1.5)
     refused("use a model of that environment", tw.predict, tuned, rows, ranges=other)

@@ -102,7 +102,7 @@ def test_an_optimizer_brings_its_rate_and_decay(tmp_path: Path) -> None:
                 resolve_config("train", file=file, options={**asked, "learning_rate": 0.5}).learning_rate
                 == 0.5
             )
-    path = written(tmp_path, "learning_rate = 0.5")
+    path = written(tmp_path, "learning_rate = 0.5\ndecay_steps = 2000")
     assert resolve_config("train", file=path, options=DATA).optimizer == "muon"
     with pytest.raises(UsageError, match="muon is for blocks"):
         resolve_config("train", options={**DATA, "model": "mlp-ensemble", "optimizer": "muon"})

@@ -204,7 +204,7 @@ def evaluate(
 
     model, dataset = _loaded(model), _opened(data)
     support = support_for(model, dataset, _chosen(model, ranges))
-    limit = None if windows is None else _whole("windows", windows, 1)
+    limit = None if windows is None else _whole("windows", windows)
     choice: Any = {"limit": limit, "seed": _whole("seed", seed)}
     found, *others = (
         prediction_errors(model, dataset, support=support, one_step=one, predictor=name, **choice)
@@ -258,9 +258,9 @@ def _known(
     return found
 
 
-def _whole(name: str, value: int, least: int = 0) -> int:
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise UsageError(f"{name} must be a whole number of at least {least}, not {value!r}")
+def _whole(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < 0:
+        raise UsageError(f"{name} must be a whole number of at least 0, not {value!r}")
     return int(value)
 
 

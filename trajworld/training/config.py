@@ -180,8 +180,8 @@ def resolve_config(
     # What is known already is changed otherwise than random weights.
     start = "init" if init and kind == "train" and (preset, "init") in model.runs else kind
     run = dict(model.runs[preset, start])
-    if "decay_steps" in written and "optimizer" not in written:
-        # A run's own file, of before there was a choice.
+    if "optimizer" not in written and {"clip_norm", "decay_steps", "weight_decay"} <= set(written):
+        # A run's own file names all settings: it is of before there was a choice.
         written["optimizer"] = "adamw"
     asked = given.get("optimizer", written.get("optimizer"))
     values = {**run, **model.runs.get((preset, start, asked), {}), **written, **given}
