@@ -148,7 +148,7 @@ class Ope:
         _ = self._model
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
-        """True values, training, and the estimates of the models that are trained."""
+        """True values, estimates of the models that are trained, and training, a seed after the other."""
         known = {"discount": self.discount, "horizon": self.horizon}
         truths = []
         for one in self._policies:
@@ -157,7 +157,7 @@ class Ope:
             truths.append(Cell(simulate, about, self._places(one)))
         trained = set(table["cell"]) if "cell" in table else set()
         training, estimates = [], []
-        for data, method, seed in itertools.product(self._data, self.methods, range(self.seeds)):
+        for seed, data, method in itertools.product(range(self.seeds), self._data, self.methods):
             about = {"dataset": data.name, "content": data.content, "method": method, "seed": seed, **known}
             about |= self._named[data.environment]
             places = {"dataset": str(data.path), **self._places(data.environment)}
@@ -175,7 +175,7 @@ class Ope:
                         places,
                     )
                 )
-        return [*truths, *training, *estimates]
+        return [*truths, *estimates, *training]
 
     @cached_property
     def _rollouts(self) -> dict[str, dict[str, Any]]:
