@@ -18,7 +18,7 @@ from trajworld.models.identity import Identity
 from trajworld.models.interface import kind_of, new_model
 from trajworld.policies.files import save_policy, zoo_files
 from trajworld.studies import ope
-from trajworld.studies.data import Pretrained
+from trajworld.studies.data import Pretrained, shown_names
 from trajworld.studies.ope import METHODS, Ope
 
 pytestmark = pytest.mark.once
@@ -59,7 +59,14 @@ def test_a_report_needs_no_dataset_and_compares_whole_seeds() -> None:
     assert mean["absolute error"].tolist() == [pytest.approx(0.3)]
     assert mean["datasets"].tolist() == [2]
     assert each["absolute error"].tolist() == [pytest.approx(0.1), pytest.approx(0.5)]
-    assert [title.split(": ")[1] for title in study.charts(table, Look())] == list(datasets)
+    [(title, figure)] = study.charts(table, Look()).items()
+    assert title == "Estimates and true returns: Hopper-v5"
+    # Both are of one level, which does not tell them apart.
+    assert [axes.get_title(loc="left") for axes in figure.axes] == list(datasets)
+    assert shown_names([datasets[0], "one/hopper-v5-medium-replay-v0"]) == {
+        datasets[0]: "medium",
+        "one/hopper-v5-medium-replay-v0": "medium-replay",
+    }
 
 
 def test_policies_and_time_limits_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:

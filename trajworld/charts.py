@@ -137,32 +137,36 @@ def bars(table: pd.DataFrame, look: Look, *, label: str, value: str, series: str
     return figure
 
 
-def scatter(table: pd.DataFrame, look: Look, *, x: str, y: str, series: str) -> Figure:
+def scatter(
+    table: pd.DataFrame, look: Look, *, x: str, y: str, series: str, panel: str | None = None
+) -> Figure:
     """Draw points of ``y`` against ``x``, of one unit, a colour for each of ``series``, and the line where they agree.
 
     Columns ``Y low`` and ``Y high``, where they are there, are bars; so is ``X error``, a standard error, twice to
-    either side.
+    either side. There is a panel for each value of ``panel``, all of one scale.
     """
     table = table[np.isfinite(table[[x, y]].astype(float)).all(axis=1)]
-    figure = blank(look, *look.size)
     if not len(table):
-        return nothing(figure, look)
-    axes, styles = figure.add_subplot(), _styles(table[series])
-    style_axes(axes, look)
+        return nothing(blank(look, *look.size), look)
+    titles = [""] if panel is None else list(dict.fromkeys(table[panel]))
+    figure, panels = _new_panels(look, titles)
+    styles = _styles(table[series])
     ends = [np.min(table[[x, y]].to_numpy(float)), np.max(table[[x, y]].to_numpy(float))]
-    axes.plot(ends, ends, color=look.colour("faint text"), linewidth=1, dashes=(4, 3), zorder=1)
-    for name, rows in table.groupby(series, sort=False):
-        bars: dict[str, Any] = {}
-        if f"{y} low" in rows:
-            bars["yerr"] = [rows[y] - rows[f"{y} low"], rows[f"{y} high"] - rows[y]]
-        if f"{x} error" in rows:
-            bars["xerr"] = 2 * rows[f"{x} error"]
-        colour = look.colour(styles[str(name)])
-        axes.errorbar(rows[x], rows[y], fmt="o", markersize=5, linewidth=1, color=colour, label=name, **bars)
-    axes.set_xlabel(x)
-    axes.set_ylabel(y)
+    for axes, title in zip(panels, titles, strict=True):
+        axes.plot(ends, ends, color=look.colour("faint text"), linewidth=1, dashes=(4, 3), zorder=1)
+        part = table if panel is None else table[table[panel] == title]
+        for name, rows in part.groupby(series, sort=False):
+            bars: dict[str, Any] = {}
+            if f"{y} low" in rows:
+                bars["yerr"] = [rows[y] - rows[f"{y} low"], rows[f"{y} high"] - rows[y]]
+            if f"{x} error" in rows:
+                bars["xerr"] = 2 * rows[f"{x} error"]
+            points: dict[str, Any] = {"fmt": "o", "markersize": 5, "linewidth": 1, "label": name}
+            axes.errorbar(rows[x], rows[y], color=look.colour(styles[str(name)]), **points, **bars)
+    figure.supxlabel(x, fontsize=9.5, color=look.colour("faint text"))
+    figure.supylabel(y, fontsize=9.5, color=look.colour("faint text"))
     if len(styles) > 1:
-        axes.legend(frameon=False, labelcolor=look.colour("text"), fontsize=9)
+        _legend(figure, look, "")
     return figure
 
 

@@ -1,13 +1,15 @@
-"""What studies that train start from: a model, and of each environment a pool to draw from and a test set.
+"""What studies that train start from: a model, and datasets, or of each environment a pool and a test set.
 
-Both come from one collection: behaviours of many kinds, and policies that a search found before, 40 % of the
-episodes. Each episode has a seed of its own; the first of them are the pool, the others the test set.
+Training data are drawn from the pool. Both come from one collection: behaviours of many kinds, and policies that a
+search found before, 40 % of the episodes. Each episode has a seed of its own; the first are the pool, the others the
+test set.
 """
 
 import contextlib
 import itertools
+import re
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,9 +20,10 @@ import pandas as pd
 from trajworld.collect.collector import deciding_versions
 from trajworld.collect.corpus import Gathered, Job, check_families, gather_jobs
 from trajworld.collect.corpus_table import UNSEEN, Row, read_table
+from trajworld.collect.suites import LEVELS
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
-from trajworld.data.minari_datasets import dataset_path, write_minari
+from trajworld.data.minari_datasets import dataset_path, datasets_folder, write_minari
 from trajworld.data.resolve import open_dataset
 from trajworld.data.split import limit_transitions
 from trajworld.environments.names import parse_name
@@ -31,8 +34,10 @@ from trajworld.models.files import load_model, weights_digest
 from trajworld.models.interface import Sizes
 from trajworld.models.names import find_model
 from trajworld.study.cells import Cell, Task
+from trajworld.text import short_name
 
 _KEY = "transfer"
+_LEVEL = re.compile(rf"-({'|'.join(sorted(LEVELS, key=len, reverse=True))})-v\d+$")
 
 # A search of a minute or two finds gaits; one of a few seconds finds little more than falling forwards.
 _SEARCH = 1_000_000
@@ -48,12 +53,39 @@ class Pretrained(NamedTuple):
     sizes: Sizes
 
 
-def open_datasets(specs: Sequence[str]) -> list[Dataset]:
-    """Open datasets, which must differ by their names."""
-    found = [open_dataset(spec) for spec in specs]
+def open_datasets(specs: Sequence[str], suite: str = "") -> list[Dataset]:
+    """Open datasets, or a suite's where none is named, by environment and level; they must differ by their names."""
+    found = [open_dataset(spec) for spec in specs or _suite(suite)]
     if len({one.name for one in found}) < len(found):
         raise UsageError("two of the datasets have one name: import one of them under another id")
-    return found
+    order = [
+        (one.environment, LEVELS.index(level) if (level := _level(one.name)) in LEVELS else -1)
+        for one in found
+    ]
+    return [found[place] for place in sorted(range(len(found)), key=lambda place: order[place])]
+
+
+def shown_names(names: Iterable[str]) -> dict[str, str]:
+    """What to call datasets of one environment in a chart: their levels where these differ, else their names."""
+    names = dict.fromkeys(names)
+    levels = {name: _level(name) for name in names}
+    return levels if len(set(levels.values())) == len(levels) else {name: name for name in names}
+
+
+def _suite(name: str) -> list[str]:
+    """The ids of a suite's datasets."""
+    found = sorted(path.name for path in (datasets_folder() / name).glob("*-v*") if _LEVEL.search(path.name))
+    if not found:
+        raise UsageError(
+            f"no dataset of a suite {name} is here: trajworld data collect-suite makes one; or --datasets"
+        )
+    return [f"{name}/{one}" for one in found]
+
+
+def _level(name: str) -> str:
+    """The level that a dataset's name ends with, or its short name."""
+    found = _LEVEL.search(name)
+    return found[1] if found else short_name(name)
 
 
 def pretrained(name: str) -> Pretrained:

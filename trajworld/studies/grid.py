@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -13,16 +12,14 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from trajworld.charts import Look, heatmap
-from trajworld.collect.suites import LEVELS
 from trajworld.data.dataset import Dataset
-from trajworld.data.minari_datasets import datasets_folder
 from trajworld.data.resolve import open_dataset
 from trajworld.data.split import set_aside
 from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import OneStep, compile_predictions, prediction_errors, support_for
 from trajworld.models.identity import Identity
 from trajworld.models.interface import MODELS, Sizes, kind_of, new_model
-from trajworld.studies.data import Pretrained, open_datasets, pretrained
+from trajworld.studies.data import Pretrained, open_datasets, pretrained, shown_names
 from trajworld.studies.pairs import cost, relative, summary, wins
 from trajworld.studies.training_cells import (
     TEST_FRACTION,
@@ -68,7 +65,6 @@ MEASURES = {
     }.items()
 }
 """The errors of a row, and where they are in the table of errors."""
-_LEVEL = re.compile(rf"-({'|'.join(sorted(LEVELS, key=len, reverse=True))})-v\d+$")
 _FIRST = tuple(name for name, one in VARIANTS.items() if one.kind == "trajworld" and one.start != "corpus")
 
 
@@ -144,13 +140,7 @@ class Grid:
 
     @cached_property
     def _data(self) -> list[Dataset]:
-        """By environment, then by level."""
-        data = open_datasets(self.datasets or _suite(self.suite))
-        order = [
-            (one.environment, LEVELS.index(level) if (level := _level(one.name)) in LEVELS else -1)
-            for one in data
-        ]
-        return [data[place] for place in sorted(range(len(data)), key=lambda place: order[place])]
+        return open_datasets(self.datasets, self.suite)
 
     @cached_property
     def _model(self) -> Pretrained:
@@ -259,9 +249,8 @@ class Grid:
         charts, keys = {}, ["model", "trained on", "tested on"]
         for environment, own in rows.groupby("environment", sort=False) if len(rows) else ():
             means = own[own["model"] != _SCRATCH].groupby(keys, sort=False)["value"].mean().reset_index()
-            levels = {name: _level(name) for name in (*means[keys[1]], *means[keys[2]])}
-            if len(set(levels.values())) == len(levels):
-                means[keys[1:]] = means[keys[1:]].replace(levels)
+            shown = shown_names((*means[keys[1]], *means[keys[2]]))
+            means[keys[1:]] = means[keys[1:]].replace(shown)
             title = f"Error relative to TrajWorld from scratch: {short_name(str(environment))}"
             charts[title] = heatmap(means, look, x=keys[2], y=keys[1], value="value", panel="model")
         return charts
@@ -287,22 +276,6 @@ def _tester(sizes: Sizes) -> tuple[Any, dict[str, OneStep]]:
     """A model that is given the weights of every run in turn, so that a process compiles its predictions once."""
     model = new_model(sizes, Identity())
     return model, compile_predictions(model)
-
-
-def _suite(name: str) -> list[str]:
-    """The ids of a suite's datasets."""
-    found = sorted(path.name for path in (datasets_folder() / name).glob("*-v*") if _LEVEL.search(path.name))
-    if not found:
-        raise UsageError(
-            f"no dataset of a suite {name} is here: trajworld data collect-suite makes one; or --datasets"
-        )
-    return [f"{name}/{one}" for one in found]
-
-
-def _level(name: str) -> str:
-    """The level that a dataset's name ends with, or its short name."""
-    found = _LEVEL.search(name)
-    return found[1] if found else short_name(name)
 
 
 def _shown(model: str, prediction: str = "model") -> str:

@@ -31,12 +31,13 @@ from trajworld.files import file_digest
 from trajworld.models.sizes import EnsembleSizes
 from trajworld.policies.files import policy_files, read_policy
 from trajworld.policies.policy import Policy
-from trajworld.studies.data import Pretrained, open_datasets, pretrained
+from trajworld.studies.data import Pretrained, open_datasets, pretrained, shown_names
 from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH
 from trajworld.studies.training_cells import Plan, model_cell, train_model, trained_model
 from trajworld.study.cells import Cell, Row
 from trajworld.study.run import Say
 from trajworld.study.tables import over_seeds
+from trajworld.text import short_name
 
 ENSEMBLE, FITTED_Q = "MLP ensemble", "fitted Q"
 METHODS = (FINE_TUNED, FROM_SCRATCH, ENSEMBLE, FITTED_Q)
@@ -60,7 +61,8 @@ class Ope:
     - In brackets the least and the greatest of the seeds.
 
     Attributes:
-        datasets: Behaviour datasets, as trajworld data inspect takes them.
+        suite: Name of a suite of behaviour datasets that trajworld data collect-suite made.
+        datasets: Datasets in place of a suite's, as trajworld data inspect takes them.
         policies: Files of policies, folders of them, or zoo, those that ship.
         model: The model to fine-tune: a name that ships, such as trajworld-small, a file, or hf://USER/REPO.
         methods: Of fine-tuned, from scratch, MLP ensemble and fitted Q.
@@ -79,6 +81,7 @@ class Ope:
 
     name: ClassVar[str] = "ope"
 
+    suite: str = ""
     datasets: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()
     model: str = "trajworld-small"
@@ -96,8 +99,10 @@ class Ope:
     episodes: int = 50
 
     def __post_init__(self) -> None:
-        if not self.datasets or not self.policies:
-            raise UsageError("name the behaviour datasets with --datasets and the policies with --policies")
+        if not (self.suite or self.datasets) or not self.policies:
+            raise UsageError(
+                "name behaviour datasets with --suite or --datasets and the policies with --policies"
+            )
         if unknown := [method for method in self.methods if method not in METHODS]:
             raise UsageError(f"no method is called {unknown[0]!r}: there are {', '.join(METHODS)}")
         if self.seeds < 1 or self.episodes < 2 or len(set(self.datasets)) < len(self.datasets):
@@ -119,7 +124,7 @@ class Ope:
 
     @cached_property
     def _data(self) -> list[Dataset]:
-        return open_datasets(self.datasets)
+        return open_datasets(self.datasets, self.suite)
 
     @cached_property
     def _model(self) -> Pretrained:
@@ -254,13 +259,15 @@ class Ope:
         }
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
-        """Estimates against the truth on each dataset, with the first seed."""
+        """Estimates of the first seed against the truth: of each environment, a panel for each dataset."""
         scored = self._scored(table)
+        scored = scored[scored["seed"] == 0]
+        order = scored["method"].map(METHODS.index)
         charts = {}
-        for dataset, rows in scored[scored["seed"] == 0].groupby("dataset", sort=False):
-            rows = rows.sort_values("method", key=lambda methods: methods.map(METHODS.index), kind="stable")
-            title = f"Estimates and true returns: {dataset}"
-            charts[title] = scatter(rows, look, x="truth", y="estimate", series="method")
+        for environment, rows in scored.loc[order.sort_values(kind="stable").index].groupby("environment"):
+            title = f"Estimates and true returns: {short_name(str(environment))}"
+            rows = rows.assign(dataset=rows["dataset"].map(shown_names(rows["dataset"])))
+            charts[title] = scatter(rows, look, x="truth", y="estimate", series="method", panel="dataset")
         return charts
 
 
