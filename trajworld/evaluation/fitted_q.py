@@ -85,8 +85,8 @@ def fitted_q_values(
 ) -> NDArray[np.float64]:
     """Values of P policies in initial states: ``[P, N]``, Q of each with an action of the policy.
 
-    All are fitted at once, on the same transitions of ``dataset``. After what ended an episode no reward follows; an
-    episode that a time limit cut goes on.
+    All are fitted at once, on the same transitions of ``dataset``, and kept within what rewards of its range can add up
+    to. After what ended an episode no reward follows; an episode that a time limit cut goes on.
 
     Args:
         dataset: The behaviour dataset.
@@ -111,6 +111,9 @@ def fitted_q_values(
     # Values in units of what rewards can add up to, around each policy's usual value.
     unit = (data.rewards.std() or 1.0) / (1 - settings.discount)
     usual = np.full((len(policies), 1), data.rewards.mean() / (1 - settings.discount))
+    # What rewards of the data's range can add up to, with an end or without: backups outside it are not believed.
+    ends = np.minimum(data.rewards.min(), 0), np.maximum(data.rewards.max(), 0)
+    least, most = (end / (1 - settings.discount) for end in ends)
     size = dataset.observation_size + dataset.action_size
     fitted, before = (QFunctions(len(policies), size, settings.width, settings.seed) for _ in range(2))
     step = backend.training_step(
@@ -137,10 +140,11 @@ def fitted_q_values(
         if iteration < settings.iterations / 2:
             # What is the same everywhere would take the longest to learn, 1 / (1 - discount) backups: it is solved for,
             # so that on average a value is the reward and the value after it; then the backups go on from there.
-            held = unit * ops.convert_to_numpy(value(now))
-            gap = (data.rewards[places] + kept * ahead - held).mean(axis=1, keepdims=True)
-            usual += (gap / (1 - kept).mean() - usual) / min(iteration + 1, _BALANCED)
-        wanted = data.rewards[places] + kept * (usual + ahead)
+            held = usual + unit * ops.convert_to_numpy(value(now))
+            backup = data.rewards[places] + kept * np.clip(usual + ahead, least, most)
+            residual = (backup - held).mean(axis=1, keepdims=True) / (1 - kept).mean()
+            usual = np.clip(usual + residual / min(iteration + 1, _BALANCED), least, most)
+        wanted = data.rewards[places] + kept * np.clip(usual + ahead, least, most)
         wanted = ((wanted - usual) / unit).astype(np.float32)
         rate = settings.learning_rate * (1 - 0.9 * iteration / settings.iterations)
         for begin in range(0, len(places), settings.batch_size):
@@ -153,4 +157,5 @@ def fitted_q_values(
         if progress is not None:
             progress(iteration + 1, settings.iterations, "fitted Q evaluation")
     actions = np.stack([policy.act(starts, rng) for policy in policies])
-    return usual + unit * np.asarray(ops.convert_to_numpy(value(inputs(starts, actions))), np.float64)
+    found = usual + unit * np.asarray(ops.convert_to_numpy(value(inputs(starts, actions))), np.float64)
+    return np.clip(found, least, most)
