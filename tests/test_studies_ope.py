@@ -85,6 +85,10 @@ def test_policies_and_time_limits_are_read_once(monkeypatch: pytest.MonkeyPatch)
     for _ in range(2):
         every = study.cells(pd.DataFrame({"cell": [cell.key for cell in cells]}))
     assert len(every) == len(cells) + 2 * 3 * study.seeds
+    # What is trained is estimated before more is trained, and the first seed of all datasets comes first.
+    training = every[-2 * 3 * study.seeds :]
+    assert {cell.task.__name__ for cell in training} == {"train_model"}
+    assert [cell.settings["seed"] for cell in training] == [0] * 6 + [1] * 6
     assert len(calls) == len(set(calls)) == len(zoo_files("zoo/hopper")) + 1
 
 
