@@ -110,7 +110,7 @@ def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) ->
     with tempfile.TemporaryDirectory(prefix="trajworld-", ignore_cleanup_errors=True) as folder:
         run = start_run(Path(folder) / "run", _config(settings, places))
         part, support = run.parts[0], one_step.support_for(run.model, test)
-        tester, compiled = _tester(run.model.sizes)
+        tester, compiled = tester_of(run.model.sizes)
         measured = {"support": support, **_windows(settings)}
         facts = {
             "training_transitions": part.transitions,
@@ -200,7 +200,7 @@ def _config(settings: Mapping[str, Any], places: Mapping[str, str]) -> TrainingC
 
 
 @functools.cache
-def _tester(sizes: Sizes) -> tuple[Any, dict[str, one_step.OneStep]]:
+def tester_of(sizes: Sizes) -> tuple[Any, dict[str, one_step.OneStep]]:
     """A model that is given the weights of every run in turn, so that a process compiles its prediction once."""
     model = new_model(sizes, Identity())
     return model, one_step.compile_predictions(model)

@@ -1,6 +1,5 @@
 """The study of transition prediction: each model trained on each dataset, and tested on all of its environment."""
 
-import functools
 import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -16,10 +15,10 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.data.split import set_aside
 from trajworld.errors import UsageError
-from trajworld.evaluation.one_step import OneStep, compile_predictions, prediction_errors, support_for
-from trajworld.models.identity import Identity
-from trajworld.models.interface import MODELS, Sizes, kind_of, new_model
+from trajworld.evaluation.one_step import prediction_errors, support_for
+from trajworld.models.interface import MODELS, Sizes, kind_of
 from trajworld.studies.data import Pretrained, open_datasets, pretrained, shown_names
+from trajworld.studies.fine_tuning import tester_of
 from trajworld.studies.pairs import cost, relative, summary, wins
 from trajworld.studies.training_cells import (
     TEST_FRACTION,
@@ -259,7 +258,7 @@ class Grid:
 def measure_model(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
     """The errors of a model on the episodes of a dataset that are set aside, a row for each way of prediction."""
     data, model = open_dataset(places["dataset"]), trained_model(settings["trained"], places)
-    tester, compiled = _tester(model.sizes)
+    tester, compiled = tester_of(model.sizes)
     tester.set_weights(model.get_weights())
     _, episodes = set_aside(data.num_episodes, settings["test_fraction"])
     choice: Any = {"support": support_for(model, data), "limit": settings["windows"], "episodes": episodes}
@@ -269,13 +268,6 @@ def measure_model(settings: Mapping[str, Any], places: Mapping[str, str]) -> lis
         errors = {name: found.table[group][metric] for name, (group, metric) in MEASURES.items()}
         rows.append({"prediction": label.removesuffix(" model"), **errors, "predicted": found.windows})
     return rows
-
-
-@functools.cache
-def _tester(sizes: Sizes) -> tuple[Any, dict[str, OneStep]]:
-    """A model that is given the weights of every run in turn, so that a process compiles its predictions once."""
-    model = new_model(sizes, Identity())
-    return model, compile_predictions(model)
 
 
 def _shown(model: str, prediction: str = "model") -> str:

@@ -206,29 +206,12 @@ class Ope:
 
     def _scored(self, table: pd.DataFrame) -> pd.DataFrame:
         """Each estimate with its true value and its dataset's environment."""
-        columns = [
-            "task",
-            "policy",
-            "estimate",
-            "truth",
-            "truth error",
-            "environment",
-            "dataset",
-            "method",
-            "seed",
-        ]
+        known, of = ["truth", "truth error"], ["environment", "policy"]
+        columns = ["task", "estimate", "dataset", "method", "seed", *known, *of]
         table = table.reindex(columns=list(dict.fromkeys([*table.columns, *columns])))
-        truths = table.loc[
-            table["task"] == simulate.__name__, ["environment", "policy", "truth", "truth error"]
-        ]
-        rows = table[table["task"].isin([estimate.__name__, fit.__name__])].drop(
-            columns=["truth", "truth error"]
-        )
-        # What was estimated by an earlier version does not say it.
-        if rows["environment"].isna().any():
-            known = {data.name: data.environment for data in self._data}
-            rows = rows.assign(environment=rows["dataset"].map(known))
-        return rows.merge(truths, on=["environment", "policy"])
+        truths = table.loc[table["task"] == simulate.__name__, [*of, *known]]
+        estimates = table[table["task"].isin([estimate.__name__, fit.__name__])].drop(columns=known)
+        return estimates.merge(truths, on=of)
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """The metrics' means over datasets, the metrics on each dataset, and what training cost."""
