@@ -36,6 +36,7 @@ from trajworld.studies.training_cells import (
 )
 from trajworld.study.cells import Store
 from trajworld.study.run import LocalEngine, RayEngine, known_cells, run_study
+from trajworld.text import short_name
 from trajworld.training.config import resolve_config
 from trajworld.training.parts import open_parts
 from trajworld.training.record import read_record
@@ -179,6 +180,8 @@ def test_the_tables_are_of_the_cells_and_ope_trains_nothing_again(
         if name != SCRATCH:
             wins = tables["Wins over TrajWorld from scratch"].set_index("model").loc[name]
             assert wins["pairs"] == sum(ratio < 1 for ratio in ratios.values())
+    robots = tables["Relative error by environment"].set_index("model")
+    assert robots[short_name(PENDULUM)].to_dict() == pytest.approx(relative["all pairs"].to_dict())
     assert relative.loc[TUNED, "published"] == 0.91
     assert set(tables["Cost"]["model"]) == set(suite["models"])
     assert len(study.charts(table, Look())) == 1

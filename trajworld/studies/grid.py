@@ -228,6 +228,9 @@ class Grid:
             means["published"] = means["model"].map(published | forced)
             found["Relative error (MAE, observation and reward)"] = means
             found["Relative error in standard deviations"] = summary(scaled, "value")
+            robots = raw.assign(environment=raw["environment"].map(short_name))
+            robots = robots.groupby(["model", "environment"], sort=False)["value"].mean().unstack()
+            found["Relative error by environment"] = robots.reset_index()
             won = wins(raw, scaled, _SCRATCH)
             won["published sets, of 15"] = won["model"].map({"TrajWorld fine-tuned": 12})
             found["Wins over TrajWorld from scratch"] = won
