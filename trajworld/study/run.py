@@ -4,6 +4,7 @@ import itertools
 import logging
 import os
 import time
+import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
 from statistics import fmean
@@ -95,7 +96,10 @@ class RayEngine:
         environment = {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
         quiet = {"log_to_driver": False, "include_dashboard": False, "logging_level": logging.ERROR}
         try:
-            ray.init(address=self._address, runtime_env=environment, **quiet)
+            with warnings.catch_warnings():
+                # JAX warns of every fork; Ray's end in another program at once.
+                warnings.simplefilter("ignore", RuntimeWarning)
+                ray.init(address=self._address, runtime_env=environment, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise TrajWorldError(f"Ray does not start: {str(error).splitlines()[0]}") from None
         self.slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
