@@ -153,6 +153,19 @@ def test_refused_or_interrupted_episodes_leave_nothing(make_episodes: EpisodeMak
     assert everything_under(datasets_folder()) == []
 
 
+def test_a_namespace_whose_description_a_kill_left_empty_is_described_again(
+    make_episodes: EpisodeMaker,
+) -> None:
+    write("deep/er/one-v0", make_episodes([4]))
+    kept = {name: datasets_folder() / name / "namespace_metadata.json" for name in ("deep", "deep/er")}
+    kept["deep"].write_text('{"description": "Somebody\'s words."}')
+    kept["deep/er"].write_text("")
+    path = write("deep/er/two-v0", make_episodes([4]))
+    assert minari.namespace.get_namespace_metadata("deep") == {"description": "Somebody's words."}
+    assert minari.namespace.get_namespace_metadata("deep/er") == {}
+    assert [one.name for one in path.iterdir()] == ["data"]
+
+
 def test_a_download_is_there_whole_or_not_at_all(make_episodes: EpisodeMaker, monkeypatch: Any) -> None:
     def fail(dataset_id: str) -> None:
         (datasets_folder() / dataset_id / "data").mkdir(parents=True)

@@ -1,6 +1,7 @@
 """Reading and writing Minari datasets, the library's interchange format."""
 
 import contextlib
+import itertools
 import json
 import os
 import re
@@ -117,7 +118,7 @@ def write_minari(
     import minari
     from minari.data_collector import EpisodeBuffer
     from minari.dataset.minari_storage import MinariStorage
-    from minari.namespace import create_namespace, list_local_namespaces
+    from minari.namespace import NAMESPACE_METADATA_FILENAME
 
     path = dataset_path(dataset_id)
     if path.exists() and not replace:
@@ -136,7 +137,7 @@ def write_minari(
 
     described = {**(metadata or {}), **({"description": description} if description else {})}
     described |= {"dataset_id": dataset_id, "environment": environment, "minari_version": minari.__version__}
-    namespace, env_spec = dataset_id.rpartition("/")[0], None
+    env_spec = None
     if environment.startswith("gymnasium/"):
         with contextlib.suppress(gymnasium.error.Error, ImportError):
             env_spec = gymnasium.spec(environment.removeprefix("gymnasium/"))
@@ -151,8 +152,12 @@ def write_minari(
         storage = MinariStorage.new(folder / "data", observation_space, action_space, env_spec)
         storage.update_episodes(buffers())
         storage.update_metadata(described)
-        if namespace and namespace not in list_local_namespaces():
-            create_namespace(namespace)
+        for parent in itertools.takewhile(lambda parent: parent != datasets_folder(), path.parents):
+            described_by = parent / NAMESPACE_METADATA_FILENAME
+            # Empty where Minari's own way, which writes in place, was killed.
+            if not described_by.is_file() or not described_by.stat().st_size:
+                (folder / described_by.name).write_text("{}")
+                os.replace(folder / described_by.name, described_by)
     return path
 
 
