@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import CancelledError, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -32,6 +33,18 @@ def _meet(folder, me, others):
 def _last_for_ever(path):
     path.write_text(str(os.getpid()))
     time.sleep(3600)
+
+
+def test_a_pool_can_be_left_while_a_worker_sends_its_result():
+    for delay in (0.1, 0.2, 0.3):
+        pool = Workers(1).__enter__()
+        pool.submit(bytes, 1).result(timeout=60)
+        pool.submit(bytes, 2**28)
+        time.sleep(delay)
+        leaving = threading.Thread(target=pool.__exit__, daemon=True)
+        leaving.start()
+        leaving.join(60)
+        assert not leaving.is_alive(), "the pool waits for the rest of a result whose sender is dead"
 
 
 @needs_linux

@@ -48,6 +48,10 @@ class Workers(ProcessPoolExecutor):
     def __exit__(self, *_: object) -> None:
         for process in list((self._processes or {}).values()):
             process.kill()
+        # One that was killed while it sent a result leaves half of it, for whose end the pool would wait for ever.
+        results: Any = self._result_queue
+        if results is not None:
+            results._writer.close()
         self.shutdown(wait=True, cancel_futures=True)
 
     def submit(self, fn: Callable[_P, _T], /, *args: _P.args, **kwargs: _P.kwargs) -> "Future[_T]":
