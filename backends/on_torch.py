@@ -34,7 +34,9 @@ class TorchBackend(OneDevice):
         return run
 
     def product(self, x: Tensor, kernel: Tensor) -> Tensor:
-        return _product(x, kernel)
+        if x.dtype == torch.float32 and x.device.type == "cpu" and _one_dnn_is_faster():
+            return _OneDnnProduct.apply(x, kernel)
+        return torch.matmul(x, kernel)
 
     def training_step(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> InPlaceStep:
         variables = model.trainable_variables
@@ -66,13 +68,6 @@ class TorchBackend(OneDevice):
         release_freed_memory()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-def _product(x: Any, kernel: Any) -> Any:
-    """``x @ kernel``, ``[N, k]`` by ``[k, m]``."""
-    if x.dtype == torch.float32 and x.device.type == "cpu" and _one_dnn_is_faster():
-        return _OneDnnProduct.apply(x, kernel)
-    return torch.matmul(x, kernel)
 
 
 @functools.cache

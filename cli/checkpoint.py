@@ -114,7 +114,6 @@ def card(
     output: File,
     name: str = "",
     studies: Annotated[tuple[Path, ...], With(flags=["--study"], metavar="FOLDER")] = (),
-    gone: Annotated[str, With(flags=["--transfer", "--zero-shot"], hidden=True)] | None = None,
     licence: Licence = "",
 ) -> None:
     """Write the card of the model that RUN trained, Markdown for people and for the Hugging Face hub.
@@ -132,8 +131,6 @@ def card(
         name: What the model is loaded by: trajworld-small, hf://USER/REPO, a file.
         studies: Add the report of a study of this model: the folder of `trajworld study run`; may be repeated.
     """
-    if gone is not None:
-        raise UsageError("--transfer and --zero-shot are gone: name the folder of each study by --study")
     if output.suffix.lower() != ".md":
         raise UsageError(f"a card is Markdown: {output} does not end in .md")
     from trajworld.card.card import write_card

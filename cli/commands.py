@@ -1,17 +1,15 @@
 """What commands are made of: options from a function's parameters or a dataclass's fields, and late imports."""
 
 import functools
-import importlib
 import inspect
 import re
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 import click
-
-from trajworld.errors import UsageError
 
 
 class With:
@@ -46,8 +44,7 @@ command = functools.partial(click.command, cls=Command)
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called, so that ``--help`` needs no framework.
 
-    ``lazy`` has each command's place (``module:attribute``) and a line of help; without a place, the command of an
-    earlier version, which is not listed, and what does its work now.
+    ``lazy`` has each command's place (``module:attribute``) and a line of help.
     """
 
     command_class = Command
@@ -55,8 +52,8 @@ class LazyGroup(click.Group):
     def __init__(self, *args: Any, lazy: Mapping[str, tuple[str, str]], **settings: Any) -> None:
         super().__init__(*args, **settings)
         self._lazy = lazy
-        for name, (place, words) in lazy.items():
-            self.add_command(click.Command(name, short_help=words, hidden=not place))
+        for name, (_, words) in lazy.items():
+            self.add_command(click.Command(name, short_help=words))
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """The names in the order in which they were added."""
@@ -66,21 +63,12 @@ class LazyGroup(click.Group):
         """The name that is called, its command, imported now, and the arguments left over."""
         name, found, rest = super().resolve_command(ctx, args)
         if name and name in self._lazy:
-            place, words = self._lazy[name]
-            if not place:
-                raise UsageError(f"{ctx.command_path} {name} is now: {ctx.command_path} {words}")
-            found = self.load(place)
+            found = self.load(self._lazy[name][0])
         return name, found, rest
 
     def load(self, place: str) -> Any:
         """What is there."""
-        return imported(place)
-
-
-def imported(place: str) -> Any:
-    """What is at ``module:attribute``."""
-    module, _, attribute = place.partition(":")
-    return getattr(importlib.import_module(module, __package__), attribute)
+        return resolve_name(place)
 
 
 def _list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:

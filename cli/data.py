@@ -13,10 +13,13 @@ from .output import print_facts, print_json, print_records, print_rows, say_pict
 from .progress import job_progress
 
 _COMMANDS = {
-    "collect": (".collect:collect", "Run environments into Minari datasets."),
-    "collect-corpus": (".collect:collect_corpus", "Make the corpus that models are pre-trained on."),
-    "collect-suite": (".collect:collect_suite", "Collect datasets for off-policy evaluation."),
-    "corpus": (".collect:corpus", "Show what a corpus holds."),
+    "collect": ("trajworld.cli.collect:collect", "Run environments into Minari datasets."),
+    "collect-corpus": (
+        "trajworld.cli.collect:collect_corpus",
+        "Make the corpus that models are pre-trained on.",
+    ),
+    "collect-suite": ("trajworld.cli.collect:collect_suite", "Collect datasets for off-policy evaluation."),
+    "corpus": ("trajworld.cli.collect:corpus", "Show what a corpus holds."),
 }
 
 
@@ -64,7 +67,12 @@ def _print_entries(entries: list[dict[str, Any]], columns: dict[str, str], title
 
 @data.command()
 def inspect(
-    spec: str, *, output: Picture | None = None, model: str | None = None, as_json: Json = False
+    spec: str,
+    *,
+    output: Picture | None = None,
+    model: str | None = None,
+    ranges: str | None = None,
+    as_json: Json = False,
 ) -> None:
     """Show a dataset's episodes, transitions and the values of each variate, and what to look at before training.
 
@@ -83,6 +91,7 @@ def inspect(
 
     Options:
         model: Also show which share of the rows lies outside what this model was trained on.
+        ranges: The name of one of its datasets, where it was pre-trained on several of the same environment.
     """
     from trajworld.data.checks import variate_checks
     from trajworld.data.resolve import open_dataset
@@ -101,7 +110,7 @@ def inspect(
 
         described = describe_model(find_model(model))
         identity = Identity.from_config({key: described[key] for key in vars(Identity()) if key in described})
-        outside = summary["outside"] = share_outside(identity, dataset)
+        outside = summary["outside"] = share_outside(identity, dataset, ranges)
         shares = [f"{share:.2%} of {name}" for name, share in outside["variates"].items() if share]
         known = [f"{outside['rows']:.2%} of the rows lie outside {outside['range']}", *shares]
         if not outside["range"]:
@@ -214,7 +223,7 @@ def import_(
         )
     if as_json:
         return print_json(
-            [{"path": str(one.path), "account": one.account and one.account.as_json()} for one in made]
+            [{"path": str(one.path), "account": one.account and vars(one.account)} for one in made]
         )
     for one in made:
         click.echo(str(one.path))

@@ -1,6 +1,5 @@
 """``trajworld doctor``: what this machine has, and what is missing."""
 
-import dataclasses
 from typing import Annotated
 
 import click
@@ -32,21 +31,20 @@ def doctor(
     from trajworld.doctor import examine
 
     with console(stderr=True).status("Trying JAX, TensorFlow and PyTorch ..."):
-        report = examine(timeout)
-    found = dataclasses.asdict(report)
+        found = examine(timeout)
     if as_json:
         print_json(found)
-        raise click.exceptions.Exit(not report.healthy)
-    versions = [(name, version or "not installed") for name, version in report.versions.items()]
+        raise click.exceptions.Exit(not found["healthy"])
+    versions = [(name, version or "not installed") for name, version in found["versions"].items()]
     print_rows(("library", "version"), versions)
     columns = ("name", "version", "works", "device", "devices", "training", "problem")
     print_records(found["frameworks"], dict.fromkeys(columns, "{}"))
     sizes = {name: f"{found[name] / 1e9:.1f} GB" for name in ("memory", "home_free") if found[name]}
     shown = ("active", "reason", "cores", "memory", "home", "home_free", "minari")
     print_facts((name, (found | sizes)[name]) for name in shown)
-    if report.missing:
+    if found["missing"]:
         print_records(found["missing"], {"what": "{}", "mend": "{}"})
     else:
         click.echo("Nothing is missing.")
-    click.echo(f"The active backend, {report.active}, {'works' if report.healthy else 'does not work'}.")
-    raise click.exceptions.Exit(not report.healthy)
+    click.echo(f"The active backend, {found['active']}, {'works' if found['healthy'] else 'does not work'}.")
+    raise click.exceptions.Exit(not found["healthy"])

@@ -9,19 +9,11 @@ import click
 from trajworld.backend import BACKENDS
 from trajworld.errors import TrajWorldError
 from trajworld.text import printable
+from trajworld.versions import EXTRAS
 
 _MOST = 2000  # Characters of a message: a file's may be of any length.
 # Packages that an installation may lack, and the extra that brings each.
-_EXTRAS = BACKENDS | {
-    "jaxlib": "jax",
-    "ray": "ray",
-    "dm_control": "dm-control",
-    "pyarrow": "parquet",
-    "huggingface_hub": "hub",
-    "stable_baselines3": "agents",
-    "pytest": "bench",
-    "pytest_benchmark": "bench",
-}
+_EXTRAS = BACKENDS | EXTRAS | {"jaxlib": "jax", "pytest": "bench"}
 
 # What an encoding such as ASCII or cp932 may lack, in letters that every encoding has.
 _PLAIN = dict(zip("–—…×±²→▸✓✗", ("-", "-", "...", "x", "+-", "2", "->", ">", "yes", "no"), strict=True))

@@ -72,19 +72,17 @@ def evaluate(
     if overwrite and output is None:
         raise UsageError("--overwrite needs -o")
     from trajworld.data.resolve import open_dataset
+    from trajworld.evaluation.one_step import compile_predictions, named_ranges, support_for
     from trajworld.files import write_json
-    from trajworld.models.files import describe_model, load_model
+    from trajworld.models.files import load_model
     from trajworld.models.names import find_model
 
     model_path = find_model(model_name)
-    own = [source["dataset"] for source in describe_model(model_path)["sources"]]
+    model = load_model(model_path)
     with job_progress("Converting") as progress:
         datasets = [open_dataset(spec, progress=progress) for spec in specs]
-        chosen = ranges if ranges is None or ranges in own else open_dataset(ranges, progress=progress)
+        chosen = named_ranges(ranges, [model], progress=progress)
         fitted = None if ridge is None else open_dataset(ridge, progress=progress)
-    model = load_model(model_path)
-
-    from trajworld.evaluation.one_step import compile_predictions, support_for
 
     # All of them before anything is computed: the last may be the one that does not fit.
     supports = [support_for(model, dataset, chosen) for dataset in datasets]

@@ -15,20 +15,25 @@ from .ending import exit_code_of, set_up_streams
 
 # Loaded lazily: `trajworld --help` imports no framework.
 _COMMANDS = {
-    "data": (".data:data", "Collect, import, list and inspect datasets."),
-    "pretrain": (".train:pretrain", "Pre-train one model on many datasets."),
-    "train": (".train:train", "Train on one dataset, from scratch or from a model (--init)."),
-    "evaluate": (".evaluate:evaluate", "Measure a model's predictions on datasets."),
-    "ope": (".ope:ope", "Estimate how good policies are, without running them."),
-    "checkpoint": (".checkpoint:checkpoint", "Import checkpoints; show, describe and publish models."),
-    "policy": (".policy:policy", "List, import, evaluate, train and select policies."),
-    "quickstart": (".study:quickstart", "Fine-tune a model on an unseen robot, compare, report."),
-    "study": (".study:study", "Run the studies: transfer, zero-shot, grid, ope, backends, quickstart."),
-    "doctor": (".doctor:doctor", "Print versions, backends, devices, and what is missing."),
-    # Of earlier versions.
-    "evaluate-transfer": ("", "study run transfer"),
-    "evaluate-zero-shot": ("", "study run zero-shot"),
-    "bench": ("", "study run backends"),
+    "data": ("trajworld.cli.data:data", "Collect, import, list and inspect datasets."),
+    "pretrain": ("trajworld.cli.train:pretrain", "Pre-train one model on many datasets."),
+    "train": ("trajworld.cli.train:train", "Train on one dataset, from scratch or from a model (--init)."),
+    "evaluate": ("trajworld.cli.evaluate:evaluate", "Measure a model's predictions on datasets."),
+    "ope": ("trajworld.cli.ope:ope", "Estimate how good policies are, without running them."),
+    "checkpoint": (
+        "trajworld.cli.checkpoint:checkpoint",
+        "Import checkpoints; show, describe and publish models.",
+    ),
+    "policy": ("trajworld.cli.policy:policy", "List, import, evaluate, train and select policies."),
+    "quickstart": (
+        "trajworld.cli.study:quickstart",
+        "Fine-tune a model on an unseen robot, compare, report.",
+    ),
+    "study": (
+        "trajworld.cli.study:study",
+        "Run the studies: transfer, zero-shot, grid, ope, backends, quickstart.",
+    ),
+    "doctor": ("trajworld.cli.doctor:doctor", "Print versions, backends, devices, and what is missing."),
 }
 
 

@@ -86,7 +86,6 @@ def ope(
     found = {name: read_policy(path) for name, path in files.items()}
     with job_progress("Converting") as progress:
         dataset = open_dataset(spec, progress=progress)
-        chosen = None if ranges is None else open_dataset(ranges, progress=progress)
     core.check_policies(found, dataset)
     settings, limit = core.within_limit(settings, dataset.environment), core.time_limit(dataset.environment)
     known = None if truth is None else _read_truth(truth, list(found), settings, limit)
@@ -107,19 +106,18 @@ def ope(
             err=True,
         )
     if simulated:
-        starts, origin = (
-            initial_states(dataset, settings.states, settings.seed),
-            "the simulator's own state",
-        )
+        starts = initial_states(dataset, settings.states, settings.seed)
+        origin = "the simulator's own state"
         with job_progress("Simulating", "episodes") as progress:
             table = core.simulated_values(
                 dataset.environment, found, starts, settings, settings.states, progress
             )
         table = table.drop(columns="standard error")
     else:
-        from trajworld.evaluation.one_step import support_for
+        from trajworld.evaluation.one_step import named_ranges, support_for
 
         models = [one for name in model_names for one in _loaded(name, members)]
+        chosen = named_ranges(ranges, models)
         supports = [support_for(model, dataset, chosen) for model in models]
         origin = supports[0].origin
         with job_progress("Imagining", "rollouts") as progress:

@@ -3,6 +3,7 @@
 import inspect
 import re
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
 
 import click
@@ -11,23 +12,12 @@ from trajworld.backend import require_framework
 from trajworld.errors import DAMAGE, TrajWorldError, UsageError, one_line
 from trajworld.studies import STUDIES
 
-from .commands import AtLeast1, Command, Folder, Json, LazyGroup, command, documented, imported, parameters_of
+from .commands import AtLeast1, Command, Folder, Json, LazyGroup, command, documented, parameters_of
 from .output import console, print_json, print_table, say
 from .progress import cell_progress
 
 if TYPE_CHECKING:
     from trajworld.study.run import Engine, Study
-
-
-def study_class(name: str) -> "type[Any]":
-    """The class of a study.
-
-    Raises:
-        UsageError: There is none of that name.
-    """
-    if name not in STUDIES:
-        raise UsageError(f"no study is called {name!r}: there are {', '.join(STUDIES)}")
-    return imported(STUDIES[name])
 
 
 @click.group(cls=LazyGroup, lazy={})
@@ -46,8 +36,8 @@ def study() -> None:
 @study.command("list")
 def list_studies() -> None:
     """List the studies."""
-    for name in STUDIES:
-        first = inspect.cleandoc(study_class(name).__doc__ or "").split("\n\n")[0]
+    for name, place in STUDIES.items():
+        first = inspect.cleandoc(resolve_name(place).__doc__ or "").split("\n\n")[0]
         click.echo(f"{name:12} {' '.join(first.split())}")
 
 
@@ -56,7 +46,7 @@ class _Runs(LazyGroup):
 
     def load(self, place: str) -> click.Command:
         """The command of a study: its options are the fields of its class, its help the docstring."""
-        kind = imported(place)
+        kind = resolve_name(place)
 
         def run_study(**options: Any) -> None:
             _run(kind, **options)
@@ -78,8 +68,8 @@ def report(folder: Folder, *, as_json: Json = False) -> None:
     from trajworld.study.report import read_report, write_report
 
     name, options, table, origin, pictures = read_report(folder)
-    kind = study_class(name)
     try:
+        kind = resolve_name(STUDIES[name])
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         study = kind(**given)
         page = write_report(study, table, folder, origin, pictures)

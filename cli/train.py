@@ -1,7 +1,6 @@
 """``trajworld pretrain`` and ``trajworld train``, in one process or several, on one host or several."""
 
 import contextlib
-import json
 import os
 import re
 import shlex
@@ -20,7 +19,7 @@ from trajworld.training.config import TrainingConfig
 
 from .commands import Json, With, command, parameters_of
 from .ending import exit_code_of
-from .output import console
+from .output import console, print_json
 from .progress import job_progress, training_progress
 
 _KERAS = "KERAS_DISTRIBUTION"
@@ -223,9 +222,7 @@ def _train(run: Any, as_json: bool) -> None:
         draw_losses(read_metrics(path), path / NAME, run.config.model)
         if as_json:
             best = {"best_step": state.best_step, "best_holdout_loss": state.best_loss}
-            click.echo(
-                json.dumps({"run": str(path), "step": state.step, "finished": outcome.finished, **best})
-            )
+            print_json({"run": str(path), "step": state.step, "finished": outcome.finished, **best})
         if not outcome.finished:
             click.echo(f"Stopped at step {state.step}; continue with: {again}", err=True)
         elif not as_json:

@@ -17,7 +17,9 @@ from trajworld.cli.main import main
 from trajworld.data.dataset import Dataset
 from trajworld.data.windows import gather_windows
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.training.config import resolve_config
 from trajworld.training.record import read_metrics
+from trajworld.training.run import resume_run
 
 FRAMEWORKS = {"keras", "jax", "tensorflow", "torch", "pandas", "matplotlib", "scipy"}
 SIZES = {"blocks": 1, "width": 16, "heads": 2, "window": 8, "bins": 32}
@@ -44,6 +46,24 @@ def tuned(folder: Path) -> Any:
         patch.setenv("TRAJWORLD_HOME", str(folder / "home"))
         data = tw.open_dataset(folder / "data")
         return tw.train(data, preset="tiny", steps=30, model=SIZES, run=folder / "tuned")
+
+
+@pytest.mark.once
+def test_a_source_is_trained_on_as_the_command_line_does(tmp_path: Path, data: Dataset) -> None:
+    """By its name: what a source says of itself, as UniTraj does of sampling and ranges, is not in the store."""
+    given: dict[str, Any] = {"preset": "tiny", "steps": 1, "model": SIZES}
+    for number, named in enumerate((data, data.path, "data")):
+        run = tmp_path / str(number)
+        tw.train(named, run=run, **given)
+        spec = resolve_config("train", file=run / "config.toml").datasets[0].spec
+        assert spec == str(data.path.absolute())
+    folder = tmp_path / "db1" / "walker"
+    folder.mkdir(parents=True)
+    row = {"observation": np.ones((9, 3)), "action": np.zeros((9, 2)), "reward": np.zeros((9, 1))}
+    for number in range(4):
+        np.savez(folder / f"episode_{number}.npz", **row)
+    tw.train([tmp_path], run=tmp_path / "unitraj", **given)
+    assert resume_run(tmp_path / "unitraj")[0].parts[0].sampling == "episode"
 
 
 def history(data: Dataset, rows: int = 7) -> np.ndarray:

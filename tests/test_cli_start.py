@@ -79,7 +79,7 @@ def test_an_installation_without_a_backend_says_so_in_one_line(arguments: str) -
         ("data fly", 2, "No such command 'fly'"),
         ("--fly", 2, "No such option"),
         ("doctor --timeout never", 2, "--timeout"),
-        ("bench", 2, "trajworld bench is now: trajworld study run backends"),
+        ("study run fly", 2, "No such command 'fly'"),
     ],
 )
 def test_wrong_calls_exit_with_2(command: Any, arguments: str, wanted: int, message: str) -> None:

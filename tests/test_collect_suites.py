@@ -38,7 +38,7 @@ def quiet(done: int, total: int | None, what: str) -> None:
     pass
 
 
-def test_levels_follow_the_policies_returns(home: Path) -> None:
+def test_levels_follow_the_policies_returns(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     policies = {"best": balancer(1.0), "none": balancer(0.0), "wrong": balancer(-1.0)}
     planned = plan_suite("trajworld/test", policies, progress=quiet)
     assert [one.level for one in planned] == list(LEVELS)
@@ -49,6 +49,20 @@ def test_levels_follow_the_policies_returns(home: Path) -> None:
     assert parts["medium"] == ["none"]
     assert parts["medium-replay"] == ["uniform", "wrong", "none"]
     assert parts["medium-expert"] == ["none", "best"]
+
+    # Of negative returns a third would lie above the best: it is a third of the way from the worst.
+    returns = {"best": -100.0, "none": -700.0, "wrong": -1000.0}
+    monkeypatch.setattr(
+        suites,
+        "policy_returns",
+        lambda own, **_: [
+            {"policy": one, "return": returns[one], "environment": own[one].environment} for one in own
+        ],
+    )
+    middle = {"better": balancer(0.5), **policies}
+    returns["better"] = -200.0
+    (medium,) = (one for one in plan_suite("trajworld/test", middle, progress=quiet) if one.level == "medium")
+    assert [name for name, _ in medium.parts] == ["none"]
 
     noises = "; a third of the episodes each with action noise of 0, 0.2, 0.5"
     assert [noises in one.acting for one in planned] == [level == "medium-replay" for level in LEVELS]

@@ -17,6 +17,7 @@ from trajworld.data.d4rl import read_d4rl
 from trajworld.data.episode import Episode, rows_of_episode
 from trajworld.data.unitraj import read_unitraj, unitraj_datasets, unitraj_environment, unitraj_range
 from trajworld.errors import TrajWorldError
+from trajworld.training.parts import expanded
 
 pytestmark = pytest.mark.once
 
@@ -277,6 +278,10 @@ def test_a_folder_of_one_environment_is_known_by_its_place(tmp_path: Path, publi
         one = unitraj_environment(next(folder for folder in file.parents if folder.name == name))
         assert one is not None
         assert (one.source, one.environment, one.weight, one.episodes) == (source, name, 1.0, (file,))
+    assert [len(expanded(str(tmp_path), kind)) for kind in ("pretrain", "train")] == [len(published), 1]
+    # What is no root of UniTraj's is read as train reads it: a Minari dataset's folder, LeRobot data.
+    (tmp_path / "other" / "data").mkdir(parents=True)
+    assert expanded(str(tmp_path / "other"), "pretrain") == [(str(tmp_path / "other"), 1.0, None)]
     # A folder above several environments is none.
     assert unitraj_environment(tmp_path / "modular-rl") is None
     assert unitraj_environment(tmp_path) is None

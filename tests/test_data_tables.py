@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from trajworld.data import tables
-from trajworld.data.account import Account
+from trajworld.data.account import UNRECORDED, Account
 from trajworld.data.column_guesses import write_columns
 from trajworld.data.resolve import open_dataset
 from trajworld.data.table_columns import Columns, read_columns
@@ -106,6 +106,36 @@ def test_episodes_equal_a_walk_over_the_rows(
     assert account.kept == sum(len(rows) - 1 for rows, _ in expected)
     assert account.transitions == account.kept + sum(count for count, _ in account.left_out.values())
     assert account.transitions == len(frame) or columns.action_row == "after"
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    ("given", "lost"),
+    [
+        ({}, (2, 0.0)),
+        ({"reward": "r", "reward_row": "after"}, (2, 0.0)),
+        ({"reward": "r", "reward_row": "before"}, (2, 11.0)),
+        ({"reward": "r", "reward_row": "before", "action_row": "after"}, (2, 11.0)),
+        ({"reward": "r", "reward_row": "after", "action_row": "after"}, None),
+        ({"action": ()}, None),
+    ],
+)
+def test_what_the_last_row_of_an_episode_says_is_accounted(
+    tmp_path: Path, given: dict[str, Any], lost: tuple[int, float] | None
+) -> None:
+    frame = pd.DataFrame({"a": np.arange(6.0), "u": 1.0, "r": [1, 2, 3, 4, 5, 8], "run": [1, 1, 1, 2, 2, 2]})
+    frame.to_csv(tmp_path / "log.csv", index=False)
+    columns = {"observation": ("a",), "action": ("u",), "episode": "run", **given}
+    (tmp_path / "log.toml").write_text(
+        "".join(
+            f"{name} = {list(value) if isinstance(value, tuple) else repr(value)}\n"
+            for name, value in columns.items()
+        )
+    )
+    account = Account()
+    episodes = list(read_table(tmp_path / "log.csv", tmp_path / "log.toml").episodes(account))
+    assert [len(one) for one in episodes] == [2, 2]
+    assert account.left_out == ({} if lost is None else {UNRECORDED: lost})
 
 
 @pytest.mark.once

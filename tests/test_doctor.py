@@ -67,19 +67,20 @@ def test_report_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path,
 
 @pytest.mark.once
 def test_what_is_missing_names_its_pip_command(monkeypatch: pytest.MonkeyPatch, command: Any) -> None:
-    hidden = (*doctor.FRAMEWORKS, "dm_control", "minari", "pandas", "ray")
+    hidden = (*doctor.FRAMEWORKS, "dm_control", "minari", "pandas", "ray", "stable_baselines3")
     for module, name in (doctor.importlib.util, "find_spec"), (doctor, "_version"):
         real = getattr(module, name)
         fake = lambda name, real=real: None if name in hidden else real(name)  # noqa: E731
         monkeypatch.setattr(module, name, fake)
     monkeypatch.setenv("KERAS_BACKEND", "torch")
     report = examine()
-    assert not report.healthy
-    assert report.versions["minari"] is None
-    assert report.missing[0].what == "torch (needed): not installed"
+    assert not report["healthy"]
+    assert report["versions"]["minari"] is None
+    assert report["missing"][0]["what"] == "torch (needed): not installed"
     declared = [text.split(";")[0].strip() for text in importlib.metadata.requires("trajworld")]
-    mends = {missing.what.partition(":")[0]: missing.mend for missing in report.missing}
+    mends = {missing["what"].partition(":")[0]: missing["mend"] for missing in report["missing"]}
     needed, optional = ("torch", "minari", "pandas"), ("jax", "tensorflow", "dm_control", "ray")
+    assert "stable-baselines3" in mends["stable_baselines3 (optional)"]
     for name in (*needed, *optional):
         wanted = next(text for text in declared if re.match(rf"{name}\b(?!-)", text))
         assert f"pip install '{wanted}'" in mends[f"{name} ({'needed' if name in needed else 'optional'})"]
@@ -94,9 +95,9 @@ def test_a_gpu_that_is_not_used(
 ) -> None:
     monkeypatch.setattr(doctor, "_GPU_NODES", (str(tmp_path),))
     devices["jax"] = "cpu"
-    (missing,) = [one for one in examine().missing if "GPU" in one.what]
-    assert missing.what.startswith("jax")
-    assert "cuda" in missing.mend
+    (missing,) = [one for one in examine()["missing"] if "GPU" in one["what"]]
+    assert missing["what"].startswith("jax")
+    assert "cuda" in missing["mend"]
 
 
 @pytest.mark.once

@@ -5,7 +5,9 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import filelock
 import pytest
 from minari.storage.datasets_root_dir import get_dataset_path
 
@@ -13,7 +15,7 @@ from trajworld.data.home import home
 from trajworld.data.minari_datasets import dataset_path, datasets_folder
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import atomic_folder, ensure_room, one_writer, user_path
+from trajworld.files import atomic_folder, ensure_room, kind_of_bytes, one_writer, user_path
 from trajworld.interop.restricted_pickle import read_pickle
 
 pytestmark = pytest.mark.once
@@ -97,3 +99,21 @@ def test_folders_follow_the_environment_and_a_tilde_is_the_home_folder(
     assert home().is_relative_to(tmp_path)
     with pytest.raises(UsageError, match="~no-such-user"):
         user_path("~no-such-user/data")
+
+
+def test_a_lock_loses_its_name_while_it_is_held(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a third process could lock a new file of that name, beside one that waited for the old."""
+    there, release = [], filelock.FileLock.release
+
+    def look(self: Any, *arguments: Any) -> None:
+        there.append(Path(self.lock_file).exists())
+        release(self, *arguments)
+
+    with one_writer(tmp_path / "thing", "the thing"):
+        monkeypatch.setattr(filelock.FileLock, "release", look)
+    assert there[0] is False
+
+
+def test_a_zip_archive_is_known_by_more_than_two_letters() -> None:
+    assert kind_of_bytes(b"PK\x03\x04rest") == "it is a zip archive"
+    assert kind_of_bytes(b"PK,weight\n1,2\n") == ""

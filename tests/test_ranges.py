@@ -4,6 +4,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,10 +16,11 @@ from training_fixtures import config_for, store
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.data.statistics import value_range
-from trajworld.errors import TrajWorldError
-from trajworld.evaluation.one_step import support_for
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.one_step import named_ranges, support_for
 from trajworld.models.files import load_model
 from trajworld.models.identity import DatasetRange, Identity, action_mask
+from trajworld.models.outside import share_outside
 from trajworld.models.ranges import Support, pretraining_support, training_support
 from trajworld.training.loop import train
 from trajworld.training.run import start_run
@@ -124,6 +126,28 @@ def test_which_range_reads_which_data(
     found = again.source_for(*given)
     assert (found and round(float(found.support.upper[0]))) == expected
     assert found is None or found.variates == (of[3] if len(of) > 3 else 6)
+
+
+def test_a_range_is_named_by_one_of_the_models_own_datasets_or_by_data(
+    data: Callable[..., Dataset], tmp_path: Path
+) -> None:
+    models: Any = [SimpleNamespace(identity=one) for one in (Identity(), IDENTITY)]
+    given, path = data("x", HOPPER), store(tmp_path / "data")
+    for ranges in (None, "hopper_expert", given):
+        assert named_ranges(ranges, models) is ranges
+    opened = named_ranges(path, models)
+    assert isinstance(opened, Dataset)
+    assert opened.path == Path(path)
+    with pytest.raises(UsageError, match="hopper_expert"):
+        named_ranges("hopper_expert", models[:1])
+
+
+def test_the_share_outside_one_of_several_ranges(data: Callable[..., Dataset]) -> None:
+    given = data("hopper_medium", HOPPER)
+    with pytest.raises(TrajWorldError, match="hopper_random or hopper_expert"):
+        share_outside(IDENTITY, given)
+    for name in ("hopper_random", "hopper_expert"):
+        assert share_outside(IDENTITY, given, name)["range"] == name
 
 
 def test_files_of_earlier_versions_have_a_range_for_each_environment(data: Callable[..., Dataset]) -> None:

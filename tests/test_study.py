@@ -1,5 +1,6 @@
 """The study machine: keys, the store, engines, failures, kills, tables and the report."""
 
+import json
 import os
 import random
 import shutil
@@ -17,10 +18,12 @@ from study_cells import Powers, power
 from trajworld.charts import Look
 from trajworld.errors import TrajWorldError
 from trajworld.files import one_writer
+from trajworld.study import report
 from trajworld.study.cells import Cell, Result, Store
-from trajworld.study.report import command, read_report, write_report
+from trajworld.study.report import read_report, write_report
 from trajworld.study.run import LocalEngine, RayEngine, known_cells, origins, run_study
 from trajworld.study.tables import bootstrap, interval, markdown, over_seeds, terminal, texts
+from trajworld.text import number
 
 pytestmark = pytest.mark.once
 
@@ -172,7 +175,7 @@ def test_a_report_holds_everything_and_can_be_made_again_from_its_table(tmp_path
     pd.testing.assert_frame_equal(again, table)
     write_report(study, again, folder, facts, pictures)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
-    assert command(Powers(bases=(3, 4))) == "trajworld study run powers --bases 3,4"
+    assert report.command(Powers(bases=(3, 4))) == "trajworld study run powers --bases 3,4"
 
 
 def test_a_report_never_replaces_anything_else_and_one_of_nothing_says_so(tmp_path):
@@ -182,3 +185,19 @@ def test_a_report_never_replaces_anything_else_and_one_of_nothing_says_so(tmp_pa
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     page = write_report(Powers(), pd.DataFrame(), tmp_path / "r", {})
     assert "No cell is finished yet" in page.read_text()
+
+
+@pytest.mark.parametrize("name", ["missing", ["powers"]])
+def test_a_report_of_no_study_is_refused_in_one_line(tmp_path, command, name):
+    folder = tmp_path / "report"
+    write_report(Powers(), complete(tmp_path), folder, {})
+    record = json.loads((folder / "study.json").read_text())
+    (folder / "study.json").write_text(json.dumps({**record, "study": name}))
+    code, _, err = command("study", "report", folder)
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert "holds no whole report" in err
+
+
+def test_numbers_are_shown_as_they_are_rounded():
+    shown = [number(value) for value in (999.4, 999.7, -999.6, 1234.0, 0.12345, 999_999.7)]
+    assert shown == ["999", "1,000", "-1,000", "1,234", "0.123", "1.00e+06"]

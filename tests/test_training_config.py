@@ -42,6 +42,14 @@ def test_the_paper_preset_is_the_published_one(kind: Any, rate: float, steps: in
     assert (config.targets, config.optimizer, config.dtype) == ("onehot", "adamw", "float32")
 
 
+def test_a_folder_of_a_shipped_models_name_does_not_hide_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "trajworld-small").mkdir()
+    assert resolve_config("train", options={**DATA, "init": "trajworld-small"}).init == "trajworld-small"
+
+
 def test_training_from_a_model_has_settings_of_its_own() -> None:
     own = TrajWorldSizes.runs["small", "init"]
     given = {**DATA, "init": "trajworld-small"}
@@ -145,6 +153,9 @@ def test_what_starts_from_a_model_has_the_settings_of_its_kind(tmp_path: Path) -
         ("learning_rate = nan", "learning_rate must be above 0"),
         ("seed = -1", "seed must lie between 0 and 4294967295"),
         ("holdout_fraction = 1", "holdout_fraction must lie in [0, 1)"),
+        ("patience = -5", "patience must be at least 0"),
+        ("init = 3", "init must be a text, not 3"),
+        ('optimizer = ["muon"]', "optimizer must be a text"),
         ("warmup_steps = 5000", "warmup_steps (5000) must lie between 0 and decay_steps (1000)"),
         ('targets = "soft"', "onehot or gauss"),
         ('optimizer = "sgd"', "adamw or muon"),

@@ -245,6 +245,21 @@ def test_a_resumed_run_may_end_elsewhere(tmp_path: Path, data: str) -> None:
 
 
 @pytest.mark.once
+def test_a_run_that_ran_out_of_patience_goes_on_if_it_is_told_to(
+    tmp_path: Path, data: str, plain_steps: Any
+) -> None:
+    # At no rate the loss does not fall.
+    path, given = tmp_path / "run", {"evaluate_every": 1, "patience": 2, "learning_rate": 1e-30}
+    ended = train(start_run(path, config_for("train", [data], steps=12, **given)))
+    assert ended.finished
+    assert 2 <= ended.state.step < 6
+    assert train(resume_run(path)[0]).state.step == ended.state.step
+    outcome = train(resume_run(path, steps=20)[0])
+    assert outcome.finished
+    assert outcome.state.step == ended.state.step + 2
+
+
+@pytest.mark.once
 def test_relative_and_home_paths_are_kept_whole_so_a_run_resumes_from_anywhere(
     tmp_path: Path, data: str, monkeypatch: pytest.MonkeyPatch, plain_steps: Any
 ) -> None:

@@ -74,7 +74,8 @@ def train(
 
     several = isinstance(data, Sequence) and not isinstance(data, str)
     many: Any = data if several else [data]
-    options = {**settings, "datasets": [str(_opened(one).path) for one in many]}
+    names = [str(one.path) if isinstance(one, Dataset) else os.fspath(one) for one in many]
+    options = {**settings, "datasets": names}
     options |= {} if init is None else {"init": os.fspath(init)}
     config = resolve_config("pretrain" if several else "train", preset=preset, options=options)
     with tempfile.TemporaryDirectory() as temporary:
@@ -200,10 +201,15 @@ def evaluate(
     """
     import pandas
 
-    from trajworld.evaluation.one_step import copy_last_row_errors, prediction_errors, support_for
+    from trajworld.evaluation.one_step import (
+        copy_last_row_errors,
+        named_ranges,
+        prediction_errors,
+        support_for,
+    )
 
     model, dataset = _loaded(model), _opened(data)
-    support = support_for(model, dataset, _chosen(model, ranges))
+    support = support_for(model, dataset, named_ranges(ranges, [model]))
     limit = None if windows is None else _whole("windows", windows)
     choice: Any = {"limit": limit, "seed": _whole("seed", seed)}
     found, *others = (
@@ -226,23 +232,16 @@ def _loaded(model: Any) -> Any:
     return load(model) if isinstance(model, str | os.PathLike) else model
 
 
-def _chosen(model: Any, ranges: Data | None) -> Dataset | str | None:
-    """What a caller names for the range: data, or one of the model's own datasets."""
-    if ranges is None or ranges in [source.dataset for source in model.identity.sources]:
-        return ranges  # type: ignore[return-value]
-    return _opened(ranges)
-
-
 def _known(
     model: Any, ranges: Data | None, variates: int, data: Dataset | None = None
 ) -> tuple[Variates, int]:
     """The variates over the range that a model reads them over, and O."""
-    from trajworld.evaluation.one_step import support_for
+    from trajworld.evaluation.one_step import named_ranges, support_for
 
     own, identity = model.identity.support, model.identity
     if ranges is not None or data is not None:
         dataset = data or _opened(ranges)  # type: ignore[arg-type]
-        support = support_for(model, dataset, _chosen(model, ranges)).support
+        support = support_for(model, dataset, named_ranges(ranges, [model])).support
         found = variates_of(dataset, support.lower, support.upper), dataset.observation_size
     elif own.shared or identity.observation_size is None:
         raise UsageError(

@@ -16,7 +16,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,18 +25,10 @@ from trajworld.data.home import home
 from trajworld.data.minari_datasets import datasets_folder
 from trajworld.processes import available_cores
 from trajworld.version import __version__
-from trajworld.versions import version_of
+from trajworld.versions import EXTRAS, version_of
 
 FRAMEWORKS = tuple(BACKENDS)
 _LIBRARIES = ("keras", "numpy", "pandas", "gymnasium", "mujoco", "minari", "grain")
-# Libraries that only an extra of this package brings, and nothing breaks without.
-_EXTRA_OF = {
-    "dm_control": "dm-control",
-    "huggingface_hub": "hub",
-    "pyarrow": "parquet",
-    "ray": "ray",
-    "pytest-benchmark": "bench",
-}
 _GPU_NODES = ("/dev/nvidia0", "/dev/kfd")
 
 
@@ -57,56 +49,33 @@ class Framework:
     training: int = 1
 
 
-@dataclass(frozen=True)
-class Missing:
-    """Something that is missing or broken, and the command that mends it."""
+def examine(timeout: float = 120) -> dict[str, Any]:
+    """Examine this machine; a framework that does not answer within ``timeout`` seconds counts as broken.
 
-    what: str
-    mend: str
-
-
-@dataclass(frozen=True)
-class Report:
-    """What :func:`examine` found: sizes in bytes, versions by name, None for what is not installed or not known.
-
-    ``home`` is where converted datasets are kept, ``minari`` Minari's folder of datasets.
+    As plain JSON values: sizes in bytes, versions by name, None for what is not installed or not known; ``home`` is
+    where converted datasets are kept, ``minari`` Minari's folder of datasets; ``missing`` is what is missing or broken,
+    each with the command that mends it.
     """
-
-    versions: dict[str, str | None]
-    frameworks: list[Framework]
-    active: str
-    reason: str
-    healthy: bool
-    cores: int
-    memory: int | None
-    home: str
-    home_free: int
-    minari: str
-    missing: list[Missing]
-
-
-def examine(timeout: float = 120) -> Report:
-    """Examine this machine; a framework that does not answer within ``timeout`` seconds counts as broken."""
     frameworks = try_frameworks(FRAMEWORKS, timeout)
     active, folder = os.environ["KERAS_BACKEND"], home().absolute()
     there = next(one for one in (folder, *folder.parents) if one.exists())
     memory = None
     with contextlib.suppress(AttributeError, OSError, ValueError):
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    libraries = {name: _version(name) for name in (*_LIBRARIES, *_EXTRA_OF)}
-    return Report(
-        versions={"python": platform.python_version(), "trajworld": __version__, **libraries},
-        frameworks=frameworks,
-        active=active,
-        reason="the default; KERAS_BACKEND changes it" if active == "jax" else "KERAS_BACKEND names it",
-        healthy=any(one.works for one in frameworks if one.name == active),
-        cores=len(available_cores()),
-        memory=memory,
-        home=str(home()),
-        home_free=shutil.disk_usage(there).free,
-        minari=str(datasets_folder()),
-        missing=_missing(libraries, frameworks, active),
-    )
+    libraries = {name: _version(name) for name in (*_LIBRARIES, *EXTRAS)}
+    return {
+        "versions": {"python": platform.python_version(), "trajworld": __version__, **libraries},
+        "frameworks": [asdict(one) for one in frameworks],
+        "active": active,
+        "reason": "the default; KERAS_BACKEND changes it" if active == "jax" else "KERAS_BACKEND names it",
+        "healthy": any(one.works for one in frameworks if one.name == active),
+        "cores": len(available_cores()),
+        "memory": memory,
+        "home": str(home()),
+        "home_free": shutil.disk_usage(there).free,
+        "minari": str(datasets_folder()),
+        "missing": [{"what": what, "mend": mend} for what, mend in _missing(libraries, frameworks, active)],
+    }
 
 
 def try_frameworks(names: Sequence[str], timeout: float = 120) -> list[Framework]:
@@ -156,24 +125,24 @@ def _version(name: str) -> str | None:
 
 def _missing(
     libraries: Mapping[str, str | None], frameworks: Sequence[Framework], active: str
-) -> list[Missing]:
-    """What is missing or broken, what hinders most first."""
+) -> list[tuple[str, str]]:
+    """What is missing or broken, what hinders most first, and the command that mends it."""
     found = []
     if active not in FRAMEWORKS:
         what = f"KERAS_BACKEND={active} is none of {', '.join(FRAMEWORKS)}"
-        found.append(Missing(what, "unset KERAS_BACKEND"))
+        found.append((what, "unset KERAS_BACKEND"))
     for one in sorted((one for one in frameworks if not one.works), key=lambda one: one.name != active):
         needed = "needed" if one.name == active else "optional"
         again = "" if one.problem == "not installed" else " --force-reinstall"
-        found.append(Missing(f"{one.name} ({needed}): {one.problem}", _pip(one.name, again)))
+        found.append((f"{one.name} ({needed}): {one.problem}", _pip(one.name, again)))
     for name in (name for name, version in libraries.items() if version is None):
-        needed = "optional" if name in _EXTRA_OF else "needed"
-        found.append(Missing(f"{name} ({needed}): not installed", _pip(_EXTRA_OF.get(name, name))))
+        needed = "optional" if name in EXTRAS else "needed"
+        found.append((f"{name} ({needed}): not installed", _pip(EXTRAS.get(name, name))))
     gpu = any(Path(node).exists() for node in _GPU_NODES)
     for one in (one for one in frameworks if gpu and one.works and one.device.startswith("cpu")):
         what = f"{one.name} (optional): computes on the CPU although the machine has a GPU"
         extra = "jax-cuda" if one.name == "jax" else one.name
-        found.append(Missing(what, _pip(extra, " --force-reinstall")))
+        found.append((what, _pip(extra, " --force-reinstall")))
     return found
 
 

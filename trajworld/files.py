@@ -32,7 +32,7 @@ _KINDS = (
         "it was saved as PyTorch did before version 1.6: load it with today's PyTorch and save it again",
     ),
     (b"\x80", "it is a pickle"),
-    (b"PK", "it is a zip archive"),
+    (b"PK\x03\x04", "it is a zip archive"),
 )
 
 
@@ -99,9 +99,10 @@ def one_writer(path: str | os.PathLike[str], what: str, wait: bool = False) -> I
         remove_leftovers(path.parent, rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.{kinds}")
         yield
     finally:
-        lock.release()
+        # While it is held: who opened it before sees that its lock has no name any more, and tries again.
         with contextlib.suppress(OSError):
             os.unlink(lock.lock_file)
+        lock.release()
 
 
 def remove_leftovers(folder: Path, names: str = r"\..+\.tmp.*") -> None:
@@ -198,7 +199,7 @@ def kind_of_bytes(start: bytes) -> str:
         return "it is an HTML page: the download gave a page in place of the file"
     if start[8:10] == b'{"' and int.from_bytes(start[:8], "little") < 1 << 32:
         return "it is a safetensors file"
-    if start.startswith(b"PK") and b"data.pkl" in start:
+    if start.startswith(b"PK\x03\x04") and b"data.pkl" in start:
         return "it is a PyTorch file (.pt)"
     return next((text for magic, text in _KINDS if start.startswith(magic)), "")
 

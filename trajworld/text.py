@@ -11,7 +11,9 @@ def number(value: float | None, digits: int = 3) -> str:
         return "not finite"
     if value == 0:
         return "0"
-    return f"{value:,.0f}" if 1000 <= abs(value) < 1e6 else f"{value:#.{digits}g}".rstrip(".")
+    shown = f"{value:#.{digits}g}"
+    # As it is rounded: 999.7 is 1,000.
+    return f"{value:,.0f}" if 1000 <= abs(float(shown)) < 1e6 else shown.rstrip(".")
 
 
 def short_name(environment: str) -> str:

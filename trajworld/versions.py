@@ -8,6 +8,16 @@ from trajworld.version import __version__
 _FRAMEWORKS = ("keras", "jax", "tensorflow", "tensorflow-cpu", "torch")
 _LIBRARIES = ("numpy", "gymnasium", "mujoco", "dm_control", "minari", "grain")
 
+EXTRAS = {
+    "dm_control": "dm-control",
+    "huggingface_hub": "hub",
+    "pyarrow": "parquet",
+    "pytest_benchmark": "bench",
+    "ray": "ray",
+    "stable_baselines3": "agents",
+}
+"""Packages that only an extra of this one brings, and the extra."""
+
 
 def version_of(distribution: str) -> str | None:
     """The version of an installed distribution; None where it is not installed."""

@@ -158,25 +158,35 @@ def collect_datasets(
                 progress(done, transitions or episodes, environment)
 
         for dataset_id, description in targets.items():
-            tally, began = Tally(), time.monotonic()
-            recorded = {
-                "behaviour": {"name": behaviour.name, **numbers},
-                "seed": seed,
-                "time_limit": description.time_limit,
-                "versions": deciding_versions(),
-            }
-            path = write_minari(
-                dataset_id,
-                reported(description.name, tally),
-                environment=description.name,
-                observation_space=description.observation_space,
-                action_space=description.action_space,
-                description=f"{description.name}: {behaviour.name} actions, seed {seed}",
-                metadata={"collection": recorded},
-                replace=replace,
-            )
-            named = {"dataset": dataset_id, "environment": description.name, "path": str(path)}
-            yield {**named, **tally.row(), "seconds": round(time.monotonic() - began, 3)}
+            given = functools.partial(reported, description.name)
+            recipe = {"behaviour": {"name": behaviour.name, **numbers}, "seed": seed}
+            words = f"{behaviour.name} actions, seed {seed}"
+            yield write_collected(dataset_id, description, given, words, recipe, replace)
+
+
+def write_collected(
+    dataset_id: str,
+    description: Description,
+    episodes: Callable[[Tally], Iterator[Episode]],
+    words: str,
+    recipe: Mapping[str, Any],
+    replace: bool = False,
+) -> dict[str, Any]:
+    """Write a Minari dataset of ``episodes``, which a tally counts, by a recipe; a row as of ``collect_datasets``."""
+    tally, began = Tally(), time.monotonic()
+    recorded = {**recipe, "time_limit": description.time_limit, "versions": deciding_versions()}
+    path = write_minari(
+        dataset_id,
+        episodes(tally),
+        environment=description.name,
+        observation_space=description.observation_space,
+        action_space=description.action_space,
+        description=f"{description.name}: {words}",
+        metadata={"collection": recorded},
+        replace=replace,
+    )
+    named = {"dataset": dataset_id, "environment": description.name, "path": str(path)}
+    return {**named, **tally.row(), "seconds": round(time.monotonic() - began, 3)}
 
 
 def check_recipe(dataset_id: str, found: Mapping[str, Any], recipe: Mapping[str, Any]) -> None:

@@ -4,7 +4,6 @@ import contextlib
 import itertools
 import math
 import re
-import shutil
 import time
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -33,7 +32,7 @@ from trajworld.environments.interface import Description, Environment
 from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import nested, one_writer, read_json, write_json
+from trajworld.files import nested, one_writer, read_json, remove_leftovers, write_json
 from trajworld.policies.behaviour import Behaviour, log_uniform, make_behaviour
 from trajworld.policies.search import SHORT, STAGED, ClockedPolicy, Search, search_policies
 from trajworld.processes import started_workers, worker_died
@@ -188,8 +187,8 @@ def open_corpus(
             raise UsageError(f"the weight of {source} must be above 0, not {factor:g}")
     folder = corpus_folder(name)
     with one_writer(folder, f"the corpus {name}"):
-        for left in folder.rglob(".*.tmp*"):
-            shutil.rmtree(left, ignore_errors=True) if left.is_dir() else left.unlink(missing_ok=True)
+        for place in folder.glob("*/"):
+            remove_leftovers(place)
         before = set[str]()
         with contextlib.suppress(TrajWorldError):  # Missing or damaged: it is written anew.
             before = {member.dataset_id for member in read_manifest(name)}

@@ -17,22 +17,17 @@ APART = 4.0
 """Standard errors of the difference that tell two values apart."""
 
 
-def pick_spread(values: ArrayLike, errors: ArrayLike, count: int, apart: float = APART) -> list[int]:
+def pick_spread(values: ArrayLike, errors: ArrayLike, count: int) -> list[int]:
     """Choose ``count`` of values ``[N]`` with standard errors ``[N]``, from the least to the greatest, in this order.
 
-    Of all choices with the fewest neighbours less than ``apart`` standard errors of their difference apart, the one
+    Of all choices with the fewest neighbours less than ``APART`` standard errors of their difference apart, the one
     whose sum of squared distances from an even grid is least.
-
-    Raises:
-        UsageError: There are fewer values than that.
     """
     value, error = np.asarray(values, np.float64), np.asarray(errors, np.float64)
-    if len(value) < count:
-        raise UsageError(f"there are {len(value)} policies, and {count} are to be chosen")
     order = np.argsort(value, kind="stable")
     value, error = value[order], error[order]
     grid, spread = np.linspace(value[0], value[-1], count), np.ptp(value) or 1.0
-    gap, least = np.subtract.outer(value, value).T, apart * np.hypot.outer(error, error)
+    gap, least = np.subtract.outer(value, value).T, APART * np.hypot.outer(error, error)
     # The cost of a step from one value up to another: a pair too close outweighs any distances from the grid.
     step = np.where(np.tri(len(value), dtype=bool), np.inf, (gap < least) * float(count))
     cost = np.where(np.arange(len(value)) == 0, 0.0, np.inf)

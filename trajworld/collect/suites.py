@@ -1,6 +1,6 @@
 """Suites of behaviour datasets after D4RL's recipe: five levels of skill in each environment, from policies at hand."""
 
-import time
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ from trajworld.collect.collector import (
     Tally,
     check_recipe,
     collect,
-    deciding_versions,
     take_episodes,
+    write_collected,
 )
 from trajworld.collect.returns import policy_returns
 from trajworld.data.episode import Episode
-from trajworld.data.minari_datasets import dataset_path, write_minari
+from trajworld.data.minari_datasets import dataset_path
 from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import UsageError
@@ -137,7 +137,10 @@ def plan_suite(
             raise UsageError(
                 f"{expert} is the only policy of its environment: at least 2 are needed, of different skill"
             )
-        medium = min(ranked[:-1], key=lambda one: abs(returns[one] - returns[expert] / 3))
+        best, worst = returns[expert], returns[ranked[0]]
+        # A third of a negative return would be more than the return.
+        third = best / 3 if best > 0 else worst + (best - worst) / 3
+        medium = min(ranked[:-1], key=lambda one: abs(returns[one] - third))
         weaker = ranked[: ranked.index(medium) + 1]
         uniform: tuple[str, Behaviour] = ("uniform", Uniform())
         replay: list[tuple[str, Behaviour | Stream]] = [
@@ -193,65 +196,43 @@ def collect_suite(
         for one in planned:
             if one.dataset in there:
                 continue
-            tally, began = Tally(), time.monotonic()
             sizes = np.diff(np.linspace(0, transitions, len(one.parts) + 1).astype(int)).tolist()
             if min(sizes) < 1:
                 raise UsageError(
                     f"{one.dataset} has {len(sizes)} parts: more than {transitions} transitions are needed"
                 )
-
-            def episodes(
-                one: SuiteDataset = one, sizes: list[int] = sizes, tally: Tally = tally
-            ) -> Iterator[Episode]:
-                for number, ((_, behaviour), size) in enumerate(zip(one.parts, sizes, strict=True)):
-                    # Other episodes in each part of each level.
-                    words = [seed, LEVELS.index(one.level), number]
-                    own = int(np.random.SeedSequence(words).generate_state(1)[0])
-                    part, before = Tally(), tally.transitions
-                    if isinstance(behaviour, Stream):
-                        rollouts = map(Rollout, behaviour.episodes(size, own))
-                        found = take_episodes(rollouts, one.environment, part, size)
-                    else:
-                        found = collect(
-                            one.environment,
-                            behaviour=behaviour,
-                            transitions=size,
-                            seed=own,
-                            workers=pool,
-                            tally=part,
-                        )
-                    for episode in found:
-                        yield episode
-                        progress(before + part.transitions, transitions, one.dataset)
-                    reason = tally.reason or part.reason
-                    for name, value in vars(part).items():
-                        setattr(tally, name, getattr(tally, name) + value)
-                    tally.reason = reason
-
             opened = open_environment(one.environment)
             opened.close()
-            space = opened.description
-            path = write_minari(
-                one.dataset,
-                episodes(),
-                environment=one.environment,
-                observation_space=space.observation_space,
-                action_space=space.action_space,
-                description=f"{one.environment}, {one.level}: {one.acting}; seed {seed}",
-                metadata={
-                    "collection": {
-                        **one.recipe(transitions, seed),
-                        "time_limit": space.time_limit,
-                        "versions": deciding_versions(),
-                    }
-                },
-            )
-            yield {
-                "dataset": one.dataset,
-                "environment": one.environment,
-                "level": one.level,
-                "parts": one.acting,
-                "path": str(path),
-                **tally.row(),
-                "seconds": round(time.monotonic() - began, 3),
+            episodes = functools.partial(_episodes, one, sizes, seed, pool, progress)
+            words, recipe = f"{one.level}: {one.acting}; seed {seed}", one.recipe(transitions, seed)
+            row = write_collected(one.dataset, opened.description, episodes, words, recipe)
+            yield {**row, "level": one.level, "parts": one.acting}
+
+
+def _episodes(
+    one: SuiteDataset, sizes: list[int], seed: int, pool: Any, progress: Progress, tally: Tally
+) -> Iterator[Episode]:
+    """Those of a dataset, so many transitions of each part; the tally counts them."""
+    for number, ((_, behaviour), size) in enumerate(zip(one.parts, sizes, strict=True)):
+        # Other episodes in each part of each level.
+        words = [seed, LEVELS.index(one.level), number]
+        own = int(np.random.SeedSequence(words).generate_state(1)[0])
+        part, before = Tally(), tally.transitions
+        if isinstance(behaviour, Stream):
+            rollouts = map(Rollout, behaviour.episodes(size, own))
+            found = take_episodes(rollouts, one.environment, part, size)
+        else:
+            given: dict[str, Any] = {
+                "behaviour": behaviour,
+                "transitions": size,
+                "seed": own,
+                "workers": pool,
             }
+            found = collect(one.environment, tally=part, **given)
+        for episode in found:
+            yield episode
+            progress(before + part.transitions, sum(sizes), one.dataset)
+        reason = tally.reason or part.reason
+        for name, value in vars(part).items():
+            setattr(tally, name, getattr(tally, name) + value)
+        tally.reason = reason

@@ -1,6 +1,6 @@
 """What became of the transitions of a source: nothing is lost without a word."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -58,13 +58,9 @@ class Account:
         if count:
             self.notes[text] = self.notes.get(text, 0) + count
 
-    def as_json(self) -> dict[str, Any]:
-        """Plain values."""
-        return asdict(self)
-
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> "Account":
-        """The inverse of :meth:`as_json`; a ``ValueError`` where the numbers do not add up."""
+        """The inverse of ``vars``; a ``ValueError`` where the numbers do not add up."""
         left_out = {reason: (count, reward) for reason, (count, reward) in values["left_out"].items()}
         found = cls(**{**values, "left_out": left_out})
         if found.transitions != found.kept + sum(count for count, _ in left_out.values()):

@@ -79,7 +79,7 @@ def write_store(
         if len({*names, *_TAKEN}) == sum(sizes) + len(_TAKEN):
             description["names"] = names
         if account is not None:
-            description["account"] = account.as_json()
+            description["account"] = vars(account)
         write_json(folder / _DESCRIPTION, description)
         write_statistics(open_store(folder))
     return open_store(path)

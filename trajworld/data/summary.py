@@ -52,7 +52,7 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
         "episode_length": _spread(dataset.transitions_per_episode),
         **({"episode_return": _spread(episode_returns(dataset))} if dataset.reward else {"reward": False}),
         "variates": {name: one for name, one in named if dataset.reward or name != "reward"},
-        "account": None if dataset.account is None else dataset.account.as_json(),
+        "account": dataset.account and vars(dataset.account),
     }
 
 

@@ -203,8 +203,10 @@ class _Reader:
             account.leave_out("a value is missing", rewards[left])
             for name, column in zip(columns.values, finite.T, strict=True):
                 account.note(f"values missing in {name}", int((~column[old:]).sum()))
-        if columns.action_row == "before" and (ends := np.append(new & ~natural, last)).any():
-            known = columns.reward and columns.reward_row == "before"
+        # What a row says of the step that follows it is lost with the row after an episode's last.
+        known = columns.reward and columns.reward_row == "before"
+        forward = known or (columns.action and columns.action_row == "before")
+        if forward and (ends := np.append(new & ~natural, last)).any():
             account.leave_out(UNRECORDED, rows[ends, size + actions] if known else no_rewards(ends.sum()))
         edges = np.flatnonzero(np.diff(np.concatenate([[False], whole, [False]]).astype(np.int8)))
         for begin, end in edges.reshape(-1, 2):

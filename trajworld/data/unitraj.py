@@ -65,6 +65,11 @@ class UniTrajEnvironment:
         return f"unitraj/{self.source}/{self.environment}" if self.source else f"unitraj/{self.environment}"
 
 
+def is_unitraj_root(folder: Path) -> bool:
+    """Whether one of the corpora lies in a folder, in the place that it has in UniTraj's root."""
+    return any((folder / source.folder).is_dir() for source in UNITRAJ_SOURCES)
+
+
 def unitraj_datasets(folder: str | Path) -> list[UniTrajEnvironment]:
     """The environments that pre-training uses of a UniTraj root; a ``TrajWorldError`` where there are none.
 

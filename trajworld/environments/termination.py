@@ -14,7 +14,8 @@ Rule = Callable[[NDArray[np.floating]], NDArray[np.bool_]]
 def termination_rule(environment: str) -> Rule:
     """The rule of an environment's name, as datasets record it; :func:`never` of one that is not known here.
 
-    The rules are those of Gymnasium's MuJoCo environments, read from observations without the root's x and y.
+    The rules are those of Gymnasium's MuJoCo environments, read from observations without the root's x and y; besides,
+    as is usual in models, a value beyond 100 ends an episode of walker2d and half-cheetah.
     """
     name = parse_name(environment) if environment else None
     changes = dict(name.changes) if name else {}

@@ -3,7 +3,8 @@
 The metric is written once, for whatever predicts: a model, or the baseline that copies the last row.
 """
 
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from trajworld.backend import active_backend
 from trajworld.data.batch import Batch, Variates, variates_of
 from trajworld.data.dataset import Dataset
+from trajworld.data.resolve import open_dataset
 from trajworld.data.statistics import statistics, value_range
 from trajworld.data.summary import variate_names
 from trajworld.data.windows import WindowIndex, gather_windows
@@ -101,6 +103,18 @@ class PredictionErrors:
         own = ("std", "mae", "mse", "nll")
         variates = [{"name": name, **{key: row[key] for key in own}} for name, row in self.variates.items()]
         return {**found, "still": self.still, "variates": variates}
+
+
+def named_ranges(
+    ranges: Dataset | str | os.PathLike[str] | None, models: Iterable[WorldModel], **options: Any
+) -> Dataset | str | None:
+    """What a person names for the range, as :func:`support_for` takes it: the name of one of the models' own datasets,
+    or data, which :func:`trajworld.data.resolve.open_dataset` opens with the ``options``.
+    """
+    own = {source.dataset for model in models for source in model.identity.sources}
+    if ranges is None or isinstance(ranges, Dataset) or (isinstance(ranges, str) and ranges in own):
+        return ranges
+    return open_dataset(ranges, **options)
 
 
 def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | str | None = None) -> Ranges:

@@ -276,14 +276,7 @@ class MLPEnsemble(keras.Model):
         value = ops.clip(predicted, variates.lower, variates.upper)
         return Where(value, variates), Step(predicted, std * unit, value)
 
-    def get_config(self) -> dict[str, Any]:
-        """Sizes and identity as plain numbers, strings and lists."""
-        return model_config(self)
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any], custom_objects: Any = None) -> "MLPEnsemble":
-        """The inverse of :meth:`get_config`."""
-        return model_from_config(config)
+    get_config, from_config = model_config, staticmethod(model_from_config)
 
 
 def _reward_place(variates: Variates) -> Tensor:

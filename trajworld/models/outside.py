@@ -11,17 +11,19 @@ from trajworld.models.identity import Identity
 _ROWS_AT_ONCE = 65536
 
 
-def share_outside(identity: Identity, dataset: Dataset) -> dict[str, Any]:
+def share_outside(identity: Identity, dataset: Dataset, ranges: str | None = None) -> dict[str, Any]:
     """Compare a dataset with the range of the environment that a model knows it by, as plain JSON values.
 
     ``range`` names the data of that range, and is empty where the model was trained on no such environment; ``rows`` is
-    the share of rows with a value outside it, 1 where there is none; ``variates`` are the shares by variate.
+    the share of rows with a value outside it, 1 where there is none; ``variates`` are the shares by variate. Of several
+    datasets of this environment that the model was pre-trained on, ``ranges`` names the one.
 
     Raises:
-        TrajWorldError: The model was pre-trained on several datasets of this environment, or on other sizes of it.
+        TrajWorldError: The model was pre-trained on several datasets of this environment and ``ranges`` names none of
+            these, or on other sizes of it.
     """
     support, name = identity.support, identity.environment or "its training data"
-    if support.shared and (source := identity.source_for(dataset)) is not None:
+    if support.shared and (source := identity.source_for(dataset, ranges)) is not None:
         support, name = source.support, source.dataset
     if support.lower.size != dataset.num_variates or support.shared:
         return {"range": "", "rows": 1.0, "variates": {}}

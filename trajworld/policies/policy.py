@@ -234,17 +234,11 @@ class Policy:
 
 def stacked_weights(policies: Sequence[Policy]) -> Any:
     """The weights ``[B, ...]`` for :attr:`Policy.each_function`, of B policies of one form, some of them the same."""
-    return _stacked([policy.weights for policy in policies])
+    from keras import tree
 
-
-def _stacked(trees: Sequence[Any]) -> Any:
-    first = trees[0]
-    if isinstance(first, dict):
-        return {name: _stacked([tree[name] for tree in trees]) for name in first}
-    if isinstance(first, (list, tuple)):
-        return type(first)(map(_stacked, zip(*trees, strict=True)))
     # A single number, or a layer's biases, as a row: it stands beside the one row of its trajectory.
-    return np.stack([np.atleast_2d(tree) for tree in trees])
+    rows = lambda *values: np.stack([np.atleast_2d(value) for value in values])  # noqa: E731
+    return tree.map_structure(rows, *(policy.weights for policy in policies))
 
 
 def _layer(layer: Layer, name: str, inputs: int, outputs: int | None = None) -> Layer:

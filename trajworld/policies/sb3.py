@@ -16,7 +16,7 @@ from trajworld.errors import TrajWorldError, one_line
 from trajworld.interop.restricted_pickle import Record, parse_pickle, read_pickle
 from trajworld.interop.torch_file import read_torch
 from trajworld.policies.files import open_zip
-from trajworld.policies.policy import Layer, Policy
+from trajworld.policies.policy import ACTIVATIONS, Layer, Policy
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
 
@@ -44,9 +44,7 @@ ACTORS = {
     "ARSPolicy": Actor(("action_net",), "", "ReLU", True),
     "ARSLinearPolicy": Actor(("action_net",), "", "ReLU", False),
 }
-_ACTIVATIONS = {
-    name.lower().replace("_", ""): name for name in ("relu", "tanh", "elu", "leaky_relu", "silu", "sigmoid")
-}
+_ACTIVATIONS = {name.replace("_", ""): name for name in ACTIVATIONS}
 
 
 def read_sb3(path: str | os.PathLike[str], vecnormalize: str | os.PathLike[str] | None = None) -> Policy:

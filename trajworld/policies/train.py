@@ -92,6 +92,9 @@ def train_policies(
     """
     if every < 1 or snapshots < 1 or not network or min(network) < 1 or seed < 0:
         raise UsageError(f"every {every}, snapshots {snapshots}, network {network}, seed {seed}: too small")
+    # Before torch, which it brings: where neither is installed, this is what to ask for.
+    import stable_baselines3  # noqa: F401
+
     folder = Path(folder)
     with one_writer(folder, "a training"):
         simulator = _Simulator(environment)

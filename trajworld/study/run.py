@@ -88,10 +88,8 @@ class RayEngine:
         self.slots, self._address = 0, address
 
     def __enter__(self) -> "RayEngine":
-        try:
-            import ray
-        except ImportError:
-            raise TrajWorldError("Ray is not installed: pip install 'trajworld[ray]'") from None
+        import ray
+
         names = ("KERAS_BACKEND", "MINARI_DATASETS_PATH", "TRAJWORLD_HOME")
         environment = {"env_vars": {name: os.environ[name] for name in names if name in os.environ}}
         quiet = {"log_to_driver": False, "include_dashboard": False, "logging_level": logging.ERROR}

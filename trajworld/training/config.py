@@ -17,6 +17,7 @@ from trajworld.files import atomic_file, user_path
 from trajworld.models.files import describe_model
 from trajworld.models.interface import DEFAULT, Sizes, kind_of, kind_of_sizes
 from trajworld.models.names import find_model
+from trajworld.weights import shipped_models
 
 Kind = Literal["pretrain", "train"]
 
@@ -128,17 +129,16 @@ _POSITIVE = (
     *("batch_size", "log_every", "evaluate_every", "checkpoint_every", "decay_steps", "transitions"),
     *("learning_rate", "clip_norm", "holdout_windows", "padded_sizes"),
 )
+_SHARES = ("holdout_fraction", "test_fraction", "average")
+_FROM_0 = ("weight_decay", "warmup_steps", "patience")
 _RANGES: dict[str, tuple[Callable[[Any], bool], str]] = {
     # The optimisers count their steps in 32 bits.
     "steps": (lambda value: 0 < value < 2**31, f"lie between 1 and {2**31 - 1}"),
-    **{name: (lambda value: 0 < value < math.inf, "be above 0") for name in _POSITIVE},
+    **dict.fromkeys(_POSITIVE, (lambda value: 0 < value < math.inf, "be above 0")),
     "seed": (lambda value: 0 <= value < 2**32, f"lie between 0 and {2**32 - 1}"),
-    "holdout_fraction": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
-    "test_fraction": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
+    **dict.fromkeys(_SHARES, (lambda value: 0 <= value < 1, "lie in [0, 1)")),
     "augment": (lambda value: 0 <= value <= 1, "lie in [0, 1]"),
-    "average": (lambda value: 0 <= value < 1, "lie in [0, 1)"),
-    "weight_decay": (lambda value: 0 <= value < math.inf, "be at least 0"),
-    "warmup_steps": (lambda value: value >= 0, "be at least 0"),
+    **dict.fromkeys(_FROM_0, (lambda value: 0 <= value < math.inf, "be at least 0")),
     "optimizer": (lambda value: value in WEIGHT_DECAYS, f"be {' or '.join(WEIGHT_DECAYS)}"),
     "targets": (lambda value: value in ("onehot", "gauss"), "be onehot or gauss"),
     # Without loss scaling float16 loses small gradients, and weights are always kept in float32.
@@ -166,6 +166,7 @@ def resolve_config(
     if not isinstance(table, Mapping):
         raise UsageError(f"model in {file} must be a table of a kind and sizes, [model], not {table!r}")
     own = {"kind": own} if isinstance(own, str) else own
+    _check(TrainingConfig, {**written, **given}, "setting")
     init = given.get("init") or written.get("init")
     if own and init:
         words = ", ".join("model" if name == "kind" else name for name in own)
@@ -190,8 +191,8 @@ def resolve_config(
     if isinstance(choices, str) or not isinstance(choices, Sequence):
         raise UsageError(f"datasets must be tables of spec and weight, [[datasets]], not {choices!r}")
     values["datasets"] = tuple(_dataset_choice(choice) for choice in choices)
-    _check(TrainingConfig, values, "setting")
-    values["init"] = whole_path(values.get("init", ""))
+    if (init := values.get("init", "")) not in shipped_models():
+        values["init"] = whole_path(init)
     steps = values["steps"]
     # The preset's share of its own steps.
     warmup = steps * run["warmup_steps"] // run["steps"]

@@ -182,10 +182,8 @@ def holdout_loss(run: Run, sums: Callable[[Batch], Any]) -> tuple[NDArray[np.flo
             count = 0.0
             for batch in holdout_batches(run.config, run.parts, run.mixture, number):
                 found = sums(batch)
-                total, count = (
-                    total + np.asarray(ops.convert_to_numpy(found[0]), np.float64),
-                    count + float(found[1]),
-                )
+                total = total + np.asarray(ops.convert_to_numpy(found[0]), np.float64)
+                count += float(found[1])
             losses[name] = total / count
             weights.append(part.weight)
     mean = np.average(list(losses.values()), weights=weights, axis=0)

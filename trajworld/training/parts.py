@@ -14,7 +14,13 @@ from trajworld.data.mixture import Mixture, Sampling, Source, windows_in_order
 from trajworld.data.resolve import Progress, open_dataset
 from trajworld.data.split import limit_transitions, set_aside, split_episodes
 from trajworld.data.statistics import value_range
-from trajworld.data.unitraj import UniTrajEnvironment, unitraj_datasets, unitraj_environment, unitraj_range
+from trajworld.data.unitraj import (
+    UniTrajEnvironment,
+    is_unitraj_root,
+    unitraj_datasets,
+    unitraj_environment,
+    unitraj_range,
+)
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import user_path
 from trajworld.models.identity import DatasetRange, Identity
@@ -114,7 +120,6 @@ def expanded(spec: str, kind: str) -> list[tuple[str, float, UniTrajEnvironment 
         return [(member.dataset_id, member.weight, None) for member in members]
     path = user_path(spec)
     environment = unitraj_environment(path) if path.is_dir() else None
-    known = environment is not None or not path.is_dir() or (path / "dataset.json").is_file()
-    if known or kind != "pretrain":
+    if environment is not None or not is_unitraj_root(path) or kind != "pretrain":
         return [(spec, 1.0, environment)]
     return [(str(item.folder), item.weight, item) for item in unitraj_datasets(path)]

@@ -161,6 +161,9 @@ def _continued(
             )
         if state.step > config.steps:
             raise UsageError(f"{path} is at step {state.step:,} already: it cannot end at {config.steps:,}")
+        if config.steps > written.steps and 0 < config.patience <= state.stale:
+            # It had ended because its holdout loss did not fall, and is asked to go on.
+            state = replace(state, stale=0)
         run = Run(path, config, parts, model, state, layout)
         load_optimizer(checkpoint, run.optimizer)
     if layout.leads:
