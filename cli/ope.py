@@ -83,12 +83,16 @@ def ope(
     from trajworld.study.tables import terminal
 
     files = policy_files(policies)
-    found = {name: read_policy(path) for name, path in files.items()}
     with job_progress("Converting") as progress:
         dataset = open_dataset(spec, progress=progress)
+    every = {name: read_policy(path) for name, path in files.items()}
+    found = core.of_robot(every, dataset.environment) or every
+    if others := len(every) - len(found):
+        click.echo(f"{others} policies of other robots than {dataset.environment} are left out", err=True)
+        files = {name: files[name] for name in found}
     core.check_policies(found, dataset)
     settings, limit = core.within_limit(settings, dataset.environment), core.time_limit(dataset.environment)
-    known = None if truth is None else _read_truth(truth, list(found), settings, limit)
+    known = None if truth is None else _read_truth(truth, list(found), settings, limit, dataset.environment)
     if truth is None and simulate is None and (shipped := zoo_truth(files.values())):
         try:
             known, truth = _read_truth(shipped, list(found), settings, limit, dataset.environment), shipped
@@ -109,9 +113,7 @@ def ope(
         starts = initial_states(dataset, settings.states, settings.seed)
         origin = "the simulator's own state"
         with job_progress("Simulating", "episodes") as progress:
-            table = core.simulated_values(
-                dataset.environment, found, starts, settings, settings.states, progress
-            )
+            table = core.simulated_values(dataset.environment, found, starts, settings, len(starts), progress)
         table = table.drop(columns="standard error")
     else:
         from trajworld.evaluation.one_step import named_ranges, support_for
@@ -132,6 +134,9 @@ def ope(
         with job_progress("Simulating", "episodes") as progress:
             real = core.simulated_values(dataset.environment, found, None, settings, simulate, progress)
         known = real.rename(columns={"estimate": "truth", "standard error": "truth error"})
+        for name, problem in zip(real["policy"], real["problem"], strict=True):
+            if problem:
+                click.echo(f"Warning: {name}: {problem}", err=True)
     metrics = None
     if known is not None:
         table = table.merge(known[["policy", "truth", "truth error"]], on="policy", how="left")
@@ -186,11 +191,9 @@ def _write(
 
 
 def _read_truth(
-    path: Path, policies: list[str], settings: OpeSettings, limit: float, environment: str = ""
+    path: Path, policies: list[str], settings: OpeSettings, limit: float, environment: str
 ) -> "pd.DataFrame":
-    """True values of policies, as a table, where episodes have at most ``limit`` steps; in ``environment`` where it has
-    changes of physics.
-    """
+    """True values of policies in the data's environment, as a table, where episodes have at most ``limit`` steps."""
     import pandas as pd
 
     from trajworld.environments.names import parse_name
@@ -202,11 +205,11 @@ def _read_truth(
     except (TypeError, KeyError, ValueError):
         wanted = "what `trajworld policy evaluate -o` writes, of 2 episodes or more"
         raise TrajWorldError(f"{path} is not {wanted}") from None
-    if environment and parse_name(environment).changes:
-        raise TrajWorldError(
-            f"{path} holds returns in {found[0]['environment']}, and the data are of {environment}"
-        )
     for one in found:
+        measured = str(one.get("environment") or "")
+        # Of one robot a dataset's name differs from Gymnasium's; changes of physics are told by either.
+        if environment and measured and parse_name(measured).changes != parse_name(environment).changes:
+            raise TrajWorldError(f"{path} holds returns in {measured}, and the data are of {environment}")
         steps = min(one.get("horizon") or limit, limit)
         if one.get("gamma") != settings.discount or steps not in (settings.horizon, math.inf):
             raise UsageError(

@@ -21,7 +21,7 @@ from trajworld.data.episode import Episode
 from trajworld.data.store import write_store
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.ope import Coverage, imagined_values, metrics_table, ope_metrics
+from trajworld.evaluation.ope import Coverage, imagined_values, metrics_table, of_robot, ope_metrics
 from trajworld.evaluation.ope_settings import OpeSettings
 from trajworld.evaluation.returns import Returns, imagined_returns
 from trajworld.models.ranges import Support
@@ -274,10 +274,10 @@ def balancer(gain: float) -> Policy:
 def test_true_values_over_another_horizon_are_refused(tmp_path: Path) -> None:
     path, given = tmp_path / "truth.json", OpeSettings(discount=0.9, horizon=50)
 
-    def read(horizon: int | None, limit: float, **other: float) -> list[float]:
+    def read(horizon: int | None, limit: float, where: str = "", **other: float) -> list[float]:
         row = {"policy": "one", "horizon": horizon, "gamma": 0.9, "discounted": 3, "discounted_stderr": 1}
-        path.write_text(json.dumps({"policies": [row]}))
-        return _read_truth(path, ["one"], replace(given, **other), limit)["truth"].tolist()
+        path.write_text(json.dumps({"policies": [row | {"environment": where}]}))
+        return _read_truth(path, ["one"], replace(given, **other), limit, PENDULUM)["truth"].tolist()
 
     # Without a horizon it is the environment's limit, of which nothing may be known.
     for known, limit in ((50, 1000), (None, 50), (80, 50), (50, np.inf), (None, np.inf)):
@@ -287,6 +287,21 @@ def test_true_values_over_another_horizon_are_refused(tmp_path: Path) -> None:
             read(known, limit)
     with pytest.raises(UsageError, match=r"discount of 0\.9 over at most 50 steps, where 0\.8 and 50"):
         read(50, 1000, discount=0.8)
+    assert read(50, 1000, PENDULUM.replace("v5", "v4")) == [3]
+    with pytest.raises(TrajWorldError, match="and the data are of"):
+        read(50, 1000, f"{PENDULUM}?gravity=5.0")
+
+
+@pytest.mark.once
+def test_policies_of_other_robots_are_left_out() -> None:
+    own, other, unknown = (
+        balancer(1.0),
+        replace(balancer(1.0), environment="gymnasium/Hopper-v5"),
+        balancer(0.5),
+    )
+    policies = {"own": own, "other": other, "unknown": replace(unknown, environment="")}
+    assert list(of_robot(policies, PENDULUM)) == ["own", "unknown"]
+    assert list(of_robot(policies, "")) == list(policies)
 
 
 @pytest.mark.once

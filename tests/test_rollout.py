@@ -246,3 +246,15 @@ def test_what_does_not_fit_is_refused() -> None:
     ):
         with pytest.raises(UsageError, match=said):
             compile_rollout(model_of(window), observations)(rows, mask, KNOWN, GivenActions(taken))
+
+
+def test_draws_and_noise_of_too_few_steps_are_refused() -> None:
+    history, mask, actions = trajectory(12)
+    act = PolicyController(
+        lambda weights, observation, noise: observation[:, :2], (), 12, np.zeros((11, BATCH, 2))
+    )
+    with pytest.raises(UsageError, match=r"noise .* must be of 12 steps"):
+        rolling()(history, mask, KNOWN, act)
+    for short in (draw_uniforms(11, BATCH, 6, 0), draw_uniforms(12, 1, 6, 0), draw_uniforms(12, BATCH, 5, 0)):
+        with pytest.raises(UsageError, match=r"draws .* must be of 12 steps"):
+            rolling()(history, mask, KNOWN, GivenActions(actions), short)

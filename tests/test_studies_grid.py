@@ -21,8 +21,9 @@ from trajworld.environments.open import open_environment
 from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import prediction_errors, support_for
 from trajworld.models.files import load_model, save_model
-from trajworld.models.identity import Identity
+from trajworld.models.identity import DatasetRange, Identity
 from trajworld.models.interface import kind_of, new_model
+from trajworld.models.ranges import training_support
 from trajworld.models.sizes import EnsembleSizes
 from trajworld.policies.files import save_policy
 from trajworld.studies import training_cells
@@ -98,13 +99,22 @@ def test_datasets_of_equal_names_levels_and_episodes(episodes: dict[str, Any], t
     names = "a/pendulum-medium-v0", "b/pendulum-medium-v0"
     paths = store("a", names[0], "medium"), store("b", names[1], "medium", "expert")
     study, said = Grid(datasets=paths), list[str]()
-    vars(study).update({"_model": None, "_corpus": ""})
+    vars(study).update({"_corpus": ""})
     study.prepare(1, said.append)
     assert f"Warning: {names[0]} and {names[1]} share 8 episodes" in said[1]
     apart, said = Grid(datasets=(paths[0], store("c", "c", "expert"))), []
-    vars(apart).update({"_model": None, "_corpus": ""})
+    vars(apart).update({"_corpus": ""})
     apart.prepare(1, said.append)
     assert not any("Warning" in line for line in said)
+    # A model that was pre-trained on one of them, and one of another kind.
+    seen = DatasetRange("seen", PENDULUM, open_dataset(paths[0]).content, training_support([0] * 6, [1] * 6))
+    for kind, file in (("trajworld", "seen.keras"), ("tdm", "tdm.keras")):
+        save_model(new_model(kind_of(kind).preset("tiny"), Identity(sources=(seen,))), tmp_path / file)
+    given: dict[str, Any] = {"datasets": paths[:1], "models": (TUNED,)}
+    Grid(model=str(tmp_path / "seen.keras"), **given).prepare(1, said.append)
+    assert "was pre-trained on a/pendulum-medium-v0" in said[-1]
+    with pytest.raises(UsageError, match="is a tdm"):
+        Grid(model=str(tmp_path / "tdm.keras"), **given).prepare(1, print)
     with pytest.raises(UsageError, match="two of the datasets have one name"):
         Grid(datasets=(paths[0], store("d", names[0], "expert"))).prepare(1, print)
     about = {"task": "measure_model", "environment": PENDULUM, "seed": 0, "prediction": "model", "MAE": 1.0}
@@ -183,6 +193,15 @@ def test_the_tables_are_of_the_cells_and_ope_trains_nothing_again(
     robots = tables["Relative error by environment"].set_index("model")
     assert robots[short_name(PENDULUM)].to_dict() == pytest.approx(relative["all pairs"].to_dict())
     assert relative.loc[TUNED, "published"] == 0.91
+    # Each pair counts once, also where one has more seeds than another; and one model alone has no wins.
+    more = tests[(tests["trained on"] == tests["tested on"]) & (tests["model"] == TUNED)]
+    again = study.tables(pd.concat([table, more.assign(seed=1)]))["Relative error by environment"]
+    assert again.set_index("model").loc[TUNED, short_name(PENDULUM)] == pytest.approx(
+        relative.loc[TUNED, "all pairs"]
+    )
+    alone = study.tables(table[~table["model"].isin([TUNED])])
+    assert "Cost" in alone
+    assert "Wins over TrajWorld from scratch" not in alone
     assert set(tables["Cost"]["model"]) == set(suite["models"])
     assert len(study.charts(table, Look())) == 1
     # Off-policy evaluation names the same trained cells.

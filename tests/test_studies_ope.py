@@ -53,9 +53,12 @@ def test_a_report_needs_no_dataset_and_compares_whole_seeds() -> None:
     for dataset, seed, error in ((datasets[0], 0, 0.1), (datasets[1], 0, 0.5), (datasets[0], 1, 0.1)):
         about = {"task": "fit", "dataset": dataset, "method": METHODS[3], "seed": seed, "environment": HOPPER}
         rows += [{**about, "policy": name, "estimate": value + error} for name, value in (("a", 1), ("b", 2))]
-    table = pd.DataFrame(rows).assign(step=1, seconds=1.0, trained="", cell="")
+    table = pd.DataFrame(rows)
     study = Ope(datasets=datasets, policies=("zoo/hopper",))
-    mean, each, _ = study.tables(table).values()
+    mean, each, training = study.tables(table).values()
+    assert (each["policies"].tolist(), len(training)) == ([2, 2], 0)
+    lost = table.assign(estimate=table["estimate"].mask(table["seed"].eq(1) & table["policy"].eq("b")))
+    assert study.tables(lost)["Each dataset"]["policies"].tolist() == [1, 2]
     assert mean["absolute error"].tolist() == [pytest.approx(0.3)]
     assert mean["datasets"].tolist() == [2]
     assert each["absolute error"].tolist() == [pytest.approx(0.1), pytest.approx(0.5)]

@@ -243,7 +243,8 @@ def simulated_values(
     """The oracle: policies' values in the simulator, from its own initial states or from ``starts [N, O]`` in turn.
 
     Returns:
-        A row a policy, as :func:`imagined_values` gives, with the ``standard error``.
+        A row a policy, as :func:`imagined_values` gives, with the ``standard error``; a ``problem`` is that of episodes
+        in which the simulator broke.
     """
     found = policy_returns(
         policies,
@@ -260,7 +261,10 @@ def simulated_values(
     for one in found:
         values = np.array(one["discounted_returns"])
         counts = {"steps": one["length"], "ended": one["terminated"] / episodes}
-        rows.append(mean_row(one["policy"], values) | counts | {"standard error": standard_error(values)})
+        broken = f"the simulator broke in {one['unstable']} of {episodes} episodes, which end there"
+        problem = {"problem": broken if one["unstable"] else ""}
+        error = {"standard error": standard_error(values)}
+        rows.append(mean_row(one["policy"], values) | counts | error | problem)
     return pd.DataFrame(rows)
 
 
@@ -315,6 +319,13 @@ def check_policies(policies: Mapping[str, Policy], dataset: Dataset) -> None:
             raise TrajWorldError(
                 f"the policy {name} is for {policy.environment}, but {dataset.name} of {dataset.environment}"
             )
+
+
+def of_robot(policies: Mapping[str, Policy], environment: str) -> dict[str, Policy]:
+    """Those of the environment's robot, and those of which it is not known."""
+    robot = robot_of(environment)
+    known = {name: robot_of(one.environment) for name, one in policies.items() if robot and one.environment}
+    return {name: one for name, one in policies.items() if known.get(name, robot) == robot}
 
 
 def robot_of(environment: str) -> str:

@@ -125,7 +125,7 @@ def compile_rollout(model: WorldModel, observation_size: int) -> Callable[..., R
     def run(
         history: Any, mask: Any, variates: Variates, controller: Controller, draws: Any = None
     ) -> Rollout:
-        _check(np.shape(history), controller, observation_size, model.sizes.window)
+        _check(np.shape(history), controller, observation_size, model.sizes.window, draws)
         if variates.mask is None:
             # Not every backend's loop carries None.
             variates = variates._replace(mask=np.ones(len(variates.lower), np.float32))
@@ -222,7 +222,9 @@ def _host(array: Any) -> Floats:
     return np.asarray(ops.convert_to_numpy(array), np.float32)
 
 
-def _check(history: tuple[int, ...], controller: Controller, observation_size: int, window: int) -> None:
+def _check(
+    history: tuple[int, ...], controller: Controller, observation_size: int, window: int, draws: Any
+) -> None:
     """Refuse shapes and sizes that do not fit, by name."""
     if window < 2:
         raise UsageError("a rollout needs a model whose window holds at least 2 rows")
@@ -234,3 +236,10 @@ def _check(history: tuple[int, ...], controller: Controller, observation_size: i
         if len(actions) != 3 or actions[0] != history[0] or observation_size + 1 + actions[2] > history[2]:
             found = f"a history {history} of {observation_size} observations and a reward"
             raise UsageError(f"actions {actions} must be [B, h, A] beside {found}")
+    # Those of further steps are not read; zeros in place of missing ones would be values like others.
+    given: dict[str, tuple[Any, tuple[int, ...]]] = {"draws": (draws, (2, history[0], history[2]))}
+    given["noise"] = getattr(controller, "noise", None), history[:1]
+    for name, (array, rest) in given.items():
+        shape = np.shape(array)
+        if array is not None and (shape[0] < controller.horizon or shape[1 : 1 + len(rest)] != rest):
+            raise UsageError(f"{name} {shape} must be of {controller.horizon} steps of {rest}")

@@ -16,10 +16,11 @@ from trajworld.data.resolve import open_dataset
 from trajworld.data.split import set_aside
 from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import prediction_errors, support_for
-from trajworld.models.interface import MODELS, Sizes, kind_of
+from trajworld.models.files import describe_model
+from trajworld.models.interface import MODELS, Sizes, kind_of, kind_of_sizes
 from trajworld.studies.data import Pretrained, open_datasets, pretrained, shown_names
 from trajworld.studies.fine_tuning import tester_of
-from trajworld.studies.pairs import cost, relative, summary, wins
+from trajworld.studies.pairs import by_pair, cost, relative, summary, wins
 from trajworld.studies.training_cells import (
     TEST_FRACTION,
     Plan,
@@ -176,7 +177,14 @@ class Grid:
                     f"Warning: {one.name} and {other.name} share {len(its & others)} episodes: models of the one are "
                     "tested on some that they saw"
                 )
-        _ = self._model
+        if (kind := kind_of_sizes(self._model.sizes).name) != "trajworld":
+            raise UsageError(f"{self.model} is a {kind}: the grid compares a TrajWorld with the others")
+        own = {one["content"] for one in describe_model(self._model.path)["sources"]}
+        for one in self._data:
+            if one.content in own:
+                say(
+                    f"Warning: {self.model} was pre-trained on {one.name}: it is tested on episodes that it saw"
+                )
         if any(VARIANTS[one].start == "corpus" for one in self.models):
             say(f"pre-training on {', '.join(self.corpus)} of content {self._corpus}")
 
@@ -228,14 +236,16 @@ class Grid:
             means["published"] = means["model"].map(published | forced)
             found["Relative error (MAE, observation and reward)"] = means
             found["Relative error in standard deviations"] = summary(scaled, "value")
-            robots = raw.assign(environment=raw["environment"].map(short_name))
+            robots = by_pair(raw).assign(environment=lambda rows: rows["environment"].map(short_name))
             robots = robots.groupby(["model", "environment"], sort=False)["value"].mean().unstack()
             found["Relative error by environment"] = robots.reset_index()
-            won = wins(raw, scaled, _SCRATCH)
-            won["published sets, of 15"] = won["model"].map({"TrajWorld fine-tuned": 12})
-            found["Wins over TrajWorld from scratch"] = won
+            if len(won := wins(raw, scaled, _SCRATCH)):
+                won["published sets, of 15"] = won["model"].map({"TrajWorld fine-tuned": 12})
+                found["Wins over TrajWorld from scratch"] = won
             each = {
-                measure: relative(pairs, measure, _SCRATCH).groupby("model", sort=False)["value"].mean()
+                measure: by_pair(relative(pairs, measure, _SCRATCH))
+                .groupby("model", sort=False)["value"]
+                .mean()
                 for measure in MEASURES
             }
             found["Relative error by every measure"] = pd.DataFrame(each).reset_index()

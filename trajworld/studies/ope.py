@@ -7,6 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -56,7 +57,8 @@ class Ope:
     - Estimate: the mean discounted return of the rollouts. Predictions are expectations, clipped to the dataset's
       range; the environment's rule says on the unclipped prediction whether a rollout ends.
     - Truth: the mean discounted return of the policy in the simulator.
-    - Fitted Q: fitted Q evaluation, which needs no model, on the same dataset.
+    - Fitted Q: fitted Q evaluation, which needs no model, on all episodes of the same dataset.
+    - Policies: how many have a finite estimate, of the seed with the fewest; the others have no part in the metrics.
     - Error / range, regret: in units of the difference of the best and the worst true value of the policies.
     - In brackets the least and the greatest of the seeds.
 
@@ -167,9 +169,10 @@ class Ope:
             about |= self._named[data.environment]
             places = {"dataset": str(data.path), **self._places(data.environment)}
             if method == FITTED_Q:
-                estimates.append(
-                    Cell(fit, {**about, **asdict(self._fitting), "states": self.states, "seed": seed}, places)
-                )
+                # It has no horizon.
+                del about["horizon"]
+                fitting = {**asdict(self._fitting), "states": self.states, "seed": seed}
+                estimates.append(Cell(fit, about | fitting, places))
                 continue
             training.append(cell := self._training(data, method, seed))
             if cell.key in trained:
@@ -215,12 +218,11 @@ class Ope:
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """The metrics' means over datasets, the metrics on each dataset, and what training cost."""
-        found = []
-        for (method, dataset, seed), rows in self._scored(table).groupby(
-            ["method", "dataset", "seed"], sort=False
-        ):
+        found, of = [], ["method", "dataset", "seed"]
+        for key, rows in self._scored(table).groupby(of, sort=False):
             metrics = ope_metrics(rows["estimate"], rows["truth"])
-            found.append({"method": method, "dataset": dataset, "seed": seed, **metrics})
+            estimated = int(np.isfinite(rows["estimate"]).sum())
+            found.append({**dict(zip(of, key, strict=True)), "policies": estimated, **metrics})
         if not found:
             return {}
         each = pd.DataFrame(found)
@@ -231,13 +233,16 @@ class Ope:
             == each.groupby("method")["dataset"].transform("nunique")
         ]
         means = whole.groupby(["method", "seed"], sort=False)[list(METRICS)].mean().reset_index()
+        fewest = each.groupby(["dataset", "method"], sort=False)["policies"].min().reset_index()
+        # Fitted Q trains nothing, and of what has failed there is nothing.
+        table = table.reindex(columns=dict.fromkeys([*table.columns, "cell", "step", "seconds", "trained"]))
         cost = table.loc[table["task"] == train_model.__name__, ["cell", "step", "seconds"]]
         named = table.loc[table["task"] == estimate.__name__, ["trained", "method"]].drop_duplicates()
         cost = cost.merge(named, left_on="cell", right_on="trained")
         training = cost.groupby("method", sort=False)[["step", "seconds"]].mean().reset_index()
         return {
             "Mean over the datasets": _together(means, ["method"]).merge(counts, on="method"),
-            "Each dataset": _together(each, ["dataset", "method"]),
+            "Each dataset": _together(each, ["dataset", "method"]).merge(fewest, on=["dataset", "method"]),
             "Training": training,
         }
 
@@ -265,7 +270,7 @@ def simulate(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row
     known = OpeSettings(settings["discount"], settings["horizon"])
     found = simulated_values(settings["environment"], _read(places), None, known, settings["episodes"])
     renamed = found.rename(columns={"estimate": "truth", "standard error": "truth error"})
-    return renamed[["policy", "truth", "truth error", "steps", "ended"]].to_dict("records")
+    return renamed[["policy", "truth", "truth error", "steps", "ended", "problem"]].to_dict("records")
 
 
 def estimate(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
@@ -279,7 +284,7 @@ def estimate(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row
 
 def fit(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
     """The estimates of fitted Q evaluation."""
-    known = {name: settings[name] for name in ("discount", "horizon", "states", "seed")}
+    known = {name: settings[name] for name in ("discount", "states", "seed")}
     fitting = FittedQSettings(**{one.name: settings[one.name] for one in fields(FittedQSettings)})
     data = open_dataset(places["dataset"])
     found = fitted_values(data, _read(places), OpeSettings(**known), fitting)

@@ -20,6 +20,11 @@ def relative(pairs: pd.DataFrame, measure: str, reference: str) -> pd.DataFrame:
     return found.assign(value=found[measure] / found["scratch"]).dropna(subset=["value"])
 
 
+def by_pair(rows: pd.DataFrame) -> pd.DataFrame:
+    """``value`` of each pair, a model's mean over the seeds that are finished."""
+    return rows.groupby(["model", "environment", *_PAIR], sort=False)["value"].mean().reset_index()
+
+
 def _by_training(rows: pd.DataFrame, value: str) -> pd.DataFrame:
     """The sum over the pairs of each dataset that is trained on, of means over seeds, and the number of pairs."""
     means = rows.groupby(_PAIR)[value].mean()

@@ -220,7 +220,8 @@ class Transfer:
                 rates.append(f"{last['learning_rate'].iloc[0]:g}" if len(last) else without)
             row["ratio"] = row[FROM_SCRATCH] / row[FINE_TUNED]
             row["rates, scratch and tuned"] = ", ".join(rates)
-            row["seen before"] = "yes" if mine["seen"].eq(True).any() else "no"
+            tuned = mine.loc[mine["side"] == FINE_TUNED, "seen"]
+            row["seen before"] = ("yes" if tuned.eq(True).any() else "no") if len(tuned) else "–"
             rows.append(row)
         return pd.DataFrame(rows)
 
