@@ -17,7 +17,7 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.processes import available_cores
 from trajworld.study.cells import Cell
 from trajworld.study.run import Say
-from trajworld.versions import versions
+from trajworld.versions import pip_command, versions
 
 from .cases import DTYPES, SUITES, cases
 from .tasks import benchmark, difference
@@ -95,7 +95,7 @@ class Backends:
     def prepare(self, workers: int, say: Say) -> None:
         """Find out which backends work here."""
         if importlib.util.find_spec("pytest_benchmark") is None:
-            raise TrajWorldError("pytest-benchmark is not installed: pip install 'trajworld[bench]'")
+            raise TrajWorldError(f"pytest-benchmark is not installed: {pip_command('bench')}")
         tried = _tried(self.backends)
         for one in tried:
             if not one.works:

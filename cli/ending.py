@@ -9,7 +9,7 @@ import click
 from trajworld.backend import BACKENDS
 from trajworld.errors import TrajWorldError
 from trajworld.text import printable
-from trajworld.versions import EXTRAS
+from trajworld.versions import EXTRAS, pip_command
 
 _MOST = 2000  # Characters of a message: a file's may be of any length.
 # Packages that an installation may lack, and the extra that brings each.
@@ -39,7 +39,7 @@ def exit_code_of(error: BaseException) -> int | None:
         package = (error.name or "").split(".")[0]
         if package not in _EXTRAS:
             return None
-        error = TrajWorldError(f"{package} is not installed: pip install 'trajworld[{_EXTRAS[package]}]'")
+        error = TrajWorldError(f"{package} is not installed: {pip_command(_EXTRAS[package])}")
     if isinstance(error, OSError) and error.filename is not None:
         error = TrajWorldError(f"{error.filename}: {error.strerror}")
     if isinstance(error, TrajWorldError):

@@ -17,6 +17,7 @@ from trajworld.data import lerobot
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError
+from trajworld.versions import pip_command
 
 pytestmark = pytest.mark.once
 
@@ -300,4 +301,4 @@ def test_what_is_not_installed_is_named(
         monkeypatch.setitem(sys.modules, name, None)
     code, out, err = command("data", "import", path, "--id", "log-v0")
     assert (code, out) == (1, "")
-    assert err == "Error: pyarrow is not installed: pip install 'trajworld[parquet]'\n"
+    assert err == f"Error: pyarrow is not installed: {pip_command('parquet')}\n"

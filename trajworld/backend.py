@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.versions import pip_command
 
 Tensor = Any
 
@@ -128,7 +129,7 @@ def require_framework() -> None:
         there = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
         other = f", or set KERAS_BACKEND to {' or '.join(there)}" if there else ""
         raise TrajWorldError(
-            f"{chosen}, the backend that computes, is not installed: pip install 'trajworld[{BACKENDS[chosen]}]'{other}"
+            f"{chosen}, the backend that computes, is not installed: {pip_command(BACKENDS[chosen])}{other}"
         )
 
 

@@ -10,7 +10,6 @@ import importlib.util
 import json
 import os
 import platform
-import re
 import shutil
 import subprocess
 import sys
@@ -25,7 +24,7 @@ from trajworld.data.home import home
 from trajworld.data.minari_datasets import datasets_folder
 from trajworld.processes import available_cores
 from trajworld.version import __version__
-from trajworld.versions import EXTRAS, version_of
+from trajworld.versions import EXTRAS, pip_command, version_of
 
 FRAMEWORKS = tuple(BACKENDS)
 _LIBRARIES = ("keras", "numpy", "pandas", "gymnasium", "mujoco", "minari", "grain")
@@ -134,28 +133,16 @@ def _missing(
     for one in sorted((one for one in frameworks if not one.works), key=lambda one: one.name != active):
         needed = "needed" if one.name == active else "optional"
         again = "" if one.problem == "not installed" else " --force-reinstall"
-        found.append((f"{one.name} ({needed}): {one.problem}", _pip(one.name, again)))
+        found.append((f"{one.name} ({needed}): {one.problem}", pip_command(one.name, again)))
     for name in (name for name, version in libraries.items() if version is None):
         needed = "optional" if name in EXTRAS else "needed"
-        found.append((f"{name} ({needed}): not installed", _pip(EXTRAS.get(name, name))))
+        found.append((f"{name} ({needed}): not installed", pip_command(EXTRAS.get(name, name))))
     gpu = any(Path(node).exists() for node in _GPU_NODES)
     for one in (one for one in frameworks if gpu and one.works and one.device.startswith("cpu")):
         what = f"{one.name} (optional): computes on the CPU although the machine has a GPU"
         extra = "jax-cuda" if one.name == "jax" else one.name
-        found.append((what, _pip(extra, " --force-reinstall")))
+        found.append((what, pip_command(extra, " --force-reinstall")))
     return found
-
-
-def _pip(name: str, options: str = "") -> str:
-    """The pip command that installs what this package asks for under ``name``: an extra, or a dependency."""
-    wanted = []
-    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-        for requirement in importlib.metadata.requires("trajworld") or []:
-            what, _, condition = (part.strip() for part in requirement.partition(";"))
-            project = re.split(r"[^\w.-]", what, maxsplit=1)[0]
-            if condition == f'extra == "{name}"' or (not condition and project == name):
-                wanted.append(what)
-    return " ".join([f"pip install{options}", *(f"'{what}'" for what in wanted or [name])])
 
 
 if __name__ == "__main__":

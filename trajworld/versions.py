@@ -1,7 +1,9 @@
 """Versions of what a result depends on, for model files and run directories; nothing is imported for them."""
 
+import contextlib
 import importlib.metadata
 import platform
+import re
 
 from trajworld.version import __version__
 
@@ -31,3 +33,18 @@ def versions() -> dict[str, str]:
     """Name to version of this package, Python and the libraries that are installed."""
     found = {name: version for name in (*_FRAMEWORKS, *_LIBRARIES) if (version := version_of(name))}
     return {"trajworld": __version__, "python": platform.python_version(), **found}
+
+
+def pip_command(name: str, options: str = "") -> str:
+    """The pip command that installs what this package asks for under ``name``: an extra, or a dependency.
+
+    By the packages' own names: wherever this one was installed from.
+    """
+    wanted = []
+    with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+        for requirement in importlib.metadata.requires("trajworld") or []:
+            what, _, condition = (part.strip() for part in requirement.partition(";"))
+            project = re.split(r"[^\w.-]", what, maxsplit=1)[0]
+            if condition == f'extra == "{name}"' or (not condition and project == name):
+                wanted.append(what)
+    return " ".join([f"pip install{options}", *(f"'{what}'" for what in wanted or [name])])

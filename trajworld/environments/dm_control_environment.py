@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from trajworld.environments import interface
 from trajworld.environments.names import EnvironmentName
 from trajworld.errors import TrajWorldError
+from trajworld.versions import pip_command
 
 
 class DmControlEnvironment:
@@ -82,9 +83,7 @@ class DmControlEnvironment:
 def _suite(name: EnvironmentName) -> ModuleType:
     """Import ``dm_control.suite`` without asking for an OpenGL context that the machine may not have."""
     if importlib.util.find_spec("dm_control") is None:
-        raise TrajWorldError(
-            f"{name} needs dm_control, which is not installed: pip install 'trajworld[dm-control]'"
-        )
+        raise TrajWorldError(f"{name} needs dm_control, which is not installed: {pip_command('dm-control')}")
     # MuJoCo first, so that only dm_control sees the renderer switched off.
     import mujoco  # noqa: F401
 
