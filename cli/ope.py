@@ -120,7 +120,8 @@ def ope(
         from trajworld.evaluation.one_step import named_ranges, support_for
 
         models = [one for name in model_names for one in _loaded(name, members)]
-        chosen = named_ranges(ranges, models)
+        with job_progress("Converting") as progress:
+            chosen = named_ranges(ranges, models, progress=progress)
         supports = [support_for(model, dataset, chosen) for model in models]
         origin = supports[0].origin
         with job_progress("Imagining", "rollouts") as progress:

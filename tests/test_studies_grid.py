@@ -112,7 +112,7 @@ def test_datasets_of_equal_names_levels_and_episodes(episodes: dict[str, Any], t
         save_model(new_model(kind_of(kind).preset("tiny"), Identity(sources=(seen,))), tmp_path / file)
     given: dict[str, Any] = {"datasets": paths[:1], "models": (TUNED,)}
     Grid(model=str(tmp_path / "seen.keras"), **given).prepare(1, said.append)
-    assert "was pre-trained on a/pendulum-medium-v0" in said[-1]
+    assert "saw the episodes of a/pendulum-medium-v0 in pre-training" in said[-1]
     with pytest.raises(UsageError, match="is a tdm"):
         Grid(model=str(tmp_path / "tdm.keras"), **given).prepare(1, print)
     with pytest.raises(UsageError, match="two of the datasets have one name"):

@@ -181,10 +181,8 @@ class Grid:
             raise UsageError(f"{self.model} is a {kind}: the grid compares a TrajWorld with the others")
         own = {one["content"] for one in describe_model(self._model.path)["sources"]}
         for one in self._data:
-            if one.content in own:
-                say(
-                    f"Warning: {self.model} was pre-trained on {one.name}: it is tested on episodes that it saw"
-                )
+            if one.content and one.content in own:
+                say(f"Warning: {self.model} saw the episodes of {one.name} in pre-training")
         if any(VARIANTS[one].start == "corpus" for one in self.models):
             say(f"pre-training on {', '.join(self.corpus)} of content {self._corpus}")
 
