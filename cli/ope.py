@@ -57,8 +57,8 @@ def ope(
       trajworld ope runs/hopper/best.keras mine-v0 --policies policies --truth truth.json --fitted-q 200 -o ope
 
     Options:
-        policies: A policy's file, a folder of them, or one that ships (zoo/hopper, zoo/hopper-03); may be repeated. Those
-            of other robots are left out.
+        policies: A policy's file, a folder of them, or one that ships (zoo/hopper, zoo/hopper-03); may be repeated.
+            Those of other robots are left out.
         fitted_q: Iterations of fitted Q evaluation beside it, without model or horizon (200 is usual); 0 for none.
         truth: True values, as `trajworld policy evaluate -o` writes them; those that ship for zoo policies.
         simulate: Find the true values by so many episodes of each policy.
