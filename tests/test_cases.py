@@ -225,7 +225,7 @@ def test_a_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path
     ("package", "arguments", "words"),
     [
         ("", "data list", "KERAS_BACKEND is 'caffe'"),
-        ("dm_control", "data collect dm_control/cheetah-run", "trajworld[dm-control]"),
+        ("dm_control", "data collect dm_control/cheetah-run", "pip install 'dm_control"),
         ("ray", "study run backends --quick --engine ray -o out", "on this machine"),
         ("huggingface_hub", "evaluate hf://a/b data", "pip install -U huggingface_hub"),
     ],

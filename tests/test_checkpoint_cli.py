@@ -204,7 +204,6 @@ def test_wrong_uploads_and_cards_end_in_one_line_and_make_nothing(
         (2, "does not end in .md", ["card", trained, "-o", tmp_path / "CARD.txt"]),
         (2, "is not a run directory", ["card", tmp_path, "-o", card]),
         (1, "does not exist", ["card", trained, "--study", tmp_path, "-o", card]),
-        (2, "by --study", ["card", trained, "--zero-shot", tmp_path, "-o", card]),
         (1, '"license" must be one of', ["push", best, "hf://user/mine", "--license", "unheard-of"]),
     ):
         assert not hub.requests
