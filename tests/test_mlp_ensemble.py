@@ -48,17 +48,23 @@ def variates(padding: int = 0) -> Variates:
     return Variates(is_action, lower, upper, mask)
 
 
-def by_hand(model: MLPEnsemble, row: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Each member's mean and standard deviation of the next observation and reward, in raw units, ``[E, B, 4]``."""
+def by_hand(model: MLPEnsemble, row: np.ndarray, acts: bool = True) -> tuple[np.ndarray, np.ndarray]:
+    """Each member's mean and standard deviation of the next observation and reward, in raw units, ``[E, B, 4]``.
+
+    Of rows without actions, whose reward is one more observation, if not ``acts``.
+    """
     known, weights = variates(), {w.path.rpartition("/")[2]: np.asarray(w, np.float64) for w in model.weights}
-    span = (known.upper - known.lower).astype(np.float64)
-    scaled = (row - known.lower) / span
+    count = row.shape[1]
+    span = (known.upper - known.lower).astype(np.float64)[:count]
+    scaled = (row - known.lower[:count]) / span
+    seen, read = ([0, 1, 2, 4, 5], [0, 1, 2, 5, 6]) if acts else ([0, 1, 2, 3],) * 2
     x = np.zeros((len(row), 8))
-    x[:, :3] = (scaled[:, :3] - weights["mean"][:3]) / weights["scale"][:3]
-    x[:, 5:7] = (scaled[:, 4:] - weights["mean"][5:7]) / weights["scale"][5:7]
+    x[:, read] = (scaled[:, seen] - weights["mean"][read]) / weights["scale"][read]
     means, stds = [], []
-    unit = np.append(weights["scale"][:3], weights["scale"][8]) * span[:4]
-    base = np.concatenate([row[:, :3], np.full((len(row), 1), -1 + weights["mean"][8] * 5)], axis=1)
+    unit = weights["scale"][[0, 1, 2, 8 if acts else 3]] * span[:4]
+    base = row[:, :4].astype(np.float64)
+    if acts:
+        base[:, 3] = -1 + weights["mean"][8] * 5
     for member in range(3):
         h = x
         for layer in (0, 1):
@@ -68,7 +74,7 @@ def by_hand(model: MLPEnsemble, row: np.ndarray) -> tuple[np.ndarray, np.ndarray
         softplus = lambda value: np.log1p(np.exp(value))  # noqa: E731
         spread = 0.5 - softplus(0.5 - out[:, 6:])
         spread = -10 + softplus(spread + 10)
-        chosen = [0, 1, 2, 5]
+        chosen = [0, 1, 2, 5 if acts else 3]
         means.append(base + out[:, chosen] * unit)
         stds.append(np.exp(0.5 * spread[:, chosen]) * unit)
     return np.stack(means), np.stack(stds)
@@ -104,6 +110,25 @@ def test_predictions_are_those_of_a_plain_forward_pass(padding: int) -> None:
     np.testing.assert_allclose(std, np.sqrt((stds**2).mean(axis=0) + means.var(axis=0)), atol=1e-5)
     density = np.exp(-0.5 * ((after[:, :4] - means) / stds) ** 2) / (stds * math.sqrt(2 * math.pi))
     np.testing.assert_allclose(nll, -np.log(density.mean(axis=0)), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+def test_without_an_action_the_reward_is_one_more_observation(recorded: bool) -> None:
+    model, values = ensemble(), np.stack([rows(5), rows(5)], axis=1)
+    model.adapt([np.full(4, 0.4)], [np.full(4, 0.2)], [(3, 0)])
+    values[:, :, 4:] = 0
+    known = Variates(
+        np.zeros(6, np.int32), variates().lower, variates().upper, np.float32([1, 1, 1, recorded, 0, 0])
+    )
+    run = active_backend().compile(lambda batch: model.predict(batch), model)
+    found = ops.convert_to_numpy(run(Batch(values, np.ones((5, 2), np.float32), known)).mean)
+    if recorded:
+        np.testing.assert_allclose(
+            found[:, :4], by_hand(model, values[:, 0, :4], False)[0].mean(axis=0), atol=1e-5
+        )
+    values[:, 0, 3] += 1.0
+    moved = ops.convert_to_numpy(run(Batch(values, np.ones((5, 2), np.float32), known)).mean)
+    assert (np.abs(moved[:, :3] - found[:, :3]).max() > 1e-3) == recorded
 
 
 def test_the_loss_is_its_definition() -> None:

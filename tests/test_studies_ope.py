@@ -19,7 +19,8 @@ from trajworld.models.interface import kind_of, new_model
 from trajworld.policies.files import save_policy, zoo_files
 from trajworld.studies import ope
 from trajworld.studies.data import Pretrained, shown_names
-from trajworld.studies.ope import METHODS, Ope
+from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH
+from trajworld.studies.ope import ENSEMBLE, METHODS, Ope
 
 pytestmark = pytest.mark.once
 
@@ -74,7 +75,8 @@ def test_a_report_needs_no_dataset_and_compares_whole_seeds() -> None:
 
 def test_policies_and_time_limits_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
     study = Ope(datasets=("a", "b"), policies=("zoo/hopper",))
-    data = [SimpleNamespace(name=name, content=name, path="x", environment=HOPPER) for name in study.datasets]
+    about = {"environment": HOPPER, "reward": True, "observation_size": 11, "action_size": 3}
+    data = [SimpleNamespace(name=name, content=name, path="x", **about) for name in study.datasets]
     model = Pretrained(Path("x"), "digest", kind_of("trajworld").preset("tiny"))
     vars(study).update({"_data": data, "_model": model})
     calls: list[Any] = []
@@ -107,19 +109,8 @@ def test_the_study_runs_and_repeats_its_tables(
     model = tmp_path / "tiny.keras"
     save_model(new_model(kind_of("trajworld").preset("tiny"), Identity()), model)
     plan = ["--datasets", data.path, "--policies", tmp_path / "policies", "--model", model, "--steps", "8"]
-    plan += [
-        "--batch-size",
-        "4",
-        "--ensemble-steps",
-        "10",
-        "--iterations",
-        "5",
-        "--seeds",
-        "1",
-        "--horizon",
-        "20",
-    ]
-    plan += ["--discount", "0.9", "--states", "8", "--episodes", "4"]
+    plan += "--batch-size 4 --ensemble-steps 10 --iterations 5 --seeds 1 --horizon 20".split()
+    plan += "--discount 0.9 --states 8 --episodes 4".split()
     code, _, err = command("study", "run", "ope", *plan, "-o", tmp_path / "out", "--workers", "1")
     assert code == 0, err
     table = pd.read_csv(tmp_path / "out" / "table.csv")
@@ -129,6 +120,8 @@ def test_the_study_runs_and_repeats_its_tables(
     estimates = table[table["task"].isin(["estimate", "fit"])]
     assert len(estimates) == 8
     assert estimates["estimate"].notna().all()
+    sampled = estimates.groupby("method")["sample"].first().dropna()
+    assert dict(sampled) == {FINE_TUNED: False, FROM_SCRATCH: False, ENSEMBLE: True}
     report = (tmp_path / "out" / "report.md").read_text()
     assert all(word in report for word in ("Mean over the datasets", "regret@1", *METHODS))
     # Everything is there already.

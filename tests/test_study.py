@@ -143,6 +143,11 @@ def test_tables_say_values_with_their_intervals():
     assert texts(found) == (["name", "error"], rows, [False, True])
     assert markdown(found) == "| name | error |\n| --- | --: |\n| a | 0.200 [0.100–0.300] |\n| b | 0.250 |\n"
     assert terminal("Errors", found).row_count == 2
+    # Whole numbers stay whole where all columns are numbers.
+    assert texts(pd.DataFrame({"count": [20, 1_500_000], "error": [0.1, 0.2]}))[1] == [
+        ["20", "0.100"],
+        ["1,500,000", "0.200"],
+    ]
 
 
 def test_the_bootstrap_is_over_episodes():

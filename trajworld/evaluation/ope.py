@@ -1,9 +1,8 @@
 """Off-policy evaluation of several policies: how good the estimates are, and how far they rest on the data."""
 
-import contextlib
 import functools
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -167,14 +166,12 @@ def imagined_values(
     check_policies(policies, dataset)
     ends, coverage = termination_rule(dataset.environment), Coverage.of(dataset, settings.seed)
     starts = initial_states(dataset, settings.states, settings.seed)
-    (model, _), tables = models[0], []
-    run = compile_rollout(model, dataset.observation_size)
-    for number, (another, support) in enumerate(models):
-        if not _of_one_program(model, another):
-            model, run = another, compile_rollout(another, dataset.observation_size)
+    tables = []
+    for number, (model, support) in enumerate(models):
+        run = compile_rollout(model, dataset.observation_size)
         told = None if progress is None else functools.partial(_of_several, progress, number, len(models))
-        with _weights_of(another, model):
-            found = imagined_returns(model, run, dataset, support, starts, policies, ends, settings, told)
+        own = replace(settings, sample=settings.sample or getattr(model, "samples", False))
+        found = imagined_returns(model, run, dataset, support, starts, policies, ends, own, told)
         rows = []
         for name, one in found.items():
             counts = (
@@ -191,29 +188,6 @@ def imagined_values(
 
 def _of_several(progress: Progress, number: int, count: int, done: int, total: int, what: str) -> None:
     progress(number * total + done, count * total, what)
-
-
-def _of_one_program(one: Any, other: Any) -> bool:
-    """Whether two models differ in their weights alone: then they share what is compiled."""
-    return bool(
-        one.kind == other.kind
-        and one.sizes == other.sizes
-        and one.dtype_policy.name == other.dtype_policy.name
-    )
-
-
-@contextlib.contextmanager
-def _weights_of(one: Any, model: Any) -> Iterator[None]:
-    """Meanwhile the model has the weights of that one."""
-    if one is model:
-        yield
-        return
-    own = model.get_weights()
-    model.set_weights(one.get_weights())
-    try:
-        yield
-    finally:
-        model.set_weights(own)
 
 
 def _over_models(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:

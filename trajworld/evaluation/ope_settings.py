@@ -15,7 +15,7 @@ class OpeSettings:
         horizon: The most steps of a rollout.
         states: The most initial states, first ones of the dataset's episodes.
         half_width: No further initial states where the estimate's 95 % interval is this narrow to either side.
-        sample: Sample the model's predictions; else each is its expectation.
+        sample: Sample the model's predictions, as an MLP ensemble's always are; else each is its expectation.
         negligible: Rollouts stop where what is left of the discount can change no return by more than this share of
             the interval's half width; 0 never stops them before the horizon.
         fading: Imagine later steps, which the discount makes small, for fewer of the rollouts: less time for an

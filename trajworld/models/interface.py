@@ -83,7 +83,8 @@ class WorldModel(Protocol):
     Its weights are made at once, do not depend on M, and are float32 whatever its dtype policy. ``kind`` is its name in
     :data:`MODELS`, ``context`` W, how many rows of history :meth:`start` reads, and ``chunk`` K, after how many steps a
     rollout starts again from its last W rows, None for never. One that can predict a row in several ways has
-    ``predictions`` too: see :func:`predictions_of`.
+    ``predictions`` too: see :func:`predictions_of`; one whose rollouts are samples by their definition says so by
+    ``samples``.
     """
 
     kind: Any

@@ -44,6 +44,7 @@ class MLPEnsemble(keras.Model):
     kind = "mlp-ensemble"
     context = 1
     chunk = None
+    samples = True
 
     def __init__(self, sizes: EnsembleSizes, identity: Identity | None = None, **kwargs: Any) -> None:
         super().__init__(autocast=False, **kwargs)
@@ -98,14 +99,14 @@ class MLPEnsemble(keras.Model):
         self.scale.assign(np.where(std < 1e-6, 1.0, std))
 
     def _places(self, observations: int, actions: int) -> NDArray[np.int64]:
-        """Where the variates of a row stand: the reward last."""
+        """Where the variates of a row stand: the reward last, or where there is no action, as one more observation."""
         room = self.sizes.observations
         if observations > room or actions > self.sizes.actions:
             raise TrajWorldError(
                 f"{observations} observation and {actions} action variates are more than the {room} and "
                 f"{self.sizes.actions} this model has places for"
             )
-        reward = [room + self.sizes.actions]
+        reward = [room + self.sizes.actions if actions else observations]
         return np.concatenate([np.arange(observations), reward, room + np.arange(actions)]).astype(np.int64)
 
     def _maps(self, variates: Variates, count: int) -> tuple[Tensor, Tensor]:
@@ -113,7 +114,7 @@ class MLPEnsemble(keras.Model):
         sizes = self.sizes
         real = ops.ones((count,)) if variates.mask is None else ops.cast(variates.mask, "float32")
         action = ops.cast(variates.is_action, "float32") * real
-        at, reward = ops.cast(ops.arange(count), "float32"), _reward_place(variates)
+        at, reward = ops.cast(ops.arange(count), "float32"), _reward_place(variates, count)
         seen = ops.cast(at < reward, "float32") * real
         place = ops.where(action > 0, at - reward - 1 + sizes.observations, at)
         inputs = ops.cast(ops.arange(sizes.observations + sizes.actions), "float32")
@@ -154,9 +155,10 @@ class MLPEnsemble(keras.Model):
 
     def _base(self, rows: Tensor, variates: Variates) -> Tensor:
         """What is added to a member's mean: the row itself, and the mean reward."""
-        place = ops.cast(ops.arange(rows.shape[-1]), "float32")
+        count = rows.shape[-1]
+        place = ops.cast(ops.arange(count), "float32")
         usual = variates.lower + ops.convert_to_tensor(self.mean)[-1] * (variates.upper - variates.lower)
-        return ops.where(ops.equal(place, _reward_place(variates)), usual, rows)
+        return ops.where(ops.equal(place, _reward_place(variates, count)), usual, rows)
 
     def _predicted_mask(self, variates: Variates) -> Tensor:
         mask = 1.0 - ops.cast(variates.is_action, "float32")
@@ -279,6 +281,9 @@ class MLPEnsemble(keras.Model):
     get_config, from_config = model_config, staticmethod(model_from_config)
 
 
-def _reward_place(variates: Variates) -> Tensor:
-    """Before the first action; it may be masked."""
-    return ops.cast(ops.argmax(ops.cast(variates.is_action, "int32")), "float32") - 1
+def _reward_place(variates: Variates, count: int) -> Tensor:
+    """Before the first action; it may be masked. M where there is no action: then it can't be told from an observation,
+    and is read and predicted as one.
+    """
+    actions = ops.cast(variates.is_action, "int32")
+    return ops.where(ops.sum(actions) > 0, ops.cast(ops.argmax(actions), "float32") - 1, float(count))

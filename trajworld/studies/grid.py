@@ -17,13 +17,13 @@ from trajworld.data.split import set_aside
 from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import prediction_errors, support_for
 from trajworld.models.files import describe_model
-from trajworld.models.interface import MODELS, Sizes, kind_of, kind_of_sizes
-from trajworld.studies.data import Pretrained, open_datasets, pretrained, shown_names
+from trajworld.models.interface import Sizes, kind_of, kind_of_sizes
+from trajworld.studies.data import shown_names
 from trajworld.studies.fine_tuning import tester_of
 from trajworld.studies.pairs import by_pair, cost, relative, summary, wins
 from trajworld.studies.training_cells import (
     TEST_FRACTION,
-    Plan,
+    TrainedOnEach,
     corpus_content,
     model_cell,
     pretraining_cell,
@@ -69,7 +69,7 @@ _FIRST = tuple(name for name, one in VARIANTS.items() if one.kind == "trajworld"
 
 
 @dataclass(frozen=True)
-class Grid:
+class Grid(TrainedOnEach):
     """How well world models predict transitions, in and out of the distribution that they were trained on.
 
     Each model is trained on each dataset of a suite, and tested on all datasets of the same environment: on five levels
@@ -90,17 +90,10 @@ class Grid:
     - Published: on other versions of the datasets, with models of 9.6 million weights and many more steps.
 
     Attributes:
-        suite: Name of a suite that trajworld data collect-suite made.
-        datasets: Datasets in place of the suite's, as trajworld data inspect takes them.
         models: Which models.
-        model: The model to fine-tune: a name that ships, such as trajworld-small, a file, or hf://USER/REPO.
         corpus: What the others are pre-trained on, as trajworld pretrain takes it.
         pretrain_minutes: Of each of them.
         pretrained_width: Hidden units of a layer of the pre-trained ensemble.
-        steps: Of fine-tuning and of training from scratch.
-        batch_size: Windows in a batch of these.
-        learning_rate: Of these; where not given, the preset's.
-        ensemble_steps: Of the ensemble, at most.
         seeds: Of TrajWorld fine-tuned and from scratch.
         baseline_seeds: Of the other models.
         windows: Of each dataset that are predicted.
@@ -109,42 +102,22 @@ class Grid:
     name: ClassVar[str] = "grid"
 
     suite: str = "dope"
-    datasets: tuple[str, ...] = ()
-    models: tuple[str, ...] = tuple(name for name, one in VARIANTS.items() if one.kind in MODELS)
-    model: str = "trajworld-small"
+    models: tuple[str, ...] = tuple(VARIANTS)
     corpus: tuple[str, ...] = ("corpus:corpus",)
     pretrain_minutes: float = 60.0
     pretrained_width: int = 640
-    steps: int = 1500
-    batch_size: int = 16
-    learning_rate: float | None = None
-    ensemble_steps: int = 5000
     seeds: int = 2
     baseline_seeds: int = 1
     windows: int = 2048
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if unknown := [one for one in self.models if one not in VARIANTS]:
             raise UsageError(f"no model is called {unknown[0]!r}: there are {', '.join(VARIANTS)}")
-        if lacking := [one for one in self.models if VARIANTS[one].kind not in MODELS]:
-            raise UsageError(f"{lacking[0]} is not in this version: leave it out of --models")
         if min(self.seeds, self.baseline_seeds, self.windows, len(self.models)) < 1:
             raise UsageError("at least 1 model, seed and window are needed")
-        if len(set(self.datasets)) < len(self.datasets) or not 0 < self.pretrain_minutes < np.inf:
-            raise UsageError("each dataset once and minutes of pre-training above 0 are needed")
-        _ = self._plan
-
-    @property
-    def _plan(self) -> Plan:
-        return Plan(self.steps, self.batch_size, self.learning_rate, self.ensemble_steps)
-
-    @cached_property
-    def _data(self) -> list[Dataset]:
-        return open_datasets(self.datasets, self.suite)
-
-    @cached_property
-    def _model(self) -> Pretrained:
-        return pretrained(self.model)
+        if not 0 < self.pretrain_minutes < np.inf:
+            raise UsageError("minutes of pre-training above 0 are needed")
 
     @cached_property
     def _corpus(self) -> str:
@@ -204,7 +177,7 @@ class Grid:
                     training.append(start)
                     if start.key not in finished:
                         continue
-                cell = model_cell(data, start, seed, self._plan)
+                cell = model_cell(data, start, seed, self)
                 training.append(cell)
                 if cell.key in finished:
                     tests += self._tests(name, seed, data, cell)

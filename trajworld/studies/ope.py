@@ -22,8 +22,8 @@ from trajworld.evaluation.ope import (
     check_policies,
     fitted_values,
     imagined_values,
+    of_robot,
     ope_metrics,
-    robot_of,
     simulated_values,
     within_limit,
 )
@@ -32,9 +32,10 @@ from trajworld.files import file_digest
 from trajworld.models.sizes import EnsembleSizes
 from trajworld.policies.files import policy_files, read_policy
 from trajworld.policies.policy import Policy
-from trajworld.studies.data import Pretrained, open_datasets, pretrained, shown_names
+from trajworld.studies.data import shown_names
 from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH
-from trajworld.studies.training_cells import Plan, model_cell, train_model, trained_model
+from trajworld.studies.pairs import cost
+from trajworld.studies.training_cells import TrainedOnEach, model_cell, trained_model
 from trajworld.study.cells import Cell, Row
 from trajworld.study.run import Say
 from trajworld.study.tables import over_seeds
@@ -46,7 +47,7 @@ _POLICY = "policy: "
 
 
 @dataclass(frozen=True)
-class Ope:
+class Ope(TrainedOnEach):
     """How well models say which of several policies is best, without running one (off-policy evaluation).
 
     On each behaviour dataset a pre-trained model is fine-tuned, and others are trained from scratch: a model of its
@@ -54,8 +55,9 @@ class Ope:
     set for other studies, and not trained on. Each policy of the dataset's environment then acts inside each
     model, from the first states of the dataset's episodes.
 
-    - Estimate: the mean discounted return of the rollouts. Predictions are expectations, clipped to the dataset's
-      range; the environment's rule says on the unclipped prediction whether a rollout ends.
+    - Estimate: the mean discounted return of the rollouts. Predictions are expectations, the ensemble's samples of
+      an elite for each step, clipped to the dataset's range; the environment's rule says on the unclipped prediction
+      whether a rollout ends.
     - Truth: the mean discounted return of the policy in the simulator.
     - Fitted Q: fitted Q evaluation, which needs no model, on all episodes of the same dataset.
     - Policies: how many have a finite estimate, of the seed with the fewest; the others have no part in the metrics.
@@ -63,35 +65,21 @@ class Ope:
     - In brackets the least and the greatest of the seeds.
 
     Attributes:
-        suite: Name of a suite of behaviour datasets that trajworld data collect-suite made.
-        datasets: Datasets in place of a suite's, as trajworld data inspect takes them.
         policies: Files of policies, folders of them, or zoo, those that ship.
-        model: The model to fine-tune: a name that ships, such as trajworld-small, a file, or hf://USER/REPO.
         methods: Of fine-tuned, from scratch, MLP ensemble and fitted Q.
-        steps: Of fine-tuning and of training from scratch.
-        batch_size: Windows in a batch of these.
-        learning_rate: Of both; where not given, the preset's.
-        ensemble_steps: Of the ensemble, at most.
         iterations: Of fitted Q evaluation, which has no horizon.
         seeds: How many.
         discount: γ.
         horizon: The most steps of a rollout.
         states: Initial states of each estimate.
-        sample: Sample the models' predictions; else each is its expectation.
+        sample: Sample the models' predictions, as the ensemble's always are; else each is its expectation.
         episodes: Of each policy in the simulator.
     """
 
     name: ClassVar[str] = "ope"
 
-    suite: str = ""
-    datasets: tuple[str, ...] = ()
     policies: tuple[str, ...] = ()
-    model: str = "trajworld-small"
     methods: tuple[str, ...] = METHODS
-    steps: int = 1500
-    batch_size: int = 16
-    learning_rate: float | None = None
-    ensemble_steps: int = 5000
     iterations: int = 200
     seeds: int = 2
     discount: float = 0.995
@@ -101,19 +89,16 @@ class Ope:
     episodes: int = 50
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not (self.suite or self.datasets) or not self.policies:
             raise UsageError(
                 "name behaviour datasets with --suite or --datasets and the policies with --policies"
             )
         if unknown := [method for method in self.methods if method not in METHODS]:
             raise UsageError(f"no method is called {unknown[0]!r}: there are {', '.join(METHODS)}")
-        if self.seeds < 1 or self.episodes < 2 or len(set(self.datasets)) < len(self.datasets):
-            raise UsageError("at least 1 seed and 2 episodes, and each dataset once, are needed")
-        _ = self._settings, self._plan, FITTED_Q in self.methods and self._fitting
-
-    @property
-    def _plan(self) -> Plan:
-        return Plan(self.steps, self.batch_size, self.learning_rate, self.ensemble_steps)
+        if self.seeds < 1 or self.episodes < 2:
+            raise UsageError("at least 1 seed and 2 episodes are needed")
+        _ = self._settings, FITTED_Q in self.methods and self._fitting
 
     @property
     def _fitting(self) -> FittedQSettings:
@@ -125,32 +110,22 @@ class Ope:
         return OpeSettings(**given)
 
     @cached_property
-    def _data(self) -> list[Dataset]:
-        return open_datasets(self.datasets, self.suite)
-
-    @cached_property
-    def _model(self) -> Pretrained:
-        return pretrained(self.model)
-
-    @cached_property
     def _policies(self) -> dict[str, dict[str, Path]]:
         """The files of each environment's policies, by their names."""
-        found: dict[str, dict[str, Path]] = {data.environment: {} for data in self._data}
-        for name, path in policy_files(self.policies).items():
-            for environment, own in found.items():
-                if environment and robot_of(read_policy(path).environment) == robot_of(environment):
-                    own[name] = path
-        if lacking := [environment for environment, own in found.items() if not own]:
-            raise UsageError(
-                f"no policy of --policies is for {lacking[0] or 'a dataset without an environment'}"
-            )
+        files = policy_files(self.policies)
+        read = {name: read_policy(path) for name, path in files.items()}
+        found = dict[str, dict[str, Path]]()
+        for data in self._data:
+            own = of_robot(read, data.environment) if data.environment else {}
+            if not own:
+                wanted = data.environment or "a dataset without an environment"
+                raise UsageError(f"no policy of --policies is for {wanted}")
+            check_policies(own, data)
+            found[data.environment] = {name: files[name] for name in own}
         return found
 
     def prepare(self, workers: int, say: Say) -> None:
         """Read the datasets, the policies and the model."""
-        for data in self._data:
-            own = {name: read_policy(path) for name, path in self._policies[data.environment].items()}
-            check_policies(own, data)
         say(f"{len(self._data)} datasets, {sum(map(len, self._policies.values()))} policies")
         _ = self._model
 
@@ -176,13 +151,10 @@ class Ope:
                 continue
             training.append(cell := self._training(data, method, seed))
             if cell.key in trained:
-                estimates.append(
-                    Cell(
-                        estimate,
-                        {**about, **self._rollouts[data.environment], "seed": seed, "trained": cell.key},
-                        places,
-                    )
-                )
+                about |= self._rollouts[data.environment] | {"seed": seed, "trained": cell.key}
+                # An ensemble's rollouts are samples.
+                about["sample"] |= method == ENSEMBLE
+                estimates.append(Cell(estimate, about, places))
         return [*truths, *estimates, *training]
 
     @cached_property
@@ -196,7 +168,7 @@ class Ope:
     def _training(self, data: Dataset, method: str, seed: int) -> Cell:
         scratch, ensemble = self._model.sizes, EnsembleSizes.presets["small"]
         start: Any = {FINE_TUNED: self._model, FROM_SCRATCH: scratch, ENSEMBLE: ensemble}[method]
-        return model_cell(data, start, seed, self._plan)
+        return model_cell(data, start, seed, self)
 
     @cached_property
     def _named(self) -> dict[str, dict[str, Any]]:
@@ -234,16 +206,12 @@ class Ope:
         ]
         means = whole.groupby(["method", "seed"], sort=False)[list(METRICS)].mean().reset_index()
         fewest = each.groupby(["dataset", "method"], sort=False)["policies"].min().reset_index()
-        # Fitted Q trains nothing, and of what has failed there is nothing.
-        table = table.reindex(columns=dict.fromkeys([*table.columns, "cell", "step", "seconds", "trained"]))
-        cost = table.loc[table["task"] == train_model.__name__, ["cell", "step", "seconds"]]
-        named = table.loc[table["task"] == estimate.__name__, ["trained", "method"]].drop_duplicates()
-        cost = cost.merge(named, left_on="cell", right_on="trained")
-        training = cost.groupby("method", sort=False)[["step", "seconds"]].mean().reset_index()
+        # Fitted Q trains nothing.
+        models = table[table["task"] == estimate.__name__].rename(columns={"method": "model"})
         return {
             "Mean over the datasets": _together(means, ["method"]).merge(counts, on="method"),
             "Each dataset": _together(each, ["dataset", "method"]).merge(fewest, on=["dataset", "method"]),
-            "Training": training,
+            "Cost": cost(table, models.reindex(columns=["trained", "model"])),
         }
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:

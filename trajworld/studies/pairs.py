@@ -85,7 +85,9 @@ def wins(raw: pd.DataFrame, scaled: pd.DataFrame, reference: str) -> pd.DataFram
 def cost(table: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
     """Steps, seconds and parameters of pre-training here, and of the trainings that ``tests`` name."""
     named = tests[["trained", "model"]].drop_duplicates()
-    trained = table.loc[table["task"] == train_model.__name__, ["cell", "step", "seconds", "parameters"]]
+    needed = ["cell", "step", "seconds", "parameters"]
+    table = table.reindex(columns=dict.fromkeys([*table.columns, *needed]))
+    trained = table.loc[table["task"] == train_model.__name__, needed]
     before = table[table["task"] == pretrain_model.__name__]
     if len(before):
         before = before.assign(model="pre-training: " + before["kind"])

@@ -11,6 +11,7 @@ import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from trajworld.errors import UsageError
 from trajworld.files import json_digest
 from trajworld.models.files import load_model
 from trajworld.models.interface import Sizes, kind_of, kind_of_sizes
-from trajworld.studies.data import Pretrained
+from trajworld.studies.data import Pretrained, open_datasets, pretrained
 from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH, WEIGHTS
 from trajworld.study.cells import Cell, Result, Row
 from trajworld.training.config import WEIGHT_DECAYS, TrainingConfig, resolve_config, whole_path
@@ -42,28 +43,44 @@ _MEASURED = 0.1
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How long the models of a study are trained.
+class TrainedOnEach:
+    """The options of a study that trains models on each of several datasets.
 
     Attributes:
-        steps: Of TrajWorld and TDM.
+        suite: Name of a suite of behaviour datasets that trajworld data collect-suite made.
+        datasets: Datasets in place of a suite's, as trajworld data inspect takes them.
+        model: The model to fine-tune: a name that ships, such as trajworld-small, a file, or hf://USER/REPO.
+        steps: Of fine-tuning and of training from scratch.
         batch_size: Windows in a batch of these.
-        learning_rate: Of these; None for the preset's.
-        ensemble_steps: Of an ensemble, at most, with batches and a rate of its own.
+        learning_rate: Of both; where not given, the preset's.
+        ensemble_steps: Of the ensemble, at most, with batches and a rate of its own.
     """
 
-    steps: int
-    batch_size: int
-    learning_rate: float | None
-    ensemble_steps: int
+    suite: str = ""
+    datasets: tuple[str, ...] = ()
+    model: str = "trajworld-small"
+    steps: int = 1500
+    batch_size: int = 16
+    learning_rate: float | None = None
+    ensemble_steps: int = 5000
 
     def __post_init__(self) -> None:
         rate = 1.0 if self.learning_rate is None else self.learning_rate
         if min(self.steps, self.batch_size, self.ensemble_steps) < 1 or not 0 < rate < math.inf:
             raise UsageError("at least 1 step, a batch of at least 1 and a learning rate above 0 are needed")
+        if len(set(self.datasets)) < len(self.datasets):
+            raise UsageError("each dataset once is needed")
+
+    @cached_property
+    def _data(self) -> list[Dataset]:
+        return open_datasets(self.datasets, self.suite)
+
+    @cached_property
+    def _model(self) -> Pretrained:
+        return pretrained(self.model)
 
 
-def model_cell(data: Dataset, start: Sizes | Pretrained | Cell, seed: int, plan: Plan) -> Cell:
+def model_cell(data: Dataset, start: Sizes | Pretrained | Cell, seed: int, plan: TrainedOnEach) -> Cell:
     """A cell of :func:`train_model`: from scratch, or fine-tuned from a model or from what a cell pre-trained.
 
     The seed decides on held-out episodes, initial weights, batches and dropout.

@@ -69,11 +69,15 @@ def texts(table: pd.DataFrame) -> tuple[list[str], list[list[str]], list[bool]]:
     ends = {f"{name}{end}" for name in table.columns for end in (LOW, HIGH)}
     shown = list(table.columns.difference(ends, sort=False))
 
-    def text(row: pd.Series, name: str) -> str:
-        low, high = row.get(name + LOW), row.get(name + HIGH)
-        return _text(row[name]) + ("" if pd.isna(low) else f" [{_text(low)}–{_text(high)}]")
+    def column(name: str) -> list[str]:
+        none = [np.nan] * len(table)
+        low, high = table.get(name + LOW, none), table.get(name + HIGH, none)
+        return [
+            _text(value) + ("" if pd.isna(least) else f" [{_text(least)}–{_text(most)}]")
+            for value, least, most in zip(table[name], low, high, strict=True)
+        ]
 
-    rows = [[text(row, name) for name in shown] for _, row in table.iterrows()]
+    rows = [list(row) for row in zip(*map(column, shown), strict=True)]
     return shown, rows, [pd.api.types.is_numeric_dtype(table[name]) for name in shown]
 
 
