@@ -2,27 +2,20 @@
 
 import contextlib
 import re
-from collections.abc import Iterator
-from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Annotated, Any
 
 import click
 
 from trajworld.backend import require_framework
-from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.report import Evaluation, Settings
 from trajworld.evaluation.report import evaluate as evaluate_dataset
 from trajworld.text import number
 
-from .commands import Json, With, command, parameters_of
+from .commands import Folder, Json, With, command, parameters_of
 from .output import print_json, print_rows
 from .progress import job_progress
 
-_KIND = "evaluation"
-_RESULTS = "results.json"
-# Of the only dataset, or each of several in a folder of its own: 1-NAME.
-_CONTENTS = (_RESULTS, "variates.png", "open-loop.png", "episode-*.png", "[0-9]*-*")
 _STEPS_SHOWN = (1, 10, 25, 50, 100)
 _METRICS = {
     "mae": "mean absolute error",
@@ -41,8 +34,7 @@ def evaluate(
     ranges: Annotated[str, With(metavar="DATASET")] | None = None,
     ridge: Annotated[str, With(metavar="DATASET")] | None = None,
     as_json: Json = False,
-    output: Path | None = None,
-    overwrite: bool = False,
+    output: Folder | None = None,
     **options: Any,
 ) -> None:
     """Measure how MODEL predicts the transitions of each DATASET.
@@ -65,15 +57,12 @@ def evaluate(
             datasets: data, or the name of one of its own datasets.  [default: the dataset itself]
         ridge: Fit ridge regressions on this dataset, such as what the model was trained on, and measure them too.
         output: Make this folder: results.json and pictures.
-        overwrite: Replace the output folder if it is there.
     """
     require_framework()
     settings = Settings(**options)
-    if overwrite and output is None:
-        raise UsageError("--overwrite needs -o")
     from trajworld.data.resolve import open_dataset
     from trajworld.evaluation.one_step import compile_predictions, named_ranges, support_for
-    from trajworld.files import write_json
+    from trajworld.files import atomic_folder, write_json
     from trajworld.models.files import load_model
     from trajworld.models.names import find_model
 
@@ -89,7 +78,7 @@ def evaluate(
     compiled, found = compile_predictions(model), []
     # As it was given, but a file with its folder, which for a run's best.keras tells it from others.
     name = model_name if Path(model_name) != model_path else "/".join(model_path.absolute().parts[-2:])
-    with _results_folder(output, overwrite) as folder:
+    with atomic_folder(output) if output else contextlib.nullcontext() as folder:
         with job_progress("Predicting") as progress:
             for index, (dataset, support) in enumerate(zip(datasets, supports, strict=True), start=1):
                 place = folder
@@ -100,7 +89,7 @@ def evaluate(
                 measured = evaluate_dataset(*parts, folder=place, name=name, progress=progress, fitted=fitted)
                 found.append(measured)
         results = {
-            "kind": _KIND,
+            "kind": "evaluation",
             "model": model_name,
             "environment": model.identity.environment,
             "settings": {
@@ -112,7 +101,7 @@ def evaluate(
             "datasets": [each.as_json() for each in found],
         }
         if folder is not None:
-            write_json(folder / _RESULTS, results)
+            write_json(folder / "results.json", results)
     if as_json:
         return print_json(results)
     for each in found:
@@ -151,29 +140,3 @@ def _print(found: Evaluation) -> None:
         title = f"Open loop, {growth.starts} rollouts: absolute error / std by steps ahead"
         print_rows(("", *map(str, steps)), rows, title)
     click.echo()
-
-
-@contextlib.contextmanager
-def _results_folder(output: Path | None, overwrite: bool) -> Iterator[Path | None]:
-    """The folder that becomes ``output`` when everything is in it; None where none was asked for.
-
-    Only what an evaluation made is overwritten: the option must not remove hours of a study by a slip.
-    """
-    from trajworld.files import atomic_folder, read_json
-
-    if output is None:
-        yield None
-        return
-    if overwrite and output.exists():
-        results = read_json(output / _RESULTS) if (output / _RESULTS).is_file() else None
-        if not isinstance(results, dict) or results.get("kind") != _KIND:
-            raise TrajWorldError(
-                f"{output} is no folder of {_KIND} results: it is not overwritten, name another"
-            )
-        for name in sorted(item.name for item in output.iterdir()):
-            if not any(fnmatchcase(name, pattern) for pattern in _CONTENTS):
-                raise TrajWorldError(
-                    f"{output} holds {name!r} too: it is not overwritten, name another place"
-                )
-    with atomic_folder(output, replace=overwrite) as folder:
-        yield folder

@@ -204,15 +204,15 @@ def _read_truth(
     try:
         found = read_json(path)["policies"]
         rows = [(one["policy"], float(one["discounted"]), float(one["discounted_stderr"])) for one in found]
+        horizons = [min(float(one.get("horizon") or limit), limit) for one in found]
     except (TypeError, KeyError, ValueError):
         wanted = "what `trajworld policy evaluate -o` writes, of 2 episodes or more"
         raise TrajWorldError(f"{path} is not {wanted}") from None
-    for one in found:
+    for one, steps in zip(found, horizons, strict=True):
         measured = str(one.get("environment") or "")
         # Of one robot a dataset's name differs from Gymnasium's; changes of physics are told by either.
         if environment and measured and parse_name(measured).changes != parse_name(environment).changes:
             raise TrajWorldError(f"{path} holds returns in {measured}, and the data are of {environment}")
-        steps = min(one.get("horizon") or limit, limit)
         if one.get("gamma") != settings.discount or steps not in (settings.horizon, math.inf):
             raise UsageError(
                 f"{path} holds returns with a discount of {one.get('gamma')} over at most {steps:g} steps, where "

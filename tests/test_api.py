@@ -17,6 +17,9 @@ from trajworld.cli.main import main
 from trajworld.data.dataset import Dataset
 from trajworld.data.windows import gather_windows
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.models.identity import Identity
+from trajworld.models.interface import kind_of, new_model
+from trajworld.models.ranges import Support
 from trajworld.training.config import resolve_config
 from trajworld.training.record import read_metrics
 from trajworld.training.run import resume_run
@@ -157,6 +160,14 @@ def test_a_rollout_begins_with_the_prediction_and_feeds_it_back(data: Dataset, t
             again.observations[:, begin:], future.observations[:, begin : step + 1], atol=1e-5
         )
     assert np.abs(tw.rollout(tuned, rows, actions, seed=1).rewards - future.rewards).max() > 1e-3
+
+
+@pytest.mark.once
+def test_a_system_without_actions_is_rolled_out() -> None:
+    identity = Identity(Support(np.zeros(4, np.float32), np.ones(4, np.float32)), "test/x", 3, 0)
+    model = new_model(kind_of("trajworld").preset("tiny"), identity)
+    future = tw.rollout(model, np.full((2, 4, 4), 0.5), np.zeros((2, 5, 0)))
+    assert (future.observations.shape, future.actions.shape) == ((2, 5, 3), (2, 5, 0))
 
 
 def test_an_evaluation_says_what_the_command_line_says(

@@ -59,9 +59,13 @@ def test_a_collected_dataset_is_evaluated_and_drawn(tmp_path, command):
     assert f"{direct.table['all']['mae']:,.4g}" in out
 
     assert "exists already" in command("evaluate", *arguments, "-o", folder)[2]
-    code, _, _ = command("evaluate", *arguments, "-o", folder, "--overwrite", "--pictures", 0)
+    code, _, _ = command("evaluate", *arguments, "-o", tmp_path / "again", "--pictures", 0)
     assert code == 0
-    assert sorted(path.name for path in folder.iterdir()) == ["open-loop.png", "results.json", "variates.png"]
+    assert {path.name for path in (tmp_path / "again").iterdir()} == {
+        "open-loop.png",
+        "results.json",
+        "variates.png",
+    }
 
 
 def test_several_datasets_and_the_ranges_of_an_unseen_environment(tmp_path, command, make_store):
@@ -106,32 +110,7 @@ def test_mistakes_and_ctrl_c_end_in_one_line_and_leave_nothing(tmp_path, command
         assert reason in err
         assert "Traceback" not in err
         assert sorted(tmp_path.iterdir()) == before
-    code, _, err = command("evaluate", model, dataset.path, "--overwrite")
-    assert (code, err.count("\n")) == (2, 1)
     monkeypatch.setattr("trajworld.evaluation.report.open_loop_errors", Mock(side_effect=KeyboardInterrupt))
     code, out, err = command("evaluate", pretrained, dataset.path, "-o", output)
     assert (code, out, "Interrupted" in err) == (130, "", True)
     assert sorted(tmp_path.iterdir()) == before
-
-
-def test_nothing_but_an_evaluation_is_overwritten(tmp_path, command, make_store):
-    dataset, out = make_store([8, 5]), tmp_path / "out"
-    save(tmp_path / "model.keras")
-    arguments = (tmp_path / "model.keras", dataset.path, "--horizon", 0, "--json", "-o", out, "--overwrite")
-    (out / "trials").mkdir(parents=True)
-    for text, words in (
-        (None, "is no folder of evaluation results"),
-        ("[]", "is not a readable JSON file"),
-        ("{", "is not a readable JSON file"),
-        ('{"kind": "evaluation"}', "holds 'trials'"),
-    ):
-        if text is not None:
-            (out / "results.json").write_text(text)
-        code, printed, err = command("evaluate", *arguments)
-        assert (code, printed, err.count("\n")) == (1, "", 1)
-        assert words in err
-        assert (out / "trials").is_dir()
-    (out / "trials").rmdir()
-    for _ in range(2):
-        code, printed, _ = command("evaluate", *arguments)
-        assert (code, json.loads(printed)["kind"]) == (0, "evaluation")

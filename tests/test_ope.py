@@ -290,6 +290,8 @@ def test_true_values_over_another_horizon_are_refused(tmp_path: Path) -> None:
     assert read(50, 1000, PENDULUM.replace("v5", "v4")) == [3]
     with pytest.raises(TrajWorldError, match="and the data are of"):
         read(50, 1000, f"{PENDULUM}?gravity=5.0")
+    with pytest.raises(TrajWorldError, match="is not what `trajworld policy evaluate -o` writes"):
+        read("long", 1000)
 
 
 @pytest.mark.once

@@ -180,6 +180,8 @@ def test_a_report_holds_everything_and_can_be_made_again_from_its_table(tmp_path
     pd.testing.assert_frame_equal(again, table)
     write_report(study, again, folder, facts, pictures)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    write_report(study, again, folder, facts)
+    assert {*before} - {path.name for path in folder.iterdir()} == {"a-picture.png"}
     assert report.command(Powers(bases=(3, 4))) == "trajworld study run powers --bases 3,4"
 
 

@@ -168,8 +168,10 @@ def rollout(
 
     model, rows = _loaded(model), _numbers("history", history)
     variates, observations = _known(model, ranges, rows.shape[2])
-    controller: Any = actions if hasattr(actions, "act") else GivenActions(_numbers("actions", actions))
     wanted = int(variates.is_action.sum())
+    controller: Any = actions
+    if not hasattr(actions, "act"):
+        controller = GivenActions(_numbers("actions", actions, empty=not wanted))
     if isinstance(controller, GivenActions) and (shape := controller.actions.shape)[2] != wanted:
         raise UsageError(f"actions of shape {shape} must be [B, h, {wanted}]")
     shape = (controller.horizon, rows.shape[0], rows.shape[2])
@@ -263,13 +265,13 @@ def _whole(name: str, value: int) -> int:
     return int(value)
 
 
-def _numbers(name: str, array: ArrayLike) -> NDArray[np.float32]:
-    """An array of finite numbers with three axes, none of them empty."""
+def _numbers(name: str, array: ArrayLike, empty: bool = False) -> NDArray[np.float32]:
+    """An array of finite numbers with three axes, none of them empty; but the last may be where ``empty`` says so."""
     try:
         found = np.asarray(array, np.float32)
     except (TypeError, ValueError) as error:
         raise UsageError(f"{name} must be an array of numbers: {error}") from None
-    if found.ndim != 3 or not found.size:
+    if found.ndim != 3 or 0 in found.shape[: 3 - empty]:
         raise UsageError(f"{name} of shape {found.shape} must have 3 axes, none of them empty")
     if not np.isfinite(found).all():
         raise UsageError(f"{name} holds NaN or infinite values")

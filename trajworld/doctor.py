@@ -28,7 +28,7 @@ from trajworld.versions import EXTRAS, pip_command, version_of
 
 FRAMEWORKS = tuple(BACKENDS)
 _LIBRARIES = ("keras", "numpy", "pandas", "gymnasium", "mujoco", "minari", "grain")
-_GPU_NODES = ("/dev/nvidia0", "/dev/kfd")
+_GPU_NODE = "/dev/nvidia0"
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ def _missing(
     for name in (name for name, version in libraries.items() if version is None):
         needed = "optional" if name in EXTRAS else "needed"
         found.append((f"{name} ({needed}): not installed", pip_command(EXTRAS.get(name, name))))
-    gpu = any(Path(node).exists() for node in _GPU_NODES)
+    gpu = Path(_GPU_NODE).exists()
     for one in (one for one in frameworks if gpu and one.works and one.device.startswith("cpu")):
         what = f"{one.name} (optional): computes on the CPU although the machine has a GPU"
         extra = "jax-cuda" if one.name == "jax" else one.name

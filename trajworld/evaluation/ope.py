@@ -213,6 +213,7 @@ def simulated_values(
     settings: OpeSettings,
     episodes: int,
     progress: Progress = lambda *_: None,
+    workers: int | None = None,
 ) -> pd.DataFrame:
     """The oracle: policies' values in the simulator, from its own initial states or from ``starts [N, O]`` in turn.
 
@@ -227,7 +228,7 @@ def simulated_values(
         horizon=settings.horizon,
         gamma=settings.discount,
         seed=settings.seed,
-        workers=default_workers(len(policies) * episodes * settings.horizon),
+        workers=workers or default_workers(len(policies) * episodes * settings.horizon),
         starts=starts,
         progress=progress,
     )

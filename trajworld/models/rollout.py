@@ -125,7 +125,7 @@ def compile_rollout(model: WorldModel, observation_size: int) -> Callable[..., R
     def run(
         history: Any, mask: Any, variates: Variates, controller: Controller, draws: Any = None
     ) -> Rollout:
-        _check(np.shape(history), controller, observation_size, model.sizes.window, draws)
+        _check(np.shape(history), controller, observation_size, draws)
         if variates.mask is None:
             # Not every backend's loop carries None.
             variates = variates._replace(mask=np.ones(len(variates.lower), np.float32))
@@ -222,12 +222,8 @@ def _host(array: Any) -> Floats:
     return np.asarray(ops.convert_to_numpy(array), np.float32)
 
 
-def _check(
-    history: tuple[int, ...], controller: Controller, observation_size: int, window: int, draws: Any
-) -> None:
+def _check(history: tuple[int, ...], controller: Controller, observation_size: int, draws: Any) -> None:
     """Refuse shapes and sizes that do not fit, by name."""
-    if window < 2:
-        raise UsageError("a rollout needs a model whose window holds at least 2 rows")
     if len(history) != 3 or not history[1] or controller.horizon < 1:
         found = f"a history {history} must be [B, H, M] of at least one row"
         raise UsageError(f"{found}, and the horizon {controller.horizon} at least one step")

@@ -30,8 +30,9 @@ class TransformerSizes:
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
-            if name != "dropout" and value < 1:
-                raise UsageError(f"a model's {name} must be at least 1, not {value}")
+            # A window is a row and the one that is predicted.
+            if name != "dropout" and value < (least := 1 + (name == "window")):
+                raise UsageError(f"a model's {name} must be at least {least}, not {value}")
         if self.width % self.heads:
             raise UsageError(f"a model's width ({self.width}) must be a multiple of its heads ({self.heads})")
         if not 0 <= self.dropout < 1:

@@ -236,7 +236,8 @@ def _together(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:
 def simulate(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
     """The true values of policies: ``truth`` and its standard error ``truth error``."""
     known = OpeSettings(settings["discount"], settings["horizon"])
-    found = simulated_values(settings["environment"], _read(places), None, known, settings["episodes"])
+    given = settings["environment"], _read(places), None, known, settings["episodes"]
+    found = simulated_values(*given, workers=1)
     renamed = found.rename(columns={"estimate": "truth", "standard error": "truth error"})
     return renamed[["policy", "truth", "truth error", "steps", "ended", "problem"]].to_dict("records")
 

@@ -52,11 +52,14 @@ def write_report(
     tables = study.tables(table) if any_rows else {}
     looks = [(study.charts(table, look) if any_rows else {}, media) for look, media in _LOOKS]
     charts = {title: [(found[title], media) for found, media in looks] for title in looks[0][0]}
-    _record(study, folder, origin=origin, pictures=list(pictures))
-    _write(folder / TABLE, table.to_csv(index=False))
     drawn = {title: png(figures[-1][0]) for title, figures in charts.items()} | dict(pictures)
-    for title, picture in drawn.items():
-        _write(folder / _file_name(title), picture)
+    files = [_file_name(title) for title in drawn]
+    for earlier in {*read_json(folder / RECORD).get("files", [])} - {*files}:
+        (folder / Path(earlier).name).unlink(missing_ok=True)
+    _record(study, folder, origin=origin, pictures=list(pictures), files=files)
+    _write(folder / TABLE, table.to_csv(index=False))
+    for file, picture in zip(files, drawn.values(), strict=True):
+        _write(folder / file, picture)
     title, *protocol = _paragraphs(study)
     title = " ".join(title.split()).rstrip(".")
     facts = {**origin, "seconds": duration(origin["seconds"])} if "seconds" in origin else dict(origin)

@@ -100,10 +100,6 @@ class TrainingConfig:
         single = self.kind == "train"
         if not self.datasets:
             raise UsageError("name at least one dataset to train on")
-        if self.model.window < 2:
-            raise UsageError(
-                "a model's window must be at least 2 to train it: a row and the one that is predicted"
-            )
         if single and len(self.datasets) > 1:
             raise UsageError(f"train takes one dataset, not {len(self.datasets)}: pretrain takes several")
         if self.optimizer == "muon" and not hasattr(self.model, "blocks"):
