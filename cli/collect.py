@@ -1,7 +1,9 @@
 """``trajworld data collect``, ``collect-corpus``, ``collect-suite`` and ``corpus``: run simulators, show a corpus."""
 
+import contextlib
 import os
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,13 +25,22 @@ from trajworld.data.minari_datasets import dataset_path
 from trajworld.errors import UsageError
 from trajworld.policies.behaviour import BEHAVIOURS, make_behaviour
 
-from .commands import AtLeast1, File, Folder, Json, Picture, With, command
+from .commands import AtLeast1, File, Folder, Json, Picture, Seed, With, Workers, command
 from .output import print_json, print_records, say_picture
 from .progress import job_progress
 
-Seed = Annotated[int, click.IntRange(min=0), With(help="Another seed, other episodes.")]
-_WORKERS = "Processes; any number gives the same datasets.  [default: one a core, fewer for little to do]"
-Workers = Annotated[AtLeast1, With(help=_WORKERS)]
+
+@contextlib.contextmanager
+def _finished(as_json: bool, show: Callable[[list[dict[str, Any]]], None]) -> Iterator[list[dict[str, Any]]]:
+    """A list of what is finished, printed at the end: after a failure or a Ctrl-C too, since it is whole and stays."""
+    finished: list[dict[str, Any]] = []
+    try:
+        yield finished
+    finally:
+        if as_json:
+            print_json(finished)
+        elif finished:
+            show(finished)
 
 
 @command()
@@ -93,26 +104,19 @@ def collect(
             click.echo(f"{there} is there already: left as it is", err=True)
             del targets[there]
     expected = sum(transitions or (episodes or 0) * found.time_limit for found in targets.values())
-    finished: list[dict[str, Any]] = []
-    try:
-        with job_progress("Collecting", "transitions" if transitions else "episodes") as progress:
-            rows = collect_datasets(
-                targets,
-                behaviour=actions,
-                transitions=transitions,
-                episodes=episodes,
-                seed=seed,
-                workers=workers or default_workers(expected),
-                replace=replace,
-                progress=progress,
-            )
-            finished.extend(rows)
-    finally:
-        # Printed after a failure or a Ctrl-C too: these datasets are whole and stay.
-        if as_json:
-            print_json(finished)
-        elif finished:
-            _print_finished(finished)
+    unit = "transitions" if transitions else "episodes"
+    with _finished(as_json, _print_finished) as finished, job_progress("Collecting", unit) as progress:
+        rows = collect_datasets(
+            targets,
+            behaviour=actions,
+            transitions=transitions,
+            episodes=episodes,
+            seed=seed,
+            workers=workers or default_workers(expected),
+            replace=replace,
+            progress=progress,
+        )
+        finished.extend(rows)
 
 
 def _print_finished(finished: list[dict[str, Any]]) -> None:
@@ -178,18 +182,16 @@ def collect_corpus(
     if output is not None:
         # Where Minari and the worker processes look.
         os.environ["MINARI_DATASETS_PATH"] = str(output.absolute())
-    began, made = time.monotonic(), list[dict[str, Any]]()
+    began = time.monotonic()
     jobs, there = plan_corpus(name, chosen, transitions, seed)
     check_families(jobs)
     total = sum(job.transitions for job in jobs)
-    with open_corpus(name, rows, factors, chosen):
-        try:
-            with job_progress("Collecting") as progress:
-                made.extend(make_datasets(jobs, workers or default_workers(total), progress))
-        finally:
-            # After a failure or a Ctrl-C too: these datasets are whole and stay.
-            if as_json:
-                print_json(made)
+    with (
+        open_corpus(name, rows, factors, chosen),
+        _finished(as_json, lambda made: None) as made,
+        job_progress("Collecting") as progress,
+    ):
+        made.extend(make_datasets(jobs, workers or default_workers(total), progress))
     if not as_json:
         _warn_unstable(made)
         click.echo(
@@ -321,24 +323,12 @@ def collect_suite(
         )
     for there in suite_there(planned, transitions, seed):
         click.echo(f"{there} is there already: left as it is", err=True)
-    made: list[dict[str, Any]] = []
-    try:
-        with job_progress("Collecting") as progress:
-            count = workers or default_workers(transitions)
-            made.extend(
-                collected(planned, transitions=transitions, seed=seed, workers=count, progress=progress)
-            )
-    finally:
-        # After a failure or a Ctrl-C too: these datasets are whole and stay.
-        if as_json:
-            print_json(made)
-        elif made:
-            shown = {
-                "dataset": "{}",
-                "parts": "{}",
-                "episodes": "{:,}",
-                "mean_length": "{:.0f}",
-                "mean_return": "{:.1f}",
-            }
-            print_records(made, shown)
-            _warn_unstable(made)
+    count = workers or default_workers(transitions)
+    with _finished(as_json, _print_suite) as made, job_progress("Collecting") as progress:
+        made.extend(collected(planned, transitions=transitions, seed=seed, workers=count, progress=progress))
+
+
+def _print_suite(finished: list[dict[str, Any]]) -> None:
+    columns = {"dataset": "{}", "parts": "{}", "episodes": "{:,}"}
+    print_records(finished, columns | {"mean_length": "{:.0f}", "mean_return": "{:.1f}"})
+    _warn_unstable(finished)

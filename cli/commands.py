@@ -25,6 +25,9 @@ AtLeast1 = Annotated[int, click.IntRange(min=1)]
 File = Annotated[Path, click.Path(path_type=Path, dir_okay=False)]
 Folder = Annotated[Path, click.Path(path_type=Path, file_okay=False)]
 Json = Annotated[bool, With(flags=["--json"], help="Print JSON.")]
+Seed = Annotated[int, click.IntRange(min=0), With(help="Another seed, other episodes.")]
+_WORKERS = "Processes; any number gives the same.  [default: one a core, fewer for little to do]"
+Workers = Annotated[AtLeast1, With(help=_WORKERS)]
 Picture = Annotated[File, With(help="Also draw a picture here (.png).")]
 
 
@@ -71,7 +74,7 @@ class LazyGroup(click.Group):
         return resolve_name(place)
 
 
-def _list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
+def list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
     """The type of values with commas between them."""
 
     def read(text: str) -> tuple[Any, ...]:
@@ -112,7 +115,7 @@ def parameters_of(
 
 
 def _parameter(one: inspect.Parameter, kind: Any, words: str, unset: bool, is_field: bool) -> click.Parameter:
-    given: dict[str, Any] = {"help": words}
+    given: dict[str, Any] = {"help": ""}
     while get_origin(kind) in (types.UnionType, Union, Annotated):
         if get_origin(kind) is Annotated:
             for extra in kind.__metadata__:
@@ -120,11 +123,12 @@ def _parameter(one: inspect.Parameter, kind: Any, words: str, unset: bool, is_fi
             kind = kind.__origin__
         else:
             kind = next(part for part in get_args(kind) if part is not type(None))
+    given["help"] = words or given["help"]
     several = get_origin(kind) is tuple
     if several:
         kind = get_args(kind)[0]
         several = not is_field
-        kind = kind if several else _list_of(kind)
+        kind = kind if several else list_of(kind)
     elif get_origin(kind) is Literal:
         kind = click.Choice(get_args(kind))
     required = one.default is one.empty and not is_field

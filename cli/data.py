@@ -182,7 +182,8 @@ def import_(
     A CSV or Parquet table, one row a time step, needs a TOML that says what its columns are (`trajworld data columns`
     writes a first version). Logs without rewards stay without: models are trained and measured on observations alone.
 
-    UniTraj's root makes one dataset an environment that pre-training uses, name/SOURCE/ENVIRONMENT-v0 of an id name-v0;
+    UniTraj's root makes one dataset an environment that pre-training uses, name/SOURCE/ENVIRONMENT-v0 of an id name-v0
+    (the shares and ranges of its mixture stay behind: to pre-train with them, name the root itself);
     a TD-MPC2 file of several tasks one a task, name/task-N-v0; an import that was stopped continues. Says how many
     transitions and how much reward the source holds, how much was kept, and why the rest was not.
 

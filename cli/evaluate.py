@@ -128,7 +128,8 @@ def _print(found: Evaluation) -> None:
         click.echo("No reward is recorded: the observations alone are predicted and measured.")
     own = "the model's own"
     over = ours.ranges.replace(own, f"{own} range", 1)
-    click.echo(f"Read over {over if over.startswith(own) else f'the range {over}'}.")
+    unseen = " itself: --ranges takes it from other data" if ours.ranges == f"of {ours.dataset}" else ""
+    click.echo(f"Read over {over if over.startswith(own) else f'the range {over}'}{unseen}.")
     if ours.still:
         click.echo(f"Left out of what is divided, since they do not vary: {', '.join(ours.still)}.")
     if growth is not None:

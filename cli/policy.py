@@ -9,12 +9,11 @@ import click
 from trajworld.errors import TrajWorldError
 from trajworld.text import number
 
-from .commands import AtLeast1, File, Folder, Json, LazyGroup, With, parameters_of
+from .commands import AtLeast1, File, Folder, Json, LazyGroup, Seed, With, Workers, list_of, parameters_of
 from .output import print_facts, print_json, print_records
 from .progress import job_progress
 
 PolicyFile = Annotated[Path, With(metavar="POLICY")]
-Seed = Annotated[int, click.IntRange(min=0)]
 
 
 @dataclass(frozen=True)
@@ -111,7 +110,7 @@ def evaluate(
     horizon: AtLeast1 | None = None,
     gamma: float = 0.995,
     seed: Seed = 0,
-    workers: AtLeast1 | None = None,
+    workers: Workers | None = None,
     output: File | None = None,
     as_json: Json = False,
     **options: Any,
@@ -130,8 +129,6 @@ def evaluate(
         episodes: Of each policy.
         horizon: The most steps of an episode.  [default: the environment's limit]
         gamma: The discount of a step.
-        seed: Another seed, other episodes.
-        workers: Processes; any number gives the same.  [default: one a core, fewer for little to do]
         output: Write everything, each episode's returns too, here (.json).
     """
     from trajworld.collect.collector import default_workers
@@ -169,7 +166,7 @@ def train(
     output: Path,
     every: AtLeast1 = 10_000,
     snapshots: AtLeast1 = 10,
-    network: str = "64,64",
+    network: Annotated[str, list_of(int)] = "64,64",
     seed: Seed = 0,
 ) -> None:
     """Train by soft actor-critic in ENV (Hopper-v5, dm_control/cheetah-run, …), and keep snapshots.
@@ -191,11 +188,7 @@ def train(
     """
     from trajworld.policies.train import train_policies
 
-    try:
-        widths = tuple(int(part) for part in network.split(","))
-    except ValueError:
-        raise click.BadParameter(f"{network!r} is not like 64,64", param_hint="--network") from None
-    settings: dict[str, Any] = {"every": every, "snapshots": snapshots, "network": widths, "seed": seed}
+    settings: dict[str, Any] = {"every": every, "snapshots": snapshots, "network": network, "seed": seed}
     with job_progress("Training", "steps") as progress:
         found = train_policies(environment, output, progress=progress, **settings)
     click.echo("\n".join(map(str, found)))
@@ -211,7 +204,7 @@ def select(
     horizon: AtLeast1 | None = None,
     gamma: float = 0.995,
     seed: Seed = 0,
-    workers: AtLeast1 | None = None,
+    workers: Workers | None = None,
     as_json: Json = False,
 ) -> None:
     """Choose policies of one environment from near random to the best, as evenly spread in value as can be.
@@ -233,8 +226,6 @@ def select(
         episodes: Of each that is chosen.
         horizon: The most steps of an episode.  [default: the environment's limit]
         gamma: The discount of a step.
-        seed: Another seed, other episodes.
-        workers: Processes; any number gives the same.  [default: one a core, fewer for little to do]
     """
     from trajworld.collect.collector import default_workers
     from trajworld.collect.selection import select_policies, write_selection

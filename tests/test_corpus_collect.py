@@ -15,10 +15,18 @@ import pytest
 from waiting import start, wait_for
 
 from trajworld.cli.main import main
-from trajworld.collect.corpus import coverage, gather, open_corpus, plan_corpus, training_members
+from trajworld.collect.corpus import (
+    _drawn,
+    coverage,
+    gather,
+    open_corpus,
+    plan_corpus,
+    training_members,
+)
 from trajworld.collect.corpus_table import read_table
 from trajworld.data.minari_datasets import read_minari
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.policies.search import ClockedPolicy
 from trajworld.training.config import resolve_config
 from trajworld.training.parts import open_parts
 
@@ -81,24 +89,26 @@ def _datasets_begun(folder):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_killed_and_started_again_it_ends_the_same(run, made, table, tmp_path, workers):
-    folder = tmp_path / "killed"
-    options = ["--table", table, "--transitions", "600", "-o", folder, "--workers", workers]
+def test_killed_and_started_again_it_ends_the_same(run, table, tmp_path, workers):
+    whole, folder = tmp_path / "whole", tmp_path / "killed"
+    # So many that it is not over before it is killed.
+    options = ["--transitions", "5000", "--workers", workers, "-o"]
+    assert run(*options, whole)[0] == 0
     for _ in range(3):
         before = _datasets_begun(folder)
-        process = start("data", "collect-corpus", *options)
+        process = start("data", "collect-corpus", "--table", table, *options, folder)
         # The next dataset is begun or there: in between, half of one is on disk.
         wait_for(lambda: process.poll() is not None or _datasets_begun(folder) > before)  # noqa: B023
         os.killpg(process.pid, signal.SIGKILL)
         process.communicate()
-    assert contents(folder) != contents(made), "it was over before it was killed: the test shows nothing"
-    assert len(contents(made)) == 5 * 2 + 1 + 3, "data, metadata, the list of members, Minari's namespaces"
+    assert contents(folder) != contents(whole), "it was over before it was killed: the test shows nothing"
+    assert len(contents(whole)) == 5 * 2 + 1 + 3, "data, metadata, the list of members, Minari's namespaces"
     # What a kill in the middle of writing leaves behind.
     left = folder / "corpus" / "pre-train" / ".robot-snake-2-v0.abc.tmp"
     left.mkdir(parents=True, exist_ok=True)
     (left / "half").write_text("written")
-    assert run("-o", folder, "--workers", workers)[0] == 0
-    assert contents(folder) == contents(made)
+    assert run(*options, folder)[0] == 0
+    assert contents(folder) == contents(whole)
     assert not left.exists()
 
 
@@ -139,6 +149,20 @@ def test_what_is_gathered_mixes_behaviours_and_variants(table):
         for ends in (True, False)
     )
     assert min(others) < min(fallen)
+
+
+@pytest.mark.parametrize(("behaviour", "share"), [("running", 0.75), ("varied", 0.4), ("gait", 0.4)])
+def test_how_many_episodes_follow_a_policy(behaviour, share):
+    policies = [ClockedPolicy(np.zeros((1, 4)), np.zeros(1), np.ones(1), period) for period in range(5)]
+    generator = np.random.default_rng(0)
+    drawn = [_drawn(behaviour, policies, generator) for _ in range(2000)]
+    chosen = [one for kind, one in drawn if kind == "policy"]
+    for count, expected in [(len(chosen), share)] + [
+        (sum(one.period == each for one in chosen), share / 5) for each in range(5)
+    ]:
+        assert abs(count / 2000 - expected) < 5 * np.sqrt(expected * (1 - expected) / 2000)
+    assert all(0.02 <= one.noise <= 0.6 for one in chosen)
+    assert all(_drawn(behaviour, [], generator)[0] != "policy" for _ in range(100))
 
 
 @pytest.mark.slow

@@ -12,8 +12,8 @@ from data_fixtures import d4rl_file
 from trajworld.data.episode import Episode
 from trajworld.data.home import stores_folder
 from trajworld.data.resolve import open_dataset
+from trajworld.data.statistics import real_values
 from trajworld.data.store import write_store
-from trajworld.data.summary import real_values
 
 pytestmark = pytest.mark.once
 

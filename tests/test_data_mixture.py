@@ -62,11 +62,13 @@ def test_batches_are_pure_functions_of_seed_and_step(three: list[Source]) -> Non
 
 
 def test_leaving_an_iteration_stops_its_threads(three: list[Source]) -> None:
-    before = threading.active_count()
+    before = set(threading.enumerate())
     iterator = Mixture(three, 5).iterate(10**9, 10**9 + 10**6)
     next(iterator)
+    started = set(threading.enumerate()) - before
+    assert started
     iterator.close()
-    wait_for(lambda: threading.active_count() <= before, seconds=30)
+    wait_for(lambda: started.isdisjoint(threading.enumerate()))
 
 
 def test_sources_come_in_the_weights_proportions(three: list[Source]) -> None:
@@ -128,7 +130,7 @@ def test_windows_or_episodes_are_drawn_uniformly(
     np.testing.assert_allclose(within / within.sum(), [0, *[1 / 9] * 9], atol=0.02)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(sizes=st.lists(st.integers(1, 40), min_size=1, max_size=7), most=st.integers(1, 4), data=st.data())
 def test_padded_sizes_cost_the_least(sizes: list[int], most: int, data: st.DataObject) -> None:
     weights = data.draw(st.lists(st.integers(1, 9), min_size=len(sizes), max_size=len(sizes)))
@@ -187,7 +189,7 @@ VARIATES = Variates(np.zeros(4, np.int32), LOWER, UPPER, np.array([1, 1, 1, 0], 
 VALUES = LOWER + np.linspace(-0.5, 1.5, 9, dtype=np.float32)[:, None] * (UPPER - LOWER)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.integers(0, 2**32 - 1), st.integers(0, 10**6))
 def test_an_augmentation_is_affine_within_the_unit_range(seed: int, step: int) -> None:
     values, variates = augmented(VALUES, VARIATES, 1.0, seed, step)

@@ -73,7 +73,7 @@ def loop_episodes(arrays: dict[str, np.ndarray], limit: int) -> list[Episode]:
     return found
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     count=st.integers(2, 80),
     seed=st.integers(0, 1000),

@@ -193,6 +193,8 @@ def test_a_unitraj_root_makes_a_dataset_an_environment(
     assert [one.path for one in import_dataset(root, "unitraj-v1")] == [one.path for one in made]
     with pytest.raises(UsageError, match="2 environments"):
         import_dataset(root, "unitraj-v2", environment="one/name")
+    with pytest.raises(UsageError, match="2 environments: `trajworld data import` makes a dataset of each"):
+        open_dataset(root)
 
 
 def test_imports_of_nothing_are_refused(tmp_path: Path, make_episodes: EpisodeMaker) -> None:
@@ -201,7 +203,7 @@ def test_imports_of_nothing_are_refused(tmp_path: Path, make_episodes: EpisodeMa
     with pytest.raises(UsageError, match="not a Minari dataset id"):
         import_dataset(unitraj_folder(tmp_path / "env", make_episodes([5])), "../a-v0")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(TrajWorldError, match="no UniTraj episodes"):
+    with pytest.raises(UsageError, match="empty is none of the forms that are read: a D4RL"):
         import_dataset(tmp_path / "empty", "a-v0")
     (tmp_path / "log.txt").write_text("a,u\n1,2\n")
     with pytest.raises(UsageError, match="none of the forms that are read: a D4RL"):

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from torch_fixtures import Made, Name, torch_file
 
-from trajworld.data import lerobot
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError
-from trajworld.versions import pip_command
 
 pytestmark = pytest.mark.once
 
@@ -100,16 +97,13 @@ def lerobot_folder(root: Path, version: str, reward: bool = False) -> Path:
 
 @pytest.mark.parametrize("version", ["v2.1", "v3.0"])
 @pytest.mark.parametrize("reward", [False, True])
-def test_lerobot_equals_pyarrow(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, version: str, reward: bool
-) -> None:
+def test_lerobot_equals_pyarrow(tmp_path: Path, version: str, reward: bool) -> None:
     root = lerobot_folder(tmp_path / "pick", version, reward)
     frames = [
         row for path in sorted(root.glob("data/*/*.parquet")) for row in pq.read_table(path).to_pylist()
     ]
     by_episode = [list(rows) for _, rows in itertools.groupby(frames, lambda row: row["episode_index"])]
     whole = [rows for rows in by_episode if len(rows) > 1]
-    monkeypatch.setattr(lerobot, "_ROWS_AT_ONCE", 4)
     dataset = open_dataset(root)
     observations = [
         [[*row["observation.state"], row["observation.environment_state"]] for row in rows] for rows in whole
@@ -172,6 +166,11 @@ def test_robomimic_equals_h5py(tmp_path: Path, command: Any, following: bool) ->
     total = LENGTHS[0] + LENGTHS[2] + LENGTHS[1]
     assert f"{total if following else total - 3} of {total} transitions kept" in out
     assert command("data", "import", path, "--id", "lift-v1", "--mask", "valid")[0] == 2
+    with h5py.File(path, "r+") as file:
+        del file["mask"]
+        file["mask"] = np.array([b"demo_2"])
+    code, _, err = command("data", "import", path, "--id", "lift-v1", "--mask", "train")
+    assert (code, "no filter 'train': it has none\n" in err) == (2, True)
 
 
 def tdmpc2_fields(tasks: tuple[int, ...] = (0, 3, 0, 3, 3, 0)) -> dict[str, np.ndarray]:
@@ -216,6 +215,17 @@ def test_tdmpc2(tmp_path: Path, command: Any, version: str) -> None:
         assert (code, f"{option} is for" in err) == (2, True)
 
 
+CHANGES = {
+    "lerobot version": ("v3.0", "v4.0"),
+    "lerobot outside": ("data/chunk-{chunk", "../../chunk-{chunk"),
+    "lerobot chunks": ('"chunks_size": 2', '"chunks_size": 0'),
+    "lerobot shape": ('"shape": [3]', '"shape": [1e999]'),
+    "lerobot size": ('"shape": [3]', '"shape": [1e12]'),
+    "lerobot width": ("{file_index:03d}", "{file_index:999999999999d}"),
+    "lerobot nested width": ("{file_index:03d}", "{file_index:{file_index}d}"),
+}
+
+
 def spoil(kind: str, folder: Path) -> Path:
     """A bad file of each kind."""
     if kind.startswith("lerobot"):
@@ -225,10 +235,10 @@ def spoil(kind: str, folder: Path) -> Path:
             data.write_bytes(data.read_bytes()[:300])
         elif kind == "lerobot frames":
             pq.write_table(pq.read_table(data).slice(1), data)
-        elif kind == "lerobot outside":
-            info.write_text(info.read_text().replace("data/chunk-{chunk", "../../chunk-{chunk"))
         else:
-            info.write_text(info.read_text().replace("v3.0", "v4.0"))
+            old, new = CHANGES[kind]
+            info.write_text(info.read_text().replace(old, new))
+            assert new in info.read_text()
         return root
     path = folder / ("bad.pt" if kind.startswith("tdmpc2") else "bad.hdf5")
     if kind == "tdmpc2 code":
@@ -259,6 +269,8 @@ def spoil(kind: str, folder: Path) -> Path:
                 file["data/demo_2/obs/object"] = np.zeros((1, 2))
             else:
                 del file["data/demo_0/obs"]
+                if kind == "robomimic array":
+                    file["data/demo_0/obs"] = np.zeros((5, 2))
     return path
 
 
@@ -269,6 +281,11 @@ def spoil(kind: str, folder: Path) -> Path:
         ("lerobot frames", "not all there in order|disagree on the frames"),
         ("lerobot outside", "not there or lies outside"),
         ("lerobot version", "version v4.0 is not read"),
+        ("lerobot chunks", "metadata are missing or damaged"),
+        ("lerobot shape", "metadata are missing or damaged"),
+        ("lerobot size", "a vector of 1000000000000 values"),
+        ("lerobot width", "data_path .* is too wide"),
+        ("lerobot nested width", "data_path .* is too wide"),
         ("tdmpc2 code", "nothing in it was run"),
         ("tdmpc2 cut", "not a readable PyTorch file"),
         ("tdmpc2 arrays", "'reward' must be an array of numbers"),
@@ -279,6 +296,7 @@ def spoil(kind: str, folder: Path) -> Path:
         ("robomimic lengths", "it is damaged"),
         ("robomimic rows", "its observations disagree on the rows"),
         ("robomimic observations", "no demonstration with observations"),
+        ("robomimic array", "no demonstration with observations"),
     ],
 )
 def test_bad_files_end_in_one_line(tmp_path: Path, command: Any, kind: str, message: str) -> None:
@@ -289,16 +307,3 @@ def test_bad_files_end_in_one_line(tmp_path: Path, command: Any, kind: str, mess
     assert (code, out, len(err.splitlines())) == (1, "", 1)
     listed = json.loads(command("data", "list", "--json")[1])
     assert listed == {"minari": [], "stores": []}
-
-
-def test_what_is_not_installed_is_named(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: Any
-) -> None:
-    path = tmp_path / "log.parquet"
-    pq.write_table(pa.table({"a": [1.0, 2.0]}), path)
-    path.with_suffix(".toml").write_text('observation = ["a"]')
-    for name in ("pyarrow", "pyarrow.parquet"):
-        monkeypatch.setitem(sys.modules, name, None)
-    code, out, err = command("data", "import", path, "--id", "log-v0")
-    assert (code, out) == (1, "")
-    assert err == f"Error: pyarrow is not installed: {pip_command('parquet')}\n"

@@ -13,10 +13,9 @@ from data_fixtures import DatasetMaker, EpisodeMaker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajworld.data import statistics
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, rows_of_episode
-from trajworld.data.statistics import value_range
+from trajworld.data.statistics import statistics, value_range
 from trajworld.data.store import open_store, write_store
 from trajworld.errors import TrajWorldError
 
@@ -64,39 +63,23 @@ def real_values(dataset: Dataset, episodes: list[int]) -> list[np.ndarray]:
     return [np.concatenate([r[real(v), v] for r in rows]) for v in range(dataset.num_variates)]
 
 
-@settings(max_examples=40, deadline=None)
-@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6), data=st.data(), block=st.integers(1, 40))
+@settings(max_examples=40)
+@given(lengths=st.lists(st.integers(1, 12), min_size=1, max_size=6), data=st.data())
 def test_statistics_equal_a_direct_computation(
-    memory_dataset: DatasetMaker, lengths: list[int], data: st.DataObject, block: int
+    memory_dataset: DatasetMaker, lengths: list[int], data: st.DataObject
 ) -> None:
     dataset = memory_dataset(lengths)
     dataset.rows[:, 1] += 1e4  # a mean far from 0 must not cost the deviation its digits
     episodes = data.draw(st.lists(st.sampled_from(range(len(lengths))), min_size=1, unique=True))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(statistics, "_ROWS_AT_ONCE", block)
-        found = statistics.statistics(dataset, episodes)
+    found = statistics(dataset, episodes)
     wanted = real_values(dataset, episodes)
     np.testing.assert_array_equal(found.minimum, [v.min() for v in wanted])
     np.testing.assert_array_equal(found.maximum, [v.max() for v in wanted])
     np.testing.assert_allclose(found.mean, [v.mean() for v in wanted], rtol=1e-9, atol=1e-9)
     np.testing.assert_allclose(found.std, [v.std() for v in wanted], rtol=1e-6, atol=1e-9)
-
-
-def test_statistics_are_kept_and_computed_again_where_lost(
-    make_store: DatasetMaker, monkeypatch: Any
-) -> None:
-    dataset = make_store([5, 6])
-    wanted = real_values(dataset, [0, 1])
-    with monkeypatch.context() as patch:
-        patch.setattr(statistics, "compute_statistics", lambda *_: pytest.fail("computed again"))
-        for episodes in (None, [1, 0]):
-            found = value_range(dataset, episodes)
-            np.testing.assert_array_equal(found, [[v.min() for v in wanted], [v.max() for v in wanted]])
-            assert {ends.dtype for ends in found} == {np.dtype(np.float32)}
-    for text in ("", "{}", '{"minimum": [1]}', "[]", None):
-        file = dataset.path / "statistics.json"
-        file.unlink() if text is None else file.write_text(text)
-        np.testing.assert_allclose(statistics.statistics(dataset).std, [v.std() for v in wanted])
+    ends = value_range(dataset, episodes)
+    np.testing.assert_array_equal(ends, [found.minimum, found.maximum])
+    assert {end.dtype for end in ends} == {np.dtype(np.float32)}
 
 
 def test_refused_or_interrupted_episodes_leave_nothing(tmp_path: Path, make_episodes: EpisodeMaker) -> None:

@@ -10,13 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from trajworld.data import tables
 from trajworld.data.account import UNRECORDED, Account
 from trajworld.data.column_guesses import write_columns
 from trajworld.data.resolve import open_dataset
 from trajworld.data.table_columns import Columns, read_columns
 from trajworld.data.tables import read_table
 from trajworld.errors import TrajWorldError
+
+pytestmark = pytest.mark.once
 
 VALUES = ["a", "b", "u", "r"]
 
@@ -59,25 +60,19 @@ def walk(frame: pd.DataFrame, columns: Columns) -> list[tuple[list[int], pd.Data
     return [(rows, filled) for rows in [*found, current] if len(rows) > 1]
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 @pytest.mark.parametrize(
-    ("seed", "block", "options"),
+    ("seed", "options"),
     [
-        (0, 1000, {}),
-        (1, 7, {"missing": "hold"}),
-        (2, 1, {"action_row": "after", "reward_row": "after"}),
-        (3, 13, {"longest": 5, "reward": ""}),
-        (4, 50, {"longest": 1, "missing": "hold", "reward_row": "after", "gap": 5.0}),
+        (0, {}),
+        (1, {"missing": "hold"}),
+        (2, {"action_row": "after", "reward_row": "after"}),
+        (3, {"longest": 5, "reward": ""}),
+        (4, {"longest": 1, "missing": "hold", "reward_row": "after", "gap": 5.0}),
     ],
 )
 def test_episodes_equal_a_walk_over_the_rows(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    suffix: str,
-    seed: int,
-    block: int,
-    options: dict[str, Any],
+    tmp_path: Path, suffix: str, seed: int, options: dict[str, Any]
 ) -> None:
     frame, path = log(300, seed), tmp_path / f"log{suffix}"
     frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path)
@@ -87,7 +82,6 @@ def test_episodes_equal_a_walk_over_the_rows(
         'observation = ["a", "b"]\naction = ["u"]\n'
         + "".join(f"{name} = {value!r}\n" for name, value in given.items())
     )
-    monkeypatch.setattr(tables, "_ROWS_AT_ONCE", block)
     account = Account()
     assert read_columns(tmp_path / "log.toml", path) == columns
     source = read_table(path, tmp_path / "log.toml")
@@ -108,7 +102,6 @@ def test_episodes_equal_a_walk_over_the_rows(
     assert account.transitions == len(frame) or columns.action_row == "after"
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("given", "lost"),
     [
@@ -138,7 +131,6 @@ def test_what_the_last_row_of_an_episode_says_is_accounted(
     assert account.left_out == ({} if lost is None else {UNRECORDED: lost})
 
 
-@pytest.mark.once
 def test_a_first_version_of_the_toml_is_written_and_read(tmp_path: Path) -> None:
     frame = pd.DataFrame(
         {
@@ -164,27 +156,21 @@ def test_a_first_version_of_the_toml_is_written_and_read(tmp_path: Path) -> None
     assert dataset.account.notes["rows one period of 30 apart"] == 48
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("form", "dayfirst"),
     [("%d/%m/%Y %H:%M", "true"), ("%-m/%-d/%Y %-I:%M:%S %p", "false"), ("ISO with fractions", None)],
 )
-def test_dates_are_of_one_format_in_all_blocks(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str, dayfirst: str | None
-) -> None:
+def test_dates_are_of_one_format(tmp_path: Path, form: str, dayfirst: str | None) -> None:
     times = pd.date_range("2026-02-10", periods=60, freq="12h")
     written = times.strftime(form) if dayfirst else [f"{one}{'.00' * (one.day % 2)}" for one in times]
     frame = pd.DataFrame({"time": written, "a": np.arange(60.0), "u": 1.0})
     frame.to_csv(path := tmp_path / "log.csv", index=False)
     toml = write_columns(path, tmp_path / "log.toml")
     assert (f"dayfirst = {dayfirst}" in toml.read_text()) == bool(dayfirst)
-    # The first days of March are a block of their own.
-    monkeypatch.setattr(tables, "_ROWS_AT_ONCE", 15)
     (episode,) = read_table(path, toml).episodes(Account())
     np.testing.assert_array_equal(episode.observations[:, 0], frame["a"])
 
 
-@pytest.mark.once
 def test_values_beyond_the_first_line_are_dropped_where_empty_and_refused_else(tmp_path: Path) -> None:
     path, toml = tmp_path / "log.CSV", tmp_path / "log.toml"
     toml.write_text('observation = ["a"]\naction = ["u"]\n')
@@ -200,7 +186,6 @@ def with_text(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.astype({"a": object}).assign(a=["off" if i == 3 else 1.0 for i in range(len(frame))])
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("change", "toml", "message"),
     [
@@ -238,12 +223,60 @@ def test_what_is_wrong_is_named_in_one_line(
     assert command("data", "list", "--json")[1].count('"id"') == 0
 
 
-@pytest.mark.once
+@pytest.mark.parametrize("name", ["time", None])
+@pytest.mark.parametrize("begin", ["2026-03-01", "0s"])
+def test_the_time_of_a_data_frame_may_be_its_index(tmp_path: Path, name: str | None, begin: str) -> None:
+    ranged = pd.date_range if "-" in begin else pd.timedelta_range
+    frame = pd.DataFrame({"a": np.arange(9.0), "u": np.arange(9)}, ranged(begin, periods=9, freq="30s"))
+    frame.index.name = name
+    frame.drop(frame.index[6]).to_parquet(path := tmp_path / "log.parquet")
+    columns = read_columns(write_columns(path, tmp_path / "log.toml"), path)
+    assert (columns.observation, columns.action) == (("a",), ("u",))
+    assert (columns.time, columns.period) == (name or "__index_level_0__", 30.0)
+    assert [len(one) for one in read_table(path, tmp_path / "log.toml").episodes(Account())] == [5, 1]
+
+
+def test_text_in_a_column_that_is_called_like_a_time(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"t": "soon", "date": "x", "stamp": np.arange(4.0), "a": np.arange(4.0)})
+    frame.to_csv(path := tmp_path / "log.csv", index=False)
+    toml = write_columns(path, tmp_path / "log.toml")
+    assert "code them as numbers first: t, date\n" in toml.read_text()
+    assert read_columns(toml, path).time == "stamp"
+    frame.drop(columns="stamp").to_csv(path, index=False)
+    assert read_columns(write_columns(path, toml, overwrite=True), path).time == ""
+
+
+def test_an_episode_ends_where_done_is_a_number_other_than_0(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": np.arange(6.0), "end": [np.nan, 0, -1, 0, 0.5, 0]})
+    frame.to_csv(path := tmp_path / "log.csv", index=False)
+    (tmp_path / "log.toml").write_text('observation = ["a"]\ndone = "end"\nreward_row = "after"\n')
+    episodes = list(read_table(path, tmp_path / "log.toml").episodes(Account()))
+    assert [(len(one), one.terminated) for one in episodes] == [(2, True), (1, True)]
+
+
+def test_lists_in_a_parquet_file_are_named_in_one_line(tmp_path: Path, command: Any) -> None:
+    frame = pd.DataFrame({"a": np.arange(3.0), "pair": [[1, 2]] * 3})
+    frame.to_parquet(tmp_path / "log.parquet")
+    for columns, message in (
+        ('observation = ["a"]\nepisode = "pair"\n', "'pair' holds lists: name another `episode`"),
+        ('observation = ["a"]\ntime = "pair"\n', "'pair' holds array([1, 2]) in row 1, which is no date"),
+    ):
+        (tmp_path / "log.toml").write_text(columns)
+        code, out, err = command("data", "import", tmp_path / "log.parquet", "--id", "bad-v0")
+        assert (code, out, len(err.splitlines())) == (1, "", 1)
+        assert message in err
+
+
 def test_a_table_without_its_toml(tmp_path: Path, command: Any) -> None:
     (tmp_path / "log.csv").write_text("a,u\n1,2\n3,4\n")
     code, _, err = command("data", "inspect", tmp_path / "log.csv")
     assert code == 2
     assert "trajworld data columns" in err
     assert command("data", "columns", tmp_path / "log.csv")[0] == 0
+    guessed = (toml := tmp_path / "log.toml").read_text()
+    toml.write_text("mine")
     assert command("data", "columns", tmp_path / "log.csv")[0] == 2
+    assert toml.read_text() == "mine"
+    assert command("data", "columns", tmp_path / "log.csv", "--overwrite")[0] == 0
+    assert toml.read_text() == guessed
     assert command("data", "inspect", tmp_path / "log.csv")[0] == 0

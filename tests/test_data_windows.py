@@ -31,7 +31,7 @@ def loop_windows(
     return found
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6), window=st.integers(1, 25), data=st.data()
 )

@@ -1,5 +1,6 @@
 """Behaviours and searched policies against their definitions: bounds, distributions, correlation, and seeds."""
 
+import dataclasses
 import itertools
 import math
 
@@ -10,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trajworld.collect.collector import run_episode
+from trajworld.data.episode import Episode
 from trajworld.environments.interface import Description, Step
 from trajworld.errors import UsageError
 from trajworld.policies.behaviour import (
@@ -38,7 +40,7 @@ def take(behaviour, count, seed=0, low=LOW, high=HIGH, observation=None):
     low=st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=4),
     width=st.floats(0.125, 50, width=32),
 )
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 def test_actions_lie_in_the_box_and_repeat_with_the_seed(name, seed, low, width):
     low = np.array(low, np.float32)
     high = low + np.float32(width)
@@ -240,3 +242,42 @@ def test_the_search_is_a_function_of_its_seed_and_finds_nothing_without_a_budget
     # Nor in an environment that is broken.
     for transitions in (0, 1000):
         assert search_policies(lambda *_: None, 2, 1, transitions, np.random.default_rng(0)) == []
+
+
+def test_a_generation_is_the_update_of_augmented_random_search():
+    plan = dataclasses.replace(STAGED, starts=3, best=2, step=0.3, marks=(1.0,))
+    chance, tried = np.random.default_rng(1), []
+    returns, observations = chance.normal(size=19), chance.normal(3, 2, (19, 5, 3))
+    observations[..., 2] = 7
+    returns[6] = np.inf  # The best, were its pair not broken.
+
+    def run(policy, index):
+        tried.append(policy)
+        number = len(tried) - 1
+        assert index == (number if number < 3 else 3 + (number - 3) // 2)
+        if number == 5:
+            return None
+        return Episode(observations[number], np.zeros((4, 2)), np.full(4, returns[number] / 4))
+
+    (found,) = search_policies(run, 3, 2, 50, np.random.default_rng(5), plan)
+    draws = np.random.default_rng(5)
+    starts = [(draws.normal(0, 0.7, (2, 3)), np.exp(draws.uniform(*np.log([3.5, 9])))) for _ in range(3)]
+    clock, period = starts[returns[:3].argmax()]
+    weights, spans = np.pad(clock, [(0, 0), (0, 3)]), np.repeat([0.15, 0.05], 3)
+    directions, tempos = draws.standard_normal((8, 2, 6)), draws.standard_normal(8)
+    for number, one in enumerate(tried[3:]):
+        sign, way = 1 - 2 * (number % 2), number // 2
+        np.testing.assert_allclose(one.weights, weights + sign * spans * directions[way])
+        assert one.period == pytest.approx(np.clip(period * np.exp(sign * 0.05 * tempos[way]), 3.5, 9))
+    ups, downs = returns[3::2], returns[4::2]
+    best = [way for way in np.argsort(np.maximum(ups, downs)) if way != 1][-2:]
+    strength = (ups - downs)[best] / (2 * np.std([ups[best], downs[best]]))
+    moved = np.tensordot(strength, directions[best], 1)
+    np.testing.assert_allclose(found.weights, weights + 0.3 * moved * [1, 1, 1, 1 / 3, 1 / 3, 1 / 3])
+    assert found.period == pytest.approx(
+        np.clip(period * np.exp(0.3 * 0.05 / 0.15 * strength @ tempos[best]), 3.5, 9)
+    )
+    rows = np.concatenate(observations[:3])
+    np.testing.assert_allclose(found.mean, rows.mean(axis=0))
+    np.testing.assert_allclose(found.scale, [*rows[:, :2].std(axis=0), 1e-3])
+    assert found.noise == 0

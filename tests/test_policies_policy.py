@@ -64,6 +64,7 @@ def by_hand(policy: Policy, observation: np.ndarray, noise: np.ndarray | None) -
     return LOW + (np.tanh(action) + 1) / 2 * (HIGH - LOW) if policy.squash else np.clip(action, LOW, HIGH)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("squash", [True, False])
 @pytest.mark.parametrize("activation", ACTIVATIONS)
 def test_actions_are_those_of_the_definition(activation: str, squash: bool) -> None:

@@ -17,6 +17,8 @@ from trajworld.errors import UsageError
 from trajworld.policies.files import load_policy, read_policy, save_policy
 from trajworld.policies.policy import Layer, Policy
 
+pytestmark = pytest.mark.once
+
 
 def swinging(seed: int = 0, **options: Any) -> Policy:
     """A stochastic policy for the pendulum."""
@@ -27,7 +29,6 @@ def swinging(seed: int = 0, **options: Any) -> Policy:
     return Policy((hidden,), mean, log_std, -bound, bound, **{"environment": "Pendulum-v1", **options})
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("horizon", [None, 30])
 def test_returns_are_those_of_a_plain_loop(horizon: int | None) -> None:
     policy = swinging()
@@ -52,7 +53,6 @@ def test_returns_are_those_of_a_plain_loop(horizon: int | None) -> None:
     assert (found["length"], found["terminated"], found["unstable"]) == (horizon or 200, 0, 0)
 
 
-@pytest.mark.once
 def test_the_same_for_any_number_of_workers_and_each_seed() -> None:
     policies = {"one": swinging(), "two": swinging(1)}
     options = {"episodes": 5, "horizon": 20}
@@ -65,7 +65,6 @@ def test_the_same_for_any_number_of_workers_and_each_seed() -> None:
     assert alone[0]["returns"] != alone[1]["returns"]
 
 
-@pytest.mark.once
 def test_given_starts_are_compared_with_other_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
     seeds: list[int] = []
 
@@ -79,14 +78,12 @@ def test_given_starts_are_compared_with_other_episodes(monkeypatch: pytest.Monke
     assert seeds[0] == seeds[2] != seeds[1]
 
 
-@pytest.mark.once
 def test_an_episode_that_breaks_counts_up_to_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "run_episodes", lambda *_: [Rollout(None, "out of order")])
     (found,) = policy_returns({"one": swinging()}, episodes=1)
     assert (found["return"], found["unstable"], found["return_stderr"]) == (0, 1, None)
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("policy", "options", "said"),
     [
@@ -112,7 +109,6 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.once
 def test_list_show_and_import(command: Any, saved: Path) -> None:
     code, out, _ = command("policy", "list", saved)
     assert (code, "one.npz" in out, "3 → 6 → 1" in out) == (0, True, True)
@@ -134,7 +130,6 @@ def test_list_show_and_import(command: Any, saved: Path) -> None:
     assert (code, len(err.splitlines()), (saved / "four.npz").exists()) == (1, 1, False)
 
 
-@pytest.mark.once
 def test_evaluate(command: Any, saved: Path) -> None:
     files = (saved / "one.npz", saved / "two.npz")
     options = ("--environment", "Pendulum-v1", "--episodes", 2, "--horizon", 9, "--gamma", 0.5)
@@ -148,7 +143,6 @@ def test_evaluate(command: Any, saved: Path) -> None:
     assert (code, "name one by --environment" in err) == (2, True)
 
 
-@pytest.mark.once
 def test_ctrl_c_ends_an_evaluation(command: Any, saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "run_episodes", lambda *_: signal.raise_signal(signal.SIGINT))
     code, out, err = command(
@@ -159,7 +153,6 @@ def test_ctrl_c_ends_an_evaluation(command: Any, saved: Path, monkeypatch: pytes
 
 
 # How many episodes the benchmark's means are of is not said; ten are assumed.
-@pytest.mark.once
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["halfcheetah_online_1", "hopper_online_2", "walker_online_5"])
 def test_dope_policies_return_what_the_benchmark_says(shared: Path, name: str) -> None:
@@ -173,7 +166,6 @@ def test_dope_policies_return_what_the_benchmark_says(shared: Path, name: str) -
     assert abs(found["return"] - entry["return_mean"]) < 3 * error
 
 
-@pytest.mark.once
 @pytest.mark.slow
 def test_the_agent_returns_what_its_readme_says(shared: Path) -> None:
     path = shared / "agents" / "trpo-Hopper-v3" / "Hopper-v3.zip"

@@ -1,11 +1,13 @@
 """Training policies: what it keeps, and that a run that was stopped continues as if it had not been."""
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from trajworld.environments.gymnasium_environment import GymnasiumEnvironment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.policies.files import load_policy
 from trajworld.policies.train import stream_episodes, train_policies
@@ -47,8 +49,13 @@ def test_an_interrupted_training_gives_the_same_files(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_stream_holds_what_happened_in_the_simulator(tmp_path: Path) -> None:
+def test_the_stream_holds_what_happened_in_the_simulator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (temporary := tmp_path / "temporary").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     train_policies("Pendulum-v1", tmp_path, snapshots=2, **OPTIONS)
+    assert not [*temporary.glob("SB3-*")], "logs of Stable-Baselines3"
     episodes = list(stream_episodes(tmp_path, 0, 2))
     assert [len(episode) for episode in episodes] == [200, 30, 200, 30]
     assert not any(episode.terminated for episode in episodes)
@@ -66,19 +73,37 @@ def test_the_stream_holds_what_happened_in_the_simulator(tmp_path: Path) -> None
 
 
 @pytest.mark.slow
+def test_an_episode_of_the_stream_ends_before_a_step_that_breaks_the_simulator(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = GymnasiumEnvironment.step
+
+    def breaking(self: Any, action: Any) -> Any:
+        self.count = getattr(self, "count", 0) + 1
+        if self.count in (50, 51, 300):  # The second in the first step of an episode.
+            raise RuntimeError
+        return step(self, action)
+
+    monkeypatch.setattr(GymnasiumEnvironment, "step", breaking)
+    train_policies("Pendulum-v1", tmp_path, snapshots=2, **OPTIONS)
+    episodes = list(stream_episodes(tmp_path, 0, 2))
+    assert [len(episode) for episode in episodes] == [49, 179, 69, 160]
+    assert not any(episode.terminated for episode in episodes)
+    assert all((episode.rewards < 0).all() for episode in episodes)
+    for episode in episodes:
+        assert (np.diff(episode.observations, axis=0) != 0).any(axis=1).all()
+    # A stream of an earlier version, which did not say it.
+    with np.load(tmp_path / "stream-001.npz") as file:
+        arrays = {name: file[name] for name in file.files if name != "broken"}
+    np.savez(tmp_path / "stream-001.npz", **arrays)
+    assert [len(episode) for episode in stream_episodes(tmp_path, 0, 1)] == [50, 1, 179]
+
+
+@pytest.mark.slow
 def test_the_command_trains_in_dm_control(command: Any, tmp_path: Path) -> None:
     pytest.importorskip("dm_control")
-    arguments = (
-        "policy",
-        "train",
-        "dm_control/cartpole-swingup",
-        "-o",
-        tmp_path,
-        "--every",
-        120,
-        "--snapshots",
-        1,
-    )
+    words = "policy train dm_control/cartpole-swingup --every 120 --snapshots 1 -o"
+    arguments = (*words.split(), tmp_path)
     code, out, _ = command(*arguments, "--network", "5")
     assert (code, "snapshot-001.npz" in out) == (0, True)
     assert load_policy(tmp_path / "snapshot-001.npz").sizes == (5, 5, 1)

@@ -5,12 +5,14 @@ TensorFlow and PyTorch start as many threads as there are cores that they may us
 """
 
 import contextlib
+import itertools
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import parent_process
 from typing import Any, ParamSpec, TypeVar
 
@@ -20,6 +22,7 @@ THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
+_K = TypeVar("_K")
 
 
 class Workers(ProcessPoolExecutor):
@@ -71,6 +74,36 @@ def worker_died(task: str) -> TrajWorldError:
         f"a worker process died while it ran {task} (memory, a crash, or a script without "
         "`if __name__ == '__main__':`); with one worker, everything runs in this process"
     )
+
+
+def finished_tasks(
+    function: Callable[..., _T],
+    tasks: Iterable[tuple[_K, tuple[Any, ...]]],
+    workers: int,
+    name: Callable[[_K], str],
+) -> Generator[tuple[_K, _T], None, None]:
+    """What a function gives of each task's arguments, beside the task's key, in the order in which they are finished.
+
+    A ``TrajWorldError`` that names what ran is raised where a worker died.
+    """
+    with started_workers(workers) as pool:
+        if pool is None:
+            yield from ((key, function(*arguments)) for key, arguments in tasks)
+            return
+        left, running = iter(tasks), dict[Future[_T], _K]()
+        try:
+            while True:
+                # Few at a time, so that results do not pile up in memory.
+                for key, arguments in itertools.islice(left, workers + 2 - len(running)):
+                    running[pool.submit(function, *arguments)] = key
+                if not running:
+                    return
+                for done in wait(running, return_when=FIRST_COMPLETED).done:
+                    found = done.result()
+                    yield running.pop(done), found
+        except BrokenProcessPool as error:
+            names = dict.fromkeys(map(name, running.values()))
+            raise worker_died(f"one of {', '.join(names)}") from error
 
 
 def available_cores() -> list[int]:

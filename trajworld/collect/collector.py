@@ -90,10 +90,6 @@ def dataset_targets(
 
     Each is opened once, so that every mistake shows before the first step is taken. In the template ``{environment}``
     stands for ``gymnasium-hopper-v5``.
-
-    Raises:
-        UsageError: A name or the template is wrong, or two environments get the same id.
-        TrajWorldError: An environment cannot start.
     """
     targets: dict[str, Description] = {}
     for text in environments:
@@ -222,10 +218,6 @@ def collect(
     Episode i, in float32, depends on the seed, the environment's name and i alone. The last one is cut where the number
     of ``transitions`` is reached. One that breaks (an exception, NaN) ends before its first bad step, and is left out
     if that was its first; ``tally``, brought up to date as episodes are taken, counts both.
-
-    Raises:
-        UsageError: The name, the seed or the amount is wrong.
-        TrajWorldError: The environment cannot start, a worker died, or no episode has a good transition.
     """
     if (transitions is None) == (episodes is None):
         raise UsageError("give either a number of transitions or a number of episodes")

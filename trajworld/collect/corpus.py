@@ -6,8 +6,6 @@ import math
 import re
 import time
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, wait
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -35,7 +33,7 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import nested, one_writer, read_json, remove_leftovers, write_json
 from trajworld.policies.behaviour import Behaviour, log_uniform, make_behaviour
 from trajworld.policies.search import SHORT, STAGED, ClockedPolicy, Search, search_policies
-from trajworld.processes import started_workers, worker_died
+from trajworld.processes import finished_tasks
 
 PREFIX = "corpus:"
 """Pre-training takes a corpus as ``corpus:NAME``."""
@@ -210,7 +208,6 @@ def make_datasets(
     """Make the datasets, several at a time, each written whole or not at all.
 
     A row is given of each once it is on disk: ``dataset``, ``environment``, what ``Tally.row`` tells, and ``seconds``.
-    Errors are those of ``gather_jobs`` and ``write_minari``.
     """
     done, total = 0, sum(job.transitions for job in jobs)
     # Closed at once when a dataset cannot be written: its processes must not go on.
@@ -224,35 +221,13 @@ def make_datasets(
 
 
 def gather_jobs(jobs: Sequence[Job], workers: int = 1) -> Generator[tuple[Job, Gathered], None, None]:
-    """The episodes of each job, several jobs at a time, in the order in which they are finished.
-
-    Raises:
-        UsageError: An environment or a variant of it is not possible.
-        TrajWorldError: One cannot start or breaks at once, or a worker died.
-    """
-    with started_workers(min(workers, max(1, len(jobs)))) as pool:
-        if pool is None:
-            for job in jobs:
-                yield job, gather(job)
-            return
-        left, running = iter(jobs), dict[Future[Gathered], Job]()
-        try:
-            while True:
-                # Few at a time, so that finished episodes do not pile up in memory.
-                for job in itertools.islice(left, workers + 2 - len(running)):
-                    running[pool.submit(gather, job)] = job
-                if not running:
-                    return
-                for done in wait(running, return_when=FIRST_COMPLETED).done:
-                    gathered = done.result()
-                    yield running.pop(done), gathered
-        except BrokenProcessPool as error:
-            names = ", ".join(job.row.environment for job in running.values())
-            raise worker_died(f"one of {names}") from error
+    """The episodes of each job, several jobs at a time, in the order in which they are finished."""
+    workers = min(workers, max(1, len(jobs)))
+    return finished_tasks(gather, [(job, (job,)) for job in jobs], workers, lambda job: job.row.environment)
 
 
 def gather(job: Job) -> Gathered:
-    """Search policies, where the job says so, and run the episodes; errors are those of ``collect``."""
+    """Search policies, where the job says so, and run the episodes."""
     began, name, kinds = time.monotonic(), job.row.environment, list[str]()
     with contextlib.ExitStack() as stack:
         environments = [

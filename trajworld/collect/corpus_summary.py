@@ -32,9 +32,6 @@ def describe_corpus(name: str) -> tuple[list[Entry], list[str]]:
     share of pre-training's batches, of 1; 0 where it is unseen), ``variates`` (M), ``transitions``, ``episodes``,
     ``mean_length``, ``terminated`` (episodes), ``coverage`` (see ``corpus.coverage``) and ``behaviours`` (the share of
     the transitions by kind). And the ids of the datasets that are still to be made.
-
-    Raises:
-        TrajWorldError: There is no such corpus, or a dataset's metadata are damaged.
     """
     members = read_manifest(name)
     total = sum(member.weight for member in members if member.role == PRETRAIN)
@@ -70,12 +67,7 @@ def describe_corpus(name: str) -> tuple[list[Entry], list[str]]:
 
 
 def draw_corpus(name: str, entries: list[Entry], path: str | Path) -> None:
-    """Draw the pre-training transitions by M, the behaviours by source and the datasets' coverage; save the picture.
-
-    Raises:
-        UsageError: The name's suffix is of no picture format, or nothing was collected yet.
-        TrajWorldError: The picture cannot be written there.
-    """
+    """Draw the pre-training transitions by M, the behaviours by source and the datasets' coverage; save the picture."""
     table = pd.DataFrame([entry for entry in entries if entry["role"] == PRETRAIN])
     if table.empty:
         raise UsageError(f"the corpus {name} has no pre-training dataset yet: there is nothing to draw")

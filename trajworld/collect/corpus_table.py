@@ -64,9 +64,6 @@ class Member:
 def read_table(path: str | Path | None = None) -> list[Row]:
     """Read a table (CSV; lines that begin with # are comments), by default the newest that ships with the library;
     ``corpus-1`` is the first edition, which ships too.
-
-    Raises:
-        TrajWorldError: The file is missing, or a line of it is wrong; the message names both.
     """
     builtin = "corpus" if path is None else FIRST_EDITION if str(path) == FIRST_EDITION else ""
     where = f"the built-in table {builtin}" if builtin else str(path)

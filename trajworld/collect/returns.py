@@ -2,9 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import as_completed
-from concurrent.futures.process import BrokenProcessPool
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from trajworld.collect.collector import run_episodes
 from trajworld.environments.open import open_environment
 from trajworld.errors import UsageError
 from trajworld.policies.policy import Policy
-from trajworld.processes import started_workers, worker_died
+from trajworld.processes import finished_tasks
 
 _EPISODES_AT_ONCE = 8
 _PURPOSE = 0x6F7065
@@ -53,10 +51,6 @@ def policy_returns(
         and ``discounted``, of each the ``_std`` over episodes and the ``_stderr`` of the mean (None for one episode);
         the mean ``length``, how many episodes ``terminated`` and how many were ``unstable``; and each episode's
         ``returns`` and ``discounted_returns``.
-
-    Raises:
-        UsageError: A number is out of range, no environment is known, or a policy does not fit it.
-        TrajWorldError: An environment cannot start, or a worker died.
     """
     if episodes < 1 or not 0 < gamma <= 1 or seed < 0 or (horizon is not None and horizon < 1):
         raise UsageError(
@@ -70,13 +64,13 @@ def policy_returns(
     own = int(np.random.SeedSequence(salt).generate_state(1)[0])
     size = max(1, min(_EPISODES_AT_ONCE, len(policies) * episodes // (4 * workers)))
     tasks = {
-        (name, first): (names[name], policy, own, first, min(size, episodes - first), horizon, starts)
+        (name, first): (gamma, names[name], policy, own, first, min(size, episodes - first), horizon, starts)
         for name, policy in policies.items()
         for first in range(0, episodes, size)
     }
     what = ", ".join(policies) if len(policies) < 3 else f"{len(policies)} policies"
     found: dict[tuple[str, int], Any] = {}
-    for key, rows in _run(tasks, gamma, workers):
+    for key, rows in finished_tasks(_returns, tasks.items(), workers, lambda key: key[0]):
         found[key] = rows
         progress(sum(map(len, found.values())), len(policies) * episodes, what)
     answer = []
@@ -114,20 +108,6 @@ def _environments(policies: Mapping[str, Policy], given: str) -> dict[str, str]:
             )
         names[name] = has.name
     return names
-
-
-def _run(tasks: Mapping[Any, tuple[Any, ...]], gamma: float, workers: int) -> Iterator[tuple[Any, list[Any]]]:
-    """What each task gives, as it is finished."""
-    with started_workers(workers) as pool:
-        if pool is None:
-            yield from ((key, _returns(gamma, *task)) for key, task in tasks.items())
-            return
-        try:
-            waiting = {pool.submit(_returns, gamma, *task): key for key, task in tasks.items()}
-            for future in as_completed(waiting):
-                yield waiting[future], future.result()
-        except BrokenProcessPool as error:
-            raise worker_died("policies") from error
 
 
 def _returns(gamma: float, *task: Any) -> list[tuple[float, float, int, bool, bool]]:

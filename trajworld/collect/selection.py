@@ -62,10 +62,6 @@ def select_policies(
     Returns:
         The policies, and a row for each as ``policy_returns`` gives it, without the episodes' returns, and with
         ``apart``: how many standard errors of the difference its discounted return lies above the one before.
-
-    Raises:
-        UsageError: They are of several environments, too few, or as ``policy_returns`` does.
-        TrajWorldError: As ``policy_returns`` does.
     """
     places = {policy.environment for policy in policies.values()}
     if len(places) > 1:
@@ -97,11 +93,7 @@ def select_policies(
 
 
 def write_selection(folder: Path, chosen: Mapping[str, Policy], truth: list[dict[str, Any]]) -> None:
-    """Make a folder of what :func:`select_policies` gives: the policies' files, and ``truth.json``.
-
-    Raises:
-        TrajWorldError: The folder is there, or cannot be written.
-    """
+    """Make a folder of what :func:`select_policies` gives: the policies' files, and ``truth.json``."""
     with atomic_folder(folder) as temporary:
         for name, policy in chosen.items():
             save_policy(policy, temporary / f"{name}.npz")

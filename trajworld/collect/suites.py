@@ -113,10 +113,6 @@ def plan_suite(
     nearest a third of it, medium-expert half of each, random uniform actions. Medium-replay is equal parts of
     all policies up to medium, and of uniform actions, a third of the episodes with noise of each of :data:`NOISES`;
     or, with ``streams``, a folder with the trainings that left the policies, all transitions of the one up to medium.
-
-    Raises:
-        UsageError: A policy's file does not say its environment, or ``streams`` does not hold medium's training.
-        TrajWorldError: An environment cannot start.
     """
     by_environment: dict[str, dict[str, Policy]] = {}
     for policy_name, policy in policies.items():
@@ -186,10 +182,6 @@ def collect_suite(
     """Collect what is missing of a suite, each dataset whole or not at all, and give a row of each once it is on disk.
 
     A dataset depends on its parts, its size and the seed alone. A training that was shorter gives all that it has.
-
-    Raises:
-        UsageError: There are fewer transitions than parts.
-        TrajWorldError: As ``suite_there``, ``collect`` and ``write_minari`` do.
     """
     there = suite_there(planned, transitions, seed)
     with started_workers(workers) as pool:
@@ -217,22 +209,13 @@ def _episodes(
         # Other episodes in each part of each level.
         words = [seed, LEVELS.index(one.level), number]
         own = int(np.random.SeedSequence(words).generate_state(1)[0])
-        part, before = Tally(), tally.transitions
+        goal = tally.transitions + size
         if isinstance(behaviour, Stream):
             rollouts = map(Rollout, behaviour.episodes(size, own))
-            found = take_episodes(rollouts, one.environment, part, size)
+            found = take_episodes(rollouts, one.environment, tally, goal)
         else:
-            given: dict[str, Any] = {
-                "behaviour": behaviour,
-                "transitions": size,
-                "seed": own,
-                "workers": pool,
-            }
-            found = collect(one.environment, tally=part, **given)
+            given: dict[str, Any] = {"transitions": goal, "seed": own, "workers": pool, "tally": tally}
+            found = collect(one.environment, behaviour=behaviour, **given)
         for episode in found:
             yield episode
-            progress(before + part.transitions, sum(sizes), one.dataset)
-        reason = tally.reason or part.reason
-        for name, value in vars(part).items():
-            setattr(tally, name, getattr(tally, name) + value)
-        tally.reason = reason
+            progress(tally.transitions, sum(sizes), one.dataset)

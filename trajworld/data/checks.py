@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 
 from trajworld.data.dataset import Dataset
-from trajworld.data.summary import real_values, variate_names
+from trajworld.data.statistics import real_values
+from trajworld.data.summary import variate_names
 
 # A variate of at most so many values steps; one that keeps its value in so many steps is slow; one that is in so many
 # rows, and at least that number, at an end of its range saturates.

@@ -1,5 +1,6 @@
 """A first version of a table's TOML, guessed from the table's own columns."""
 
+import contextlib
 import json
 import re
 from pathlib import Path
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from trajworld.data.tables import date_format, numbers_of, separator_of, table_blocks
+from trajworld.data.tables import Floats, date_format, numbers_of, read_frame, separator_of
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import atomic_file
 
@@ -22,24 +23,17 @@ _EPISODES = r"(episode|run|trial|rollout|trajectory|session)([_ ]?(id|index|numb
 _REWARDS = r"(reward|return)s?"
 _DONES = r"(done|terminal|terminated)s?"
 _ACTIONS = r"(.*[_ .])?(action|act|command|cmd|control|ctrl|input|setpoint|target|u)([_ .\d(\[].*)?"
-_NUMBERS = r"(index|frame|step|row|unnamed: 0|frame_index|task_index)s?"
+_NUMBERS = r"(index|frame|step|row|unnamed: 0|__index_level_0__|frame_index|task_index)s?"
 
 
 def write_columns(table: Path, path: Path, overwrite: bool = False) -> Path:
-    """Write a first version of a table's TOML from its first 200,000 rows, with what was seen as comments.
-
-    Raises:
-        UsageError: There is a file already, or the table is none.
-        TrajWorldError: The table cannot be read, or no column holds numbers.
-    """
+    """Write a first version of a table's TOML from its first 200,000 rows, with what was seen as comments."""
     if path.exists() and not overwrite:
         raise UsageError(
             f"{path} is there already: name another file with -o, or replace it with --overwrite"
         )
     separator = separator_of(table)
-    frame = next(table_blocks(table, None, separator, _LOOKED_AT), None)
-    if frame is None:
-        raise TrajWorldError(f"{table} has no row")
+    frame = read_frame(table, separator, rows=_LOOKED_AT)
     text = "\n".join(_lines(frame, table, separator)) + "\n"
     with atomic_file(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -47,10 +41,10 @@ def write_columns(table: Path, path: Path, overwrite: bool = False) -> Path:
 
 
 def _lines(frame: "pandas.DataFrame", table: Path, separator: str) -> list[str]:
-    names = [str(name) for name in frame.columns]
+    names = list(frame)
     kinds = {name: frame[name].dtype for name in names}
     plain = {name for name in names if kinds[name].kind in "iufb"}
-    time, episode = _named(names, _TIMES), _named(names, _EPISODES)
+    (time, dates, steps), episode = _time(frame, table), _named(names, _EPISODES)
     reward, done = (_named([n for n in names if n in plain], pattern) for pattern in (_REWARDS, _DONES))
     rest = [n for n in names if n not in (time, episode, reward, done) and not _is(n, _NUMBERS)]
     numbers = [name for name in rest if name in plain]
@@ -84,8 +78,6 @@ def _lines(frame: "pandas.DataFrame", table: Path, separator: str) -> list[str]:
         'action_row = "before"  # a row\'s action leads to the next row; "after": it led to this one'
     )
     if time:
-        dates = date_format(frame[time])
-        steps = np.diff(numbers_of(frame[time], table, dates))
         steps = steps[np.isfinite(steps) & (steps > 0)]
         period = float(f"{np.median(steps):.6g}") if len(steps) else 0.0
         lines += [f"time = {_text(time)}", f"period = {period}  # between two rows; dates: in seconds"]
@@ -98,6 +90,19 @@ def _lines(frame: "pandas.DataFrame", table: Path, separator: str) -> list[str]:
     lines.append("longest = 1000  # transitions of an episode; a longer one is cut, without loss")
     lines.append('missing = "cut"  # missing values end an episode; "hold" repeats the last value')
     return lines + ([f"separator = {_text(separator)}"] if separator != "," else [])
+
+
+def _time(frame: "pandas.DataFrame", table: Path) -> tuple[str, str, Floats]:
+    """The first column of times, by its name or else by its type: its name, its dates' format, and its steps.
+
+    Its name is empty where there is none.
+    """
+    dated = [name for name in frame if frame[name].dtype.kind in "mM"]
+    for name in [*(name for name in frame if _is(name, _TIMES)), *dated]:
+        with contextlib.suppress(TrajWorldError):  # Text.
+            dates = date_format(frame[name])
+            return name, dates, np.diff(numbers_of(frame[name], table, dates))
+    return "", "", np.empty(0)
 
 
 def _is(name: str, pattern: str) -> bool:

@@ -58,7 +58,8 @@ def read_d4rl(path: str | Path, max_episode_steps: int = 1000) -> Source:
         sizes = [shape[1], arrays["actions"].shape[1]]
     known, *known_sizes = _ENVIRONMENTS.get(re.split("[_-]", path.name)[0], ("", 0, 0))
     environment = known if known_sizes == sizes else f"d4rl/{path.stem}"
-    return Source(environment, [path], partial(_read_episodes, path, max_episode_steps), shape[0])
+    read = partial(_read_episodes, path, max_episode_steps)
+    return Source(path.stem, environment, path, [path], read, shape[0])
 
 
 def _read_episodes(path: Path, limit: int, account: Account) -> Iterator[Episode]:

@@ -1,6 +1,7 @@
 """Reading LeRobot datasets of the versions 2.x (a Parquet file an episode) and 3.0 (many episodes a file)."""
 
 import json
+import re
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -16,8 +17,8 @@ from trajworld.errors import TrajWorldError, one_line
 from trajworld.files import read_json
 
 _INFO = Path("meta") / "info.json"
-_ROWS_AT_ONCE = 65536
-_DAMAGED = (OSError, ValueError, TypeError, KeyError, IndexError, AttributeError)
+_MOST_VALUES = 1 << 16
+_DAMAGED = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
 _PLACE = ("data/chunk_index", "data/file_index")
 _STATES = ("observation.state", "observation.environment_state")
 
@@ -46,10 +47,6 @@ def read_lerobot(folder: Path) -> Source:
     numeric vector whose name begins with ``observation.``; likewise the action. Images and videos are not read. The
     reward is ``next.reward``; most datasets have none. A frame's action leads to the next frame, so the last one of an
     episode is left out.
-
-    Raises:
-        TrajWorldError: The version is another one, a file is missing or damaged, no feature is of use; while reading,
-            that frames are missing or not in order, or an episode holds a NaN.
     """
     path = folder / _INFO
     given = read_json(path)
@@ -62,6 +59,8 @@ def read_lerobot(folder: Path) -> Source:
             for name, feature in given["features"].items()
             if len(feature["shape"]) == 1 and feature["dtype"].startswith(("float", "int", "uint", "bool"))
         }
+        if max(vectors.values(), default=0) > _MOST_VALUES:
+            raise ValueError(f"a vector of {max(vectors.values())} values")
         observation, action = (
             [name for name in usual if name in vectors]
             or [name for name in vectors if name.startswith(prefix)]
@@ -82,7 +81,8 @@ def read_lerobot(folder: Path) -> Source:
     read = partial(_read_episodes, _Info(fps, vectors, observation, action, files))
     meta = [one for one in (folder / "meta").rglob("*") if one.is_file()]
     frames = sum(sum(lengths.values()) for lengths in files.values())
-    return Source(f"lerobot/{folder.resolve().name}", [*meta, *files], read, frames, names)
+    name = folder.resolve().name
+    return Source(name, f"lerobot/{name}", folder, [*meta, *files], read, frames, names)
 
 
 def _own_names(feature: dict[str, Any]) -> object:
@@ -101,12 +101,14 @@ def _files(folder: Path, given: dict[str, Any]) -> dict[Path, dict[int, int]]:
     else:
         lines = (meta / "episodes.jsonl").read_text(encoding="utf-8").splitlines()
         rows = [json.loads(line) for line in lines if line.strip()]
-    files: dict[Path, dict[int, int]] = {}
+    files, form = dict[Path, dict[int, int]](), str(given["data_path"])
+    if re.search(r"{[^}]*({|\d{3})", form):
+        raise ValueError(f"data_path {form!r} is too wide")
     for row in sorted(rows, key=lambda row: row["episode_index"]):
         index = int(row["episode_index"])
         place = {"episode_chunk": index // int(given.get("chunks_size", 1000)), "episode_index": index}
         place |= {name.partition("/")[2]: int(row[name]) for name in _PLACE if name in row}
-        path = folder / str(given["data_path"]).format(**place)
+        path = folder / form.format(**place)
         if not (path.resolve().is_relative_to(folder.resolve()) and path.is_file()):
             raise TrajWorldError(f"{path} is not there or lies outside the dataset: download it again")
         files.setdefault(path, {})[index] = int(row["length"])
@@ -116,43 +118,36 @@ def _files(folder: Path, given: dict[str, Any]) -> dict[Path, dict[int, int]]:
 def _read_episodes(info: _Info, account: Account) -> Iterator[Episode]:
     for path, lengths in info.files.items():
         account.note(f"frames {1 / info.fps:g} s apart", sum(lengths.values()))
-        rows: dict[str, NDArray[Any]] = {}
-        waiting = list(lengths.items())
-        for block in _blocks(info, path):
-            # Episodes follow each other; the last one may go on in the next block.
-            rows = {name: np.concatenate([rows[name], block[name]]) for name in block} if rows else block
-            while waiting and len(rows["frame_index"]) >= waiting[0][1]:
-                index, length = waiting.pop(0)
-                made = _episode(
-                    info, {name: array[:length] for name, array in rows.items()}, index, path, account
-                )
-                rows = {name: array[length:] for name, array in rows.items()}
-                if made is not None:
-                    yield check_episode(made, f"{path}, episode {index}")
-        if waiting or len(rows["frame_index"]):
+        rows, end = _read_file(info, path), 0
+        if len(rows["frame_index"]) != sum(lengths.values()):
             raise TrajWorldError(
                 f"{path} and its metadata disagree on the frames: download the dataset again"
             )
+        for index, length in lengths.items():
+            begin, end = end, end + length
+            frames = {name: array[begin:end] for name, array in rows.items()}
+            if (made := _episode(info, frames, index, path, account)) is not None:
+                yield check_episode(made, f"{path}, episode {index}")
 
 
-def _blocks(info: _Info, path: Path) -> Iterator[dict[str, NDArray[Any]]]:
-    """Blocks of frames: of each feature ``[n, size]``."""
+def _read_file(info: _Info, path: Path) -> dict[str, NDArray[Any]]:
+    """The frames of a file: of each feature ``[n, size]``."""
     from pyarrow import parquet
 
     optional = [name for name in ("next.reward", "next.done") if name in info.vectors]
     names = [*info.observation, *info.action, *optional, "timestamp", "frame_index", "episode_index"]
     try:
         with parquet.ParquetFile(path) as file:
-            for batch in file.iter_batches(_ROWS_AT_ONCE, columns=names):
-                block = {}
-                for name in names:
-                    column, size = batch.column(name), info.vectors.get(name, 1)
-                    # Features of one element are columns of plain numbers.
-                    flat = column.flatten() if column.type.num_fields else column
-                    if column.null_count or flat.null_count or len(flat) != size * len(column):
-                        raise ValueError(f"{name} has missing values, or others than {size} a frame")
-                    block[name] = flat.to_numpy(zero_copy_only=False).reshape(-1, size)
-                yield block
+            table = file.read(names)
+        found = {}
+        for name in names:
+            column, size = table[name].combine_chunks(), info.vectors.get(name, 1)
+            # Features of one element are columns of plain numbers.
+            flat = column.flatten() if column.type.num_fields else column
+            if column.null_count or flat.null_count or len(flat) != size * len(column):
+                raise ValueError(f"{name} has missing values, or others than {size} a frame")
+            found[name] = flat.to_numpy(zero_copy_only=False).reshape(-1, size)
+        return found
     except _DAMAGED as error:
         raise TrajWorldError(f"{path} is not a readable file of this dataset: {one_line(error)}") from None
 

@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -30,7 +30,13 @@ from trajworld.data.store import VERSION, is_store, open_store, store_descriptio
 from trajworld.data.table_columns import columns_path
 from trajworld.data.tables import SUFFIXES, read_table
 from trajworld.data.tdmpc2 import read_tdmpc2
-from trajworld.data.unitraj import UniTrajEnvironment, read_unitraj, unitraj_datasets, unitraj_environment
+from trajworld.data.unitraj import (
+    UniTrajEnvironment,
+    is_unitraj_root,
+    read_unitraj,
+    unitraj_datasets,
+    unitraj_environment,
+)
 from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import kind_of_file, user_path
@@ -47,44 +53,10 @@ class Imported:
     account: Account | None
 
 
-_HDF5 = (".hdf5", ".h5")
 _FORMS = (
     "a D4RL or robomimic .hdf5 file, a CSV or Parquet table, a TD-MPC2 .pt file, or a folder of LeRobot data or "
     "UniTraj episodes"
 )
-
-
-@dataclass(frozen=True)
-class _Origin:
-    """A source outside the store: where it lies and how its episodes are read."""
-
-    name: str
-    spec: str
-    environment: str
-    place: Path
-    files: Iterable[Path]
-    episodes: Callable[[Account], Iterator[Episode]]
-    transitions: int | None = None
-    names: tuple[str, ...] = ()
-
-    def read(self, account: Account, progress: Progress | None) -> Iterator[Episode]:
-        """Its episodes, which the account counts; ``progress`` is called after each."""
-        for episode in self.episodes(account):
-            yield episode
-            if progress is not None:
-                progress(account.kept, self.transitions, self.name)
-
-    def only(self, begin: int, end: int | None, reason: str) -> "_Origin":
-        """The same with its episodes ``begin`` to ``end - 1`` alone; the account says why the others are left out."""
-
-        def chosen(account: Account) -> Iterator[Episode]:
-            for number, episode in enumerate(self.episodes(account)):
-                if number >= begin and (end is None or number < end):
-                    yield episode
-                else:
-                    account.give_away(reason, episode.rewards)
-
-        return replace(self, episodes=chosen)
 
 
 def open_dataset(spec: str | os.PathLike[str], *, progress: Progress | None = None) -> Dataset:
@@ -102,7 +74,7 @@ def open_dataset(spec: str | os.PathLike[str], *, progress: Progress | None = No
     path = _existing_path(spec)
     if path is not None and is_store(path):
         return open_store(path)
-    origin = _origin(os.fspath(spec), path)
+    origin = _source(os.fspath(spec), path)
     place = os.path.abspath(origin.place)
     prefix = f"{_slug(origin.name)}-{hashlib.sha256(place.encode()).hexdigest()[:10]}-"
     # The files' names, sizes and times tell whether they changed; their contents are not read. With the store's
@@ -117,10 +89,10 @@ def open_dataset(spec: str | os.PathLike[str], *, progress: Progress | None = No
     account = Account()
     dataset = write_store(
         converted,
-        origin.read(account, progress),
+        _told(origin, account, progress),
         account=account,
         name=origin.name,
-        source=origin.spec,
+        source=origin.spec or os.fspath(spec),
         environment=origin.environment,
         names=origin.names,
         reuse=True,
@@ -164,10 +136,6 @@ def import_dataset(
     it rightly; ``max_episode_steps`` (1000) for D4RL files without timeouts; ``columns`` is a table's TOML where it is
     not beside it, ``mask`` a filter of robomimic's. The last episodes, a share ``test`` of them, make a second dataset
     ``name-test-v0``.
-
-    Raises:
-        UsageError: There is no such source, it is of no form that is known, or an option does not fit it.
-        TrajWorldError: The source is damaged, an id is taken, or a dataset cannot be written.
     """
     import numpy as np
     from gymnasium.spaces import Box
@@ -180,30 +148,11 @@ def import_dataset(
         raise UsageError(f"the share of test episodes must be at least 0 and below 1, not {test}")
     if environment is not None and "/" not in (name := parse_name(environment)).identifier:
         environment = str(name)  # With a family, as everything else records it.
-    suffix, hdf5 = _suffix(path), _is_hdf5(path)
-    robomimic = hdf5 and is_robomimic(path)
-    for option, value, form, fits in (
-        ("--columns", columns, f"tables ({', '.join(SUFFIXES)})", suffix in SUFFIXES),
-        ("--mask", mask, "robomimic files", robomimic),
-        ("--max-episode-steps", max_episode_steps, "D4RL files", hdf5 and not robomimic),
-    ):
-        if value is not None and not fits:
-            raise UsageError(f"{option} is for {form}, which {path} is not")
-    origins: dict[str, _Origin] = {}
+    found = _sources(path, max_episode_steps, columns, mask)
+    if not found:
+        raise UsageError(f"{source} is none of the forms that are read{_kind(path)}: {_FORMS}")
     stem, _, version = dataset_id.rpartition("-")
-    if suffix == ".pt":
-        for task, found in (tasks := read_tdmpc2(path)).items():
-            new_id = dataset_id if len(tasks) == 1 else f"{stem}/task-{task}-{version}"
-            origins[new_id] = _origin_of(str(source), path, found)
-    elif (only := _file_origin(str(source), path, max_episode_steps, columns, mask)) is not None:
-        origins[dataset_id] = only
-    elif path.is_file():
-        kind = kind_of_file(path)
-        raise UsageError(f"{source} is none of the forms that are read{kind and f' ({kind})'}: {_FORMS}")
-    else:
-        for one in unitraj_datasets(path):
-            new_id = f"{stem}/{one.source}/{_slug(one.environment)}-{version}"
-            origins[new_id] = _unitraj_origin(str(one.folder), one)
+    origins = {f"{stem}/{part}-{version}" if part else dataset_id: one for part, one in found.items()}
     if environment is not None and dataset_id not in origins:
         raise UsageError(
             f"{source} holds {len(origins)} environments: give no name, or import one of its folders"
@@ -218,7 +167,7 @@ def import_dataset(
             made.append(Imported(dataset_path(new_id), None))
             continue
         account = Account()
-        episodes = origin.read(account, progress)
+        episodes = _told(origin, account, progress)
         first = next(episodes, None)
         if first is None:
             raise TrajWorldError(f"{origin.name} holds no whole transition")
@@ -245,75 +194,97 @@ def import_dataset(
     return made
 
 
-def _origin(spec: str, path: Path | None) -> _Origin:
+def _told(source: Source, account: Account, progress: Progress | None) -> Iterator[Episode]:
+    """Its episodes, which the account counts; ``progress`` is called after each."""
+    for episode in source.episodes(account):
+        yield episode
+        if progress is not None:
+            progress(account.kept, source.transitions, source.name)
+
+
+def _source(spec: str, path: Path | None) -> Source:
     """What ``spec`` names, if it is not a store; ``path`` is the file or folder of that name, if there is one."""
     if spec.startswith("minari:"):
-        return _minari_origin(spec.removeprefix("minari:"), download=True)
-    if path is not None and (found := _file_origin(spec, path)) is not None:
-        return found
-    if path is not None and path.is_dir() and (path / "data" / "metadata.json").is_file():
-        return _minari_origin(_id_of_folder(path), download=False)
+        return _minari_source(spec.removeprefix("minari:"), download=True)
+    if path is not None and (found := _sources(path)):
+        if len(found) > 1:
+            raise UsageError(
+                f"{path} holds {len(found)} environments: `trajworld data import` makes a dataset of each"
+            )
+        return found.popitem()[1]
+    if path is not None and (path / "data" / "metadata.json").is_file():
+        return _minari_source(_id_of_folder(path), download=False)
     if path is None and is_dataset_id(spec):
-        return _minari_origin(spec, download=False)
-    kind = kind_of_file(path) if path is not None else ""
-    exists = f"exists but is none of the forms that can be read{kind and f' ({kind})'}"
-    problem = "names no dataset" if path is None else exists
+        return _minari_source(spec, download=False)
+    problem = (
+        "names no dataset"
+        if path is None
+        else f"exists but is none of the forms that can be read{_kind(path)}"
+    )
     raise UsageError(
         f"{spec} {problem}; give minari:ID (downloaded if need be), the ID of a local Minari dataset, a store's "
         f"folder, {_FORMS}"
     )
 
 
-def _file_origin(
-    spec: str, path: Path, limit: int | None = None, columns: Path | None = None, mask: str | None = None
-) -> _Origin | None:
-    """A file or folder of another format, by what it is; None where it is none or not known."""
-    unitraj = unitraj_environment(path) if path.is_dir() else None
-    suffix = _suffix(path)
-    if unitraj is not None:
-        return _unitraj_origin(spec, unitraj)
-    if path.is_dir() and is_lerobot(path):
-        found = read_lerobot(path)
-    elif suffix in SUFFIXES:
-        found = read_table(path, columns or columns_path(path))
-    elif suffix == ".pt":
+def _sources(
+    path: Path, limit: int | None = None, columns: Path | None = None, mask: str | None = None
+) -> dict[str, Source]:
+    """What a file or folder of another format holds, by what it adds to an id; nothing where the form is not known."""
+    suffix = path.suffix.lower() if path.is_file() else ""
+    hdf5 = suffix in (".hdf5", ".h5") or "HDF5" in kind_of_file(path)
+    robomimic = hdf5 and is_robomimic(path)
+    for option, value, form, fits in (
+        ("--columns", columns, f"tables ({', '.join(SUFFIXES)})", suffix in SUFFIXES),
+        ("--mask", mask, "robomimic files", robomimic),
+        ("--max-episode-steps", limit, "D4RL files", hdf5 and not robomimic),
+    ):
+        if value is not None and not fits:
+            raise UsageError(f"{option} is for {form}, which {path} is not")
+    if path.is_dir():
+        if (one := unitraj_environment(path)) is not None:
+            return {"": _unitraj_source(one)}
+        if is_lerobot(path):
+            return {"": read_lerobot(path)}
+        every = unitraj_datasets(path) if is_unitraj_root(path) else ()
+        return {f"{one.source}/{_slug(one.environment)}": _unitraj_source(one) for one in every}
+    if suffix in SUFFIXES:
+        return {"": read_table(path, columns or columns_path(path))}
+    if suffix == ".pt":
         tasks = read_tdmpc2(path)
-        if len(tasks) != 1:
-            raise UsageError(
-                f"{path} holds {len(tasks)} tasks: `trajworld data import` makes a dataset of each"
-            )
-        (found,) = tasks.values()
-    elif not _is_hdf5(path):
-        return None
-    else:
-        found = read_robomimic(path, mask) if is_robomimic(path) else read_d4rl(path, limit or 1000)
-    return _origin_of(spec, path, found)
+        return {f"task-{task}" if len(tasks) > 1 else "": one for task, one in tasks.items()}
+    if hdf5:
+        return {"": read_robomimic(path, mask) if robomimic else read_d4rl(path, limit or 1000)}
+    return {}
 
 
-def _suffix(path: Path) -> str:
-    return path.suffix.lower() if path.is_file() else ""
+def _kind(path: Path) -> str:
+    kind = kind_of_file(path)
+    return kind and f" ({kind})"
 
 
-def _is_hdf5(path: Path) -> bool:
-    return _suffix(path) in _HDF5 or "HDF5" in kind_of_file(path)
-
-
-def _origin_of(spec: str, path: Path, source: Source) -> _Origin:
-    given = source.environment, path, source.files, source.episodes, source.transitions, source.names
-    return _Origin(path.stem if path.is_file() else path.resolve().name, spec, *given)
-
-
-def _split(dataset_id: str, origin: _Origin, test: float) -> dict[str, _Origin]:
+def _split(dataset_id: str, source: Source, test: float) -> dict[str, Source]:
     """The first episodes under the id, and the last ones, a share ``test`` of them, under NAME-test-vN."""
-    count = sum(1 for _ in origin.episodes(Account()))
+    count = sum(1 for _ in source.episodes(Account()))
     first = count - min(max(round(count * test), 1), count - 1)
     if count < 2:
-        raise UsageError(f"{origin.name} has {count} episode, of which none can be kept for a test")
+        raise UsageError(f"{source.name} has {count} episode, of which none can be kept for a test")
     stem, _, version = dataset_id.rpartition("-")
     other = f"{stem}-test-{version}"
+
+    def only(kept: range, reason: str) -> Source:
+        def chosen(account: Account) -> Iterator[Episode]:
+            for number, episode in enumerate(source.episodes(account)):
+                if number in kept:
+                    yield episode
+                else:
+                    account.give_away(reason, episode.rewards)
+
+        return replace(source, episodes=chosen)
+
     return {
-        dataset_id: origin.only(0, first, f"they are the test dataset {other}"),
-        other: origin.only(first, None, f"they are the dataset {dataset_id}"),
+        dataset_id: only(range(first), f"they are the test dataset {other}"),
+        other: only(range(first, count), f"they are the dataset {dataset_id}"),
     }
 
 
@@ -329,16 +300,16 @@ def _id_of_folder(path: Path) -> str:
     )
 
 
-def _minari_origin(dataset_id: str, download: bool) -> _Origin:
+def _minari_source(dataset_id: str, download: bool) -> Source:
     info, _ = read_minari(dataset_id, download)
     files = [path for path in (info.path / "data").rglob("*") if path.is_file()]
-    given = dataset_id, f"minari:{dataset_id}", info.environment, info.path, files
     read = lambda account: read_minari(dataset_id, account=account)[1]  # noqa: E731
-    return _Origin(*given, read, info.transitions, info.variate_names)
+    given = dataset_id, info.environment, info.path, files, read, info.transitions, info.variate_names
+    return Source(*given, spec=f"minari:{dataset_id}")
 
 
-def _unitraj_origin(spec: str, one: UniTrajEnvironment) -> _Origin:
-    return _Origin(one.name, spec, one.name, one.folder, one.episodes, partial(read_unitraj, one))
+def _unitraj_source(one: UniTrajEnvironment) -> Source:
+    return Source(one.name, one.name, one.folder, one.episodes, partial(read_unitraj, one))
 
 
 def _existing_path(spec: str | os.PathLike[str]) -> Path | None:

@@ -37,14 +37,9 @@ def read_robomimic(path: Path, mask: str | None = None) -> Source:
 
     An observation is its vectors side by side, in alphabetical order; images are not read. With ``next_obs`` every step
     is a transition, without it the last one of each demonstration is left out.
-
-    Raises:
-        UsageError: There is no such filter.
-        TrajWorldError: The file is damaged, lacks an array, or refers to other files; while reading, that arrays
-            disagree or hold a NaN.
     """
     with open_hdf5(path) as file:
-        data, masks = file["data"], file.get("mask", {})
+        data, masks = file["data"], file["mask"] if _is_group(file, "mask") else {}
         names = sorted(
             (name for name in data if re.fullmatch(r"demo_\d+", name)), key=lambda name: int(name[5:])
         )
@@ -53,7 +48,7 @@ def read_robomimic(path: Path, mask: str | None = None) -> Source:
                 raise UsageError(f"{path} has no filter {mask!r}: it has {', '.join(masks) or 'none'}")
             chosen = np.asarray(hdf5_array(masks, mask, path, 1, "SO"), "S").astype(str)
             names = [name for name in names if name in chosen]
-        if not names or "obs" not in data[names[0]]:
+        if not names or not _is_group(data, f"{names[0]}/obs"):
             raise TrajWorldError(
                 f"{path} has no demonstration with observations: robomimic's dataset_states_to_obs.py extracts them"
             )
@@ -72,7 +67,13 @@ def read_robomimic(path: Path, mask: str | None = None) -> Source:
         called = tuple(name for vector, size in vectors.items() for name in value_names(vector, size))
         total = sum(map(len, actions))
     read = partial(_read_episodes, path, names, list(sizes))
-    return Source(f"robomimic/{environment}", [path], read, total, called)
+    return Source(path.stem, f"robomimic/{environment}", path, [path], read, total, called)
+
+
+def _is_group(file: "h5py.Group", name: str) -> bool:
+    import h5py
+
+    return file.get(name, getclass=True) is h5py.Group
 
 
 def _read_episodes(

@@ -1,8 +1,7 @@
 """The memory-mapped store that training reads: plain ``.npy`` columns beside a JSON description.
 
 A store is a folder of ``dataset.json``, ``rows.npy`` (float32 ``[N, M]``), ``episode_offsets.npy`` (int64
-``[E + 1]``; episode e's rows are ``rows[offsets[e]:offsets[e + 1]]``), ``terminated.npy`` (bool ``[E]``) and
-``statistics.json``.
+``[E + 1]``; episode e's rows are ``rows[offsets[e]:offsets[e + 1]]``) and ``terminated.npy`` (bool ``[E]``).
 """
 
 import contextlib
@@ -17,7 +16,6 @@ from numpy.typing import NDArray
 from trajworld.data.account import Account
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, check_episodes, rows_of_episode
-from trajworld.data.statistics import write_statistics
 from trajworld.errors import DAMAGE, TrajWorldError, one_line
 from trajworld.files import atomic_folder, one_writer, read_json, write_json
 
@@ -81,7 +79,6 @@ def write_store(
         if account is not None:
             description["account"] = vars(account)
         write_json(folder / _DESCRIPTION, description)
-        write_statistics(open_store(folder))
     return open_store(path)
 
 

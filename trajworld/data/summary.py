@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.data.dataset import Dataset
-from trajworld.data.statistics import statistics
+from trajworld.data.statistics import real_values, statistics
 
 _BINS = 60
 _SPREAD = ("minimum", "mean", "maximum", "std")
@@ -58,13 +58,6 @@ def summarise(dataset: Dataset) -> dict[str, Any]:
 
 def _spread(values: NDArray[Any]) -> dict[str, float]:
     return {key: float(getattr(values, key[:3] if key.endswith("imum") else key)()) for key in _SPREAD}
-
-
-def real_values(dataset: Dataset, variate: int) -> NDArray[np.float64]:
-    """A variate's values, without the zeros that stand for an episode's missing first reward and last action."""
-    offsets, reward = dataset.episode_offsets, dataset.observation_size
-    left_out: Any = offsets[:-1] if variate == reward else offsets[1:] - 1 if variate > reward else []
-    return np.delete(dataset.rows[:, variate], left_out).astype(np.float64)
 
 
 def draw_summary(dataset: Dataset, path: str | Path) -> None:

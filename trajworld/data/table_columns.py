@@ -67,11 +67,7 @@ def columns_path(table: Path) -> Path:
 
 
 def read_columns(path: Path, table: Path) -> Columns:
-    """Read the TOML of a table.
-
-    Raises:
-        UsageError: It is not there, is no TOML, or a key is unknown, missing or of a wrong type.
-    """
+    """Read the TOML of a table."""
     try:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

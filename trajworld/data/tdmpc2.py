@@ -23,9 +23,6 @@ def read_tdmpc2(path: Path) -> dict[int, Source]:
     """The tasks of a file by their numbers. Last columns that are 0 in every row of a task are its padding.
 
     A row's action and reward led to its observation; the first row's are fillers and are not read.
-
-    Raises:
-        TrajWorldError: The file cannot be read without running anything it names, or lacks an array.
     """
     arrays = _load(path)
     count, rows = arrays["reward"].shape
@@ -44,7 +41,7 @@ def read_tdmpc2(path: Path) -> dict[int, Source]:
             raise TrajWorldError(f"{path}: task {task} has no two rows, or no observation that is not 0")
         read = partial(_read_episodes, path, episodes, sizes)
         name = f"tdmpc2/{path.stem}/task-{task}"
-        found[int(task)] = Source(name, [path], read, len(episodes) * (rows - 1))
+        found[int(task)] = Source(path.stem, name, path, [path], read, len(episodes) * (rows - 1))
     return found
 
 

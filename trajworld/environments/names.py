@@ -42,11 +42,7 @@ class EnvironmentName:
 
 
 def parse_name(text: str) -> EnvironmentName:
-    """Read an environment name; a name without a family is Gymnasium's.
-
-    Raises:
-        UsageError: The name is empty, or its changes are not ``key=value`` of finite numbers or true/false.
-    """
+    """Read an environment name; a name without a family is Gymnasium's."""
     stem, _, query = text.strip().partition("?")
     family, slash, rest = stem.partition("/")
     if family not in (GYMNASIUM, DM_CONTROL, ROBOT) or not slash:

@@ -5,13 +5,7 @@ from trajworld.environments.names import DM_CONTROL, EnvironmentName, parse_name
 
 
 def open_environment(name: str | EnvironmentName) -> Environment:
-    """Make the environment of a name (the grammar is that of ``trajworld.environments.names``).
-
-    Raises:
-        UsageError: The name is unknown (close ones are offered), a change is not possible there, or its
-            spaces are not plain boxes.
-        TrajWorldError: A package it needs is missing or the simulator cannot start.
-    """
+    """Make the environment of a name (the grammar is that of ``trajworld.environments.names``)."""
     parsed = parse_name(name) if isinstance(name, str) else name
     # Imported here: simulators are slow to import and one of them is an optional dependency.
     if parsed.family == DM_CONTROL:

@@ -193,9 +193,6 @@ def make_behaviour(name: str, scale: float | None = None, correlation: float | N
             part of the box that actions are drawn from (default 1). In units of half the action box.
         correlation: ``ou``: of a step's noise with the next's (default 0.9); ``constant``: the chance that a
             push is held for another step (default 0.95).
-
-    Raises:
-        UsageError: The name is unknown, a number is out of range, or the behaviour has no such option.
     """
     if name not in BEHAVIOURS:
         raise UsageError(f"there is no behaviour {name!r}: choose among {', '.join(BEHAVIOURS)}")

@@ -3,7 +3,7 @@
 import os
 import zipfile
 from collections.abc import Iterable
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +17,20 @@ from trajworld.policies.policy import Layer, Policy
 VERSION = 1
 # A policy takes well below a MB; a small zip may unpack to any size.
 _MOST_BYTES = 1 << 28
-_FIELDS = (
-    "low",
-    "high",
-    "observation_mean",
-    "observation_scale",
-    "observation_clip",
-    "mean_limit",
-    "log_std_range",
+# What is no layer, in the order of files: numbers, texts, the flag.
+_FIELDS = sorted(
+    (one for one in fields(Policy) if one.name not in ("layers", "mean", "log_std")),
+    key=lambda one: (one.type is str) + 2 * (one.type is bool),
 )
-_TEXTS = ("activation", "environment", "source")
 # A folder for each robot: NAME-01.npz, the weakest, and on, with truth.json, their returns in the simulator.
 _ZOO = Path(__file__).parent / "zoo"
 
 
 def save_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
-    """Write a policy to an ``.npz``, atomically; equal policies give equal bytes.
-
-    Raises:
-        UsageError: The name does not end in ``.npz``.
-        TrajWorldError: The file cannot be written.
-    """
+    """Write a policy to an ``.npz``, atomically; equal policies give equal bytes."""
     if Path(path).suffix != ".npz":
         raise UsageError(f"{path}: a policy's file ends in .npz")
-    arrays: dict[str, Any] = {name: getattr(policy, name) for name in (*_FIELDS, *_TEXTS, "squash")}
+    arrays: dict[str, Any] = {one.name: getattr(policy, one.name) for one in _FIELDS}
     layers = {f"layer_{number}": layer for number, layer in enumerate(policy.layers)}
     for name, layer in {**layers, "mean": policy.mean, "log_std": policy.log_std}.items():
         if layer is not None:
@@ -50,11 +40,7 @@ def save_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
 
 
 def load_policy(path: str | os.PathLike[str]) -> Policy:
-    """Read a policy that :func:`save_policy` wrote; nothing in the file is run.
-
-    Raises:
-        TrajWorldError: The file is missing, damaged, of a later version, or holds no such policy.
-    """
+    """Read a policy that :func:`save_policy` wrote; nothing in the file is run."""
     open_zip(path).close()
     try:
         with np.load(path, allow_pickle=False) as file:
@@ -65,16 +51,17 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         def layer(name: str) -> Layer:
             return Layer(arrays[f"{name}_kernel"], arrays[f"{name}_bias"])
 
-        fields: dict[str, Any] = {name: arrays[name] for name in _FIELDS}
-        fields |= {name: str(arrays[name]) for name in _TEXTS}
+        plain: dict[str, Any] = {
+            one.name: one.type(arrays[one.name]) if one.type in (str, bool) else arrays[one.name]
+            for one in _FIELDS
+        }
         return Policy(
             layers=tuple(
                 layer(f"layer_{n}") for n in range(sum(name.startswith("layer_") for name in arrays) // 2)
             ),
             mean=layer("mean"),
             log_std=layer("log_std") if "log_std_kernel" in arrays else None,
-            squash=bool(arrays["squash"]),
-            **fields,
+            **plain,
         )
     except TrajWorldError as error:
         raise TrajWorldError(f"{path} is no usable policy: {error}") from None
@@ -96,10 +83,6 @@ def read_policy(
         environment: What the policy was made for, where the file does not say or another is meant.
         vecnormalize: See ``read_sb3``.
         deterministic: Leave out the noise.
-
-    Raises:
-        UsageError: The environment's name is none, or a name means several policies that ship, or none.
-        TrajWorldError: The file is missing, damaged, or holds no policy that can be read.
     """
     from trajworld.policies.dope import read_dope
     from trajworld.policies.sb3 import read_sb3
@@ -149,10 +132,6 @@ def find_policies(folder: str | os.PathLike[str]) -> dict[Path, Policy | str]:
     """The policies in a folder and those below it, by path: what was read of each, or why it cannot be, in words.
 
     Those that ship, of ``zoo`` or ``zoo/hopper``, are by their names.
-
-    Raises:
-        UsageError: None that ships is called so.
-        TrajWorldError: There is no such folder.
     """
     if shipped := zoo_files(folder):
         return {Path("zoo", path.stem): load_policy(path) for path in shipped}
@@ -172,10 +151,6 @@ def find_policies(folder: str | os.PathLike[str]) -> dict[Path, Policy | str]:
 def policy_files(places: Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
     """The files of policies among files, folders and names of those that ship, by their names (by their paths where
     names are equal).
-
-    Raises:
-        UsageError: None that ships is called so.
-        TrajWorldError: A folder holds no policy.
     """
     found: list[Path] = []
     for place in map(Path, places):

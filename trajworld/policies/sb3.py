@@ -57,9 +57,6 @@ def read_sb3(path: str | os.PathLike[str], vecnormalize: str | os.PathLike[str] 
         path: The zip.
         vecnormalize: Pickled ``VecNormalize`` statistics of the observations; where not given, the
             ``vecnormalize.pkl`` beside the zip or in the folder of its name, if there is one.
-
-    Raises:
-        TrajWorldError: A file is damaged or no such zip, or its policy is no MLP with continuous actions.
     """
     path = Path(path)
     places = [folder / "vecnormalize.pkl" for folder in (path.parent, path.with_suffix(""))]
@@ -83,7 +80,8 @@ def read_sb3(path: str | os.PathLike[str], vecnormalize: str | os.PathLike[str] 
             sde=bool(data.get("use_sde")),
             low=spaces[1].state["low"],
             high=spaces[1].state["high"],
-            source=f"Stable-Baselines3, {data.get('num_timesteps')} steps",
+            source=f"Stable-Baselines3, {data.get('num_timesteps')} steps"
+            + ", mean action in place of gSDE" * bool(data.get("use_sde")),
             **({} if statistics is None else _normalisation(statistics)),
         )
     except TrajWorldError as error:

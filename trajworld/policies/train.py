@@ -36,6 +36,7 @@ class _Simulator(gymnasium.Env):
             self.description.action_space,
         )
         self.steps, self.seen = 0, np.zeros(self.description.observation_size, np.float32)
+        self.broken: list[bool] = []  # Whether each step of the segment broke the simulator.
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
         super().reset(seed=seed)
@@ -52,6 +53,7 @@ class _Simulator(gymnasium.Env):
             good = bool(np.isfinite(step.reward) and np.all(np.isfinite(seen)))
         except Exception:  # A simulator may raise anything when its state breaks.
             good = False
+        self.broken.append(not good)
         if not good:
             return self.seen, 0.0, False, True, {}
         self.seen = seen
@@ -125,13 +127,12 @@ def train_policies(
 def stream_episodes(folder: str | Path, first: int, last: int) -> Iterator[Episode]:
     """The training episodes of segments ``first`` up to ``last``, exclusive; a segment's end cuts the one it is in.
 
-    Raises:
-        TrajWorldError: A segment's stream is missing or damaged.
+    One that broke the simulator ends before that step.
     """
     for segment in range(first, last):
         stream = _read_stream(Path(folder), segment)
         for rows in np.split(np.arange(len(stream["dones"])), np.flatnonzero(stream["dones"]) + 1):
-            if len(rows):
+            if len(rows := rows[~stream["broken"][rows]]):
                 observations, after, actions, rewards, dones, timeouts = (
                     stream[name][rows] for name in _STREAM
                 )
@@ -161,6 +162,7 @@ def _train_segment(
     """Train for a segment from what the one before left, and keep it; the state after it."""
     import torch
     from stable_baselines3 import SAC
+    from stable_baselines3.common.logger import Logger
 
     torch.set_num_threads(1)
     every, box = settings["every"], simulator.action_space
@@ -172,6 +174,8 @@ def _train_segment(
         policy_kwargs={"net_arch": settings["network"]},
         device="cpu",
     )
+    # Its own logger makes a folder among the temporary files.
+    agent.set_logger(Logger(None, []))
     buffer: Any = agent.replay_buffer
     for before in range(segment):
         stream = _read_stream(folder, before)
@@ -187,6 +191,7 @@ def _train_segment(
         progress(agent.num_timesteps)
         return True
 
+    simulator.broken.clear()
     agent.learn(every, callback=show, reset_num_timesteps=False)
     stream = {name: getattr(buffer, name)[-every:, 0] for name in _STREAM}
     stream["actions"] = agent.policy.unscale_action(stream["actions"])
@@ -200,7 +205,7 @@ def _train_segment(
         source=f"SAC, {(segment + 1) * every} steps, seed {settings['seed']}",
     )
     with atomic_file(folder / f"stream-{segment + 1:03}.npz") as temporary:
-        np.savez(temporary, **stream)
+        np.savez(temporary, broken=np.array(simulator.broken), **stream)
     save_policy(snapshot, _snapshot(folder, segment))
     # Last: it says that the segment is finished.
     state = {
@@ -221,7 +226,10 @@ def _read_stream(folder: Path, segment: int) -> dict[str, Any]:
     path = folder / f"stream-{segment + 1:03}.npz"
     try:
         with np.load(path, allow_pickle=False) as file:
-            return {name: file[name] for name in _STREAM}
+            stream = {name: file[name] for name in _STREAM}
+            # Earlier versions did not say it.
+            broken = file["broken"] if "broken" in file else np.zeros(len(stream["dones"]), bool)
+            return {**stream, "broken": broken}
     except Exception as error:  # Damaged archives make Python and NumPy raise a dozen types.
         raise TrajWorldError(f"{path} is missing or damaged ({one_line(error)})") from None
 
