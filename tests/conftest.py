@@ -7,12 +7,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import settings
 
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, rows_of_episode
 from trajworld.data.store import write_store
 
 pytest_plugins = ["fake_hub", "model_file_fixtures", "training_fixtures"]
+
+# How long an example takes says how busy the machine is.
+settings.register_profile("tests", deadline=None)
+settings.load_profile("tests")
 
 # A shell's background job ignores Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -11,10 +11,17 @@ from gymnasium.spaces import Box
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import write_minari
+from trajworld.data.statistics import value_range
+from trajworld.models.ranges import Support, training_support
 
 # What the fixtures make_episodes, memory_dataset and make_store are.
 EpisodeMaker = Callable[..., list[Episode]]
 DatasetMaker = Callable[..., Dataset]
+
+
+def own_support(dataset: Dataset) -> Support:
+    """The range of a model that was trained on the dataset."""
+    return training_support(*value_range(dataset))
 
 
 def box(size: int, bound: float = np.inf) -> Box:

@@ -51,11 +51,31 @@ def histogram(values: Array, lower: Array, upper: Array, bins: int) -> Array:
     return np.diff(cdf, axis=-1) / (cdf[..., -1:] - cdf[..., :1] + 5e-7)
 
 
-class Reference:
-    """The model in float64, one window at a time; ``weights`` by the layer's name and its own, ``head/kernel``."""
+def scramble(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
+    bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D)
+    bits = (bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B)
+    return bits ^ (bits >> np.uint32(16))
 
-    def __init__(self, sizes: TransformerSizes, weights: Mapping[str, Array]) -> None:
-        self.sizes = sizes
+
+def expected_mask(shape: tuple[int, int], rate: float, seed: int, site: int) -> NDArray[np.bool_]:
+    """The hash in unsigned NumPy integers, which wrap by definition."""
+    start = np.array([seed], np.int64).astype(np.uint32) + np.uint32((site + 1) * 0x3C6EF35 % 2**32)
+    counter = np.arange(shape[0] * shape[1], dtype=np.uint32).reshape(shape)
+    bits = scramble(counter * np.uint32(0x9E3779B1) + scramble(start))
+    return (bits & np.uint32(0xFFFFFF)) >= round(rate * 2**24)
+
+
+class Reference:
+    """The model in float64, one window at a time; ``weights`` by the layer's name and its own, ``head/kernel``.
+
+    With dropout where there is a ``seed``: on attention, its projection and the feed-forward net of layer k, at sites
+    3k, 3k + 1 and 3k + 2.
+    """
+
+    def __init__(
+        self, sizes: TransformerSizes, weights: Mapping[str, Array], seed: int | None = None
+    ) -> None:
+        self.sizes, self.seed, self.number, self.site = sizes, seed, 0, 0
         self.weights = {name: array.astype(np.float64) for name, array in weights.items()}
 
     def dense(self, name: str, x: Array) -> Array:
@@ -76,18 +96,32 @@ class Reference:
             part = slice(head * size, (head + 1) * size)
             scores = np.where(seen, query[:, part] @ key[:, part].T / np.sqrt(size), MASKED_LOGIT)
             heads.append(scipy.special.softmax(scores, axis=-1) @ value[:, part])
-        return self.dense(f"{name}/projection", np.concatenate(heads, axis=-1))
+        return np.concatenate(heads, axis=-1)
+
+    def drop(self, x: Array) -> Array:
+        """At the next site: the part of the batch's mask that is this window's."""
+        if self.seed is None:
+            return x
+        tokens, rate = x.size // self.sizes.width, self.sizes.dropout
+        shape = (self.number + 1) * tokens, self.sizes.width
+        mask = expected_mask(shape, rate, self.seed, self.site)[-tokens:]
+        self.site += 1
+        return x * mask.reshape(x.shape) / (1 - rate)
 
     def half(self, name: str, x: Array, attended: Array) -> Array:
-        x = self.norm(f"{name}/attention_norm", x + attended)
+        projected = self.dense(f"{name}/projection", self.drop(attended))
+        x = self.norm(f"{name}/attention_norm", x + self.drop(projected))
         hidden = self.dense(f"{name}/expansion", x)
         hidden = 0.5 * hidden * (1 + np.tanh(np.sqrt(2 / np.pi) * (hidden + 0.044715 * hidden**3)))
-        return self.norm(f"{name}/feed_forward_norm", x + self.dense(f"{name}/contraction", hidden))
+        fed = self.drop(self.dense(f"{name}/contraction", hidden))
+        return self.norm(f"{name}/feed_forward_norm", x + fed)
 
     def __call__(self, values: Array, time_mask: Array, variates: Variates) -> Array:
-        return np.stack(
-            [self.window(one, mask, variates) for one, mask in zip(values, time_mask, strict=True)]
-        )
+        found = []
+        for self.number, (one, mask) in enumerate(zip(values, time_mask, strict=True)):
+            self.site = 0
+            found.append(self.window(one, mask, variates))
+        return np.stack(found)
 
     def window(self, values: Array, time_mask: Array, variates: Variates) -> Array:
         rows, count = values.shape

@@ -99,7 +99,9 @@ def test_the_examples_run(data: Dataset, tuned: Any) -> None:
 
 
 def test_training_gives_the_best_model_and_keeps_a_run_where_one_is_named(folder: Path, tuned: Any) -> None:
-    evaluated = [row for row in read_metrics(folder / "tuned") if "holdout_loss" in row]
+    rows = read_metrics(folder / "tuned")
+    assert rows[-1]["loss"] < rows[0]["loss"] - 0.2, "it learns"
+    evaluated = [row for row in rows if "holdout_loss" in row]
     assert tuned.identity.steps == min(evaluated, key=lambda row: row["holdout_loss"])["step"]
     with pytest.raises(UsageError, match="exists already"):
         tw.train(folder / "data", run=folder / "tuned", steps=1)

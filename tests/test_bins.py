@@ -123,7 +123,7 @@ SUPPORTS = st.tuples(
 FRACTIONS = st.floats(-0.5, 1.5, width=32, allow_subnormal=False)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(support=SUPPORTS, fractions=st.lists(FRACTIONS, min_size=8, max_size=8))
 def test_probabilities_sum_to_one_and_centre_on_the_value(
     support: tuple[float, float], fractions: list[float]

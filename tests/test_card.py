@@ -8,7 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 from study_cells import Powers
-from training_fixtures import config_for, plain_steps, store
+from training_fixtures import config_for, store
 
 from trajworld.card.card import card, card_for, model_file
 from trajworld.errors import TrajWorldError, UsageError
@@ -21,8 +21,6 @@ from trajworld.training.run import resume_run, start_run
 from trajworld.weights import shipped_card, shipped_models
 
 pytestmark = pytest.mark.once
-
-__all__ = ["plain_steps"]
 
 
 @pytest.fixture

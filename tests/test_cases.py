@@ -14,28 +14,24 @@ import pytest
 from data_fixtures import d4rl_file, minari_dataset
 from test_cli_start import python
 from test_data_readers import steps, write
-from training_fixtures import plain_steps, store
+from training_fixtures import store
 
 from trajworld.collect.corpus_table import read_table
 from trajworld.data.account import Account
 from trajworld.data.d4rl import read_d4rl
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.data.resolve import open_dataset
-from trajworld.data.statistics import value_range
 from trajworld.errors import TrajWorldError
 from trajworld.files import one_writer
 from trajworld.interop.published import import_published
 from trajworld.models.files import load_model
 from trajworld.training.config import resolve_config
+from trajworld.versions import pip_command
 
-__all__ = ["plain_steps"]
+pytestmark = pytest.mark.once
 
-OTHER_FILES = [
-    b"<html></html>",
-    b"version https://git-lfs.github.com/spec/v1\n",
-    gzip.compress(b"x", mtime=0),
-    b"",
-]
+GIT_LFS = b"version https://git-lfs.github.com/spec/v1\n"
+OTHER_FILES = [b"<html></html>", GIT_LFS, gzip.compress(b"x", mtime=0), b""]
 OTHER_FILES += [(99).to_bytes(8, "little") + b'{"a": 1}', b"PK\x03\x04 archive/data.pkl", b"\x80\x04K\x01."]
 
 
@@ -53,7 +49,6 @@ READERS: dict[str, Callable[[Path], Any]] = {
 }
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("name", READERS)
 def test_a_file_of_another_kind_is_one_line_from_every_reader(tmp_path: Path, name: str) -> None:
     for content in OTHER_FILES if name != "a.toml" else [one for one in OTHER_FILES if one]:
@@ -63,7 +58,6 @@ def test_a_file_of_another_kind_is_one_line_from_every_reader(tmp_path: Path, na
         assert "\n" not in str(error.value)
 
 
-@pytest.mark.once
 def test_files_that_were_put_together_keep_every_transition(tmp_path: Path) -> None:
     both = {name: np.concatenate([part, steps(30, 2)[name]]) for name, part in steps(30, 1).items()}
     both["terminals"][:], both["timeouts"][:] = False, False
@@ -74,7 +68,6 @@ def test_files_that_were_put_together_keep_every_transition(tmp_path: Path) -> N
     )
 
 
-@pytest.mark.once
 def test_odd_names_and_the_range_of_one_of_the_models_own_datasets_by_its_name(
     tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch, make_episodes: Any, plain_steps: Any
 ) -> None:
@@ -84,28 +77,16 @@ def test_odd_names_and_the_range_of_one_of_the_models_own_datasets_by_its_name(
     assert command("pretrain", "a,b=c.hdf5", "d=1,e.hdf5=2", "-o", "r=1,2", *TINY)[0] == 0
     monkeypatch.chdir("/")
     assert command("pretrain", "--resume", tmp_path / "r=1,2", "--steps", "3")[0] == 0
-    words = [
-        "evaluate",
-        tmp_path / "r=1,2/last.keras",
-        tmp_path / "other.hdf5",
-        "--horizon=0",
-        "--json",
-        "--ranges",
-    ]
+    model, other = tmp_path / "r=1,2/last.keras", tmp_path / "other.hdf5"
+    words = ["evaluate", model, other, "--horizon=0", "--json", "--ranges"]
     found = json.loads(command(*words, "a,b=c")[1])["datasets"][0]["prediction"]
     assert found["ranges"] == "the model's own, of a,b=c"
     code, _, err = command(*words, "f=9")
     assert (code, errors(err)) == (2, 1)
 
 
-@pytest.mark.once
 def test_what_was_changed_in_a_store_is_noticed(tmp_path: Path) -> None:
     path = Path(store(tmp_path / "data"))
-    low, _ = value_range(open_dataset(path))
-    numbers = json.loads((path / "statistics.json").read_text())
-    numbers["minimum"][0] -= 1
-    (path / "statistics.json").write_text(json.dumps(numbers))
-    np.testing.assert_array_equal(value_range(open_dataset(path))[0], low)
     rows = np.load(path / "rows.npy")
     rows[3, 0] += 1
     np.save(path / "rows.npy", rows)
@@ -114,7 +95,6 @@ def test_what_was_changed_in_a_store_is_noticed(tmp_path: Path) -> None:
         open_dataset(path)
 
 
-@pytest.mark.once
 def test_transitions_that_a_minari_dataset_counts_but_does_not_hold_are_told(make_episodes: Any) -> None:
     file = minari_dataset("counts-v0", make_episodes([5, 6])) / "data/metadata.json"
     held = json.loads(file.read_text())
@@ -128,7 +108,6 @@ def test_transitions_that_a_minari_dataset_counts_but_does_not_hold_are_told(mak
 NOWHERE, TINY = "/proc/none", ["--preset", "tiny", "--steps", "2", "--batch-size", "2"]
 
 
-@pytest.mark.once
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc cannot be written, not even by root")
 @pytest.mark.parametrize(
     "arguments",
@@ -160,7 +139,6 @@ def test_a_place_that_cannot_be_written_is_one_line(
     assert NOWHERE in err
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("name", ["loop", "x" * 300, "~no-such-user/a", "a,b=c"])
 def test_links_in_circles_and_odd_names(
     tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch, name: str
@@ -188,7 +166,6 @@ def test_links_in_circles_and_odd_names(
     assert not Path("run").exists()
 
 
-@pytest.mark.once
 def test_an_id_that_another_process_writes_is_refused(tmp_path: Path, command: Any) -> None:
     write(tmp_path / "a.hdf5", steps(40))
     with one_writer(dataset_path("mine/a-v0"), "it"):
@@ -197,16 +174,9 @@ def test_an_id_that_another_process_writes_is_refused(tmp_path: Path, command: A
     assert command("data", "import", tmp_path / "a.hdf5", "--id", "mine/a-v0")[0] == 0
 
 
-@pytest.mark.once
 def test_a_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path) -> None:
-    left = [
-        ".a.0123abcd.tmp/x",
-        ".a.0123abcd.old/x",
-        "a/.k.12.tmp.json",
-        ".b.0123abcd.tmp/x",
-        ".a.b.0123abcd.tmp/x",
-        "a/k",
-    ]
+    names = ".a.0123abcd.tmp/x .a.0123abcd.old/x a/.k.12.tmp.json .b.0123abcd.tmp/x .a.b.0123abcd.tmp/x a/k"
+    left = names.split()
     for name in left:
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -220,7 +190,6 @@ def test_a_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path
         )
 
 
-@pytest.mark.once
 @pytest.mark.parametrize(
     ("package", "arguments", "words"),
     [
@@ -228,12 +197,21 @@ def test_a_writer_removes_what_a_killed_one_left_and_nothing_else(tmp_path: Path
         ("dm_control", "data collect dm_control/cheetah-run", "pip install 'dm_control"),
         ("ray", "study run backends --quick --engine ray -o out", "on this machine"),
         ("huggingface_hub", "evaluate hf://a/b data", "pip install -U huggingface_hub"),
+        ("pyarrow", "data import log.parquet --id log-v0", f"is not installed: {pip_command('parquet')}\n"),
+        (
+            "stable_baselines3",
+            "policy train Pendulum-v1 -o agent",
+            f"is not installed: {pip_command('agents')}\n",
+        ),
     ],
 )
 def test_what_is_not_installed_is_named_in_one_line(
     command: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, package: str, arguments: str, words: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "log.parquet").write_bytes(b"PAR1")
+    (tmp_path / "log.toml").write_text('observation = ["a"]')
+    before = sorted(tmp_path.iterdir())
     if package:
         for name in [package, *(name for name in sys.modules if name.startswith(f"{package}."))]:
             monkeypatch.setitem(sys.modules, name, None)
@@ -242,9 +220,9 @@ def test_what_is_not_installed_is_named_in_one_line(
     code, _, err = command(*arguments.split())
     assert (code in (1, 2), errors(err)) == (True, 1), err
     assert words in err
+    assert sorted(tmp_path.iterdir()) == before
 
 
-@pytest.mark.once
 @pytest.mark.parametrize("encoding", ["cp850", "ascii"])
 def test_a_terminal_with_few_letters(encoding: str) -> None:
     code = "import sys; from trajworld.cli.main import main; sys.exit(main(sys.argv[1:]))"
@@ -253,7 +231,6 @@ def test_a_terminal_with_few_letters(encoding: str) -> None:
     assert (done.returncode, "robot/snake-0" in done.stdout) == (0, True), done.stderr
 
 
-@pytest.mark.once
 @pytest.mark.slow
 def test_mutated_files_end_in_a_right_result_or_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.syspath_prepend(Path(__file__).parent / "campaigns")

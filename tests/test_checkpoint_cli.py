@@ -8,7 +8,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from fake_hub import FakeHub
 from model_file_fixtures import assert_equal
@@ -41,22 +40,6 @@ def trained(tmp_path: Path, plain_steps: Any) -> Path:
     """A finished run."""
     train(start_run(tmp_path / "run", config_for("pretrain", [store(tmp_path / "data")])))
     return tmp_path / "run"
-
-
-def test_a_published_checkpoint_becomes_a_model(goldens: Path, tmp_path: Path, run: Any) -> None:
-    """What the model computes is in test_interop_published.py."""
-    output = tmp_path / "models" / "model.keras"
-    named = ("--heads", 2, "--environment", "gymnasium/Toy-v0")
-    code, out, err = run("import", goldens / "trm_dynamics.pkl", "-o", output, *named, "--json")
-    assert code == 0, err
-    described = json.loads(out)
-    assert described["environment"] == "gymnasium/Toy-v0"
-    with np.load(goldens / "golden.npz") as golden:
-        assert described["sizes"]["blocks"] == golden["layers"]
-        np.testing.assert_array_equal(np.float32(described["support"]["upper"]), golden["max_values"])
-    assert described["history"]["imported"] == "trm_dynamics.pkl"
-    assert "keras" in described["history"]["versions"]
-    assert os.listdir(output.parent) == ["model.keras"]
 
 
 def test_show_prints_what_a_person_asks_for(tmp_path: Path, run: Any) -> None:
@@ -242,17 +225,3 @@ def test_mistakes_end_in_one_line_and_leave_nothing(
         code, out, err = run(*command)
         assert (code, out, err[:7], err.count("\n")) == (1, "", "Error: ", 1), (command, err)
     assert sorted(os.listdir()) == present
-
-
-def test_wrong_usage_of_a_good_checkpoint(goldens: Path, tmp_path: Path, run: Any) -> None:
-    source, output = goldens / "trm_dynamics.pkl", ("-o", tmp_path / "x.keras")
-    for wanted, said, arguments in (
-        (2, "--output", ["import", source]),
-        (2, "--heads", ["import", source, *output, "--heads", 0]),
-        (2, "multiple of its heads", ["import", source, *output, "--heads", 5]),
-        (2, "MODEL", ["show"]),
-    ):
-        code, out, err = run(*arguments)
-        assert (code, out) == (wanted, "")
-        assert said in err
-    assert os.listdir(tmp_path) == []

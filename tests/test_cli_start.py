@@ -72,17 +72,6 @@ def test_an_installation_without_a_backend_says_so_in_one_line(arguments: str) -
     ]
 
 
-def test_training_a_policy_asks_for_its_extra_before_it_writes_anything(
-    tmp_path: Path, command: Any, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in ("stable_baselines3", "torch"):
-        monkeypatch.setitem(sys.modules, name, None)
-    code, out, err = command("policy", "train", "InvertedPendulum-v5", "-o", tmp_path / "agent")
-    assert (code, out) == (1, "")
-    assert err == f"Error: stable_baselines3 is not installed: {pip_command('agents')}\n"
-    assert list(tmp_path.iterdir()) == []
-
-
 @pytest.mark.parametrize(
     ("arguments", "wanted", "message"),
     [

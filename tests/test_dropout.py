@@ -4,24 +4,11 @@ import numpy as np
 import pytest
 from keras import ops
 from numpy.typing import NDArray
+from numpy_reference import expected_mask
 
 from trajworld.models.dropout import dropout
 
 Bools = NDArray[np.bool_]
-
-
-def scramble(bits: NDArray[np.uint32]) -> NDArray[np.uint32]:
-    bits = (bits ^ (bits >> np.uint32(16))) * np.uint32(0x7FEB352D)
-    bits = (bits ^ (bits >> np.uint32(15))) * np.uint32(0x846CA68B)
-    return bits ^ (bits >> np.uint32(16))
-
-
-def expected_mask(shape: tuple[int, int], rate: float, seed: int, site: int) -> Bools:
-    """The hash in unsigned NumPy integers, which wrap by definition."""
-    start = np.array([seed], np.int64).astype(np.uint32) + np.uint32((site + 1) * 0x3C6EF35 % 2**32)
-    counter = np.arange(shape[0] * shape[1], dtype=np.uint32).reshape(shape)
-    bits = scramble(counter * np.uint32(0x9E3779B1) + scramble(start))
-    return (bits & np.uint32(0xFFFFFF)) >= round(rate * 2**24)
 
 
 def kept(shape: tuple[int, int], rate: float, seed: int, site: int) -> Bools:
@@ -45,6 +32,7 @@ def test_kept_values_are_scaled_in_their_dtype_and_the_others_zero() -> None:
         assert dropout(inputs, 0.5, None, 0) is dropout(inputs, 0.0, np.int32(1), 0) is inputs
 
 
+@pytest.mark.once
 def test_masks_of_neighbouring_sites_seeds_and_positions_are_unrelated() -> None:
     masks = {(seed, site): kept((256, 64), 0.5, seed, site) for seed in (10, 11) for site in (0, 1, 2)}
     flat = [np.where(mask, 1.0, -1.0).ravel() for mask in masks.values()]

@@ -5,15 +5,15 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import pytest
+from data_fixtures import own_support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trajworld.data.batch import Variates
 from trajworld.data.dataset import Dataset
-from trajworld.data.statistics import statistics, value_range
+from trajworld.data.statistics import statistics
 from trajworld.errors import TrajWorldError
 from trajworld.evaluation.open_loop import Foresight, fitting_horizon, open_loop_errors
-from trajworld.models.ranges import Support, training_support
 from trajworld.models.rollout import GivenActions, compile_rollout
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
@@ -25,11 +25,7 @@ def model() -> TrajWorld:
     return TrajWorld(TrajWorldSizes(blocks=1, width=16, heads=2, variates=10))
 
 
-def own_support(dataset: Dataset) -> Support:
-    return training_support(*value_range(dataset))
-
-
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(lengths=st.lists(st.integers(1, 40), min_size=1, max_size=6), horizon=st.integers(1, 60))
 def test_the_horizon_is_the_longest_that_a_tenth_of_the_transitions_can_start(
     memory_dataset: Callable[..., Dataset], lengths: list[int], horizon: int

@@ -57,7 +57,11 @@ def test_a_view_holds_both_kinds_of_prediction_of_the_same_rows(
         short = view_episode(dataset, episode, support, one_step, 20, foresight)
         assert len(short.real) == rows
         assert short.open_loop.steps.tolist() == list(range(1, rows))
-        assert pixels(pictures.trajectories(short, dataset, "a model")).std() > 0
+        panels = pictures.trajectories(short, dataset, "a model").axes
+        for axes, track in zip(panels[:2], (short.one_step, short.open_loop), strict=True):
+            real, predicted = (line.get_ydata() for line in axes.lines)
+            np.testing.assert_array_equal(real, short.real[:, 0])
+            np.testing.assert_array_equal(predicted, track.mean[:, 0])
     views = (view, view._replace(real=view.real + 1))
     drawn = [pixels(pictures.trajectories(shown, dataset, "a model")) for shown in views]
     assert min(drawn[0].shape[:2]) > 400
@@ -85,16 +89,23 @@ def test_episodes_that_are_drawn_are_long_ones(memory_dataset: Callable[..., Dat
 
 
 def test_bars_and_growth_are_drawn_for_odd_data_too(memory_dataset: Callable[..., Dataset]) -> None:
-    def drawn(dataset: Dataset) -> np.ndarray:
+    def drawn(dataset: Dataset) -> tuple[list[float], list[float], np.ndarray]:
+        """The errors, the lengths of the bars, and the picture."""
         errors = copy_last_row_errors(dataset)
-        return pixels(pictures.variate_errors(errors, [errors], "a model"))
+        figure = pictures.variate_errors(errors, [errors], "a model")
+        found = [one["normalised_mae"] for one in errors.variates.values()]
+        return found, [bar.get_width() for axes in figure.axes for bar in axes.patches], pixels(figure)
 
     # However many variates, a picture that fits on a screen.
-    assert drawn(memory_dataset([12], observations=80)).shape[0] < 1400
+    found, bars, picture = drawn(memory_dataset([12], observations=80))
+    assert bars == sorted(found, reverse=True)[:20]
+    assert picture.shape[0] < 1400
     dataset = memory_dataset([12], observations=1)
-    assert drawn(dataset).std() > 0
+    found, bars, _ = drawn(dataset)
+    assert bars == sorted(found, reverse=True)
     dataset.rows[:] = 3.0
     assert copy_last_row_errors(dataset).still == ("observation 0", "reward")
-    assert drawn(dataset).std() > 0
+    assert drawn(dataset)[:2] == ([None, None], [])
     errors = OpenLoopErrors("d", "e", "given", 1, 1, (0.1,), (0.1,), (0.1,), (0.2,))
-    assert pixels(pictures.growth(errors, "a model")).std() > 0
+    (axes,) = pictures.growth(errors, "a model").axes
+    assert [line.get_ydata().tolist() for line in axes.lines] == [[0.1], [0.2]]

@@ -83,7 +83,7 @@ TREES = st.recursive(
 
 
 @given(TREES, st.sampled_from(PROTOCOLS))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 def test_any_value_comes_back(tmp_path_factory: Any, value: Any, protocol: int) -> None:
     data = pickle.dumps(value, protocol)
     assert_same(read_bytes(tmp_path_factory.getbasetemp(), data), pickle.loads(data))
@@ -237,7 +237,7 @@ def test_cut_anywhere(tmp_path: Path, protocol: int) -> None:
 
 
 @given(st.data())
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=600)
 def test_changed_bytes_give_an_inert_value_or_an_error(tmp_path_factory: Any, data: st.DataObject) -> None:
     content = bytearray(pickle.dumps(SAMPLE, data.draw(st.sampled_from(PROTOCOLS))))
     for position in data.draw(st.lists(st.integers(0, len(content) - 1), min_size=1, max_size=4)):

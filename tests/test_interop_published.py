@@ -1,6 +1,7 @@
 """Published checkpoints: recorded outputs, sizes inferred from the weights, our names for them, damage refused."""
 
 import functools
+import os
 import pickle
 from collections.abc import Callable
 from pathlib import Path
@@ -75,7 +76,9 @@ def test_cached_decoding(model: TrajWorld, golden: dict[str, Array], known: Vari
 def test_the_baseline(goldens: Path, golden: dict[str, Array], known: Variates, tmp_path: Path) -> None:
     path = tmp_path / "model.keras"
     assert main(["checkpoint", "import", str(goldens / "tdm_dynamics.pkl"), "-o", str(path)]) == 0
+    assert os.listdir(tmp_path) == ["model.keras"]
     baseline = load_model(path)
+    assert baseline.identity.history["imported"] == "tdm_dynamics.pkl"
     assert (baseline.kind, baseline.sizes.window) == ("tdm", golden["values"].shape[1])
     logits = compiled(baseline, baseline)(golden["values"], golden["time_mask"], known)
     assert_real_rows_close(logits, golden, "tdm_logits")
@@ -207,6 +210,7 @@ DAMAGE: dict[str, tuple[Callable[[Any], Any], str]] = {
 }
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("case", DAMAGE)
 def test_damaged_weights(tmp_path: Path, case: str) -> None:
     change, message = DAMAGE[case]
@@ -218,6 +222,7 @@ def test_damaged_weights(tmp_path: Path, case: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("low", "high", "message"),
     [
@@ -235,6 +240,7 @@ def test_damaged_ranges(tmp_path: Path, low: Any, high: Any, message: str) -> No
         import_published(write(tmp_path, tree_of(), low, high), heads=2)
 
 
+@pytest.mark.once
 def test_other_pickles_and_wrong_heads(tmp_path: Path) -> None:
     path = tmp_path / "other.pkl"
     for content in ([], 3, {}, {"params": {}}, {"params": {}, "min_values": 0, "max_values": 1}):
@@ -246,6 +252,7 @@ def test_other_pickles_and_wrong_heads(tmp_path: Path) -> None:
             import_published(write(tmp_path, tree_of()), heads=heads)
 
 
+@pytest.mark.once
 def test_weights_that_share_their_memory(tmp_path: Path) -> None:
     # One block of bytes under a thousand names costs the file little and would cost the copies a gigabyte.
     block = np.zeros(1 << 18, "f4")

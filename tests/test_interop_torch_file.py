@@ -264,20 +264,9 @@ def test_files_of_torch_equal_what_it_reads(tmp_path: Path) -> None:
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
     big = torch.randn(5, 6, 7)
+    kinds = "float16 float32 float64 int8 int16 int32 int64 uint8 bool bfloat16"
     value: dict[str, Any] = {
-        name: (20 * torch.randn(3, 4)).to(getattr(torch, name))
-        for name in [
-            "float16",
-            "float32",
-            "float64",
-            "int8",
-            "int16",
-            "int32",
-            "int64",
-            "uint8",
-            "bool",
-            "bfloat16",
-        ]
+        name: (20 * torch.randn(3, 4)).to(getattr(torch, name)) for name in kinds.split()
     }
     value |= {
         "turned": big.transpose(0, 2),

@@ -24,7 +24,6 @@ from trajworld.models.mlp_ensemble import MLPEnsemble
 from trajworld.models.sizes import EnsembleSizes
 
 SIZES = EnsembleSizes(members=3, elites=2, layers=2, width=8, observations=5, actions=3)
-RNG = np.random.default_rng(0)
 
 
 def ensemble() -> MLPEnsemble:
@@ -81,12 +80,13 @@ def by_hand(model: MLPEnsemble, row: np.ndarray, acts: bool = True) -> tuple[np.
 
 
 def rows(count: int) -> np.ndarray:
+    """Rows and those that follow them, ``[2, count, 6]``."""
     known = variates()
-    return RNG.uniform(known.lower, known.upper, (count, 6)).astype(np.float32)
+    return np.random.default_rng(0).uniform(known.lower, known.upper, (2, count, 6)).astype(np.float32)
 
 
 def test_a_masked_reward_changes_nothing_else() -> None:
-    model, values = ensemble(), np.stack([rows(5), rows(5)], axis=1)
+    model, values = ensemble(), np.stack(rows(5), axis=1)
     run = active_backend().compile(lambda batch: model.predict(batch), model)
     whole, masked = (
         [ops.convert_to_numpy(part)[:, :3] for part in run(Batch(values, np.ones((5, 2), np.float32), known))]
@@ -98,7 +98,7 @@ def test_a_masked_reward_changes_nothing_else() -> None:
 
 @pytest.mark.parametrize("padding", [0, 2])
 def test_predictions_are_those_of_a_plain_forward_pass(padding: int) -> None:
-    model, before, after = ensemble(), rows(5), rows(5)
+    model, (before, after) = ensemble(), rows(5)
     model.choose_elites(np.array([0.3, 0.1, 0.2]))
     means, stds = by_hand(model, before)
     means, stds = means[1:], stds[1:]
@@ -114,7 +114,7 @@ def test_predictions_are_those_of_a_plain_forward_pass(padding: int) -> None:
 
 @pytest.mark.parametrize("recorded", [True, False])
 def test_without_an_action_the_reward_is_one_more_observation(recorded: bool) -> None:
-    model, values = ensemble(), np.stack([rows(5), rows(5)], axis=1)
+    model, values = ensemble(), np.stack(rows(5), axis=1)
     model.adapt([np.full(4, 0.4)], [np.full(4, 0.2)], [(3, 0)])
     values[:, :, 4:] = 0
     known = Variates(
@@ -132,7 +132,7 @@ def test_without_an_action_the_reward_is_one_more_observation(recorded: bool) ->
 
 
 def test_the_loss_is_its_definition() -> None:
-    model, before, after = ensemble(), rows(6), rows(6)
+    model, (before, after) = ensemble(), rows(6)
     means, stds = by_hand(model, before)
     known = variates()
     weights = {w.path.rpartition("/")[2]: np.asarray(w, np.float64) for w in model.weights}
@@ -156,10 +156,11 @@ def test_the_loss_is_its_definition() -> None:
 
 
 def test_a_bootstrap_sample_is_a_function_of_the_row() -> None:
-    model, many = ensemble(), RNG.normal(size=(4000, 12)).astype(np.float32)
+    model, rng = ensemble(), np.random.default_rng(0)
+    many = rng.normal(size=(4000, 12)).astype(np.float32)
     run = active_backend().compile(lambda rows: model._bootstrap(rows), model)
     counts = ops.convert_to_numpy(run(many))
-    shuffled = RNG.permutation(4000)
+    shuffled = rng.permutation(4000)
     own = float(ops.convert_to_numpy(model.sampling))
     model.sampling.assign(own + 1)
     others = ops.convert_to_numpy(run(many))
@@ -249,10 +250,10 @@ def test_it_is_pretrained_on_robots_of_several_sizes_and_resumed(tmp_path: Path)
 
 
 def test_members_are_models_of_their_own() -> None:
-    model, before = ensemble(), rows(5)
+    model, (before, after) = ensemble(), rows(5)
     model.choose_elites(np.array([0.3, 0.1, 0.2]))
     means, stds = by_hand(model, before)
-    values = np.stack([before, rows(5)], axis=1)
+    values = np.stack([before, after], axis=1)
     alone = model.alone()
     assert len(alone) == 2
     for one, mean, std in zip(alone, means[1:], stds[1:], strict=True):

@@ -18,6 +18,8 @@ from trajworld.errors import TrajWorldError
 from trajworld.models.files import describe_model, load_model
 from trajworld.models.trajworld import TrajWorld
 
+pytestmark = pytest.mark.once
+
 
 def changed(value: Any, *path: str) -> Callable[[dict[str, Any]], None]:
     """The change of a configuration that puts a value at ``path``."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import keras
 import numpy as np
 import pytest
+from data_fixtures import own_support
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -21,7 +22,7 @@ from trajworld.evaluation.one_step import (
     support_for,
 )
 from trajworld.models.identity import Identity
-from trajworld.models.ranges import Support, training_support
+from trajworld.models.ranges import Support
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 
@@ -37,10 +38,6 @@ def model() -> TrajWorld:
 @pytest.fixture
 def dataset(memory_dataset: Callable[..., Dataset]) -> Dataset:
     return memory_dataset([1, 30, 4, 22])
-
-
-def own_support(dataset: Dataset) -> Support:
-    return training_support(*value_range(dataset))
 
 
 def every_window(dataset: Dataset, length: int = 20) -> list[tuple[np.ndarray, np.ndarray]]:
@@ -95,7 +92,8 @@ def test_model_errors_equal_a_loop_over_windows(model: TrajWorld, dataset: Datas
     assert [found.table[name]["std"] for name in names] == pytest.approx(std)
 
 
-@settings(max_examples=25, deadline=None)
+@pytest.mark.once
+@settings(max_examples=25)
 @given(
     lengths=st.lists(st.integers(1, 30), min_size=1, max_size=4),
     batch_size=st.integers(1, 40),
@@ -117,7 +115,8 @@ def test_a_prediction_off_by_a_constant_errs_by_that_constant(
     assert found.table["all"]["normalised_mae"] == pytest.approx(scaled, abs=1e-9)
 
 
-@settings(max_examples=15, deadline=None)
+@pytest.mark.once
+@settings(max_examples=15)
 @given(batch_size=st.integers(1, 70), limit=st.integers(1, 80), seed=st.integers(0, 5))
 def test_batch_size_changes_nothing_and_a_draw_depends_on_its_seed_alone(
     memory_dataset: Callable[..., Dataset], batch_size: int, limit: int, seed: int
@@ -129,6 +128,7 @@ def test_batch_size_changes_nothing_and_a_draw_depends_on_its_seed_alone(
     assert found.table["all"]["mse"] == pytest.approx(again.table["all"]["mse"])
 
 
+@pytest.mark.once
 def test_copying_the_last_row_equals_a_loop_and_still_variates_are_left_out(dataset: Dataset) -> None:
     dataset.rows[:, 1] = 7.25
     found = copy_last_row_errors(dataset, batch_size=7)
@@ -158,6 +158,7 @@ def test_broken_weights_and_bad_numbers_end_in_one_line(dataset: Dataset) -> Non
         prediction_errors(broken, dataset, support=Support(np.zeros(3, np.float32), np.ones(3, np.float32)))
 
 
+@pytest.mark.once
 def test_a_model_of_one_environment_uses_its_own_ranges(memory_dataset: Callable[..., Dataset]) -> None:
     train, test = memory_dataset([40]), memory_dataset([25], seed=1)
     identity = Identity(own_support(train), "gymnasium/Made-Up", 3, 2)
@@ -170,6 +171,7 @@ def test_a_model_of_one_environment_uses_its_own_ranges(memory_dataset: Callable
         support_for(TrajWorld(SIZES), memory_dataset([9], observations=12))
 
 
+@pytest.mark.once
 def test_a_pretrained_model_reads_unseen_data_over_their_range_or_that_of_given_data(
     memory_dataset: Callable[..., Dataset],
 ) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.stats import t
@@ -48,7 +48,6 @@ values = arrays(np.float64, 7, elements=st.integers(-50, 50).map(float), unique=
 
 
 @pytest.mark.once
-@settings(deadline=None)
 @given(values)
 def test_the_truth_itself_is_perfect(truth: np.ndarray) -> None:
     found = ope_metrics(truth, truth)
@@ -59,7 +58,6 @@ def test_the_truth_itself_is_perfect(truth: np.ndarray) -> None:
 
 
 @pytest.mark.once
-@settings(deadline=None)
 @given(values, values, st.floats(0.1, 10), st.floats(-5, 5))
 def test_metrics_follow_scale_and_shift(truth: np.ndarray, estimate: np.ndarray, a: float, b: float) -> None:
     found, moved = ope_metrics(estimate, truth), ope_metrics(a * estimate + b, a * truth + b)

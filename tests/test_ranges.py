@@ -25,11 +25,13 @@ from trajworld.models.ranges import Support, pretraining_support, training_suppo
 from trajworld.training.loop import train
 from trajworld.training.run import start_run
 
+pytestmark = pytest.mark.once
+
 FLOATS = st.floats(-(2.0**100), 2.0**100, width=32, allow_subnormal=False)
 ENDS = st.lists(st.tuples(FLOATS, FLOATS).map(sorted), min_size=1, max_size=5)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(ENDS)
 def test_every_range_is_valid_holds_its_values_and_survives_json(ends: list[list[float]]) -> None:
     low, high = (np.array(column, np.float32) for column in zip(*ends, strict=True))

@@ -128,6 +128,7 @@ def data(tmp_path: Path) -> Dataset:
     return motion(tmp_path / "data")
 
 
+@pytest.mark.once
 def test_through_the_command_line(tmp_path: Path, data: Dataset, command: Any) -> None:
     run = tmp_path / "run"
     assert command("train", data.path, "--model", "linear", "-o", run)[0] == 0

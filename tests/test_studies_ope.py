@@ -109,8 +109,10 @@ def test_the_study_runs_and_repeats_its_tables(
     model = tmp_path / "tiny.keras"
     save_model(new_model(kind_of("trajworld").preset("tiny"), Identity()), model)
     plan = ["--datasets", data.path, "--policies", tmp_path / "policies", "--model", model, "--steps", "8"]
-    plan += "--batch-size 4 --ensemble-steps 10 --iterations 5 --seeds 1 --horizon 20".split()
-    plan += "--discount 0.9 --states 8 --episodes 4".split()
+    more = (
+        "--batch-size 4 --ensemble-steps 10 --iterations 5 --seeds 1 --horizon 20 --discount 0.9 --states 8"
+    )
+    plan += [*more.split(), "--episodes", "4"]
     code, _, err = command("study", "run", "ope", *plan, "-o", tmp_path / "out", "--workers", "1")
     assert code == 0, err
     table = pd.read_csv(tmp_path / "out" / "table.csv")

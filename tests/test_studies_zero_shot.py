@@ -10,7 +10,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from training_fixtures import config_for, plain_steps, store
+from training_fixtures import config_for, store
 
 from trajworld.charts import Look
 from trajworld.collect.corpus_table import PRETRAIN, UNSEEN, read_table
@@ -32,8 +32,6 @@ from trajworld.training.run import start_run
 from trajworld.weights import shipped_models
 
 pytestmark = pytest.mark.once
-
-__all__ = ["plain_steps"]
 
 SIZES = TrajWorldSizes(blocks=1, width=16, heads=2, variates=12)
 CONTEXTS = [1, 6, 19]

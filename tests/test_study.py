@@ -1,6 +1,7 @@
 """The study machine: keys, the store, engines, failures, kills, tables and the report."""
 
 import json
+import math
 import os
 import random
 import shutil
@@ -18,12 +19,13 @@ from study_cells import Powers, power
 from trajworld.charts import Look
 from trajworld.errors import TrajWorldError
 from trajworld.files import one_writer
+from trajworld.studies import STUDIES
 from trajworld.study import report
 from trajworld.study.cells import Cell, Result, Store
 from trajworld.study.report import read_report, write_report
 from trajworld.study.run import LocalEngine, RayEngine, known_cells, origins, run_study
 from trajworld.study.tables import bootstrap, interval, markdown, over_seeds, terminal, texts
-from trajworld.text import number
+from trajworld.text import duration, number
 
 pytestmark = pytest.mark.once
 
@@ -208,3 +210,16 @@ def test_a_report_of_no_study_is_refused_in_one_line(tmp_path, command, name):
 def test_numbers_are_shown_as_they_are_rounded():
     shown = [number(value) for value in (999.4, 999.7, -999.6, 1234.0, 0.12345, 999_999.7)]
     assert shown == ["999", "1,000", "-1,000", "1,234", "0.123", "1.00e+06"]
+    assert [number(value) for value in (None, 0, -0.0)] == ["–", "0", "0"]
+    assert number(math.nan) == number(-math.inf) == "not finite"
+
+
+def test_durations_are_shown_as_they_are_rounded():
+    shown = [duration(seconds) for seconds in (0.44, 59.4, 59.6, 200, 3599.7, 7500, math.inf)]
+    assert shown == ["0.4 s", "59 s", "1 min 0 s", "3 min 20 s", "1 h 0 min", "2 h 5 min", "unknown"]
+
+
+def test_the_studies_are_listed_with_a_sentence_each(command):
+    lines = command("study", "list")[1].splitlines()
+    assert [line.split()[0] for line in lines] == list(STUDIES)
+    assert all(line.endswith(".") and len(line.split()) > 3 for line in lines)

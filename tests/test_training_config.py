@@ -194,7 +194,7 @@ OPTIONS = {
 }
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
 @given(st.sampled_from(["pretrain", "train"]), st.sampled_from(PRESETS), st.fixed_dictionaries(OPTIONS))
 def test_what_is_written_reads_back_equal(tmp_path: Path, kind: Any, preset: str, options: Any) -> None:
     config = resolve_config(kind, preset=preset, options=options)

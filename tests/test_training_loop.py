@@ -9,15 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from training_fixtures import SIZES, PlainStep, config_for, data, plain_steps, weights_of
+from training_fixtures import SIZES, PlainStep, config_for, weights_of
 
 from trajworld.errors import TrajWorldError
 from trajworld.training import loop
 from trajworld.training.loop import Report, step_seed, train
 from trajworld.training.record import read_metrics
 from trajworld.training.run import Run, resume_run, start_run
-
-__all__ = ["data", "plain_steps"]
 
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("plain_steps")]
 

@@ -1,22 +1,17 @@
-"""The loss against a loop over windows, rows and variates in NumPy, and that training lowers it."""
+"""The loss against a loop over windows, rows and variates in NumPy."""
 
 import math
 import random
-from pathlib import Path
 
 import numpy as np
 import pytest
 from keras import ops
-from training_fixtures import config_for, store
 
 from trajworld.backend import active_backend
 from trajworld.data.batch import Batch, Variates
-from trajworld.errors import TrajWorldError
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
-from trajworld.training.loop import mean_loss, train
-from trajworld.training.record import read_metrics
-from trajworld.training.run import start_run
+from trajworld.training.loop import mean_loss
 
 BINS = 16
 
@@ -78,23 +73,3 @@ def test_the_loss_is_that_of_a_plain_loop(kind: str) -> None:
     values[mask == 0] = -55.0
     values[:, -1, 3] = 9.0
     assert float(run(Batch(values, mask, variates))[0]) == pytest.approx(loss, rel=1e-5)
-
-
-OFTEN = {"log_every": 10, "evaluate_every": 40, "checkpoint_every": 40, "batch_size": 16}
-
-
-@pytest.mark.slow
-def test_training_learns(tmp_path: Path) -> None:
-    data = store(tmp_path / "data", [40] * 6)
-    train(start_run(tmp_path / "run", config_for("train", [data], steps=80, learning_rate=3e-2, **OFTEN)))
-    losses = [row["loss"] for row in read_metrics(tmp_path / "run")]
-    assert losses[0] == pytest.approx(np.log(16), abs=0.7)
-    assert losses[-1] < losses[0] - 0.5
-
-
-def test_a_rate_that_is_far_too_high_is_one_line(tmp_path: Path) -> None:
-    data = store(tmp_path / "data", [40] * 6)
-    wild = config_for("train", [data], steps=80, learning_rate=1e30, **OFTEN)
-    with pytest.raises(TrajWorldError, match="lower learning rate") as caught:
-        train(start_run(tmp_path / "wild", wild))
-    assert "\n" not in str(caught.value)

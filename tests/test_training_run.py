@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import tomli_w
-from training_fixtures import SIZES, config_for, data, plain_steps, store, weights_of
+from training_fixtures import SIZES, config_for, store, weights_of
 
 from trajworld.backend import active_backend
 from trajworld.data.store import open_store
@@ -25,8 +25,6 @@ from trajworld.training.optimizer import learning_rate
 from trajworld.training.record import read_metrics, read_record
 from trajworld.training.run import resume_run, start_run
 from trajworld.versions import versions
-
-__all__ = ["data", "plain_steps"]
 
 
 @pytest.fixture

@@ -8,14 +8,14 @@ import keras
 import numpy as np
 import pytest
 from keras import ops
-from numpy_reference import Array, Reference, known_variates, numpy, weights_of_model, windows
+from numpy_reference import Array, FlatReference, Reference, known_variates, numpy, weights_of_model, windows
 
 from trajworld.backend import active_backend
 from trajworld.data.batch import Variates
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.identity import Identity
 from trajworld.models.interface import MODELS, new_model
-from trajworld.models.sizes import TrajWorldSizes, TransformerSizes
+from trajworld.models.sizes import TDMSizes, TrajWorldSizes, TransformerSizes
 from trajworld.models.trajworld import TrajWorld
 
 SIZES = TrajWorldSizes(blocks=2, width=8, heads=2, window=6, bins=16, variates=12, dropout=0.2)
@@ -93,17 +93,20 @@ def test_mixed_precision_computes_in_bfloat16_but_reads_raw_values_in_float32() 
     assert error.mean() < 0.2 * np.abs(other - reference).mean()
 
 
-def test_dropout_is_a_function_of_the_seed(model: TrajWorld, predict: Callable[..., Array]) -> None:
-    variates = known_variates(3, 2)
+@pytest.mark.parametrize(
+    ("sizes", "reference"),
+    [
+        (SIZES, Reference),
+        (TDMSizes(blocks=2, width=8, heads=2, window=6, bins=16, dropout=0.2), FlatReference),
+    ],
+)
+def test_dropout_is_the_definition(sizes: TransformerSizes, reference: type[Reference]) -> None:
+    model, variates = randomised(sizes), known_variates(3, 2)
     values, time_mask = windows(variates)
     compiled = active_backend().compile(lambda *arrays: model(*arrays[:3], seed=arrays[3]), model)
-
-    def with_seed(seed: int) -> Array:
-        return numpy(compiled(values, time_mask, variates, np.int32(seed)))
-
-    np.testing.assert_array_equal(with_seed(3), with_seed(3))
-    assert np.abs(with_seed(3) - with_seed(4)).max() > 1e-2
-    assert np.abs(with_seed(3) - predict(values, time_mask, variates)).max() > 1e-2
+    found = numpy(compiled(values, time_mask, variates, np.int32(3)))
+    expected = reference(sizes, weights_of_model(model), 3)(values, time_mask, variates)
+    np.testing.assert_allclose(found[time_mask > 0], expected[time_mask > 0], atol=2e-4)
 
 
 def test_presets_are_as_large_as_they_say_and_initialised_as_defined() -> None:

@@ -110,6 +110,11 @@ def plain_steps(monkeypatch: pytest.MonkeyPatch) -> type[PlainStep]:
     return PlainStep
 
 
+def newest(run: Path) -> int:
+    """The step of a run's newest checkpoint, 0 before the first."""
+    return max((int(item.name[5:]) for item in run.glob("checkpoints/step-*")), default=0)
+
+
 def weights_of(path: Path) -> list[np.ndarray]:
     """The weights in a model file."""
     from trajworld.models.files import load_model

@@ -3,7 +3,6 @@
 import importlib.util
 import json
 import pickle
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -13,7 +12,6 @@ import numpy as np
 import test_data_robot_logs as logs
 import test_data_tables as tables
 import test_policies_import as policies
-import test_studies_transfer as transfer
 from data_fixtures import d4rl_file, minari_dataset
 from test_data_resolve import unitraj_folder
 from test_interop_pickle import assert_inert
@@ -21,37 +19,22 @@ from test_interop_published import tree_of
 from torch_fixtures import torch_file
 from training_fixtures import config_for, store
 
-from trajworld.card.card import write_card
-from trajworld.cli.study import report
-from trajworld.collect.corpus import member_of, plan_corpus
-from trajworld.collect.corpus_summary import describe_corpus
-from trajworld.collect.corpus_table import read_table
 from trajworld.data.account import Account
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import local_datasets
 from trajworld.data.resolve import converted_stores, open_dataset
-from trajworld.data.statistics import compute_statistics, statistics
-from trajworld.data.store import open_store
 from trajworld.data.summary import summarise
 from trajworld.data.unitraj import unitraj_range
 from trajworld.interop.published import import_published
 from trajworld.interop.restricted_pickle import read_pickle
 from trajworld.models.files import describe_model, load_model
 from trajworld.policies.files import read_policy, save_policy
-from trajworld.study.cells import Store
-from trajworld.study.report import write_report
-from trajworld.study.run import known_cells, origins, run_study
-from trajworld.training.config import resolve_config, write_config
 from trajworld.training.loop import train
 from trajworld.training.picture import draw_losses
 from trajworld.training.record import MetricsLog, read_metrics
 from trajworld.training.run import resume_run, start_run
 
 CANARY, ID = 12345.0, "hopper/a-v0"
-TABLE = """environment,source,M,role,weight,size,behaviour,search,variants
-gymnasium/Pendulum-v1,pendulum,5,pre-train,1,1,ou,0.5,g=5.0 g=7.0
-robot/snake-3,snake,20,unseen,2,0.5,mixed,0,
-"""
 RNG = np.random.default_rng(0)
 EPISODES = [
     Episode(RNG.normal(1, 1, (n + 1, 3)).astype("f4"), RNG.uniform(-1, 1, (n, 2)), RNG.normal(size=n), n > 7)
@@ -72,7 +55,7 @@ def transitions(rows: np.ndarray, offsets: np.ndarray, size: int) -> np.ndarray:
 
 
 def check(dataset: Any, real: np.ndarray) -> None:
-    """The dataset holds transitions of the file, in their order; its account and statistics are right."""
+    """The dataset holds transitions of the file, in their order; its account is right."""
     found = transitions(np.asarray(dataset.rows), dataset.episode_offsets, dataset.observation_size)
     left, account = (
         iter(real.tolist()),
@@ -82,9 +65,6 @@ def check(dataset: Any, real: np.ndarray) -> None:
     assert (account.kept, account.episodes) == (len(found), dataset.num_episodes)
     assert account.transitions == len(real) or account.notes, "transitions were lost without a word"
     assert not (found == CANARY).any()
-    direct = compute_statistics(dataset, np.ones(dataset.num_episodes, bool))
-    for name, values in vars(statistics(dataset)).items():
-        np.testing.assert_array_equal(values, getattr(direct, name))
     json.dumps(summarise(dataset))
 
 
@@ -120,9 +100,9 @@ def read_unitraj(folder: Path, path: Path) -> None:
     assert (low <= high).all()
 
 
-def make_minari(folder: Path, dataset_id: str = ID) -> Path:
+def make_minari(folder: Path) -> None:
     with patch.dict("os.environ", MINARI_DATASETS_PATH=str(folder / "minari")):
-        return minari_dataset(dataset_id, EPISODES) / "data/metadata.json"
+        minari_dataset(ID, EPISODES)
 
 
 def read_minari(folder: Path, path: Path) -> None:
@@ -229,69 +209,6 @@ def read_pickles(folder: Path, path: Path) -> None:
         assert all(np.isfinite(one).all() and one.dtype == np.float32 for one in model.get_weights())
 
 
-def make_config(folder: Path) -> None:
-    options = {"datasets": [{"spec": "a", "weight": 2.0}, {"spec": "b"}]}
-    write_config(resolve_config("pretrain", preset="tiny", options=options), folder / "c.toml")
-
-
-def read_config(folder: Path, path: Path) -> None:
-    found = resolve_config("pretrain", file=path)
-    write_config(found, folder / "again.toml")
-    assert resolve_config("pretrain", file=folder / "again.toml") == found
-
-
-def make_corpus(folder: Path) -> None:
-    (folder / "table.csv").write_text(TABLE)
-    members = []
-    for row in read_table(folder / "table.csv"):
-        job = plan_corpus("none", [row], 600, 0)[0][0]
-        members.append(asdict(member_of("corpus", row)))
-        file = make_minari(folder, members[-1]["dataset_id"])
-        held = {"num_variates": 6, "terminated": 0, "coverage": 0.5, "behaviours": {"ou": 30}}
-        held["recipe"] = job.recipe
-        file.write_text(json.dumps(json.loads(file.read_text()) | {"corpus": held}))
-    (folder / "minari/corpus/corpus.json").write_text(json.dumps({"datasets": members}))
-
-
-def read_corpus(folder: Path, path: Path) -> None:
-    rows = read_table(folder / "table.csv")
-    plan_corpus("corpus", rows, 600, 0)
-    json.dumps([describe_corpus("corpus"), *(row.environments for row in rows)])
-    assert np.isfinite([[row.weight, row.size, row.search] for row in rows]).all()
-
-
-def study_in(folder: Path) -> Any:
-    study, data = replace(transfer.STUDY), open_store(folder / "data")
-    model = transfer.Pretrained(Path("model.keras"), "digest", transfer.TINY)
-    both = transfer.StudyData(transfer.ENVIRONMENT, data, data)
-    vars(study).update(_data={transfer.ENVIRONMENT: both}, _model=model)
-    return study
-
-
-def tables_of(study: Any, table: Any) -> dict[str, str]:
-    return {title: one.to_json() for title, one in study.tables(table).items()}
-
-
-def make_study(folder: Path) -> None:
-    store(folder / "data", lengths=(9, 7, 8, 9, 6, 9, 5, 8))
-    study = study_in(folder)
-    table = transfer.table_of(study, folder, transfer.AnsweringEngine())
-    write_report(study, table, folder / "report", {"seconds": 3.0, "backend": "jax"})
-    (folder / "tables.json").write_text(json.dumps(tables_of(study, table)))
-
-
-def read_cells(folder: Path, path: Path) -> None:
-    study, cells = study_in(folder), Store(folder / "cells")
-    assert run_study(study, cells, engine := transfer.AnsweringEngine()) == engine.ran == []
-    json.dumps(origins(study, cells))
-    found = tables_of(study, cells.table(known_cells(study, cells)))
-    assert found == json.loads((folder / "tables.json").read_text())
-
-
-def read_report(folder: Path, path: Path) -> None:
-    report.callback(folder / "report", as_json=True)  # type: ignore[misc]
-
-
 # By name: how the good files are made, which of them are mutated, how one is read, and the share of the campaign.
 READERS: dict[str, Any] = {
     "d4rl": (make_d4rl, "*.hdf5", read_d4rl, 2),
@@ -300,17 +217,7 @@ READERS: dict[str, Any] = {
     "store": (make_store, "home/stores/a/*", read_store, 2),
     "model": (make_run, "run/last.keras", read_model, 2),
     "run": (make_run, "run/*.json* run/*.toml run/checkpoints/*12/*", read_run, 2),
-    "card": (
-        make_run,
-        "run/*.json* run/*.toml run/best.keras",
-        lambda at, _: write_card(at / "run", at / "c.md"),
-        1,
-    ),
     "pickles": (make_pickles, "*.pkl", read_pickles, 2),
-    "config": (make_config, "c.toml", read_config, 1),
-    "corpus": (make_corpus, "*.csv minari/corpus/*.json minari/corpus/*/*/data/*.json", read_corpus, 1),
-    "cells": (make_study, "cells/*.json", read_cells, 1),
-    "report": (make_study, "report/*.csv report/*.json", read_report, 0.5),
     "tables": (make_table, "log.*", read_log, 1),
     "policies": (make_policies, "*.*", read_a_policy, 1),
     "logs": (make_logs, "*.* new/*/*.* new/*/*/*.* old/*/*.* old/*/*/*.*", read_log, 1),
