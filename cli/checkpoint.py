@@ -96,15 +96,7 @@ def list_(*, as_json: Json = False) -> None:
     for one in models:
         one |= {"environments": len(_environments(one)), "steps": one["history"].get("step")}
         one["card"] = "yes" if one["card"] else "no"
-    columns = {
-        "name": "{}",
-        "parameters": "{:,}",
-        "bytes": "{:,}",
-        "environments": "{}",
-        "steps": "{:,}",
-        "card": "{}",
-    }
-    print_records(models, columns)
+    print_records(models, ("name", "parameters", "bytes", "environments", "steps", "card"))
 
 
 @checkpoint.command()

@@ -120,8 +120,8 @@ def collect(
 
 
 def _print_finished(finished: list[dict[str, Any]]) -> None:
-    counts = {"dataset": "{}", "episodes": "{:,}", "transitions": "{:,}"}
-    print_records(finished, counts | {"mean_length": "{:.1f}", "mean_return": "{:.2f}", "seconds": "{:.1f}"})
+    means = {"mean_length": "{:.1f}", "mean_return": "{:.2f}", "seconds": "{:.1f}"}
+    print_records(finished, ("dataset", "episodes", "transitions", *means), **means)
     _warn_unstable(finished)
 
 
@@ -219,20 +219,14 @@ def corpus(name: str = DEFAULT_NAME, *, output: Picture | None = None, as_json: 
         draw_corpus(name, entries, output)
     if as_json:
         return print_json({"name": name, "entries": entries, "missing": missing})
-    columns = {"environment": "{}", "role": "{}", "share": "{:.2%}", "M": "{}", "transitions": "{:,}"}
-    columns |= {
-        "episodes": "{:,}",
-        "mean_length": "{:.0f}",
-        "terminated": "{:,}",
-        "coverage": "{:.2f}",
-        "mix": "{}",
-    }
+    columns = ["environment", "role", "share", "M", "transitions", "episodes", "mean_length", "terminated"]
+    columns += ["coverage", "mix"]
     rows = []
     for entry in entries:
         share = {"share": entry["weight"]} if entry["role"] == PRETRAIN else {}
         mix = " ".join(f"{kind} {part:.0%}" for kind, part in entry["behaviours"].items())
         rows.append({**entry, **share, "M": entry["variates"], "mix": mix})
-    print_records(rows, columns)
+    print_records(rows, columns, share="{:.2%}", mean_length="{:.0f}", coverage="{:.2f}")
     for role in ROLES:
         if of_role := [entry for entry in entries if entry["role"] == role]:
             click.echo(
@@ -260,16 +254,19 @@ def _list(rows: list[Row], name: str, as_json: bool) -> None:
         entry["variates"] = entry.pop("num_variates")
     if as_json:
         return print_json(entries)
-    columns = {
-        "environment": "{}",
-        "source": "{}",
-        "variates": "{}",
-        "role": "{}",
-        "weight": "{:g}",
-        "size": "{:g}",
-    }
+    columns = (
+        "environment",
+        "source",
+        "variates",
+        "role",
+        "weight",
+        "size",
+        "behaviour",
+        "search",
+        "variants",
+    )
     shown = [{**entry, "variants": " ".join(entry["variants"])} for entry in entries]
-    print_records(shown, columns | {"behaviour": "{}", "search": "{:g}", "variants": "{}"})
+    print_records(shown, columns, **dict.fromkeys(("weight", "size", "search"), "{:g}"))
     sizes = len({row.num_variates for row in rows})
     counts = ", ".join(f"{sum(row.role == role for row in rows)} {role}" for role in ROLES)
     click.echo(f"{len(rows)} environments ({counts}) of {sizes} different M")
@@ -329,6 +326,6 @@ def collect_suite(
 
 
 def _print_suite(finished: list[dict[str, Any]]) -> None:
-    columns = {"dataset": "{}", "parts": "{}", "episodes": "{:,}"}
-    print_records(finished, columns | {"mean_length": "{:.0f}", "mean_return": "{:.1f}"})
+    means = {"mean_length": "{:.0f}", "mean_return": "{:.1f}"}
+    print_records(finished, ("dataset", "parts", "episodes", *means), **means)
     _warn_unstable(finished)

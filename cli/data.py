@@ -44,21 +44,21 @@ def list_datasets(*, as_json: Json = False) -> None:
     minari, stores = local_datasets(), converted_stores()
     if as_json:
         return print_json({"minari": minari, "stores": stores})
-    columns = {"environment": "{}", "episodes": "{:,}", "transitions": "{:,}"}
-    _print_entries(minari, {"id": "{}", **columns}, f"Minari datasets in {datasets_folder()}")
+    columns: tuple[str, ...] = ("id", "environment", "episodes", "transitions")
+    _print_entries(minari, columns, f"Minari datasets in {datasets_folder()}")
     if not minari:
         click.echo("No Minari datasets yet: `trajworld data collect Hopper-v5` makes one.")
     for store in stores:
         if "error" not in store:
             store["variates"] = store["observation_size"] + 1 + store["action_size"]
             store["folder"] = Path(store["path"]).name
-    columns = {"environment": "{}", "episodes": "{:,}", "variates": "{}", "folder": "{}"}
-    _print_entries(stores, {"name": "{}", **columns}, f"Stores converted to {stores_folder()}")
+    columns = ("name", "environment", "episodes", "variates", "folder")
+    _print_entries(stores, columns, f"Stores converted to {stores_folder()}")
     if not stores:
         click.echo("No converted stores: training and `trajworld data inspect` make them.")
 
 
-def _print_entries(entries: list[dict[str, Any]], columns: dict[str, str], title: str) -> None:
+def _print_entries(entries: list[dict[str, Any]], columns: tuple[str, ...], title: str) -> None:
     """A table, if there is anything; an entry that could not be read says why instead."""
     shown = [{**entry, "environment": entry["error"]} if "error" in entry else entry for entry in entries]
     if shown:

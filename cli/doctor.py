@@ -38,12 +38,12 @@ def doctor(
     versions = [(name, version or "not installed") for name, version in found["versions"].items()]
     print_rows(("library", "version"), versions)
     columns = ("name", "version", "works", "device", "devices", "training", "problem")
-    print_records(found["frameworks"], dict.fromkeys(columns, "{}"))
+    print_records(found["frameworks"], columns)
     sizes = {name: f"{found[name] / 1e9:.1f} GB" for name in ("memory", "home_free") if found[name]}
     shown = ("active", "reason", "cores", "memory", "home", "home_free", "minari")
     print_facts((name, (found | sizes)[name]) for name in shown)
     if found["missing"]:
-        print_records(found["missing"], {"what": "{}", "mend": "{}"})
+        print_records(found["missing"], ("what", "mend"))
     else:
         click.echo("Nothing is missing.")
     click.echo(f"The active backend, {found['active']}, {'works' if found['healthy'] else 'does not work'}.")

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from numbers import Integral
 from typing import Any, NoReturn
 
 import click
@@ -80,12 +81,15 @@ def print_rows(headers: Sequence[str], rows: Sequence[Sequence[object]], title: 
     print_table(table)
 
 
-def print_records(records: Iterable[Mapping[str, Any]], columns: Mapping[str, str], title: str = "") -> None:
-    """Print a row of each record: the named values, each in its format; blank where a record has none."""
-    rows = [
-        ["" if record.get(name) is None else shown.format(record[name]) for name, shown in columns.items()]
-        for record in records
-    ]
+def print_records(
+    records: Iterable[Mapping[str, Any]], columns: Sequence[str], title: str = "", **formats: str
+) -> None:
+    """Print a row of each record: the named values, by the ``formats`` of some; blank where a record has none."""
+
+    def shown(name: str, value: Any) -> Any:
+        return "" if value is None else formats[name].format(value) if name in formats else value
+
+    rows = [[shown(name, record.get(name)) for name in columns] for record in records]
     print_rows([name.replace("_", " ") for name in columns], rows, title)
 
 
@@ -115,4 +119,6 @@ def _text(cell: object) -> Text:
         return cell
     if cell is None:
         return Text("–")
-    return Text(printable(f"{cell:,}" if isinstance(cell, int) and not isinstance(cell, bool) else str(cell)))
+    return Text(
+        printable(f"{cell:,}" if isinstance(cell, Integral) and not isinstance(cell, bool) else str(cell))
+    )

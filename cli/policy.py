@@ -63,8 +63,7 @@ def list_(folder: Path = Path("."), *, as_json: Json = False) -> None:
     if as_json:
         return print_json(entries)
     good = [{**one, "sizes": _sizes(one)} for one in entries if "problem" not in one]
-    texts = dict.fromkeys(("file", "environment", "kind", "sizes"), "{}")
-    print_records(good, texts | {"parameters": "{:,}", "source": "{}"})
+    print_records(good, ("file", "environment", "kind", "sizes", "parameters", "source"))
     for one in entries:
         if "problem" in one:
             click.echo(f"Left out: {one['problem']}")
@@ -253,13 +252,13 @@ def select(
     _print_returns(shown, ("policy", "source", "episodes", "length", "apart"), apart="{:.1f}")
 
 
-def _print_returns(found: list[dict[str, Any]], columns: tuple[str, ...], **texts: str) -> None:
+def _print_returns(found: list[dict[str, Any]], columns: tuple[str, ...], **formats: str) -> None:
     means = "return", "discounted"
     shown = [
         {**one, **{name: f"{number(one[name], 4)} ± {number(one[name + '_stderr'])}" for name in means}}
         for one in found
     ]
-    print_records(shown, dict.fromkeys((*columns, *means), "{}") | {"length": "{:.0f}"} | texts)
+    print_records(shown, (*columns, *means), length="{:.0f}", **formats)
 
 
 def _print(described: dict[str, Any], as_json: bool) -> None:
