@@ -263,6 +263,16 @@ def test_members_are_models_of_their_own() -> None:
         np.testing.assert_allclose(ops.convert_to_numpy(found.std)[:, :4], std, rtol=1e-4)
 
 
+@pytest.mark.once
+def test_first_weights_are_drawn_for_the_inputs_that_there_are() -> None:
+    model: Any = new_model(SIZES, Identity())
+    before, about = np.array(model._kernels[0]), ([np.zeros(6)] * 2, [np.ones(6)] * 2)
+    model.adapt([np.zeros(6), np.zeros(5)], [np.ones(6), np.ones(5)], [(3, 2), (3, 1)])
+    np.testing.assert_array_equal(np.array(model._kernels[0]), before)
+    model.adapt(*about, [(3, 2)] * 2)
+    np.testing.assert_allclose(np.array(model._kernels[0]), before * math.sqrt(8 / 5), rtol=1e-6)
+
+
 def test_sizes_that_do_not_fit_are_refused() -> None:
     for wrong in ({"elites": 8}, {"layers": 5}, {"width": 0}):
         with pytest.raises(UsageError):

@@ -94,6 +94,8 @@ def test_policies_and_time_limits_are_read_once(monkeypatch: pytest.MonkeyPatch)
     training = every[-2 * 3 * study.seeds :]
     assert {cell.task.__name__ for cell in training} == {"train_model"}
     assert [cell.settings["seed"] for cell in training] == [0] * 6 + [1] * 6
+    ensemble = training[2].settings["model"]
+    assert (ensemble["kind"], ensemble["observations"], ensemble["actions"]) == ("mlp-ensemble", 11, 3)
     assert len(calls) == len(set(calls)) == len(zoo_files("zoo/hopper")) + 1
 
 

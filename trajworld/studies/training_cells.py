@@ -93,7 +93,11 @@ def model_cell(data: Dataset, start: Sizes | Pretrained | Cell, seed: int, plan:
         places["init"] = str(start.path)
     else:
         kind = kind_of_sizes(start).name
-        own = {"model": {"kind": kind, **asdict(start)}}
+        sizes = asdict(start)
+        if kind == _ENSEMBLE:
+            # Of one robot nothing needs to be padded.
+            sizes |= {"observations": data.observation_size, "actions": max(1, data.action_size)}
+        own = {"model": {"kind": kind, **sizes}}
     given: dict[str, Any] = {"steps": plan.ensemble_steps}
     if kind != _ENSEMBLE:
         preset = kind_of(kind).sizes.runs["small", "init" if "init" in own else "train"]
