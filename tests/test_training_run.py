@@ -16,8 +16,10 @@ from trajworld.backend import active_backend
 from trajworld.data.store import open_store
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.models.files import load_model, save_model
+from trajworld.models.identity import Identity
+from trajworld.models.interface import new_model
 from trajworld.models.ranges import training_support
-from trajworld.models.sizes import TrajWorldSizes
+from trajworld.models.sizes import EnsembleSizes, TrajWorldSizes
 from trajworld.models.trajworld import TrajWorld
 from trajworld.training.config import resolve_config
 from trajworld.training.loop import train
@@ -118,6 +120,34 @@ def test_fine_tuning_starts_from_the_source_with_the_new_ranges(
     with pytest.raises(TrajWorldError, match=r"9 variates .* than the model's table of 5: .*--variates 9"):
         start_run(tmp_path / "other", config_for("train", [wide], init=str(source)))
     assert not (tmp_path / "other").exists()
+
+
+@pytest.mark.once
+def test_a_fine_tuned_ensemble_keeps_its_weights_and_is_standardised_by_its_own_data(tmp_path: Path) -> None:
+    sizes = EnsembleSizes(members=2, elites=1, layers=1, width=4, observations=3, actions=2)
+    first: Any = new_model(sizes, Identity())
+    first.adapt([np.full(4, 7.0)], [np.full(4, 3.0)], [(2, 1)])
+    save_model(first, tmp_path / "first.keras")
+    config = config_for("train", [store(tmp_path / "data", [40] * 6)], init=str(tmp_path / "first.keras"))
+    run = start_run(tmp_path / "run", config)
+    for one, other in zip(
+        run.model._kernels + run.model._biases, first._kernels + first._biases, strict=True
+    ):
+        np.testing.assert_array_equal(np.array(one), np.array(other))
+    (part,) = run.parts
+    episodes = np.split(np.asarray(part.dataset.rows), part.dataset.episode_offsets[1:-1])
+    # An episode's first row has no reward yet, its last no action.
+    found = []
+    for variate, span in enumerate((slice(None), slice(None), slice(1, None), slice(-1))):
+        real = np.concatenate([episodes[number][span, variate] for number in part.episodes])
+        found.append((real - part.lower[variate]) / (part.upper - part.lower)[variate])
+    # Two observations and a third place, the action and a second place, the reward.
+    mean, std = (
+        [found[0].mean(), found[1].mean(), 0, found[3].mean(), 0, found[2].mean()],
+        [found[0].std(), found[1].std(), 1, found[3].std(), 1, found[2].std()],
+    )
+    np.testing.assert_allclose(np.array(run.model.mean), mean, rtol=1e-4)
+    np.testing.assert_allclose(np.array(run.model.scale), std, rtol=1e-4)
 
 
 @pytest.mark.once

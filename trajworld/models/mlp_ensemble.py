@@ -79,16 +79,18 @@ class MLPEnsemble(keras.Model):
         self.sampling.assign(own)
 
     def adapt(
-        self, means: Sequence[NDArray[np.floating]], stds: Sequence[NDArray[np.floating]], sizes: Any
+        self,
+        means: Sequence[NDArray[np.floating]],
+        stds: Sequence[NDArray[np.floating]],
+        sizes: Any,
+        fresh: bool = True,
     ) -> None:
         """Standardise by statistics of scaled variates ``[M]`` of several datasets, whose ``sizes`` are (O, A), before
-        training.
+        training; an ensemble that was trained on other data then predicts in units of these, too.
 
-        A run that starts from a trained ensemble keeps that one's statistics: its first weights are for them, and other
-        ones would change what it has learned before the first step. What lies far from them the weights learn to read.
+        ``fresh`` weights are scaled as if they were drawn without padding, where all datasets have one size.
         """
-        count = self.sizes.observations + self.sizes.actions + 1
-        total, square, seen = np.zeros(count), np.zeros(count), np.zeros(count)
+        total, square, seen = np.zeros((3, self.sizes.observations + self.sizes.actions + 1))
         for mean, std, (observations, actions) in zip(means, stds, sizes, strict=True):
             where = self._places(observations, actions)
             total[where] += mean
@@ -98,10 +100,8 @@ class MLPEnsemble(keras.Model):
         std = np.sqrt(np.maximum(square / np.maximum(seen, 1) - mean**2, 0))
         self.mean.assign(mean)
         self.scale.assign(np.where(std < 1e-6, 1.0, std))
-        if len({*sizes}) == 1:
-            # Weights as if there were no padding: drawn for as many inputs as there are.
-            share = (seen[:-1] > 0).sum() / (count - 1)
-            self._kernels[0].assign(np.array(self._kernels[0]) / np.sqrt(share))
+        if fresh and len({*sizes}) == 1:
+            self._kernels[0].assign(np.array(self._kernels[0]) / np.sqrt((seen[:-1] > 0).mean()))
 
     def _places(self, observations: int, actions: int) -> NDArray[np.int64]:
         """Where the variates of a row stand: the reward last, or where there is no action, as one more observation."""

@@ -3,7 +3,7 @@
 import os
 import zipfile
 from collections.abc import Iterable
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,16 @@ from trajworld.policies.policy import Layer, Policy
 VERSION = 1
 # A policy takes well below a MB; a small zip may unpack to any size.
 _MOST_BYTES = 1 << 28
-# What is no layer, in the order of files: numbers, texts, the flag.
-_FIELDS = sorted(
-    (one for one in fields(Policy) if one.name not in ("layers", "mean", "log_std")),
-    key=lambda one: (one.type is str) + 2 * (one.type is bool),
+_NUMBERS = (
+    "low",
+    "high",
+    "observation_mean",
+    "observation_scale",
+    "observation_clip",
+    "mean_limit",
+    "log_std_range",
 )
+_TEXTS = ("activation", "environment", "source")
 # A folder for each robot: NAME-01.npz, the weakest, and on, with truth.json, their returns in the simulator.
 _ZOO = Path(__file__).parent / "zoo"
 
@@ -30,7 +35,7 @@ def save_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
     """Write a policy to an ``.npz``, atomically; equal policies give equal bytes."""
     if Path(path).suffix != ".npz":
         raise UsageError(f"{path}: a policy's file ends in .npz")
-    arrays: dict[str, Any] = {one.name: getattr(policy, one.name) for one in _FIELDS}
+    arrays: dict[str, Any] = {name: getattr(policy, name) for name in (*_NUMBERS, *_TEXTS, "squash")}
     layers = {f"layer_{number}": layer for number, layer in enumerate(policy.layers)}
     for name, layer in {**layers, "mean": policy.mean, "log_std": policy.log_std}.items():
         if layer is not None:
@@ -51,16 +56,15 @@ def load_policy(path: str | os.PathLike[str]) -> Policy:
         def layer(name: str) -> Layer:
             return Layer(arrays[f"{name}_kernel"], arrays[f"{name}_bias"])
 
-        plain: dict[str, Any] = {
-            one.name: one.type(arrays[one.name]) if one.type in (str, bool) else arrays[one.name]
-            for one in _FIELDS
-        }
+        plain: dict[str, Any] = {name: arrays[name] for name in _NUMBERS}
+        plain |= {name: str(arrays[name]) for name in _TEXTS}
         return Policy(
             layers=tuple(
                 layer(f"layer_{n}") for n in range(sum(name.startswith("layer_") for name in arrays) // 2)
             ),
             mean=layer("mean"),
             log_std=layer("log_std") if "log_std_kernel" in arrays else None,
+            squash=bool(arrays["squash"]),
             **plain,
         )
     except TrajWorldError as error:

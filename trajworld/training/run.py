@@ -217,7 +217,7 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
         random.setstate(held)
     if init is not None:
         getattr(model, "start_from", model.set_weights)(source.get_weights())
-    elif hasattr(model, "adapt"):
+    if hasattr(model, "adapt"):
         # One that standardises its inputs: by the statistics of what it is trained on, scaled by its range.
         found = [(statistics(part.dataset, part.episodes), part) for part in parts]
         spans = [part.upper - part.lower for part in parts]
@@ -225,6 +225,7 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
             [(one.mean - part.lower) / span for (one, part), span in zip(found, spans, strict=True)],
             [one.std / span for (one, _), span in zip(found, spans, strict=True)],
             [(part.dataset.observation_size, part.dataset.action_size) for part in parts],
+            fresh=init is None,
         )
     return model
 
