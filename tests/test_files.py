@@ -4,6 +4,7 @@ import gzip
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from trajworld.data.home import home
 from trajworld.data.minari_datasets import dataset_path, datasets_folder
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import atomic_folder, ensure_room, kind_of_bytes, one_writer, user_path
+from trajworld.files import atomic_folder, ensure_room, kind_of_bytes, one_writer, open_zip, user_path
 from trajworld.interop.restricted_pickle import read_pickle
 
 pytestmark = pytest.mark.once
@@ -112,6 +113,18 @@ def test_a_lock_loses_its_name_while_it_is_held(tmp_path: Path, monkeypatch: pyt
     with one_writer(tmp_path / "thing", "the thing"):
         monkeypatch.setattr(filelock.FileLock, "release", look)
     assert there[0] is False
+
+
+def test_a_small_zip_that_unpacks_to_much_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("one", bytes(3 << 20))
+        archive.writestr("other", bytes(1))
+    assert path.stat().st_size < 1 << 13
+    with pytest.raises(TrajWorldError, match=r"a\.zip unpacks to more than 3 MB"):
+        open_zip(path, 3 << 20)
+    with open_zip(path, (3 << 20) + 1) as archive:
+        assert archive.namelist() == ["one", "other"]
 
 
 def test_a_zip_archive_is_known_by_more_than_two_letters() -> None:

@@ -1,4 +1,4 @@
-"""Writing that is atomic (a reader sees the whole new file or folder, or none of it), JSON, and files' digests."""
+"""Files: writing that is atomic (a reader sees the whole new file or folder, or none of it), JSON, zips and digests."""
 
 import contextlib
 import errno
@@ -9,6 +9,7 @@ import re
 import secrets
 import shutil
 import tempfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -202,6 +203,20 @@ def kind_of_bytes(start: bytes) -> str:
     if start.startswith(b"PK\x03\x04") and b"data.pkl" in start:
         return "it is a PyTorch file (.pt)"
     return next((text for magic, text in _KINDS if start.startswith(magic)), "")
+
+
+def open_zip(path: str | os.PathLike[str], most: int = 1 << 28) -> zipfile.ZipFile:
+    """Open a zip archive that unpacks to at most so many bytes, whatever its own size."""
+    try:
+        archive = zipfile.ZipFile(path)
+    except OSError as error:
+        raise _cannot("read", path, error) from None
+    except zipfile.BadZipFile as error:
+        raise TrajWorldError(f"{path} is no whole zip archive ({kind_of_file(path) or error})") from None
+    if sum(entry.file_size for entry in archive.infolist()) > most:
+        archive.close()
+        raise TrajWorldError(f"{path} unpacks to more than {most >> 20} MB")
+    return archive
 
 
 @contextlib.contextmanager

@@ -11,12 +11,12 @@ import numpy as np
 
 from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError, one_line
-from trajworld.files import atomic_file, kind_of_file
+from trajworld.files import atomic_file, open_zip
+from trajworld.policies.dope import read_dope
 from trajworld.policies.policy import Layer, Policy
+from trajworld.policies.sb3 import read_sb3
 
 VERSION = 1
-# A policy takes well below a MB; a small zip may unpack to any size.
-_MOST_BYTES = 1 << 28
 _NUMBERS = (
     "low",
     "high",
@@ -88,9 +88,6 @@ def read_policy(
         vecnormalize: See ``read_sb3``.
         deterministic: Leave out the noise.
     """
-    from trajworld.policies.dope import read_dope
-    from trajworld.policies.sb3 import read_sb3
-
     if shipped := zoo_files(path):
         if len(shipped) > 1:
             raise UsageError(f"{path} is {len(shipped)} policies: name one, such as zoo/{shipped[-1].stem}")
@@ -173,17 +170,3 @@ def policy_files(places: Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
 def read_policies(places: Iterable[str | os.PathLike[str]], **reading: Any) -> dict[str, Policy]:
     """The policies of :func:`policy_files`; see :func:`read_policy`."""
     return {name: read_policy(path, **reading) for name, path in policy_files(places).items()}
-
-
-def open_zip(path: str | os.PathLike[str]) -> zipfile.ZipFile:
-    """Open a zip archive that unpacks to no more than a policy takes."""
-    try:
-        archive = zipfile.ZipFile(path)
-    except OSError as error:
-        raise TrajWorldError(f"cannot read {path}: {error.strerror or error}") from None
-    except zipfile.BadZipFile as error:
-        raise TrajWorldError(f"{path} is no whole zip archive ({kind_of_file(path) or error})") from None
-    if sum(entry.file_size for entry in archive.infolist()) > _MOST_BYTES:
-        archive.close()
-        raise TrajWorldError(f"{path} unpacks to more than {_MOST_BYTES >> 20} MB: that is no policy")
-    return archive

@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from trajworld.errors import TrajWorldError, one_line
+from trajworld.files import open_zip
 from trajworld.interop.restricted_pickle import Record, parse_pickle, read_pickle
 from trajworld.interop.torch_file import read_torch
-from trajworld.policies.files import open_zip
 from trajworld.policies.policy import ACTIVATIONS, Layer, Policy
 
 Arrays = Mapping[str, np.ndarray[Any, Any]]
