@@ -239,6 +239,11 @@ def test_the_steps_of_pretraining_follow_from_the_speed(monkeypatch: pytest.Monk
     assert steps == pytest.approx(400 + 10 * (600 - 61 - 21), abs=1)
 
 
+def test_minutes_as_an_integer_name_the_same_pretraining() -> None:
+    whole, fraction = (pretraining_cell(EnsembleSizes(), ("corpus:mine",), "", one) for one in (30, 30.0))
+    assert whole.key == fraction.key
+
+
 @pytest.mark.slow
 def test_pretraining_goes_on_after_a_kill(
     suite: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -153,7 +153,7 @@ def pretraining_cell(sizes: Sizes, corpus: Sequence[str], content: str, minutes:
     kind = kind_of_sizes(sizes).name
     # An ensemble has a place for each variate, which moving them would mix.
     own = {} if kind == _ENSEMBLE else {"warmup_steps": 100, "targets": "gauss", "augment": 0.8}
-    settings: dict[str, Any] = {"kind": kind, "minutes": minutes, "seed": 0}
+    settings: dict[str, Any] = {"kind": kind, "minutes": float(minutes), "seed": 0}
     settings |= {"data": {"content": content}, "model": {"kind": kind, **asdict(sizes)}, "training": own}
     return Cell(pretrain_model, settings, {"corpus": ",".join(map(whole_path, corpus))})
 
