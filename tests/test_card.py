@@ -135,6 +135,16 @@ def test_a_card_is_of_the_weights_and_goes_with_them(run: Path, tmp_path: Path) 
     assert "## Holdout loss" not in card(tmp_path / "all")
 
 
+def test_a_card_names_all_that_the_weights_come_from(run: Path, tmp_path: Path) -> None:
+    for name, init in (("second", run / "best.keras"), ("third", tmp_path / "second" / "last.keras")):
+        train(start_run(tmp_path / name, config_for("train", [store(tmp_path / f"{name}-data")], init=str(init))))
+    step = describe_model(run / "best.keras")["history"]["step"]
+    last = describe_model(tmp_path / "second" / "last.keras")["history"]["step"]
+    assert "started from" not in card(run)
+    wanted = f"| started from | `last.keras` at step {last}, this from `best.keras` at step {step} |"
+    assert wanted in card(tmp_path / "third")
+
+
 def test_a_study_of_the_model_is_included_whole_and_another_is_refused(run: Path, tmp_path: Path) -> None:
     table = pd.DataFrame([{"base": 2, "exponent": exponent, "value": 2.0**exponent} for exponent in (1, 2)])
     digest = weights_digest(load_model(run / "best.keras"))

@@ -46,7 +46,8 @@ def test_save_writes_no_shipped_name() -> None:
 @pytest.mark.parametrize("name", shipped_models())
 def test_what_ships_is_named_and_pre_trained(name: str) -> None:
     described = describe_model(shipped_models()[name])
-    assert described["parameters"] == TrajWorldSizes.presets[name.removeprefix("trajworld-")].parameters
+    preset = name.removeprefix("trajworld-").partition("@")[0]
+    assert described["parameters"] == TrajWorldSizes.presets[preset].parameters
     assert described["support"] == {"lower": 0.0, "upper": 1.0}
     assert len(described["sources"]) > 1
     assert (described["history"]["kind"], described["dtype"]) == ("pretrain", "float32")
@@ -54,7 +55,7 @@ def test_what_ships_is_named_and_pre_trained(name: str) -> None:
     assert not [data for data in described["history"]["datasets"] if data.startswith(("/", "~", ".", "\\"))]
 
 
-@pytest.mark.parametrize(("observations", "actions", "recorded"), [(3, 1, 0.9047038), (66, 24, 0.6313858)])
+@pytest.mark.parametrize(("observations", "actions", "recorded"), [(3, 1, 0.8755305), (66, 24, 0.6148251)])
 def test_what_ships_computes_what_numpy_does_and_what_was_recorded(
     observations: int, actions: int, recorded: float
 ) -> None:

@@ -68,6 +68,7 @@ def card(run: Path, *, name: str = "", licence: str = "", studies: Sequence[Path
             best=best,
             datasets=datasets,
             stretches=_stretches(record),
+            origins=_origins(run),
             # Evenly over the run, the best and the last among them.
             evaluations=[row for place, row in enumerate(evaluated) if place in kept or row is best],
             studies=[_study(folder, model_file(run)) for folder in studies],
@@ -125,6 +126,16 @@ def _check_step(run: Path, logged: Json | None, evaluated: bool) -> None:
             f"{path} is of step {step}, which is not what {METRICS} says: if the run goes on, try again in a while; "
             "else restore the one that is wrong"
         )
+
+
+def _origins(run: Path) -> list[Json]:
+    """The models that the run's started from, the nearest first: each one's file, and the step of its own run."""
+    path, found = model_file(run), list[Json]()
+    history = {} if path is None else describe_model(path)["history"]
+    while init := history.get("init"):
+        history = init["history"]
+        found.append({"file": init["file"], "step": history.get("step")})
+    return found
 
 
 def _datasets(described: Sequence[Json], losses: Json) -> list[Json]:

@@ -1,5 +1,7 @@
 """The pre-trained models that ship with the package: each ``NAME.keras``, with its card ``NAME.md`` beside it.
 
+The predecessor of a model that was replaced, ``NAME@1``, ships for one release more.
+
 What a finished pre-training run leaves becomes a shipped model by two commands::
 
     cp RUN/best.keras trajworld/weights/trajworld-small.keras
