@@ -137,7 +137,8 @@ def test_a_card_is_of_the_weights_and_goes_with_them(run: Path, tmp_path: Path) 
 
 def test_a_card_names_all_that_the_weights_come_from(run: Path, tmp_path: Path) -> None:
     for name, init in (("second", run / "best.keras"), ("third", tmp_path / "second" / "last.keras")):
-        train(start_run(tmp_path / name, config_for("train", [store(tmp_path / f"{name}-data")], init=str(init))))
+        config = config_for("train", [store(tmp_path / f"{name}-data")], init=str(init))
+        train(start_run(tmp_path / name, config))
     step = describe_model(run / "best.keras")["history"]["step"]
     last = describe_model(tmp_path / "second" / "last.keras")["history"]["step"]
     assert "started from" not in card(run)
