@@ -20,6 +20,7 @@ _COMMANDS = {
     "train": ("trajworld.cli.train:train", "Train on one dataset, from scratch or from a model (--init)."),
     "evaluate": ("trajworld.cli.evaluate:evaluate", "Measure a model's predictions on datasets."),
     "ope": ("trajworld.cli.ope:ope", "Estimate how good policies are, without running them."),
+    "plan": ("trajworld.cli.plan:plan", "Act by planning inside a model (MPC)."),
     "checkpoint": (
         "trajworld.cli.checkpoint:checkpoint",
         "Import checkpoints; show, describe and publish models.",
@@ -31,7 +32,7 @@ _COMMANDS = {
     ),
     "study": (
         "trajworld.cli.study:study",
-        "Run the studies: transfer, zero-shot, grid, ope, backends, quickstart.",
+        "Run the studies: transfer, zero-shot, grid, ope, planning, backends, quickstart.",
     ),
     "doctor": ("trajworld.cli.doctor:doctor", "Print versions, backends, devices, and what is missing."),
 }

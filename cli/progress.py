@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from rich import progress as rich_progress
 from rich.console import Console
 
-from trajworld.text import duration
+from trajworld.text import duration, number
 
 from .output import console, say
 
@@ -48,13 +48,13 @@ def job_progress(verb: str, unit: str = "transitions") -> Iterator[Callable[[int
                 current, task, began = what, bars.add_task(f"{verb} {what}", total=total, news=""), last
             last = time.monotonic()
             rate = done / max(last - began, 1e-9)
-            bars.update(task, completed=done, news=f"{rate:,.0f} {unit}/s")
+            bars.update(task, completed=done, news=f"{number(rate)} {unit}/s")
             if out.is_terminal or last - printed < _SECONDS_BETWEEN_LINES:
                 return
             printed = last
             of = "" if total is None else f" of {total:,}"
             left = "" if total is None else f", {duration((total - done) / max(rate, 1e-9))} left"
-            say(out, f"{verb} {what}: {done:,}{of} {unit}, {rate:,.0f}/s{left}")
+            say(out, f"{verb} {what}: {done:,}{of} {unit}, {number(rate)}/s{left}")
 
         yield show
 

@@ -168,12 +168,12 @@ def test_noise_is_drawn_for_each_episode_and_stays_in_the_box() -> None:
     seen, stds = np.zeros(4, np.float32), []
     for episode in range(60):
         act = Noisy(still).controller(low[:1], high[:1], np.random.default_rng(episode))
-        actions = np.array([act(seen)[0] for _ in range(200)])
+        actions = np.array([act(seen, 0.0)[0] for _ in range(200)])
         assert np.abs(actions).max() <= 1
         stds.append(actions.std())
     shares = [np.mean(np.array(stds) < 0.05), np.mean(np.abs(np.array(stds) - 0.2) < 0.05)]
     assert all(0.15 < share < 0.55 for share in shares)
     act = Noisy(Uniform()).controller(low, high, np.random.default_rng(0))
-    drawn = np.stack([act(seen) for _ in range(100)])
+    drawn = np.stack([act(seen, 0.0) for _ in range(100)])
     assert (drawn >= low).all()
     assert (drawn <= high).all()

@@ -31,7 +31,7 @@ LOW, HIGH = np.array([-1.0, 0.0, -2.5], np.float32), np.array([1.0, 4.0, -0.5], 
 
 def take(behaviour, count, seed=0, low=LOW, high=HIGH, observation=None):
     act = behaviour.controller(low, high, np.random.default_rng(seed))
-    return np.array([act(observation) for _ in range(count)])
+    return np.array([act(observation, 0.0) for _ in range(count)])
 
 
 @pytest.mark.parametrize("name", BEHAVIOURS)
@@ -169,7 +169,7 @@ def test_actions_are_the_tanh_of_clock_and_standardised_observation():
         seen = np.clip((observation - one.mean) / one.scale, -5, 5)
         unit = np.tanh(one.weights @ np.array([1.0, math.sin(angle), math.cos(angle), *seen]))
         expected = [unit[0], 2 + 2 * unit[1]]
-        action = act(observation)
+        action = act(observation, 0.0)
         assert action.dtype == np.float32
         np.testing.assert_allclose(action, expected, atol=1e-5)
 

@@ -81,7 +81,9 @@ def test_actions_are_those_of_the_definition(activation: str, squash: bool) -> N
     ):
         np.testing.assert_allclose(mean, [by_hand(policy, one, None) for one in observations], atol=1e-5)
     act = policy.controller(LOW, HIGH - 1, np.random.default_rng(7))
-    np.testing.assert_allclose([act(one) for one in observations], np.minimum(drawn, HIGH - 1), atol=1e-6)
+    np.testing.assert_allclose(
+        [act(one, 0.0) for one in observations], np.minimum(drawn, HIGH - 1), atol=1e-6
+    )
 
 
 def test_all_policies_of_a_shape_act_in_one_compiled_rollout(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Se
 from concurrent.futures import Future
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,8 @@ DEFAULT_ID = "trajworld/{environment}/{behaviour}-v0"
 
 # The packages whose versions decide what a collection gives.
 DECIDING = ("trajworld", "python", "numpy", "gymnasium", "mujoco", "dm_control", "minari")
+
+_T = TypeVar("_T")
 
 # Called with how much is collected (in the unit that was asked for), of how much, and of which environment.
 Progress = Callable[[int, int | None, str], None]
@@ -356,34 +358,45 @@ def run_episode(
     observations = np.empty((limit + 1, description.observation_size), np.float32)
     actions = np.empty((limit, description.action_size), np.float32)
     rewards = np.empty(limit, np.float32)
-    terminated, unstable, length = False, "", 0
-    try:
-        observations[0] = environment.reset(environment_seed)
-        if start is not None:
-            environment.place(start)
-            observations[0] = start
-        if not np.all(np.isfinite(observations[0])):
-            return Rollout(None, "the first observation holds NaN or infinite values")
-        with np.errstate(over="ignore", invalid="ignore"):
-            for length in range(limit):
-                actions[length] = action = act(observations[length])
-                step = environment.step(action)
-                observations[length + 1], rewards[length] = step.observation, step.reward
-                if not (np.isfinite(rewards[length]) and np.all(np.isfinite(observations[length + 1]))):
-                    unstable = "an observation or reward is NaN or infinite"
-                    break
-                terminated = step.terminated
-                if step.terminated or step.truncated:
-                    length += 1
-                    break
-            else:
-                length = limit
-    except UsageError:
-        raise
-    except Exception as error:
-        # A simulator may raise anything when its state breaks; the episode up to there is good.
-        unstable = f"{type(error).__name__}: {first_line(error)}"
+    terminated, length, reward = False, 0, 0.0
+    first, unstable = _attempt(_begin, environment, environment_seed, start)
+    if first is None:
+        return Rollout(None, unstable)
+    observations[0] = first
+    if not np.all(np.isfinite(observations[0])):
+        return Rollout(None, "the first observation holds NaN or infinite values")
+    with np.errstate(over="ignore", invalid="ignore"):
+        while length < limit and not terminated:
+            actions[length] = action = act(observations[length], reward)
+            step, unstable = _attempt(environment.step, action)
+            if step is None:
+                break
+            observations[length + 1], rewards[length] = step.observation, step.reward
+            if not (np.isfinite(rewards[length]) and np.all(np.isfinite(observations[length + 1]))):
+                unstable = "an observation or reward is NaN or infinite"
+                break
+            length, reward, terminated = length + 1, step.reward, step.terminated
+            if step.truncated:
+                break
     if length == 0:
         return Rollout(None, unstable)
     parts = observations[: length + 1].copy(), actions[:length].copy(), rewards[:length].copy()
     return Rollout(Episode(*parts, terminated, not terminated), unstable)
+
+
+def _begin(environment: Environment, seed: int, start: NDArray[np.floating] | None) -> NDArray[np.floating]:
+    first = environment.reset(seed)
+    if start is None:
+        return first
+    environment.place(start)
+    return start
+
+
+def _attempt(simulate: Callable[..., _T], *arguments: Any) -> tuple[_T | None, str]:
+    """What a simulator gives, or why it broke: it may raise anything when its state breaks."""
+    try:
+        return simulate(*arguments), ""
+    except TrajWorldError:
+        raise
+    except Exception as error:
+        return None, f"{type(error).__name__}: {first_line(error)}"

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from trajworld.collect.collector import run_episodes
 from trajworld.environments.open import open_environment
 from trajworld.errors import UsageError
+from trajworld.policies.behaviour import Behaviour
 from trajworld.policies.policy import Policy
 from trajworld.processes import finished_tasks
 
@@ -19,7 +20,7 @@ _PURPOSE = 0x6F7065
 
 
 def policy_returns(
-    policies: Mapping[str, Policy],
+    policies: Mapping[str, Behaviour],
     *,
     environment: str = "",
     episodes: int = 10,
@@ -36,7 +37,7 @@ def policy_returns(
     are given. One that the simulator breaks counts up to there.
 
     Args:
-        policies: By the names that they get in the answer.
+        policies: By the names that they get in the answer. What is no ``Policy`` does not say its environment.
         environment: Where they all run, in place of what each was made for.
         episodes: Of each policy.
         horizon: The most steps of an episode; the environment's limit holds as well.
@@ -88,11 +89,11 @@ def policy_returns(
     return answer
 
 
-def _environments(policies: Mapping[str, Policy], given: str) -> dict[str, str]:
+def _environments(policies: Mapping[str, Behaviour], given: str) -> dict[str, str]:
     """Each policy's environment by its canonical name, when the policy fits it."""
     described, names = {}, {}
     for name, policy in policies.items():
-        wanted = given or policy.environment
+        wanted = given or getattr(policy, "environment", "")
         if not wanted:
             raise UsageError(
                 f"{name}: the file does not say for which environment it is: name one by --environment"
@@ -101,7 +102,8 @@ def _environments(policies: Mapping[str, Policy], given: str) -> dict[str, str]:
             with contextlib.closing(open_environment(wanted)) as opened:
                 described[wanted] = opened.description
         has = described[wanted]
-        if (policy.observation_size, policy.action_size) != (has.observation_size, has.action_size):
+        sizes = has.observation_size, has.action_size
+        if isinstance(policy, Policy) and (policy.observation_size, policy.action_size) != sizes:
             raise UsageError(
                 f"{name} takes {policy.observation_size} observation values and gives {policy.action_size} actions, "
                 f"where {has.name} has {has.observation_size} and {has.action_size}"

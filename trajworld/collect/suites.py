@@ -52,8 +52,8 @@ class Noisy:
         act = self.behaviour.controller(low, high, generator)
         middle, half = (low + high) / 2, (high - low) / 2
 
-        def noisy(observation: NDArray[np.float32]) -> NDArray[np.float32]:
-            unit = (act(observation) - middle) / half + scale * generator.standard_normal(len(low))
+        def noisy(observation: NDArray[np.float32], reward: float) -> NDArray[np.float32]:
+            unit = (act(observation, reward) - middle) / half + scale * generator.standard_normal(len(low))
             return in_box(unit, low, high)
 
         return noisy

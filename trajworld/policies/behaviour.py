@@ -13,8 +13,9 @@ from trajworld.errors import UsageError
 # Steps of a block of noise. Changing it changes what a seed gives.
 _BLOCK = 64
 
-# From an observation [observation_size] to an action [action_size] within the box.
-Controller = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+# From an observation [observation_size], and the reward received on arriving in it (0 in an episode's first), to an
+# action [action_size] within the box.
+Controller = Callable[[NDArray[np.float32], float], NDArray[np.float32]]
 Blocks = Iterator[NDArray[np.float64]]
 
 
@@ -24,7 +25,7 @@ class Behaviour(Protocol):
     def controller(
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
     ) -> Controller:
-        """From each observation of one episode, in order, to an action between ``low`` and ``high``."""
+        """From each observation and reward of one episode, in order, to an action between ``low`` and ``high``."""
 
 
 class Blind:
@@ -40,7 +41,7 @@ class Blind:
         self, low: NDArray[np.float32], high: NDArray[np.float32], generator: np.random.Generator
     ) -> Controller:
         stream = (action for block in self.blocks(len(low), generator) for action in in_box(block, low, high))
-        return lambda _: next(stream)
+        return lambda observation, reward: next(stream)
 
     def blocks(self, size: int, generator: np.random.Generator) -> Blocks:
         """Actions ``[steps, size]`` in half boxes, before they are clipped."""

@@ -212,7 +212,7 @@ class Policy:
         """See ``Behaviour``: actions are clipped to the environment's bounds, too."""
         if len(low) != self.action_size:
             raise UsageError(f"the policy has {self.action_size} actions and the environment {len(low)}")
-        return lambda observation: np.clip(self.act(observation[None], generator)[0], low, high)
+        return lambda observation, reward: np.clip(self.act(observation[None], generator)[0], low, high)
 
     def describe(self) -> dict[str, Any]:
         """What there is to know of it, as JSON has it."""

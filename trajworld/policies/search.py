@@ -78,7 +78,7 @@ class ClockedPolicy:
         features = np.ones(self.weights.shape[1])
         step = generator.uniform(0, self.period)
 
-        def act(observation: NDArray[np.float32]) -> NDArray[np.float32]:
+        def act(observation: NDArray[np.float32], reward: float) -> NDArray[np.float32]:
             nonlocal step
             angle = 2 * math.pi * step / self.period
             step += 1

@@ -6,6 +6,7 @@ STUDIES = {
     "zero-shot": "trajworld.studies.zero_shot:ZeroShot",
     "grid": "trajworld.studies.grid:Grid",
     "ope": "trajworld.studies.ope:Ope",
+    "planning": "trajworld.studies.planning:Planning",
     "backends": "trajworld.benchmarks.study:Backends",
 }
 """Where each study's class is; imported when it is used."""

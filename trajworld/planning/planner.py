@@ -1,0 +1,190 @@
+"""Planning in a world model (model predictive control): act by what the model predicts of many action sequences."""
+
+import functools
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from keras import ops
+from numpy.typing import NDArray
+
+from trajworld.data.batch import variates_of
+from trajworld.data.dataset import Dataset
+from trajworld.environments.termination import Rule, termination_rule
+from trajworld.errors import TrajWorldError, UsageError
+from trajworld.models.interface import WorldModel
+from trajworld.models.ranges import Support
+from trajworld.models.rollout import GivenActions, PolicyController, Rollout, compile_rollout
+from trajworld.planning.settings import CEM, MPPI, SHOOTING, PlannerSettings
+from trajworld.policies.behaviour import Controller, in_box
+from trajworld.policies.policy import Policy
+
+Floats = NDArray[np.float32]
+Tensor = Any
+
+
+@dataclass(frozen=True, eq=False)
+class Planner:
+    """Receding-horizon planning: a ``Behaviour`` that imagines candidates, sequences of actions, at each step.
+
+    Candidates are Gaussian around a plan, which is the middle of the action range at first, and then, but for shooting,
+    the last step's plan, one step on; or they are the actions that a proposal policy does by its mean inside the model,
+    with noise on top. The first candidate has no noise. A candidate's value is the discounted sum of its expected
+    rewards until the environment's termination rule ends it, the last one included; a model whose predictions are
+    samples by definition is sampled. The model reads the real rows of the episode, the last W of them.
+
+    - shooting: the plan is the best candidate;
+    - cem: the mean of the elites; a further round draws Gaussians of their mean and standard deviation;
+    - mppi: the mean of all, with weights exp(value / (temperature × standard deviation of the values)); a further round
+      draws the same noise around it.
+
+    The first action of the last round's plan is done.
+
+    Attributes:
+        model: The world model.
+        support: The range over which it reads the data.
+        dataset: Data of the environment, which say what the variates are; with rewards.
+        settings: How.
+        proposal: The policy to plan around, if any.
+        observe: Called after each action.
+
+    Raises:
+        TrajWorldError: The data have no rewards; or when acting, no candidate's predictions are finite, or the
+            environment is of other sizes (``UsageError``).
+    """
+
+    model: WorldModel
+    support: Support
+    dataset: Dataset
+    settings: PlannerSettings = field(default_factory=PlannerSettings)
+    proposal: Policy | None = None
+    observe: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        if not self.dataset.reward:
+            raise TrajWorldError(f"{self.dataset.name} records no rewards: there is nothing to plan for")
+
+    def controller(self, low: Floats, high: Floats, generator: np.random.Generator) -> Controller:
+        """See ``Behaviour``: plan in each step of one episode, from its real rows."""
+        size, plan = self.dataset.observation_size, None
+        rows = np.zeros((0, self.dataset.num_variates), np.float32)
+
+        def act(observation: Floats, reward: float) -> Floats:
+            nonlocal rows, plan
+            if (found := (len(observation), len(low))) != (sizes := (size, self.dataset.action_size)):
+                raise UsageError(
+                    f"the environment has {found[0]} observation values and {found[1]} actions, but "
+                    f"{self.dataset.name} {sizes[0]} and {sizes[1]}"
+                )
+            newest = np.concatenate([observation, [reward], np.zeros_like(low)]).astype(np.float32)
+            rows = np.concatenate([rows, newest[None]])[-self.model.context :]
+            plan = self._plan(rows, plan, (low, high), generator)
+            rows[-1, size + 1 :] = in_box(plan[0], low, high)
+            self.observe()
+            return rows[-1, size + 1 :].copy()
+
+        return act
+
+    def _plan(
+        self,
+        rows: Floats,
+        last: NDArray[np.float64] | None,
+        bounds: tuple[Floats, Floats],
+        generator: np.random.Generator,
+    ) -> NDArray[np.float64]:
+        """The plan ``[h, A]``, in half boxes, from real rows ``[<= W, M]``."""
+        settings, actions = self.settings, self.dataset.action_size
+        low, high = bounds
+        mean = np.zeros((settings.horizon, actions))
+        if last is not None and settings.method != SHOOTING:
+            mean[:-1] = last[1:]
+        noise = settings.noise or (math.sqrt(2) if self.proposal is None else 0.1)
+        std = np.full(mean.shape, noise)
+        for number in range(settings.rounds or (1 if settings.method == SHOOTING else 3)):
+            drawn = generator.standard_normal((settings.candidates, *mean.shape))
+            drawn[0] = 0.0
+            if number == 0 and self.proposal is not None:
+                scaled = std * drawn * (high - low) / 2
+                control: Any = _proposed(self.proposal, np.swapaxes(scaled, 0, 1), low, high)
+            else:
+                control = GivenActions(in_box(mean + std * drawn, low, high))
+            found = self._imagine(rows, control, generator)
+            candidates = (found.actions.astype(np.float64) - (low + high) / 2) / ((high - low) / 2)
+            mean, std = refined(candidates, self._values(found), std, settings)
+        return mean
+
+    def _imagine(self, rows: Floats, control: Any, generator: np.random.Generator) -> Rollout:
+        count, draws = self.settings.candidates, None
+        if getattr(self.model, "samples", False):
+            shape = self.settings.horizon, 2, count, self.dataset.num_variates
+            draws = generator.random(shape, np.float32)
+        variates = variates_of(self.dataset, self.support.lower, self.support.upper)
+        history, mask = np.repeat(rows[None], count, axis=0), np.ones((count, len(rows)), np.float32)
+        return self._run(history, mask, variates, control, draws)
+
+    @functools.cached_property
+    def _run(self) -> Callable[..., Rollout]:
+        return compile_rollout(self.model, self.dataset.observation_size)
+
+    def _values(self, found: Rollout) -> NDArray[np.float64]:
+        rule = termination_rule(self.dataset.environment)
+        values = candidate_values(found, rule, self.settings.discount, self.dataset.observation_size)
+        if not np.isfinite(values).any():
+            raise TrajWorldError(
+                f"the model's predictions of {self.dataset.environment or self.dataset.name} are not finite: there is "
+                "nothing to plan by"
+            )
+        return values
+
+
+def candidate_values(
+    found: Rollout, ends: Rule, discount: float, observation_size: int
+) -> NDArray[np.float64]:
+    """The discounted sum of rewards of each rollout until it ends, ``[B]``; −∞ where a number before is not finite."""
+    over = ends(found.unclipped[..., :observation_size])
+    # The reward of the step that ends a rollout counts.
+    alive = over.cumsum(axis=1) - over == 0
+    rewards = np.where(alive, found.rewards.astype(np.float64), 0.0)
+    values = rewards @ discount ** np.arange(rewards.shape[1])
+    good = np.isfinite(found.unclipped).all(axis=-1) | ~alive
+    return np.where(good.all(axis=1), values, -np.inf)
+
+
+def refined(
+    candidates: NDArray[np.float64],
+    values: NDArray[np.float64],
+    std: NDArray[np.float64],
+    settings: PlannerSettings,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """The plan ``[h, A]`` that candidates ``[N, h, A]`` and their values ``[N]`` give, and the next draw's deviation.
+
+    A value of −∞ is that of a candidate that is never chosen; one at least is finite.
+    """
+    finite = np.isfinite(values)
+    if settings.method == CEM:
+        order = np.argsort(-values, kind="stable")
+        elites = candidates[order[: min(settings.elites, finite.sum())]]
+        return elites.mean(axis=0), elites.std(axis=0)
+    if settings.method == MPPI:
+        scale = settings.temperature * values[finite].std()
+        weights = np.exp((values - values.max()) / scale) if scale > 0 else finite.astype(np.float64)
+        return np.tensordot(weights / weights.sum(), candidates, axes=1), std
+    return candidates[np.argmax(values)], std
+
+
+def _proposed(policy: Policy, noise: NDArray[np.floating], low: Floats, high: Floats) -> PolicyController:
+    """A policy's mean actions with noise ``[h, N, A]`` on top, kept to the range."""
+    weights = {"policy": policy.weights, "low": low, "high": high}
+    return PolicyController(_noisy(policy.function), weights, len(noise), noise.astype(np.float32))
+
+
+@functools.cache
+def _noisy(policy: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    # One function for each policy's, so that compilations are shared.
+    def act(weights: Any, observation: Tensor, noise: Tensor | None) -> Tensor:
+        action = policy(weights["policy"], observation, None) + noise
+        return ops.minimum(ops.maximum(action, weights["low"]), weights["high"])
+
+    return act

@@ -1,0 +1,50 @@
+"""The settings of planning, as plain numbers."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from trajworld.errors import UsageError
+
+SHOOTING: Literal["shooting"] = "shooting"
+CEM: Literal["cem"] = "cem"
+MPPI: Literal["mppi"] = "mppi"
+
+
+@dataclass(frozen=True)
+class PlannerSettings:
+    """How actions are chosen by what a model predicts of them.
+
+    Attributes:
+        method: The best of random action sequences (shooting), or a search around the best by the cross-entropy method
+            (cem) or by model predictive path integral control (mppi).
+        horizon: Steps ahead.
+        candidates: Action sequences that are imagined at once.
+        noise: Standard deviation of the candidates' first draw, in half boxes of actions.  [default: √2, around a
+            proposal 0.1]
+        rounds: Draws of candidates for each action.  [default: 1 of shooting, else 3]
+        elites: Of cem: how many of the best the next draw is like.
+        temperature: Of mppi: what the weights of candidates fall off by, in standard deviations of their returns.
+        discount: γ.
+    """
+
+    method: Literal["shooting", "cem", "mppi"] = SHOOTING
+    horizon: int = 25
+    candidates: int = 128
+    noise: float | None = None
+    rounds: int | None = None
+    elites: int = 16
+    temperature: float = 0.5
+    discount: float = 1.0
+
+    def __post_init__(self) -> None:
+        if self.method not in (SHOOTING, CEM, MPPI):
+            raise UsageError(f"no method is called {self.method!r}: there are {SHOOTING}, {CEM} and {MPPI}")
+        counts = self.horizon, self.candidates, self.elites, 1 if self.rounds is None else self.rounds
+        if min(counts) < 1 or (self.method == CEM and self.elites > self.candidates):
+            raise UsageError(
+                "at least 1 step, candidate, round and elite are needed, and no more elites than candidates"
+            )
+        positive = self.temperature, 1.0 if self.noise is None else self.noise
+        if not all(0 < one < math.inf for one in positive) or not 0 < self.discount <= 1:
+            raise UsageError("noise and temperature above 0, and a discount in (0, 1], are needed")

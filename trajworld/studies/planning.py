@@ -1,0 +1,216 @@
+"""The study of planning: how well a model chooses actions, beside the policy that it plans around."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from functools import cached_property
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from trajworld.charts import Look, bars
+from trajworld.collect.collector import deciding_versions
+from trajworld.data.dataset import Dataset
+from trajworld.data.resolve import open_dataset
+from trajworld.errors import UsageError
+from trajworld.evaluation.one_step import support_for
+from trajworld.evaluation.ope import check_policies, of_robot, robot_of
+from trajworld.files import file_digest
+from trajworld.models.sizes import EnsembleSizes
+from trajworld.planning.episodes import PLANNER, PROPOSAL, RANDOM, alone, episode_returns
+from trajworld.planning.planner import Planner
+from trajworld.planning.settings import SHOOTING, PlannerSettings
+from trajworld.policies.files import policy_files, read_policy
+from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH
+from trajworld.studies.ope import ENSEMBLE
+from trajworld.studies.pairs import cost
+from trajworld.studies.training_cells import TrainedOnEach, model_cell, trained_model
+from trajworld.study.cells import Cell, Row
+from trajworld.study.run import Say
+from trajworld.study.tables import HIGH, LOW, over_seeds
+from trajworld.text import short_name
+
+MODELS = (FINE_TUNED, FROM_SCRATCH, ENSEMBLE)
+PUBLISHED = {"Hopper": (50, 0.05), "Walker2d": (25, 0.2), "HalfCheetah": (25, 0.025)}
+"""Steps ahead and the noise around a proposal, by robot."""
+
+
+@dataclass(frozen=True)
+class Planning(TrainedOnEach):
+    """How much better planning inside a model acts than the policy that it plans around.
+
+    On each dataset a pre-trained model is fine-tuned, and others are trained from scratch: a model of its sizes, and an
+    ensemble of multilayer perceptrons. A tenth of the episodes is set aside for other studies. Then each plans in its
+    dataset's environment, around the actions that a proposal policy does by its mean inside the model, with noise on
+    top, all in episodes that begin alike.
+
+    - Return: the mean undiscounted return of the episodes. In brackets the least and the greatest of the seeds; of one
+      seed 95 % over its episodes.
+    - Of proposal: the return divided by that of the proposal alone, by its mean action.
+    - Steps ahead and noise are the published ones of hopper (50 and 0.05), walker2d (25 and 0.2) and half-cheetah (25
+      and 0.025), of other robots 25 and 0.1.
+
+    Attributes:
+        proposals: Files of policies, or such as zoo/hopper-05: one of each environment.
+        models: Of fine-tuned, from scratch and MLP ensemble.
+        method: Of planning: shooting, cem or mppi.
+        candidates: Action sequences that are imagined at once.
+        horizon: Steps ahead; 0 for the published ones.
+        noise: Around the proposal's actions, in half boxes; 0 for the published one.
+        episodes: Of each model.
+        steps: The most of an episode.
+        seeds: Of training.
+    """
+
+    name: ClassVar[str] = "planning"
+
+    proposals: tuple[str, ...] = ()
+    models: tuple[str, ...] = MODELS
+    method: str = SHOOTING
+    candidates: int = 128
+    horizon: int = 0
+    noise: float = 0.0
+    episodes: int = 3
+    steps: int = 1000
+    seeds: int = 1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not (self.suite or self.datasets) or not self.proposals:
+            raise UsageError("name datasets with --suite or --datasets and a policy of each with --proposals")
+        if unknown := [one for one in self.models if one not in MODELS]:
+            raise UsageError(f"no model is called {unknown[0]!r}: there are {', '.join(MODELS)}")
+        if min(self.seeds, self.episodes, self.steps) < 1:
+            raise UsageError("at least 1 seed, episode and step are needed")
+        self._settings("")
+
+    def _settings(self, environment: str) -> PlannerSettings:
+        robot = short_name(robot_of(environment))
+        horizon, noise = PUBLISHED.get(robot, (25, 0.1))
+        given: Any = {"method": self.method, "candidates": self.candidates}
+        return PlannerSettings(**given, horizon=self.horizon or horizon, noise=self.noise or noise)
+
+    @cached_property
+    def _proposals(self) -> dict[str, Path]:
+        """The file of each environment's proposal."""
+        files, found = policy_files(self.proposals), dict[str, Path]()
+        read = {name: read_policy(path) for name, path in files.items()}
+        for data in self._data:
+            own = of_robot(read, data.environment) if data.environment else {}
+            if len(own) != 1:
+                raise UsageError(
+                    f"{len(own)} of --proposals are for {data.environment or data.name}: one is wanted"
+                )
+            check_policies(own, data)
+            found[data.environment] = files[next(iter(own))]
+        return found
+
+    def prepare(self, workers: int, say: Say) -> None:
+        """Read the datasets, the policies and the model."""
+        say(f"{len(self._data)} datasets, around {', '.join(map(str, self._proposals.values()))}")
+        _ = self._model
+
+    def cells(self, table: pd.DataFrame) -> list[Cell]:
+        """What the proposals and random actions reach, planning in the models that are trained, and training."""
+        trained = set(table["cell"]) if "cell" in table else set()
+        common: dict[str, Any] = {
+            "episodes": self.episodes,
+            "steps": self.steps,
+            "versions": deciding_versions(),
+        }
+        others = [
+            Cell(
+                act_alone,
+                {"environment": one, "proposal": file_digest(path), **common},
+                {"proposal": str(path)},
+            )
+            for one, path in self._proposals.items()
+        ]
+        plans, training = list[Cell](), list[Cell]()
+        for seed in range(self.seeds):
+            for data in self._data:
+                for model in self.models:
+                    training.append(cell := self._training(data, model, seed))
+                    if cell.key in trained:
+                        plans.append(self._plan(data, model, seed, cell, common))
+        return [*others, *plans, *training]
+
+    def _training(self, data: Dataset, model: str, seed: int) -> Cell:
+        start: Any = {
+            FINE_TUNED: self._model,
+            FROM_SCRATCH: self._model.sizes,
+            ENSEMBLE: EnsembleSizes.presets["small"],
+        }[model]
+        return model_cell(data, start, seed, self)
+
+    def _plan(self, data: Dataset, model: str, seed: int, trained: Cell, common: dict[str, Any]) -> Cell:
+        proposal = self._proposals[data.environment]
+        about: dict[str, Any] = {
+            "environment": data.environment,
+            "dataset": data.name,
+            "content": data.content,
+        }
+        about |= {"model": model, "seed": seed, "trained": trained.key, "proposal": file_digest(proposal)}
+        about |= asdict(self._settings(data.environment)) | common
+        return Cell(plan_episodes, about, {"dataset": str(data.path), "proposal": str(proposal)})
+
+    def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
+        """The returns of each environment, and what training cost."""
+        if not len(rows := _returns(table)):
+            return {}
+        by = ["environment", "dataset", "acting"]
+        means = over_seeds(rows, by, "return")
+        firsts = rows.groupby(by, sort=False, dropna=False)[["return" + LOW, "return" + HIGH]].first()
+        for end in ("return" + LOW, "return" + HIGH):
+            means[end] = means[end].fillna(firsts[end].reset_index(drop=True))
+        more = over_seeds(rows, by, "of proposal")[[*by, "of proposal"]]
+        counts = rows.groupby(by, sort=False, dropna=False)
+        counted = counts.agg(
+            episodes=("episodes", "sum"), steps=("steps", "mean"), terminated=("terminated", "mean")
+        )
+        found = means.merge(more, on=by).merge(counted.reset_index(), on=by)
+        plans = table[table["task"] == plan_episodes.__name__]
+        return {
+            "Returns": found.assign(environment=found["environment"].map(short_name)),
+            "Cost": cost(table, plans.reindex(columns=["trained", "model"])),
+        }
+
+    def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
+        """The returns of each environment as shares of the proposal's."""
+        rows = _returns(table)
+        if not len(rows):
+            return {}
+        rows = rows[rows["acting"] != RANDOM].assign(
+            environment=lambda one: one["environment"].map(short_name)
+        )
+        means = over_seeds(rows, ["environment", "acting"], "of proposal")
+        given = {"label": "environment", "value": "of proposal", "series": "acting"}
+        return {"Returns of planning": bars(means, look, **given, title="return / proposal's return")}
+
+
+def _returns(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of returns: ``acting`` is the model that is planned in, or what acts alone."""
+    if "acting" not in table:
+        return pd.DataFrame()
+    rows = table[table["acting"].notna()]
+    planned = rows["acting"] == PLANNER
+    rows = rows.assign(acting=rows["acting"].mask(planned, rows.get("model")))
+    base = rows[rows["acting"] == PROPOSAL].groupby("environment")["return"].mean()
+    return rows.assign(**{"of proposal": rows["return"] / rows["environment"].map(base)})
+
+
+def plan_episodes(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
+    """The returns of planning in a trained model."""
+    data, model = open_dataset(places["dataset"]), trained_model(settings["trained"], places)
+    known = PlannerSettings(**{one.name: settings[one.name] for one in fields(PlannerSettings)})
+    policy = read_policy(places["proposal"])
+    planner = Planner(model, support_for(model, data).support, data, known, policy)
+    given = data.environment, settings["episodes"], settings["steps"]
+    return episode_returns({PLANNER: planner}, *given).to_dict("records")
+
+
+def act_alone(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
+    """The returns of the proposal by its mean action, and of random actions."""
+    given = settings["environment"], settings["episodes"], settings["steps"]
+    return episode_returns(alone(read_policy(places["proposal"])), *given).to_dict("records")
