@@ -90,11 +90,13 @@ def test_the_examples_run(data: Dataset, tuned: Any) -> None:
     rng = np.random.default_rng(0)
     given = {"tw": tw, "data": data, "tuned": tuned, "history": history(data)}
     given["actions"] = rng.uniform(-1, 1, (2, 5, 2)).astype(np.float32)
+    bounds = -np.ones(2, np.float32), np.ones(2, np.float32)
+    given |= {"np": np, "observation": data.rows[0, :-3], "low": bounds[0], "high": bounds[1]}
     found = doctest.DocTestFinder().find(api, "trajworld.api", globs=given)
     # A model of the shipped sizes is trained for two steps; the others are given what the test made.
     runner = doctest.DocTestRunner()
     results = [runner.run(one, clear_globs=False) for one in found if one.examples]
-    assert [result.failed for result in results] == [0] * 4
+    assert [result.failed for result in results] == [0] * 5
     assert Path("runs/fresh/last.keras").is_file()
 
 
@@ -217,6 +219,8 @@ def test_mistakes_are_one_line(data: Dataset, tuned: Any, make_store: Any) -> No
     refused("seed must be a whole number", tw.rollout, tuned, rows, actions, seed=-1)
     refused("episode must be a whole number", tw.predict, tuned, data, episode=1.5)
     refused("use a model of that environment", tw.predict, tuned, rows, ranges=other)
+    refused("no setting of planning is called 'horizn'", tw.planner, tuned, data, horizn=3)
+    refused("no method is called 'magic'", tw.planner, tuned, data, method="magic")
 
 
 def refused(message: str, function: Any, *given: Any, **options: Any) -> None:

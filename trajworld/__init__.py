@@ -15,9 +15,19 @@ os.environ.setdefault("KERAS_BACKEND", "jax")
 from trajworld.version import __version__
 
 if TYPE_CHECKING:
-    from trajworld.api import evaluate, load, open_dataset, predict, rollout, save, train
+    from trajworld.api import evaluate, load, open_dataset, planner, predict, rollout, save, train
 
-__all__ = ["__version__", "evaluate", "load", "open_dataset", "predict", "rollout", "save", "train"]
+__all__ = [
+    "__version__",
+    "evaluate",
+    "load",
+    "open_dataset",
+    "planner",
+    "predict",
+    "rollout",
+    "save",
+    "train",
+]
 
 
 def __getattr__(name: str) -> Any:

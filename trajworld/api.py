@@ -4,6 +4,7 @@ A *row* is ``[observation, reward, action]``: the reward received on arriving in
 it. A model reads rows and predicts the observation and the reward of the next one.
 """
 
+import dataclasses
 import functools
 import os
 import tempfile
@@ -26,9 +27,11 @@ if TYPE_CHECKING:
     import pandas
 
     from trajworld.models.rollout import Controller, Rollout
+    from trajworld.planning.planner import Planner
+    from trajworld.policies.policy import Policy
     from trajworld.training.loop import Report
 
-__all__ = ["evaluate", "load", "open_dataset", "predict", "rollout", "save", "train"]
+__all__ = ["evaluate", "load", "open_dataset", "planner", "predict", "rollout", "save", "train"]
 
 Data = Dataset | str | os.PathLike[str]
 """A dataset, or what :func:`open_dataset` takes."""
@@ -177,6 +180,52 @@ def rollout(
     shape = (controller.horizon, rows.shape[0], rows.shape[2])
     draws = None if seed is None else draw_uniforms(*shape, _whole("seed", seed))
     return _compiled(model, observations)(rows, np.ones(rows.shape[:2]), variates, controller, draws)
+
+
+def planner(
+    model: Any,
+    data: Data,
+    *,
+    proposal: "Policy | str | os.PathLike[str] | None" = None,
+    ranges: Data | None = None,
+    **settings: Any,
+) -> "Planner":
+    """Act by planning inside a model (model predictive control).
+
+    >>> planner = tw.planner(tuned, data, method="cem", horizon=5, candidates=32)
+    >>> act = planner.controller(low, high, np.random.default_rng(0))  # in one episode, within these [A] each
+    >>> action = act(observation, 0.0)  # then of each further observation and the reward received on arriving in it
+    >>> action.shape == low.shape
+    True
+
+    Args:
+        model: As in :func:`predict`.
+        data: A dataset of the environment, with rewards.
+        proposal: A policy to plan around, or its file, or the name of one that ships.
+        ranges: As in :func:`evaluate`.
+        settings: Any of :class:`trajworld.planning.settings.PlannerSettings`.
+
+    Returns what acts in any number of episodes; its model is compiled once.
+
+    Raises:
+        UsageError: A setting is unknown or out of range, or when acting, the observation or the bounds are of another
+            size than the data's.
+        TrajWorldError: The model or the policy is of data of another size, the data have no rewards, or when acting, no
+            prediction is finite.
+    """
+    from trajworld.evaluation.one_step import named_ranges, support_for
+    from trajworld.evaluation.ope import check_policies
+    from trajworld.planning.planner import Planner
+    from trajworld.planning.settings import PlannerSettings
+    from trajworld.policies.files import read_policy
+
+    if unknown := settings.keys() - {one.name for one in dataclasses.fields(PlannerSettings)}:
+        raise UsageError(f"no setting of planning is called {min(unknown)!r}")
+    model, dataset = _loaded(model), _opened(data)
+    policy: Any = read_policy(proposal) if isinstance(proposal, str | os.PathLike) else proposal
+    check_policies({} if policy is None else {"proposal": policy}, dataset)
+    support = support_for(model, dataset, named_ranges(ranges, [model])).support
+    return Planner(model, support, dataset, PlannerSettings(**settings), policy)
 
 
 def evaluate(

@@ -1,0 +1,107 @@
+"""The study of planning on a pendulum."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+from test_ope import PENDULUM, balancer
+
+from trajworld.charts import Look
+from trajworld.collect.collector import run_episodes
+from trajworld.data.store import write_store
+from trajworld.errors import UsageError
+from trajworld.models.files import save_model
+from trajworld.models.identity import Identity
+from trajworld.models.interface import kind_of, new_model
+from trajworld.policies.files import save_policy
+from trajworld.studies.planning import MODELS, Planning
+
+pytestmark = pytest.mark.once
+
+HOPPER = "gymnasium/Hopper-v5"
+
+
+def test_what_cannot_be_run_is_refused() -> None:
+    given: dict[str, Any] = {"datasets": ("a",), "proposals": ("b",)}
+    for wrong in (
+        {"datasets": ()},
+        {"proposals": ()},
+        {"models": ("magic",)},
+        {"method": "magic"},
+        {"candidates": 0},
+        {"seeds": 0},
+    ):
+        with pytest.raises(UsageError):
+            Planning(**{**given, **wrong})
+
+
+def test_returns_stand_beside_the_proposals() -> None:
+    about = {"environment": HOPPER, "episodes": 2, "steps": 10.0, "terminated": 0.5}
+    rows = [
+        {
+            "task": "act_alone",
+            "acting": "proposal",
+            "return": 100.0,
+            "return low": 90.0,
+            "return high": 110.0,
+        },
+        {"task": "act_alone", "acting": "random actions", "return": 20.0},
+    ]
+    plans = {"task": "plan_episodes", "dataset": "d", "acting": "planner"}
+    for seed, value in ((0, 120.0), (1, 160.0)):
+        rows.append({**plans, "model": MODELS[0], "seed": seed, "return": value, "trained": f"cell {seed}"})
+    rows.append({**plans, "model": MODELS[2], "seed": 0, "return": 50.0, "trained": "cell 2"})
+    table = pd.DataFrame([{**about, **row} for row in rows])
+    study = Planning(datasets=("d",), proposals=("zoo/hopper-05",), seeds=2)
+    returns = study.tables(table)["Returns"].set_index("acting")
+    assert list(returns.index) == ["proposal", "random actions", MODELS[0], MODELS[2]]
+    assert returns["of proposal"].tolist() == pytest.approx([1.0, 0.2, 1.4, 0.5])
+    assert returns.loc[MODELS[0], ["return", "return low", "return high"]].tolist() == [140.0, 120.0, 160.0]
+    assert returns.loc["proposal", ["return low", "return high"]].tolist() == [90.0, 110.0]
+    assert returns["episodes"].tolist() == [2, 2, 4, 2]
+    [figure] = study.charts(table, Look()).values()
+    assert {text.get_text() for text in figure.axes[0].get_yticklabels()} == {"Hopper-v5"}
+    assert not study.tables(pd.DataFrame())
+    assert not study.charts(pd.DataFrame(), Look())
+
+
+def test_each_environment_has_one_proposal(tmp_path: Path) -> None:
+    episodes = [one.episode for one in run_episodes(PENDULUM, balancer(1.0), 0, 0, 3, 20)]
+    data = write_store(tmp_path / "data", episodes, name="pendulum", source="", environment=PENDULUM)
+    for name in ("one", "two"):
+        save_policy(balancer(1.0), tmp_path / f"{name}.npz")
+    given = {"datasets": (str(data.path),)}
+    for files, count in ((("one.npz", "two.npz"), 2), ((), 0)):
+        proposals = *(str(tmp_path / name) for name in files), "zoo/hopper-05"
+        with pytest.raises(UsageError, match=f"{count} of --proposals are for {PENDULUM}: one is wanted"):
+            _ = Planning(**given, proposals=proposals)._proposals
+
+
+@pytest.mark.slow
+def test_the_study_runs_and_repeats_its_tables(
+    tmp_path: Path, command: Callable[..., tuple[int, str, str]]
+) -> None:
+    save_policy(balancer(1.0), tmp_path / "good.npz")
+    episodes = [one.episode for one in run_episodes(PENDULUM, balancer(1.0), 0, 0, 10, 60)]
+    data = write_store(tmp_path / "data", episodes, name="pendulum", source="", environment=PENDULUM)
+    model = tmp_path / "tiny.keras"
+    save_model(new_model(kind_of("trajworld").preset("tiny"), Identity()), model)
+    plan = ["--datasets", data.path, "--proposals", tmp_path / "good.npz", "--model", model]
+    sizes = "--batch-size 4 --steps 8 --ensemble-steps 10 --candidates 6 --horizon 4 --episodes 2"
+    plan += sizes.split()
+    code, _, err = command("study", "run", "planning", *plan, "-o", tmp_path / "out", "--workers", "1")
+    assert code == 0, err
+    table = pd.read_csv(tmp_path / "out" / "table.csv")
+    planned = table[table["task"] == "plan_episodes"]
+    assert planned["model"].tolist() == list(MODELS)
+    assert (planned["noise"] == 0.1).all()
+    assert set(table["acting"].dropna()) == {"planner", "proposal", "random actions"}
+    good = table.loc[table["acting"] == "proposal", "return"].item()
+    assert good > table.loc[table["acting"] == "random actions", "return"].item()
+    report = (tmp_path / "out" / "report.md").read_text()
+    assert all(word in report for word in ("Returns", "of proposal", *MODELS))
+    code, _, err = command("study", "run", "planning", *plan, "-o", tmp_path / "again", "--workers", "1")
+    assert (code, "finished" in err) == (0, False)
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "again" / "table.csv"), table)
