@@ -20,7 +20,8 @@ from trajworld.policies.files import save_policy, zoo_files
 from trajworld.studies import ope
 from trajworld.studies.data import Pretrained, shown_names
 from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH
-from trajworld.studies.ope import ENSEMBLE, METHODS, Ope
+from trajworld.studies.ope import METHODS, Ope
+from trajworld.studies.training_cells import ENSEMBLE
 
 pytestmark = pytest.mark.once
 

@@ -13,7 +13,6 @@ from matplotlib.figure import Figure
 
 from trajworld.charts import Look, scatter
 from trajworld.collect.collector import deciding_versions
-from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import support_for
@@ -29,19 +28,18 @@ from trajworld.evaluation.ope import (
 )
 from trajworld.evaluation.ope_settings import FittedQSettings, OpeSettings
 from trajworld.files import file_digest
-from trajworld.models.sizes import EnsembleSizes
 from trajworld.policies.files import policy_files, read_policy
 from trajworld.policies.policy import Policy
 from trajworld.studies.data import shown_names
 from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH
 from trajworld.studies.pairs import cost
-from trajworld.studies.training_cells import TrainedOnEach, model_cell, trained_model
+from trajworld.studies.training_cells import ENSEMBLE, TrainedOnEach, trained_model
 from trajworld.study.cells import Cell, Row
 from trajworld.study.run import Say
 from trajworld.study.tables import over_seeds
 from trajworld.text import short_name
 
-ENSEMBLE, FITTED_Q = "MLP ensemble", "fitted Q"
+FITTED_Q = "fitted Q"
 METHODS = (FINE_TUNED, FROM_SCRATCH, ENSEMBLE, FITTED_Q)
 _POLICY = "policy: "
 
@@ -164,11 +162,6 @@ class Ope(TrainedOnEach):
         return {
             one: {name: known[name] for name in known if name != "compact"} for one, known in found.items()
         }
-
-    def _training(self, data: Dataset, method: str, seed: int) -> Cell:
-        scratch, ensemble = self._model.sizes, EnsembleSizes.presets["small"]
-        start: Any = {FINE_TUNED: self._model, FROM_SCRATCH: scratch, ENSEMBLE: ensemble}[method]
-        return model_cell(data, start, seed, self)
 
     @cached_property
     def _named(self) -> dict[str, dict[str, Any]]:

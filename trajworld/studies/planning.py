@@ -17,15 +17,13 @@ from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import support_for
 from trajworld.evaluation.ope import check_policies, of_robot, robot_of
 from trajworld.files import file_digest
-from trajworld.models.sizes import EnsembleSizes
 from trajworld.planning.episodes import PLANNER, PROPOSAL, RANDOM, alone, episode_returns
 from trajworld.planning.planner import Planner
 from trajworld.planning.settings import SHOOTING, PlannerSettings
 from trajworld.policies.files import policy_files, read_policy
 from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH
-from trajworld.studies.ope import ENSEMBLE
 from trajworld.studies.pairs import cost
-from trajworld.studies.training_cells import TrainedOnEach, model_cell, trained_model
+from trajworld.studies.training_cells import ENSEMBLE, TrainedOnEach, trained_model
 from trajworld.study.cells import Cell, Row
 from trajworld.study.run import Say
 from trajworld.study.tables import HIGH, LOW, over_seeds
@@ -135,14 +133,6 @@ class Planning(TrainedOnEach):
                     if cell.key in trained:
                         plans.append(self._plan(data, model, seed, cell, common))
         return [*others, *plans, *training]
-
-    def _training(self, data: Dataset, model: str, seed: int) -> Cell:
-        start: Any = {
-            FINE_TUNED: self._model,
-            FROM_SCRATCH: self._model.sizes,
-            ENSEMBLE: EnsembleSizes.presets["small"],
-        }[model]
-        return model_cell(data, start, seed, self)
 
     def _plan(self, data: Dataset, model: str, seed: int, trained: Cell, common: dict[str, Any]) -> Cell:
         proposal = self._proposals[data.environment]

@@ -22,6 +22,7 @@ from trajworld.errors import UsageError
 from trajworld.files import json_digest
 from trajworld.models.files import load_model
 from trajworld.models.interface import Sizes, kind_of, kind_of_sizes
+from trajworld.models.sizes import EnsembleSizes
 from trajworld.studies.data import Pretrained, open_datasets, pretrained
 from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH, WEIGHTS
 from trajworld.study.cells import Cell, Result, Row
@@ -34,6 +35,9 @@ from trajworld.training.run import Run, resume_run, start_run
 
 TEST_FRACTION = 0.1
 """Of each dataset's episodes; see :func:`trajworld.data.split.set_aside`."""
+
+ENSEMBLE = "MLP ensemble"
+"""What studies call it, beside fine-tuned and from scratch."""
 
 _ENSEMBLE = "mlp-ensemble"
 # Steps of a pre-training run until its speed is known.
@@ -78,6 +82,12 @@ class TrainedOnEach:
     @cached_property
     def _model(self) -> Pretrained:
         return pretrained(self.model)
+
+    def _training(self, data: Dataset, method: str, seed: int) -> Cell:
+        """Of a model that is fine-tuned, of one from scratch, or of an MLP ensemble."""
+        scratch, ensemble = self._model.sizes, EnsembleSizes.presets["small"]
+        start: Any = {FINE_TUNED: self._model, FROM_SCRATCH: scratch, ENSEMBLE: ensemble}[method]
+        return model_cell(data, start, seed, self)
 
 
 def model_cell(data: Dataset, start: Sizes | Pretrained | Cell, seed: int, plan: TrainedOnEach) -> Cell:
