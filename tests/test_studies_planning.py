@@ -89,7 +89,7 @@ def test_the_study_runs_and_repeats_its_tables(
     model = tmp_path / "tiny.keras"
     save_model(new_model(kind_of("trajworld").preset("tiny"), Identity()), model)
     plan = ["--datasets", data.path, "--proposals", tmp_path / "good.npz", "--model", model]
-    sizes = "--batch-size 4 --steps 8 --ensemble-steps 10 --candidates 6 --horizon 4 --episodes 2"
+    sizes = "--batch-size 4 --steps 8 --ensemble-steps 10 --candidates 6 --horizon 4 --episodes 2 --episode-steps 30"
     plan += sizes.split()
     code, _, err = command("study", "run", "planning", *plan, "-o", tmp_path / "out", "--workers", "1")
     assert code == 0, err
@@ -97,6 +97,8 @@ def test_the_study_runs_and_repeats_its_tables(
     planned = table[table["task"] == "plan_episodes"]
     assert planned["model"].tolist() == list(MODELS)
     assert (planned["noise"] == 0.1).all()
+    assert (planned["steps"] <= 30).all()
+    assert (table.loc[table["task"] == "train_model", "step"] <= 10).all()
     assert set(table["acting"].dropna()) == {"planner", "proposal", "random actions"}
     good = table.loc[table["acting"] == "proposal", "return"].item()
     assert good > table.loc[table["acting"] == "random actions", "return"].item()

@@ -57,7 +57,7 @@ class Planning(TrainedOnEach):
         horizon: Steps ahead; 0 for the published ones.
         noise: Around the proposal's actions, in half boxes; 0 for the published one.
         episodes: Of each model.
-        steps: The most of an episode.
+        episode_steps: The most of an episode.
         seeds: Of training.
     """
 
@@ -70,7 +70,7 @@ class Planning(TrainedOnEach):
     horizon: int = 0
     noise: float = 0.0
     episodes: int = 3
-    steps: int = 1000
+    episode_steps: int = 1000
     seeds: int = 1
 
     def __post_init__(self) -> None:
@@ -79,7 +79,7 @@ class Planning(TrainedOnEach):
             raise UsageError("name datasets with --suite or --datasets and a policy of each with --proposals")
         if unknown := [one for one in self.models if one not in MODELS]:
             raise UsageError(f"no model is called {unknown[0]!r}: there are {', '.join(MODELS)}")
-        if min(self.seeds, self.episodes, self.steps) < 1:
+        if min(self.seeds, self.episodes, self.episode_steps) < 1:
             raise UsageError("at least 1 seed, episode and step are needed")
         self._settings("")
 
@@ -114,7 +114,7 @@ class Planning(TrainedOnEach):
         trained = set(table["cell"]) if "cell" in table else set()
         common: dict[str, Any] = {
             "episodes": self.episodes,
-            "steps": self.steps,
+            "episode_steps": self.episode_steps,
             "versions": deciding_versions(),
         }
         others = [
@@ -196,11 +196,11 @@ def plan_episodes(settings: Mapping[str, Any], places: Mapping[str, str]) -> lis
     known = PlannerSettings(**{one.name: settings[one.name] for one in fields(PlannerSettings)})
     policy = read_policy(places["proposal"])
     planner = Planner(model, support_for(model, data).support, data, known, policy)
-    given = data.environment, settings["episodes"], settings["steps"]
+    given = data.environment, settings["episodes"], settings["episode_steps"]
     return episode_returns({PLANNER: planner}, *given).to_dict("records")
 
 
 def act_alone(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
     """The returns of the proposal by its mean action, and of random actions."""
-    given = settings["environment"], settings["episodes"], settings["steps"]
+    given = settings["environment"], settings["episodes"], settings["episode_steps"]
     return episode_returns(alone(read_policy(places["proposal"])), *given).to_dict("records")
