@@ -23,6 +23,7 @@ def plan(
     spec: Annotated[str, With(metavar="DATASET")],
     *,
     proposal: Annotated[Path, With(metavar="POLICY")] | None = None,
+    deterministic: bool = False,
     environment: Annotated[str, With(metavar="ENV")] = "",
     episodes: AtLeast1 = 3,
     steps: AtLeast1 | None = None,
@@ -36,8 +37,8 @@ def plan(
 
     In each step action sequences are imagined, and the first action of the best is done; the model reads the real rows
     of the episode. Candidates are random, or around a proposal policy's actions in the model. DATASET says what
-    the variates are, and the range of those that a pre-trained model never saw. Beside the planner the proposal
-    acts, by its mean action, and random actions do, in episodes that begin alike. MODEL and DATASET are what
+    the variates are, and the range of those that a pre-trained model never saw. Beside the planner act the proposal
+    alone and random actions, in episodes that begin alike. MODEL and DATASET are what
     `trajworld evaluate` takes, POLICY what `trajworld policy` reads.
 
     \b
@@ -48,6 +49,7 @@ def plan(
 
     Options:
         proposal: The policy to plan around.
+        deterministic: Have it do its mean action, without noise of its own.
         environment: Where to act.  [default: that of the data]
         episodes: Of each.
         steps: The most of an episode.  [default: the environment's limit]
@@ -70,7 +72,7 @@ def plan(
     from trajworld.policies.files import read_policy
     from trajworld.study.tables import terminal
 
-    policy = None if proposal is None else read_policy(proposal)
+    policy = None if proposal is None else read_policy(proposal, deterministic=deterministic)
     with job_progress("Converting") as progress:
         dataset = open_dataset(spec, progress=progress)
     if not (where := environment or dataset.environment):
@@ -99,7 +101,13 @@ def plan(
         "dataset": dataset.name,
         "environment": where,
         "ranges": support.origin,
-        "settings": {**vars(settings), "proposal": str(proposal or ""), "steps": steps, "seed": seed},
+        "settings": {
+            **vars(settings),
+            "proposal": str(proposal or ""),
+            "deterministic": deterministic,
+            "steps": steps,
+            "seed": seed,
+        },
         "seconds": round(seconds, 3),
         "returns": json.loads(table.to_json(orient="records")),
     }

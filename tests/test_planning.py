@@ -156,23 +156,29 @@ def test_a_seed_repeats(data: Dataset, method: Any) -> None:
 
 
 def test_a_proposal_acts_in_the_model_and_noise_is_around_it(data: Dataset) -> None:
-    """With hardly any noise the plan is what the policy does by its mean; the first candidate has none at all."""
+    """With hardly any noise a deterministic proposal's action is done; the first candidate has none at all."""
     turn, push = system(4)
     gain = np.random.default_rng(0).normal(size=(3, 2)).astype(np.float32)
-    spread = Layer(np.zeros((3, 2), np.float32), np.full(2, 1.0, np.float32))
-    policy = Policy((), Layer(gain, np.zeros(2, np.float32)), spread, low=LOW, high=HIGH)
+    policy = Policy((), Layer(gain, np.zeros(2, np.float32)), low=LOW, high=HIGH)
     state = np.array([0.3, -0.2, 0.5], np.float32)
-    for noise, apart in ((1e-6, 1e-4), (0.3, 2.0)):
-        settings = PlannerSettings(horizon=11, candidates=32, noise=noise)
-        planner = Planner(linear(turn, push), support(data), data, settings, policy)
-        found = planner.controller(LOW, HIGH, np.random.default_rng(0))(state, 0.0)
-        away = np.abs(found - policy.deterministic().act(state[None])[0]).max()
-        assert away < apart
-    assert away > 1e-3
-    alone = replace(settings, candidates=1)
-    planner = Planner(linear(turn, push), support(data), data, alone, policy)
-    found = planner.controller(LOW, HIGH, np.random.default_rng(0))(state, 0.0)
-    np.testing.assert_allclose(found, policy.deterministic().act(state[None])[0], atol=1e-5)
+
+    def planned(proposal: Policy, **settings: Any) -> np.ndarray:
+        given = PlannerSettings(horizon=11, **settings)
+        planner = Planner(linear(turn, push), support(data), data, given, proposal)
+        return planner.controller(LOW, HIGH, np.random.default_rng(0))(state, 0.0)
+
+    mean = policy.act(state[None])[0]
+    np.testing.assert_allclose(planned(policy, candidates=32, noise=1e-6), mean, atol=1e-4)
+    np.testing.assert_allclose(planned(policy, candidates=1, noise=0.3), mean, atol=1e-5)
+    assert np.abs(planned(policy, candidates=32, noise=0.3) - mean).max() > 1e-3
+    # A stochastic one draws its own: of one candidate these decide alone.
+    spread = Layer(np.zeros((3, 2), np.float32), np.full(2, -1.0, np.float32))
+    drawn = planned(replace(policy, log_std=spread), candidates=1)
+    generator = np.random.default_rng(0)
+    generator.standard_normal((1, 11, 2))
+    noisy = replace(policy, log_std=spread)
+    own = noisy.draws(11, 1, generator)
+    np.testing.assert_allclose(drawn, noisy.function(noisy.weights, state[None], own[0], np)[0], atol=1e-5)
 
 
 class Seen(NamedTuple):

@@ -15,8 +15,8 @@ PLANNER, PROPOSAL, RANDOM = "planner", "proposal", "random actions"
 
 
 def alone(proposal: Policy | None) -> dict[str, Behaviour]:
-    """What to compare a planner with: its proposal, by its mean action, and random actions."""
-    own: dict[str, Behaviour] = {} if proposal is None else {PROPOSAL: proposal.deterministic()}
+    """What to compare a planner with: its proposal, as it is defined, and random actions."""
+    own: dict[str, Behaviour] = {} if proposal is None else {PROPOSAL: proposal}
     return {**own, RANDOM: Uniform()}
 
 

@@ -30,10 +30,10 @@ class Planner:
     """Receding-horizon planning: a ``Behaviour`` that imagines candidates, sequences of actions, at each step.
 
     Candidates are Gaussian around a plan, which is the middle of the action range at first, and then, but for shooting,
-    the last step's plan, one step on; or they are the actions that a proposal policy does by its mean inside the model,
-    with noise on top. The first candidate has no noise. A candidate's value is the discounted sum of its expected
-    rewards until the environment's termination rule ends it, the last one included; a model whose predictions are
-    samples by definition is sampled. The model reads the real rows of the episode, the last W of them.
+    the last step's plan, one step on; or they are what a proposal policy does inside the model, as it is defined, with
+    noise on top. The first candidate has no noise. A candidate's value is the discounted sum of its expected rewards
+    until the environment's termination rule ends it, the last one included; a model whose predictions are samples by
+    definition is sampled. The model reads the real rows of the episode, the last W of them.
 
     - shooting: the plan is the best candidate;
     - cem: the mean of the elites; a further round draws Gaussians of their mean and standard deviation;
@@ -106,8 +106,8 @@ class Planner:
             drawn = generator.standard_normal((settings.candidates, *mean.shape))
             drawn[0] = 0.0
             if number == 0 and self.proposal is not None:
-                scaled = std * drawn * (high - low) / 2
-                control: Any = _proposed(self.proposal, np.swapaxes(scaled, 0, 1), low, high)
+                scaled = np.swapaxes(std * drawn * (high - low) / 2, 0, 1)
+                control: Any = _proposed(self.proposal, scaled, (low, high), generator)
             else:
                 control = GivenActions(in_box(mean + std * drawn, low, high))
             found = self._imagine(rows, control, generator)
@@ -174,17 +174,26 @@ def refined(
     return candidates[np.argmax(values)], std
 
 
-def _proposed(policy: Policy, noise: NDArray[np.floating], low: Floats, high: Floats) -> PolicyController:
-    """A policy's mean actions with noise ``[h, N, A]`` on top, kept to the range."""
-    weights = {"policy": policy.weights, "low": low, "high": high}
-    return PolicyController(_noisy(policy.function), weights, len(noise), noise.astype(np.float32))
+def _proposed(
+    policy: Policy,
+    noise: NDArray[np.floating],
+    bounds: tuple[Floats, Floats],
+    generator: np.random.Generator,
+) -> PolicyController:
+    """A policy's actions, drawn where it is stochastic, with noise ``[h, N, A]`` on top, kept to the bounds."""
+    horizon, count, _ = noise.shape
+    own = policy.draws(horizon, count, generator)
+    weights = {"policy": policy.weights, "low": bounds[0], "high": bounds[1]}
+    both = np.concatenate([np.zeros_like(noise) if own is None else own, noise], axis=-1)
+    return PolicyController(_noisy(policy.function), weights, horizon, both.astype(np.float32))
 
 
 @functools.cache
 def _noisy(policy: Callable[..., Tensor]) -> Callable[..., Tensor]:
     # One function for each policy's, so that compilations are shared.
     def act(weights: Any, observation: Tensor, noise: Tensor | None) -> Tensor:
-        action = policy(weights["policy"], observation, None) + noise
+        own, added = ops.split(noise, 2, axis=-1)
+        action = policy(weights["policy"], observation, own) + added
         return ops.minimum(ops.maximum(action, weights["low"]), weights["high"])
 
     return act

@@ -21,6 +21,7 @@ from trajworld.planning.episodes import PLANNER, PROPOSAL, RANDOM, alone, episod
 from trajworld.planning.planner import Planner
 from trajworld.planning.settings import SHOOTING, PlannerSettings
 from trajworld.policies.files import policy_files, read_policy
+from trajworld.policies.policy import Policy
 from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH
 from trajworld.studies.pairs import cost
 from trajworld.studies.training_cells import ENSEMBLE, TrainedOnEach, trained_model
@@ -40,17 +41,18 @@ class Planning(TrainedOnEach):
 
     On each dataset a pre-trained model is fine-tuned, and others are trained from scratch: a model of its sizes, and an
     ensemble of multilayer perceptrons. A tenth of the episodes is set aside for other studies. Then each plans in its
-    dataset's environment, around the actions that a proposal policy does by its mean inside the model, with noise on
-    top, all in episodes that begin alike.
+    dataset's environment, around what a proposal policy does inside the model, with noise on top, all in episodes that
+    begin alike.
 
     - Return: the mean undiscounted return of the episodes. In brackets the least and the greatest of the seeds; of one
       seed 95 % over its episodes.
-    - Of proposal: the return divided by that of the proposal alone, by its mean action.
+    - Of proposal: the return divided by that of the proposal alone.
     - Steps ahead and noise are the published ones of hopper (50 and 0.05), walker2d (25 and 0.2) and half-cheetah (25
       and 0.025), of other robots 25 and 0.1.
 
     Attributes:
         proposals: Files of policies, or such as zoo/hopper-05: one of each environment.
+        deterministic: Have the proposals do their mean actions, without noise of their own.
         models: Of fine-tuned, from scratch and MLP ensemble.
         method: Of planning: shooting, cem or mppi.
         candidates: Action sequences that are imagined at once.
@@ -64,6 +66,7 @@ class Planning(TrainedOnEach):
     name: ClassVar[str] = "planning"
 
     proposals: tuple[str, ...] = ()
+    deterministic: bool = False
     models: tuple[str, ...] = MODELS
     method: str = SHOOTING
     candidates: int = 128
@@ -115,6 +118,7 @@ class Planning(TrainedOnEach):
         common: dict[str, Any] = {
             "episodes": self.episodes,
             "episode_steps": self.episode_steps,
+            "deterministic": self.deterministic,
             "versions": deciding_versions(),
         }
         others = [
@@ -194,13 +198,17 @@ def plan_episodes(settings: Mapping[str, Any], places: Mapping[str, str]) -> lis
     """The returns of planning in a trained model."""
     data, model = open_dataset(places["dataset"]), trained_model(settings["trained"], places)
     known = PlannerSettings(**{one.name: settings[one.name] for one in fields(PlannerSettings)})
-    policy = read_policy(places["proposal"])
+    policy = _proposal(settings, places)
     planner = Planner(model, support_for(model, data).support, data, known, policy)
     given = data.environment, settings["episodes"], settings["episode_steps"]
     return episode_returns({PLANNER: planner}, *given).to_dict("records")
 
 
 def act_alone(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
-    """The returns of the proposal by its mean action, and of random actions."""
+    """The returns of the proposal and of random actions."""
     given = settings["environment"], settings["episodes"], settings["episode_steps"]
-    return episode_returns(alone(read_policy(places["proposal"])), *given).to_dict("records")
+    return episode_returns(alone(_proposal(settings, places)), *given).to_dict("records")
+
+
+def _proposal(settings: Mapping[str, Any], places: Mapping[str, str]) -> Policy:
+    return read_policy(places["proposal"], deterministic=settings["deterministic"])
