@@ -63,8 +63,9 @@ def plan(
     import pandas as pd
 
     from trajworld.data.resolve import open_dataset
+    from trajworld.environments.open import open_environment
     from trajworld.evaluation.one_step import named_ranges, support_for
-    from trajworld.evaluation.ope import check_policies, time_limit
+    from trajworld.evaluation.ope import check_policies
     from trajworld.files import atomic_folder, write_json
     from trajworld.models.names import load
     from trajworld.planning.episodes import PLANNER, alone, episode_returns
@@ -77,11 +78,14 @@ def plan(
         dataset = open_dataset(spec, progress=progress)
     if not (where := environment or dataset.environment):
         raise UsageError(f"{dataset.name} does not say its environment: name one by --environment")
+    opened = open_environment(where)
+    opened.close()
     check_policies({} if policy is None else {str(proposal): policy}, dataset)
     model = load(model_name)
     with job_progress("Converting") as progress:
         support = support_for(model, dataset, named_ranges(ranges, [model], progress=progress))
-    most, done = episodes * min(steps or 10**9, int(time_limit(where))), 0
+    done, limit = 0, opened.description.time_limit
+    most = episodes * min(steps or limit, limit)
     with job_progress("Planning", "steps") as progress:
 
         def observe() -> None:

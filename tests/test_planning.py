@@ -322,6 +322,8 @@ def test_from_the_command_line(
     assert (out / "returns.csv").read_text().startswith("acting,return,")
     code, _, err = command(*words, "-o", out)
     assert (code, "exists already" in err) == (1, True)
+    code, _, err = command("plan", best, pendulum.path, "--environment", "Hoper-v5")
+    assert (code, "did you mean gymnasium/Hopper-v5" in err) == (2, True)
     code, _, err = command("plan", best, pendulum.path, "--environment", "Hopper-v5")
     assert code == 2
     assert "11 observation values and 3 actions, but pendulum 3 and 1" in err

@@ -57,7 +57,7 @@ def test_returns_stand_beside_the_proposals() -> None:
     study = Planning(datasets=("d",), proposals=("zoo/hopper-05",), seeds=2)
     returns = study.tables(table)["Returns"].set_index("acting")
     assert list(returns.index) == ["proposal", "random actions", MODELS[0], MODELS[2]]
-    assert returns["of proposal"].tolist() == pytest.approx([1.0, 0.2, 1.4, 0.5])
+    assert returns["score"].tolist() == pytest.approx([1.0, 0.0, 1.5, 0.375])
     assert returns.loc[MODELS[0], ["return", "return low", "return high"]].tolist() == [140.0, 120.0, 160.0]
     assert returns.loc["proposal", ["return low", "return high"]].tolist() == [90.0, 110.0]
     assert returns["episodes"].tolist() == [2, 2, 4, 2]
@@ -103,7 +103,7 @@ def test_the_study_runs_and_repeats_its_tables(
     good = table.loc[table["acting"] == "proposal", "return"].item()
     assert good > table.loc[table["acting"] == "random actions", "return"].item()
     report = (tmp_path / "out" / "report.md").read_text()
-    assert all(word in report for word in ("Returns", "of proposal", *MODELS))
+    assert all(word in report for word in ("Returns", "score", *MODELS))
     code, _, err = command("study", "run", "planning", *plan, "-o", tmp_path / "again", "--workers", "1")
     assert (code, "finished" in err) == (0, False)
     pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "again" / "table.csv"), table)

@@ -46,7 +46,7 @@ class Planning(TrainedOnEach):
 
     - Return: the mean undiscounted return of the episodes. In brackets the least and the greatest of the seeds; of one
       seed 95 % over its episodes.
-    - Of proposal: the return divided by that of the proposal alone.
+    - Score: 0 is the return of random actions, 1 that of the proposal alone.
     - Steps ahead and noise are the published ones of hopper (50 and 0.05), walker2d (25 and 0.2) and half-cheetah (25
       and 0.025), of other robots 25 and 0.1.
 
@@ -158,12 +158,10 @@ class Planning(TrainedOnEach):
         firsts = rows.groupby(by, sort=False, dropna=False)[["return" + LOW, "return" + HIGH]].first()
         for end in ("return" + LOW, "return" + HIGH):
             means[end] = means[end].fillna(firsts[end].reset_index(drop=True))
-        more = over_seeds(rows, by, "of proposal")[[*by, "of proposal"]]
-        counts = rows.groupby(by, sort=False, dropna=False)
-        counted = counts.agg(
-            episodes=("episodes", "sum"), steps=("steps", "mean"), terminated=("terminated", "mean")
-        )
-        found = means.merge(more, on=by).merge(counted.reset_index(), on=by)
+        more = {"score": ("score", "mean"), "episodes": ("episodes", "sum")}
+        more |= {name: (name, "mean") for name in ("steps", "terminated")}
+        counted = rows.groupby(by, sort=False, dropna=False).agg(**more).astype({"episodes": int})
+        found = means.merge(counted.reset_index(), on=by)
         plans = table[table["task"] == plan_episodes.__name__]
         return {
             "Returns": found.assign(environment=found["environment"].map(short_name)),
@@ -171,16 +169,17 @@ class Planning(TrainedOnEach):
         }
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
-        """The returns of each environment as shares of the proposal's."""
+        """The scores in each environment."""
         rows = _returns(table)
         if not len(rows):
             return {}
         rows = rows[rows["acting"] != RANDOM].assign(
             environment=lambda one: one["environment"].map(short_name)
         )
-        means = over_seeds(rows, ["environment", "acting"], "of proposal")
-        given = {"label": "environment", "value": "of proposal", "series": "acting"}
-        return {"Returns of planning": bars(means, look, **given, title="return / proposal's return")}
+        means = over_seeds(rows, ["environment", "acting"], "score")
+        given = {"label": "environment", "value": "score", "series": "acting"}
+        title = "score: 0 is random, 1 the proposal"
+        return {"Returns of planning": bars(means, look, **given, title=title)}
 
 
 def _returns(table: pd.DataFrame) -> pd.DataFrame:
@@ -190,8 +189,9 @@ def _returns(table: pd.DataFrame) -> pd.DataFrame:
     rows = table[table["acting"].notna()]
     planned = rows["acting"] == PLANNER
     rows = rows.assign(acting=rows["acting"].mask(planned, rows.get("model")))
-    base = rows[rows["acting"] == PROPOSAL].groupby("environment")["return"].mean()
-    return rows.assign(**{"of proposal": rows["return"] / rows["environment"].map(base)})
+    each = [rows[rows["acting"] == one].groupby("environment")["return"].mean() for one in (RANDOM, PROPOSAL)]
+    low, high = (rows["environment"].map(one) for one in each)
+    return rows.assign(score=(rows["return"] - low) / (high - low))
 
 
 def plan_episodes(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:
