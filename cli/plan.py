@@ -26,6 +26,7 @@ def plan(
     deterministic: bool = False,
     environment: Annotated[str, With(metavar="ENV")] = "",
     episodes: AtLeast1 = 3,
+    baseline_episodes: AtLeast1 = 50,
     steps: AtLeast1 | None = None,
     seed: Seed = 0,
     ranges: Annotated[str, With(metavar="DATASET")] | None = None,
@@ -38,7 +39,7 @@ def plan(
     In each step action sequences are imagined, and the first action of the best is done; the model reads the real rows
     of the episode. Candidates are random, or around a proposal policy's actions in the model. DATASET says what
     the variates are, and the range of those that a pre-trained model never saw. Beside the planner act the proposal
-    alone and random actions, in episodes that begin alike. MODEL and DATASET are what
+    alone and random actions. MODEL and DATASET are what
     `trajworld evaluate` takes, POLICY what `trajworld policy` reads.
 
     \b
@@ -51,7 +52,8 @@ def plan(
         proposal: The policy to plan around.
         deterministic: Have it do its mean action, without noise of its own.
         environment: Where to act.  [default: that of the data]
-        episodes: Of each.
+        episodes: Of the planner.
+        baseline_episodes: Of the proposal and of random actions, which cost little.
         steps: The most of an episode.  [default: the environment's limit]
         ranges: As of `trajworld evaluate`.
         output: Make this folder: results.json and a table.
@@ -62,6 +64,7 @@ def plan(
         raise TrajWorldError(f"{output} exists already: name another folder")
     import pandas as pd
 
+    from trajworld.collect.collector import default_workers
     from trajworld.data.resolve import open_dataset
     from trajworld.environments.open import open_environment
     from trajworld.evaluation.one_step import named_ranges, support_for
@@ -97,7 +100,15 @@ def plan(
         found = episode_returns({PLANNER: planner}, where, episodes, steps, seed)
         seconds = time.perf_counter() - began
     with job_progress("Acting", "episodes") as progress:
-        others = episode_returns(alone(policy), where, episodes, steps, seed, progress=progress)
+        given = (
+            alone(policy),
+            where,
+            baseline_episodes,
+            steps,
+            seed,
+            default_workers(baseline_episodes * limit),
+        )
+        others = episode_returns(*given, progress)
     table = pd.concat([found, others], ignore_index=True)
     results = {
         "kind": "planning",
@@ -127,4 +138,4 @@ def plan(
     )
     for name, broken in zip(table["acting"], table["unstable"], strict=True):
         if broken:
-            click.echo(f"Warning: {name}: the simulator broke in {broken} of {episodes} episodes, cut there")
+            click.echo(f"Warning: {name}: the simulator broke in {broken} episodes, cut there")

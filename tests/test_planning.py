@@ -310,13 +310,14 @@ def test_from_the_command_line(
     save_policy(replace(policy, low=np.full(1, -2.0), high=np.full(1, 2.0)), tmp_path / "it.npz")
     best, out = tmp_path / "run" / "best.keras", tmp_path / "plan"
     words = ["plan", best, pendulum.path, "--proposal", tmp_path / "it.npz", "--steps", 12, "--episodes", 2]
+    words += ["--baseline-episodes", 5]
     code, printed, err = command(*words, "--horizon", 5, "--candidates", 16, "-o", out)
     assert code == 0, err
     assert "seconds for each planned action" in printed
     found = json.loads((out / "results.json").read_text())
     rows = {row["acting"]: row for row in found["returns"]}
     assert set(rows) == {"planner", "proposal", "random actions"}
-    assert all(row["episodes"] == 2 and row["steps"] == 12 for row in rows.values())
+    assert [(row["episodes"], row["steps"]) for row in rows.values()] == [(2, 12), (5, 12), (5, 12)]
     for row in rows.values():
         np.testing.assert_allclose(row["return"], np.mean(row["returns"]))
     assert (out / "returns.csv").read_text().startswith("acting,return,")

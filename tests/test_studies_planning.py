@@ -89,8 +89,8 @@ def test_the_study_runs_and_repeats_its_tables(
     model = tmp_path / "tiny.keras"
     save_model(new_model(kind_of("trajworld").preset("tiny"), Identity()), model)
     plan = ["--datasets", data.path, "--proposals", tmp_path / "good.npz", "--model", model]
-    sizes = "--batch-size 4 --steps 8 --ensemble-steps 10 --candidates 6 --horizon 4 --episodes 2 --episode-steps 30"
-    plan += sizes.split()
+    sizes = "--batch-size 4 --steps 8 --ensemble-steps 10 --candidates 6 --horizon 4 --episodes 2"
+    plan += [*sizes.split(), "--episode-steps", 30, "--baseline-episodes", 4]
     code, _, err = command("study", "run", "planning", *plan, "-o", tmp_path / "out", "--workers", "1")
     assert code == 0, err
     table = pd.read_csv(tmp_path / "out" / "table.csv")
@@ -98,6 +98,8 @@ def test_the_study_runs_and_repeats_its_tables(
     assert planned["model"].tolist() == list(MODELS)
     assert (planned["noise"] == 0.1).all()
     assert (planned["steps"] <= 30).all()
+    assert planned["episodes"].tolist() == [2, 2, 2]
+    assert table.loc[table["task"] == "act_alone", "episodes"].tolist() == [4, 4]
     assert (table.loc[table["task"] == "train_model", "step"] <= 10).all()
     assert set(table["acting"].dropna()) == {"planner", "proposal", "random actions"}
     good = table.loc[table["acting"] == "proposal", "return"].item()

@@ -41,8 +41,7 @@ class Planning(TrainedOnEach):
 
     On each dataset a pre-trained model is fine-tuned, and others are trained from scratch: a model of its sizes, and an
     ensemble of multilayer perceptrons. A tenth of the episodes is set aside for other studies. Then each plans in its
-    dataset's environment, around what a proposal policy does inside the model, with noise on top, all in episodes that
-    begin alike.
+    dataset's environment, around what a proposal policy does inside the model, with noise on top.
 
     - Return: the mean undiscounted return of the episodes. In brackets the least and the greatest of the seeds; of one
       seed 95 % over its episodes.
@@ -59,6 +58,7 @@ class Planning(TrainedOnEach):
         horizon: Steps ahead; 0 for the published ones.
         noise: Around the proposal's actions, in half boxes; 0 for the published one.
         episodes: Of each model.
+        baseline_episodes: Of each proposal alone and of random actions.
         episode_steps: The most of an episode.
         seeds: Of training.
     """
@@ -73,6 +73,7 @@ class Planning(TrainedOnEach):
     horizon: int = 0
     noise: float = 0.0
     episodes: int = 3
+    baseline_episodes: int = 50
     episode_steps: int = 1000
     seeds: int = 1
 
@@ -82,7 +83,7 @@ class Planning(TrainedOnEach):
             raise UsageError("name datasets with --suite or --datasets and a policy of each with --proposals")
         if unknown := [one for one in self.models if one not in MODELS]:
             raise UsageError(f"no model is called {unknown[0]!r}: there are {', '.join(MODELS)}")
-        if min(self.seeds, self.episodes, self.episode_steps) < 1:
+        if min(self.seeds, self.episodes, self.baseline_episodes, self.episode_steps) < 1:
             raise UsageError("at least 1 seed, episode and step are needed")
         self._settings("")
 
@@ -116,7 +117,6 @@ class Planning(TrainedOnEach):
         """What the proposals and random actions reach, planning in the models that are trained, and training."""
         trained = set(table["cell"]) if "cell" in table else set()
         common: dict[str, Any] = {
-            "episodes": self.episodes,
             "episode_steps": self.episode_steps,
             "deterministic": self.deterministic,
             "versions": deciding_versions(),
@@ -124,7 +124,12 @@ class Planning(TrainedOnEach):
         others = [
             Cell(
                 act_alone,
-                {"environment": one, "proposal": file_digest(path), **common},
+                {
+                    "environment": one,
+                    "proposal": file_digest(path),
+                    "episodes": self.baseline_episodes,
+                    **common,
+                },
                 {"proposal": str(path)},
             )
             for one, path in self._proposals.items()
@@ -146,7 +151,7 @@ class Planning(TrainedOnEach):
             "content": data.content,
         }
         about |= {"model": model, "seed": seed, "trained": trained.key, "proposal": file_digest(proposal)}
-        about |= asdict(self._settings(data.environment)) | common
+        about |= asdict(self._settings(data.environment)) | common | {"episodes": self.episodes}
         return Cell(plan_episodes, about, {"dataset": str(data.path), "proposal": str(proposal)})
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
