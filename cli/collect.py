@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import click
 
-from trajworld.collect.collector import DEFAULT_ID, collect_datasets, dataset_targets, default_workers
+from trajworld.collect.collector import default_workers
 from trajworld.collect.corpus import (
     DEFAULT_NAME,
     check_families,
@@ -21,6 +21,7 @@ from trajworld.collect.corpus import (
     plan_corpus,
 )
 from trajworld.collect.corpus_table import PRETRAIN, ROLES, Row, read_table, select
+from trajworld.collect.datasets import DEFAULT_ID, collect_datasets, dataset_targets
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.errors import UsageError
 from trajworld.policies.behaviour import BEHAVIOURS, make_behaviour

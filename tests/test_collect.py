@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from waiting import start, wait_for
 
 from trajworld.collect import collector
-from trajworld.collect.collector import Rollout, Tally, collect, episode_seeds, run_episode
+from trajworld.collect.collector import Tally, collect
+from trajworld.collect.episodes import Rollout, episode_seeds, run_episode
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import datasets_folder, local_datasets, read_minari
 from trajworld.environments.interface import Description, Step

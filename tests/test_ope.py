@@ -15,7 +15,7 @@ from test_returns import SUPPORT, Linear, model  # noqa: F401
 from test_second_model import LinearSizes, motion
 
 from trajworld.cli.ope import _read_truth
-from trajworld.collect.collector import run_episodes
+from trajworld.collect.episodes import run_episodes
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.store import write_store

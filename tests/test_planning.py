@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from keras import ops
 from test_second_model import Linear, LinearSizes, motion
 
-from trajworld.collect.collector import run_episode, run_episodes
+from trajworld.collect.episodes import run_episode, run_episodes
 from trajworld.data.batch import Variates
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode, no_rewards

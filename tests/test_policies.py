@@ -10,7 +10,7 @@ from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trajworld.collect.collector import run_episode
+from trajworld.collect.episodes import run_episode
 from trajworld.data.episode import Episode
 from trajworld.environments.interface import Description, Step
 from trajworld.errors import UsageError

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from trajworld.collect import returns as module
-from trajworld.collect.collector import Rollout, episode_seeds
+from trajworld.collect.episodes import Rollout, episode_seeds
 from trajworld.collect.returns import policy_returns
 from trajworld.errors import UsageError
 from trajworld.policies.files import load_policy, read_policy, save_policy

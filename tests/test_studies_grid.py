@@ -12,7 +12,7 @@ import pytest
 from test_ope import PENDULUM, balancer
 
 from trajworld.charts import Look
-from trajworld.collect.collector import run_episodes
+from trajworld.collect.episodes import run_episodes
 from trajworld.data.minari_datasets import write_minari
 from trajworld.data.resolve import open_dataset
 from trajworld.data.split import set_aside

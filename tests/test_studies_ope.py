@@ -10,7 +10,7 @@ import pytest
 from test_ope import PENDULUM, balancer
 
 from trajworld.charts import Look
-from trajworld.collect.collector import run_episodes
+from trajworld.collect.episodes import run_episodes
 from trajworld.data.store import write_store
 from trajworld.errors import UsageError
 from trajworld.models.files import save_model

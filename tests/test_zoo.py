@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from trajworld.collect import selection
-from trajworld.collect.collector import run_episodes
+from trajworld.collect.episodes import run_episodes
 from trajworld.collect.returns import policy_returns
 from trajworld.collect.selection import pick_spread, select_policies
 from trajworld.data.store import write_store

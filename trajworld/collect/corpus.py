@@ -13,17 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.collect.collector import (
-    Progress,
-    Rollout,
-    Tally,
-    check_recipe,
-    deciding_versions,
-    episode_seeds,
-    run_episode,
-    take_episodes,
-)
+from trajworld.collect.collector import Tally, take_episodes
 from trajworld.collect.corpus_table import PRETRAIN, Member, Row
+from trajworld.collect.datasets import Progress, check_recipe, deciding_versions
+from trajworld.collect.episodes import Rollout, episode_seeds, run_episode
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import dataset_path, datasets_folder, write_minari
 from trajworld.environments.interface import Description, Environment

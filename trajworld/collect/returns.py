@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.collect.collector import run_episodes
+from trajworld.collect.episodes import run_episodes
 from trajworld.environments.open import open_environment
 from trajworld.errors import UsageError
 from trajworld.policies.behaviour import Behaviour

@@ -9,15 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.collect.collector import (
-    Progress,
-    Rollout,
-    Tally,
-    check_recipe,
-    collect,
-    take_episodes,
-    write_collected,
-)
+from trajworld.collect.collector import Tally, collect, take_episodes
+from trajworld.collect.datasets import Progress, check_recipe, write_collected
+from trajworld.collect.episodes import Rollout
 from trajworld.collect.returns import policy_returns
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import dataset_path

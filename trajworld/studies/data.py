@@ -17,9 +17,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from trajworld.collect.collector import deciding_versions
 from trajworld.collect.corpus import Gathered, Job, check_families, gather_jobs
 from trajworld.collect.corpus_table import UNSEEN, Row, read_table
+from trajworld.collect.datasets import deciding_versions
 from trajworld.collect.suites import LEVELS
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode

@@ -12,7 +12,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from trajworld.charts import Look, scatter
-from trajworld.collect.collector import deciding_versions
+from trajworld.collect.datasets import deciding_versions
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import support_for

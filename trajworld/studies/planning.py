@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from trajworld.charts import Look, bars
-from trajworld.collect.collector import deciding_versions
+from trajworld.collect.datasets import deciding_versions
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import UsageError

@@ -11,7 +11,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from trajworld.charts import Look, lines, png
-from trajworld.collect.collector import collect_datasets, dataset_targets, default_workers
+from trajworld.collect.collector import default_workers
+from trajworld.collect.datasets import collect_datasets, dataset_targets
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.data.resolve import open_dataset
 from trajworld.environments.names import parse_name
