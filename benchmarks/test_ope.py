@@ -17,9 +17,9 @@ import pandas as pd
 import pytest
 
 from trajworld.data.resolve import open_dataset
-from trajworld.evaluation.one_step import support_for
 from trajworld.evaluation.ope import imagined_values
 from trajworld.evaluation.ope_settings import OpeSettings
+from trajworld.evaluation.ranges import support_for
 from trajworld.models.names import load
 from trajworld.policies.files import read_policies
 from trajworld.text import number

@@ -61,7 +61,8 @@ def evaluate(
     require_framework()
     settings = Settings(**options)
     from trajworld.data.resolve import open_dataset
-    from trajworld.evaluation.one_step import compile_predictions, named_ranges, support_for
+    from trajworld.evaluation.one_step import compile_predictions
+    from trajworld.evaluation.ranges import named_ranges, support_for
     from trajworld.files import atomic_folder, write_json
     from trajworld.models.files import load_model
     from trajworld.models.names import find_model

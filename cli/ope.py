@@ -1,7 +1,6 @@
 """``trajworld ope``: off-policy evaluation."""
 
 import json
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -79,7 +78,9 @@ def ope(
     from trajworld.environments.open import open_environment
     from trajworld.environments.termination import never, termination_rule
     from trajworld.evaluation import ope as core
-    from trajworld.evaluation.returns import initial_states
+    from trajworld.evaluation.imagined import initial_states
+    from trajworld.evaluation.ope_metrics import method_metrics
+    from trajworld.evaluation.true_values import read_true_values, simulated_values
     from trajworld.policies.files import policy_files, read_policy, zoo_truth
     from trajworld.study.tables import terminal
 
@@ -93,10 +94,15 @@ def ope(
         files = {name: files[name] for name in found}
     core.check_policies(found, dataset)
     settings, limit = core.within_limit(settings, dataset.environment), core.time_limit(dataset.environment)
-    known = None if truth is None else _read_truth(truth, list(found), settings, limit, dataset.environment)
+    known = (
+        None if truth is None else read_true_values(truth, list(found), settings, limit, dataset.environment)
+    )
     if truth is None and simulate is None and (shipped := zoo_truth(files.values())):
         try:
-            known, truth = _read_truth(shipped, list(found), settings, limit, dataset.environment), shipped
+            known, truth = (
+                read_true_values(shipped, list(found), settings, limit, dataset.environment),
+                shipped,
+            )
         except TrajWorldError as error:
             click.echo(f"No true values: {error}", err=True)
     simulated = SIMULATOR in model_names
@@ -114,10 +120,10 @@ def ope(
         starts = initial_states(dataset, settings.states, settings.seed)
         origin = "the simulator's own state"
         with job_progress("Simulating", "episodes") as progress:
-            table = core.simulated_values(dataset.environment, found, starts, settings, len(starts), progress)
+            table = simulated_values(dataset.environment, found, starts, settings, len(starts), progress)
         table = table.drop(columns="standard error")
     else:
-        from trajworld.evaluation.one_step import named_ranges, support_for
+        from trajworld.evaluation.ranges import named_ranges, support_for
 
         models = [one for name in model_names for one in _loaded(name, members)]
         with job_progress("Converting") as progress:
@@ -134,7 +140,7 @@ def ope(
         table = pd.concat([table, fitted.assign(method="fitted Q")], ignore_index=True)
     if simulate is not None:
         with job_progress("Simulating", "episodes") as progress:
-            real = core.simulated_values(dataset.environment, found, None, settings, simulate, progress)
+            real = simulated_values(dataset.environment, found, None, settings, simulate, progress)
         known = real.rename(columns={"estimate": "truth", "standard error": "truth error"})
         for name, problem in zip(real["policy"], real["problem"], strict=True):
             if problem:
@@ -142,7 +148,7 @@ def ope(
     metrics = None
     if known is not None:
         table = table.merge(known[["policy", "truth", "truth error"]], on="policy", how="left")
-        metrics = core.method_metrics(table, settings.seed)
+        metrics = method_metrics(table, settings.seed)
     results = {
         "kind": "off-policy evaluation",
         "models": list(model_names),
@@ -190,35 +196,3 @@ def _write(
             metrics.to_csv(folder / "metrics.csv", index=False)
             picture = scatter(table, Look(), x="truth", y="estimate", series="method")
             save_figure(picture, folder / "estimates.png")
-
-
-def _read_truth(
-    path: Path, policies: list[str], settings: OpeSettings, limit: float, environment: str
-) -> "pd.DataFrame":
-    """True values of policies in the data's environment, as a table, where episodes have at most ``limit`` steps."""
-    import pandas as pd
-
-    from trajworld.environments.names import parse_name
-    from trajworld.files import read_json
-
-    try:
-        found = read_json(path)["policies"]
-        rows = [(one["policy"], float(one["discounted"]), float(one["discounted_stderr"])) for one in found]
-        horizons = [min(float(one.get("horizon") or limit), limit) for one in found]
-    except (TypeError, KeyError, ValueError):
-        wanted = "what `trajworld policy evaluate -o` writes, of 2 episodes or more"
-        raise TrajWorldError(f"{path} is not {wanted}") from None
-    for one, steps in zip(found, horizons, strict=True):
-        measured = str(one.get("environment") or "")
-        # Of one robot a dataset's name differs from Gymnasium's; changes of physics are told by either.
-        if environment and measured and parse_name(measured).changes != parse_name(environment).changes:
-            raise TrajWorldError(f"{path} holds returns in {measured}, and the data are of {environment}")
-        if one.get("gamma") != settings.discount or steps not in (settings.horizon, math.inf):
-            raise UsageError(
-                f"{path} holds returns with a discount of {one.get('gamma')} over at most {steps:g} steps, where "
-                f"{settings.discount} and {settings.horizon} are asked for: give these, or measure again"
-            )
-    known = pd.DataFrame(rows, columns=["policy", "truth", "truth error"])
-    if missing := sorted(set(policies) - set(known["policy"])):
-        raise TrajWorldError(f"{path} has no true value of {missing[0]}: it has {', '.join(known['policy'])}")
-    return known

@@ -67,8 +67,8 @@ def plan(
     from trajworld.collect.collector import default_workers
     from trajworld.data.resolve import open_dataset
     from trajworld.environments.open import open_environment
-    from trajworld.evaluation.one_step import named_ranges, support_for
     from trajworld.evaluation.ope import check_policies
+    from trajworld.evaluation.ranges import named_ranges, support_for
     from trajworld.files import atomic_folder, write_json
     from trajworld.models.names import load
     from trajworld.planning.episodes import PLANNER, alone, episode_returns

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from trajworld.data.dataset import Dataset
-from trajworld.evaluation.one_step import prediction_errors, support_for
+from trajworld.evaluation.one_step import prediction_errors
+from trajworld.evaluation.ranges import support_for
 from trajworld.models.files import load_model
 
 

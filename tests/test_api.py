@@ -145,7 +145,8 @@ def test_predictions_of_arrays_and_episodes_are_the_same(data: Dataset, tuned: A
         np.testing.assert_allclose(deviation[0], std[row - 1], atol=1e-5)
     # As the model itself says of the same windows.
     values, mask = gather_windows(data, np.arange(31, 45), np.full(14, 30), 8)
-    from trajworld.evaluation.one_step import model_predictor, support_for
+    from trajworld.evaluation.one_step import model_predictor
+    from trajworld.evaluation.ranges import support_for
 
     expected = model_predictor(tuned, data, support_for(tuned, data).support)(values, mask).mean
     np.testing.assert_allclose(mean, expected, atol=1e-5)

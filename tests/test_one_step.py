@@ -14,13 +14,8 @@ from trajworld.data.batch import Variates
 from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import value_range
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.one_step import (
-    Prediction,
-    copy_last_row_errors,
-    errors_of,
-    prediction_errors,
-    support_for,
-)
+from trajworld.evaluation.one_step import Prediction, copy_last_row_errors, errors_of, prediction_errors
+from trajworld.evaluation.ranges import support_for
 from trajworld.models.identity import Identity
 from trajworld.models.ranges import Support
 from trajworld.models.sizes import TrajWorldSizes

@@ -7,87 +7,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
-from hypothesis.extra.numpy import arrays
 from scipy.stats import t
 from test_returns import SUPPORT, Linear, model  # noqa: F401
 from test_second_model import LinearSizes, motion
 
-from trajworld.cli.ope import _read_truth
 from trajworld.collect.episodes import run_episodes
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.store import write_store
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.ope import Coverage, imagined_values, metrics_table, of_robot, ope_metrics
+from trajworld.evaluation.coverage import Coverage
+from trajworld.evaluation.imagined import imagined_returns
+from trajworld.evaluation.ope import imagined_values, of_robot
 from trajworld.evaluation.ope_settings import OpeSettings
-from trajworld.evaluation.returns import Returns, imagined_returns
+from trajworld.evaluation.returns import Returns
+from trajworld.evaluation.true_values import read_true_values
 from trajworld.models.ranges import Support
 from trajworld.models.rollout import compile_rollout
 from trajworld.policies.files import save_policy
 from trajworld.policies.policy import Layer, Policy
 from trajworld.study.tables import half_width
-
-
-def test_metrics_by_hand() -> None:
-    truth, estimate = [10.0, 20.0, 30.0, 50.0], [12.0, 35.0, 33.0, 30.0]
-    found = ope_metrics(estimate, truth)
-    assert found["absolute error"] == pytest.approx((2 + 15 + 3 + 20) / 4)
-    assert found["error / range"] == pytest.approx(10 / 40)
-    # Ranks 1 2 3 4 against 1 4 3 2: 1 - 6 (0 + 4 + 0 + 4) / (4 * 15).
-    assert found["Spearman"] == pytest.approx(0.2)
-    assert found["Pearson"] == pytest.approx(np.corrcoef(truth, estimate)[0, 1])
-    assert found["regret@1"] == pytest.approx((50 - 20) / 40)
-    # Of four policies the five best are all.
-    assert np.isnan(found["regret@5"])
-
-
-values = arrays(np.float64, 7, elements=st.integers(-50, 50).map(float), unique=True)
-
-
-@pytest.mark.once
-@given(values)
-def test_the_truth_itself_is_perfect(truth: np.ndarray) -> None:
-    found = ope_metrics(truth, truth)
-    assert [round(value, 9) for value in found.values()] == [0, 0, 1, 1, 0, 0]
-    worst = ope_metrics(-truth, truth)
-    assert worst["Spearman"] == pytest.approx(-1)
-    assert worst["regret@1"] == pytest.approx(1)
-
-
-@pytest.mark.once
-@given(values, values, st.floats(0.1, 10), st.floats(-5, 5))
-def test_metrics_follow_scale_and_shift(truth: np.ndarray, estimate: np.ndarray, a: float, b: float) -> None:
-    found, moved = ope_metrics(estimate, truth), ope_metrics(a * estimate + b, a * truth + b)
-    assert moved.pop("absolute error") == pytest.approx(a * found.pop("absolute error"))
-    assert list(moved.values()) == pytest.approx(list(found.values()), abs=1e-6)
-
-
-def test_what_is_not_defined_is_nan_and_lengths_must_agree() -> None:
-    assert np.isnan(ope_metrics([1.0, 2.0], [3.0, 3.0])["Spearman"])
-    assert np.isnan(ope_metrics([1.0, 1.0], [3.0, 4.0])["Pearson"])
-    # Equal estimates tell nothing: the worst of them is what one may pick.
-    assert ope_metrics([1.0, 1.0], [3.0, 4.0])["regret@1"] == 1
-    single = metrics_table([10.0], [12.0]).set_index("metric")
-    assert single["value"].dropna().to_dict() == {"absolute error": 2}
-    assert single[["value low", "value high"]].isna().all(axis=None)
-    with pytest.raises(UsageError, match="must be of one length"):
-        ope_metrics([1.0], [1.0, 2.0])
-
-
-@pytest.mark.once
-def test_intervals_hold_their_values_and_narrow_with_policies() -> None:
-    rng = np.random.default_rng(0)
-    widths = []
-    for count in (8, 200):
-        truth = rng.normal(size=count)
-        table = metrics_table(truth + rng.normal(size=count), truth).set_index("metric")
-        low, value, high = (table.loc["Spearman", name] for name in ("value low", "value", "value high"))
-        assert low <= value <= high
-        widths.append(high - low)
-    assert widths[1] < 0.5 * widths[0]
 
 
 @pytest.mark.once
@@ -275,7 +215,7 @@ def test_true_values_over_another_horizon_are_refused(tmp_path: Path) -> None:
     def read(horizon: int | None, limit: float, where: str = "", **other: float) -> list[float]:
         row = {"policy": "one", "horizon": horizon, "gamma": 0.9, "discounted": 3, "discounted_stderr": 1}
         path.write_text(json.dumps({"policies": [row | {"environment": where}]}))
-        return _read_truth(path, ["one"], replace(given, **other), limit, PENDULUM)["truth"].tolist()
+        return read_true_values(path, ["one"], replace(given, **other), limit, PENDULUM)["truth"].tolist()
 
     # Without a horizon it is the environment's limit, of which nothing may be known.
     for known, limit in ((50, 1000), (None, 50), (80, 50), (50, np.inf), (None, np.inf)):

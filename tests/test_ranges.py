@@ -17,7 +17,7 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.data.statistics import value_range
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.one_step import named_ranges, support_for
+from trajworld.evaluation.ranges import named_ranges, support_for
 from trajworld.models.files import load_model
 from trajworld.models.identity import DatasetRange, Identity, action_mask
 from trajworld.models.outside import share_outside

@@ -11,8 +11,9 @@ from test_second_model import Linear, LinearSizes, motion
 from trajworld.data.dataset import Dataset
 from trajworld.environments.termination import termination_rule
 from trajworld.errors import UsageError
+from trajworld.evaluation.imagined import imagined_returns, initial_states
 from trajworld.evaluation.ope_settings import OpeSettings
-from trajworld.evaluation.returns import Returns, imagined_returns, initial_states
+from trajworld.evaluation.returns import Returns
 from trajworld.models.ranges import Support
 from trajworld.models.rollout import compile_rollout
 from trajworld.policies.policy import Layer, Policy

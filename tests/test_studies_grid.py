@@ -19,7 +19,8 @@ from trajworld.data.split import set_aside
 from trajworld.data.store import write_store
 from trajworld.environments.open import open_environment
 from trajworld.errors import UsageError
-from trajworld.evaluation.one_step import prediction_errors, support_for
+from trajworld.evaluation.one_step import prediction_errors
+from trajworld.evaluation.ranges import support_for
 from trajworld.models.files import load_model, save_model
 from trajworld.models.identity import DatasetRange, Identity
 from trajworld.models.interface import kind_of, new_model

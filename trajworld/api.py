@@ -213,8 +213,8 @@ def planner(
         TrajWorldError: The model or the policy is of data of another size, the data have no rewards, or when acting, no
             prediction is finite.
     """
-    from trajworld.evaluation.one_step import named_ranges, support_for
     from trajworld.evaluation.ope import check_policies
+    from trajworld.evaluation.ranges import named_ranges, support_for
     from trajworld.planning.planner import Planner
     from trajworld.planning.settings import PlannerSettings
     from trajworld.policies.files import read_policy
@@ -252,12 +252,8 @@ def evaluate(
     """
     import pandas
 
-    from trajworld.evaluation.one_step import (
-        copy_last_row_errors,
-        named_ranges,
-        prediction_errors,
-        support_for,
-    )
+    from trajworld.evaluation.one_step import copy_last_row_errors, prediction_errors
+    from trajworld.evaluation.ranges import named_ranges, support_for
 
     model, dataset = _loaded(model), _opened(data)
     support = support_for(model, dataset, named_ranges(ranges, [model]))
@@ -287,7 +283,7 @@ def _known(
     model: Any, ranges: Data | None, variates: int, data: Dataset | None = None
 ) -> tuple[Variates, int]:
     """The variates over the range that a model reads them over, and O."""
-    from trajworld.evaluation.one_step import named_ranges, support_for
+    from trajworld.evaluation.ranges import named_ranges, support_for
 
     own, identity = model.identity.support, model.identity
     if ranges is not None or data is not None:

@@ -11,11 +11,11 @@ from trajworld.evaluation.one_step import (
     OneStep,
     PredictionErrors,
     Progress,
-    Ranges,
     copy_last_row_errors,
     prediction_errors,
 )
 from trajworld.evaluation.open_loop import BATCH_SIZE, Foresight, OpenLoopErrors, open_loop_errors
+from trajworld.evaluation.ranges import Ranges
 from trajworld.models.interface import WorldModel
 
 

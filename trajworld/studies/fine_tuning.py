@@ -16,6 +16,7 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import UsageError
 from trajworld.evaluation import one_step
+from trajworld.evaluation.ranges import support_for
 from trajworld.models.files import load_model
 from trajworld.models.identity import Identity
 from trajworld.models.interface import Sizes, kind_of, kind_of_sizes, new_model
@@ -109,7 +110,7 @@ def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) ->
     seen = environments_seen(load_model(init).identity)[0] if init else []
     with tempfile.TemporaryDirectory(prefix="trajworld-", ignore_cleanup_errors=True) as folder:
         run = start_run(Path(folder) / "run", _config(settings, places))
-        part, support = run.parts[0], one_step.support_for(run.model, test)
+        part, support = run.parts[0], support_for(run.model, test)
         tester, compiled = tester_of(run.model.sizes)
         measured = {"support": support, **_windows(settings)}
         facts = {

@@ -15,7 +15,8 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.data.split import set_aside
 from trajworld.errors import UsageError
-from trajworld.evaluation.one_step import prediction_errors, support_for
+from trajworld.evaluation.one_step import prediction_errors
+from trajworld.evaluation.ranges import support_for
 from trajworld.models.files import describe_model
 from trajworld.models.interface import Sizes, kind_of, kind_of_sizes
 from trajworld.studies.data import shown_names

@@ -15,18 +15,11 @@ from trajworld.charts import Look, scatter
 from trajworld.collect.datasets import deciding_versions
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import UsageError
-from trajworld.evaluation.one_step import support_for
-from trajworld.evaluation.ope import (
-    METRICS,
-    check_policies,
-    fitted_values,
-    imagined_values,
-    of_robot,
-    ope_metrics,
-    simulated_values,
-    within_limit,
-)
+from trajworld.evaluation.ope import check_policies, fitted_values, imagined_values, of_robot, within_limit
+from trajworld.evaluation.ope_metrics import METRICS, ope_metrics
 from trajworld.evaluation.ope_settings import FittedQSettings, OpeSettings
+from trajworld.evaluation.ranges import support_for
+from trajworld.evaluation.true_values import simulated_values
 from trajworld.files import file_digest
 from trajworld.policies.files import policy_files, read_policy
 from trajworld.policies.policy import Policy

@@ -14,8 +14,8 @@ from trajworld.collect.datasets import deciding_versions
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import UsageError
-from trajworld.evaluation.one_step import support_for
 from trajworld.evaluation.ope import check_policies, of_robot, robot_of
+from trajworld.evaluation.ranges import support_for
 from trajworld.files import file_digest
 from trajworld.planning.episodes import PLANNER, PROPOSAL, RANDOM, alone, episode_returns
 from trajworld.planning.planner import Planner

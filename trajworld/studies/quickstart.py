@@ -17,9 +17,10 @@ from trajworld.data.minari_datasets import dataset_path
 from trajworld.data.resolve import open_dataset
 from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.one_step import compile_one_step, support_for
+from trajworld.evaluation.one_step import compile_one_step
 from trajworld.evaluation.open_loop import Foresight, fitting_horizon
 from trajworld.evaluation.pictures import trajectories, typical_episodes, view_episode
+from trajworld.evaluation.ranges import support_for
 from trajworld.files import nested, read_json
 from trajworld.models.files import load_model
 from trajworld.models.sizes import TrajWorldSizes
