@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich import progress as rich_progress
 from rich.console import Console
 
+from trajworld.processes import Progress
 from trajworld.text import duration, number
 
 from .output import console, say
@@ -29,7 +30,7 @@ def _bars(out: Console, *more: rich_progress.ProgressColumn) -> rich_progress.Pr
 
 
 @contextlib.contextmanager
-def job_progress(verb: str, unit: str = "transitions") -> Iterator[Callable[[int, int | None, str], None]]:
+def job_progress(verb: str, unit: str = "transitions") -> Iterator[Progress]:
     """Yield a function (done, total or None, of what) that shows a job's progress.
 
     What is worked on may change: one thing begins where the one before it ended. Without a terminal it prints a line

@@ -20,6 +20,9 @@ from trajworld.errors import TrajWorldError, UsageError
 
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
+Progress = Callable[[int, int | None, str], None]
+"""Called with how much of a long job is done, of how much where that is known, and of what."""
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _K = TypeVar("_K")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from trajworld.collect.collector import Tally, take_episodes
 from trajworld.collect.corpus_table import PRETRAIN, Member, Row
-from trajworld.collect.datasets import Progress, check_recipe, deciding_versions
+from trajworld.collect.datasets import check_recipe, deciding_versions
 from trajworld.collect.episodes import Rollout, episode_seeds, run_episode
 from trajworld.data.episode import Episode
 from trajworld.data.minari_datasets import dataset_path, datasets_folder, write_minari
@@ -26,7 +26,7 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import nested, one_writer, read_json, remove_leftovers, write_json
 from trajworld.policies.behaviour import Behaviour, log_uniform, make_behaviour
 from trajworld.policies.search import SHORT, STAGED, ClockedPolicy, Search, search_policies
-from trajworld.processes import finished_tasks
+from trajworld.processes import Progress, finished_tasks
 
 PREFIX = "corpus:"
 """Pre-training takes a corpus as ``corpus:NAME``."""

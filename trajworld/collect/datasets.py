@@ -14,16 +14,13 @@ from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.policies.behaviour import Blind
-from trajworld.processes import started_workers
+from trajworld.processes import Progress, started_workers
 from trajworld.versions import versions
 
 DEFAULT_ID = "trajworld/{environment}/{behaviour}-v0"
 
 # The packages whose versions decide what a collection gives.
 DECIDING = ("trajworld", "python", "numpy", "gymnasium", "mujoco", "dm_control", "minari")
-
-# Called with how much is collected (in the unit that was asked for), of how much, and of which environment.
-Progress = Callable[[int, int | None, str], None]
 
 
 def dataset_targets(

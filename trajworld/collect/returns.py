@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from trajworld.environments.open import open_environment
 from trajworld.errors import UsageError
 from trajworld.policies.behaviour import Behaviour
 from trajworld.policies.policy import Policy
-from trajworld.processes import finished_tasks
+from trajworld.processes import Progress, finished_tasks
 
 _EPISODES_AT_ONCE = 8
 _PURPOSE = 0x6F7065
@@ -29,7 +29,7 @@ def policy_returns(
     seed: int = 0,
     workers: int = 1,
     starts: NDArray[np.floating] | None = None,
-    progress: Callable[[int, int | None, str], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> list[dict[str, Any]]:
     """Run each policy in its environment and give its returns, the same for any number of workers.
 

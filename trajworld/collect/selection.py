@@ -1,6 +1,6 @@
 """Choosing policies of clearly different skill among many, such as the snapshots of a training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from trajworld.errors import UsageError
 from trajworld.files import atomic_folder, write_json
 from trajworld.policies.files import save_policy
 from trajworld.policies.policy import Policy
+from trajworld.processes import Progress
 
 APART = 4.0
 """Standard errors of the difference that tell two values apart."""
@@ -52,7 +53,7 @@ def select_policies(
     gamma: float = 0.995,
     seed: int = 0,
     workers: int = 1,
-    progress: Callable[[int, int | None, str], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> tuple[dict[str, Policy], list[dict[str, Any]]]:
     """Choose policies of one environment by their mean discounted returns; the weakest is ``NAME-01``.
 

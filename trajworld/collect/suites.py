@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.collect.collector import Tally, collect, take_episodes
-from trajworld.collect.datasets import Progress, check_recipe, write_collected
+from trajworld.collect.datasets import check_recipe, write_collected
 from trajworld.collect.episodes import Rollout
 from trajworld.collect.returns import policy_returns
 from trajworld.data.episode import Episode
@@ -22,7 +22,7 @@ from trajworld.files import nested, read_json
 from trajworld.policies.behaviour import Behaviour, Controller, Uniform, in_box
 from trajworld.policies.policy import Policy
 from trajworld.policies.train import find_training, stream_episodes
-from trajworld.processes import started_workers
+from trajworld.processes import Progress, started_workers
 
 LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert")
 NOISES = (0.0, 0.2, 0.5)

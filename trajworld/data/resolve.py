@@ -4,7 +4,7 @@ import hashlib
 import os
 import re
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
@@ -40,9 +40,7 @@ from trajworld.data.unitraj import (
 from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import kind_of_file, user_path
-
-Progress = Callable[[int, int | None, str], None]
-"""What a long conversion tells of itself: transitions done, of how many where that is known, and of what."""
+from trajworld.processes import Progress
 
 
 @dataclass(frozen=True)

@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from trajworld.backend import active_backend
 from trajworld.data.dataset import Dataset
 from trajworld.errors import TrajWorldError
-from trajworld.evaluation.one_step import Progress
 from trajworld.evaluation.ope_settings import FittedQSettings
 from trajworld.policies.policy import Policy
+from trajworld.processes import Progress
 
 Floats = NDArray[np.float32]
 

@@ -13,13 +13,13 @@ from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.summary import variate_names
 from trajworld.environments.termination import Rule
-from trajworld.evaluation.one_step import Progress
 from trajworld.evaluation.ope_settings import OpeSettings
 from trajworld.evaluation.returns import ROWS_KEPT, Returns
 from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
 from trajworld.models.rollout import PolicyController, Rollout
 from trajworld.policies.policy import Policy, stacked_weights
+from trajworld.processes import Progress
 from trajworld.study.tables import half_width, standard_error
 
 Floats = NDArray[np.float32]

@@ -20,14 +20,12 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.ranges import Ranges
 from trajworld.models.interface import Predicted, Short, WorldModel, predictions_of
 from trajworld.models.ranges import Support
+from trajworld.processes import Progress
 
 WINDOW = 20
 BATCH_SIZE = 64
 METRICS = ("mae", "mse", "normalised_mae", "normalised_mse", "nll")
 _STILL = 1e-6
-
-Progress = Callable[[int, int | None, str], None]
-"""Called with the transitions that are done, how many there are in all, and what is predicted."""
 
 
 class Prediction(NamedTuple):

@@ -17,12 +17,12 @@ from trajworld.environments.termination import termination_rule
 from trajworld.errors import TrajWorldError
 from trajworld.evaluation.coverage import Coverage
 from trajworld.evaluation.imagined import imagined_returns, initial_states
-from trajworld.evaluation.one_step import Progress
 from trajworld.evaluation.ope_settings import FittedQSettings, OpeSettings
 from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
 from trajworld.models.rollout import compile_rollout
 from trajworld.policies.policy import Policy
+from trajworld.processes import Progress
 from trajworld.study.tables import HIGH, LOW, half_width
 
 

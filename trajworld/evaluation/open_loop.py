@@ -10,9 +10,10 @@ from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.data.windows import gather_windows
 from trajworld.errors import TrajWorldError
-from trajworld.evaluation.one_step import Progress, drawn, scaled_errors
+from trajworld.evaluation.one_step import drawn, scaled_errors
 from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
+from trajworld.processes import Progress
 
 HORIZON = 100
 STARTS = 64

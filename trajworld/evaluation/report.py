@@ -7,16 +7,11 @@ from typing import Any, NamedTuple
 
 from trajworld.data.dataset import Dataset
 from trajworld.errors import UsageError
-from trajworld.evaluation.one_step import (
-    OneStep,
-    PredictionErrors,
-    Progress,
-    copy_last_row_errors,
-    prediction_errors,
-)
+from trajworld.evaluation.one_step import OneStep, PredictionErrors, copy_last_row_errors, prediction_errors
 from trajworld.evaluation.open_loop import BATCH_SIZE, Foresight, OpenLoopErrors, open_loop_errors
 from trajworld.evaluation.ranges import Ranges
 from trajworld.models.interface import WorldModel
+from trajworld.processes import Progress
 
 
 @dataclass(frozen=True)

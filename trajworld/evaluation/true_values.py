@@ -12,11 +12,11 @@ from trajworld.collect.collector import default_workers
 from trajworld.collect.returns import policy_returns
 from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.evaluation.one_step import Progress
 from trajworld.evaluation.ope import mean_row
 from trajworld.evaluation.ope_settings import OpeSettings
 from trajworld.files import read_json
 from trajworld.policies.policy import Policy
+from trajworld.processes import Progress
 from trajworld.study.tables import standard_error
 
 

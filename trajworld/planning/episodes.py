@@ -1,6 +1,6 @@
 """How good a planner is where it acts, beside what it plans around and random actions."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ import pandas as pd
 from trajworld.collect.returns import policy_returns
 from trajworld.policies.behaviour import Behaviour, Uniform
 from trajworld.policies.policy import Policy
+from trajworld.processes import Progress
 from trajworld.study.tables import HIGH, LOW, half_width
 
 PLANNER, PROPOSAL, RANDOM = "planner", "proposal", "random actions"
@@ -27,7 +28,7 @@ def episode_returns(
     steps: int | None = None,
     seed: int = 0,
     workers: int = 1,
-    progress: Callable[[int, int | None, str], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> pd.DataFrame:
     """Run behaviours in an environment, from the same starts.
 

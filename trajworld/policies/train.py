@@ -20,6 +20,7 @@ from trajworld.interop.torch_file import read_torch
 from trajworld.policies.files import load_policy, save_policy
 from trajworld.policies.policy import Policy
 from trajworld.policies.sb3 import make_policy
+from trajworld.processes import Progress
 
 # What a stream holds: the fields of the replay buffer, and actions as the simulator takes them.
 _STREAM = ("observations", "next_observations", "actions", "rewards", "dones", "timeouts")
@@ -69,7 +70,7 @@ def train_policies(
     snapshots: int = 10,
     network: tuple[int, ...] = (64, 64),
     seed: int = 0,
-    progress: Callable[[int, int | None, str], None] = lambda *_: None,
+    progress: Progress = lambda *_: None,
 ) -> list[Path]:
     """Train by soft actor-critic and keep a policy after every so many steps; continue where there is a beginning.
 

@@ -11,7 +11,7 @@ from trajworld.collect.corpus import PREFIX, training_members
 from trajworld.data.batch import Batch
 from trajworld.data.dataset import Dataset
 from trajworld.data.mixture import Mixture, Sampling, Source, windows_in_order
-from trajworld.data.resolve import Progress, open_dataset
+from trajworld.data.resolve import open_dataset
 from trajworld.data.split import limit_transitions, set_aside, split_episodes
 from trajworld.data.statistics import value_range
 from trajworld.data.unitraj import (
@@ -25,6 +25,7 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import user_path
 from trajworld.models.identity import DatasetRange, Identity
 from trajworld.models.ranges import Support, pretraining_support, training_support
+from trajworld.processes import Progress
 from trajworld.training.config import TrainingConfig
 
 

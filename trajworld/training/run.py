@@ -12,7 +12,6 @@ import keras
 
 from trajworld.backend import Layout, active_backend
 from trajworld.data.mixture import Mixture
-from trajworld.data.resolve import Progress
 from trajworld.data.statistics import statistics
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import file_digest, one_writer, remove_leftovers, user_path, write_json
@@ -20,6 +19,7 @@ from trajworld.models.files import load_model
 from trajworld.models.interface import new_model
 from trajworld.models.names import find_model, said_briefly
 from trajworld.models.seen import with_init
+from trajworld.processes import Progress
 from trajworld.training.checkpoint import TrainingState, load_checkpoint, load_optimizer, newest_checkpoint
 from trajworld.training.config import TrainingConfig, resolve_config, write_config
 from trajworld.training.optimizer import make_optimizer
