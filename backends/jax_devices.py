@@ -15,7 +15,7 @@ import keras
 import numpy as np
 
 from trajworld.backend import Layout
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import TrajWorldError, UsageError, first_line
 
 _T = TypeVar("_T")
 
@@ -49,7 +49,7 @@ class JaxDevices:
         try:
             jax.distributed.initialize(**given)
         except (RuntimeError, ValueError) as error:
-            raise TrajWorldError(f"the processes do not find each other: {_first_line(error)}") from None
+            raise TrajWorldError(f"the processes do not find each other: {first_line(error)}") from None
         if jax.process_count() > 1:
             with _quiet():
                 jax.experimental.multihost_utils.sync_global_devices("trajworld")
@@ -209,7 +209,7 @@ def _lost_process() -> Iterator[None]:
         # Another process that failed says why itself, and its word ends this one.
         time.sleep(_SECONDS_TO_END)
         raise TrajWorldError(
-            f"another process has ended or cannot be reached; --resume in all of them ({_first_line(error)})"
+            f"another process has ended or cannot be reached; --resume in all of them ({first_line(error)})"
         ) from None
 
 
@@ -250,7 +250,7 @@ def _read(client: Any, key: str) -> str | None:
     except RuntimeError as error:
         if "NOT_FOUND" in str(error):
             return None
-        raise TrajWorldError(f"the coordinator cannot be reached: {_first_line(error)}") from None
+        raise TrajWorldError(f"the coordinator cannot be reached: {first_line(error)}") from None
 
 
 def _end_when_another_failed() -> None:
@@ -271,7 +271,3 @@ def _end_when_another_failed() -> None:
             sys.stdout.flush()
             print(f"Error: process {process} has ended: {problem}", file=sys.stderr, flush=True)
             os._exit(1)
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:300]

@@ -112,7 +112,7 @@ class Backends:
             # Windows are made without the backend: in a quick run, once.
             for one in (working[:1] if suite == "windows" and self.quick else working)
         ]
-        finished = set(table["cell"]) if len(table) else set()
+        finished = set(table.get("cell", ()))
         accuracy = [cell for cell in cells if cell.settings["suite"] == "accuracy" and cell.key in finished]
         for other in accuracy[1:]:
             settings = {name: other.settings[name] for name in ("suite", "backend", "device")}

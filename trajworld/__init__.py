@@ -31,7 +31,7 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    """The functions of :mod:`trajworld.api`, imported when they are first asked for."""
+    """The functions of :mod:`trajworld.api`, imported on first use."""
     if name not in __all__:
         raise AttributeError(f"module 'trajworld' has no attribute {name!r}")
     return getattr(importlib.import_module("trajworld.api"), name)

@@ -55,19 +55,19 @@ def train(
     >>> fresh = tw.train(data, preset="tiny", steps=2, model={"blocks": 1}, run="runs/fresh")
 
     Args:
-        data: One dataset; a sequence of datasets is pre-trained on.
+        data: One dataset, or a sequence of datasets to pre-train on.
         init: The model whose weights training starts from, as :func:`load` takes it; None for random weights.
-        run: The run directory to make (``trajworld train --resume`` continues it); a temporary one where not given.
-        overwrite: Whether a run that is there is removed first.
-        preset: ``tiny``, ``small`` (the default) or ``paper``, of which the settings are that are not given.
+        run: The run directory to make (``trajworld train --resume`` continues it); by default a temporary one.
+        overwrite: Whether to remove an existing run first.
+        preset: ``tiny``, ``small`` (the default) or ``paper``, for the settings that are not given.
         observe: Called after every step.
-        settings: Any of :class:`trajworld.training.config.TrainingConfig`; ``model`` is a mapping of sizes, perhaps
-            with the ``kind`` of model.
+        settings: Any of :class:`trajworld.training.config.TrainingConfig`; ``model`` is a mapping of sizes, optionally
+            with the ``kind``.
 
-    Returns the model of the lowest holdout loss; the last one where no episode is held out.
+    Returns the model of the lowest holdout loss; the last one if no episode is held out.
 
     Raises:
-        UsageError: A setting is unknown or out of range, or ``run`` is there already.
+        UsageError: A setting is unknown or out of range, or ``run`` already exists.
         TrajWorldError: A dataset or the initial model is missing or damaged, or the loss is no longer finite.
         KeyboardInterrupt: Ctrl-C; a ``run`` can be continued.
     """
@@ -101,19 +101,19 @@ def predict(
     >>> mean, std = tw.predict(tuned, data, episode=1)  # rows 1 to L of the episode, each from the rows before it
 
     Args:
-        model: As :func:`load` returns it; or what that takes, which each call then loads and compiles anew.
-        history: ``[B, T, M]`` rows, of which the last that fit the model's window are read; or a dataset, to predict
-            every row but the first of an ``episode`` from the real rows before it.
+        model: As :func:`load` returns it; or what it takes, which each call then loads and compiles anew.
+        history: ``[B, T, M]`` rows (the last that fit the model's window are read); or a dataset, to predict every row
+            but the first of an ``episode`` from the real rows before it.
         episode: Its number.
-        ranges: A dataset of the same environment, over whose range the rows are read where the model, pre-trained on
-            others, has none of its own; beside a dataset to predict, perhaps the name of one of the model's own.
+        ranges: A dataset of the same environment whose range is used if the model, pre-trained on others, has none;
+            when a dataset is predicted, also the name of one of the model's datasets.
 
     Returns expectation and standard deviation, each ``[B, O + 1]`` float32: the observation, then the reward, which is
     NaN where the data have none.
 
     Raises:
-        UsageError: The history is of another shape, holds NaN or infinite values, or no range is known.
-        TrajWorldError: The model is of data of another size.
+        UsageError: The history has another shape, holds NaN or infinite values, or no range is known.
+        TrajWorldError: The model is for data of another size.
     """
     from keras import ops
 
@@ -129,7 +129,7 @@ def predict(
     else:
         rows = _numbers("history", history)[:, 1 - window :]
         variates, observations = _known(model, ranges, rows.shape[2])
-        # The last row of a window is the one that is predicted; what stands in it is not read.
+        # The last row of a window is predicted; its values are not read.
         before = window - 1 - rows.shape[1]
         values = np.pad(rows, [(0, 0), (before, 1), (0, 0)])
         mask = np.pad(np.ones(rows.shape[:2], np.float32), [(0, 0), (before, 1)])
@@ -153,17 +153,17 @@ def rollout(
     seed: int | None = None,
     ranges: Data | None = None,
 ) -> "Rollout":
-    """Predict h steps ahead, each prediction being fed back.
+    """Predict h steps ahead, feeding each prediction back.
 
     >>> future = tw.rollout(tuned, history, actions)
     >>> future.observations.shape == (*actions.shape[:2], data.observation_size)
     True
     >>> sampled = tw.rollout(tuned, history, actions, seed=1)
 
-    They start from the last row of ``history [B, T, M]``, whose action is not read: there the first of ``actions``,
-    ``[B, h, A]``, is taken. These may be a controller of :mod:`trajworld.models.rollout` too, such as a policy that
-    reads each predicted observation. A ``seed`` samples the predictions; None is for their expectations. ``model``,
-    ``ranges`` and errors are as in :func:`predict`.
+    Rollouts start from the last row of ``history [B, T, M]``; the first of ``actions``, ``[B, h, A]``, replaces its
+    action. These may also be a controller of :mod:`trajworld.models.rollout`, such as a policy that reads each
+    predicted observation. A ``seed`` samples the predictions; None takes their expectations. ``model``, ``ranges`` and
+    errors are as in :func:`predict`.
 
     Returns ``observations [B, h, O]`` and ``rewards [B, h]``, ``observation_std`` and ``reward_std``, and ``actions``.
     """
@@ -205,13 +205,13 @@ def planner(
         ranges: As in :func:`evaluate`.
         settings: Any of :class:`trajworld.planning.settings.PlannerSettings`.
 
-    Returns what acts in any number of episodes; its model is compiled once.
+    Returns a planner for any number of episodes; its model is compiled once.
 
     Raises:
-        UsageError: A setting is unknown or out of range, or when acting, the observation or the bounds are of another
-            size than the data's.
-        TrajWorldError: The model or the policy is of data of another size, the data have no rewards, or when acting, no
-            prediction is finite.
+        UsageError: A setting is unknown or out of range, or when acting, the sizes of the observation or the bounds are
+            not the data's.
+        TrajWorldError: The model or the policy is for data of another size, the data have no rewards, or when acting,
+            no prediction is finite.
     """
     from trajworld.evaluation.ope import check_policies
     from trajworld.evaluation.ranges import named_ranges, support_for
@@ -237,18 +237,17 @@ def evaluate(
     >>> bool(table.loc["all", "mae"] > 0)
     True
 
-    At most ``windows`` transitions are drawn at random by ``seed``; None is for all. ``model`` and ``ranges`` are
-    as in :func:`predict`; an environment that a pre-trained model never saw is otherwise read over the range of
-    ``data``.
+    At most ``windows`` transitions are drawn at random by ``seed``; None takes all. ``model`` and ``ranges`` are as in
+    :func:`predict`; without ``ranges``, an environment that a pre-trained model never saw has the range of ``data``.
 
     Returns a row for each observation variate and the reward, if any, then the means ``observations`` and ``all`` (with
     the reward). Columns: ``std`` over the dataset, ``mae``, ``mse``, ``normalised_mae`` and ``normalised_mse`` (in
-    standard deviations and variances, of variates that vary), ``nll`` in nats, the baseline's ``copy_mae``, …, and
-    of a model that predicts in several ways, such as a TDM's ``teacher_forced_mae``, ….
+    standard deviations and variances, of variates that vary), ``nll`` in nats, the baseline's ``copy_mae``, …, and for
+    a model that predicts in several ways, more such as a TDM's ``teacher_forced_mae``, ….
 
     Raises:
         UsageError: A number is out of range.
-        TrajWorldError: The model is of data of another size, or its predictions are not finite.
+        TrajWorldError: The model is for data of another size, or its predictions are not finite.
     """
     import pandas
 
@@ -282,7 +281,7 @@ def _loaded(model: Any) -> Any:
 def _known(
     model: Any, ranges: Data | None, variates: int, data: Dataset | None = None
 ) -> tuple[Variates, int]:
-    """The variates over the range that a model reads them over, and O."""
+    """The variates with the range that a model uses, and O."""
     from trajworld.evaluation.ranges import named_ranges, support_for
 
     own, identity = model.identity.support, model.identity
@@ -292,7 +291,7 @@ def _known(
         found = variates_of(dataset, support.lower, support.upper), dataset.observation_size
     elif own.shared or identity.observation_size is None:
         raise UsageError(
-            "the model does not say which ranges these rows have: name a dataset of their environment, ranges=..."
+            "the model has no ranges for these rows: name a dataset of their environment, ranges=..."
         )
     else:
         is_action = action_mask(identity.observation_size, identity.action_size)
@@ -311,7 +310,7 @@ def _whole(name: str, value: int) -> int:
 
 
 def _numbers(name: str, array: ArrayLike, empty: bool = False) -> NDArray[np.float32]:
-    """An array of finite numbers with three axes, none of them empty; but the last may be where ``empty`` says so."""
+    """An array of finite numbers with three non-empty axes; with ``empty`` the last may be empty."""
     try:
         found = np.asarray(array, np.float32)
     except (TypeError, ValueError) as error:
@@ -325,7 +324,7 @@ def _numbers(name: str, array: ArrayLike, empty: bool = False) -> NDArray[np.flo
 
 @functools.lru_cache(maxsize=8)
 def _compiled(model: Any, observation_size: int | None = None) -> Any:
-    """One-step predictions, by who predicts; or rollouts in data of one observation size."""
+    """One-step predictions by predictor; or rollouts in data of one observation size."""
     from trajworld.evaluation.one_step import compile_predictions
     from trajworld.models.rollout import compile_rollout
 

@@ -1,4 +1,4 @@
-"""What the core asks of the framework under Keras, where Keras leaves it open; ``trajworld.backends`` answers it."""
+"""What the core needs from the framework beyond what Keras offers; ``trajworld.backends`` implements it."""
 
 import functools
 import importlib
@@ -23,7 +23,7 @@ _T = TypeVar("_T")
 class Device:
     """The device that computes: a ``cpu``, ``gpu`` or ``tpu``, by its own name, and how many of them there are.
 
-    On ``training`` of them a run trains where no number is asked for.
+    A run trains on ``training`` of them by default.
     """
 
     kind: str
@@ -36,7 +36,7 @@ class Device:
 class Layout:
     """How computations are spread: data parallel, the weights on every device, a share of each batch on each.
 
-    ``devices`` compute in all ``processes`` together, of which this is number ``process``.
+    ``devices`` are those of all ``processes`` together; this one is number ``process``.
     """
 
     devices: int = 1
@@ -53,7 +53,7 @@ class TrainingStep(Protocol):
     """One compiled optimisation step; holds the model's and optimiser's state between calls."""
 
     def __call__(self, learning_rate: float, *arrays: Any) -> Tensor:
-        """Update the weights by the gradient of the loss of ``arrays``; the loss, perhaps not computed yet."""
+        """Update the weights by the gradient of the loss of ``arrays``; returns the loss, perhaps not yet computed."""
 
     def write_back(self) -> None:
         """Write the state into the model's and the optimiser's variables, before anything else reads them."""
@@ -92,19 +92,19 @@ class Backend(Protocol):
     def leave(self, problem: str | None = None) -> None:
         """Leave the processes that were joined, if any: when all others do, or because of a problem.
 
-        The others are told the problem, and end too. The caller must then end this process by ``os._exit``.
+        The problem is sent to the others, which end too. The caller must then end this process by ``os._exit``.
         """
 
     def distribute(self, devices: int | None, batch_size: int, usual: int | None = None) -> Layout:
         """Spread what is made and compiled from now on over several devices; in several processes, over all of them.
 
         A training step then gives the loss and weights that one device would, within rounding. Compiled functions take
-        NumPy arrays as before, the same in every process: those whose first axis is that of the first of them, and
-        divides by the number of devices, are shared out.
+        NumPy arrays as before, the same in every process: those as long as the first, if the number of devices divides
+        that length, are split among them.
 
-        ``devices`` counts this process's; None is for ``usual`` where so many are available, or else for
-        ``device().training``, of which as many are taken as divide ``batch_size``. A ``UsageError`` where there are
-        fewer, or ``batch_size`` cannot be divided among them.
+        ``devices`` counts this process's; None takes ``usual`` if that many are available, else the most of
+        ``device().training`` that divide ``batch_size``. A ``UsageError`` where there are fewer, or ``batch_size``
+        cannot be divided among them.
         """
 
     def lead_first(self, action: Callable[[], _T]) -> _T:
@@ -114,17 +114,17 @@ class Backend(Protocol):
         """Whether ``flag`` is true in any process; each must ask at the same point of its computations."""
 
     def peak_memory(self) -> int | None:
-        """The most bytes that the first accelerator, or on a CPU the process, held at once; None if nothing tells."""
+        """Peak memory in bytes of the first accelerator, or on a CPU of the process; None if unknown."""
 
     def free_memory(self) -> None:
-        """Drop compiled programs and give cached memory back; what is in use stays, and compiles again when called."""
+        """Drop compiled programs and release cached memory; functions in use compile again when called."""
 
 
 def require_framework() -> None:
     """Refuse, before Keras is imported, a ``KERAS_BACKEND`` that is not known or not installed."""
     chosen = os.environ.get("KERAS_BACKEND", "jax")
     if chosen not in BACKENDS:
-        raise UsageError(f"KERAS_BACKEND is {chosen!r}, which is none of {', '.join(BACKENDS)}")
+        raise UsageError(f"KERAS_BACKEND is {chosen!r}, not one of {', '.join(BACKENDS)}")
     if importlib.util.find_spec(chosen) is None:
         there = [name for name in BACKENDS if importlib.util.find_spec(name) is not None]
         other = f", or set KERAS_BACKEND to {' or '.join(there)}" if there else ""

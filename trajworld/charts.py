@@ -24,7 +24,7 @@ from trajworld.text import number
 
 @dataclass(frozen=True)
 class Look:
-    """How a chart is to look: for a light or dark page, wide or for a telephone."""
+    """The look of a chart: for a light or dark page, wide or for a phone."""
 
     dark: bool = False
     narrow: bool = False
@@ -73,10 +73,10 @@ def lines(
 ) -> Figure:
     """Draw ``y`` against ``x``, a line for each of ``series``, a panel for each value of ``panel``.
 
-    Columns ``Y low`` and ``Y high``, where they are there, are bands around the lines. Rows without an ``x`` become
-    horizontal lines; rows without a finite ``y`` are left out. On a logarithmic axis an ``x`` of 0 stands left of the
-    others. Series of :data:`COLOURS` (``copy``, ``copy of the last row``) have their own colours. The vertical axis is
-    logarithmic where it may be (``log_y``), values are positive, and far apart.
+    Columns ``Y low`` and ``Y high``, if present, are bands around the lines. Rows without an ``x`` become horizontal
+    lines; rows without a finite ``y`` are left out. On a logarithmic axis an ``x`` of 0 is drawn left of the others.
+    Series of :data:`COLOURS` (``copy``, ``copy of the last row``) have their own colours. The vertical axis is
+    logarithmic if allowed (``log_y``) and the values are positive and far apart.
     """
     table = table[np.isfinite(table[y].astype(float))]
     titles = [""] if panel is None else list(dict.fromkeys(table[panel]))
@@ -140,10 +140,10 @@ def bars(table: pd.DataFrame, look: Look, *, label: str, value: str, series: str
 def scatter(
     table: pd.DataFrame, look: Look, *, x: str, y: str, series: str, panel: str | None = None
 ) -> Figure:
-    """Draw points of ``y`` against ``x``, of one unit, a colour for each of ``series``, and the line where they agree.
+    """Draw points of ``y`` against ``x``, of one unit, a colour for each of ``series``, and the identity line.
 
-    Columns ``Y low`` and ``Y high``, where they are there, are bars; so is ``X error``, a standard error, twice to
-    either side. There is a panel for each value of ``panel``, all of one scale.
+    Columns ``Y low`` and ``Y high``, if present, are bars; so is ``X error``, a standard error, twice to either side.
+    There is a panel for each value of ``panel``, all of one scale.
     """
     table = table[np.isfinite(table[[x, y]].astype(float)).all(axis=1)]
     if not len(table):
@@ -173,7 +173,7 @@ def scatter(
 def heatmap(table: pd.DataFrame, look: Look, *, x: str, y: str, value: str, panel: str) -> Figure:
     """Draw positive ratios ``value`` as squares, ``y`` down and ``x`` across, a panel for each value of ``panel``.
 
-    Below 1 they have one colour, above it another, full at a quarter and at four; a pair without a value is a gap.
+    Ratios below 1 have one colour, those above another, full at 1/4 and 4; a pair without a value is a gap.
     """
     table = table[np.isfinite(table[value].astype(float))]
     if not len(table):
@@ -202,8 +202,8 @@ def heatmap(table: pd.DataFrame, look: Look, *, x: str, y: str, value: str, pane
 
 
 def blank(look: Look, width: float, height: float) -> Figure:
-    """An empty figure of so many inches."""
-    # A figure of its own, not pyplot's: nothing global is changed in a program or notebook that draws reports.
+    """An empty figure, ``width`` by ``height`` inches."""
+    # Not a figure of pyplot: the calling program's or notebook's global state does not change.
     return Figure(figsize=(width, height), facecolor=look.colour("paper"), layout="constrained")
 
 
@@ -221,7 +221,7 @@ def style_axes(axes: Axes, look: Look) -> None:
 
 
 def nothing(figure: Figure, look: Look) -> Figure:
-    """The figure of a chart that has nothing to show, saying so."""
+    """The figure of a chart without values, with a note that says so."""
     axes = figure.add_subplot()
     axes.set_axis_off()
     faint = look.colour("faint text")
@@ -250,7 +250,7 @@ def svg(figure: Figure) -> bytes:
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str]) -> None:
-    """Write a picture, whole or not at all; a ``UsageError`` where the name's suffix is of no picture format."""
+    """Write a picture, whole or not at all; a ``UsageError`` if the suffix is no picture format."""
     formats = figure.canvas.get_supported_filetypes()
     if Path(path).suffix.removeprefix(".").lower() not in formats:
         raise UsageError(f"{path}: a picture's name ends in one of .{', .'.join(sorted(formats))}")
@@ -266,7 +266,7 @@ def png(figure: Figure) -> bytes:
 
 
 def _styles(names: Iterable[str]) -> dict[str, str]:
-    """Each name's entry of ``COLOURS``: of the name, of what stands before its "of", or the next."""
+    """Each name's key in ``COLOURS``: the name, its part before " of ", or the next unused one."""
     styles = {}
     for place, name in enumerate(dict.fromkeys(names)):
         known = name.split(" of ")[0]
@@ -291,7 +291,7 @@ def _new_panels(look: Look, titles: Sequence[str]) -> tuple[Figure, list[Axes]]:
 
 
 def _amounts_axis(axes: Axes, found: "pd.Series[float]", log: bool) -> dict[float, float]:
-    """Set the horizontal axis up, a logarithmic one with a tick at each amount; where each amount stands."""
+    """Set up the horizontal axis, if logarithmic with a tick at each amount; returns each amount's position."""
     amounts = sorted({float(amount) for amount in found})
     if not amounts:
         axes.set_xticks([])
@@ -312,7 +312,7 @@ def _amounts_axis(axes: Axes, found: "pd.Series[float]", log: bool) -> dict[floa
 def _draw_series(
     axes: Axes, look: Look, name: str, style: str, rows: pd.DataFrame, places: dict[float, float]
 ) -> NDArray[np.floating]:
-    """Draw the rows of one series; the values that are then in the panel."""
+    """Draw the rows of one series; returns the panel's values."""
     colour, dashes = look.colour(style), _DASHES.get(style)
     flat, rows = rows[rows["x"].isna()], rows[rows["x"].notna()].sort_values("x")
     for value in flat["y"]:
@@ -332,9 +332,9 @@ def _draw_series(
 
 
 def _error_axes(panels: Sequence[tuple[Axes, NDArray[np.floating]]], may_be_log: bool) -> bool:
-    """Set the vertical axes of panels that are read side by side, each with the values in it.
+    """Set the vertical axes of panels that are read side by side, each given with its values.
 
-    All are logarithmic where values are positive and in one panel far apart, which is returned; else all begin with 0.
+    All are logarithmic if values are positive and in one panel far apart; else all begin at 0. Returns which.
     """
     ends = [(float(values.min()), float(values.max())) for _, values in panels]
     log = may_be_log and all(low > 0 for low, _ in ends) and any(high / low >= 3 for low, high in ends)
@@ -371,7 +371,7 @@ def _wrapped(text: str, look: Look) -> str:
 
 def _apart(wanted: Sequence[float], gap: float) -> NDArray[np.floating]:
     """Positions at least ``gap`` apart, near the wanted ones, which ascend."""
-    # Less the gaps before them they must only ascend: midway between raising the later and lowering the earlier ones.
+    # Minus the gaps before them they must only ascend: midway between raising the later and lowering the earlier ones.
     shifts = gap * np.arange(len(wanted))
     free = np.asarray(wanted) - shifts
     return (np.maximum.accumulate(free) + np.minimum.accumulate(free[::-1])[::-1]) / 2 + shifts

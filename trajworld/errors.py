@@ -20,3 +20,8 @@ DAMAGE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
 def one_line(error: BaseException, most: int = 150) -> str:
     """An exception's type and what it says, on one line of at most ``most`` characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:most]
+
+
+def first_line(error: Exception) -> str:
+    """The first line of an exception's text; its type where it has none."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -23,7 +23,7 @@ from trajworld.weights import shipped_card, shipped_models
 
 _BEST = "best.keras"
 _EVALUATIONS = 12
-# A name of the hub's list, and nothing else that YAML or Markdown would read.
+# A licence's name in the hub's list; nothing that YAML or Markdown would interpret.
 _LICENCE = re.compile(r"[A-Za-z0-9](?:[A-Za-z0-9.+-]*[A-Za-z0-9+])?")
 
 Json = dict[str, Any]
@@ -34,13 +34,13 @@ def card(run: Path, *, name: str = "", licence: str = "", studies: Sequence[Path
 
     Args:
         run: The run directory.
-        name: What people load the model by, such as ``trajworld-small`` or ``hf://USER/REPO``.
-        licence: The model's licence as the hub calls it, such as ``mit``; where it is empty, that of a model that
-            ships, and nothing for any other.
-        studies: Folders of reports of studies of this model, which are included whole, but for their pictures.
+        name: The name to load the model by, such as ``trajworld-small`` or ``hf://USER/REPO``.
+        licence: The model's licence as the hub calls it, such as ``mit``; by default that of a model that ships, and
+            none for any other.
+        studies: Report folders of studies of this model, included whole except for their pictures.
 
     Raises:
-        UsageError: ``run`` is no run, or ``licence`` no such name.
+        UsageError: ``run`` is not a run, or ``licence`` not such a name.
         TrajWorldError: A record is missing or damaged, or a study is of another model.
     """
     if licence and not _LICENCE.fullmatch(licence):
@@ -78,7 +78,7 @@ def card(run: Path, *, name: str = "", licence: str = "", studies: Sequence[Path
 
 
 def write_card(run: Path, output: Path, **options: Any) -> None:
-    """Write the text of :func:`card`, with its arguments, to a file, which is replaced where it is there."""
+    """Write the text of :func:`card`, with its arguments, to a file; an existing one is replaced."""
     text = card(run, **options)
     with atomic_file(output) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -87,14 +87,14 @@ def write_card(run: Path, output: Path, **options: Any) -> None:
 def card_for(model: str, address: str, licence: str = "") -> str | None:
     """The card to publish with a model: the one that ships with it, or one of the run whose model file it is, or None.
 
-    ``address`` is what the model will be loaded by; for ``licence`` see :func:`card`. A ``UsageError`` is raised where
-    one is given, but there is no card to write it into.
+    ``address`` is what the model will be loaded by; for ``licence`` see :func:`card`. A ``UsageError`` is raised if one
+    is given without a card to write it into.
     """
     path = Path(model)
     if is_run(path.parent) and path == model_file(path.parent):
         return card(path.parent, name=address, licence=licence)
     if licence:
-        raise UsageError(f"no card is made of {model} that could name a licence: give one by --card")
+        raise UsageError(f"{model} has no card to name a licence in: give one by --card")
     file = shipped_card(model)
     return None if file is None else read_card(file)
 
@@ -104,32 +104,32 @@ def read_card(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "it is no text"
+        reason = getattr(error, "strerror", None) or "it is not text"
         raise TrajWorldError(f"cannot read {path}: {reason}") from None
 
 
 def model_file(run: Path) -> Path | None:
-    """The model file that a card is of: ``best.keras``, else ``last.keras``; None where the run has written neither."""
+    """The model file of a card: ``best.keras``, else ``last.keras``; None where the run has written neither."""
     return next((run / name for name in (_BEST, "last.keras") if (run / name).is_file()), None)
 
 
 def _check_step(run: Path, logged: Json | None, evaluated: bool) -> None:
-    """Refuse a log of another step than the weights: while a run goes on, one is written after the other."""
+    """Refuse a log of another step than the weights: a training run writes one after the other."""
     path = model_file(run)
     if path is None:
         return
     if evaluated and path.name != _BEST:
-        raise TrajWorldError(f"{run / _BEST} is missing, which the card would be of: restore it")
+        raise TrajWorldError(f"{run / _BEST} is missing, the model that the card describes: restore it")
     step = describe_model(path)["history"].get("step")
     if step != (logged["step"] if logged else None):
         raise TrajWorldError(
-            f"{path} is of step {step}, which is not what {METRICS} says: if the run goes on, try again in a while; "
-            "else restore the one that is wrong"
+            f"{path} is of step {step}, but {METRICS} is not: if the run is still training, try again later; "
+            "else restore the wrong one"
         )
 
 
 def _origins(run: Path) -> list[Json]:
-    """The models that the run's started from, the nearest first: each one's file, and the step of its own run."""
+    """The models that training started from, the nearest first: each one's file, and the step of its own run."""
     path, found = model_file(run), list[Json]()
     history = {} if path is None else describe_model(path)["history"]
     while init := history.get("init"):
@@ -152,9 +152,9 @@ def _datasets(described: Sequence[Json], losses: Json) -> list[Json]:
 
 
 def _stretches(record: Json) -> list[Json]:
-    """What the run was computed on, from its start and from each resumption on something else.
+    """The devices and versions of the run, at its start and at each resumption on others.
 
-    A resumption undoes the steps after it, and with them what was resumed there before.
+    A resumption discards the later steps, and earlier resumptions among them.
     """
     found: list[Json] = []
     for entry in ({"step": 0, **record}, *record.get("resumed", [])):
@@ -167,13 +167,13 @@ def _stretches(record: Json) -> list[Json]:
 
 
 def _spec(spec: str) -> str:
-    """A dataset as it was named, but of a path the last part: cards are published."""
+    """A dataset as it was named, a path cut to its last part: cards are published."""
     return Path(spec).name if Path(spec).is_absolute() or spec.startswith((".", "~")) else spec
 
 
 def _study(folder: Path, weights: Path | None) -> str:
     """The report of a study, without its pictures and the model's folder, its headings a level down."""
-    # Imported here: pandas and a framework, which a card without a study needs not.
+    # Imported here: a card without a study needs neither pandas nor a framework.
     from trajworld.models.files import load_model, weights_digest
     from trajworld.study.report import MARKDOWN, read_report
 
@@ -190,14 +190,14 @@ def _study(folder: Path, weights: Path | None) -> str:
 
 
 def _code(text: str) -> str:
-    """A name as inline code, what could end the code or the cell replaced."""
+    """A name as inline code; characters that end the code or the cell are replaced."""
     clean = "".join(c if c.isprintable() else "�" for c in text)
     clean = clean.replace("`", "'").replace("|", "¦")
     return f"`{clean}`" if clean.strip() else "–"
 
 
 def _plain(text: object) -> str:
-    """Text as it is read: no tags, no line breaks, no cells."""
+    """Plain text: no tags, no line breaks, no cells."""
     return " ".join(str(text).split()).replace("|", "¦").replace("<", "&lt;").replace("`", "'")
 
 

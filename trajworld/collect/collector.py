@@ -19,7 +19,7 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.policies.behaviour import Behaviour
 from trajworld.processes import Workers, available_cores, worker_died
 
-# The transitions that a task is worth: enough to hide its overhead, few enough to stop soon.
+# Transitions per task: enough to hide its overhead, few enough to stop soon.
 _TASK_TRANSITIONS = 2000
 _MOST_EPISODES = 256
 
@@ -29,10 +29,10 @@ _HOPELESS = 100
 
 @dataclass
 class Tally:
-    """What a collection has given so far: episodes, their transitions and rewards, and how many terminated.
+    """What a collection has produced so far: episodes, their transitions and rewards, and how many terminated.
 
-    ``unstable`` episodes were cut before a bad step or lost to one, the first of them for a ``reason``; those of them
-    that had no good transition were ``dropped``.
+    ``unstable`` episodes were cut before a bad step, the first of them for a ``reason``; those without a good
+    transition were ``dropped``.
     """
 
     episodes: int = 0
@@ -44,7 +44,7 @@ class Tally:
     reason: str = ""
 
     def row(self) -> dict[str, Any]:
-        """What commands print of it."""
+        """The row that commands print."""
         return {
             "episodes": self.episodes,
             "transitions": self.transitions,
@@ -67,11 +67,11 @@ def collect(
     workers: Workers | None = None,
     tally: Tally | None = None,
 ) -> Iterator[Episode]:
-    """Run an environment (``Pendulum-v1?g=5``) and give its episodes in order, the same for any number of workers.
+    """Run an environment (``Pendulum-v1?g=5``) and yield its episodes in order, the same for any number of workers.
 
-    Episode i, in float32, depends on the seed, the environment's name and i alone. The last one is cut where the number
+    Episode i, in float32, depends only on the seed, the environment's name and i. The last one is cut where the number
     of ``transitions`` is reached. One that breaks (an exception, NaN) ends before its first bad step, and is left out
-    if that was its first; ``tally``, brought up to date as episodes are taken, counts both.
+    if that was its first; ``tally``, updated as episodes are taken, counts both.
     """
     if (transitions is None) == (episodes is None):
         raise UsageError("give either a number of transitions or a number of episodes")
@@ -143,7 +143,7 @@ def cut_episode(episode: Episode, length: int) -> Episode:
 def _from_workers(workers: Workers, run: Callable[[int, int], list[Rollout]]) -> Generator[Rollout]:
     """Rollouts in order from tasks of consecutive episodes; how they are grouped changes no episode."""
     waiting: deque[Future[list[Rollout]]] = deque()
-    # Until an episode has been seen, tasks of one: it may last a step or the whole time limit.
+    # Tasks of one episode until its length is known: it may last one step or the whole time limit.
     first, size = 0, 1
     try:
         while True:
@@ -160,5 +160,5 @@ def _from_workers(workers: Workers, run: Callable[[int, int], list[Rollout]]) ->
 
 
 def default_workers(transitions: int) -> int:
-    """How many processes a collection of this size should use: one a core, but only one for a few thousand."""
+    """How many processes a collection of this size should use: one per core; one for a few thousand transitions."""
     return max(1, min(len(available_cores()), transitions // 5000))

@@ -1,4 +1,4 @@
-"""A corpus among Minari's datasets: which they are, and how they are made, each a function of its recipe alone."""
+"""A corpus of Minari datasets: which ones, and how each is made from its recipe alone."""
 
 import contextlib
 import itertools
@@ -18,7 +18,7 @@ from trajworld.collect.corpus_table import PRETRAIN, Member, Row
 from trajworld.collect.datasets import check_recipe, deciding_versions
 from trajworld.collect.episodes import Rollout, episode_seeds, run_episode
 from trajworld.data.episode import Episode
-from trajworld.data.minari_datasets import dataset_path, datasets_folder, write_minari
+from trajworld.data.minari_datasets import dataset_metadata, dataset_path, datasets_folder, write_minari
 from trajworld.environments.interface import Description, Environment
 from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
@@ -36,16 +36,16 @@ _LIST = "corpus.json"
 # Minari refuses a namespace of a single letter.
 _NAME = re.compile(r"[\w-]{2,}", re.ASCII)
 
-# Raised whenever the same recipe gives other episodes, so that no corpus is mixed of both.
+# Incremented whenever a recipe gives other episodes, so that no corpus mixes both.
 _VERSION = 1
-# Episodes are cut at a length drawn log-uniformly from here (steps): many starts, and some long runs.
+# Episodes are cut at a length drawn log-uniformly from this range (steps): many starts, and some long runs.
 _LENGTHS = (60.0, 500.0)
-# Where policies were found, the share of the episodes that follow one, with noise of a scale from here (half boxes).
+# If policies were found, the share of the episodes that follow one, with noise of a scale in this range (half boxes).
 _POLICY_SHARE, _RUNNING_SHARE = 0.4, 0.75
 _POLICY_NOISE = (0.02, 0.6)
 # The number of the first episode of a search for policies.
 _FIRST_TRIAL = 2**40
-# What runs is searched for as many gaits, each from clumsy to fast.
+# Running is searched for this many gaits, each from clumsy to fast.
 _RUNNING = "running"
 _GAITS = 2
 _COVERAGE_BINS = 64
@@ -53,7 +53,7 @@ _COVERAGE_BINS = 64
 
 @dataclass(frozen=True)
 class Job:
-    """A dataset that is to be made: ``transitions`` of a row's environment, and how many a search may use before."""
+    """A dataset to make: ``transitions`` of a row's environment, and how many a policy search may use first."""
 
     dataset_id: str
     row: Row
@@ -63,7 +63,7 @@ class Job:
 
     @property
     def recipe(self) -> dict[str, Any]:
-        """Everything that the episodes are a function of, but for the versions of packages, in JSON's types."""
+        """Everything that determines the episodes except the packages' versions, in JSON's types."""
         return {
             "environment": self.row.environment,
             "variants": list(self.row.variants),
@@ -90,7 +90,7 @@ class Gathered:
 
 
 def corpus_folder(name: str) -> Path:
-    """The folder of a corpus among Minari's datasets; a ``UsageError`` where no corpus can have that name."""
+    """The folder of a corpus among Minari's datasets; a ``UsageError`` if no corpus can have that name."""
     if not _NAME.fullmatch(name):
         raise UsageError(f"a corpus's name is two or more letters, digits, - and _, not {name!r}")
     return datasets_folder() / name
@@ -123,7 +123,7 @@ def read_manifest(name: str) -> list[Member]:
 
 
 def training_members(name: str) -> list[Member]:
-    """The datasets of a corpus that pre-training uses; a ``TrajWorldError`` where some are still to be made."""
+    """The datasets of a corpus that pre-training uses; a ``TrajWorldError`` where some are missing."""
     members = [member for member in read_manifest(name) if member.role == PRETRAIN]
     missing = [member for member in members if not dataset_path(member.dataset_id).exists()]
     if missing or not members:
@@ -136,9 +136,9 @@ def training_members(name: str) -> list[Member]:
 
 
 def plan_corpus(name: str, rows: Sequence[Row], transitions: int, seed: int) -> tuple[list[Job], list[Job]]:
-    """What is to be made, where ``transitions`` are asked for of an environment of size 1, and what is there already.
+    """The datasets to make, with ``transitions`` of an environment of size 1, and those that exist already.
 
-    A ``TrajWorldError`` is raised where what is there is of another recipe.
+    A ``TrajWorldError`` is raised where one exists with another recipe.
     """
     jobs = []
     for row in rows:
@@ -148,14 +148,13 @@ def plan_corpus(name: str, rows: Sequence[Row], transitions: int, seed: int) -> 
         jobs.append(Job(member_of(name, row).dataset_id, row, search, amount, seed))
     there = [job for job in jobs if dataset_path(job.dataset_id).exists()]
     for job in there:
-        path = dataset_path(job.dataset_id) / "data" / "metadata.json"
-        found = nested(read_json(path), "corpus", "recipe")
+        found = nested(dataset_metadata(job.dataset_id), "corpus", "recipe")
         check_recipe(job.dataset_id, found, job.recipe)
     return [job for job in jobs if job not in there], there
 
 
 def check_families(jobs: Sequence[Job]) -> None:
-    """Start one environment of each simulator, so that a package that is missing shows before hours of work."""
+    """Start one environment of each simulator, so that a missing package shows before hours of work."""
     for name in {parse_name(job.row.environment).family: job.row.environment for job in jobs}.values():
         open_environment(name).close()
 
@@ -164,11 +163,11 @@ def check_families(jobs: Sequence[Job]) -> None:
 def open_corpus(
     name: str, rows: Sequence[Row], weights: dict[str, float], chosen: Sequence[Row] | None = None
 ) -> Iterator[None]:
-    """Hold a corpus for this process alone, and write the list of its datasets.
+    """Lock a corpus for this process, and write the list of its datasets.
 
-    Half-written datasets of a process that was killed are removed. ``rows`` are the whole table, of which those that
-    are ``chosen`` (by default all) or were in earlier runs are listed; ``weights`` are factors of its weights, by
-    source, beside those of earlier runs. A ``TrajWorldError`` is raised where another process holds the corpus.
+    Half-written datasets of a killed process are removed. ``rows`` are the whole table; those ``chosen`` (by default
+    all) or in earlier runs are listed; ``weights`` are factors of its weights, by source, added to those of earlier
+    runs. A ``TrajWorldError`` is raised where another process holds the corpus.
     """
     sources = {row.source for row in rows}
     for source, factor in weights.items():
@@ -200,10 +199,10 @@ def make_datasets(
 ) -> Iterator[dict[str, Any]]:
     """Make the datasets, several at a time, each written whole or not at all.
 
-    A row is given of each once it is on disk: ``dataset``, ``environment``, what ``Tally.row`` tells, and ``seconds``.
+    Yields a row of each once it is on disk: ``dataset``, ``environment``, those of ``Tally.row``, and ``seconds``.
     """
     done, total = 0, sum(job.transitions for job in jobs)
-    # Closed at once when a dataset cannot be written: its processes must not go on.
+    # Closed at once when a dataset cannot be written: its processes must not continue.
     with contextlib.closing(gather_jobs(jobs, workers)) as stream:
         for job, gathered in stream:
             _write(job, gathered)
@@ -220,7 +219,7 @@ def gather_jobs(jobs: Sequence[Job], workers: int = 1) -> Generator[tuple[Job, G
 
 
 def gather(job: Job) -> Gathered:
-    """Search policies, where the job says so, and run the episodes."""
+    """Search for policies, if the job says so, and run the episodes."""
     began, name, kinds = time.monotonic(), job.row.environment, list[str]()
     with contextlib.ExitStack() as stack:
         environments = [
@@ -264,7 +263,7 @@ def _search_of(row: Row) -> Search:
 
 
 def _searched(environment: Environment, job: Job) -> list[ClockedPolicy]:
-    """The policies of searches of their own seeds: those of the episodes that are kept count from 0 upwards."""
+    """The policies of searches, whose seeds are not those of the kept episodes: these count from 0 upwards."""
     description, search = environment.description, _search_of(job.row)
     sizes = description.observation_size, description.action_size
     gaits = _GAITS if search is STAGED else 1

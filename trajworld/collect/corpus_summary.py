@@ -13,9 +13,8 @@ from matplotlib.figure import Figure
 from trajworld.charts import Look, save_figure, style_axes
 from trajworld.collect.corpus import read_manifest
 from trajworld.collect.corpus_table import PRETRAIN
-from trajworld.data.minari_datasets import dataset_path
+from trajworld.data.minari_datasets import dataset_metadata, dataset_path, metadata_file
 from trajworld.errors import TrajWorldError, UsageError
-from trajworld.files import read_json
 
 # Apart from the sources' colours: they mean something else.
 _KINDS = ("uniform", "ou", "constant", "gait", "policy")
@@ -28,10 +27,10 @@ _TICKS = (5, 10, 20, 50, 100)
 def describe_corpus(name: str) -> tuple[list[Entry], list[str]]:
     """What the corpus of a name holds.
 
-    For each dataset that is there: ``dataset`` (its Minari id), ``environment``, ``source``, ``role``, ``weight`` (its
-    share of pre-training's batches, of 1; 0 where it is unseen), ``variates`` (M), ``transitions``, ``episodes``,
+    For each existing dataset: ``dataset`` (its Minari id), ``environment``, ``source``, ``role``, ``weight`` (its share
+    of pre-training's batches, of 1; 0 where it is unseen), ``variates`` (M), ``transitions``, ``episodes``,
     ``mean_length``, ``terminated`` (episodes), ``coverage`` (see ``corpus.coverage``) and ``behaviours`` (the share of
-    the transitions by kind). And the ids of the datasets that are still to be made.
+    the transitions by kind). And the ids of the missing datasets.
     """
     members = read_manifest(name)
     total = sum(member.weight for member in members if member.role == PRETRAIN)
@@ -40,11 +39,10 @@ def describe_corpus(name: str) -> tuple[list[Entry], list[str]]:
     for member in members:
         about = asdict(member)
         dataset_id = about.pop("dataset_id")
-        path = dataset_path(dataset_id) / "data" / "metadata.json"
         if not dataset_path(dataset_id).exists():
             missing.append(dataset_id)
             continue
-        metadata = read_json(path)
+        metadata = dataset_metadata(dataset_id)
         try:
             held = metadata["corpus"]
             transitions, episodes = int(metadata["total_steps"]), int(metadata["total_episodes"])
@@ -61,7 +59,9 @@ def describe_corpus(name: str) -> tuple[list[Entry], list[str]]:
                 "behaviours": {kind: count / transitions for kind, count in held["behaviours"].items()},
             }
         except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
-            raise TrajWorldError(f"{path} does not describe a corpus's dataset ({error!r})") from None
+            raise TrajWorldError(
+                f"{metadata_file(dataset_path(dataset_id))} does not describe a corpus's dataset ({error!r})"
+            ) from None
         entries.append(entry)
     return entries, missing
 
@@ -108,7 +108,7 @@ def draw_corpus(name: str, entries: list[Entry], path: str | Path) -> None:
 
 
 def _stacked_bars(axes: Axes, table: pd.DataFrame, colours: Mapping[str, str]) -> None:
-    """A bar for each row, of one column on the other."""
+    """A bar for each row, its columns stacked."""
     floors = table.cumsum(axis=1) - table
     for layer in table:
         axes.bar(table.index.map(str), table[layer], bottom=floors[layer], color=colours[layer], label=layer)

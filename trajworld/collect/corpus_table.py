@@ -35,7 +35,7 @@ class Row:
     search: float  # transitions that a search for policies may use, in thousands; 0 for none
     variants: tuple[
         str, ...
-    ] = ()  # changes under which further episodes are run, like a name's part after the ?
+    ] = ()  # variants with further episodes, each like a name's part after the ?
 
     @property
     def slug(self) -> str:
@@ -98,9 +98,9 @@ _Listed = TypeVar("_Listed", Row, Member)
 
 
 def select(rows: Sequence[_Listed], patterns: Sequence[str] = (), role: str | None = None) -> list[_Listed]:
-    """The rows of a role whose environment or source one of the patterns (``robot/*``) fits; all without patterns.
+    """The rows of a role whose environment or source matches one of the patterns (``robot/*``); all without patterns.
 
-    A ``UsageError`` is raised where a pattern fits no row.
+    A ``UsageError`` is raised where a pattern matches no row.
     """
 
     def fits(row: _Listed, pattern: str) -> bool:
@@ -117,7 +117,7 @@ def select(rows: Sequence[_Listed], patterns: Sequence[str] = (), role: str | No
 
 
 def source_of(environment: str) -> str:
-    """An environment's source in the built-in tables; where it is in neither, its name's first part."""
+    """An environment's source in the built-in tables; if in neither, the first part of its name."""
     return _sources().get(environment) or environment.partition("/")[0] or "(not named)"
 
 

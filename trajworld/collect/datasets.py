@@ -19,7 +19,7 @@ from trajworld.versions import versions
 
 DEFAULT_ID = "trajworld/{environment}/{behaviour}-v0"
 
-# The packages whose versions decide what a collection gives.
+# The packages whose versions decide what a collection produces.
 DECIDING = ("trajworld", "python", "numpy", "gymnasium", "mujoco", "dm_control", "minari")
 
 
@@ -69,9 +69,9 @@ def collect_datasets(
 ) -> Iterator[dict[str, Any]]:
     """Collect one dataset after another, each written whole or not at all, from what ``dataset_targets`` gives.
 
-    A row is given of each once it is on disk: ``dataset``, ``environment``, ``path``, what ``Tally.row`` tells, and
-    ``seconds``; an error later on leaves the dataset there. ``progress`` is called after each episode; the other
-    arguments are those of ``collect``.
+    Yields a row of each once it is on disk: ``dataset``, ``environment``, ``path``, those of ``Tally.row``, and
+    ``seconds``; a later error leaves the dataset there. ``progress`` is called after each episode; the other arguments
+    are those of ``collect``.
 
     Raises:
         TrajWorldError: As ``collect`` and ``write_minari`` do; an id that is taken is refused before anything

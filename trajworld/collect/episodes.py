@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.data.episode import Episode
-from trajworld.environments.interface import Environment, first_line
+from trajworld.environments.interface import Environment
 from trajworld.environments.open import open_environment
-from trajworld.errors import TrajWorldError
+from trajworld.errors import TrajWorldError, first_line
 from trajworld.policies.behaviour import Behaviour
 
 _T = TypeVar("_T")
@@ -23,7 +23,7 @@ _kept = functools.lru_cache(maxsize=8)(open_environment)
 
 @dataclass(frozen=True)
 class Rollout:
-    """One episode in float32, None if its first transition was bad already, and why it was cut, if it was."""
+    """One episode in float32, None if its first transition was bad, and why it was cut, if it was."""
 
     episode: Episode | None
     unstable: str = ""
@@ -40,7 +40,7 @@ def run_episodes(
 ) -> list[Rollout]:
     """Run ``count`` episodes from number ``first``; the process keeps the environment for the next call.
 
-    Where there are ``starts``, episode i begins in the observation ``starts[i % len(starts)]``.
+    With ``starts``, episode i begins in the observation ``starts[i % len(starts)]``.
     """
     numbers = range(first, first + count)
     begins = [None if starts is None else starts[number % len(starts)] for number in numbers]

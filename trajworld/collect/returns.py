@@ -31,21 +31,21 @@ def policy_returns(
     starts: NDArray[np.floating] | None = None,
     progress: Progress = lambda *_: None,
 ) -> list[dict[str, Any]]:
-    """Run each policy in its environment and give its returns, the same for any number of workers.
+    """Run each policy in its environment and return its returns, the same for any number of workers.
 
-    Episode i begins alike for all policies: it depends on the seed, the environment's name, i and whether ``starts``
-    are given. One that the simulator breaks counts up to there.
+    Episode i has the same start for all policies: it depends on the seed, the environment's name, i and whether
+    ``starts`` are given. One that the simulator breaks counts up to that step.
 
     Args:
-        policies: By the names that they get in the answer. What is no ``Policy`` does not say its environment.
-        environment: Where they all run, in place of what each was made for.
+        policies: By name, as in the result. A behaviour that is no ``Policy`` does not name its environment.
+        environment: Where they all run, instead of the one each was made for.
         episodes: Of each policy.
         horizon: The most steps of an episode; the environment's limit holds as well.
         gamma: The discount of a step, in (0, 1].
-        seed: Another seed, other episodes.
+        seed: Of the episodes.
         workers: Processes.
         starts: ``[N, O]`` observations in which the episodes begin, in turn; None for the environment's own starts.
-        progress: Told of episodes: how many are finished, of how many, of what.
+        progress: Called with the number of finished episodes, the total and a label.
 
     Returns:
         For each ``policy`` its ``environment``, ``episodes``, ``horizon``, ``gamma``, ``seed``; the means ``return``
@@ -59,7 +59,7 @@ def policy_returns(
             "step, a discount in (0, 1] and a seed of at least 0 are needed"
         )
     names = _environments(policies, environment)
-    # Other episodes than a dataset that was collected with this seed, and from given starts others than from its own:
+    # Not the episodes of a dataset collected with this seed; and given starts have other episodes than its own starts:
     # the two may be compared.
     salt = [seed, _PURPOSE] if starts is None else [seed, _PURPOSE, 1]
     own = int(np.random.SeedSequence(salt).generate_state(1)[0])
@@ -96,7 +96,7 @@ def _environments(policies: Mapping[str, Behaviour], given: str) -> dict[str, st
         wanted = given or getattr(policy, "environment", "")
         if not wanted:
             raise UsageError(
-                f"{name}: the file does not say for which environment it is: name one by --environment"
+                f"{name}: the file does not name its environment: give one by --environment"
             )
         if wanted not in described:
             with contextlib.closing(open_environment(wanted)) as opened:

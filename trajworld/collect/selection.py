@@ -15,7 +15,7 @@ from trajworld.policies.policy import Policy
 from trajworld.processes import Progress
 
 APART = 4.0
-"""Standard errors of the difference that tell two values apart."""
+"""Two values are distinct if this many standard errors of their difference apart."""
 
 
 def pick_spread(values: ArrayLike, errors: ArrayLike, count: int) -> list[int]:
@@ -57,8 +57,8 @@ def select_policies(
 ) -> tuple[dict[str, Policy], list[dict[str, Any]]]:
     """Choose policies of one environment by their mean discounted returns; the weakest is ``NAME-01``.
 
-    They are chosen by half of the episodes and then run in others, so that what is told of them is not that they were
-    lucky; where the two disagree, the second decides their order.
+    They are chosen by half of the episodes and then run in others, so that the reported returns are not biased by the
+    selection; where the two disagree, the second decides their order.
 
     Returns:
         The policies, and a row for each as ``policy_returns`` gives it, without the episodes' returns, and with
@@ -94,7 +94,7 @@ def select_policies(
 
 
 def write_selection(folder: Path, chosen: Mapping[str, Policy], truth: list[dict[str, Any]]) -> None:
-    """Make a folder of what :func:`select_policies` gives: the policies' files, and ``truth.json``."""
+    """Write what :func:`select_policies` returns to a folder: the policies' files, and ``truth.json``."""
     with atomic_folder(folder) as temporary:
         for name, policy in chosen.items():
             save_policy(policy, temporary / f"{name}.npz")

@@ -14,11 +14,11 @@ from trajworld.collect.datasets import check_recipe, write_collected
 from trajworld.collect.episodes import Rollout
 from trajworld.collect.returns import policy_returns
 from trajworld.data.episode import Episode
-from trajworld.data.minari_datasets import dataset_path
+from trajworld.data.minari_datasets import dataset_metadata, dataset_path
 from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import UsageError
-from trajworld.files import nested, read_json
+from trajworld.files import nested
 from trajworld.policies.behaviour import Behaviour, Controller, Uniform, in_box
 from trajworld.policies.policy import Policy
 from trajworld.policies.train import find_training, stream_episodes
@@ -26,14 +26,14 @@ from trajworld.processes import Progress, started_workers
 
 LEVELS = ("random", "medium", "medium-replay", "medium-expert", "expert")
 NOISES = (0.0, 0.2, 0.5)
-"""Of replay: a third of the episodes each."""
+"""Action noise of medium-replay: a third of the episodes each."""
 
 _RANKING_EPISODES = 10
 
 
 @dataclass(frozen=True)
 class Noisy:
-    """A behaviour whose actions get Gaussian noise, in half boxes; how much is drawn for each episode."""
+    """A behaviour with Gaussian noise on its actions, in half boxes; each episode draws its scale."""
 
     behaviour: Behaviour
     scales: tuple[float, ...] = NOISES
@@ -61,7 +61,7 @@ class Stream:
     segments: int
 
     def episodes(self, transitions: int, seed: int) -> list[Episode]:
-        """All its episodes in order; where they are more than enough, a random choice of them."""
+        """All its episodes in order; if there are more than enough, a random choice of them."""
         episodes = list(stream_episodes(self.folder, 0, self.segments))
         order = np.random.default_rng(seed).permutation(len(episodes))
         lengths = np.array([len(episode) for episode in episodes])[order]
@@ -71,7 +71,7 @@ class Stream:
 
 @dataclass(frozen=True)
 class SuiteDataset:
-    """One dataset of a suite: its Minari id, where and of what level it is, and what acts in which share of it."""
+    """One dataset of a suite: its Minari id, environment and level, and what acts in which share of it."""
 
     dataset: str
     environment: str
@@ -79,7 +79,7 @@ class SuiteDataset:
     parts: tuple[tuple[str, Behaviour | Stream], ...]
 
     def recipe(self, transitions: int, seed: int) -> dict[str, Any]:
-        """What its episodes are a function of, in JSON's types."""
+        """What determines its episodes, in JSON's types."""
         parts = [name for name, _ in self.parts]
         return {"behaviour": {"name": self.level, "parts": parts}, "transitions": transitions, "seed": seed}
 
@@ -103,10 +103,10 @@ def plan_suite(
 ) -> list[SuiteDataset]:
     """The datasets of a suite: five for each environment that the policies were made for.
 
-    Expert is the sampled behaviour of the policy of the greatest mean return over ten episodes, medium of the one
-    nearest a third of it, medium-expert half of each, random uniform actions. Medium-replay is equal parts of
-    all policies up to medium, and of uniform actions, a third of the episodes with noise of each of :data:`NOISES`;
-    or, with ``streams``, a folder with the trainings that left the policies, all transitions of the one up to medium.
+    Expert samples the policy of the greatest mean return over ten episodes, medium the one nearest a third of it;
+    medium-expert is half of each, random is uniform actions. Medium-replay is equal parts of all policies up to medium
+    and of uniform actions, a third of the episodes with noise of each of :data:`NOISES`; or, with ``streams``, a folder
+    of the training runs that made the policies, all transitions of the one up to medium.
     """
     by_environment: dict[str, dict[str, Policy]] = {}
     for policy_name, policy in policies.items():
@@ -138,7 +138,7 @@ def plan_suite(
         ]
         if streams is not None:
             if (training := find_training(own[medium], streams)) is None:
-                raise UsageError(f"{streams} holds no training that left {medium}, the medium policy")
+                raise UsageError(f"{streams} holds no training run that made {medium}, the medium policy")
             replay = [(f"the training of {medium} ({own[medium].source})", Stream(*training))]
         of: dict[str, list[tuple[str, Behaviour | Stream]]] = {
             "random": [uniform],
@@ -157,15 +157,14 @@ def plan_suite(
 
 
 def suite_there(planned: Sequence[SuiteDataset], transitions: int, seed: int) -> list[str]:
-    """The ids of a suite's datasets that are there already.
+    """The ids of a suite's datasets that exist already.
 
     Raises:
-        TrajWorldError: One is of another seed, other policies or another number of transitions.
+        TrajWorldError: One has another seed, other policies or another number of transitions.
     """
     there = [one for one in planned if dataset_path(one.dataset).exists()]
     for one in there:
-        path = dataset_path(one.dataset)
-        found = nested(read_json(path / "data" / "metadata.json"), "collection")
+        found = nested(dataset_metadata(one.dataset), "collection")
         check_recipe(one.dataset, {"transitions": transitions, **found}, one.recipe(transitions, seed))
     return [one.dataset for one in there]
 
@@ -173,9 +172,9 @@ def suite_there(planned: Sequence[SuiteDataset], transitions: int, seed: int) ->
 def collect_suite(
     planned: list[SuiteDataset], *, transitions: int, seed: int, workers: int, progress: Progress
 ) -> Iterator[dict[str, Any]]:
-    """Collect what is missing of a suite, each dataset whole or not at all, and give a row of each once it is on disk.
+    """Collect what is missing of a suite, each dataset whole or not at all, and yield a row of each once it is on disk.
 
-    A dataset depends on its parts, its size and the seed alone. A training that was shorter gives all that it has.
+    A dataset depends only on its parts, its size and the seed. A shorter training gives all that it has.
     """
     there = suite_there(planned, transitions, seed)
     with started_workers(workers) as pool:
@@ -198,7 +197,7 @@ def collect_suite(
 def _episodes(
     one: SuiteDataset, sizes: list[int], seed: int, pool: Any, progress: Progress, tally: Tally
 ) -> Iterator[Episode]:
-    """Those of a dataset, so many transitions of each part; the tally counts them."""
+    """The episodes of a dataset, ``sizes`` transitions of its parts; the tally counts them."""
     for number, ((_, behaviour), size) in enumerate(zip(one.parts, sizes, strict=True)):
         # Other episodes in each part of each level.
         words = [seed, LEVELS.index(one.level), number]

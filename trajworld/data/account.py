@@ -1,4 +1,4 @@
-"""What became of the transitions of a source: nothing is lost without a word."""
+"""What became of the transitions of a source: nothing is lost silently."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,10 +11,10 @@ UNRECORDED = "the result of an episode's last action is not in the file"
 
 @dataclass
 class Account:
-    """Transitions and rewards of a source, counted while it is read, and the episodes that were given of them.
+    """Transitions and rewards of a source, counted while it is read, and the episodes made of them.
 
-    ``left_out`` has transitions and reward of what was not given, by reason; ``notes`` counts what else happened, such
-    as an end that no flag marks; ``without_reward`` counts the transitions that have no reward in the source.
+    ``left_out`` has transitions and reward of what was left out, by reason; ``notes`` counts other events, such as an
+    end that no flag marks; ``without_reward`` counts the transitions that have no reward in the source.
     """
 
     transitions: int = 0
@@ -27,19 +27,19 @@ class Account:
     without_reward: int = 0
 
     def keep(self, rewards: ArrayLike) -> None:
-        """Count an episode that is given."""
+        """Count a kept episode."""
         count, total = self._count(rewards)
         self.kept, self.kept_reward = self.kept + count, self.kept_reward + total
         self.episodes += 1
 
     def leave_out(self, reason: str, rewards: ArrayLike) -> None:
-        """Count transitions that are not given."""
+        """Count transitions that are left out."""
         count, total = self._count(rewards)
         before = self.left_out.get(reason, (0, 0.0))
         self.left_out[reason] = (before[0] + count, before[1] + total)
 
     def give_away(self, reason: str, rewards: ArrayLike) -> None:
-        """Count an episode as left out that was counted as given."""
+        """Count an episode as left out that was counted as kept."""
         rewards = np.asarray(rewards, np.float64)
         total, before = float(np.nansum(rewards)), self.left_out.get(reason, (0, 0.0))
         self.kept, self.kept_reward = self.kept - len(rewards), self.kept_reward - total

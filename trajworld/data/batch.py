@@ -1,4 +1,4 @@
-"""What a model is given: windows of rows, and what is known of their variates; as NumPy arrays or tensors."""
+"""A model's input: windows of rows and the properties of their variates, as NumPy arrays or tensors."""
 
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ Array = Any
 
 
 class Variates(NamedTuple):
-    """What is known of the M variates of a batch.
+    """Properties of the M variates of a batch.
 
     Attributes:
         is_action: ``[M]`` int32, 1 for an action; 0 where padded.
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
     Attributes:
         values: ``[B, T, M]`` float32: rows ``[observation, reward, action, padding]``, unscaled; 0 where padded.
         time_mask: ``[B, T]`` float32: 1 for real rows, 0 for left padding.
-        variates: What is known of the M variates.
+        variates: Properties of the M variates.
         dataset: The number of the windows' source in its mixture.
     """
 
@@ -49,7 +49,7 @@ def variates_of(
 ) -> Variates:
     """The variates of a dataset over their support, ends ``[M]``, padded to ``size``.
 
-    Where ``size`` is None and all are recorded, they have no mask.
+    If ``size`` is None and all are recorded, they have no mask.
     """
     real = dataset.num_variates
     if not np.shape(lower) == np.shape(upper) == (real,):

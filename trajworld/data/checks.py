@@ -8,8 +8,8 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.statistics import real_values
 from trajworld.data.summary import variate_names
 
-# A variate of at most so many values steps; one that keeps its value in so many steps is slow; one that is in so many
-# rows, and at least that number, at an end of its range saturates.
+# A variate of at most _FEW values is discrete; one unchanged in more than _SLOW of the steps is slow; one at an end of
+# its range in at least _SATURATED of the rows, and at least _MANY rows, saturates.
 _FEW, _SLOW, _SATURATED, _MANY = 20, 0.5, 0.01, 10
 
 
@@ -17,13 +17,13 @@ def variate_checks(dataset: Dataset) -> dict[str, dict[str, Any]]:
     """How each recorded variate takes its values, as plain JSON values by its name.
 
     ``distinct`` is how many it has, ``unchanged`` the share of steps, inside episodes, in which it keeps its value,
-    ``at_minimum`` and ``at_maximum`` the shares of rows at the ends of its range; ``look_at`` says what of that is out
-    of the ordinary, and is empty where nothing is.
+    ``at_minimum`` and ``at_maximum`` the shares of rows at the ends of its range; ``look_at`` says what of that is
+    unusual; empty if nothing is.
     """
     begins, found = dataset.episode_offsets[1:-1], {}
     for variate in map(int, np.flatnonzero(dataset.mask)):
         values = real_values(dataset, variate)
-        # An episode has one reward and action less than observations.
+        # An episode has one reward and action fewer than observations.
         short = np.arange(1, dataset.num_episodes) * (variate >= dataset.observation_size)
         steps = np.delete(np.diff(values), begins - short - 1)
         still = float((steps == 0).mean()) if len(steps) else 0.0

@@ -27,7 +27,7 @@ _NUMBERS = r"(index|frame|step|row|unnamed: 0|__index_level_0__|frame_index|task
 
 
 def write_columns(table: Path, path: Path, overwrite: bool = False) -> Path:
-    """Write a first version of a table's TOML from its first 200,000 rows, with what was seen as comments."""
+    """Write a first version of a table's TOML from its first 200,000 rows, with what was found as comments."""
     if path.exists() and not overwrite:
         raise UsageError(
             f"{path} is there already: name another file with -o, or replace it with --overwrite"

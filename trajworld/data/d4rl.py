@@ -36,10 +36,10 @@ _OPTIONAL = {"timeouts": 1, "next_observations": 2}
 
 
 def read_d4rl(path: str | Path, max_episode_steps: int = 1000) -> Source:
-    """Open a D4RL file, of the environment ``d4rl/NAME`` where it is not known; each transition is one of the file's.
+    """Open a D4RL file; its environment is ``d4rl/NAME`` if not known. Each transition is one of the file's.
 
     An episode ends at a terminal or a timeout. With ``next_observations`` it also ends where a step's successor is
-    not the next row, whatever the flags say (late or missing flags, shuffled buffers, joined files). No step is lost.
+    not the next row, regardless of the flags (late or missing flags, shuffled buffers, joined files). No step is lost.
     Without them the result of an episode's last action is not recorded: that step is left out, the episode counts as
     truncated, and one that no flag ends is cut after ``max_episode_steps`` steps.
     """
@@ -83,7 +83,7 @@ def _read_episodes(path: Path, limit: int, account: Account) -> Iterator[Episode
             stops = np.append(starts[1:], len(ends))
         names = ["observations", "actions", "rewards"] + ["next_observations"] * linked
         while last < len(starts):
-            # As many whole episodes as are read from the file at once.
+            # The whole episodes that are read from the file at once.
             first, offset = last, starts[last]
             last = max(int(np.searchsorted(stops, offset + _STEPS_AT_ONCE, side="right")), first + 1)
             block = {name: as_floats(file[name][offset : stops[last - 1]]) for name in names}
@@ -107,7 +107,7 @@ def _broken(observations: "h5py.Dataset", successors: "h5py.Dataset") -> NDArray
 
 
 def _episode(steps: dict[str, NDArray[np.floating]], terminated: bool, account: Account) -> Episode | None:
-    """The episode of these steps, or None where nothing of it is a whole transition."""
+    """The episode of these steps, or None if it has no whole transition."""
     observations, actions, rewards = steps["observations"], steps["actions"], steps["rewards"].reshape(-1)
     if "next_observations" in steps:
         observations = np.concatenate([observations, steps["next_observations"][-1:]])
@@ -122,7 +122,7 @@ def _episode(steps: dict[str, NDArray[np.floating]], terminated: bool, account: 
 
 @contextlib.contextmanager
 def open_hdf5(path: Path) -> Iterator["h5py.File"]:
-    """Open the file; what h5py raises, then or while reading, becomes one line."""
+    """Open the file; h5py's errors, then or while reading, become one line."""
     import h5py
 
     if not path.is_file():

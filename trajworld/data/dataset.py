@@ -17,7 +17,7 @@ class Dataset:
 
     Attributes:
         path: The store's folder.
-        name: What people call it: the id or file it was converted from.
+        name: The id or file it was converted from.
         source: Where it was converted from, as a dataset specification.
         environment: For example ``gymnasium/Hopper-v5``; empty where it is not known.
         observation_size: Observation variates.
@@ -27,7 +27,7 @@ class Dataset:
         terminated: ``[E]`` bool: whether an episode's last observation is terminal.
         content: SHA-256 of the rows, the episodes' bounds and their ends: equal for equal data, wherever they lie.
         account: What became of the source's transitions, where the conversion counted them.
-        reward: Whether rewards are recorded; if not, theirs is a column of zeros that models mask.
+        reward: Whether rewards are recorded; if not, their column is zeros, which models mask.
         names: What the source calls its observation and action variates, in this order; empty where it has no names.
     """
 
@@ -82,7 +82,7 @@ class Dataset:
         return np.diff(self.episode_offsets) - 1
 
     def chosen(self, episodes: ArrayLike | None) -> NDArray[np.int64]:
-        """The numbers of some episodes as an array; of all where None. ``UsageError`` where one is not there."""
+        """The numbers of some episodes as an array; of all if None. ``UsageError`` if one does not exist."""
         numbers = np.arange(self.num_episodes) if episodes is None else np.asarray(episodes, np.int64)
         if numbers.ndim != 1 or not len(numbers):
             raise UsageError(f"{self.name}: no episode was chosen")

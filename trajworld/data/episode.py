@@ -98,7 +98,7 @@ def as_floats(array: ArrayLike) -> NDArray[np.floating]:
 
 
 def no_rewards(length: int) -> NDArray[np.float32]:
-    """What stands for the rewards of an episode of a source that records none, ``[length]``."""
+    """Placeholder rewards for an episode of a source that records none, ``[length]``."""
     return np.full(length, np.nan, np.float32)
 
 

@@ -155,7 +155,7 @@ def _read_file(info: _Info, path: Path) -> dict[str, NDArray[Any]]:
 def _episode(
     info: _Info, rows: dict[str, NDArray[Any]], index: int, path: Path, account: Account
 ) -> Episode | None:
-    """The episode of these frames, or None where they are no whole transition."""
+    """The episode of these frames, or None if they hold no whole transition."""
     length = len(rows["frame_index"])
     numbers = np.arange(length)
     if (rows["episode_index"] != index).any() or (rows["frame_index"][:, 0] != numbers).any():

@@ -32,7 +32,7 @@ _DATASET_ID = re.compile(r"(?:(?:[\w-]+/)+[\w-]+/|[\w-]{2,}/)?[\w-]+-v\d+", re.A
 
 @dataclass(frozen=True)
 class MinariInfo:
-    """What a Minari dataset says of itself in ``metadata``; ``environment`` is empty where it does not say."""
+    """The ``metadata`` of a Minari dataset; ``environment`` is empty where not given."""
 
     dataset_id: str
     path: Path
@@ -43,7 +43,7 @@ class MinariInfo:
 
     @property
     def variate_names(self) -> tuple[str, ...]:
-        """What the source that was imported calls its observation and action variates; empty where not known."""
+        """The imported source's names of its observation and action variates; empty if unknown."""
         names = self.metadata.get("variate_names")
         return tuple(map(str, names)) if isinstance(names, list) else ()
 
@@ -67,6 +67,16 @@ def dataset_path(dataset_id: str) -> Path:
     return datasets_folder() / dataset_id
 
 
+def metadata_file(path: Path) -> Path:
+    """The file of the metadata of the dataset in a folder."""
+    return path / "data" / "metadata.json"
+
+
+def dataset_metadata(dataset_id: str) -> dict[str, Any]:
+    """The metadata of a dataset in Minari's folder, as they are; a ``TrajWorldError`` where they cannot be read."""
+    return read_json(metadata_file(dataset_path(dataset_id)))
+
+
 def local_datasets() -> list[dict[str, Any]]:
     """Id, environment, episodes, transitions and path of each dataset in Minari's folder, by id.
 
@@ -77,7 +87,7 @@ def local_datasets() -> list[dict[str, Any]]:
     for folder, subfolders, _ in os.walk(root, followlinks=True):
         subfolders[:] = [name for name in subfolders if not name.startswith(".")]
         path = Path(folder)
-        # Links are followed, but in no circle.
+        # Links are followed, but not in cycles.
         circle = path.is_symlink() and path.parent.resolve().is_relative_to(path.resolve())
         # An id may have a part `data` too.
         files = (path / "data" / name for name in ("metadata.json", "main_data.hdf5"))
@@ -154,7 +164,7 @@ def write_minari(
         storage.update_metadata(described)
         for parent in itertools.takewhile(lambda parent: parent != datasets_folder(), path.parents):
             described_by = parent / NAMESPACE_METADATA_FILENAME
-            # Empty where Minari's own way, which writes in place, was killed.
+            # Empty where Minari's own writer, which writes in place, was killed.
             if not described_by.is_file() or not described_by.stat().st_size:
                 (folder / described_by.name).write_text("{}")
                 os.replace(folder / described_by.name, described_by)
@@ -205,7 +215,7 @@ def _read_episodes(info: MinariInfo, spaces: dict[str, "Space"], account: Accoun
 
 
 def _note_import(info: MinariInfo, account: Account) -> None:
-    """Note what was left out or noted when the dataset was made of another source."""
+    """Copy the notes of the import that made the dataset from another source."""
     with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
         imported = Account.from_json(info.metadata["import_account"])
         left_out = {f"left out: {reason}": count for reason, (count, _) in imported.left_out.items()}
@@ -243,7 +253,7 @@ def _space(info: MinariInfo, name: str) -> "Space":
 
 
 def _info(dataset_id: str, path: Path) -> MinariInfo:
-    file = path / "data" / "metadata.json"
+    file = metadata_file(path)
     metadata = read_json(file)
     try:
         environment = metadata.get("environment")
@@ -258,7 +268,7 @@ def _info(dataset_id: str, path: Path) -> MinariInfo:
 
 
 def _download(dataset_id: str) -> None:
-    """Fetch a dataset into a hidden folder and move it into place whole; Minari would leave half of one."""
+    """Fetch a dataset into a hidden folder and move it into place whole; Minari could leave half of one."""
     import minari
 
     root, path = datasets_folder(), dataset_path(dataset_id)

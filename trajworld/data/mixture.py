@@ -27,8 +27,8 @@ _STEPS_DRAWN = 64
 class Source:
     """One dataset of a mixture, the support of its variates (ends ``[M]``), and its share of the batches.
 
-    ``sampling`` by ``window`` draws every window alike; by ``episode`` it draws an episode, then one of its windows
-    (UniTraj). ``episodes`` are the numbers of those that are drawn from, all where None.
+    ``sampling`` by ``window`` draws windows uniformly; by ``episode`` it draws an episode, then one of its windows
+    (UniTraj). ``episodes`` are the numbers of those to draw from, None for all.
     """
 
     dataset: Dataset
@@ -44,9 +44,9 @@ class Source:
         return WindowIndex.of(self.dataset, self.episodes)
 
     def draw(self, numbers: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """The windows that random ``numbers [2, B]`` stand for: where they end, their episodes' first rows.
+        """The windows that random ``numbers [2, B]`` select: their ends, and their episodes' first rows.
 
-        The numbers are uniform over 64 bits, so that their remainders are uniform but for less than 2^-30.
+        The numbers are uniform over 64 bits, so that their remainders are uniform within 2^-30.
         """
         index = self.index
         if self.sampling == "window":
@@ -58,7 +58,7 @@ class Source:
 
 @dataclass(eq=False)
 class Mixture:
-    """Batches of ``batch_size`` windows of ``window`` rows, drawn from several datasets, each of one of them.
+    """Batches of ``batch_size`` windows of ``window`` rows, drawn from several datasets, each batch from one.
 
     Which source a step draws from is Grain's deterministic interleaving of the weights; which windows, a generator
     seeded with (seed, step). Nothing else is state: a resumed run sees exactly the batches that it would have seen.
@@ -134,7 +134,7 @@ def padded_sizes(sizes: Sequence[int], most: int, weights: Sequence[float]) -> l
 
 @lru_cache(maxsize=8)
 def _drawn(seed: int, block: int, batch_size: int) -> NDArray[np.uint64]:
-    """The random numbers of a block of steps, ``[steps, 2, B]``; to seed a generator a step costs more."""
+    """The random numbers of a block of steps, ``[steps, 2, B]``; a generator per step would cost more."""
     generator = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, block])))
     return generator.integers(0, 2**64, size=(_STEPS_DRAWN, 2, batch_size), dtype=np.uint64)
 

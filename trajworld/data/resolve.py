@@ -1,4 +1,4 @@
-"""From what a person names (an id, a file, a folder) to a dataset that training can read."""
+"""From a name (an id, a file, a folder) to a dataset that training can read."""
 
 import hashlib
 import os
@@ -21,6 +21,7 @@ from trajworld.data.minari_datasets import (
     dataset_path,
     datasets_folder,
     is_dataset_id,
+    metadata_file,
     read_minari,
     write_minari,
 )
@@ -45,7 +46,7 @@ from trajworld.processes import Progress
 
 @dataclass(frozen=True)
 class Imported:
-    """A Minari dataset of a source; ``account`` is None where it was there already."""
+    """A Minari dataset of a source; ``account`` is None if it existed already."""
 
     path: Path
     account: Account | None
@@ -129,10 +130,10 @@ def import_dataset(
     """Make Minari datasets of a file or folder of another format.
 
     A TD-MPC2 file of several tasks makes one a task, ``name/task-N-v0`` of an id ``name-v0``; a UniTraj root makes one
-    an environment, ``name/SOURCE/ENVIRONMENT-v0``. Those that are there already are left as they are unless ``replace``
-    is set, so an import that was stopped continues. ``environment`` is for sources, other than a root, that do not say
-    it rightly; ``max_episode_steps`` (1000) for D4RL files without timeouts; ``columns`` is a table's TOML where it is
-    not beside it, ``mask`` a filter of robomimic's. The last episodes, a share ``test`` of them, make a second dataset
+    an environment, ``name/SOURCE/ENVIRONMENT-v0``. Existing ones are left as they are unless ``replace`` is set, so a
+    stopped import continues. ``environment`` is for sources, other than a root, that do not give the right one;
+    ``max_episode_steps`` (1000) for D4RL files without timeouts; ``columns`` is a table's TOML where it is not beside
+    it, ``mask`` a filter of robomimic's. The last episodes, a share ``test`` of them, make a second dataset
     ``name-test-v0``.
     """
     import numpy as np
@@ -148,7 +149,7 @@ def import_dataset(
         environment = str(name)  # With a family, as everything else records it.
     found = _sources(path, max_episode_steps, columns, mask)
     if not found:
-        raise UsageError(f"{source} is none of the forms that are read{_kind(path)}: {_FORMS}")
+        raise UsageError(f"{source} is of no supported format{_kind(path)}: {_FORMS}")
     stem, _, version = dataset_id.rpartition("-")
     origins = {f"{stem}/{part}-{version}" if part else dataset_id: one for part, one in found.items()}
     if environment is not None and dataset_id not in origins:
@@ -210,14 +211,14 @@ def _source(spec: str, path: Path | None) -> Source:
                 f"{path} holds {len(found)} environments: `trajworld data import` makes a dataset of each"
             )
         return found.popitem()[1]
-    if path is not None and (path / "data" / "metadata.json").is_file():
+    if path is not None and metadata_file(path).is_file():
         return _minari_source(_id_of_folder(path), download=False)
     if path is None and is_dataset_id(spec):
         return _minari_source(spec, download=False)
     problem = (
         "names no dataset"
         if path is None
-        else f"exists but is none of the forms that can be read{_kind(path)}"
+        else f"exists but is of no supported format{_kind(path)}"
     )
     raise UsageError(
         f"{spec} {problem}; give minari:ID (downloaded if need be), the ID of a local Minari dataset, a store's "
@@ -228,7 +229,7 @@ def _source(spec: str, path: Path | None) -> Source:
 def _sources(
     path: Path, limit: int | None = None, columns: Path | None = None, mask: str | None = None
 ) -> dict[str, Source]:
-    """What a file or folder of another format holds, by what it adds to an id; nothing where the form is not known."""
+    """What a file or folder of another format holds, by what it adds to an id; nothing if the format is unknown."""
     suffix = path.suffix.lower() if path.is_file() else ""
     hdf5 = suffix in (".hdf5", ".h5") or "HDF5" in kind_of_file(path)
     robomimic = hdf5 and is_robomimic(path)

@@ -14,14 +14,14 @@ class Source:
     """Data of one environment outside the store.
 
     Attributes:
-        name: What people call it: of a file, its name without the suffix.
+        name: Its name; a file's is without the suffix.
         environment: For example ``robomimic/Lift``.
         place: The file or folder.
-        files: On which the episodes depend.
-        episodes: Reads them one at a time, and brings the account up to date.
+        files: Those that the episodes depend on.
+        episodes: Reads them one at a time, and updates the account.
         transitions: How many there are, where that is known.
         names: What observation and action variates are called there, in this order; empty where they have no names.
-        spec: As a dataset's specification, where that is not what a person gave.
+        spec: Its dataset specification, if not what the user gave.
     """
 
     name: str
@@ -35,7 +35,7 @@ class Source:
 
 
 def value_names(vector: str, size: int, own: Any = None) -> list[str]:
-    """Names of a vector's values: its own after the vector's, where it has so many texts of them; else numbers."""
+    """Names of a vector's values: the vector's, then its own if these are ``size`` texts, else numbers."""
     if size == 1:
         return [vector]
     fits = isinstance(own, list) and len(own) == size and all(isinstance(one, str) for one in own)

@@ -22,7 +22,7 @@ from trajworld.files import atomic_folder, one_writer, read_json, write_json
 FORMAT = "trajworld-store"
 VERSION = 2
 _DESCRIPTION = "dataset.json"
-# What no variate may be called, since other things beside variates are.
+# Names that no variate may have: tables use them for other rows.
 _TAKEN = ("reward", "observations", "predicted", "all", "episode length", "episode return")
 _AGAIN = "remove the folder and convert the source again"
 
@@ -41,8 +41,8 @@ def write_store(
     """Write episodes, all of the same sizes, as a store, one episode in memory at a time, and open it.
 
     The folder appears whole or not at all. ``name``, ``source``, ``environment`` and ``names`` are those of
-    ``Dataset``; ``account``, of what the source's transitions become while ``episodes`` are read, is kept with them.
-    With ``reuse``, a store that another process is writing there, or wrote, is waited for and opened instead.
+    ``Dataset``; ``account``, updated while ``episodes`` are read, is stored with them. With ``reuse``, a store that
+    another process is writing there, or wrote, is waited for and opened instead.
     """
     path, content = Path(path), hashlib.sha256()
     lengths, terminated, sizes = list[int](), list[bool](), (0, 0)

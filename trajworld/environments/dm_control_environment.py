@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from trajworld.environments import interface
 from trajworld.environments.names import EnvironmentName
-from trajworld.errors import TrajWorldError
+from trajworld.errors import TrajWorldError, first_line
 from trajworld.versions import pip_command
 
 
@@ -95,7 +95,7 @@ def _suite(name: EnvironmentName) -> ModuleType:
         from dm_control import suite
     except Exception as error:
         raise TrajWorldError(
-            f"{name}: dm_control cannot be imported ({interface.first_line(error)}); try MUJOCO_GL=disabled"
+            f"{name}: dm_control cannot be imported ({first_line(error)}); try MUJOCO_GL=disabled"
         ) from error
     finally:
         if without_renderer:

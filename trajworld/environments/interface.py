@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.environments.names import EnvironmentName, Value
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import TrajWorldError, UsageError, first_line
 
 # An environment without a time limit of its own is cut here.
 DEFAULT_TIME_LIMIT = 1000
@@ -97,11 +97,6 @@ def action_box(low: Any, high: Any, where: str) -> Any:
 def cannot_start(name: EnvironmentName, error: Exception) -> TrajWorldError:
     """The error for a simulator that raised when it was made."""
     return TrajWorldError(f"{name} cannot start: {first_line(error)}")
-
-
-def first_line(error: Exception) -> str:
-    """The first line of an exception's text; its type where it has none."""
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
 
 
 def unknown_environment(name: EnvironmentName, known: Iterable[str], fallback: str) -> UsageError:

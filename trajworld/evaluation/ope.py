@@ -4,6 +4,7 @@ import functools
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,13 +15,14 @@ from trajworld.data.dataset import Dataset
 from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
 from trajworld.environments.termination import termination_rule
-from trajworld.errors import TrajWorldError
+from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.coverage import Coverage
 from trajworld.evaluation.imagined import imagined_returns, initial_states
 from trajworld.evaluation.ope_settings import FittedQSettings, OpeSettings
 from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
 from trajworld.models.rollout import compile_rollout
+from trajworld.policies.files import policy_files, read_policy
 from trajworld.policies.policy import Policy
 from trajworld.processes import Progress
 from trajworld.study.tables import HIGH, LOW, half_width
@@ -125,6 +127,26 @@ def check_policies(policies: Mapping[str, Policy], dataset: Dataset) -> None:
             raise TrajWorldError(
                 f"the policy {name} is for {policy.environment}, but {dataset.name} of {dataset.environment}"
             )
+
+
+def policies_by_environment(
+    paths: Sequence[str], datasets: Sequence[Dataset]
+) -> dict[str, dict[str, Path]]:
+    """The files of the policies that are for each dataset's environment, by their names.
+
+    Raises:
+        UsageError: There is none for a dataset, or it names no environment.
+        TrajWorldError: One cannot act in its environment.
+    """
+    files, found = policy_files(paths), dict[str, dict[str, Path]]()
+    read = {name: read_policy(path) for name, path in files.items()}
+    for data in datasets:
+        own = of_robot(read, data.environment) if data.environment else {}
+        if not own:
+            raise UsageError(f"no policy is for {data.environment or data.name}")
+        check_policies(own, data)
+        found[data.environment] = {name: files[name] for name in own}
+    return found
 
 
 def of_robot(policies: Mapping[str, Policy], environment: str) -> dict[str, Policy]:

@@ -23,7 +23,7 @@ from trajworld.collect.datasets import deciding_versions
 from trajworld.collect.suites import LEVELS
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
-from trajworld.data.minari_datasets import dataset_path, datasets_folder, write_minari
+from trajworld.data.minari_datasets import dataset_path, datasets_folder, metadata_file, write_minari
 from trajworld.data.resolve import open_dataset
 from trajworld.data.split import limit_transitions
 from trajworld.environments.names import parse_name
@@ -124,7 +124,7 @@ class StudyData:
 
     def behaviours(self, pool: int) -> Cell:
         """A cell of :func:`describe_behaviours`, of a pool of so many transitions."""
-        metadata = dataset_path(_pool_id(self.environment, pool)) / "data" / "metadata.json"
+        metadata = metadata_file(dataset_path(_pool_id(self.environment, pool)))
         about = {"environment": self.environment, "data": self.digests}
         return Cell(describe_behaviours, about, {"metadata": str(metadata)})
 
@@ -205,7 +205,7 @@ def _test_id(pool: str) -> str:
 def _is_there(job: Job) -> bool:
     """Whether both datasets are there; those that are there must be of one collection of this recipe."""
     paths = [dataset_path(one) for one in (_test_id(job.dataset_id), job.dataset_id)]
-    found = [nested(read_json(path / "data" / "metadata.json"), _KEY) for path in paths if path.exists()]
+    found = [nested(read_json(metadata_file(path)), _KEY) for path in paths if path.exists()]
     recipes, versions = ([one.get(name) for one in found] for name in ("recipe", "versions"))
     if any(one != job.recipe for one in recipes) or versions[:1] != versions[-1:]:
         raise TrajWorldError(

@@ -162,7 +162,7 @@ class Grid(TrainedOnEach):
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """Training, and the tests of what is trained: the first seed of the TrajWorlds, the others, the other seeds."""
-        finished = set(table["cell"]) if "cell" in table else set()
+        finished = set(table.get("cell", ()))
         first, others = ([one for one in self.models if (one in _FIRST) == own] for own in (True, False))
         groups = [(first, 0), *(([one], 0) for one in others)]
         groups += [(first, seed) for seed in range(1, self.seeds)]

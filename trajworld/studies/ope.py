@@ -15,13 +15,13 @@ from trajworld.charts import Look, scatter
 from trajworld.collect.datasets import deciding_versions
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import UsageError
-from trajworld.evaluation.ope import check_policies, fitted_values, imagined_values, of_robot, within_limit
+from trajworld.evaluation.ope import fitted_values, imagined_values, policies_by_environment, within_limit
 from trajworld.evaluation.ope_metrics import METRICS, ope_metrics
 from trajworld.evaluation.ope_settings import FittedQSettings, OpeSettings
 from trajworld.evaluation.ranges import support_for
 from trajworld.evaluation.true_values import simulated_values
 from trajworld.files import file_digest
-from trajworld.policies.files import policy_files, read_policy
+from trajworld.policies.files import read_policy
 from trajworld.policies.policy import Policy
 from trajworld.studies.data import shown_names
 from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH
@@ -103,17 +103,7 @@ class Ope(TrainedOnEach):
     @cached_property
     def _policies(self) -> dict[str, dict[str, Path]]:
         """The files of each environment's policies, by their names."""
-        files = policy_files(self.policies)
-        read = {name: read_policy(path) for name, path in files.items()}
-        found = dict[str, dict[str, Path]]()
-        for data in self._data:
-            own = of_robot(read, data.environment) if data.environment else {}
-            if not own:
-                wanted = data.environment or "a dataset without an environment"
-                raise UsageError(f"no policy of --policies is for {wanted}")
-            check_policies(own, data)
-            found[data.environment] = {name: files[name] for name in own}
-        return found
+        return policies_by_environment(self.policies, self._data)
 
     def prepare(self, workers: int, say: Say) -> None:
         """Read the datasets, the policies and the model."""
@@ -128,7 +118,7 @@ class Ope(TrainedOnEach):
             about = {"environment": one, "episodes": self.episodes, **known, **self._named[one]}
             about["versions"] = deciding_versions()
             truths.append(Cell(simulate, about, self._places(one)))
-        trained = set(table["cell"]) if "cell" in table else set()
+        trained = set(table.get("cell", ()))
         training, estimates = [], []
         for seed, data, method in itertools.product(range(self.seeds), self._data, self.methods):
             about = {"dataset": data.name, "content": data.content, "method": method, "seed": seed, **known}

@@ -14,13 +14,13 @@ from trajworld.collect.datasets import deciding_versions
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import UsageError
-from trajworld.evaluation.ope import check_policies, of_robot, robot_of
+from trajworld.evaluation.ope import policies_by_environment, robot_of
 from trajworld.evaluation.ranges import support_for
 from trajworld.files import file_digest
 from trajworld.planning.episodes import PLANNER, PROPOSAL, RANDOM, alone, episode_returns
 from trajworld.planning.planner import Planner
 from trajworld.planning.settings import SHOOTING, PlannerSettings
-from trajworld.policies.files import policy_files, read_policy
+from trajworld.policies.files import read_policy
 from trajworld.policies.policy import Policy
 from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH
 from trajworld.studies.pairs import cost
@@ -96,17 +96,11 @@ class Planning(TrainedOnEach):
     @cached_property
     def _proposals(self) -> dict[str, Path]:
         """The file of each environment's proposal."""
-        files, found = policy_files(self.proposals), dict[str, Path]()
-        read = {name: read_policy(path) for name, path in files.items()}
-        for data in self._data:
-            own = of_robot(read, data.environment) if data.environment else {}
-            if len(own) != 1:
-                raise UsageError(
-                    f"{len(own)} of --proposals are for {data.environment or data.name}: one is wanted"
-                )
-            check_policies(own, data)
-            found[data.environment] = files[next(iter(own))]
-        return found
+        found = policies_by_environment(self.proposals, self._data)
+        for environment, files in found.items():
+            if len(files) > 1:
+                raise UsageError(f"{len(files)} of --proposals are for {environment}: one is wanted")
+        return {environment: next(iter(files.values())) for environment, files in found.items()}
 
     def prepare(self, workers: int, say: Say) -> None:
         """Read the datasets, the policies and the model."""
@@ -115,7 +109,7 @@ class Planning(TrainedOnEach):
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """What the proposals and random actions reach, planning in the models that are trained, and training."""
-        trained = set(table["cell"]) if "cell" in table else set()
+        trained = set(table.get("cell", ()))
         common: dict[str, Any] = {
             "episode_steps": self.episode_steps,
             "deterministic": self.deterministic,

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from trajworld.charts import Look, lines, png
 from trajworld.collect.collector import default_workers
 from trajworld.collect.datasets import collect_datasets, dataset_targets
-from trajworld.data.minari_datasets import dataset_path
+from trajworld.data.minari_datasets import dataset_metadata, dataset_path
 from trajworld.data.resolve import open_dataset
 from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
@@ -21,7 +21,7 @@ from trajworld.evaluation.one_step import compile_one_step
 from trajworld.evaluation.open_loop import Foresight, fitting_horizon
 from trajworld.evaluation.pictures import trajectories, typical_episodes, view_episode
 from trajworld.evaluation.ranges import support_for
-from trajworld.files import nested, read_json
+from trajworld.files import nested
 from trajworld.models.files import load_model
 from trajworld.models.sizes import TrajWorldSizes
 from trajworld.policies.behaviour import make_behaviour
@@ -119,7 +119,7 @@ class Quickstart:
     def _collect(self, version: int, transitions: int, seed: int, workers: int, say: Say) -> None:
         path = dataset_path(self._dataset_id(version))
         if path.exists():
-            found = read_json(path / "data" / "metadata.json")
+            found = dataset_metadata(self._dataset_id(version))
             made = nested(found, "collection")
             known = (nested(made, "behaviour").get("name"), made.get("seed"), found.get("total_steps"))
             if known != (_BEHAVIOUR, seed, transitions):

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from trajworld.backend import active_backend
 from trajworld.charts import Look
-from trajworld.errors import TrajWorldError
+from trajworld.errors import TrajWorldError, first_line
 from trajworld.files import one_writer
 from trajworld.processes import Workers, available_cores
 from trajworld.study.cells import Cell, Result, Store, Task
@@ -99,7 +99,7 @@ class RayEngine:
                 warnings.simplefilter("ignore", RuntimeWarning)
                 ray.init(address=self._address, runtime_env=environment, **quiet)
         except (ConnectionError, RuntimeError, ValueError) as error:
-            raise TrajWorldError(f"Ray does not start: {str(error).splitlines()[0]}") from None
+            raise TrajWorldError(f"Ray does not start: {first_line(error)}") from None
         self.slots = max(1, int(ray.cluster_resources().get("CPU", 1)))
         self._remote = ray.remote(num_cpus=1, max_retries=0)(run_cell)
         return self
