@@ -11,7 +11,7 @@ from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.ope_settings import FittedQSettings, OpeSettings
 
 from .commands import File, Folder, Json, With, command, parameters_of
-from .output import print_json, print_table
+from .output import print_json, print_table, warn_of_endless
 from .progress import job_progress
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def ope(
 ) -> None:
     """Estimate the discounted returns of policies by rollouts inside MODEL (off-policy evaluation).
 
-    Rollouts begin in the first states of the episodes of DATASET, the behaviour dataset, and are kept to its range.
+    Rollouts begin in the first states of the episodes of DATASET, the behaviour dataset, and are clipped to its range.
     No simulator is needed; with true values (--truth, --simulate) the estimates are compared with them. MODEL and
     DATASET are what `trajworld evaluate` takes, policies what `trajworld policy` reads. The MODEL `simulator` is the
     environment itself. Of several models, such as the same training with several seeds, the estimate is the mean, and
@@ -45,7 +45,7 @@ def ope(
 
     Distances are those of the rows in the model from the nearest rows of the data: 1 is as far as real rows are from
     one another. A rollout has left the data where a state of it is further from them than any real one. At most 2,000
-    rows of each policy are looked at, and 5,000 of the data.
+    rows of each policy are used, and 5,000 of the data.
 
     \b
     Examples:
@@ -60,9 +60,9 @@ def ope(
             Those of other robots are left out.
         fitted_q: Iterations of fitted Q evaluation beside it, without model or horizon (200 is usual); 0 for none.
         truth: True values, as `trajworld policy evaluate -o` writes them; those that ship for zoo policies.
-        simulate: Find the true values by so many episodes of each policy.
-        members: Take each elite of an MLP ensemble as a model of its own.
-        ranges: As of `trajworld evaluate`.
+        simulate: Find the true values by this many episodes of each policy.
+        members: Take each elite of an MLP ensemble as its own model.
+        ranges: As in `trajworld evaluate`.
         output: Make this folder: results.json, tables and a picture.
     """
     require_framework()
@@ -76,7 +76,6 @@ def ope(
 
     from trajworld.data.resolve import open_dataset
     from trajworld.environments.open import open_environment
-    from trajworld.environments.termination import never, termination_rule
     from trajworld.evaluation import ope as core
     from trajworld.evaluation.imagined import initial_states
     from trajworld.evaluation.ope_metrics import method_metrics
@@ -110,12 +109,8 @@ def ope(
         raise UsageError(f"{SIMULATOR} stands alone: it is the environment itself")
     if simulate is not None or simulated:
         open_environment(dataset.environment).close()
-    if not simulated and dataset.terminated.any() and termination_rule(dataset.environment) is never:
-        click.echo(
-            f"Warning: episodes of {dataset.name} end, but no rule is known by which they would in the model: rollouts "
-            "go on to the horizon",
-            err=True,
-        )
+    if not simulated:
+        warn_of_endless(dataset, dataset.environment)
     if simulated:
         starts = initial_states(dataset, settings.states, settings.seed)
         origin = "the simulator's own state"
@@ -179,7 +174,7 @@ def _loaded(name: str, members: bool) -> list[Any]:
 
     model = load(name)
     if members and model.kind != "mlp-ensemble":
-        raise UsageError(f"{name} is no MLP ensemble: --members is of one")
+        raise UsageError(f"{name} is no MLP ensemble: --members is for one")
     return model.alone() if members else [model]
 
 

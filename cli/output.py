@@ -1,10 +1,10 @@
-"""What commands print: tables that cut no number, in any encoding, to whatever reads it."""
+"""What commands print: tables that cut no number, in any encoding, for any reader."""
 
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from numbers import Integral
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import click
 from rich.console import Console
@@ -14,16 +14,19 @@ from rich.text import Text
 
 from trajworld.text import printable
 
+if TYPE_CHECKING:
+    from trajworld.data.dataset import Dataset
+
 # A column of these alone is set to the right and never cut.
 _NUMBER = re.compile(r"–?|not finite|-?[\d,.]+(e[+-]\d+)?( – \d+|%|k| MB)?")
 # Columns of words give way before numbers do, but not to nothing.
 _LEAST = 12
 MANY = 12
-"""Of more than these the first alone are shown."""
+"""Of more than these only the first are shown."""
 
 
 class _Console(Console):
-    """A console that tells of a reader who went away, where Rich would end the program itself."""
+    """A console that raises when its reader is gone, where Rich would end the program."""
 
     def on_broken_pipe(self) -> NoReturn:
         raise BrokenPipeError
@@ -48,6 +51,18 @@ def say_picture(path: object) -> None:
     """Say where a picture is, if there is one."""
     if path is not None:
         click.echo(f"Picture: {path}")
+
+
+def warn_of_endless(dataset: "Dataset", environment: str) -> None:
+    """Warn where a dataset's episodes end, but no rule says when rollouts in a model of its environment do."""
+    from trajworld.environments.termination import never, termination_rule
+
+    if dataset.terminated.any() and termination_rule(environment) is never:
+        click.echo(
+            f"Warning: episodes of {dataset.name} end, but no termination rule is known for the model: rollouts "
+            "continue to the horizon",
+            err=True,
+        )
 
 
 def print_table(table: Table) -> None:

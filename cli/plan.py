@@ -13,7 +13,7 @@ from trajworld.planning.settings import PlannerSettings
 from trajworld.text import number
 
 from .commands import AtLeast1, Folder, Json, Seed, With, command, parameters_of
-from .output import print_json, print_table
+from .output import print_json, print_table, warn_of_endless
 from .progress import job_progress
 
 
@@ -36,11 +36,11 @@ def plan(
 ) -> None:
     """Act in the environment of DATASET by planning inside MODEL (model predictive control), and compare the returns.
 
-    In each step action sequences are imagined, and the first action of the best is done; the model reads the real rows
-    of the episode. Candidates are random, or around a proposal policy's actions in the model. DATASET says what
-    the variates are, and the range of those that a pre-trained model never saw. Beside the planner act the proposal
-    alone and random actions. MODEL and DATASET are what
-    `trajworld evaluate` takes, POLICY what `trajworld policy` reads.
+    In each step action sequences are imagined, and the first action of the plan that they give is taken; the model
+    reads the real rows of the episode. Candidates are random, or around a proposal policy's actions in the model.
+    DATASET defines the variates, and the range of those that a pre-trained model never saw. The proposal alone and
+    random actions are run for comparison. MODEL and DATASET are what `trajworld evaluate` takes, POLICY what
+    `trajworld policy` reads.
 
     \b
     Examples:
@@ -50,16 +50,18 @@ def plan(
 
     Options:
         proposal: The policy to plan around.
-        deterministic: Have it do its mean action, without noise of its own.
+        deterministic: Its mean action, without its own noise.
         environment: Where to act.  [default: that of the data]
-        episodes: Of the planner.
-        baseline_episodes: Of the proposal and of random actions, which cost little.
-        steps: The most of an episode.  [default: the environment's limit]
-        ranges: As of `trajworld evaluate`.
+        episodes: Episodes of the planner.
+        baseline_episodes: Episodes of the proposal and of random actions (cheap).
+        steps: The most steps of an episode.  [default: the environment's limit]
+        ranges: As in `trajworld evaluate`.
         output: Make this folder: results.json and a table.
     """
     require_framework()
-    settings = PlannerSettings(**options)
+    if deterministic and proposal is None:
+        raise UsageError("--deterministic is about the policy of --proposal, of which there is none")
+    settings = PlannerSettings(**options).resolved(proposal is not None)
     if output is not None and output.exists():
         raise TrajWorldError(f"{output} exists already: name another folder")
     import pandas as pd
@@ -67,7 +69,6 @@ def plan(
     from trajworld.collect.collector import default_workers
     from trajworld.data.resolve import open_dataset
     from trajworld.environments.open import open_environment
-    from trajworld.evaluation.ope import check_policies
     from trajworld.evaluation.ranges import named_ranges, support_for
     from trajworld.files import atomic_folder, write_json
     from trajworld.models.names import load
@@ -83,33 +84,39 @@ def plan(
         raise UsageError(f"{dataset.name} does not say its environment: name one by --environment")
     opened = open_environment(where)
     opened.close()
-    check_policies({} if policy is None else {str(proposal): policy}, dataset)
+    about = opened.description
+    found, sizes = ((one.observation_size, one.action_size) for one in (about, dataset))
+    if found != sizes:
+        raise UsageError(
+            f"{about.name} has {found[0]} observation values and {found[1]} actions, but {dataset.name} {sizes[0]} and "
+            f"{sizes[1]}"
+        )
+    warn_of_endless(dataset, about.name)
     model = load(model_name)
     with job_progress("Converting") as progress:
         support = support_for(model, dataset, named_ranges(ranges, [model], progress=progress))
-    done, limit = 0, opened.description.time_limit
-    most = episodes * min(steps or limit, limit)
-    with job_progress("Planning", "steps") as progress:
+    limit = min(steps or about.time_limit, about.time_limit)
+    # The planner is made first, which refuses what it cannot plan for.
+    done, began = 0, 0.0
 
-        def observe() -> None:
-            nonlocal done
-            progress(done := done + 1, most, "steps at most")
+    def observe() -> None:
+        nonlocal done, began
+        # The first action waits for compilation.
+        began = began or time.perf_counter()
+        done += 1
+        planning(done, episodes * limit, "steps at most")
 
-        planner = Planner(model, support.support, dataset, settings, policy, observe)
-        began = time.perf_counter()
-        found = episode_returns({PLANNER: planner}, where, episodes, steps, seed)
-        seconds = time.perf_counter() - began
+    planner = Planner(model, support.support, dataset, settings, policy, about.name, observe)
+    given: Any = {"environment": where, "steps": steps, "seed": seed}
     with job_progress("Acting", "episodes") as progress:
-        given = (
-            alone(policy),
-            where,
-            baseline_episodes,
-            steps,
-            seed,
-            default_workers(baseline_episodes * limit),
+        workers = default_workers(baseline_episodes * limit)
+        others = episode_returns(
+            alone(policy), episodes=baseline_episodes, workers=workers, progress=progress, **given
         )
-        others = episode_returns(*given, progress)
-    table = pd.concat([found, others], ignore_index=True)
+    with job_progress("Planning", "steps") as planning:
+        planned = episode_returns({PLANNER: planner}, episodes=episodes, finished=say_return, **given)
+    seconds = (time.perf_counter() - began) / (done - 1) if done > 1 else None
+    table = pd.concat([planned, others], ignore_index=True)
     results = {
         "kind": "planning",
         "model": model_name,
@@ -123,7 +130,7 @@ def plan(
             "steps": steps,
             "seed": seed,
         },
-        "seconds": round(seconds, 3),
+        "seconds for each action": seconds,
         "returns": json.loads(table.to_json(orient="records")),
     }
     if output is not None:
@@ -133,9 +140,14 @@ def plan(
     if as_json:
         return print_json(results)
     print_table(terminal(f"Returns in {where}", table.drop(columns=["returns", "unstable"])))
-    click.echo(
-        f"{number(seconds / max(done, 1))} seconds for each planned action. Read over {support.origin}."
-    )
+    if seconds is not None:
+        click.echo(f"{number(seconds)} seconds for each planned action.")
+    click.echo(f"Read over {support.origin}.")
     for name, broken in zip(table["acting"], table["unstable"], strict=True):
         if broken:
             click.echo(f"Warning: {name}: the simulator broke in {broken} episodes, cut there")
+
+
+def say_return(name: str, value: float) -> None:
+    """Print what is finished: planning takes minutes an episode, and may be interrupted."""
+    click.echo(f"An episode of the {name} is finished, return {number(value)}", err=True)

@@ -37,6 +37,13 @@ def test_what_cannot_be_run_is_refused() -> None:
             Planning(**{**given, **wrong})
 
 
+def test_steps_ahead_and_noise_are_the_published_ones() -> None:
+    study = Planning(datasets=("d",), proposals=("zoo/hopper-05",), method="cem", candidates=8)
+    found = [study._settings(f"gymnasium/{one}-v5") for one in ("Hopper", "Walker2d", "HalfCheetah", "Ant")]
+    assert [(one.horizon, one.noise) for one in found] == [(50, 0.05), (25, 0.2), (25, 0.025), (25, 0.1)]
+    assert found[0].elites == 8
+
+
 def test_returns_stand_beside_the_proposals() -> None:
     about = {"environment": HOPPER, "episodes": 2, "steps": 10.0, "terminated": 0.5}
     rows = [
@@ -55,6 +62,9 @@ def test_returns_stand_beside_the_proposals() -> None:
     rows.append({**plans, "model": MODELS[2], "seed": 0, "return": 50.0, "trained": "cell 2"})
     table = pd.DataFrame([{**about, **row} for row in rows])
     study = Planning(datasets=("d",), proposals=("zoo/hopper-05",), seeds=2)
+    assert list(
+        study.tables(table[:2].drop(columns=["dataset", "model", "seed", "trained"]))["Returns"]["acting"]
+    ) == ["proposal", "random actions"]
     returns = study.tables(table)["Returns"].set_index("acting")
     assert list(returns.index) == ["proposal", "random actions", MODELS[0], MODELS[2]]
     assert returns["score"].tolist() == pytest.approx([1.0, 0.0, 1.5, 0.375])

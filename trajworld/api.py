@@ -187,6 +187,7 @@ def planner(
     data: Data,
     *,
     proposal: "Policy | str | os.PathLike[str] | None" = None,
+    environment: str = "",
     ranges: Data | None = None,
     **settings: Any,
 ) -> "Planner":
@@ -202,6 +203,7 @@ def planner(
         model: As in :func:`predict`.
         data: A dataset of the environment, with rewards.
         proposal: A policy to plan around, or its file, or the name of one that ships.
+        environment: Where it acts, if the data do not name it: its termination rule holds in the model.
         ranges: As in :func:`evaluate`.
         settings: Any of :class:`trajworld.planning.settings.PlannerSettings`.
 
@@ -213,7 +215,6 @@ def planner(
         TrajWorldError: The model or the policy is for data of another size, the data have no rewards, or when acting,
             no prediction is finite.
     """
-    from trajworld.evaluation.ope import check_policies
     from trajworld.evaluation.ranges import named_ranges, support_for
     from trajworld.planning.planner import Planner
     from trajworld.planning.settings import PlannerSettings
@@ -223,9 +224,8 @@ def planner(
         raise UsageError(f"no setting of planning is called {min(unknown)!r}")
     model, dataset = _loaded(model), _opened(data)
     policy: Any = read_policy(proposal) if isinstance(proposal, str | os.PathLike) else proposal
-    check_policies({} if policy is None else {"proposal": policy}, dataset)
     support = support_for(model, dataset, named_ranges(ranges, [model])).support
-    return Planner(model, support, dataset, PlannerSettings(**settings), policy)
+    return Planner(model, support, dataset, PlannerSettings(**settings), policy, environment)
 
 
 def evaluate(

@@ -2,7 +2,7 @@
 
 import contextlib
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ def policy_returns(
     workers: int = 1,
     starts: NDArray[np.floating] | None = None,
     progress: Progress = lambda *_: None,
+    finished: Callable[[str, float], None] = lambda *_: None,
 ) -> list[dict[str, Any]]:
     """Run each policy in its environment and return its returns, the same for any number of workers.
 
@@ -46,6 +47,7 @@ def policy_returns(
         workers: Processes.
         starts: ``[N, O]`` observations in which the episodes begin, in turn; None for the environment's own starts.
         progress: Called with the number of finished episodes, the total and a label.
+        finished: Called with the policy and the return of each finished episode, in any order.
 
     Returns:
         For each ``policy`` its ``environment``, ``episodes``, ``horizon``, ``gamma``, ``seed``; the means ``return``
@@ -73,6 +75,8 @@ def policy_returns(
     found: dict[tuple[str, int], Any] = {}
     for key, rows in finished_tasks(_returns, tasks.items(), workers, lambda key: key[0]):
         found[key] = rows
+        for row in rows:
+            finished(key[0], row[0])
         progress(sum(map(len, found.values())), len(policies) * episodes, what)
     answer = []
     for name in policies:
@@ -95,9 +99,7 @@ def _environments(policies: Mapping[str, Behaviour], given: str) -> dict[str, st
     for name, policy in policies.items():
         wanted = given or getattr(policy, "environment", "")
         if not wanted:
-            raise UsageError(
-                f"{name}: the file does not name its environment: give one by --environment"
-            )
+            raise UsageError(f"{name}: the file does not name its environment: name one by --environment")
         if wanted not in described:
             with contextlib.closing(open_environment(wanted)) as opened:
                 described[wanted] = opened.description

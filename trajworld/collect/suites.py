@@ -19,7 +19,7 @@ from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
 from trajworld.errors import UsageError
 from trajworld.files import nested
-from trajworld.policies.behaviour import Behaviour, Controller, Uniform, in_box
+from trajworld.policies.behaviour import Behaviour, Controller, Uniform, in_box, in_unit
 from trajworld.policies.policy import Policy
 from trajworld.policies.train import find_training, stream_episodes
 from trajworld.processes import Progress, started_workers
@@ -44,10 +44,9 @@ class Noisy:
         """Of one episode; see ``Behaviour``."""
         scale = self.scales[generator.integers(len(self.scales))]
         act = self.behaviour.controller(low, high, generator)
-        middle, half = (low + high) / 2, (high - low) / 2
 
         def noisy(observation: NDArray[np.float32], reward: float) -> NDArray[np.float32]:
-            unit = (act(observation, reward) - middle) / half + scale * generator.standard_normal(len(low))
+            unit = in_unit(act(observation, reward), low, high) + scale * generator.standard_normal(len(low))
             return in_box(unit, low, high)
 
         return noisy

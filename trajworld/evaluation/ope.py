@@ -44,7 +44,7 @@ def imagined_values(
         models the interval holds their spread too, whose standard deviation is ``between models``.
 
     Raises:
-        TrajWorldError: A policy is of another size.
+        TrajWorldError: A policy has another size.
     """
     check_policies(policies, dataset)
     ends, coverage = termination_rule(dataset.environment), Coverage.of(dataset, settings.seed)
@@ -74,7 +74,7 @@ def _of_several(progress: Progress, number: int, count: int, done: int, total: i
 
 
 def _over_models(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
-    """The mean over models, policy by policy; all have the same initial states, whose error it does not make less."""
+    """The mean over models, policy by policy; all have the same initial states, whose error it does not reduce."""
     groups = pd.concat(tables).groupby("policy", sort=False)
     table, problems = (
         groups.mean(numeric_only=True),
@@ -112,11 +112,12 @@ def mean_row(name: str, values: NDArray[np.floating]) -> dict[str, Any]:
     return {"policy": name, "estimate": mean, **ends, "states": len(values)}
 
 
-def check_policies(policies: Mapping[str, Policy], dataset: Dataset) -> None:
-    """Refuse policies that cannot act in a dataset's environment, by name, and a dataset without rewards."""
+def check_policies(policies: Mapping[str, Policy], dataset: Dataset, environment: str = "") -> None:
+    """Refuse policies that cannot act in an environment, the dataset's by default, and a dataset without rewards."""
     if not dataset.reward:
         raise TrajWorldError(f"{dataset.name} records no rewards: there is no return to estimate")
-    wanted, robot = (dataset.observation_size, dataset.action_size), robot_of(dataset.environment)
+    environment = environment or dataset.environment
+    wanted, robot = (dataset.observation_size, dataset.action_size), robot_of(environment)
     for name, policy in policies.items():
         if (policy.observation_size, policy.action_size) != wanted:
             raise TrajWorldError(
@@ -125,7 +126,7 @@ def check_policies(policies: Mapping[str, Policy], dataset: Dataset) -> None:
             )
         if robot and policy.environment and robot_of(policy.environment) != robot:
             raise TrajWorldError(
-                f"the policy {name} is for {policy.environment}, but {dataset.name} of {dataset.environment}"
+                f"the policy {name} is for {policy.environment}, but {dataset.name} of {environment}"
             )
 
 
@@ -150,14 +151,14 @@ def policies_by_environment(
 
 
 def of_robot(policies: Mapping[str, Policy], environment: str) -> dict[str, Policy]:
-    """Those of the environment's robot, and those of which it is not known."""
+    """Those of the environment's robot, and those whose robot is unknown."""
     robot = robot_of(environment)
     known = {name: robot_of(one.environment) for name, one in policies.items() if robot and one.environment}
     return {name: one for name, one in policies.items() if known.get(name, robot) == robot}
 
 
 def robot_of(environment: str) -> str:
-    """An environment's name without its version and changes: what policies are shared by; empty of an empty one."""
+    """An environment's name without its version and changes, which policies are shared by; empty for an empty one."""
     name = parse_name(environment) if environment else None
     return "" if name is None else f"{name.family}/{re.sub(r'-v[0-9]+$', '', name.identifier)}"
 

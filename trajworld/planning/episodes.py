@@ -1,6 +1,6 @@
-"""How good a planner is where it acts, beside what it plans around and random actions."""
+"""The returns of a planner in its environment, beside those of its proposal and of random actions."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -29,6 +29,7 @@ def episode_returns(
     seed: int = 0,
     workers: int = 1,
     progress: Progress = lambda *_: None,
+    finished: Callable[[str, float], None] = lambda *_: None,
 ) -> pd.DataFrame:
     """Run behaviours in an environment, from the same starts.
 
@@ -38,10 +39,11 @@ def episode_returns(
         acting: The behaviours, by name.
         environment: Its name.
         episodes: Of each.
-        steps: The most of an episode; the environment's limit holds as well.
-        seed: Another seed, other episodes.
+        steps: The most steps of an episode; the environment's limit holds as well.
+        seed: Of the episodes.
         workers: Processes.
-        progress: Called with how many episodes are finished, of how many, of what.
+        progress: Called with the number of finished episodes, the total and a label.
+        finished: Called with the actor of each finished episode, and its return.
 
     Returns:
         A row a behaviour, ``acting``: the mean ``return`` of its ``episodes`` with its 95 % interval, ``steps`` and the
@@ -51,8 +53,9 @@ def episode_returns(
         UsageError: A number is out of range, the environment is unknown, or a policy does not fit it.
     """
     given: Any = {"episodes": episodes, "horizon": steps, "gamma": 1.0, "seed": seed, "workers": workers}
+    given |= {"progress": progress, "finished": finished}
     rows = []
-    for one in policy_returns(acting, environment=environment, progress=progress, **given):
+    for one in policy_returns(acting, environment=environment, **given):
         width = half_width(np.array(one["returns"]))
         mean, ended = one["return"], one["terminated"] / episodes
         row = {

@@ -1,7 +1,6 @@
-"""Planning in a world model (model predictive control): act by what the model predicts of many action sequences."""
+"""Planning in a world model (model predictive control): act by what the model predicts for many action sequences."""
 
 import functools
-import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,11 +13,12 @@ from trajworld.data.batch import variates_of
 from trajworld.data.dataset import Dataset
 from trajworld.environments.termination import Rule, termination_rule
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.ope import check_policies
 from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
 from trajworld.models.rollout import GivenActions, PolicyController, Rollout, compile_rollout
 from trajworld.planning.settings import CEM, MPPI, SHOOTING, PlannerSettings
-from trajworld.policies.behaviour import Controller, in_box
+from trajworld.policies.behaviour import Controller, in_box, in_unit
 from trajworld.policies.policy import Policy
 
 Floats = NDArray[np.float32]
@@ -29,9 +29,9 @@ Tensor = Any
 class Planner:
     """Receding-horizon planning: a ``Behaviour`` that imagines candidates, sequences of actions, at each step.
 
-    Candidates are Gaussian around a plan, which is the middle of the action range at first, and then, but for shooting,
-    the last step's plan, one step on; or they are what a proposal policy does inside the model, as it is defined, with
-    noise on top. The first candidate has no noise. A candidate's value is the discounted sum of its expected rewards
+    Candidates are Gaussian around a plan: at first the middle of the action range, then, except in shooting, the last
+    step's plan, shifted by a step; or they are the actions of a proposal policy inside the model, as it is defined,
+    plus noise. The first candidate has no noise. A candidate's value is the discounted sum of its expected rewards
     until the environment's termination rule ends it, the last one included; a model whose predictions are samples by
     definition is sampled. The model reads the real rows of the episode, the last W of them.
 
@@ -40,19 +40,22 @@ class Planner:
     - mppi: the mean of all, with weights exp(value / (temperature × standard deviation of the values)); a further round
       draws the same noise around it.
 
-    The first action of the last round's plan is done.
+    The first action of the last round's plan is executed.
 
     Attributes:
         model: The world model.
         support: The range over which it reads the data.
-        dataset: Data of the environment, which say what the variates are; with rewards.
-        settings: How.
+        dataset: Data of the environment, with rewards; they define the variates.
+        settings: The settings.
         proposal: The policy to plan around, if any.
+        environment: Where it acts, whose termination rule holds; that of the data where it is empty.
         observe: Called after each action.
 
     Raises:
-        TrajWorldError: The data have no rewards; or when acting, no candidate's predictions are finite, or the
-            environment is of other sizes (``UsageError``).
+        TrajWorldError: The data have no rewards, or the proposal cannot act there; or when acting, no candidate's
+            predictions are finite.
+        UsageError: When acting, the environment is of other sizes than the data, its bounds are none, or the
+            observation is not finite.
     """
 
     model: WorldModel
@@ -60,24 +63,38 @@ class Planner:
     dataset: Dataset
     settings: PlannerSettings = field(default_factory=PlannerSettings)
     proposal: Policy | None = None
+    environment: str = ""
     observe: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
-        if not self.dataset.reward:
-            raise TrajWorldError(f"{self.dataset.name} records no rewards: there is nothing to plan for")
+        check_policies(
+            {} if self.proposal is None else {"proposal": self.proposal}, self.dataset, self._where
+        )
+
+    @property
+    def _where(self) -> str:
+        return self.environment or self.dataset.environment
 
     def controller(self, low: Floats, high: Floats, generator: np.random.Generator) -> Controller:
         """See ``Behaviour``: plan in each step of one episode, from its real rows."""
         size, plan = self.dataset.observation_size, None
+        low, high = np.asarray(low, np.float32), np.asarray(high, np.float32)
+        if low.shape != (self.dataset.action_size,) or high.shape != low.shape:
+            raise UsageError(
+                f"the environment has {low.size} actions, but {self.dataset.name} {self.dataset.action_size}"
+            )
+        if not (np.isfinite([low, high]).all() and (low <= high).all()):
+            raise UsageError(f"the bounds of actions, {low} and {high}, are no finite ranges")
         rows = np.zeros((0, self.dataset.num_variates), np.float32)
 
         def act(observation: Floats, reward: float) -> Floats:
             nonlocal rows, plan
-            if (found := (len(observation), len(low))) != (sizes := (size, self.dataset.action_size)):
+            if len(observation) != size:
                 raise UsageError(
-                    f"the environment has {found[0]} observation values and {found[1]} actions, but "
-                    f"{self.dataset.name} {sizes[0]} and {sizes[1]}"
+                    f"the environment has {len(observation)} observation values, but {self.dataset.name} {size}"
                 )
+            if not np.isfinite([*observation, reward]).all():
+                raise UsageError("the observation or reward to act on is NaN or infinite")
             newest = np.concatenate([observation, [reward], np.zeros_like(low)]).astype(np.float32)
             rows = np.concatenate([rows, newest[None]])[-self.model.context :]
             plan = self._plan(rows, plan, (low, high), generator)
@@ -95,14 +112,13 @@ class Planner:
         generator: np.random.Generator,
     ) -> NDArray[np.float64]:
         """The plan ``[h, A]``, in half boxes, from real rows ``[<= W, M]``."""
-        settings, actions = self.settings, self.dataset.action_size
+        settings, actions = self.settings.resolved(self.proposal is not None), self.dataset.action_size
         low, high = bounds
         mean = np.zeros((settings.horizon, actions))
         if last is not None and settings.method != SHOOTING:
             mean[:-1] = last[1:]
-        noise = settings.noise or (math.sqrt(2) if self.proposal is None else 0.1)
-        std = np.full(mean.shape, noise)
-        for number in range(settings.rounds or (1 if settings.method == SHOOTING else 3)):
+        std = np.full(mean.shape, settings.noise)
+        for number in range(settings.rounds or 1):
             drawn = generator.standard_normal((settings.candidates, *mean.shape))
             drawn[0] = 0.0
             if number == 0 and self.proposal is not None:
@@ -111,7 +127,7 @@ class Planner:
             else:
                 control = GivenActions(in_box(mean + std * drawn, low, high))
             found = self._imagine(rows, control, generator)
-            candidates = (found.actions.astype(np.float64) - (low + high) / 2) / ((high - low) / 2)
+            candidates = in_unit(found.actions.astype(np.float64), low, high)
             mean, std = refined(candidates, self._values(found), std, settings)
         return mean
 
@@ -129,11 +145,11 @@ class Planner:
         return compile_rollout(self.model, self.dataset.observation_size)
 
     def _values(self, found: Rollout) -> NDArray[np.float64]:
-        rule = termination_rule(self.dataset.environment)
+        rule = termination_rule(self._where)
         values = candidate_values(found, rule, self.settings.discount, self.dataset.observation_size)
         if not np.isfinite(values).any():
             raise TrajWorldError(
-                f"the model's predictions of {self.dataset.environment or self.dataset.name} are not finite: there is "
+                f"the model's predictions of {self._where or self.dataset.name} are not finite: there is "
                 "nothing to plan by"
             )
         return values

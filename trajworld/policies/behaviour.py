@@ -1,14 +1,16 @@
-"""Behaviours: what acts in an episode; these draw actions that depend on a seeded generator alone."""
+"""Behaviours: what acts in an episode; these draw actions that depend only on a seeded generator."""
 
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.errors import UsageError
+
+Float = TypeVar("Float", bound=np.floating)
 
 # Steps of a block of noise. Changing it changes what a seed gives.
 _BLOCK = 64
@@ -29,7 +31,7 @@ class Behaviour(Protocol):
 
 
 class Blind:
-    """A behaviour that looks at no observation, defined in the unit box [-1, 1], several steps at a time."""
+    """A behaviour that ignores observations, defined in the unit box [-1, 1], several steps at a time."""
 
     name: str
 
@@ -119,7 +121,7 @@ class Gait(Blind):
     """Sine waves, one an actuator, of one period and of random phases, strengths and middles.
 
     In half of the streams the phase grows evenly from actuator to actuator, as in a wave that travels along a body;
-    in the others each is drawn by itself.
+    in the others each is independent.
     """
 
     name = "gait"
@@ -229,3 +231,11 @@ def in_box(
     """Map ``[..., action_size]`` from [-1, 1] to the box, clipping what lies outside."""
     middle, half = (low.astype(np.float64) + high) / 2, (high.astype(np.float64) - low) / 2
     return np.clip((middle + half * unit).astype(np.float32), low, high)
+
+
+def in_unit(
+    actions: NDArray[Float], low: NDArray[np.float32], high: NDArray[np.float32]
+) -> NDArray[Float]:
+    """The inverse of :func:`in_box`; 0 where the box has no width."""
+    middle, half = (low + high) / 2, (high - low) / 2
+    return np.divide(actions - middle, half, out=np.zeros_like(actions), where=half > 0)

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -41,7 +41,7 @@ class Planning(TrainedOnEach):
 
     On each dataset a pre-trained model is fine-tuned, and others are trained from scratch: a model of its sizes, and an
     ensemble of multilayer perceptrons. A tenth of the episodes is set aside for other studies. Then each plans in its
-    dataset's environment, around what a proposal policy does inside the model, with noise on top.
+    dataset's environment, around the actions of a proposal policy inside the model, plus noise.
 
     - Return: the mean undiscounted return of the episodes. In brackets the least and the greatest of the seeds; of one
       seed 95 % over its episodes.
@@ -51,16 +51,16 @@ class Planning(TrainedOnEach):
 
     Attributes:
         proposals: Files of policies, or such as zoo/hopper-05: one of each environment.
-        deterministic: Have the proposals do their mean actions, without noise of their own.
-        models: Of fine-tuned, from scratch and MLP ensemble.
-        method: Of planning: shooting, cem or mppi.
+        deterministic: Let the proposals take their mean actions, without their own noise.
+        models: Any of fine-tuned, from scratch and MLP ensemble.
+        method: Planning method: shooting, cem or mppi.
         candidates: Action sequences that are imagined at once.
         horizon: Steps ahead; 0 for the published ones.
         noise: Around the proposal's actions, in half boxes; 0 for the published one.
-        episodes: Of each model.
-        baseline_episodes: Of each proposal alone and of random actions.
-        episode_steps: The most of an episode.
-        seeds: Of training.
+        episodes: Episodes of each model.
+        baseline_episodes: Episodes of each proposal alone and of random actions.
+        episode_steps: The most steps of an episode.
+        seeds: Seeds of training.
     """
 
     name: ClassVar[str] = "planning"
@@ -68,7 +68,7 @@ class Planning(TrainedOnEach):
     proposals: tuple[str, ...] = ()
     deterministic: bool = False
     models: tuple[str, ...] = MODELS
-    method: str = SHOOTING
+    method: Literal["shooting", "cem", "mppi"] = SHOOTING
     candidates: int = 128
     horizon: int = 0
     noise: float = 0.0
@@ -90,7 +90,11 @@ class Planning(TrainedOnEach):
     def _settings(self, environment: str) -> PlannerSettings:
         robot = short_name(robot_of(environment))
         horizon, noise = PUBLISHED.get(robot, (25, 0.1))
-        given: Any = {"method": self.method, "candidates": self.candidates}
+        given: Any = {
+            "method": self.method,
+            "candidates": self.candidates,
+            "elites": min(16, self.candidates),
+        }
         return PlannerSettings(**given, horizon=self.horizon or horizon, noise=self.noise or noise)
 
     @cached_property
@@ -187,7 +191,9 @@ def _returns(table: pd.DataFrame) -> pd.DataFrame:
         return pd.DataFrame()
     rows = table[table["acting"].notna()]
     planned = rows["acting"] == PLANNER
-    rows = rows.assign(acting=rows["acting"].mask(planned, rows.get("model")))
+    # Where nothing is trained yet, there are only those that act alone.
+    rows = rows.reindex(columns=list(dict.fromkeys([*rows.columns, "model", "dataset"])))
+    rows = rows.assign(acting=rows["acting"].mask(planned, rows["model"]))
     each = [rows[rows["acting"] == one].groupby("environment")["return"].mean() for one in (RANDOM, PROPOSAL)]
     low, high = (rows["environment"].map(one) for one in each)
     return rows.assign(score=(rows["return"] - low) / (high - low))
