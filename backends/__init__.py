@@ -1,1 +1,1 @@
-"""What Keras leaves open, one module a framework; each implements :class:`trajworld.backend.Backend`."""
+"""What Keras does not offer, one module per framework; each implements :class:`trajworld.backend.Backend`."""

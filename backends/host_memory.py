@@ -1,4 +1,4 @@
-"""The host's memory: kept from one step to the next, given back when asked, and how much it was at most."""
+"""The host's memory: kept from one step to the next, released when asked, and its peak."""
 
 import contextlib
 import ctypes
@@ -24,7 +24,7 @@ def keep_freed_memory() -> None:
 
 
 def release_freed_memory() -> None:
-    """Collect what nothing refers to, and return to the system what :func:`keep_freed_memory` holds back."""
+    """Collect garbage, and return to the system what :func:`keep_freed_memory` holds back."""
     gc.collect()
     _call("malloc_trim", 0)
 
@@ -37,7 +37,7 @@ def _call(name: str, *arguments: int) -> None:
 
 
 def peak_resident_memory() -> int | None:
-    """The most bytes of this process that were in memory at once; None where the system does not tell."""
+    """The peak resident memory of this process in bytes; None if the system does not report it."""
     with contextlib.suppress(OSError, StopIteration):
         # Not getrusage: its maximum begins with that of the process which started this one.
         lines = Path("/proc/self/status").read_text().splitlines()

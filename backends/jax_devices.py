@@ -23,7 +23,7 @@ _FAILED = "trajworld/failed"
 _SIGNS_OF_LOSS = ("Gloo", "NCCL", "UNAVAILABLE", "ABORTED", "CANCELLED", "DEADLINE_EXCEEDED")
 _LEAVING = threading.Event()
 _SECONDS_BETWEEN_LOOKS = 0.5
-# What made one process fail may be about to make this one fail, which then says so itself.
+# The cause of one process's failure may be about to fail this one too, which then reports it itself.
 _SECONDS_OF_GRACE = 1.0
 # Within this time all have looked, and ended.
 _SECONDS_TO_END = 3.0
@@ -67,7 +67,7 @@ class JaxDevices:
             # Refused where another process failed first.
             client.key_value_set(_FAILED, f"{jax.process_index()} {problem}")
         if jax.process_index() == 0 and jax.process_count() > 1:
-            # Nobody can be told anything without process 0; JAX ends the others by a core dump when it is gone.
+            # Nothing can be sent without process 0; JAX ends the others by a core dump when it is gone.
             time.sleep(_SECONDS_TO_END)
 
     def lead_first(self, action: Callable[[], _T]) -> _T:
@@ -142,7 +142,7 @@ def jit_over_devices(
         batch = next((shape[0] for shape in sizes if shape), 0)
 
         def place(leaf: Any) -> Any:
-            # Of one axis are what all windows share (variates); their number may happen to be the batch's.
+            # Arrays of one axis are shared by all windows (variates); their length may equal the batch's.
             in_batch = np.ndim(leaf) > 1 and np.shape(leaf)[0] == batch and batch % parts == 0
             return _placed(leaf, shared if in_batch else every)
 
@@ -167,7 +167,7 @@ def _placed(array: Any, sharding: Any) -> Any:
 
 
 def _shardings(mesh: Any) -> tuple[Any, Any]:
-    """Whole on every device, and shared out along the first axis."""
+    """Whole on every device, and split along the first axis."""
     spec = jax.sharding.PartitionSpec
     return jax.sharding.NamedSharding(mesh, spec()), jax.sharding.NamedSharding(mesh, spec(*mesh.axis_names))
 
@@ -192,7 +192,7 @@ def _layout(devices: int | None, batch_size: int, usual: int | None) -> Layout:
     if batch_size % devices:
         near = max(1, round(batch_size / devices)) * devices
         raise UsageError(
-            f"a batch of {batch_size} windows cannot be shared out evenly to {devices} devices: choose a batch size "
+            f"a batch of {batch_size} windows cannot be split evenly among {devices} devices: choose a batch size "
             f"that is a multiple of {devices}, such as {near}"
         )
     return Layout(devices, processes, process)
@@ -206,7 +206,7 @@ def _lost_process() -> Iterator[None]:
     except (jax.errors.JaxRuntimeError, ValueError) as error:
         if jax.process_count() == 1 or not any(sign in str(error) for sign in _SIGNS_OF_LOSS):
             raise
-        # Another process that failed says why itself, and its word ends this one.
+        # A process that failed says why itself, which ends this one.
         time.sleep(_SECONDS_TO_END)
         raise TrajWorldError(
             f"another process has ended or cannot be reached; --resume in all of them ({first_line(error)})"

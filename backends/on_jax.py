@@ -14,9 +14,9 @@ from .jax_devices import JaxDevices, jit_over_devices
 from .processor import compilations_folder
 
 keep_freed_memory()
-# On the CPU a queue of steps gains nothing: the steps compete for the cores, and each holds memory of its own.
+# On the CPU a queue of steps gains nothing: the steps compete for the cores, and each holds its own memory.
 jax.config.update("jax_cpu_enable_async_dispatch", False)
-# A GPU's short float32 (TF32) moved logits by up to 4e-3: who wants its speed asks for mixed_bfloat16, or sets this.
+# A GPU's short float32 (TF32) moved logits by up to 4e-3: use mixed_bfloat16 for that speed, or set this.
 if jax.config.jax_default_matmul_precision is None:
     jax.config.update("jax_default_matmul_precision", "highest")
 # A training step takes ten seconds and more to compile: what was compiled before is read back, by later processes too.
@@ -81,7 +81,7 @@ class JaxBackend(JaxDevices):
         return lambda *arrays: compiled([variable.value for variable in model.variables], *arrays)
 
     def product(self, x: Tensor, kernel: Tensor) -> Tensor:
-        # XLA's own gradient: with its transposition made explicit a step took 0.99 of the time, which is nothing.
+        # XLA's own gradient: with its transposition made explicit a step took 0.99 of the time: no gain.
         return x @ kernel
 
     def training_step(self, model: Any, optimizer: Any, loss: Callable[..., Tensor]) -> _JaxTrainingStep:

@@ -11,7 +11,7 @@ from trajworld.backend import Device, Tensor
 from .host_memory import peak_resident_memory, release_freed_memory
 from .one_device import InPlaceStep, OneDevice, tensors
 
-# Not a GPU's short float32, as on the other backends: who wants its speed asks for mixed_bfloat16.
+# Not a GPU's short float32, as on the other backends: use mixed_bfloat16 for that speed.
 tf.config.experimental.enable_tensor_float_32_execution(False)
 # Each size of M is traced once; TensorFlow warns of that.
 tf.get_logger().addFilter(lambda record: "triggered tf.function retracing" not in record.getMessage())

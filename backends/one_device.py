@@ -1,6 +1,6 @@
 """Frameworks that compute on one device here, and keep their state in the variables.
 
-Keras 3.15 distributes over several on JAX alone; for TensorFlow there is a prototype that says not to use it.
+Keras 3.15 distributes over several only on JAX; for TensorFlow there is a prototype that says not to use it.
 """
 
 from collections.abc import Callable

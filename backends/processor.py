@@ -18,7 +18,7 @@ def compilations_folder(framework: str) -> Path:
     """The folder for one framework's programs on processors like this one.
 
     A program compiled for the CPU uses its instructions and may crash another, and a home folder may be shared by
-    machines: each kind of processor gets a folder of its own.
+    machines: each kind of processor gets its own folder.
     """
     lines = processor_lines("model name", "flags", "Features")
     description = platform.machine() + platform.processor() + "".join(lines)

@@ -1,1 +1,1 @@
-"""What compares the backends: pytest-benchmark suites, one for each question, and the report that joins them."""
+"""Comparing the backends: pytest-benchmark suites, one for each question, and the report that joins them."""

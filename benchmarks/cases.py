@@ -84,7 +84,7 @@ def cases(suite: str, quick: bool) -> list[Case]:
         return _QUICK.get(suite, [])
     if suite == "memory":
         return [Case(size, dtype=dtype) for size in ("small", "paper") for dtype in DTYPES]
-    # What tokenizing costs depends on the width and M alone.
+    # The cost of tokenizing depends only on the width and M.
     sizes = ("small", "paper") if suite == "tokenizing" else tuple(TrajWorldSizes.presets)
     found = [Case(*one) for one in product(sizes, VARIATES, DTYPES)]
     return found if suite == "tokenizing" else [*found, *(Case("d64x2", 18, dtype) for dtype in DTYPES)]

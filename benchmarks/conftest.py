@@ -30,7 +30,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Watch standard input where asked to: it ends when the process that started this one does, however that ends."""
+    """Watch standard input if asked to: it ends with the process that started this one, even a killed one."""
     if config.getoption("--end-with-parent"):
         threading.Thread(target=_end_with_parent, daemon=True).start()
 
@@ -54,7 +54,7 @@ def quick(request: pytest.FixtureRequest) -> bool:
 
 @pytest.fixture
 def measured(benchmark: Any, case: Case, quick: bool) -> Iterator[Measured]:
-    """What times a call and keeps what follows, beside the peak: on a shared machine that changes by the minute."""
+    """Times a call and keeps the results, and the peak: on a shared machine that changes by the minute."""
     peak = peaks()
 
     def measure(name: str, run: Any, **facts: Any) -> None:

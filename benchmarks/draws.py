@@ -23,7 +23,7 @@ _WEIGHTS_SEED, _BATCH_SEED, _ROLLOUT_SEED, _MOTION_SEED = 1, 2, 3, 4
 
 
 def make_model(case: Case) -> Any:
-    """A model whose weights depend on their place and shape alone, of the sizes that training starts with."""
+    """A model whose weights depend only on their place and shape, of the sizes that training starts with."""
     model, values = new_model(case.sizes, Identity(), case.dtype), []
     for index, variable in enumerate(model.weights):
         generator, shape = np.random.default_rng([_WEIGHTS_SEED, index]), tuple(variable.shape)
@@ -67,7 +67,7 @@ def draw_rollout(case: Case, horizon: int, context: int) -> tuple[Floats, Floats
 
 
 def training_call(case: Case) -> Callable[[], None]:
-    """What makes a training step with dropout, and waits for it."""
+    """A call that makes a training step with dropout, and waits for it."""
     backend, model = active_backend(), make_model(case)
     optimizer = keras.optimizers.AdamW(1e-4, weight_decay=1e-5, global_clipnorm=0.25)
     step = backend.training_step(model, optimizer, lambda batch, seed: mean_loss(model, batch, seed))
@@ -76,7 +76,7 @@ def training_call(case: Case) -> Callable[[], None]:
 
 
 def rollout_call(case: Case) -> Callable[[], Any]:
-    """What rolls one chunk out; it returns NumPy arrays, so has waited."""
+    """A call that rolls out one chunk; it returns NumPy arrays, so has waited."""
     model = make_model(case)
     compiled = compile_rollout(model, case.observations)
     return functools.partial(compiled, *draw_rollout(case, model.chunk, model.context))

@@ -21,7 +21,7 @@ _PEAK_SIZE, _PEAK_SECONDS = 2048, 0.3
 _WARM_SECONDS, _MOST_ROUNDS = 0.3, 100
 
 Measured = Callable[..., None]
-"""The fixture ``measured``: of a name, a call that waits for its own result, and what :func:`keep` takes."""
+"""The fixture ``measured``: it takes a name, a call that waits for its own result, and what :func:`keep` takes."""
 
 
 def seconds_of(function: Callable[[], Any]) -> float:

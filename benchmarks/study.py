@@ -1,4 +1,4 @@
-"""The study of backends: every suite under every backend, each in a process of its own."""
+"""The study of backends: every suite under every backend, each in its own process."""
 
 import functools
 import importlib.util
@@ -24,10 +24,10 @@ from .tasks import benchmark, difference
 
 NAMES = {"jax": "JAX", "tensorflow": "TensorFlow", "torch": "PyTorch"}
 TARGETS = {"logits": 1e-4, "loss": 1e-3}
-"""What a difference of two backends may be at most: absolute for logits, relative for losses."""
+"""The largest allowed difference of two backends: absolute for logits, relative for losses."""
 
 QUIET = 0.7
-"""A machine is busy where matrix products run at less than this share of the best that was seen of the backend."""
+"""A machine is busy where matrix products run at less than this share of the backend's best."""
 
 # Column of the tidy table: how a table for people names it, and by what it is multiplied there.
 _QUANTITIES = {
@@ -61,12 +61,12 @@ _SAME = ["suite", "backend", "measure", "size", "variates"]
 class Backends:
     """Backends compared on this machine.
 
-    Each suite of benchmarks runs under each backend that is installed, with the same weights and batches, in a process
-    of its own, one after another: leave the machine alone meanwhile. In the tables a busy backend is one whose matrix
-    products were slow just before: measure again, with another ``--repeat``.
+    Each suite of benchmarks runs under each installed backend, with the same weights and batches, in its own process,
+    one after another: run nothing else meanwhile. In the tables a busy backend is one whose matrix products were slow
+    just before: measure again, with another ``--repeat``.
 
     Times are the median and the best of the rounds after warming up. GFLOP/s count nominal work: 48 d² for each block
-    and each row's variate forward, three times that for a training step; for tokenizing the projection alone. The peak
+    and each row's variate forward, three times that for a training step; for tokenizing only the projection. The peak
     is a 2048³ float32 matrix product by the same framework in the same process just before, also where the model
     computes in bfloat16. Memory is the most above libraries, weights and batch, compiling included. Rows are predicted
     rows. Differences are those from JAX, with the same weights and batches: the largest of the logits, and the largest
@@ -74,7 +74,7 @@ class Backends:
 
     Attributes:
         suites: Which to run.
-        backends: Which to compare; all that are installed where not given.
+        backends: Which to compare; by default all that are installed.
         quick: Few cases and rounds: minutes, not hours.
         repeat: A number: another one measures again what was measured already.
     """
@@ -101,7 +101,7 @@ class Backends:
             if not one.works:
                 say(f"{NAMES[one.name]} is left out: {one.problem}")
         if not any(one.works for one in tried):
-            raise TrajWorldError("none of these backends works: `trajworld doctor` says how to mend that")
+            raise TrajWorldError("none of these backends works: `trajworld doctor` says how to fix that")
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """Suite by suite, so that the backends of one comparison run close together; then the differences."""
@@ -218,7 +218,7 @@ def _quantities(rows: pd.DataFrame, suite: str) -> pd.DataFrame:
 
 
 def _accuracy(rows: pd.DataFrame) -> pd.DataFrame:
-    """The largest differences beside what they may be at most."""
+    """The largest differences beside the allowed ones."""
     found = _quantities(rows, "accuracy").drop(columns="busy", errors="ignore")
     if "difference" not in rows:
         return found

@@ -26,7 +26,7 @@ _KEPT_COMPILATIONS = ("JAX_COMPILATION_CACHE_DIR", "JAX_ENABLE_COMPILATION_CACHE
 
 
 def benchmark(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result:
-    """Run a suite by pytest, in a process of its own under its backend.
+    """Run a suite by pytest, in its own process under its backend.
 
     Returns a row for each benchmark: what it kept (see ``measure.keep``), the median and shortest of the rounds, and
     their number; and the arrays that the accuracy suite leaves.
@@ -42,8 +42,8 @@ def benchmark(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result:
             *("--basetemp", str(folder / "tests"), "--benchmark-json", str(found), "--arrays", str(arrays)),
             *("--end-with-parent", *(["--quick"] if settings["quick"] else []), suite),
         ]
-        # In a session of its own, so that Ctrl-C comes to this process alone. It ends itself and all that it started
-        # when its standard input ends: when this process leaves the block or ends, however that ends.
+        # In its own session, so that Ctrl-C reaches only this process. It ends itself and all that it started when its
+        # standard input ends: when this process leaves the block or ends, even by a kill.
         with (
             open(log, "w", encoding="utf-8") as output,
             subprocess.Popen(
@@ -91,13 +91,13 @@ def _arrays(path: Path) -> dict[str, NDArray[np.float64]]:
     try:
         with np.load(path, allow_pickle=False) as archive:
             return {name: archive[name].astype(np.float64) for name in archive}
-    # A truncated archive raises whatever its first unreadable byte leads to.
+    # A truncated archive may raise any error.
     except Exception as error:
         raise TrajWorldError(f"{path} is not a readable archive of arrays ({error}): remove it") from None
 
 
 def _environment(backend: str, folder: Path) -> dict[str, str]:
-    # What a pytest around this one says of itself is not for the suites: a parallel worker's times nothing.
+    # The variables of a pytest around this one are not for the suites: a parallel worker's times nothing.
     left_out = (*_KEPT_COMPILATIONS, "PYTEST_")
     kept = {name: value for name, value in os.environ.items() if not name.startswith(left_out)}
     return kept | {

@@ -29,5 +29,5 @@ def test_memory(benchmark: Any, case: Case, measure: str) -> None:
     program = PROGRAM.format(call=f"{measure.split()[0]}_call", case=case)
     answer = benchmark.pedantic(run_fresh, args=("-c", program), rounds=1).split()[-1]
     if answer == "None":
-        pytest.skip("nothing tells how much memory is held")
+        pytest.skip("the memory in use is unknown")
     keep(benchmark, measure, case, memory=int(answer))

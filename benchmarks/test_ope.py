@@ -1,8 +1,8 @@
 """How fast are several policies evaluated inside a model, to one width of interval, beside the published schedule?
 
 By the published schedule (Yin et al. 2025) every rollout is carried to the horizon, one policy at a time, from as many
-initial states for each. Here rollouts that have ended leave the batch, all policies share it, fewer rollouts go on as
-the discount fades, and states are added until the interval is as narrow as the published schedule's widest, which is
+initial states for each. Here rollouts that have ended leave the batch, all policies share it, fewer rollouts continue
+as the discount fades, and states are added until the interval is as narrow as the published schedule's widest, which is
 what it guarantees. Both are the same code, with these options on and off::
 
     pytest -s benchmarks/test_ope.py --model runs/hopper/best.keras --dataset dope/hopper-v5-medium-replay-v0 \

@@ -111,7 +111,7 @@ def test_prefetched_batches(benchmark: Any, read: Callable[[int], None], dataset
 
 
 def anonymous_bytes() -> int:
-    """The process's anonymous resident memory, which the memory map is no part of."""
+    """The process's anonymous resident memory, without the memory map."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 

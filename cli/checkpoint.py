@@ -41,7 +41,7 @@ def import_(
 
     Options:
         output: The model file to write (.keras).
-        heads: Attention heads, which the weights do not tell.
+        heads: Attention heads, which the weights do not show.
         environment: The environment it belongs to: gymnasium/Hopper-v5.
     """
     require_framework()
@@ -144,10 +144,10 @@ def push(
 ) -> None:
     """Upload a model and its card to the Hugging Face hub.
 
-    MODEL becomes model.keras of a repository, which is made if need be, its card README.md. The address may name a
-    branch that is there and another file: hf://USER/REPO[@BRANCH][/FILE.keras]; with another file a card is uploaded
-    only where --card names one. The token is huggingface_hub's: log in with `hf auth login`, or set HF_TOKEN.
-    HF_ENDPOINT names another hub.
+    MODEL becomes model.keras of a repository, created if needed, its card README.md. The address may name an existing
+    branch and another file: hf://USER/REPO[@BRANCH][/FILE.keras]; with another file a card is uploaded only where
+    --card names one. The token is huggingface_hub's: log in with `hf auth login`, or set HF_TOKEN. HF_ENDPOINT names
+    another hub.
 
     \b
     Examples:
@@ -158,8 +158,8 @@ def push(
     Options:
         card_file: Markdown to upload as README.md.  [default: the card that ships with MODEL, or of the run it is in;
             none beside another file than model.keras]
-        private: Make the repository a private one.
-        message: Of the commit.
+        private: Make the repository private.
+        message: The commit message.
     """
     from trajworld.card.card import card_for, read_card
     from trajworld.models.files import check_model

@@ -33,7 +33,7 @@ from .progress import job_progress
 
 @contextlib.contextmanager
 def _finished(as_json: bool, show: Callable[[list[dict[str, Any]]], None]) -> Iterator[list[dict[str, Any]]]:
-    """A list of what is finished, printed at the end: after a failure or a Ctrl-C too, since it is whole and stays."""
+    """A list of what is finished, printed at the end, even after a failure or Ctrl-C: it is whole and stays."""
     finished: list[dict[str, Any]] = []
     try:
         yield finished
@@ -60,7 +60,7 @@ def collect(
     skip_existing: bool = False,
     as_json: Json = False,
 ) -> None:
-    """Collect transitions of each ENV into a Minari dataset of its own.
+    """Collect transitions of each ENV into its own Minari dataset.
 
     ENV is a Gymnasium id with continuous actions (Hopper-v5, Pendulum-v1), dm_control/DOMAIN-TASK
     (dm_control/cheetah-run), or a procedural robot (robot/legged-17, robot/snake-3, robot/runner-5: each number is
@@ -69,8 +69,8 @@ def collect(
     environment takes gravity (m/s²), friction and mass (factors) and timestep (s), and Gymnasium's take their own
     arguments too (include_cfrc_ext_in_observation=false).
 
-    An episode depends on the seed, the environment's name and its number alone. Where a simulator breaks
-    (NaN, an exception) the episode is cut before the bad step. What is finished stays when a later one fails.
+    An episode depends only on the seed, the environment's name and its number. Where a simulator breaks
+    (NaN, an exception) the episode is cut before the bad step. Finished datasets stay when a later one fails.
 
     \b
     Examples:
@@ -90,7 +90,7 @@ def collect(
             another step (0.95).
         template: The Minari id of each dataset.
         replace: Replace datasets of the same id.
-        skip_existing: Leave out environments whose dataset is there.
+        skip_existing: Leave out environments whose dataset exists.
     """
     if transitions is not None and episodes is not None:
         raise UsageError("give --transitions or --episodes, not both")
@@ -102,7 +102,7 @@ def collect(
     targets = dataset_targets(environments, behaviour, template)
     if skip_existing:
         for there in [one for one in targets if dataset_path(one).exists()]:
-            click.echo(f"{there} is there already: left as it is", err=True)
+            click.echo(f"{there} exists already: left as it is", err=True)
             del targets[there]
     expected = sum(transitions or (episodes or 0) * found.time_limit for found in targets.values())
     unit = "transitions" if transitions else "episodes"
@@ -150,11 +150,11 @@ def collect_corpus(
     output: Folder | None = None,
     as_json: Json = False,
 ) -> None:
-    """Make one Minari dataset of each environment of a table, for pre-training and for tests of the unseen.
+    """Make one Minari dataset of each environment of a table, for pre-training and for tests on unseen ones.
 
-    Behaviours are mixed within a dataset: uniform actions, coloured noise, pushes, gaits, and policies of a search
-    (for runners from clumsy to fast), from usual and perturbed starts. Each dataset is a function of the seed and its
-    line of the table: a corpus that was stopped or killed continues where it was and ends the same, file by file.
+    Behaviours are mixed within a dataset: uniform actions, coloured noise, pushes, gaits, and policies of a search (for
+    runners from clumsy to fast), from usual and perturbed starts. Each dataset depends only on the seed and its line of
+    the table: a stopped or killed corpus continues where it was and ends the same, file by file.
 
     \b
     Examples:
@@ -167,10 +167,10 @@ def collect_corpus(
         name: What its datasets' ids begin with.
         list_only: Show the table of environments and do nothing.
         table: A table (CSV) in place of the built-in one; corpus-1 is its first edition.
-        only: Only environments or sources that fit, e.g. dm_control or 'robot/*'; may be repeated. The corpus is
+        only: Only matching environments or sources, e.g. dm_control or 'robot/*'; may be repeated. The corpus is
             these and those of earlier runs.
         role: Only environments of this role.  [default: both]
-        transitions: Of an environment of size 1 in the table.
+        transitions: Transitions of an environment of size 1.
         weights: Multiply the weights of a source in pre-training, e.g. legged=2; may be repeated; kept by later runs.
         output: The folder of Minari datasets to write to.  [default: Minari's, MINARI_DATASETS_PATH]
     """
@@ -289,7 +289,7 @@ def collect_suite(
     Five datasets for each environment of the policies: random; medium and expert, each the sampled behaviour of one
     policy; medium-expert, half of each; medium-replay, equal parts of uniform actions and of all policies up to
     medium, with more or less noise, or what medium was trained on. Expert is the policy of the greatest return, medium
-    that nearest a third of it. What is there is left as it is: a collection that was stopped continues.
+    that nearest a third of it. Existing datasets are left as they are: a stopped collection continues.
 
     \b
     Examples:
@@ -300,9 +300,9 @@ def collect_suite(
     Options:
         policies: A policy's file, a folder of them, or zoo; may be repeated.
         name: What the datasets' ids begin with: NAME/hopper-v5-medium-v0.
-        streams: A folder with the trainings (`trajworld policy train`) that left the policies: medium-replay is all
-            transitions of the one of medium up to it, or as many as asked for.
-        transitions: Of each dataset.
+        streams: A folder of the training runs (`trajworld policy train`) of the policies: medium-replay is all
+            transitions of medium's run up to it, or as many as asked for.
+        transitions: Transitions of each dataset.
     """
     from trajworld.collect.suites import collect_suite as collected
     from trajworld.collect.suites import plan_suite, suite_there
@@ -320,7 +320,7 @@ def collect_suite(
             progress=progress,
         )
     for there in suite_there(planned, transitions, seed):
-        click.echo(f"{there} is there already: left as it is", err=True)
+        click.echo(f"{there} exists already: left as it is", err=True)
     count = workers or default_workers(transitions)
     with _finished(as_json, _print_suite) as made, job_progress("Collecting") as progress:
         made.extend(collected(planned, transitions=transitions, seed=seed, workers=count, progress=progress))

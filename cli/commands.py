@@ -25,8 +25,8 @@ AtLeast1 = Annotated[int, click.IntRange(min=1)]
 File = Annotated[Path, click.Path(path_type=Path, dir_okay=False)]
 Folder = Annotated[Path, click.Path(path_type=Path, file_okay=False)]
 Json = Annotated[bool, With(flags=["--json"], help="Print JSON.")]
-Seed = Annotated[int, click.IntRange(min=0), With(help="Another seed, other episodes.")]
-_WORKERS = "Processes; any number gives the same.  [default: one a core, fewer for little to do]"
+Seed = Annotated[int, click.IntRange(min=0), With(help="Seed of the episodes.")]
+_WORKERS = "Processes; any number gives the same.  [default: one per core, fewer for small jobs]"
 Workers = Annotated[AtLeast1, With(help=_WORKERS)]
 Picture = Annotated[File, With(help="Also draw a picture here (.png).")]
 
@@ -70,7 +70,7 @@ class LazyGroup(click.Group):
         return name, found, rest
 
     def load(self, place: str) -> Any:
-        """What is there."""
+        """The object there."""
         return resolve_name(place)
 
 
@@ -89,7 +89,7 @@ def list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
 
 
 def documented(text: str | None) -> tuple[str, dict[str, str]]:
-    """A docstring before its attributes or options, and what it says of each of these."""
+    """A docstring before its attributes or options, and its text on each of these."""
     text, *more = re.split(r"\n(?:Attributes|Options):\n", inspect.cleandoc(text or ""))
     found = re.findall(r"^    (\w+): (.*?)(?=^    \w+: |\Z)", "".join(more), re.M | re.S)
     words = {name: " ".join(help.replace("``", "").split()) for name, help in found}

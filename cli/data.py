@@ -78,7 +78,7 @@ def inspect(
 
     SPEC is `minari:ID` (downloaded if need be), the ID of a local Minari dataset, a store's folder, a D4RL or robomimic
     .hdf5 file, a CSV or Parquet table with its TOML beside it, a TD-MPC2 .pt file of one task, or a folder of LeRobot
-    data or UniTraj episodes. What is not a store is converted to one first, once.
+    data or UniTraj episodes. Other data are converted to a store once.
 
     A variate is constant, takes few values, changes seldom, or lies at an end of its range in many rows (saturation).
     The source's notes have its sampling period, missing rows and missing values.
@@ -90,7 +90,7 @@ def inspect(
       trajworld data inspect tank.csv --model runs/tank/best.keras
 
     Options:
-        model: Also show which share of the rows lies outside what this model was trained on.
+        model: Also show the share of rows outside the range that this model was trained on.
         ranges: The name of one of its datasets, where it was pre-trained on several of the same environment.
     """
     from trajworld.data.checks import variate_checks
@@ -141,10 +141,10 @@ def inspect(
 
 @data.command()
 def columns(file: File, *, output: File | None = None, overwrite: bool = False) -> None:
-    """Write which columns of a table are what, for you to check.
+    """Write what a table's columns are, for you to check.
 
-    The TOML says which columns of a CSV or Parquet FILE are observation, action and reward, what tells its episodes
-    apart, and its period: a first version, guessed from the columns' names and values.
+    The TOML says which columns of a CSV or Parquet FILE are observation, action and reward, what separates its
+    episodes, and its period: a first version, guessed from the columns' names and values.
 
     \b
     Examples:
@@ -153,7 +153,7 @@ def columns(file: File, *, output: File | None = None, overwrite: bool = False) 
 
     Options:
         output: The TOML to write.  [default: FILE's name with .toml]
-        overwrite: Replace a TOML that is there.
+        overwrite: Replace an existing TOML.
     """
     from trajworld.data.column_guesses import write_columns
     from trajworld.data.table_columns import columns_path
@@ -184,7 +184,7 @@ def import_(
 
     UniTraj's root makes one dataset an environment that pre-training uses, name/SOURCE/ENVIRONMENT-v0 of an id name-v0
     (the shares and ranges of its mixture stay behind: to pre-train with them, name the root itself);
-    a TD-MPC2 file of several tasks one a task, name/task-N-v0; an import that was stopped continues. Says how many
+    a TD-MPC2 file of several tasks one a task, name/task-N-v0; a stopped import continues. Prints how many
     transitions and how much reward the source holds, how much was kept, and why the rest was not.
 
     \b
@@ -201,7 +201,7 @@ def import_(
         dataset_id: Id of the new Minari dataset: (namespace/)name-v0.
         environment: The environment's name, where the source does not give it: gymnasium/Hopper-v5.
         max_episode_steps: Step limit of D4RL files without timeouts.  [default: 1000]
-        columns: A table's TOML, where it is not beside it.
+        columns: A table's TOML, if it is not beside it.
         mask: Of a robomimic file, the demonstrations of this filter only.
         test: Keep this share of the episodes, the last ones, for a test: NAME-test-v0.
         description: A line for people.
@@ -236,8 +236,8 @@ def import_(
 def draw_robots(robots: Annotated[tuple[str, ...], With(metavar="ROBOT...")], *, output: File) -> None:
     """Draw procedural robots side by side.
 
-    ROBOT is such as robot/legged-17, robot/runner-5 or robot/snake-3; those on legs are seen from the side, snakes from
-    above.
+    ROBOT is a name like robot/legged-17, robot/runner-5 or robot/snake-3; those on legs are seen from the side, snakes
+    from above.
 
     \b
     Examples:

@@ -14,9 +14,9 @@ def doctor(
     as_json: Json = False,
     timeout: Annotated[float, click.FloatRange(min=0, min_open=True)] = 120,
 ) -> None:
-    """Print versions, the backends found and their devices, room on the disk, and what is missing.
+    """Print versions, the backends found and their devices, disk space, and what is missing.
 
-    Each backend is imported and computes something in a process of its own. The exit code is 0 when the
+    Each backend is imported and computes something in its own process. The exit code is 0 when the
     active backend (KERAS_BACKEND, jax where it is not set) works, else 1.
 
     \b

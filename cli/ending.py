@@ -34,7 +34,7 @@ def _plainer(error: UnicodeError) -> tuple[str, int]:
 
 
 def exit_code_of(error: BaseException) -> int | None:
-    """Print what a person needs to know of an error; the exit code, or None where it is a fault of the program."""
+    """Print what the user needs to know of an error; the exit code, or None if it is a bug."""
     if isinstance(error, ModuleNotFoundError):
         package = (error.name or "").split(".")[0]
         if package not in _EXTRAS:

@@ -42,7 +42,7 @@ def evaluate(
     One step ahead: the last row of each window of at most 20 rows, from the rows before it; beside it the
     baseline that copies the row before. Open loop: rollouts that are given the real actions only. A DATASET is
     what `trajworld data inspect` takes. A MODEL is one that ships (`trajworld-small`), one on the Hugging Face hub
-    (`hf://USER/REPO`) or a file. A model reads data over its own range wherever it has one.
+    (`hf://USER/REPO`) or a file. A model reads data over its own range if it has one.
 
     \b
     Examples:
@@ -77,7 +77,7 @@ def evaluate(
     # All of them before anything is computed: the last may be the one that does not fit.
     supports = [support_for(model, dataset, chosen) for dataset in datasets]
     compiled, found = compile_predictions(model), []
-    # As it was given, but a file with its folder, which for a run's best.keras tells it from others.
+    # As it was given, but a file with its folder, which distinguishes a run's best.keras.
     name = model_name if Path(model_name) != model_path else "/".join(model_path.absolute().parts[-2:])
     with atomic_folder(output) if output else contextlib.nullcontext() as folder:
         with job_progress("Predicting") as progress:
@@ -126,7 +126,7 @@ def _print(found: Evaluation) -> None:
     title = f"{ours.dataset}: {ours.windows:,} transitions, one step ahead"
     print_rows(("", "of", *(side.predictor.replace("of the ", "") for side in sides)), rows, title)
     if not ours.rewarded:
-        click.echo("No reward is recorded: the observations alone are predicted and measured.")
+        click.echo("No reward is recorded: only the observations are predicted and measured.")
     own = "the model's own"
     over = ours.ranges.replace(own, f"{own} range", 1)
     unseen = " itself: --ranges takes it from other data" if ours.ranges == f"of {ours.dataset}" else ""

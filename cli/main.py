@@ -57,7 +57,7 @@ def main(arguments: list[str] | None = None) -> Any:
     backend = os.environ["KERAS_BACKEND"]
     try:
         if backend not in BACKENDS and "doctor" not in (arguments or sys.argv):
-            raise UsageError(f"KERAS_BACKEND is {backend!r}, which is none of {', '.join(BACKENDS)}")
+            raise UsageError(f"KERAS_BACKEND is {backend!r}, not one of {', '.join(BACKENDS)}")
         return cli.main(args=arguments, prog_name="trajworld", standalone_mode=False) or 0
     except BrokenPipeError:
         # The reader of our output went away (`trajworld data list | head`): end as other commands do.

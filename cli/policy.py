@@ -21,8 +21,8 @@ class Reading:
     """How a policy's file is read.
 
     Attributes:
-        environment: What the policy acts in, where its file does not say: Hopper-v5.
-        deterministic: Do the mean action, without noise.
+        environment: The policy's environment, if its file does not name it: Hopper-v5.
+        deterministic: Take the mean action, without noise.
         vecnormalize: Stable-Baselines3's statistics of observations.  [default: vecnormalize.pkl beside the zip]
     """
 
@@ -116,7 +116,7 @@ def evaluate(
 ) -> None:
     """Run each POLICY in its environment: mean returns, discounted and not, with standard errors.
 
-    Policies act as they are defined, by draws where they are stochastic. Episode i starts alike for every policy.
+    Policies act as they are defined, by draws where they are stochastic. Episode i has the same start for all policies.
 
     \b
     Examples:
@@ -125,7 +125,7 @@ def evaluate(
       trajworld policy evaluate zoo/hopper --episodes 20
 
     Options:
-        episodes: Of each policy.
+        episodes: Episodes of each policy.
         horizon: The most steps of an episode.  [default: the environment's limit]
         gamma: The discount of a step.
         output: Write everything, each episode's returns too, here (.json).
@@ -171,7 +171,7 @@ def train(
     """Train by soft actor-critic in ENV (Hopper-v5, dm_control/cheetah-run, …), and keep snapshots.
 
     The folder holds snapshot-NNN.npz, the policies, and stream-NNN.npz, all transitions of the training. The same
-    command continues a training that was stopped, and one with more --snapshots goes further.
+    command continues a stopped training, and one with more --snapshots goes further.
 
     \b
     Examples:
@@ -179,11 +179,11 @@ def train(
       trajworld policy evaluate hopper/snapshot-*.npz
 
     Options:
-        output: The folder of the training; one that is there is continued.
+        output: The folder of the training; an existing one is continued.
         every: Steps between snapshots.
-        snapshots: How many.
+        snapshots: Number of snapshots.
         network: Widths of the hidden layers.
-        seed: Another seed, another training.
+        seed: Seed of the training.
     """
     from trajworld.policies.train import train_policies
 
@@ -206,7 +206,7 @@ def select(
     workers: Workers | None = None,
     as_json: Json = False,
 ) -> None:
-    """Choose policies of one environment from near random to the best, as evenly spread in value as can be.
+    """Choose policies of one environment from near random to the best, as evenly spread in value as possible.
 
     PATH is a policy's file, or a folder such as `trajworld policy train` makes. Each is run for half of the episodes;
     those that are chosen, at least four standard errors apart in discounted return where that is possible, are run
@@ -221,8 +221,8 @@ def select(
 
     Options:
         output: The folder to make; its name is that of the policies.
-        count: How many.
-        episodes: Of each that is chosen.
+        count: Number of policies.
+        episodes: Episodes of each chosen policy.
         horizon: The most steps of an episode.  [default: the environment's limit]
         gamma: The discount of a step.
     """

@@ -22,7 +22,7 @@ _SECONDS_BETWEEN_LINES = 10.0
 
 
 def _bars(out: Console, *more: rich_progress.ProgressColumn) -> rich_progress.Progress:
-    """Bars that are shown on a terminal only; what a task tells of itself is its field ``news``."""
+    """Bars that are shown on a terminal only; a task's own text is its field ``news``."""
     what, news = (rich_progress.TextColumn(text) for text in ("{task.description}", "{task.fields[news]}"))
     done = rich_progress.BarColumn(), rich_progress.MofNCompleteColumn()
     columns = what, *done, news, rich_progress.TimeElapsedColumn(), *more
@@ -33,8 +33,8 @@ def _bars(out: Console, *more: rich_progress.ProgressColumn) -> rich_progress.Pr
 def job_progress(verb: str, unit: str = "transitions") -> Iterator[Progress]:
     """Yield a function (done, total or None, of what) that shows a job's progress.
 
-    What is worked on may change: one thing begins where the one before it ended. Without a terminal it prints a line
-    every ten seconds.
+    The label may change: one job begins where the one before it ended. Without a terminal it prints a line every ten
+    seconds.
     """
     out = console(stderr=True)
     with _bars(out, rich_progress.TimeRemainingColumn()) as bars:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 @click.group(cls=LazyGroup, lazy={})
 def study() -> None:
-    """Run a study: a list of cells (single measurements) that are run where they are missing, and their report.
+    """Run a study: a list of cells (single measurements) that are run if missing, and their report.
 
     \b
     Examples:
@@ -59,7 +59,7 @@ class _Runs(LazyGroup):
 # Without words: importing every study for its first sentence would take seconds.
 @study.group("run", cls=_Runs, lazy={name: (place, "") for name, place in STUDIES.items()})
 def run() -> None:
-    """Run what is missing of a study, then write its report. Ctrl-C keeps what is finished."""
+    """Run the missing cells of a study, then write its report. Ctrl-C keeps finished ones."""
 
 
 @study.command("report")
@@ -101,7 +101,7 @@ def quickstart(
 
     Options:
         output: Folder for everything: datasets, results, report. Must not exist, be empty, or hold the same quickstart.
-        scale: small: a real result, at most 5 minutes on two cores; tiny: a try of the machinery in half a minute.
+        scale: small: a real result, at most 5 minutes on two cores; tiny: a test run of half a minute.
         seed: Of everything that is random.
     """
     require_framework()
@@ -136,8 +136,8 @@ def _run(
         output: Folder for the report.  [default: trajworld-STUDY]
         store: Folder of finished cells.  [default: in the library's own folder]
         engine: Processes of this machine, or a Ray cluster.
-        address: Of a Ray cluster that runs.  [default: one on this machine]
-        workers: Processes, each on cores of its own.  [default: one a core; one on a GPU]
+        address: Of a running Ray cluster.  [default: one on this machine]
+        workers: Processes, each on its own cores.  [default: one per core; one on a GPU]
     """
     from trajworld.data.home import home
     from trajworld.study.run import LocalEngine, RayEngine, default_workers

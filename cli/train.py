@@ -106,7 +106,7 @@ def _run(
     Options:
         output: The run directory to make.
         resume: Continue a run from its last checkpoint.
-        overwrite: Remove a run that is at the output first.
+        overwrite: Remove an existing run first.
         config: TOML with any settings; options override it.
         devices: Share each batch among N GPUs or TPUs of this process (JAX).  [default: all that divide the batch size;
             on CPUs 1; a resumed run: as before]

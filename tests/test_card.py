@@ -127,7 +127,7 @@ def test_a_card_is_of_the_weights_and_goes_with_them(run: Path, tmp_path: Path) 
     assert card_for(str(run / "last.keras"), "hf://user/x") is None
     record, rows = records(run)
     change(run, record, rows[:1])
-    with pytest.raises(TrajWorldError, match=r"best\.keras is of step \d+, which is not what"):
+    with pytest.raises(TrajWorldError, match=r"best\.keras is of step \d+, but"):
         card(run)
     # Without a holdout set the card is of the last weights.
     train(start_run(tmp_path / "all", config_for("train", [store(tmp_path / "d")], holdout_fraction=0.0)))

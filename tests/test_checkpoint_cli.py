@@ -162,7 +162,7 @@ def test_private_means_private(hub: FakeHub, run: Any, tmp_path: Path) -> None:
         assert hub.repositories["user/secret"].private
     code, out, err = run("push", file, "hf://user/robots", "--private")
     assert (code, out) == (1, "")
-    assert "is there already and public" in err
+    assert "exists already and is public" in err
     assert len(hub.repositories["user/robots"].commits) == 1
 
 
@@ -179,10 +179,10 @@ def test_wrong_uploads_and_cards_end_in_one_line_and_make_nothing(
         (1, "does not exist", ["push", "none.keras", "hf://user/mine"]),
         (1, "damaged or cut short", ["push", tmp_path / "cut.keras", "hf://user/mine"]),
         (1, "No such file", ["push", SMALL, "hf://user/mine", "--card", tmp_path / "none.md"]),
-        (1, "it is no text", ["push", SMALL, "hf://user/mine", "--card", tmp_path / "binary.md"]),
+        (1, "it is not text", ["push", SMALL, "hf://user/mine", "--card", tmp_path / "binary.md"]),
         (2, "--license goes into", ["push", SMALL, "hf://user/x", "--license", "mit", "--card", "x.md"]),
         (2, "made for model.keras", ["push", best, "hf://user/x/other.keras", "--license", "mit"]),
-        (2, "no card is made", ["push", SMALL, "hf://user/mine", "--license", "mit"]),
+        (2, "has no card to name a licence in", ["push", SMALL, "hf://user/mine", "--license", "mit"]),
         (2, "a licence is named", ["card", trained, "--license", "a b", "-o", card]),
         (2, "does not end in .md", ["card", trained, "-o", tmp_path / "CARD.txt"]),
         (2, "is not a run directory", ["card", tmp_path, "-o", card]),

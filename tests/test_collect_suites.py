@@ -158,7 +158,7 @@ def test_replay_is_the_training_up_to_medium(home: Path) -> None:
         else:
             assert 2 <= len(begins) < 5
         assert "medium-replay: the training of none" in found.storage.metadata["description"]
-    with pytest.raises(UsageError, match="holds no training that left none, the medium policy"):
+    with pytest.raises(UsageError, match="holds no training run that made none, the medium policy"):
         plan_suite("trajworld/test", policies, streams=home / "datasets", progress=quiet)
 
 

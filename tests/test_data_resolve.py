@@ -124,7 +124,7 @@ def test_a_second_first_use_waits_for_the_first(
     [
         ("", UsageError, "a store's folder, a D4RL"),
         ("no such thing", UsageError, "names no dataset; give minari:ID"),
-        ("text.txt", UsageError, "exists but is none of the forms"),
+        ("text.txt", UsageError, "exists but is of no supported format"),
         ("minari:../up-v0", UsageError, "not a Minari dataset id"),
         ("not-here-v0", TrajWorldError, "minari:not-here-v0 downloads it"),
         ("broken.hdf5", TrajWorldError, "not a readable HDF5 file"),
@@ -203,10 +203,10 @@ def test_imports_of_nothing_are_refused(tmp_path: Path, make_episodes: EpisodeMa
     with pytest.raises(UsageError, match="not a Minari dataset id"):
         import_dataset(unitraj_folder(tmp_path / "env", make_episodes([5])), "../a-v0")
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UsageError, match="empty is none of the forms that are read: a D4RL"):
+    with pytest.raises(UsageError, match="empty is of no supported format: a D4RL"):
         import_dataset(tmp_path / "empty", "a-v0")
     (tmp_path / "log.txt").write_text("a,u\n1,2\n")
-    with pytest.raises(UsageError, match="none of the forms that are read: a D4RL"):
+    with pytest.raises(UsageError, match="of no supported format: a D4RL"):
         import_dataset(tmp_path / "log.txt", "a-v0")
     zeros = Episode(np.zeros((4, 3)), np.zeros((3, 2)), np.zeros(3))
     with pytest.raises(TrajWorldError, match="no whole transition"):

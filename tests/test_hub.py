@@ -179,7 +179,7 @@ def test_an_upload_that_is_not_allowed_is_one_line(hub: FakeHub, monkeypatch: py
     with pytest.raises(TrajWorldError, match=r"your token may not do that .*rights to create"):
         trajworld.save(model, "hf://other/mine")
     monkeypatch.setenv("HF_TOKEN", "hf_wrong")
-    with pytest.raises(TrajWorldError, match="wants to know who you are: log in with `hf auth login`"):
+    with pytest.raises(TrajWorldError, match="requires a login: log in with `hf auth login`"):
         trajworld.save(model, "hf://user/mine")
     assert set(hub.repositories) == {"user/robots"}
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")

@@ -1,6 +1,6 @@
-"""What this machine has for TrajWorld: versions, frameworks and their devices, room, and what is missing.
+"""What this machine has for TrajWorld: versions, frameworks and their devices, disk space, and what is missing.
 
-Each framework is tried in a process of its own, as Keras takes one; run as a module, this file is that trial.
+Each framework is tried in its own process, as Keras takes only one; run as a module, this file is that trial.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ class Framework:
     """One framework that Keras can run on, by Keras's name for it.
 
     ``works`` says whether it computed a small product rightly through Keras, and ``problem`` why not; ``device`` is
-    ``cpu`` or ``gpu: NVIDIA …``, of which it sees so many and a run trains on ``training``.
+    ``cpu`` or ``gpu: NVIDIA …``, of which it sees ``devices`` and a run trains on ``training``.
     """
 
     name: str
@@ -53,7 +53,7 @@ def examine(timeout: float = 120) -> dict[str, Any]:
 
     As plain JSON values: sizes in bytes, versions by name, None for what is not installed or not known; ``home`` is
     where converted datasets are kept, ``minari`` Minari's folder of datasets; ``missing`` is what is missing or broken,
-    each with the command that mends it.
+    each with the command that fixes it.
     """
     frameworks = try_frameworks(FRAMEWORKS, timeout)
     active, folder = os.environ["KERAS_BACKEND"], home().absolute()
@@ -84,7 +84,7 @@ def try_frameworks(names: Sequence[str], timeout: float = 120) -> list[Framework
 
 
 def try_framework(name: str, timeout: float) -> Framework:
-    """Import a framework through Keras in a process of its own, compute with it, and ask for its device."""
+    """Import a framework through Keras in its own process, compute with it, and ask for its device."""
     if importlib.util.find_spec(name) is None:
         return Framework(name, None, False, problem="not installed")
     # -P: the working folder may hold a folder named like the package (its own checkout does).
@@ -125,7 +125,7 @@ def _version(name: str) -> str | None:
 def _missing(
     libraries: Mapping[str, str | None], frameworks: Sequence[Framework], active: str
 ) -> list[tuple[str, str]]:
-    """What is missing or broken, what hinders most first, and the command that mends it."""
+    """What is missing or broken, most serious first, and the command that fixes it."""
     found = []
     if active not in FRAMEWORKS:
         what = f"KERAS_BACKEND={active} is none of {', '.join(FRAMEWORKS)}"

@@ -1,8 +1,8 @@
-"""The errors that a user can mend; the command line prints them as one line."""
+"""The errors that a user can fix; the command line prints them as one line."""
 
 
 class TrajWorldError(Exception):
-    """Something outside the program is wrong: the message says what, where and how to mend it."""
+    """Something outside the program is wrong: the message says what, where and how to fix it."""
 
     exit_code = 1
 
@@ -14,11 +14,11 @@ class UsageError(TrajWorldError):
 
 
 DAMAGE = (ArithmeticError, AttributeError, LookupError, TypeError, ValueError)
-"""What the code raises that uses the values of a file, where these are not what they should be."""
+"""What code raises that uses the values of a file, when these are wrong."""
 
 
 def one_line(error: BaseException, most: int = 150) -> str:
-    """An exception's type and what it says, on one line of at most ``most`` characters."""
+    """An exception's type and text, on one line of at most ``most`` characters."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:most]
 
 

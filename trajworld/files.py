@@ -77,10 +77,10 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
 
 @contextlib.contextmanager
 def one_writer(path: str | os.PathLike[str], what: str, wait: bool = False) -> Iterator[None]:
-    """Hold ``path``, there yet or not, for this process alone, by a hidden lock file; else a ``TrajWorldError``.
+    """Lock ``path``, existing or not, for this process by a hidden lock file; else a ``TrajWorldError``.
 
     With ``wait`` it waits until no other process holds it. ``what`` says what ``path`` is. The lock ends with the
-    process, however that ends. What writers that were killed left half-written is removed.
+    process, even a killed one. What killed writers left half-written is removed.
     """
     path = Path(path).absolute()
     lock = filelock.FileLock(path.with_name(f".{path.name}.lock"), timeout=-1 if wait else 0)
@@ -95,31 +95,31 @@ def one_writer(path: str | os.PathLike[str], what: str, wait: bool = False) -> I
         raise _cannot("write", path, error) from error
     try:
         remove_leftovers(path)
-        # Where the folder itself is gone, one that was moved away to be replaced is all that there is.
+        # If the folder itself is gone, the one that was moved away to be replaced is the only copy.
         kinds = "(tmp|old)" if path.exists() else "tmp"
         remove_leftovers(path.parent, rf"\.{re.escape(path.name)}\.[0-9a-f]{{8}}\.{kinds}")
         yield
     finally:
-        # While it is held: who opened it before sees that its lock has no name any more, and tries again.
+        # While it is held: a process that opened it before sees that its lock file has no name, and tries again.
         with contextlib.suppress(OSError):
             os.unlink(lock.lock_file)
         lock.release()
 
 
 def remove_leftovers(folder: Path, names: str = r"\..+\.tmp.*") -> None:
-    """Remove the temporary files and folders that a process that was killed left in a folder, and nothing else."""
+    """Remove the temporary files and folders that a killed process left in a folder, and nothing else."""
     for path in folder.glob(".*"):
         if re.fullmatch(names, path.name):
             shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
 
 
 def ensure_room(folder: str | os.PathLike[str], size: int, name: str = "") -> None:
-    """Raise a ``TrajWorldError`` now where ``size`` bytes more, of the file ``name``, would not fit into a folder.
+    """Raise a ``TrajWorldError`` if ``size`` more bytes, of the file ``name``, would not fit into a folder.
 
-    HDF5 cannot close its files on a disk that has filled up under it, and may take the process down with it.
+    HDF5 cannot close its files on a full disk, and may crash the process.
     """
     try:
-        # A file without a name, where the system has such: nothing of it stays, however the process ends.
+        # A file without a name, if possible: nothing of it remains, even if the process is killed.
         with tempfile.TemporaryFile(prefix=".tmp", dir=folder) as file:
             if hasattr(os, "posix_fallocate"):
                 os.posix_fallocate(file.fileno(), 0, size)
@@ -153,14 +153,14 @@ def read_json(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def nested(values: Any, *names: str) -> dict[str, Any]:
-    """The object at ``names`` in JSON values; an empty one where something else is there."""
+    """The object at ``names`` in JSON values; an empty one if there is none."""
     for name in names:
         values = values.get(name) if isinstance(values, dict) else None
     return values if isinstance(values, dict) else {}
 
 
 def json_digest(value: Any) -> str:
-    """The SHA-256 of a JSON value, by which a file knows that it is as it was written."""
+    """The SHA-256 of a JSON value, by which a file's changes are detected."""
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
 
 
@@ -183,7 +183,7 @@ def user_path(path: str | os.PathLike[str]) -> Path:
 
 
 def kind_of_file(path: str | os.PathLike[str]) -> str:
-    """What a file is by its first bytes, with what to do about it, for readers that want another; empty if unknown."""
+    """What a file is, by its first bytes, and what to do about it, for readers of other files; empty if unknown."""
     try:
         with open(path, "rb") as file:
             start = file.read(512)
@@ -206,7 +206,7 @@ def kind_of_bytes(start: bytes) -> str:
 
 
 def open_zip(path: str | os.PathLike[str], most: int = 1 << 28) -> zipfile.ZipFile:
-    """Open a zip archive that unpacks to at most so many bytes, whatever its own size."""
+    """Open a zip archive that unpacks to at most ``most`` bytes."""
     try:
         archive = zipfile.ZipFile(path)
     except OSError as error:
@@ -228,7 +228,7 @@ def _writing(path: Path, temporary: Path) -> Iterator[None]:
         raise _cannot("write", path, error) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-        # Where the parent is no folder there is nothing to remove, and the block's own error says so better.
+        # If the parent is no folder there is nothing to remove, and the block's own error says so better.
         with contextlib.suppress(OSError):
             temporary.unlink()
 

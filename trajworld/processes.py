@@ -21,7 +21,7 @@ from trajworld.errors import TrajWorldError, UsageError
 THREAD_LIMITS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
 Progress = Callable[[int, int | None, str], None]
-"""Called with how much of a long job is done, of how much where that is known, and of what."""
+"""Called during a long job with the amount done, the total if known, and a label."""
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -29,16 +29,16 @@ _K = TypeVar("_K")
 
 
 class Workers(ProcessPoolExecutor):
-    """Worker processes that end with this context manager, and with this process, however that ends.
+    """Worker processes that end with this context manager, and with this process, even if it is killed.
 
-    Leaving it kills what still runs. Ctrl-C reaches this process alone. When a worker dies, the futures of all that was
+    Leaving it kills what still runs. Ctrl-C reaches only this process. When a worker dies, the futures of all that was
     submitted raise ``concurrent.futures.process.BrokenProcessPool``.
     """
 
     def __init__(self, count: int, *, pinned: bool = False) -> None:
         """Set up ``count`` processes, which start as tasks are submitted; a ``UsageError`` for less than one.
 
-        Each gets cores of its own and as many threads where they are ``pinned``, otherwise one thread on any core.
+        If ``pinned``, each gets its own cores and as many threads, otherwise one thread on any core.
         """
         if count < 1:
             raise UsageError(f"the number of workers must be at least 1, not {count}")
@@ -54,7 +54,7 @@ class Workers(ProcessPoolExecutor):
     def __exit__(self, *_: object) -> None:
         for process in list((self._processes or {}).values()):
             process.kill()
-        # One that was killed while it sent a result leaves half of it, for whose end the pool would wait for ever.
+        # A worker killed while sending leaves a partial message; the pool would wait forever for the rest.
         results: Any = self._result_queue
         if results is not None:
             results._writer.close()
@@ -85,7 +85,7 @@ def finished_tasks(
     workers: int,
     name: Callable[[_K], str],
 ) -> Generator[tuple[_K, _T], None, None]:
-    """What a function gives of each task's arguments, beside the task's key, in the order in which they are finished.
+    """Each task's key and the function's result of its arguments, in the order in which they finish.
 
     A ``TrajWorldError`` that names what ran is raised where a worker died.
     """
@@ -117,7 +117,7 @@ def available_cores() -> list[int]:
 
 
 def core_shares(cores: list[int], workers: int) -> list[list[int]]:
-    """Each worker's cores: as even as can be, shared only where there are more workers than cores."""
+    """Each worker's cores: as evenly as possible, shared only if there are more workers than cores."""
     return [cores[worker::workers] or [cores[worker % len(cores)]] for worker in range(workers)]
 
 

@@ -4,7 +4,7 @@ import math
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A value to so many significant digits, as tables and sentences print it."""
+    """A value with ``digits`` significant digits, as tables and sentences print it."""
     if value is None:
         return "–"
     if not math.isfinite(value):

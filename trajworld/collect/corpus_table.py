@@ -33,9 +33,7 @@ class Row:
     size: float  # its share of the transitions that are asked for of each environment
     behaviour: str  # what acts where no policy does; one of BEHAVIOURS
     search: float  # transitions that a search for policies may use, in thousands; 0 for none
-    variants: tuple[
-        str, ...
-    ] = ()  # variants with further episodes, each like a name's part after the ?
+    variants: tuple[str, ...] = ()  # variants with further episodes, each like a name's part after the ?
 
     @property
     def slug(self) -> str:

@@ -99,7 +99,7 @@ def _environments(policies: Mapping[str, Behaviour], given: str) -> dict[str, st
     for name, policy in policies.items():
         wanted = given or getattr(policy, "environment", "")
         if not wanted:
-            raise UsageError(f"{name}: the file does not name its environment: name one by --environment")
+            raise UsageError(f"{name}: the file does not say its environment: name one by --environment")
         if wanted not in described:
             with contextlib.closing(open_environment(wanted)) as opened:
                 described[wanted] = opened.description

@@ -29,9 +29,7 @@ _NUMBERS = r"(index|frame|step|row|unnamed: 0|__index_level_0__|frame_index|task
 def write_columns(table: Path, path: Path, overwrite: bool = False) -> Path:
     """Write a first version of a table's TOML from its first 200,000 rows, with what was found as comments."""
     if path.exists() and not overwrite:
-        raise UsageError(
-            f"{path} is there already: name another file with -o, or replace it with --overwrite"
-        )
+        raise UsageError(f"{path} exists already: name another file with -o, or replace it with --overwrite")
     separator = separator_of(table)
     frame = read_frame(table, separator, rows=_LOOKED_AT)
     text = "\n".join(_lines(frame, table, separator)) + "\n"

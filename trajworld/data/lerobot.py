@@ -41,7 +41,7 @@ def is_lerobot(folder: Path) -> bool:
 
 
 def read_lerobot(folder: Path) -> Source:
-    """Open a LeRobot dataset, which is read with pyarrow alone.
+    """Open a LeRobot dataset, which is read only with pyarrow.
 
     The observation is ``observation.state`` and ``observation.environment_state``, or where neither is there every
     numeric vector whose name begins with ``observation.``; likewise the action. Images and videos are not read. The

@@ -159,7 +159,7 @@ def import_dataset(
     if test:
         origins = {name: part for one in origins.items() for name, part in _split(*one, test).items()}
         for taken in (dataset_path(name) for name in origins if not replace and dataset_path(name).exists()):
-            raise TrajWorldError(f"{taken} is there already: choose another id, or --replace both")
+            raise TrajWorldError(f"{taken} exists already: choose another id, or --replace both")
     made = []
     for new_id, origin in origins.items():
         if new_id != dataset_id and not test and not replace and dataset_path(new_id).exists():
@@ -215,11 +215,7 @@ def _source(spec: str, path: Path | None) -> Source:
         return _minari_source(_id_of_folder(path), download=False)
     if path is None and is_dataset_id(spec):
         return _minari_source(spec, download=False)
-    problem = (
-        "names no dataset"
-        if path is None
-        else f"exists but is of no supported format{_kind(path)}"
-    )
+    problem = "names no dataset" if path is None else f"exists but is of no supported format{_kind(path)}"
     raise UsageError(
         f"{spec} {problem}; give minari:ID (downloaded if need be), the ID of a local Minari dataset, a store's "
         f"folder, {_FORMS}"

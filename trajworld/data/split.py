@@ -14,7 +14,7 @@ def split_episodes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Split episodes at random into (training, holdout), each sorted; a pure function of its arguments.
 
-    Both hold at least one episode, but for a fraction of 0, which holds out none.
+    Both hold at least one episode, except for a fraction of 0, which holds out none.
     """
     if holdout_fraction == 0:
         return np.arange(num_episodes), np.arange(0)
@@ -37,7 +37,7 @@ def limit_transitions(
 ) -> NDArray[np.int64]:
     """A random choice of ``episodes``, whole, with at most ``transitions`` transitions, in the order of choice.
 
-    Episodes are taken in one random order, which depends on the seed alone, until the next would be too many: what a
+    Episodes are taken in one random order, which depends only on the seed, until the next would be too many: what a
     smaller limit chooses is a prefix of what a larger one does. The first is taken even where it alone is longer than
     the limit. None is no limit.
     """

@@ -20,19 +20,19 @@ class Columns:
         observation: Columns that are measured.
         action: Columns that are set.
         reward: The reward's column; empty where there is none.
-        time: The column of times, numbers or dates; empty where the rows follow each other evenly.
-        period: What lies between two rows, in the unit of ``time`` (dates: seconds); 0 for the median step.
+        time: The column of times, numbers or dates; empty if the rows are evenly spaced.
+        period: The time between two rows, in the unit of ``time`` (dates: seconds); 0 for the median step.
         episode: The column whose change begins an episode; empty for none.
-        done: The column that is not 0 in the last row of an episode, which is terminal where ``reward_row`` is
-            ``after`` (else what its action led to is, which is not in the table); empty for none.
+        done: The column that is not 0 in the last row of an episode, which is terminal if ``reward_row`` is ``after``
+            (else the state after its action is, which is not in the table); empty for none.
         gap: A step of more periods than this begins an episode.
         longest: The most transitions of an episode; a longer one is cut, and both pieces have the row at the cut.
-        missing: What becomes of missing values: ``cut`` ends the episode there, ``hold`` repeats the last value of an
+        missing: What to do about missing values: ``cut`` ends the episode there, ``hold`` repeats the last value of an
             observation or action.
         action_row: Whether a row's action leads to the row after it (it stands ``before`` its result) or led to it.
         reward_row: The same for the reward.
-        separator: What stands between two columns of a CSV file.
-        dayfirst: Whether a date such as 3/2/2026 is the third of February, where the dates leave that open.
+        separator: The character between columns of a CSV file.
+        dayfirst: Whether a date such as 3/2/2026 is the third of February, if the dates are ambiguous.
     """
 
     observation: tuple[str, ...]
@@ -72,7 +72,7 @@ def read_columns(path: Path, table: Path) -> Columns:
         given = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise UsageError(
-            f"{path} is not there, which says what {table.name}'s columns are: `trajworld data columns {table}` writes "
+            f"{path}, which says what {table.name}'s columns are, is missing: `trajworld data columns {table}` writes "
             "a first version for you to check"
         ) from None
     except (OSError, ValueError) as error:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Floats = NDArray[np.float64]
 
 SUFFIXES = (".csv", ".tsv", ".parquet")
-# A table is uneven where more than that share of its steps is more than half a period off; long gaps do not count.
+# A table is uneven if more than this share of its steps is more than half a period off; long gaps do not count.
 _UNEVEN, _LONG_GAP = 0.2, 10
 
 
@@ -85,7 +85,7 @@ def read_frame(
 
 
 def separator_of(path: Path) -> str:
-    """What stands between the columns of a CSV file by its first line; a comma where nothing does."""
+    """The separator of a CSV file, by its first line; a comma if that has none."""
     if path.suffix.lower() != ".parquet":
         with contextlib.suppress(OSError, UnicodeError), open(path, encoding="utf-8") as file:
             line = file.readline(1 << 16)
@@ -96,7 +96,7 @@ def separator_of(path: Path) -> str:
 def date_format(column: "pandas.Series[Any]", dayfirst: bool = False) -> str:
     """The one format, for pandas, that most of a column's dates have; empty where it holds numbers or nothing.
 
-    ISO 8601, or like the first date, of which the day comes before the month where ``dayfirst`` is set or more fit so.
+    ISO 8601, or the first date's, with the day before the month if ``dayfirst`` is set or more dates fit so.
     """
     from pandas.tseries.api import guess_datetime_format
 
@@ -142,7 +142,7 @@ def numbers_of(column: "pandas.Series[Any]", path: Path, dates: str = "") -> Flo
 def _read_episodes(path: Path, toml: Path, columns: Columns, account: Account) -> Iterator[Episode]:
     frame = read_frame(path, columns.separator, columns.used)
     values = np.stack([numbers_of(frame[name], path) for name in columns.values], axis=1)
-    # A missing value is no end.
+    # A missing value does not end an episode.
     done = np.nan_to_num(numbers_of(frame[columns.done], path)) != 0 if columns.done else np.zeros(len(frame))
     natural = _follows(frame, done[:-1] == 0, path, toml, columns, account)
     size, actions = len(columns.observation), len(columns.action)
@@ -159,7 +159,7 @@ def _read_episodes(path: Path, toml: Path, columns: Columns, account: Account) -
         account.leave_out("a value is missing", rewards[left])
         for name, column in zip(columns.values, finite.T, strict=True):
             account.note(f"values missing in {name}", int((~column).sum()))
-    # What a row says of the step that follows it is lost with the row after an episode's last.
+    # The step after an episode's last row is not in the table.
     known = columns.reward and columns.reward_row == "before"
     if known or (columns.action and columns.action_row == "before"):
         ends = np.append(~natural, True)
@@ -169,7 +169,7 @@ def _read_episodes(path: Path, toml: Path, columns: Columns, account: Account) -
         account.note("an episode was cut at the longest length", int(last - first - 1) // columns.longest)
         for begin in range(first, last, columns.longest):
             end = min(begin + columns.longest, last)
-            # Like the reward, the end is said of the action's result.
+            # Like the reward, `done` refers to the state after the action.
             over = bool(done[end]) and columns.reward_row == "after"
             made = Episode(values[begin : end + 1, :size], act[begin:end], rewards[begin:end], over, not over)
             account.keep(made.rewards)
@@ -179,7 +179,7 @@ def _read_episodes(path: Path, toml: Path, columns: Columns, account: Account) -
 def _follows(
     frame: "pandas.DataFrame", natural: Any, path: Path, toml: Path, columns: Columns, account: Account
 ) -> NDArray[np.bool_]:
-    """Of each two rows, whether the second follows the first in one episode; notes what the times are like."""
+    """For each two rows, whether the second follows the first in one episode; notes how even the times are."""
     note = account.note
     if columns.episode:
         try:
@@ -217,7 +217,7 @@ def _follows(
 
 
 def _hold(values: Floats, natural: NDArray[np.bool_], columns: Columns, account: Account) -> None:
-    """Fill what is missing with the value before it in the episode."""
+    """Fill missing values with the one before in the episode."""
     import pandas as pd
 
     segment = np.concatenate([[0], np.cumsum(~natural)])
@@ -229,5 +229,5 @@ def _hold(values: Floats, natural: NDArray[np.bool_], columns: Columns, account:
 
 
 def _of(values: NDArray[Any], row: str) -> NDArray[Any]:
-    """Of each transition ``[n - 1]``, the value in the row before it or after it."""
+    """For each transition ``[n - 1]``, the value in the row before or after it."""
     return values[:-1] if row == "before" else values[1:]

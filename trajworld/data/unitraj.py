@@ -66,15 +66,15 @@ class UniTrajEnvironment:
 
 
 def is_unitraj_root(folder: Path) -> bool:
-    """Whether one of the corpora lies in a folder, in the place that it has in UniTraj's root."""
+    """Whether one of the corpora lies in a folder, at its place in UniTraj's root."""
     return any((folder / source.folder).is_dir() for source in UNITRAJ_SOURCES)
 
 
 def unitraj_datasets(folder: str | Path) -> list[UniTrajEnvironment]:
     """The environments that pre-training uses of a UniTraj root; a ``TrajWorldError`` where there are none.
 
-    Sources that are not there are left out; the weights of those that are there are normalised to a sum of 1, and a
-    source's weight is shared equally by its environments.
+    Missing sources are left out; the weights of the others are normalised to a sum of 1, and a source's weight is
+    shared equally by its environments.
     """
     folder = Path(folder)
     found = {}
@@ -95,7 +95,7 @@ def unitraj_datasets(folder: str | Path) -> list[UniTrajEnvironment]:
 
 
 def unitraj_environment(folder: str | Path) -> UniTrajEnvironment | None:
-    """The one environment whose episodes lie in ``folder``, or None; its parents' names tell its source."""
+    """The one environment whose episodes lie in ``folder``, or None; its parents' names give its source."""
     folder = Path(folder).absolute()
     layouts = [
         (source.name, source.episodes)

@@ -12,7 +12,7 @@ from trajworld.data.dataset import Dataset
 class WindowIndex:
     """The windows of some episodes, numbered, without a list of them.
 
-    ``first_rows [K]`` has each episode's first row, ``first_ranks [K + 1]`` the windows before each, and of all.
+    ``first_rows [K]`` has each episode's first row, ``first_ranks [K + 1]`` the windows before each, and in all.
     """
 
     first_rows: NDArray[np.int64]

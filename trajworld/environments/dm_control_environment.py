@@ -41,7 +41,7 @@ class DmControlEnvironment:
         observed, acted = self._env.observation_spec(), self._env.action_spec()
         self._keys = list(observed)
         size = sum(math.prod(spec.shape) for spec in observed.values())
-        # The suite keeps the limit in steps to itself; a task without one has infinity there.
+        # The suite's limit in steps is private; a task without one has infinity there.
         limit = getattr(self._env, "_step_limit", math.inf)
         self.description = interface.Description(
             name=str(name),
@@ -59,7 +59,7 @@ class DmControlEnvironment:
             return self._flat(self._env.reset().observation)
 
     def place(self, observation: NDArray[np.floating]) -> None:
-        """An observation of the suite does not say where the simulator is."""
+        """An observation of the suite does not determine the simulator's state."""
         raise interface.not_placed(self.description.name)
 
     def step(self, action: NDArray[np.float32]) -> interface.Step:

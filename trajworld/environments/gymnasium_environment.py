@@ -90,7 +90,7 @@ class GymnasiumEnvironment:
             return self._flat(self._env.reset(seed=seed)[0])
 
     def place(self, observation: NDArray[np.floating]) -> None:
-        """Of MuJoCo's that observe all velocities and all positions, or all but the root's x (and y)."""
+        """For MuJoCo's that observe all velocities and all positions, or all but the root's x (and y)."""
         simulator = self._env.unwrapped
         positions, velocities = (getattr(getattr(simulator, "model", None), name, 0) for name in ("nq", "nv"))
         hidden = positions + velocities - len(observation)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from trajworld.environments.names import EnvironmentName, Value
 from trajworld.errors import TrajWorldError, UsageError, first_line
 
-# An environment without a time limit of its own is cut here.
+# An environment without its own time limit is cut here.
 DEFAULT_TIME_LIMIT = 1000
 
 # Gravity in m/s², in the model's own direction; factors on every contact friction coefficient, and on every body's
@@ -69,18 +69,18 @@ class Environment(Protocol):
         """Begin the episode of ``seed`` in [0, 2³²); returns the observation ``[observation_size]``."""
 
     def place(self, observation: NDArray[np.floating]) -> None:
-        """After a reset, put the simulator where it is observed so; a ``UsageError`` where that tells too little."""
+        """After a reset, put the simulator into an observed state; a ``UsageError`` where that is incomplete."""
 
     def step(self, action: NDArray[np.float32]) -> Step:
-        """Act with ``action [action_size]``; raises whatever the simulator raises when it breaks."""
+        """Act with ``action [action_size]``; raises any error of a simulator that breaks."""
 
     def close(self) -> None:
         """Free what the simulator holds."""
 
 
 def not_placed(name: str) -> UsageError:
-    """What is raised where an observation does not say the state."""
-    return UsageError(f"{name} cannot start in a given state: its observations do not tell all of it")
+    """The error where an observation does not determine the state."""
+    return UsageError(f"{name} cannot start in a given state: its observations do not contain all of it")
 
 
 def action_box(low: Any, high: Any, where: str) -> Any:

@@ -1,4 +1,4 @@
-"""When an imagined episode is over: the termination rules of environments whose observation tells it."""
+"""When an imagined episode ends: the termination rules of environments whose observations decide it."""
 
 from collections.abc import Callable
 
@@ -12,7 +12,7 @@ Rule = Callable[[NDArray[np.floating]], NDArray[np.bool_]]
 
 
 def termination_rule(environment: str) -> Rule:
-    """The rule of an environment's name, as datasets record it; :func:`never` of one that is not known here.
+    """The rule of an environment's name, as datasets record it; :func:`never` if it is unknown.
 
     The rules are those of Gymnasium's MuJoCo environments, read from observations without the root's x and y; besides,
     as is usual in models, a value beyond 100 ends an episode of walker2d and half-cheetah.

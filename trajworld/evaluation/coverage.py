@@ -30,7 +30,7 @@ class Coverage:
 
     @classmethod
     def of(cls, dataset: Dataset, seed: int = 0) -> "Coverage":
-        """Of 5,000 of a dataset's rows; 1,000 others say what is usual."""
+        """Of 5,000 of a dataset's rows; 1,000 others give the usual distances."""
         size, rng = dataset.observation_size, np.random.default_rng(seed)
         episodes = rng.permutation(dataset.num_episodes)
         # An episode's last row has no action.
@@ -53,20 +53,20 @@ class Coverage:
 
     def measure(self, returns: Returns) -> dict[str, float]:
         """Distances of a policy's imagined states, and of these with its actions; and the share of rollouts that leave
-        the data: those of which a state, of at most 2,000 of the policy, lies further than any real one.
+        the data: those with a state, of at most 2,000 of the policy, further away than any real one.
 
-        Where rollouts fade, those that go on stand for the others, too.
+        If rollouts fade, those that continue stand for the others, too.
         """
         if not len(returns.rows):
             return {}
-        # No more of a rollout's states than if none faded: of more, more lie far away.
+        # As many of a rollout's states as if none faded: among more, more lie far away.
         count = int(np.ceil(ROWS_KEPT * returns.parts[..., 1].sum() / returns.lengths.sum()))
         rows, (origins, chunks) = returns.rows[:count] / self.scale, returns.places[:, :count]
         drawn, every, size = returns.drawn, np.arange(len(returns.weights)), self.observation_size
         weights, near = 1 / drawn.mean(axis=0)[chunks], self.states.query(rows[:, :size])[0]
         far, first = near > self.furthest, np.full((len(drawn), 1), len(every))
         np.minimum.at(first[:, 0], origins[far], chunks[far])
-        # Of those that go on and had not left before (Kaplan-Meier).
+        # Of those that continue and had not left before (Kaplan-Meier).
         staying = drawn & (first >= every)
         leaving = (staying & (first == every)).sum(axis=0) / np.maximum(staying.sum(axis=0), 1)
         return {

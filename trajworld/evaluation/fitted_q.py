@@ -31,7 +31,7 @@ class QFunctions(keras.Model):
         sizes = (inputs, width, width, 1)
         self._layers_of = []
         for number, (rows, columns) in enumerate(itertools.pairwise(sizes)):
-            # One policy's kernels are all policies': what differs between them is what they do.
+            # All policies have the same initial kernels: only their actions differ.
             draws = np.random.default_rng([seed, number]).normal(0, np.sqrt(2 / rows), (1, rows, columns))
             kernel = self.add_weight(
                 shape=(policies, rows, columns), initializer="zeros", name=f"kernel_{number}"
@@ -51,7 +51,7 @@ class QFunctions(keras.Model):
 
 @dataclass(frozen=True)
 class _Transitions:
-    """``[n]`` transitions: what was seen and done, the reward, what followed, and whether that was an end."""
+    """``[n]`` transitions: observation, action, reward, next observation, and whether that is terminal."""
 
     observations: Floats
     actions: Floats
@@ -85,14 +85,14 @@ def fitted_q_values(
 ) -> NDArray[np.float64]:
     """Values of P policies in initial states: ``[P, N]``, Q of each with an action of the policy.
 
-    All are fitted at once, on the same transitions of ``dataset``, and kept within what rewards of its range can add up
-    to. After what ended an episode no reward follows; an episode that a time limit cut goes on.
+    All are fitted at once, on the same transitions of ``dataset``, and clipped to the sums that rewards of its range
+    allow. Terminal states have the value 0; a time limit is not an end.
 
     Args:
         dataset: The behaviour dataset.
         policies: The policies.
         starts: ``[N, O]`` initial observations.
-        settings: How.
+        settings: The settings.
         progress: Called after each iteration.
 
     Raises:
@@ -108,10 +108,10 @@ def fitted_q_values(
         seen = np.broadcast_to((observations - centre) / scale, (len(policies), *observations.shape))
         return np.concatenate([seen, actions], axis=-1, dtype=np.float32)
 
-    # Values in units of what rewards can add up to, around each policy's usual value.
+    # Values in units of sums of rewards, around each policy's usual value.
     unit = (data.rewards.std() or 1.0) / (1 - settings.discount)
     usual = np.full((len(policies), 1), data.rewards.mean() / (1 - settings.discount))
-    # What rewards of the data's range can add up to, with an end or without: backups outside it are not believed.
+    # The range of sums of the data's rewards, with an end or without: backups are clipped to it.
     ends = np.minimum(data.rewards.min(), 0), np.maximum(data.rewards.max(), 0)
     least, most = (end / (1 - settings.discount) for end in ends)
     size = dataset.observation_size + dataset.action_size
@@ -123,7 +123,7 @@ def fitted_q_values(
     )
     value = backend.compile(lambda x: before(x), before)
     count, drawn = len(data.rewards), settings.steps * settings.batch_size
-    # A policy's net costs more than Q: what it does is drawn beforehand, a few times for each transition.
+    # A policy's net costs more than Q: its actions are drawn beforehand, a few times for each transition.
     times = int(np.clip(_ACTIONS_KEPT // count, 1, _DRAWS_KEPT))
     acted = np.empty((times, len(policies), count, dataset.action_size), np.float32)
     for draw, number in np.ndindex(acted.shape[:2]):
@@ -138,8 +138,8 @@ def fitted_q_values(
         now = inputs(data.observations[places], np.broadcast_to(data.actions[places], later.shape))
         kept = settings.discount * ~data.terminal[places]
         if iteration < settings.iterations / 2:
-            # What is the same everywhere would take the longest to learn, 1 / (1 - discount) backups: it is solved for,
-            # so that on average a value is the reward and the value after it; then the backups go on from there.
+            # The mean value would take the longest to learn, 1 / (1 - discount) backups: it is solved for, so that on
+            # average a value is the reward plus the next value; then the backups continue from there.
             held = usual + unit * ops.convert_to_numpy(value(now))
             backup = data.rewards[places] + kept * np.clip(usual + ahead, least, most)
             residual = (backup - held).mean(axis=1, keepdims=True) / (1 - kept).mean()

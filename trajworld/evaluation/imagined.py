@@ -26,10 +26,10 @@ Floats = NDArray[np.float32]
 
 _STEPS = 10
 _LEAST_BATCH = 8
-# How many rounds of rollouts have room in a batch.
+# How many rounds of rollouts fit in a batch.
 _ROUNDS = 8
-# Where rollouts fade: the least share that goes on, and how many of a policy's first always do, so that late steps too
-# have a spread to tell the error by. On walker2d a lesser share, or γ^0.75t or γ^1.5t, gained no more.
+# If rollouts fade: the least share that continues, and how many of a policy's first always do, so that late steps too
+# have a spread to estimate the error. On walker2d a smaller share, or γ^0.75t or γ^1.5t, gained no more.
 _LEAST_SHARE, _ALWAYS = 1 / 16, 4
 
 
@@ -54,16 +54,16 @@ def imagined_returns(
     settings: OpeSettings,
     progress: Progress | None = None,
 ) -> dict[str, Returns]:
-    """Roll policies out inside a model, from one real row each, until each estimate is as narrow as asked.
+    """Roll policies out inside a model, from one real row each, until each interval is as narrow as asked.
 
     Whether a rollout ends is decided on the prediction as it is, and that step's reward still counts; observations and
-    rewards are clipped to ``support``. A rollout's draws depend on the seed and its initial state alone: policies meet
-    the same ones, and none depends on which others there are.
+    rewards are clipped to ``support``. A rollout's draws depend only on the seed and its initial state: all policies
+    have the same, and none depends on the others.
 
     Rollouts go in rounds of one policy. Policies of one form share the batch: where rollouts end, a further round takes
-    their places. Without ``compact`` each is carried along to the horizon, one policy at a time. Where they fade, of
-    a policy's a share γ^t goes on beyond step t, at least a sixteenth and four: the estimate stays unbiased, its
-    interval counts it, and for equal intervals fewer steps are taken.
+    their places. Without ``compact`` each is carried along to the horizon, one policy at a time. If they fade, a share
+    γ^t of a policy's continues beyond step t, at least a sixteenth and four: the estimate stays unbiased, its interval
+    accounts for it, and equal intervals take fewer steps.
 
     Args:
         model: The model.
@@ -73,7 +73,7 @@ def imagined_returns(
         starts: ``[N, O]`` initial observations, in the order in which they are used.
         policies: The policies.
         ends: The termination rule.
-        settings: How.
+        settings: The settings.
         progress: Called after each round.
     """
     plan, steps = _Plan(list(policies), len(starts), settings), model.chunk or _STEPS
@@ -92,7 +92,7 @@ def imagined_returns(
                 name, *states = waiting.popleft()
                 active.append((name, begun(same[name], *states)))
             rounds, counts = [one for _, one in active], [len(one.places) for _, one in active]
-            # Those that are left fill the batch again: few sizes are compiled.
+            # The remaining ones fill the batch again: few sizes are compiled.
             places = np.resize(np.arange(sum(counts)), _size(sum(counts), settings.batch_size))
             owners = np.repeat(np.arange(len(rounds)), counts)[places]
             history, mask, noise, draws = _joined([one.given() for one in rounds], places)
@@ -119,14 +119,14 @@ def _fits(active: "list[tuple[str, _Round]]", count: int, settings: OpeSettings)
 
 
 def _size(count: int, batch: int) -> int:
-    """The least size for so many rollouts: a batch, or half of it, or of that; never a small one."""
+    """The least size for ``count`` rollouts: a batch, or half of it, or of that; never a small one."""
     while batch // 2 >= max(count, _LEAST_BATCH):
         batch //= 2
     return max(batch, count)
 
 
 def _joined(parts: Sequence[tuple[Floats | None, ...]], places: NDArray[np.int64]) -> list[Floats | None]:
-    """Arrays of several rounds, of which the rollouts are the axes 0, 0, 1 and 2, at these places; None of None."""
+    """Arrays of several rounds, whose rollouts are the axes 0, 0, 1 and 2, at these places; None for None."""
     return [
         None if arrays[0] is None else np.take(np.concatenate(arrays, axis), places, axis)
         for arrays, axis in zip(zip(*parts, strict=True), (0, 0, 1, 2), strict=True)
@@ -134,12 +134,12 @@ def _joined(parts: Sequence[tuple[Floats | None, ...]], places: NDArray[np.int64
 
 
 def _spread(number: int) -> float:
-    """The digits of a number in the base 2, backwards behind the point: the first n of any fill [0, 1) evenly."""
+    """The van der Corput sequence (binary digits mirrored at the point): its first n fill [0, 1) evenly."""
     return int(f"{number:032b}"[::-1], 2) / 2**32
 
 
 class _Plan:
-    """Which initial states each policy still needs, and what was found from those that are over."""
+    """Which initial states each policy still needs, and the results of the finished ones."""
 
     def __init__(self, policies: list[str], states: int, settings: OpeSettings) -> None:
         self._found: dict[str, dict[int, Returns]] = {name: {} for name in policies}
@@ -149,7 +149,7 @@ class _Plan:
         self._round = min(size, max(_LEAST_BATCH, size // _ROUNDS) if settings.compact else size)
 
     def more(self, policy: str) -> list[tuple[int, int]]:
-        """The rounds that a policy of which none is running still needs: first states, and those after the last."""
+        """The rounds that a policy without a running one still needs: first states, and those after the last."""
         planned, wanted = self._planned[policy], self._states
         if self._half_width and not planned:
             wanted = min(self._round, wanted)
@@ -167,26 +167,26 @@ class _Plan:
         return rounds
 
     def finish(self, policy: str, one: "_Round") -> list[tuple[int, int]]:
-        """Keep what a round found; the rounds that its policy then needs."""
+        """Keep a round's results; returns the rounds that its policy then needs."""
         self._found[policy][one.begin] = one.returns()
         self._over[policy] += one.count
         self._running[policy] -= 1
         return [] if self._running[policy] else self.more(policy)
 
     def returns(self, policy: str) -> Returns:
-        """Of all that are over, in the order of the initial states."""
+        """Of all that are finished, in the order of the initial states."""
         return Returns.together([one for _, one in sorted(self._found[policy].items(), key=itemgetter(0))])
 
     def counts(self) -> tuple[int, int]:
-        """How many rollouts are over or not needed, of how many."""
+        """The number of rollouts finished or not needed, and the total."""
         done = [self._over[name] if running else self._states for name, running in self._running.items()]
         return sum(done), self._states * len(done)
 
 
 class _Round:
-    """Rollouts of a policy from some of the initial states, and what became of them so far.
+    """Rollouts of a policy from some of the initial states, and their results so far.
 
-    ``places`` are those of them that go on, or without ``compact`` all.
+    ``places`` are those that continue, or without ``compact`` all.
     """
 
     def __init__(
@@ -206,7 +206,7 @@ class _Round:
         self.policy, self.begin, self.count = policy, begin, count
         self._names, self._size, self._ends, self._settings = variate_names(dataset), size, ends, settings
         self._most = float(max(abs(support.lower[size]), abs(support.upper[size])))
-        # What is negligible is so to the interval of all rounds together.
+        # Negligible compared with the interval of all rounds together.
         self._share = np.sqrt(count / len(starts))
         self._history = np.zeros((count, context, dataset.num_variates), np.float32)
         self._mask = np.zeros((count, context), np.float32)
@@ -220,7 +220,7 @@ class _Round:
         discounts = settings.discount ** np.arange(settings.horizon)
         self._weights = np.add.reduceat(discounts, np.arange(0, settings.horizon, self._steps))
         self._parts, self._broken, self._problem = np.zeros((count, chunks, 3)), np.zeros(count, bool), ""
-        # Later chunks count less: fewer go into them, in an order that spreads them over the states.
+        # Later chunks count less: fewer rollouts enter them, in an order that spreads them over the states.
         share = np.maximum(settings.discount ** (self._steps * np.arange(chunks)), _LEAST_SHARE)
         order = np.array([0.0 if state < _ALWAYS else _spread(state) for state in range(begin, end)])
         self._drawn = order[:, None] < (share if settings.fading else np.ones(chunks))
@@ -228,7 +228,7 @@ class _Round:
         self._origins: list[NDArray[np.int64]] = []
 
     def given(self) -> tuple[Floats | None, ...]:
-        """Rows and mask of what goes on, its actions' noise ``[K, n, A]``, and draws ``[K, 2, n, M]`` for the model."""
+        """Rows and mask of those that continue, their noise ``[K, n, A]``, and draws ``[K, 2, n, M]`` for the model."""
         noise = draws = None
         steps, actions = self._steps, self.policy.action_size
         if self.policy.log_std is not None:
@@ -244,7 +244,7 @@ class _Round:
         return self._history[self.places], self._mask[self.places], noise, draws
 
     def goes_on(self) -> bool:
-        """Whether further steps are to be imagined: not where they could hardly change the estimate."""
+        """Whether to imagine further steps: not if they could hardly change the estimate."""
         left, discount = self._settings.horizon - self._step, self._settings.discount
         if not left or not len(self.places):
             return False

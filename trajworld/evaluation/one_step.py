@@ -1,6 +1,6 @@
 """Transition prediction: errors of the one-step prediction of each window's last row.
 
-The metric is written once, for whatever predicts: a model, or the baseline that copies the last row.
+The metric is written once, for any predictor: a model, or the baseline that copies the last row.
 """
 
 from collections.abc import Callable, Iterator
@@ -105,7 +105,7 @@ def compile_one_step(model: WorldModel, short: Short = "padded") -> OneStep:
 
 
 def compile_predictions(model: WorldModel) -> dict[str, OneStep]:
-    """As :func:`compile_one_step`, in each way in which a model predicts rows, by who predicts; that one's first."""
+    """As :func:`compile_one_step`, for each way in which a model predicts rows, by predictor; that one's first."""
 
     def compiled(predict: Callable[..., Predicted]) -> OneStep:
         return active_backend().compile(lambda *arrays: predict(Batch(*arrays)), model)
@@ -158,7 +158,7 @@ def prediction_errors(
 
     Raises:
         UsageError: The limit is less than 1.
-        TrajWorldError: The support is of another M, or the model's predictions are not finite.
+        TrajWorldError: The support has another M, or the model's predictions are not finite.
     """
     ranges = support if isinstance(support, Ranges) else Ranges(support, "given")
     predict = model_predictor(model, dataset, ranges.support, one_step)
@@ -190,9 +190,9 @@ def errors_of(
 ) -> PredictionErrors:
     """The metric itself: errors of any ``predictor`` (its name) of the last row of windows of length ``window``.
 
-    Of the windows of ``episodes`` (all where not given) at most ``limit``, drawn by ``seed``, are predicted, all where
-    it is None; ``batch_size`` at once, to which the last batch is filled up, so that one shape is compiled.
-    ``progress`` is called after each.
+    Of the windows of ``episodes`` (all if not given) at most ``limit``, drawn by ``seed``, are predicted, all if it is
+    None; ``batch_size`` at once; the last batch is padded to this size, so that one shape is compiled. ``progress`` is
+    called after each.
     """
     index = WindowIndex.of(dataset, episodes)
     if limit is not None and limit < 1:
@@ -236,7 +236,7 @@ def each_error(
 ) -> Iterator[tuple[NDArray[np.float64], NDArray[np.floating] | None]]:
     """The absolute errors of the last row of the windows that end at the rows ``ends [N]``, a batch at a time.
 
-    ``first [N]`` are the first rows of their episodes; ``predictor`` names who predicts, for errors.
+    ``first [N]`` are the first rows of their episodes; ``predictor`` is its name, for errors.
 
     Yields:
         ``[<= batch_size, P]`` absolute errors in the data's own units, and the negative log-likelihoods of the
@@ -287,6 +287,6 @@ def varying(dataset: Dataset) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
 
 
 def _mean(values: NDArray[np.float64]) -> float | None:
-    """Over what is there: NaN stands for what is not."""
+    """The mean of the values that are not NaN, if any."""
     there = values[~np.isnan(values)]
     return float(there.mean()) if len(there) else None

@@ -130,9 +130,7 @@ def check_policies(policies: Mapping[str, Policy], dataset: Dataset, environment
             )
 
 
-def policies_by_environment(
-    paths: Sequence[str], datasets: Sequence[Dataset]
-) -> dict[str, dict[str, Path]]:
+def policies_by_environment(paths: Sequence[str], datasets: Sequence[Dataset]) -> dict[str, dict[str, Path]]:
     """The files of the policies that are for each dataset's environment, by their names.
 
     Raises:

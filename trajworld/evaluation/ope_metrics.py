@@ -17,8 +17,8 @@ def ope_metrics(estimates: ArrayLike, truths: ArrayLike, spread: float | None = 
     Mean absolute error, raw and divided by the range of the true values; Spearman's and Pearson's correlation;
     regret@k, how much worse than the best policy is the best of the k that are estimated highest, divided by the range.
     NaN where it is not defined: equal true values, equal estimates, fewer than two policies, k policies or fewer. A
-    policy without a finite estimate is never chosen and has no part in errors and correlations, but in the range, which
-    ``spread`` replaces.
+    policy without a finite estimate is never chosen and is left out of errors and correlations, but not of the range,
+    which ``spread`` replaces.
 
     Raises:
         UsageError: The two are not of one length.
@@ -34,7 +34,7 @@ def ope_metrics(estimates: ArrayLike, truths: ArrayLike, spread: float | None = 
         return dict.fromkeys(METRICS, np.nan)
     estimate, truth = estimate[known], truth[known]
     error = float(np.abs(estimate - truth).mean())
-    # Of equal estimates the worst is taken.
+    # Ties go to the worst policy.
     order = np.lexsort((truth, -estimate))
     regrets = [float((best - truth[order[:k]].max()) / spread) if k < len(known) else np.nan for k in (1, 5)]
     varied = np.ptp(estimate) > 0 and np.ptp(truth) > 0

@@ -14,10 +14,10 @@ class OpeSettings:
         discount: γ.
         horizon: The most steps of a rollout.
         states: The most initial states, first ones of the dataset's episodes.
-        half_width: No further initial states where the estimate's 95 % interval is this narrow to either side.
-        sample: Sample the model's predictions, as an MLP ensemble's always are; else each is its expectation.
-        negligible: Rollouts stop where what is left of the discount can change no return by more than this share of
-            the interval's half width; 0 never stops them before the horizon.
+        half_width: No further initial states once half the estimate's 95 % interval is at most this wide.
+        sample: Sample the model's predictions, as an MLP ensemble's always are; else use their expectations.
+        negligible: Rollouts stop where the remaining discount can change no return by more than this share of the
+            interval's half width; 0 never stops them before the horizon.
         fading: Imagine later steps, which the discount makes small, for fewer of the rollouts: less time for an
             interval of the same width.
         batch_size: Initial states at once.
@@ -53,8 +53,8 @@ class FittedQSettings:
 
     Attributes:
         discount: γ.
-        iterations: Backups: in each, Q is fitted to rewards and the last iteration's values of what followed. More
-            are no better: values of actions unlike the data's then run away.
+        iterations: Backups: in each, Q is fitted to rewards and the last iteration's values of what followed. More are
+            not better: values of actions unlike the data's then diverge.
         steps: Steps of Adam in an iteration.
         batch_size: Transitions of a step.
         width: Of the two hidden layers.

@@ -24,8 +24,8 @@ _LEAST_SHARE = 0.1
 class Foreseen(NamedTuple):
     """N open-loop rollouts beside what really happened, each ``[N, h, P]``; P = ``Dataset.num_predicted``.
 
-    ``mean`` and ``std`` are of the predicted distributions, whose mean is fed back as the next step's past; ``real``
-    are the dataset's own rows; ``present [N, h]`` is false beyond an episode's end, where the others mean nothing.
+    ``mean`` and ``std`` are of the predicted distributions, whose mean is fed back as input; ``real`` are the dataset's
+    own rows; ``present [N, h]`` is false beyond an episode's end, where the others mean nothing.
     """
 
     mean: NDArray[np.float32]
@@ -143,8 +143,8 @@ def open_loop_errors(
 
 
 def fitting_horizon(dataset: Dataset, horizon: int) -> int:
-    """The longest horizon up to ``horizon`` that at least a tenth of the dataset's transitions start."""
-    # Of each number of steps from 0 on: the episodes of at least that length, then the transitions that start so many.
+    """The longest horizon up to ``horizon`` that at least a tenth of the dataset's transitions can start."""
+    # For each number of steps from 0 on: the episodes of at least that length, then the transitions that can start it.
     episodes = np.bincount(dataset.transitions_per_episode)[::-1].cumsum()
     starts = episodes.cumsum()[::-1]
     return int(np.flatnonzero(starts[1 : horizon + 1] >= _LEAST_SHARE * starts[1])[-1]) + 1

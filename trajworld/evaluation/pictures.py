@@ -103,7 +103,7 @@ def trajectories(view: EpisodeView, dataset: Dataset, model: str) -> Figure:
     figure = blank(look, 10, 1.1 + 1.35 * len(chosen))
     panels = figure.subplots(len(chosen), 2, sharex=True, sharey="row", squeeze=False)
     real = view.real.astype(np.float64)
-    # The 0 in an episode's first row stands for a reward that nobody received.
+    # The 0 in an episode's first row is not a reward.
     real[0, dataset.observation_size :] = np.nan
     for line, variate in zip(panels, chosen, strict=True):
         for axes, track in zip(line, (view.one_step, view.open_loop), strict=True):

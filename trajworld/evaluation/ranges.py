@@ -23,8 +23,8 @@ class Ranges(NamedTuple):
 def named_ranges(
     ranges: Dataset | str | os.PathLike[str] | None, models: Iterable[WorldModel], **options: Any
 ) -> Dataset | str | None:
-    """What a person names for the range, as :func:`support_for` takes it: the name of one of the models' own datasets,
-    or data, which :func:`trajworld.data.resolve.open_dataset` opens with the ``options``.
+    """The user's choice of a range, as :func:`support_for` takes it: the name of one of the models' own datasets, or
+    data, which :func:`trajworld.data.resolve.open_dataset` opens with the ``options``.
     """
     own = {source.dataset for model in models for source in model.identity.sources}
     if ranges is None or isinstance(ranges, Dataset) or (isinstance(ranges, str) and ranges in own):
@@ -43,7 +43,7 @@ def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | str 
     where the model has no range of its own, or several: see :meth:`trajworld.models.identity.Identity.source_for`.
 
     Raises:
-        TrajWorldError: The model or ``ranges_from`` is of data of another size, or a pre-trained model has several
+        TrajWorldError: The model or ``ranges_from`` is for data of another size, or a pre-trained model has several
             datasets of this environment and ``ranges_from`` names none.
     """
 

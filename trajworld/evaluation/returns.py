@@ -1,4 +1,4 @@
-"""Returns of rollouts of a policy, of which not all go on to the horizon, and what tells their error."""
+"""Returns of a policy's rollouts, not all of which continue to the horizon, and their errors."""
 
 import functools
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ ROWS_KEPT = 2000
 class Returns:
     """Returns of N rollouts of one policy from N initial states, which go in C chunks of steps.
 
-    Not all of them go into each chunk: ``drawn`` says which, whatever becomes of them; those that have ended before
-    stand there with zeros. What a rollout is missing is the mean of those drawn: the means over rollouts of
-    ``discounted``, ``lengths`` and ``ended`` are the sums of the chunks' means, and their deviations tell the error.
+    Not all of them enter each chunk: ``drawn`` says which, regardless of their results; those that ended before count
+    as zeros. A missing part is the mean of those drawn: the means over rollouts of ``discounted``, ``lengths`` and
+    ``ended`` are the sums of the chunks' means, and their deviations give the error.
 
-    The return is told chunk by chunk as what each adds to a forecast: what a rollout has earned, and if it lives, as
-    much a step as until then for as long as rollouts of the policy live. However wrong, it cancels in the sum, so that
-    the mean stays that of the returns; where it is right, those that do not go on are hardly missed.
+    The return is a sum over chunks of changes in a forecast: what a rollout has earned, plus, if it has not ended, as
+    much a step as so far for as long as rollouts of the policy last. Its errors cancel in the sum, so that the mean
+    stays that of the returns; where it is right, rollouts that do not continue are hardly missed.
 
     Attributes:
         parts: ``[N, C, 3]``: each chunk's sum of γ^t r_t until the episode ends, or the horizon; its steps; and whether
@@ -48,7 +48,7 @@ class Returns:
         parts = np.concatenate([self._news()[..., None], self.parts[..., 1:]], axis=-1)
         members = drawn.sum(axis=0)
         means = (parts * drawn).sum(axis=0) / np.maximum(members, 1)
-        # Few deviations stand for many; as in a standard deviation, one of them is taken up by the mean.
+        # Few deviations stand for many; as in a standard deviation, the mean takes up one of them.
         factor = np.sqrt(count * max(count - 1, 1) / np.maximum(members * (members - 1), 1))
         factor = np.where(members == count, 1.0, factor)
         return means.sum(axis=0) + ((parts - means) * drawn * factor).sum(axis=1)

@@ -70,7 +70,7 @@ def read_true_values(
         raise TrajWorldError(f"{path} is not {wanted}") from None
     for one, steps in zip(found, horizons, strict=True):
         measured = str(one.get("environment") or "")
-        # Of one robot a dataset's name differs from Gymnasium's; changes of physics are told by either.
+        # One robot's name in a dataset differs from Gymnasium's; both show changes of physics.
         if environment and measured and parse_name(measured).changes != parse_name(environment).changes:
             raise TrajWorldError(f"{path} holds returns in {measured}, and the data are of {environment}")
         if one.get("gamma") != settings.discount or steps not in (settings.horizon, math.inf):

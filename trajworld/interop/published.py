@@ -46,8 +46,8 @@ def import_published(
     """Make a model of a checkpoint that the published code wrote, a TrajWorld or, of its baseline, a TDM.
 
     The restricted unpickler reads it. All sizes but ``heads`` follow from its weights. Its ranges, already widened, are
-    kept, or [0, 1] where pre-training stored one number (it trained on exactly that, whatever the stored widening
-    says). It does not say which environment it belongs to either.
+    kept, or [0, 1] where pre-training stored one number (it trained on exactly that; the stored widening is ignored).
+    It does not name its environment.
 
     Raises:
         TrajWorldError: The file cannot be read, lacks a weight, has one too many, or one of a
@@ -61,7 +61,7 @@ def import_published(
             f"{path} is not a published checkpoint: it is no dict of params, min_values and max_values"
         )
     weights = dict(_flat(path, content["params"]))
-    # The baseline has one attention in a block, and does not tell variates apart.
+    # The baseline has one attention in a block, and does not distinguish variates.
     is_tdm = not any(name.startswith(("embed_variate/", "blocks_0/Attention_0/")) for name in weights)
     tables = (_INPUT, _ROWS) if is_tdm else (_INPUT, _ROWS, _VARIATES)
     for name in tables:
@@ -80,7 +80,7 @@ def import_published(
         )
     except UsageError as problem:
         raise UsageError(f"{path}: {problem}") from None
-    # Before memory is set aside for so many.
+    # Before memory is allocated for them.
     if (count := sum(array.size for array in weights.values())) != sizes.parameters:
         raise TrajWorldError(
             f"{path} holds {count:,} weights, but a model of its sizes has {sizes.parameters:,}"

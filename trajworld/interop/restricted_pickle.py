@@ -1,4 +1,4 @@
-"""Reading pickles of strangers: a name in them stands for an array or an inert record, and is never imported."""
+"""Reading untrusted pickles: a name in them stands for an array or an inert record, and is never imported."""
 
 import io
 import math
@@ -58,7 +58,7 @@ def parse_pickle(
 ) -> Any:
     """The same of a pickle's bytes; ``path`` says in messages where they are from.
 
-    ``outside`` gives the value of a persistent id: of what the pickle only refers to. Without it, none may be there.
+    ``outside`` gives the value of a persistent id, which the pickle only refers to. Without it, none is allowed.
     """
     try:
         _check_opcodes(data, _FORBIDDEN - {"BINPERSID"} if outside else _FORBIDDEN)
@@ -92,7 +92,7 @@ def _check_opcodes(data: bytes, forbidden: set[str]) -> None:
 
 
 class _StandIn:
-    """What a call of an allowed name gives: a note of that call. Each name has its own subclass."""
+    """What a call of an allowed name returns: a note of that call. Each name has its own subclass."""
 
     __slots__ = ("arguments", "items", "state")
     arguments: tuple[Any, ...]

@@ -1,4 +1,4 @@
-"""Attention along one axis, then a feed-forward net, post-norm: the layer of which TrajWorld is made.
+"""Attention along one axis, then a feed-forward net, post-norm: the layer of TrajWorld.
 
 Activations are ``[N, d]`` with ``N = B * T * M``: a dense layer on two dimensions is one large matrix product on every
 backend, and only the attention itself sees the grid ``(B, T, M)`` behind it.
@@ -25,12 +25,12 @@ MASKED_LOGIT = -1e4
 _EQUATIONS = {
     "time": ("btmhd,bsmhd->bmhts", "bmhts,bsmhd->btmhd"),
     "variate": ("btmhd,btnhd->bthmn", "bthmn,btnhd->btmhd"),
-    # As the products read them: keys and values of many rows are not to be moved for a single one.
+    # As the products read them: keys and values of many rows must not be moved for a single one.
     "cache": ("btmhd,bmhsd->bmhts", "bmhts,bmhsd->btmhd"),
 }
 
-# No row attends to later ones. Of many, the queries go in parts, each without the keys behind it: a training step of
-# 480 tokens took 0.70 of its time.
+# No row attends to later ones. Many rows go in groups of queries, each without later keys: a training step of 480
+# tokens took 0.70 of its time.
 _LONG, _PARTS = 64, 4
 
 DROPOUT_SITES = 3
@@ -73,7 +73,7 @@ class AttentionFeedForward(keras.layers.Layer):
         self.build()
 
     def build(self, input_shape: Any = None) -> None:
-        """Make the weights; their shapes depend on the sizes alone."""
+        """Make the weights; their shapes depend only on the sizes."""
         norms = self.attention_norm, self.feed_forward_norm
         for layer in (self.query_key_value, norms[0], self.expansion, self.projection, norms[1]):
             layer.build((None, self.width))

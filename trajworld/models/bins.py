@@ -1,6 +1,6 @@
 """The tokenizer: values to bin probabilities and back, in Keras ops.
 
-Everything is computed in float32 whatever the model's dtype policy: a bin of 1/256 of the range is below bfloat16's
+Everything is computed in float32 under any dtype policy of the model: a bin of 1/256 of the range is below bfloat16's
 resolution. Values are first measured in bin widths from the support's lower end, so one code serves every support.
 """
 

@@ -31,8 +31,8 @@ def scramble(bits: Tensor) -> Tensor:
 def dropout(inputs: Tensor, rate: float, seed: Tensor | None, site: int) -> Tensor:
     """Zero each entry of ``[N, d]`` with probability ``rate`` and scale the rest by ``1 / (1 - rate)``.
 
-    ``seed``, a scalar int32, is another for each training step, and None in inference, without dropout; ``site`` is
-    which of the model's dropouts this is: each gets its own bits of the seed.
+    ``seed``, a scalar int32, differs for each training step; None, in inference, means no dropout; ``site`` is which of
+    the model's dropouts this is: each gets its own bits of the seed.
     """
     if seed is None or rate == 0.0:
         return inputs

@@ -1,7 +1,7 @@
 """Model files: Keras's ``.keras`` archive, written atomically and read without trusting it.
 
 An archive holds ``config.json`` (sizes and identity), ``metadata.json`` and ``model.weights.h5``. Keras reads it too,
-but makes whatever objects a configuration names; this module makes a world model of a known kind, of checked numbers,
+but makes any objects that a configuration names; this module makes a world model of a known kind, of checked numbers,
 and nothing else. It writes part by part, because ``model.save`` imports TensorFlow wherever that is installed.
 """
 
@@ -72,14 +72,14 @@ def save_model(model: Any, path: str | os.PathLike[str]) -> None:
             contents = (text.encode(), metadata.encode(), weights.read_bytes())
             with zipfile.ZipFile(temporary, "w") as archive:
                 for name, content in zip(_MEMBERS, contents, strict=True):
-                    # Of one fixed date: a zip archive knows none before 1980, whatever the clock says.
+                    # A fixed date: a clock may be wrong, and a zip archive has no date before 1980.
                     archive.writestr(zipfile.ZipInfo(name), content)
         finally:
             weights.unlink(missing_ok=True)
 
 
 def load_model(path: str | os.PathLike[str]) -> Any:
-    """Read a model that :func:`save_model` wrote, on whatever backend; nothing that it names is imported or called.
+    """Read a model that :func:`save_model` wrote, on any backend; nothing that it names is imported or called.
 
     Raises:
         TrajWorldError: The file is missing, damaged, not a world model, or hostile.
@@ -91,7 +91,7 @@ def load_model(path: str | os.PathLike[str]) -> Any:
 
 
 def check_model(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """A model file's configuration, checked as by :func:`load_model`, but for weights' names; Keras is not imported."""
+    """A model file's configuration, checked as by :func:`load_model`, except weights' names; Keras is not imported."""
     with _opened(path) as archive:
         config = _read_json(archive, _CONFIG)
         _check_weights(archive, _checked(config)[1].parameters)
@@ -128,7 +128,7 @@ def model_path(path: str | os.PathLike[str]) -> Path:
 
 
 def weights_digest(model: Any) -> str:
-    """A digest of a model's sizes and weights: equal for equal weights, whatever their file is called."""
+    """A digest of a model's sizes and weights: equal for equal weights in any file."""
     digest = hashlib.sha256(json.dumps(dataclasses.asdict(model.sizes), sort_keys=True).encode())
     for weights in model.get_weights():
         digest.update(weights.astype("<f4").tobytes())
@@ -136,7 +136,7 @@ def weights_digest(model: Any) -> str:
 
 
 class _Refused(ValueError):
-    """What is the matter with a file; the text completes "PATH: ..."."""
+    """What is wrong with a file; the text completes "PATH: ..."."""
 
 
 def _require(holds: Any, problem: str) -> None:
@@ -146,7 +146,7 @@ def _require(holds: Any, problem: str) -> None:
 
 @contextlib.contextmanager
 def _refusals(path: str | os.PathLike[str]) -> Iterator[None]:
-    """Turn whatever is the matter with a file into one line that names it."""
+    """Turn any problem with a file into one line that names it."""
     try:
         yield
     except _Refused as problem:
@@ -164,10 +164,10 @@ def _refusals(path: str | os.PathLike[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _opened(path: str | os.PathLike[str]) -> Iterator[zipfile.ZipFile]:
-    """Yield the archive once it has the three members alone, and none unpacks to far more than is stored."""
+    """Yield the archive once it has only the three members, and none unpacks to far more than is stored."""
     path = model_path(path)
     with _refusals(path), zipfile.ZipFile(path) as archive:
-        # Whatever else it held, Keras might unpack, be it by a name that leads out of the folder.
+        # Keras might unpack anything else in it, even by a name that leads out of the folder.
         wanted, names = ", ".join(_MEMBERS), ", ".join(sorted(archive.namelist()))
         _require(names == wanted, f"it is not a model file: it holds {names[:120]!r}, not {wanted}")
         for member in archive.infolist():
@@ -189,7 +189,7 @@ def _read_json(archive: zipfile.ZipFile, name: str) -> dict[str, Any]:
 
 
 def _checked(config: dict[str, Any]) -> tuple[Kind, Sizes, Identity]:
-    """Check everything in a configuration that a model is built of; whatever this raises is what is wrong with it."""
+    """Check everything in a configuration that a model is built of; any exception says what is wrong with it."""
     named = str(config.get("registered_name") or config.get("class_name"))[:60]
     kind = next((kind for kind in MODELS.values() if kind.registered_name == named), None)
     if kind is None:
@@ -242,9 +242,9 @@ def _sizes(kind: Kind, values: Any) -> Sizes:
 
 
 def _check_weights(archive: zipfile.ZipFile, wanted: int) -> None:
-    """Check the weights' number and values before any memory is set aside for a model that has so many.
+    """Check the weights' number and values before any memory is allocated for the model.
 
-    They must be numbers, finite, and within this file: what leads out of it, or round in it, is refused.
+    They must be numbers, finite, and within this file: links out of it, or in cycles, are refused.
     """
     stored, asked = archive.getinfo(_WEIGHTS).file_size, f"its sizes ask for {wanted:,} weights, but it holds"
     room = 4 * wanted + _MAX_OBJECT_BYTES * _MAX_OBJECTS

@@ -89,14 +89,14 @@ def upload(
     private: bool | None = None,
     message: str | None = None,
 ) -> str:
-    """Commit a model file, and its card (Markdown) as README.md, to a repository that is made if it is not there.
+    """Commit a model file, and its card (Markdown) as README.md, to a repository, which is created if missing.
 
-    It is made only for files that the hub will take. A revision is a branch that is there already. ``private`` makes a
-    private repository, and does not upload to one that is there and public; None is for the account's default.
-    Returns the repository's address in a browser.
+    It is created only if the hub accepts the files. A revision is an existing branch. ``private`` creates a private
+    repository, and does not upload to an existing public one; None is the account's default. Returns the repository's
+    address in a browser.
 
     Raises:
-        TrajWorldError: As :func:`download`; or there is no such branch, or the hub does not take the files.
+        TrajWorldError: As :func:`download`; or there is no such branch, or the hub does not accept the files.
     """
     files: dict[str, Path | bytes] = {address.file: file}
     if card is not None:
@@ -107,10 +107,10 @@ def upload(
             there = api.model_info(address.repo, revision=address.revision)
             if private and not there.private:
                 raise TrajWorldError(
-                    f"{page} is there already and public: make it private there, or leave out --private"
+                    f"{page} exists already and is public: make it private there, or leave out --private"
                 )
         except hub.errors.RepositoryNotFoundError as error:
-            # A branch cannot be made with the repository, which would stay empty.
+            # A branch cannot be created with the repository, which would stay empty.
             if isinstance(error, hub.errors.GatedRepoError) or address.revision is not None:
                 raise
             if card is not None:
@@ -126,7 +126,7 @@ def upload(
 
 
 def _check_card(hub: Any, card: str) -> None:
-    """Ask the hub whether it takes a card's front matter, as huggingface_hub does, but before a repository is made."""
+    """Ask the hub whether it accepts a card's front matter, as huggingface_hub does, before creating a repository."""
     answer = hub.utils.get_session().post(
         f"{hub.constants.ENDPOINT}/api/validate-yaml",
         json={"content": card, "repoType": "model"},
@@ -134,7 +134,7 @@ def _check_card(hub: Any, card: str) -> None:
     )
     if answer.status_code == 400:
         problems = "; ".join(str(error["message"]) for error in answer.json()["errors"])
-        raise ValueError(f"the hub does not take the card's front matter: {problems}")
+        raise ValueError(f"the hub does not accept the card's front matter: {problems}")
     hub.utils.hf_raise_for_status(answer)
 
 
@@ -184,12 +184,12 @@ def _client(address: HubAddress) -> Iterator[Any]:
         text = " ".join(said.split())[:200]
         answered = error.response.status_code if isinstance(error, errors.HfHubHTTPError) else 0
         refusals = {
-            401: f"{hub} wants to know who you are: {_LOGIN}",
+            401: f"{hub} requires a login: {_LOGIN}",
             403: f"your token may not do that at {hub}: {text}",
         }
         unreachable = f"{hub} cannot be reached ({text}), and the cache does not hold it"
         if constants.HF_HUB_OFFLINE:
-            unreachable = "it is not in the cache, and HF_HUB_OFFLINE forbids to fetch it"
+            unreachable = "it is not in the cache, and HF_HUB_OFFLINE forbids fetching it"
         problems: list[tuple[Any, str]] = [
             (errors.GatedRepoError, f"it is gated: ask for access at {page}, then {_LOGIN}"),
             (errors.RepositoryNotFoundError, f"there is no repository {page}, or it is private: {_LOGIN}"),

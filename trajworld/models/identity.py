@@ -1,4 +1,4 @@
-"""What a model file says of the model beside its weights: all that is needed to use it on data."""
+"""What a model file holds beside the weights: all that is needed to use the model on data."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -93,7 +93,7 @@ class Identity:
 
     @property
     def steps(self) -> int | None:
-        """The step of training that the weights are of; what was planned where a file does not say; else None."""
+        """The training step of the weights; if a file does not say, the planned number; else None."""
         found = (self.history.get(name) for name in ("step", "steps"))
         return next((count for count in found if isinstance(count, int)), None)
 
@@ -102,12 +102,12 @@ class Identity:
         return replace(self, history={**self.history, "step": step})
 
     def source_for(self, data: Dataset, chosen: Dataset | str | None = None) -> DatasetRange | None:
-        """The dataset of pre-training over whose range ``data`` are read; None for an environment that was never seen.
+        """The pre-training dataset whose range ``data`` are read over; None for an environment that was never seen.
 
-        The very same data first, then the one dataset of the same environment and M (of the same name, where the
-        environment is not known). ``chosen`` decides between several, and for an environment that was never seen: the
-        name of one of the model's own datasets; or data, which count where they are one of these. A ``TrajWorldError``
-        where several datasets fit, or none of an environment that the model saw, and ``chosen`` names none of these.
+        The same data first, then the one dataset of the same environment and M (of the same name, where the environment
+        is not known). ``chosen`` decides between several, and for an environment that was never seen: the name of one
+        of the model's own datasets; or data, which count where they are one of these. A ``TrajWorldError`` where
+        several datasets fit, or none of an environment that the model saw, and ``chosen`` names none of these.
         """
         if same := self._with_content(data.content):
             return same[0]

@@ -1,4 +1,4 @@
-"""What a world model is: all that training, model files, evaluation and rollouts know of one.
+"""The interface of a world model: all that training, model files, evaluation and rollouts use.
 
 A new kind is one file with a class that implements :class:`WorldModel`, its sizes, and an entry of :data:`MODELS`.
 """
@@ -28,7 +28,7 @@ DEFAULT = "trajworld"
 
 
 class Predicted(NamedTuple):
-    """One predicted row, ``[B, M]`` float32 each; what stands at action variates and padding is unspecified.
+    """One predicted row, ``[B, M]`` float32 each; values at action variates and padding are unspecified.
 
     Expectation and standard deviation of the predicted distribution, and the negative log-likelihood of the true value
     in nats, None for a model without one.
@@ -50,7 +50,7 @@ class Step(NamedTuple):
 
 
 class Sizes(Protocol):
-    """What the shapes of a model's weights follow from: a frozen dataclass of numbers.
+    """What determines the shapes of a model's weights: a frozen dataclass of numbers.
 
     Attributes:
         presets: Sizes by name.
@@ -80,7 +80,7 @@ class Sizes(Protocol):
 class WorldModel(Protocol):
     """Predicts the next row. A learned model is a ``keras.Model``, made as ``Class(sizes, identity, dtype=...)``.
 
-    Its weights are made at once, do not depend on M, and are float32 whatever its dtype policy. ``kind`` is its name in
+    Its weights are made at once, do not depend on M, and are float32 under any dtype policy. ``kind`` is its name in
     :data:`MODELS`, ``context`` W, how many rows of history :meth:`start` reads, and ``chunk`` K, after how many steps a
     rollout starts again from its last W rows, None for never. One that can predict a row in several ways has
     ``predictions`` too: see :func:`predictions_of`; one whose rollouts are samples by their definition says so by
@@ -98,7 +98,7 @@ class WorldModel(Protocol):
     ) -> tuple[Tensor, Tensor]:
         """Sum of the training loss over the rows (or windows) of a batch that are real, and their number; scalars.
 
-        Masked variates have no part in it. Dropout is a function of ``seed``, a scalar int32, and absent without one;
+        Masked variates are left out. Dropout is a function of ``seed``, a scalar int32, and absent without one;
         ``targets`` are ``onehot`` or ``gauss``, for a model that predicts bins.
         """
 
@@ -113,7 +113,7 @@ class WorldModel(Protocol):
     def step(self, state: State, action: Tensor, draws: Tensor | None = None) -> tuple[State, Step]:
         """Take an action, ``[B, M]``: a row with the action in its places; and predict the row that follows.
 
-        ``draws [2, B, M]`` are independent ones from [0, 1), to sample the prediction; None is for its expectation.
+        ``draws [2, B, M]`` are independent ones from [0, 1), to sample the prediction; None takes its expectation.
         """
 
 
@@ -167,12 +167,12 @@ def new_model(sizes: Sizes, identity: Identity, dtype: str = "float32") -> Any:
 
 
 def predictions_of(model: Any) -> dict[str, Callable[..., Predicted]]:
-    """The ways in which a model predicts a row, by who predicts; ``predict``, which rollouts use, is the first."""
+    """The ways in which a model predicts a row, by predictor; ``predict``, which rollouts use, is the first."""
     return getattr(model, "predictions", None) or {"model": model.predict}
 
 
 def model_config(model: Any) -> dict[str, Any]:
-    """What a model is made of again, beside its weights: plain numbers, strings and lists."""
+    """What rebuilds a model, except its weights: plain numbers, strings and lists."""
     return {
         "kind": model.kind,
         "sizes": dataclasses.asdict(model.sizes),

@@ -73,7 +73,7 @@ class MLPEnsemble(keras.Model):
         self.built = True
 
     def start_from(self, weights: list[Any]) -> None:
-        """Take another ensemble's weights, but draw bootstrap samples of its own."""
+        """Take another ensemble's weights, but draw new bootstrap samples."""
         own = np.array(self.sampling)
         self.set_weights(weights)
         self.sampling.assign(own)
@@ -185,7 +185,7 @@ class MLPEnsemble(keras.Model):
             rows = rows * self._bootstrap(ops.concatenate([before, after], axis=-1))
         present = ops.cast(batch.time_mask[:, -2], "float32")
         count = ops.sum(present)
-        # Of the variates that there are: the bounds of others would run away.
+        # Only of existing variates: the bounds of others would diverge.
         _, told = self._maps(variates, before.shape[-1])
         used = ops.matmul(told, mask)
         fixed = _BOUND_WEIGHT * ops.sum((self._bounds[1] - self._bounds[0]) * used)
@@ -226,7 +226,7 @@ class MLPEnsemble(keras.Model):
         return float(errors[chosen].mean())
 
     def alone(self) -> list["MLPEnsemble"]:
-        """Each elite as a model of its own."""
+        """Each elite as its own model."""
         found = []
         for member in np.flatnonzero(ops.convert_to_numpy(self.elite)):
             one = model_from_config(model_config(self))
@@ -287,8 +287,8 @@ class MLPEnsemble(keras.Model):
 
 
 def _reward_place(variates: Variates, count: int) -> Tensor:
-    """Before the first action; it may be masked. M where there is no action: then it can't be told from an observation,
-    and is read and predicted as one.
+    """Before the first action; it may be masked. M where there is no action: then it looks like an observation, and is
+    read and predicted as one.
     """
     actions = ops.cast(variates.is_action, "int32")
     return ops.where(ops.sum(actions) > 0, ops.cast(ops.argmax(actions), "float32") - 1, float(count))

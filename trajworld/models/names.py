@@ -15,7 +15,7 @@ ModelName = str | os.PathLike[str]
 
 
 def find_model(name: ModelName) -> Path:
-    """The local file of a model, without a look at it.
+    """The local file of a model, without opening it.
 
     ``name`` is that of a model that ships, such as ``trajworld-small``; ``hf://USER/REPO[@REVISION][/FILE.keras]``,
     which is downloaded into the Hugging Face cache unless it is there; or the path of a ``.keras`` file.
@@ -40,7 +40,7 @@ def find_model(name: ModelName) -> Path:
 
 
 def load(name: ModelName) -> Any:
-    """Read a model by its name, see :func:`find_model`, on whatever backend; ``TrajWorldError`` for a damaged file."""
+    """Read a model by its name, see :func:`find_model`, on any backend; ``TrajWorldError`` for a damaged file."""
     return load_model(find_model(name))
 
 
@@ -62,6 +62,6 @@ def save(model: Any, name: ModelName) -> None:
 
 
 def said_briefly(name: ModelName) -> str:
-    """A model's name for a record: a shipped name or an address whole, of a path the file alone."""
+    """A model's name for a record: a shipped name or an address whole, a path's file name only."""
     text = os.fspath(name)
     return text if text in shipped_models() or text.startswith(PREFIX) else Path(text).name

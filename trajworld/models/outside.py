@@ -1,4 +1,4 @@
-"""Which share of a dataset lies outside what a model was trained on."""
+"""The share of a dataset outside the range that a model was trained on."""
 
 from typing import Any
 
@@ -32,7 +32,7 @@ def share_outside(identity: Identity, dataset: Dataset, ranges: str | None = Non
     for begin in range(0, total, _ROWS_AT_ONCE):
         values = np.asarray(dataset.rows[begin : begin + _ROWS_AT_ONCE])
         out = ((values < support.lower) | (values > support.upper)) & (dataset.mask > 0)
-        # What stands for an episode's missing first reward and last action is no value.
+        # Placeholders of an episode's missing first reward and last action do not count.
         here = np.arange(begin, begin + len(values))
         out[np.isin(here, ends), size] = False
         out[np.isin(here, ends - 1), size + 1 :] = False

@@ -56,7 +56,7 @@ def training_support(minimum: ArrayLike, maximum: ArrayLike) -> Support:
 
 
 def pretraining_support(minimum: ArrayLike, maximum: ArrayLike) -> Support:
-    """The range that scales one pre-training dataset to [0, 1]: its own, not widened, but where a variate is constant.
+    """The range that scales one pre-training dataset to [0, 1]: its own, widened only where a variate is constant.
 
     Binning raw values over it is the same as scaling them to [0, 1], clipping, and binning over [0, 1].
     """

@@ -27,7 +27,7 @@ _STEPS_AT_ONCE = 10
 class Controller(Protocol):
     """What acts in a rollout of B trajectories, for ``horizon`` steps.
 
-    Controllers of one ``program`` compute the same in :meth:`act`, of other arrays, and share compilations.
+    Controllers of one ``program`` run the same :meth:`act` on other arrays, and share compilations.
     """
 
     @property
@@ -42,7 +42,7 @@ class Controller(Protocol):
     def act(self, arrays: Any, observation: Tensor, k: Tensor) -> Tensor:
         """Act, in Keras ops: ``[B, A]`` float32, in step ``k`` (a scalar int32) of the arrays, as tensors.
 
-        The row's observation, ``[B, O]``, is in a rollout the one that was predicted.
+        In a rollout, the row's observation, ``[B, O]``, is the predicted one.
         """
 
 
@@ -116,8 +116,8 @@ def compile_rollout(model: WorldModel, observation_size: int) -> Callable[..., R
         A function of a history ``[B, H, M]`` whose last row is the one to start from (its action is not read; only the
         last W rows are), its mask ``[B, H]``, the variates ``[observation..., reward, action..., padding...]``, a
         controller, and perhaps draws ``[h, 2, B, M]`` to sample the predictions instead of expecting them. It is
-        compiled once for each number of trajectories and variates and each controller's program, whatever the horizon,
-        reads the model's weights as they are at the call, and raises ``UsageError`` where shapes do not fit.
+        compiled once for each number of trajectories and variates and each controller's program, for any horizon, reads
+        the model's weights as they are at the call, and raises ``UsageError`` where shapes do not fit.
     """
     steps = model.chunk or _STEPS_AT_ONCE
     programs: dict[Hashable, Callable[..., Any]] = {}
@@ -141,7 +141,7 @@ def compile_rollout(model: WorldModel, observation_size: int) -> Callable[..., R
             state, rows, *predicted = programs[controller.program](rows, mask, variates, state, arrays, drawn)
             mask = np.pad(mask, [(0, 0), (0, steps)], constant_values=1)[:, steps:]
             found.append(predicted)
-        # Read at the end alone: until then the device has always the next chunk to work on.
+        # Read only at the end: until then the device always has the next chunk to work on.
         values, unclipped, stds, actions = (
             np.concatenate([_host(part) for part in parts], axis=1)[:, : controller.horizon]
             for parts in zip(*found, strict=True)

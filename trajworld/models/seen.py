@@ -12,8 +12,8 @@ _VERSION = re.compile(r"-v\d+$")
 
 
 def environments_seen(identity: Identity) -> tuple[list[str], bool]:
-    """The names of the environments that a model was trained on, by itself or as those that it was started from; and
-    whether these are all: data and models of unknown environments are listed by their own names.
+    """The names of the environments that a model, or one that it started from, was trained on; and whether these are
+    all: data and models of unknown environments are listed by their own names.
     """
     names = identity.history.get("environments")
     if not isinstance(names, list):
@@ -25,17 +25,18 @@ def environments_seen(identity: Identity) -> tuple[list[str], bool]:
 
 
 def with_init(environments: Iterable[str], init: Identity, name: str) -> list[str]:
-    """The environments that a new model is trained on, and those that ``init``, the model that it is started from, saw,
-    with its own ``name`` where not all of these are known.
+    """The environments that a new model is trained on, and those that ``init``, the model it starts from, saw, with its
+    own ``name`` if not all of these are known.
     """
     seen, known = environments_seen(init)
     return sorted({*environments, *seen, *(() if known else (name,))})
 
 
 def check_unseen(identity: Identity, environment: str) -> bool:
-    """Refuse a model that cannot be tested zero-shot in an environment, as far as its file tells; whether it tells all.
+    """Refuse a model that cannot be tested zero-shot in an environment, as far as its file says; returns whether it
+    says all.
 
-    A changed environment (``gymnasium/Pendulum-v1?g=7.0``) was seen if the model was trained on it under these very
+    A changed environment (``gymnasium/Pendulum-v1?g=7.0``) was seen if the model was trained on it under the same
     changes; any other (``gymnasium/Hopper-v5``) if it was trained on it with any changes, or in another version.
 
     Raises:

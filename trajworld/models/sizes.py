@@ -39,7 +39,7 @@ class TransformerSizes:
             raise UsageError(f"a model's dropout must lie in [0, 1), not {self.dropout}")
 
     def _parameters(self, layers: int, entries: int) -> int:
-        """The weights of so many attentions with their nets, and tables of so many entries beside those of all."""
+        """The weights of ``layers`` attentions with their nets, and of tables with ``entries`` more than usual."""
         width = self.width
         # Attention's dense layers, the feed-forward net's, and two norms.
         layer = (4 * width * width + 4 * width) + (8 * width * width + 5 * width) + 4 * width
@@ -75,7 +75,7 @@ class TDMSizes(TransformerSizes):
 
     @property
     def variates(self) -> int:
-        """No table of theirs limits them."""
+        """Unlimited: they have no table."""
         return 2**31
 
     @property
@@ -95,8 +95,8 @@ TDMSizes.presets.update(
     small=TDMSizes(blocks=3, width=96, heads=4),
     paper=TDMSizes(blocks=6, width=384, heads=4),
 )
-# Short runs need higher rates than the published ones: each preset has its own peak and share of warm-up, and so has
-# what starts from a model, which needs less of it.
+# Short runs need higher rates than the published ones: each preset has its own peak and share of warm-up, and so do
+# runs that start from a model, which need less of it.
 _SETTINGS = ("steps", "batch_size", "learning_rate", "warmup_steps", "decay_steps")
 for _preset, _kind, *_values in (
     ("tiny", "pretrain", 300, 16, 3e-3, 15),
@@ -109,9 +109,8 @@ for _preset, _kind, *_values in (
 ):
     TrajWorldSizes.runs[_preset, _kind] = dict(zip(_SETTINGS, _values, strict=False))
 for _kind in ("train", "init"):
-    # By Muon the error is 0.5 to 0.6 of AdamW's from scratch, and 0.8 to 0.9 fine-tuned (docs/diagnosis.md). At these
-    # rates a model learns the very bins of little noisy data by heart: soft targets and the decay of the weights
-    # prevent that.
+    # With Muon the error is 0.5 to 0.6 of AdamW's from scratch, and 0.8 to 0.9 fine-tuned (docs/diagnosis.md). At these
+    # rates a model memorises the bins of small noisy data: soft targets and weight decay prevent that.
     TrajWorldSizes.runs["small", _kind] |= {"targets": "gauss", "optimizer": "muon"}
 # With another optimiser than the preset's.
 TrajWorldSizes.runs["small", "train", "adamw"] = {"learning_rate": 3e-3}

@@ -35,7 +35,7 @@ class TDM(WindowTransformer):
 
     @property
     def predictions(self) -> dict[str, Callable[..., Predicted]]:
-        """Two errors: of a rollout's first step, and of one that is told the true values within the row."""
+        """Two errors: of a rollout's first step, and of one that is given the true values within the row."""
         return {"autoregressive model": self.predict, "teacher-forced model": self.predict_teacher_forced}
 
     def call(
@@ -111,7 +111,7 @@ class TDM(WindowTransformer):
         rows: int | None = None,
         offset: int = 0,
     ) -> Tensor:
-        """What the blocks make of the tokens of the last ``rows`` rows, ``[B * rows * M, d]``."""
+        """The blocks' output at the tokens of the last ``rows`` rows, ``[B * rows * M, d]``."""
         batch, time, count = ops.shape(values)
         x = self._embed(values, ops.arange(time) + offset, variates)
         grid, attendable = (batch, time * count, 1), causal(_token_mask(mask, variates, count))

@@ -48,7 +48,7 @@ class TrajWorld(WindowTransformer):
         Args:
             values: ``[B, T, M]`` raw values, rows ``[observation, reward, action]``.
             time_mask: ``[B, T]``, 1 for real rows, 0 for left padding.
-            variates: What is known of the M variates.
+            variates: Properties of the M variates.
             seed: Scalar int32 that dropout is a function of; None for inference.
             rows: Answer for the last ``rows`` rows only; None for all.
             offset: The first row's position in the window, where that lacks its first rows, which are padding.
@@ -62,7 +62,7 @@ class TrajWorld(WindowTransformer):
         return self._logits(x, (batch, rows or time, count))
 
     def next_rows(self, batch: Batch, seed: Tensor | None = None) -> Tensor:
-        """From the rows before each alone."""
+        """Only from the rows before each."""
         return self(batch.values[:, :-1], batch.time_mask[:, :-1], batch.variates, seed=seed)
 
     def predict(self, batch: Batch, short: Short = "padded") -> Predicted:

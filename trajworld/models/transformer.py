@@ -43,7 +43,7 @@ class WindowTransformer(keras.Model):
     axes: ClassVar[tuple[str, ...]]
 
     def __init__(self, sizes: Any, identity: Identity | None = None, **kwargs: Any) -> None:
-        # Raw values must reach the tokenizer in float32 whatever the policy: Keras would cast them to bfloat16 first.
+        # Raw values must reach the tokenizer in float32 under any policy: Keras would cast them to bfloat16 first.
         super().__init__(autocast=False, **kwargs)
         self.sizes = sizes
         self.identity = identity or Identity()
@@ -75,7 +75,7 @@ class WindowTransformer(keras.Model):
         return made
 
     def build(self, input_shape: Any = None) -> None:
-        """Make the weights; no shape of the inputs matters to them."""
+        """Make the weights; they do not depend on the inputs' shapes."""
         if self.built:  # type: ignore[has-type]
             return
         self.input_projection.build((None, self.sizes.bins))
@@ -83,12 +83,12 @@ class WindowTransformer(keras.Model):
         self.built = True
 
     def __call__(self, values: Tensor, *arguments: Any, **named: Any) -> Any:
-        """Check the sizes, then ``call``: an error raised within that is one that Keras rewrites."""
+        """Check the sizes, then ``call``: Keras rewrites errors that are raised within that."""
         self._check_sizes(values.shape, named.get("offset", 0))
         return super().__call__(values, *arguments, **named)
 
     def next_rows(self, batch: Batch, seed: Tensor | None = None) -> Tensor:
-        """Logits ``[B, T - 1, M, bins]`` of each row of windows but the first, what is true before it being known."""
+        """Logits ``[B, T - 1, M, bins]`` of each row of windows but the first, given the true values before it."""
         raise NotImplementedError
 
     def loss_sums(
@@ -108,7 +108,7 @@ class WindowTransformer(keras.Model):
     def _encode(self, x: Tensor, grid: Grid, time_mask: Tensor, variates: Variates, length: int) -> Cache:
         """The keys and values of a grid's ``x``, in a cache with room for ``length`` of its T."""
         x, pairs = self._blocks(x, grid, causal(time_mask), variates, self.sizes.blocks - 1)
-        # Nobody reads what the last block makes of these rows, only what later rows attend to.
+        # The last block's output at these rows is not used, only what later rows attend to.
         pairs.append(self.temporal[-1].query_key_value_of(x, grid)[1:])
         room = length - grid[1]
 
@@ -127,9 +127,9 @@ class WindowTransformer(keras.Model):
     def _decode(
         self, x: Tensor, grid: Grid, added: Tensor, position: Tensor, cache: Cache, variates: Variates
     ) -> tuple[Tensor, Cache]:
-        """Add the T of a grid to a cache that holds ``position`` already, all of which they attend to.
+        """Add the T of a grid to a cache that holds ``position`` already; they attend to all of these.
 
-        ``added`` is their mask, ``[B, T]``. Returns what the blocks make of ``x``, and the cache.
+        ``added`` is their mask, ``[B, T]``. Returns the blocks' output for ``x``, and the cache.
         """
         batch, time, _ = grid
         length = cache.time_mask.shape[1]
@@ -165,7 +165,7 @@ class WindowTransformer(keras.Model):
         real = None if variates.mask is None else ops.reshape(variates.mask, (1, 1, 1, 1, -1)) > 0
         pairs = []
         for index in range(count):
-            # Nobody reads the last block's earlier rows when only the last are asked for.
+            # The last block's earlier rows are not used when only the last are asked for.
             asked = rows if index == self.sizes.blocks - 1 else None
             cached = {} if held is None else {"cache": held[index], "cache_index": position}
             x, pair = self.temporal[index](

@@ -54,8 +54,8 @@ class Planner:
     Raises:
         TrajWorldError: The data have no rewards, or the proposal cannot act there; or when acting, no candidate's
             predictions are finite.
-        UsageError: When acting, the environment is of other sizes than the data, its bounds are none, or the
-            observation is not finite.
+        UsageError: When acting, the environment's sizes are not the data's, its bounds are none, or the observation is
+            not finite.
     """
 
     model: WorldModel
@@ -196,7 +196,7 @@ def _proposed(
     bounds: tuple[Floats, Floats],
     generator: np.random.Generator,
 ) -> PolicyController:
-    """A policy's actions, drawn where it is stochastic, with noise ``[h, N, A]`` on top, kept to the bounds."""
+    """A policy's actions, drawn where it is stochastic, plus noise ``[h, N, A]``, clipped to the bounds."""
     horizon, count, _ = noise.shape
     own = policy.draws(horizon, count, generator)
     weights = {"policy": policy.weights, "low": bounds[0], "high": bounds[1]}

@@ -233,9 +233,7 @@ def in_box(
     return np.clip((middle + half * unit).astype(np.float32), low, high)
 
 
-def in_unit(
-    actions: NDArray[Float], low: NDArray[np.float32], high: NDArray[np.float32]
-) -> NDArray[Float]:
+def in_unit(actions: NDArray[Float], low: NDArray[np.float32], high: NDArray[np.float32]) -> NDArray[Float]:
     """The inverse of :func:`in_box`; 0 where the box has no width."""
     middle, half = (low + high) / 2, (high - low) / 2
     return np.divide(actions - middle, half, out=np.zeros_like(actions), where=half > 0)

@@ -16,7 +16,7 @@ _SQUASHED = {"tanh_gaussian": True, "gaussian": False}
 
 
 def read_dope(path: str | os.PathLike[str]) -> Policy:
-    """Read a policy of the benchmark, for actions in [-1, 1]; the file's name tells its environment."""
+    """Read a policy of the benchmark, for actions in [-1, 1]; the file's name gives its environment."""
     content, name = read_pickle(path), Path(path).name
     if not isinstance(content, dict) or str(content.get("output_distribution")) not in _SQUASHED:
         raise TrajWorldError(

@@ -83,7 +83,7 @@ def read_policy(
     """Read a policy: one of this library (``.npz``), a pickle of DOPE, or a zip of Stable-Baselines3.
 
     Args:
-        path: The file, whose content tells which it is; or the name of one that ships, ``zoo/hopper-03``.
+        path: The file, whose content says which it is; or the name of one that ships, ``zoo/hopper-03``.
         environment: What the policy was made for, where the file does not say or another is meant.
         vecnormalize: See ``read_sb3``.
         deterministic: Leave out the noise.
@@ -107,10 +107,10 @@ def read_policy(
 
 def zoo_files(name: str | os.PathLike[str]) -> list[Path]:
     """The files of policies that ship, the weakest first: all (``zoo``), a robot's (``zoo/hopper``) or one
-    (``zoo/hopper-03``). None for another name, and none where a file or folder of that name is there.
+    (``zoo/hopper-03``). None for another name, and none if a file or folder of that name exists.
 
     Raises:
-        UsageError: None that ships is called so.
+        UsageError: None that ships has that name.
     """
     zoo, _, wanted = os.fspath(name).partition("/")
     if zoo != _ZOO.name or os.path.exists(name):
@@ -130,9 +130,9 @@ def zoo_truth(files: Iterable[Path]) -> Path | None:
 
 
 def find_policies(folder: str | os.PathLike[str]) -> dict[Path, Policy | str]:
-    """The policies in a folder and those below it, by path: what was read of each, or why it cannot be, in words.
+    """The policies in a folder and below it, by path: each as it was read, or why it cannot be, in words.
 
-    Those that ship, of ``zoo`` or ``zoo/hopper``, are by their names.
+    Those that ship (``zoo`` or ``zoo/hopper``) are listed by name.
     """
     if shipped := zoo_files(folder):
         return {Path("zoo", path.stem): load_policy(path) for path in shipped}

@@ -37,9 +37,9 @@ class Layer(NamedTuple):
 
 @functools.cache
 def policy_function(activation: str, squash: bool) -> Callable[..., Tensor]:
-    """What policies of one form compute, as a ``PolicyController`` of a rollout takes it.
+    """The function of policies of one form, as a rollout's ``PolicyController`` takes it.
 
-    Policies of one form have the same function, and so share compilations. It makes actions ``[B, A]`` of weights,
+    Policies of one form have the same function, and so share compilations. It computes actions ``[B, A]`` from weights,
     observations ``[B, O]`` and standard normal noise ``[B, A]`` (None: mean actions), in Keras ops or those of ``ops``.
     """
 
@@ -169,12 +169,12 @@ class Policy:
 
     @property
     def form(self) -> Hashable:
-        """What policies have in common that act in one batch, see :func:`stacked_weights`."""
+        """What policies in one batch have in common, see :func:`stacked_weights`."""
         return self.sizes, self.function, self.log_std is None
 
     @property
     def each_function(self) -> Callable[..., Tensor]:
-        """As :attr:`function`, of weights ``[B, ...]``: another policy for each observation."""
+        """As :attr:`function`, of weights ``[B, ...]``: one policy for each observation."""
         return _each_its_own(self.function)
 
     @property
@@ -199,7 +199,7 @@ class Policy:
         return generator.standard_normal((horizon, batch, self.action_size), np.float32)
 
     def deterministic(self) -> "Policy":
-        """The policy that does the mean action."""
+        """The policy that takes the mean action."""
         return replace(self, log_std=None)
 
     def act(self, observations: NDArray[np.floating], generator: np.random.Generator | None = None) -> Floats:
@@ -215,7 +215,7 @@ class Policy:
         return lambda observation, reward: np.clip(self.act(observation[None], generator)[0], low, high)
 
     def describe(self) -> dict[str, Any]:
-        """What there is to know of it, as JSON has it."""
+        """Its properties, as JSON values."""
         layers = (*self.layers, self.mean, *filter(None, [self.log_std]))
         return {
             "environment": self.environment,

@@ -1,4 +1,4 @@
-"""Policies of Stable-Baselines3: the actor in the zip that ``model.save`` writes, by arrays and names alone."""
+"""Policies of Stable-Baselines3: the actor in the zip that ``model.save`` writes, from arrays and names alone."""
 
 import base64
 import json
@@ -33,7 +33,7 @@ class Actor(NamedTuple):
     log_std_range: tuple[float, float] = (-math.inf, math.inf)
 
 
-# Layers that the critic shares are of versions before 1.8.
+# Layers shared with the critic are of versions before 1.8.
 _LAYERS = ("mlp_extractor.shared_net", "mlp_extractor.policy_net", "action_net")
 _SAC = Actor(("actor.latent_pi", "actor.mu"), "actor.log_std", "ReLU", True, (-20.0, 2.0))
 ACTORS = {
@@ -51,7 +51,7 @@ def read_sb3(path: str | os.PathLike[str], vecnormalize: str | os.PathLike[str] 
     """Read the policy of an agent that Stable-Baselines3 (1.0 and later) or its contrib package saved.
 
     Neither they nor PyTorch are needed. Exploration by gSDE, whose noise lasts for several steps, is left out: such a
-    policy does its mean action.
+    policy takes its mean action.
 
     Args:
         path: The zip.

@@ -107,8 +107,8 @@ def search_policies(
     strategy where all directions count.
 
     ``run`` runs a policy in the episode of a number and returns it; None where it broke at once. The search ends with
-    the generation in which it has used ``transitions``. Given are the policies after its parts ``search.marks``; none
-    for 0 transitions. They are a function of ``run``, ``transitions``, the generator and ``search``.
+    the generation in which it has used ``transitions``. Returns the policies after its parts ``search.marks``; none for
+    0 transitions. They depend only on ``run``, ``transitions``, the generator and ``search``.
     """
     if transitions < 1:
         return []
@@ -137,7 +137,7 @@ def search_policies(
     if not starts:
         return []
     rows = np.concatenate(seen).astype(np.float64)
-    # Of equal returns the last comes first, here and in a generation.
+    # Ties go to the last, here and in a generation.
     best = sorted(starts, key=lambda start: start[0])[-1][1]
     best = replace(best, mean=rows.mean(0), scale=np.maximum(rows.std(0), _LEAST_SCALE), noise=0.0)
     spans = np.repeat(search.exploration, (3, observations))

@@ -1,8 +1,7 @@
 """Training policies: snapshots of growing skill by soft actor-critic, and the transitions that they learn from.
 
-A segment of steps is either finished or does not count. Each makes the agent anew from what the last one left: its
-weights, and as its replay buffer the stream of transitions itself. So a run that was stopped continues as if it had
-not been.
+A segment of steps is either finished or does not count. Each rebuilds the agent from the results of the last one: its
+weights, and the stream of transitions as its replay buffer. So a stopped run continues as if it had not been.
 """
 
 from collections.abc import Callable, Iterator
@@ -27,7 +26,7 @@ _STREAM = ("observations", "next_observations", "actions", "rewards", "dones", "
 
 
 class _Simulator(gymnasium.Env):
-    """An environment as Stable-Baselines3 wants it; a step that breaks it cuts the episode and leads nowhere."""
+    """An environment as Stable-Baselines3 expects it; a step that breaks it cuts the episode and leads nowhere."""
 
     def __init__(self, name: str) -> None:
         self.environment = open_environment(name)
@@ -72,19 +71,19 @@ def train_policies(
     seed: int = 0,
     progress: Progress = lambda *_: None,
 ) -> list[Path]:
-    """Train by soft actor-critic and keep a policy after every so many steps; continue where there is a beginning.
+    """Train by soft actor-critic and keep a policy every ``every`` steps; a stopped training continues.
 
     ``folder/snapshot-NNN.npz`` are the policies and ``folder/stream-NNN.npz`` the transitions, for
     :func:`stream_episodes`. PyTorch is set to one thread, which such small networks are fastest with.
 
     Args:
         environment: Its name.
-        folder: Where everything is kept; a training of the same settings there is continued.
+        folder: Where everything is kept; a training run of the same settings there is continued.
         every: Steps of a segment, from one snapshot to the next.
-        snapshots: How many there are in the end.
+        snapshots: Their number in the end.
         network: The widths of the hidden layers.
-        seed: Runs of equal settings on one machine are alike, interrupted or not.
-        progress: Told of steps: how many are done, of how many, of what.
+        seed: Runs of equal settings on one machine are equal, interrupted or not.
+        progress: Called with the number of steps done, the total and a label.
 
     Returns:
         The snapshots' files.
@@ -95,7 +94,7 @@ def train_policies(
     """
     if every < 1 or snapshots < 1 or not network or min(network) < 1 or seed < 0:
         raise UsageError(f"every {every}, snapshots {snapshots}, network {network}, seed {seed}: too small")
-    # Before torch, which it brings: where neither is installed, this is what to ask for.
+    # Before torch, which it installs: if neither is there, this is what to ask for.
     import stable_baselines3  # noqa: F401
 
     folder = Path(folder)
@@ -144,7 +143,7 @@ def stream_episodes(folder: str | Path, first: int, last: int) -> Iterator[Episo
 
 
 def find_training(policy: Policy, folder: str | Path) -> tuple[Path, int] | None:
-    """The training below ``folder`` that left a policy, and how many segments it had then; None where there is none."""
+    """The training run below ``folder`` that made a policy, and its number of segments then; None if there is none."""
     for record in sorted(Path(folder).rglob("training.json")):
         for path in sorted(record.parent.glob("snapshot-*.npz")):
             if np.array_equal(load_policy(path).mean.kernel, policy.mean.kernel):
@@ -160,7 +159,7 @@ def _train_segment(
     state: dict[str, Any],
     progress: Callable[[int], None],
 ) -> dict[str, Any]:
-    """Train for a segment from what the one before left, and keep it; the state after it."""
+    """Train for a segment from the state of the last, and keep it; returns the state after it."""
     import torch
     from stable_baselines3 import SAC
     from stable_baselines3.common.logger import Logger
@@ -236,7 +235,7 @@ def _read_stream(folder: Path, segment: int) -> dict[str, Any]:
 
 
 def _read_state(path: Path) -> dict[str, Any]:
-    """What the last finished segment left; empty before the first is finished."""
+    """The state after the last finished segment; empty before the first."""
     try:
         return _tensors(read_torch(path)) if path.exists() else {}
     except TrajWorldError as error:

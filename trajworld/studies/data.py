@@ -1,8 +1,8 @@
-"""What studies that train start from: a model, and datasets, or of each environment a pool and a test set.
+"""What training studies start from: a model and datasets, or a pool and a test set of each environment.
 
 Training data are drawn from the pool. Both come from one collection: behaviours of many kinds, and policies that a
-search found before, 40 % of the episodes. Each episode has a seed of its own; the first are the pool, the others the
-test set.
+search found before, 40 % of the episodes. Each episode has its own seed; the first are the pool, the others the test
+set.
 """
 
 import contextlib
@@ -123,7 +123,7 @@ class StudyData:
         return Cell(task, about, places)
 
     def behaviours(self, pool: int) -> Cell:
-        """A cell of :func:`describe_behaviours`, of a pool of so many transitions."""
+        """A cell of :func:`describe_behaviours`, of a pool of ``pool`` transitions."""
         metadata = metadata_file(dataset_path(_pool_id(self.environment, pool)))
         about = {"environment": self.environment, "data": self.digests}
         return Cell(describe_behaviours, about, {"metadata": str(metadata)})
@@ -138,9 +138,9 @@ def open_data(environment: str, pool: int, windows: int = 1024) -> StudyData:
 def collect_data(
     environments: Sequence[str], pool: int, workers: int, say: Callable[[str], None] = lambda line: None
 ) -> None:
-    """Collect the pools and test sets that are not there yet; any number of workers gives the same data.
+    """Collect the missing pools and test sets; any number of workers gives the same data.
 
-    Where only one of the two is there, both are made again: an episode that is in both would leak.
+    If only one of the two exists, both are made again: an episode that is in both would leak.
     """
     missing = [job for job in (_job(name, pool) for name in environments) if not _is_there(job)]
     check_families(missing)
@@ -169,7 +169,7 @@ def check_draws(data: StudyData, sizes: Sequence[int], seeds: int) -> None:
 
 
 def describe_behaviours(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[dict[str, Any]]:
-    """What the episodes of a pool are like: the rows of :func:`returns_by_behaviour`."""
+    """Statistics of a pool's episodes: the rows of :func:`returns_by_behaviour`."""
     return list(read_json(Path(places["metadata"]))[_KEY]["behaviours"])
 
 
@@ -203,7 +203,7 @@ def _test_id(pool: str) -> str:
 
 
 def _is_there(job: Job) -> bool:
-    """Whether both datasets are there; those that are there must be of one collection of this recipe."""
+    """Whether both datasets exist; existing ones must be of one collection of this recipe."""
     paths = [dataset_path(one) for one in (_test_id(job.dataset_id), job.dataset_id)]
     found = [nested(read_json(metadata_file(path)), _KEY) for path in paths if path.exists()]
     recipes, versions = ([one.get(name) for one in found] for name in ("recipe", "versions"))
@@ -223,7 +223,7 @@ def _write(job: Job, gathered: Gathered, pool: int) -> None:
             f"{about.name}: {len(lengths)} episodes are too few to train and test on: collect more"
         )
     parts = {_test_id(job.dataset_id): slice(first, None), job.dataset_id: slice(0, first)}
-    # What is there of an earlier collection goes first: an interrupted run never mixes datasets of two collections.
+    # Datasets of an earlier collection are removed first: an interrupted run never mixes datasets of two collections.
     for path in filter(Path.exists, map(dataset_path, parts)):
         shutil.rmtree(path)
     for dataset_id, chosen in parts.items():

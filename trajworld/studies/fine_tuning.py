@@ -48,7 +48,7 @@ _OF_RUNS = ["learning_rate", "seed", "step", "mae_std", "nll", "holdout_loss", "
 
 
 def check_plan(sizes: Sequence[int], learning_rates: Sequence[float], pool: int, **counts: int) -> None:
-    """Refuse a plan of which no run can be made; ``counts`` must be at least 1."""
+    """Refuse a plan without a possible run; ``counts`` must be at least 1."""
     check_ascending("sizes", sizes, 1)
     if sizes[-1] > pool:
         raise UsageError(f"{pool:,} transitions collected cannot give {sizes[-1]:,} to train on")
@@ -106,7 +106,7 @@ def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) ->
     """
     steps, began = settings["steps"], time.perf_counter()
     test, init, rows = open_dataset(places["test"]), places.get("init"), []
-    # Those of the models that the initial one was itself started from included.
+    # Including those of the models that the initial one started from.
     seen = environments_seen(load_model(init).identity)[0] if init else []
     with tempfile.TemporaryDirectory(prefix="trajworld-", ignore_cleanup_errors=True) as folder:
         run = start_run(Path(folder) / "run", _config(settings, places))
@@ -178,7 +178,7 @@ def error_row(errors: one_step.PredictionErrors | None) -> Row:
 
 
 def _model_row(model: Any, test: Dataset, compiled: Mapping[str, one_step.OneStep], **choice: Any) -> Row:
-    """:func:`error_row` of a model, and of its other ways to predict with who predicts in the columns' names."""
+    """:func:`error_row` of a model, and of its other ways to predict, with the predictor in the columns' names."""
     row: Row = {}
     for predictor, each in compiled.items():
         errors = error_row(one_step.prediction_errors(model, test, one_step=each, **choice))
@@ -215,7 +215,7 @@ def rows_of(table: pd.DataFrame, task: str = "train_and_measure") -> pd.DataFram
 
 
 def error_columns(rows: pd.DataFrame) -> dict[str, str]:
-    """The columns of the mean error of rows, by who predicts: the model, and its other ways to predict."""
+    """The columns of the mean error of rows, by predictor: the model, and its other ways to predict."""
     others = (name for name in rows.columns if name.startswith("mae_std, "))
     return {"model": "mae_std"} | {name.removeprefix("mae_std, "): name for name in others}
 
@@ -243,14 +243,14 @@ def chosen_runs(table: pd.DataFrame, rates: int, seeds: int) -> pd.DataFrame:
 
 
 def savings(runs: pd.DataFrame) -> list[tuple[float, dict[str, dict[str, float]]]]:
-    """What both sides need for scratch's last and for its least mean error on the most data, of the measured amounts.
+    """The measured amounts with which both sides reach scratch's last and its least mean error on the most data.
 
     Returns:
-        Each of the two errors, and for it, of ``transitions`` (after the last step; from scratch at any step, where the
-        last has lost the error again) and of ``steps`` (on the most transitions): what is needed ``from scratch`` and
-        ``fine-tuned``, infinite where it never has the error; ``≈``, an estimate of the latter by interpolation; and
-        ``factor``, the first divided by the second. Of ``transitions``, too, ``at any step``: the least with which
-        fine-tuning has the error at any step.
+        Each of the two errors, and for it, of ``transitions`` (after the last step; from scratch at any step, if the
+        error rises again before the last) and of ``steps`` (on the most transitions): what is needed ``from scratch``
+        and ``fine-tuned``, infinite if it never reaches the error; ``≈``, an estimate of the latter by interpolation;
+        and ``factor``, the first divided by the second. Of ``transitions``, too, ``at any step``: the least with which
+        fine-tuning reaches the error at any step.
     """
     scratch, tuned = (
         runs[runs["side"] == side].pivot_table(index="transitions", columns="step", values="mae_std")

@@ -80,8 +80,8 @@ class Grid(TrainedOnEach):
       observation and reward, and of the observation alone, raw (as published) and in standard deviations of each
       variate of the dataset that is tested on. A model reads a dataset over the range that it was trained on.
     - Episodes: a tenth of each dataset's, the same for all models and seeds, is set aside, and tested on; a tenth of
-      the others, by the seed, is held out to choose the best weights. No model is tested on an episode that it saw, but
-      where datasets share episodes.
+      the others, by the seed, is held out to choose the best weights. No model is tested on an episode that it saw,
+      except where datasets share episodes.
     - Relative: the error divided by the mean error of TrajWorld from scratch on the same pair, then averaged over
       pairs. In distribution are the pairs of a dataset with itself.
     - Intervals: by seed the least and the greatest; else 95 % of a bootstrap over the datasets that are trained on,
@@ -91,13 +91,13 @@ class Grid(TrainedOnEach):
     - Published: on other versions of the datasets, with models of 9.6 million weights and many more steps.
 
     Attributes:
-        models: Which models.
+        models: The models.
         corpus: What the others are pre-trained on, as trajworld pretrain takes it.
-        pretrain_minutes: Of each of them.
+        pretrain_minutes: Minutes for each of them.
         pretrained_width: Hidden units of a layer of the pre-trained ensemble.
-        seeds: Of TrajWorld fine-tuned and from scratch.
-        baseline_seeds: Of the other models.
-        windows: Of each dataset that are predicted.
+        seeds: Seeds of TrajWorld fine-tuned and from scratch.
+        baseline_seeds: Seeds of the other models.
+        windows: Windows of each dataset to predict.
     """
 
     name: ClassVar[str] = "grid"

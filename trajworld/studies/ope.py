@@ -1,4 +1,4 @@
-"""The study of off-policy evaluation: which of several policies is best, told without running one."""
+"""The study of off-policy evaluation: which of several policies is best, without running one."""
 
 import itertools
 from collections.abc import Mapping
@@ -46,25 +46,25 @@ class Ope(TrainedOnEach):
     set for other studies, and not trained on. Each policy of the dataset's environment then acts inside each
     model, from the first states of the dataset's episodes.
 
-    - Estimate: the mean discounted return of the rollouts. Predictions are expectations, the ensemble's samples of
-      an elite for each step, clipped to the dataset's range; the environment's rule says on the unclipped prediction
+    - Estimate: the mean discounted return of the rollouts. Predictions are expectations, the ensemble's samples of an
+      elite for each step, clipped to the dataset's range; the environment's rule decides on the unclipped prediction
       whether a rollout ends.
     - Truth: the mean discounted return of the policy in the simulator.
     - Fitted Q: fitted Q evaluation, which needs no model, on all episodes of the same dataset.
-    - Policies: how many have a finite estimate, of the seed with the fewest; the others have no part in the metrics.
+    - Policies: how many have a finite estimate, of the seed with the fewest; the metrics leave out the others.
     - Error / range, regret: in units of the difference of the best and the worst true value of the policies.
     - In brackets the least and the greatest of the seeds.
 
     Attributes:
         policies: Files of policies, folders of them, or zoo, those that ship.
-        methods: Of fine-tuned, from scratch, MLP ensemble and fitted Q.
-        iterations: Of fitted Q evaluation, which has no horizon.
-        seeds: How many.
+        methods: Any of fine-tuned, from scratch, MLP ensemble and fitted Q.
+        iterations: Iterations of fitted Q evaluation, which has no horizon.
+        seeds: Number of seeds.
         discount: γ.
         horizon: The most steps of a rollout.
         states: Initial states of each estimate.
-        sample: Sample the models' predictions, as the ensemble's always are; else each is its expectation.
-        episodes: Of each policy in the simulator.
+        sample: Sample the models' predictions, as the ensemble's always are; else use expectations.
+        episodes: Episodes of each policy in the simulator.
     """
 
     name: ClassVar[str] = "ope"

@@ -56,18 +56,18 @@ class Quickstart:
     - Error: the mean absolute error of the one-step prediction of observation and reward, in standard deviations of
       each variate.
     - Learning rate: the one with the lowest loss on the run's own held-out episodes, for each side and amount of data.
-    - Zero-shot: the pre-trained model without any update, told the range of the variates in the least data.
+    - Zero-shot: the pre-trained model without any update, given the variates' range in the least data.
     - It is a demonstration, not a benchmark: one seed, one robot, and so few steps that neither side is fully trained.
 
     Attributes:
         model: The pre-trained model.
-        environment: Which the model never saw.
+        environment: One that the model never saw.
         sizes: Transitions to train on.
         pool: Transitions that are collected to draw from.
         test: Transitions that are collected to test on.
-        windows: Of the test set that are predicted.
+        windows: Windows of the test set to predict.
         learning_rates: Tried by both sides.
-        steps: Of training.
+        steps: Steps of training.
         batch_size: Windows in a batch.
         horizon: Steps of the predicted trajectories that are drawn.
         seed: Of everything that is random.
@@ -109,7 +109,7 @@ class Quickstart:
         return f"unseen/{parse_name(self.environment).slug}-v{version}"
 
     def prepare(self, workers: int, say: Say) -> None:
-        """Read the model and collect both datasets, where they are not there yet."""
+        """Read the model and collect both datasets, if they are missing."""
         _ = self._model
         with _datasets_in(self.datasets):
             for version, transitions in enumerate((self.pool, self.test)):
@@ -213,7 +213,7 @@ class Quickstart:
 
 @contextlib.contextmanager
 def _datasets_in(folder: str) -> Iterator[None]:
-    """Let Minari keep its datasets in ``folder`` for the time being; where it keeps them where that is empty."""
+    """Let Minari keep its datasets in ``folder`` meanwhile; in its usual one if that is empty."""
     name = "MINARI_DATASETS_PATH"
     before = os.environ.get(name)
     try:

@@ -54,10 +54,10 @@ class TrainedOnEach:
         suite: Name of a suite of behaviour datasets that trajworld data collect-suite made.
         datasets: Datasets in place of a suite's, as trajworld data inspect takes them.
         model: The model to fine-tune: a name that ships, such as trajworld-small, a file, or hf://USER/REPO.
-        steps: Of fine-tuning and of training from scratch.
+        steps: Steps of fine-tuning and of training from scratch.
         batch_size: Windows in a batch of these.
-        learning_rate: Of both; where not given, the preset's.
-        ensemble_steps: Of the ensemble, at most, with batches and a rate of its own.
+        learning_rate: Of both; by default the preset's.
+        ensemble_steps: The most steps of the ensemble, with its own batches and rate.
     """
 
     suite: str = ""
@@ -133,7 +133,7 @@ def train_model(settings: Mapping[str, Any], places: Mapping[str, str]) -> Resul
     init = places.get("init")
     if source := settings.get("init", {}).get("cell"):
         init = str(weights_of(source, places))
-        # Its weights are kept by now: what it would have continued from is not needed any more.
+        # Its weights are kept by now: what it would have continued from is no longer needed.
         shutil.rmtree(_run_folder(source, places), ignore_errors=True)
     news: list[Report] = []
     began = time.perf_counter()
@@ -182,8 +182,9 @@ def pretrain_model(settings: Mapping[str, Any], places: Mapping[str, str]) -> Re
     """Pre-train a model for about ``minutes``; its last weights are the cell's file ``.keras``.
 
     After a tenth of the time the number of steps is set by the speed until then, so that the learning rate's cosine
-    ends with them. The run lies beside the cell's files and is continued after a kill; who uses the weights removes it.
-    The row: ``step``, the number of steps; ``seconds`` of training; ``holdout_loss`` at the end; and ``parameters``.
+    ends with them. The run lies beside the cell's files and is continued after a kill; the cell that uses the weights
+    removes it. The row: ``step``, the number of steps; ``seconds`` of training; ``holdout_loss`` at the end; and
+    ``parameters``.
     """
     path = _run_folder(Cell(pretrain_model, settings).key, places)
     run = resume_run(path)[0] if is_run(path) else start_run(path, _pretraining(settings, places))
@@ -202,7 +203,7 @@ class _Measured(Exception):
 
 
 def _affordable(run: Run, seconds: float) -> int:
-    """Train until the speed is known; how many steps there are then in so many seconds, those done included."""
+    """Train until the speed is known; returns how many steps ``seconds`` allow, those done included."""
     seen = [(run.state.step, run.state.seconds)]
     began = time.perf_counter() - run.state.seconds
 
@@ -218,7 +219,7 @@ def _affordable(run: Run, seconds: float) -> int:
         raise KeyboardInterrupt
     except _Measured:
         pass
-    # The later half: the first steps compile. As much is compiled again when the run goes on.
+    # The later half: the first steps compile. As much is compiled again when the run continues.
     (first, start), (last, now) = seen[(len(seen) - 1) // 2], seen[-1]
     rate = (last - first) / (now - start)
     compiling = max(0.0, now - last / rate)
@@ -231,7 +232,7 @@ def _run_folder(key: str, places: Mapping[str, str]) -> Path:
 
 def _pretraining(settings: Mapping[str, Any], places: Mapping[str, str]) -> TrainingConfig:
     fixed = dict.fromkeys(("steps", "decay_steps", "evaluate_every"), _UNKNOWN)
-    # Evaluated at the end alone: a corpus has many holdout sets.
+    # Evaluated only at the end: a corpus has many holdout sets.
     fixed |= {"holdout_windows": 64, "padded_sizes": 8, "patience": 0, "checkpoint_every": 50}
     given = {"datasets": places["corpus"].split(","), "model": dict(settings["model"])}
     return resolve_config(

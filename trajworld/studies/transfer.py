@@ -25,7 +25,7 @@ from trajworld.text import short_name
 _ORDER = (FINE_TUNED, FROM_SCRATCH, "copy", "zero-shot")
 _POOLS = ["environment", "kind", "episodes", "transitions", "mean_length", "mean_return", "reward"]
 _ENVIRONMENTS = ("gymnasium/Hopper-v5", "gymnasium/HalfCheetah-v5", "gymnasium/Walker2d-v5")
-# Transitions that are collected of an environment, where no more are needed.
+# Transitions that are collected of an environment, unless more are needed.
 _LEAST_POOL = 80_000
 # The cosine's end, so far away that the rate stays constant: the errors of one run at its steps are those that shorter
 # runs would have had at their ends.
@@ -40,34 +40,34 @@ class Transfer:
     amounts of data, with the same data, steps, batches and learning rates; the error is measured as they train.
 
     - Data: one collection of each environment, with behaviours of many kinds and policies that a short search found;
-      every run draws whole episodes from the pool, by its seed, and holds a tenth of them out. Two seeds share about as
-      large a part of their episodes as they draw of the pool.
+      every run draws whole episodes from the pool, by its seed, and holds a tenth of them out. Two seeds share about
+      the fraction of their episodes that each draws of the pool.
     - Error: the mean absolute error of the one-step prediction of observation and reward on other episodes, in standard
       deviations of each variate; in brackets the least and the greatest of the seeds.
     - Learning rate: each side tries every rate with the first seed, at each amount of data; the one with the lowest
       loss on the run's own held-out episodes is used for the other seeds, too. A rate with which a seed diverges gives
       way to the next best.
-    - Zero-shot: the fine-tuned model before its first step, which knows the data's range alone.
+    - Zero-shot: the fine-tuned model before its first step, which knows only the data's range.
     - Factors: how much less fine-tuning needs for an error that training from scratch has on the most data: after the
       last step, and at its best step. Each side needs the least of the measured amounts with which its mean error is at
-      most that. A factor of 0 is an error that fine-tuning never has, an infinite one an error that it has without a
-      step; ≈ is an estimate between the measured amounts.
+      most that. A factor of 0 is an error that fine-tuning never reaches, an infinite one an error that it has without
+      a step; ≈ is an estimate between the measured amounts.
 
     Attributes:
         model: The model to fine-tune: a name that ships, such as trajworld-small, a file, or hf://USER/REPO.
         environments: Environments to test on.
         sizes: Transitions of data.
-        steps: Where the error is measured; the last is where training ends.
+        steps: Steps where the error is measured; training ends at the last.
         learning_rates: Tried by both sides, with the first seed.
-        seeds: How many.
+        seeds: Number of seeds.
         batch_size: Windows in a batch.
         targets: Of the loss.
         optimizer: Of both sides.
-        windows: Of the test set that are predicted.
+        windows: Windows of the test set to predict.
         pool: Transitions that are collected of each environment to draw from; the test set has a tenth more.
             [default: 80000, or 1.25 times the largest size]
         preset: Of the model from scratch, where there is no model to fine-tune.  [default: small]
-        side: Run and show one side alone; a later run of both finds its cells.
+        side: Run and show only one side; a later run of both finds its cells.
         weights: Keep each run's final weights beside its results.
     """
 
@@ -155,7 +155,7 @@ class Transfer:
         return fine_tuning.training_cell(self._data[environment], start, **given)
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
-        """Errors, what fine-tuning needs for the error from scratch, and what the pools are like."""
+        """Errors, what fine-tuning needs for the error from scratch, and statistics of the pools."""
         runs, most = self._chosen(table), f"{self.sizes[-1]:,}"
         pools = rows_of(table, "describe_behaviours").reindex(columns=_POOLS)
         pools = pools.astype({"episodes": int, "transitions": int})

@@ -63,18 +63,18 @@ class ZeroShot:
 
     It predicts the next observation and reward: on pendulums of unseen gravity, a cart with three poles, unseen robots
     and runners, and Gymnasium's hopper, walker2d and half-cheetah. What it knows of an environment is its context, and
-    the range of each variate. Datasets that are not there yet are collected first.
+    the range of each variate. Missing datasets are collected first.
 
     - Episodes: half of an environment's episodes, drawn by seed, are for ranges, the other half for the test. The
-      ranges (the scaling of each variate to [0, 1]) are the least and greatest value in the first half alone; what lies
+      ranges (the scaling of each variate to [0, 1]) are the least and greatest value in the first half only; what lies
       outside them in the tested half is clipped, as in pre-training.
     - Windows: those of the tested half that have as many real rows before the predicted row as the model's window
       takes, so that no context is short of rows; at most --windows of them, drawn by seed. All predictors and contexts
       are tested on the same windows.
     - Context: the last c rows before the predicted one: observation, reward, and the action that leads to the next row.
       Earlier rows are masked, as in windows that begin at an episode's start; positions stay right-aligned. In
-      training, padding precedes only the first rows of an episode, so with padding a model takes a short context for a
-      start, and its error tells of that too. With --unpadded the same rows stand at the window's first positions.
+      training, padding precedes only the first rows of an episode, so with padding a model mistakes a short context for
+      a start, and its error includes that. With --unpadded the same rows stand at the window's first positions.
     - Errors: absolute, divided by each variate's standard deviation in the whole dataset, averaged over the
       predicted variates that vary. Of an environment: the mean over windows. Of a family: the mean over its
       environments.
@@ -82,13 +82,13 @@ class ZeroShot:
       transitions inside each context: by minimum norm, and by a ridge whose penalties are chosen on windows of
       the episodes for ranges, which is knowledge of the environment beyond the context, in this baseline's favour.
     - Intervals: 95 %, by a bootstrap over the tested episodes, which are the independent unit, paired between
-      predictors and contexts. They say how sure the mean over these very environments is, for this one model.
+      predictors and contexts. They give the uncertainty of the mean over these environments, for this one model.
       From fewer than ten tested episodes in one of the environments no interval is given.
     - Columns: "episodes" is the number of tested episodes, of a family in the environment that has the fewest. "¼ bin"
       is the error of a model that knows the right bin and answers with its centre: where it is near the others, bins
-      are too wide to tell much. "change, bins" is how many bins a variate moves from row to row. "outside" is the share
-      of tested values outside the ranges, which are clipped for all but copying. "unseen" is "not known" where the
-      model's file does not tell all environments that it was trained on.
+      are too wide to compare them. "change, bins" is how many bins a variate moves from row to row. "outside" is the
+      share of tested values outside the ranges, which are clipped for all but copying. "unseen" is "not known" where
+      the model's file does not list all environments that it was trained on.
 
     Attributes:
         model: A model that ships, hf://USER/REPO or a file.
@@ -99,7 +99,7 @@ class ZeroShot:
             window, up to its last]
         unpadded: Give short contexts without padding, at the window's first positions.
         windows: Predict at most n transitions of each environment, drawn at random.
-        transitions: Collect as many of each environment, without --corpus.
+        transitions: Transitions to collect of each environment, without --corpus.
         seed: Of the episodes' split, the windows and the bootstrap.
     """
 
@@ -121,7 +121,7 @@ class ZeroShot:
             raise UsageError("--transitions is for collecting, and --corpus was collected already")
 
     def prepare(self, workers: int, say: Say) -> None:
-        """Refuse a model that has seen one of the environments, then collect and convert what is not there yet."""
+        """Refuse a model that has seen one of the environments, then collect and convert what is missing."""
         for member in self._members:
             check_unseen(self._model.identity, member.environment)
         _ = self._common
@@ -219,7 +219,7 @@ class ZeroShot:
 
     @property
     def _own_corpus(self) -> str:
-        """The corpus of the study's own datasets, of as many transitions each."""
+        """The corpus of the study's own datasets, of ``transitions`` each."""
         return "zero-shot" if self.transitions == TRANSITIONS else f"zero-shot-{self.transitions}"
 
     def _collect(self, workers: int, say: Say) -> None:
@@ -354,7 +354,7 @@ def predict_unseen(settings: Mapping[str, Any], places: Mapping[str, str]) -> li
 def _absolute_errors(
     halves: Halves, model: Any, compiled: one_step.OneStep, context: int, unpadded: bool
 ) -> Iterator[tuple[str, NDArray[np.float64]]]:
-    """Each predictor's name and absolute errors ``[N, P]`` with a context of so many rows."""
+    """Each predictor's name and absolute errors ``[N, P]`` with a context of ``context`` rows."""
     dataset, support, window = halves.dataset, halves.support, model.sizes.window
     other, _ = gather_windows(dataset, *halves.other, window)
     penalties = choose_penalties(other, support, context, dataset.observation_size + 1)

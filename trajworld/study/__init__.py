@@ -1,1 +1,1 @@
-"""The study machine: a study is a list of cells, and tables and charts of what they gave."""
+"""The study machine: a study is a list of cells, and tables and charts of their results."""

@@ -19,11 +19,11 @@ Row = dict[str, Any]
 
 @dataclass(frozen=True)
 class Result:
-    """What a task gives.
+    """The result of a task.
 
-    ``rows`` hold JSON values by column; a number that is not finite is kept as null. ``files`` is what belongs to them,
-    such as weights: contents by suffix (``.keras``). ``origin`` says ``backend`` and ``device``, where another process
-    than the task's computed.
+    ``rows`` hold JSON values by column; a number that is not finite is kept as null. ``files`` belong to them, such as
+    weights: contents by suffix (``.keras``). ``origin`` says ``backend`` and ``device``, where another process than the
+    task's computed.
     """
 
     rows: Sequence[Row]
@@ -40,7 +40,7 @@ class Cell:
     """One measurement.
 
     Attributes:
-        task: What measures; its name is part of the key, so a task whose numbers change gets another name.
+        task: The function that measures; its name is part of the key, so a task whose numbers change gets another name.
         settings: All that the numbers depend on, as JSON values; data and weights by the digest of their contents.
         places: Where those lie on this machine; not part of the key. A task also finds the store's folder there.
     """
@@ -51,7 +51,7 @@ class Cell:
 
     @cached_property
     def key(self) -> str:
-        """What the cell is known by: a SHA-256 of the task's name and the settings."""
+        """The cell's identity: a SHA-256 of the task's name and the settings."""
         text = json.dumps([self.task.__name__, self.settings], sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 

@@ -1,4 +1,4 @@
-"""What a study leaves: its tidy table, charts, a Markdown report, and one HTML page that needs no other file."""
+"""A study's output: its tidy table, charts, a Markdown report, and one HTML page that needs no other file."""
 
 import base64
 import dataclasses
@@ -43,7 +43,7 @@ def write_report(
 ) -> Path:
     """Write ``table.csv``, ``study.json``, ``report.md``, ``index.html`` and a PNG of each chart; the page's path.
 
-    What a report of the same study left in ``folder`` is replaced. ``table`` are the study's finished cells,
+    A report of the same study in ``folder`` is replaced. ``table`` are the study's finished cells,
     ``origin`` says what ran them, and how long; ``pictures`` are PNGs beside the charts, by title. For errors see
     :func:`claim_folder`.
     """
@@ -88,7 +88,7 @@ def write_report(
 
 
 def read_report(folder: Path) -> tuple[str, dict[str, Any], pd.DataFrame, dict[str, Any], dict[str, bytes]]:
-    """What :func:`write_report` left in a folder: the study's name and options, table, origin and pictures.
+    """What :func:`write_report` wrote to a folder: the study's name and options, table, origin and pictures.
 
     A ``TrajWorldError`` is raised where it is no such folder, or is damaged.
     """
@@ -105,7 +105,7 @@ def read_report(folder: Path) -> tuple[str, dict[str, Any], pd.DataFrame, dict[s
 
 
 def claim_folder(study: Study, folder: Path) -> None:
-    """Make the folder of a report, before anything is computed, so that what an interrupted run left is known as its.
+    """Make a report's folder before anything is computed, so that an interrupted run's files are known as its own.
 
     A ``TrajWorldError`` is raised where it holds anything but a report of the same study.
     """

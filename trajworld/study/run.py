@@ -1,4 +1,4 @@
-"""Running a study: what is missing of it, on an engine, each finished cell kept at once."""
+"""Running a study: its missing cells, on an engine, each finished cell kept at once."""
 
 import itertools
 import logging
@@ -30,7 +30,7 @@ class Study(Protocol):
     name: ClassVar[str]
 
     def prepare(self, workers: int, say: Say) -> None:
-        """Make what the cells need and is not there yet, such as datasets; ``say`` is called with a line of news."""
+        """Make what the cells need and is missing, such as datasets; ``say`` is called with a line of news."""
 
     def cells(self, table: pd.DataFrame) -> list[Cell]:
         """The cells, as far as they are known from what is finished; ``table`` is of those that were known before."""
@@ -47,7 +47,7 @@ Measured = tuple[Result, dict[str, Any]]
 
 
 class LocalEngine:
-    """Processes of this machine, each on cores of its own; one worker is this very process, on all its cores."""
+    """Processes of this machine, each on its own cores; one worker is this process itself, on all its cores."""
 
     def __init__(self, workers: int) -> None:
         self.slots = workers
@@ -81,7 +81,7 @@ class LocalEngine:
 class RayEngine:
     """A Ray cluster: one of this machine that ends with the study, or the one at ``address``.
 
-    Every machine must see the data and weights under the same paths; the store is written by this process alone.
+    Every machine must see the data and weights under the same paths; only this process writes the store.
     """
 
     def __init__(self, address: str | None = None) -> None:
@@ -119,7 +119,7 @@ Engine = LocalEngine | RayEngine
 
 
 def default_workers() -> int:
-    """One process a core where cells compute on the processor; one on a GPU."""
+    """One process per core where cells compute on the processor; one on a GPU."""
     return len(available_cores()) if active_backend().device().kind == "cpu" else 1
 
 

@@ -1,4 +1,4 @@
-"""Checkpoints that a run resumes from: a folder each, that is there whole or not at all."""
+"""Checkpoints that a run resumes from: one folder each, written whole or not at all."""
 
 import contextlib
 import io
@@ -58,7 +58,7 @@ def save_checkpoint(run: Path, model: Any, optimizer: Any, state: TrainingState)
 
 
 def save_whole_model(model: Any, path: Path) -> None:
-    """Write a model file where there is room for it; where there is not, a file that was there stays."""
+    """Write a model file if there is room for it; otherwise an existing file stays."""
     ensure_room(path.parent, _BYTES_A_WEIGHT * model.count_params() + (1 << 20), path.name)
     save_model(model, path)
 
@@ -101,7 +101,7 @@ def _state(values: Any) -> TrainingState:
 
 @contextlib.contextmanager
 def _damage(path: Path, file: str) -> Iterator[None]:
-    """Turn what reading a damaged checkpoint raises into one line that says how to go on."""
+    """Turn what reading a damaged checkpoint raises into one line that says how to continue."""
     try:
         yield
         return

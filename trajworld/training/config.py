@@ -34,18 +34,18 @@ class DatasetChoice:
 
 @dataclass(frozen=True)
 class TrainingConfig:
-    """Everything that a run is a function of, beside its data.
+    """Everything that determines a run, besides its data.
 
     Attributes:
         kind: ``pretrain`` (several datasets, each scaled to [0, 1]) or ``train`` (one, over its own range).
         datasets: What to train on.
         preset: Which preset the other values came from.
-        model: Sizes of the model, whose type tells its kind; where ``init`` gives a model, that model's replace them.
+        model: Sizes of the model, whose type gives its kind; where ``init`` gives a model, that model's replace them.
         dtype: ``float32`` or ``mixed_bfloat16``.
         init: The model whose weights to start from: trajworld-small, hf://USER/REPO or a file; else random ones.
         transitions: The most transitions of each dataset to use, in whole episodes, holdout included.
         holdout_fraction: Share of each dataset's episodes that is held out; 0 for none.
-        test_fraction: Share of each dataset's episodes that is set aside for tests: the same ones whatever the seed.
+        test_fraction: Share of each dataset's episodes that is set aside for tests: the same ones for any seed.
         holdout_windows: The most windows of each holdout set that are evaluated.
         batch_size: Windows in a batch.
         steps: Optimiser steps in all; a resumed run may be given another end.
@@ -53,18 +53,18 @@ class TrainingConfig:
             [default: muon to train trajworld or tdm of size small, else adamw]
         learning_rate: Peak of the schedule.
         warmup_steps: Linear warm-up from 0.
-        decay_steps: Where the cosine reaches 0, warm-up included; the end where not given.
-        weight_decay: Decoupled weight decay.  [default: 0.1 by muon, 0 of mlp-ensemble, else 1e-05]
+        decay_steps: Where the cosine reaches 0, warm-up included; by default the end.
+        weight_decay: Decoupled weight decay.  [default: muon 0.1, mlp-ensemble 0, else 1e-05]
         clip_norm: Largest global norm of the gradients.
         average: Decay of the moving average of the weights that is evaluated and saved in their place; 0 for none.
         targets: ``onehot``, or ``gauss`` for soft ones: a Gaussian around the value, in bins.
             [default: gauss to train small, else onehot]
         augment: Pre-training: share of the batches whose variates are mirrored and moved at random; 0 as published.
         padded_sizes: Pre-training: the most sizes that M is padded up to, each compiled once.
-        log_every: Steps between rows of the log; at most 50 where not given.
-        evaluate_every: Steps between holdout evaluations; a tenth of all where not given.
-        patience: The run ends after so many evaluations in which no holdout error fell by 1 %; 0 for at its last step.
-        checkpoint_every: Steps between checkpoints; as between evaluations where not given.
+        log_every: Steps between rows of the log; by default at most 50.
+        evaluate_every: Steps between holdout evaluations; by default a tenth of all.
+        patience: The run ends after this many evaluations without a holdout error 1 % lower; 0: at its last step.
+        checkpoint_every: Steps between checkpoints; by default as between evaluations.
         seed: Of the weights, the split, the batches and dropout.
     """
 
@@ -169,16 +169,16 @@ def resolve_config(
         raise UsageError(f"init brings its model's own sizes: leave out {words}, or init")
     sizes = {**table, **own}
     if init and (given.get("init") or "kind" not in sizes):
-        # What it brings replaces all sizes, but the settings are of its kind.
+        # Its sizes replace all others, but the settings are for its kind.
         sizes = {"kind": describe_model(find_model(init))["kind"]}
     model_kind = kind_of(sizes.pop("kind", DEFAULT))
     _check(model_kind.sizes, sizes, "model size")
     model = model_kind.preset(preset, **sizes)
-    # What is known already is changed otherwise than random weights.
+    # Fine-tuning uses other settings than training from scratch.
     start = "init" if init and kind == "train" and (preset, "init") in model.runs else kind
     run = dict(model.runs[preset, start])
     if "optimizer" not in written and {"clip_norm", "decay_steps", "weight_decay"} <= set(written):
-        # A run's own file names all settings: it is of before there was a choice.
+        # A run's own file names all settings: this one predates the option.
         written["optimizer"] = "adamw"
     asked = given.get("optimizer", written.get("optimizer"))
     values = {**run, **model.runs.get((preset, start, asked), {}), **written, **given}
@@ -192,7 +192,7 @@ def resolve_config(
     steps = values["steps"]
     # The preset's share of its own steps.
     warmup = steps * run["warmup_steps"] // run["steps"]
-    # Of a preset that brings the end of its cosine, the warm-up is as it says, too.
+    # A preset that sets the end of its cosine sets the warm-up, too.
     fixed = "decay_steps" in run
     if "steps" in given and written.get("decay_steps") == written.get("steps", steps):
         # The file's schedule ended with its steps: another number of steps moves the end with it.
@@ -233,7 +233,7 @@ def _dataset_choice(choice: Any) -> DatasetChoice:
 
 
 def whole_path(name: str) -> str:
-    """A name as it is, but of a file or folder that exists its whole path: a run can be resumed from another folder."""
+    """A name as it is, but the whole path of an existing file or folder: a run can be resumed from another folder."""
     path = user_path(name)
     return str(path.absolute()) if name and os.path.exists(path) else name
 
@@ -249,7 +249,7 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 def _check(record: type, values: Mapping[str, Any], what: str) -> None:
-    """Hold values against the names and annotations of a dataclass's fields."""
+    """Check values against the names and annotations of a dataclass's fields."""
     fields: dict[str, Any] = {field.name: field.type for field in dataclasses.fields(record)}
     for name, value in values.items():
         if name not in fields:

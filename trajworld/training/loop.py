@@ -66,10 +66,10 @@ class Outcome:
 def train(
     run: Run, observe: Callable[[Report], None] = lambda report: None, *, at: Collection[int] = ()
 ) -> Outcome:
-    """Train until ``config.steps``, or until Ctrl-C, from wherever the run stands.
+    """Train until ``config.steps``, or until Ctrl-C, from where the run stands.
 
-    Batches and dropout are functions of (seed, step) alone, so a resumed run does what an uninterrupted one would have
-    done; on JAX on the CPU, bit for bit. Leaves ``last.keras`` and, with a holdout set, ``best.keras``.
+    Batches and dropout depend only on (seed, step), so a resumed run does what an uninterrupted one would have done; on
+    JAX on the CPU, bit for bit. Leaves ``last.keras`` and, with a holdout set, ``best.keras``.
 
     ``observe`` is called after every step. The steps ``at`` end in an evaluation and a checkpoint, beside every
     ``evaluate_every``; after any evaluation ``run.model`` holds the weights of that step, or their averages. A
@@ -84,7 +84,7 @@ def train(
     step_function = active_backend().training_step(
         model, run.optimizer, lambda batch, seed: mean_loss(model, batch, seed, config.targets)
     )
-    # A model of several members is held out member by member, and chooses among them.
+    # A model of several members is evaluated member by member, and chooses among them.
     measure = getattr(model, "member_errors", lambda batch: model.loss_sums(batch, targets=config.targets))
     sums = active_backend().compile(lambda batch: measure(batch), model)
     held = any(len(part.holdout) for part in run.parts)
@@ -191,7 +191,7 @@ def holdout_loss(run: Run, sums: Callable[[Batch], Any]) -> tuple[NDArray[np.flo
 
 
 def _patience(state: TrainingState, errors: NDArray[np.float64], elite: Any) -> TrainingState:
-    """The state after an evaluation: whether any of its errors, of an elite, is lower by 1 % than when it last was."""
+    """The state after an evaluation: whether any elite's error is 1 % lower than when it last fell."""
     least = np.array(state.least or [np.inf] * len(errors))
     # Losses may be negative.
     fell = ~np.isfinite(least) | (least - errors > 0.01 * np.abs(least))
@@ -211,7 +211,7 @@ def step_seed(seed: int, step: int) -> NDArray[np.int32]:
 
 @contextlib.contextmanager
 def _deferred_interrupt() -> Iterator[Callable[[], bool]]:
-    """Yield a function that tells whether Ctrl-C or SIGTERM came; a second Ctrl-C acts at once, as usual."""
+    """Yield a function that says whether Ctrl-C or SIGTERM came; a second Ctrl-C acts at once, as usual."""
     if threading.current_thread() is not threading.main_thread():
         yield lambda: False
         return

@@ -75,13 +75,13 @@ def holdout_batches(
     given = size, config.model.window, config.holdout_windows, config.seed
     for values, mask in windows_in_order(part.dataset, part.holdout, *given):
         missing = (size - len(values), len(variates.lower) - values.shape[2])
-        # Windows added to fill the last batch have no real row, and so no part in the sums.
+        # Windows added to fill the last batch have no real row, and do not enter the sums.
         values = np.pad(values, ((0, missing[0]), (0, 0), (0, missing[1])))
         yield Batch(values, np.pad(mask, ((0, missing[0]), (0, 0))), variates, number)
 
 
 def identity_of(config: TrainingConfig, parts: list[Part], history: dict[str, Any]) -> Identity:
-    """What the trained model's file is to say of its data."""
+    """What the trained model's file says of its data."""
     if config.kind == "train":
         (part,), data = parts, parts[0].dataset
         sizes = data.observation_size, data.action_size

@@ -67,10 +67,10 @@ class MetricsLog:
         with _file_errors(run):
             with atomic_file(run / METRICS) as temporary:
                 temporary.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-            # Written anew from the rows: what was killed had events that it had not written yet.
+            # Written anew from the rows: a killed run had events that it had not written yet.
             shutil.rmtree(run / BOARD, ignore_errors=True)
             (run / BOARD).mkdir()
-            # Not a SummaryWriter: it hands events to a thread, and waits for ever once a full disk has ended that.
+            # Not a SummaryWriter: it hands events to a thread, and waits forever once a full disk has ended that.
             self._board = EventsWriter(os.fspath(run / BOARD / "events"))
             now = time.time()
             for row in kept:

@@ -56,11 +56,11 @@ def start_run(
     overwrite: bool = False,
     progress: Progress | None = None,
 ) -> Run:
-    """Make a run directory, which must not be there yet unless ``overwrite``, and the model at step 0.
+    """Make a run directory, which must not exist unless ``overwrite``, and the model at step 0.
 
-    It is to be trained on ``devices``, None for all GPUs or TPUs that divide the batch size, and for one CPU: whatever
-    Keras makes and this library compiles next in this process is for them, too. ``progress`` is called during the
-    conversion of datasets.
+    It trains on ``devices``, None for all GPUs or TPUs that divide the batch size, or for one CPU; all that Keras makes
+    and this library compiles next in this process is for them, too. ``progress`` is called during the conversion of
+    datasets.
     """
     path, backend = user_path(path), active_backend()
     # Before datasets are converted, which may take long. Once: what a name on the hub stands for may change meanwhile.
@@ -96,7 +96,7 @@ def start_run(
             write_json(path / RECORD, record)
             write_config(config, path / CONFIG)  # Last: it is what makes the directory a run.
 
-    # Whoever starts from a model in the run that is overwritten has read it by now.
+    # A process that starts from a model in the overwritten run has read it by now.
     backend.lead_first(lambda: None)
     backend.lead_first(write)
     return run
@@ -111,9 +111,9 @@ def resume_run(
 ) -> tuple[Run, list[str]]:
     """Continue from the newest checkpoint of a run, or from its start where it has none yet.
 
-    It is to end after ``steps``, and its cosine with it where both were one, None for where it was to end; on
-    ``devices``, None for as many as it began on, where there are that many. With the run come warnings: what is not as
-    it was and may change the numbers.
+    It ends after ``steps``, None for where it was to end, and its cosine with it if both ends were one; on ``devices``,
+    None for as many as it began on, if there are that many. Returned with the run are warnings: what has changed and
+    may affect the numbers.
     """
     path, backend = user_path(path), active_backend()
     if not is_run(path):
@@ -142,7 +142,7 @@ def _continued(
     parts: list[Part],
     layout: Layout,
 ) -> Run:
-    """The run at its newest checkpoint; its record, and perhaps its configuration, are brought up to now."""
+    """The run at its newest checkpoint; its record, and perhaps its configuration, are updated."""
     if layout.leads:
         remove_leftovers(path / "checkpoints")
     checkpoint = newest_checkpoint(path)
@@ -162,7 +162,7 @@ def _continued(
         if state.step > config.steps:
             raise UsageError(f"{path} is at step {state.step:,} already: it cannot end at {config.steps:,}")
         if config.steps > written.steps and 0 < config.patience <= state.stale:
-            # It had ended because its holdout loss did not fall, and is asked to go on.
+            # It had ended because its holdout loss did not fall, and is to continue.
             state = replace(state, stale=0)
         run = Run(path, config, parts, model, state, layout)
         load_optimizer(checkpoint, run.optimizer)
@@ -176,7 +176,7 @@ def _continued(
 
 
 def _check_place(path: Path, overwrite: bool) -> None:
-    """Refuse a place that holds anything but what was left by a process that was killed before it made a run."""
+    """Refuse a place that holds anything but leftovers of a process that was killed before it made a run."""
     if not path.exists() or (overwrite and is_run(path)):
         return
     if is_run(path):
@@ -207,8 +207,8 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
             f"{wanted} variates are more than the model's table of {sizes.variates}: leave that dataset out, or train "
             f"from scratch with --variates {wanted}"
         )
-    # Keras draws its initialisers' seeds from Python's generator. Its own set_random_seed would import TensorFlow
-    # wherever that is installed, whatever the backend.
+    # Keras draws its initialisers' seeds from Python's generator. Its own set_random_seed would import TensorFlow, if
+    # installed, under any backend.
     held = random.getstate()
     random.seed(config.seed)
     try:
@@ -231,7 +231,7 @@ def _initial_model(config: TrainingConfig, parts: list[Part], init: Path | None)
 
 
 def _surroundings(layout: Layout) -> dict[str, Any]:
-    """What the numbers may depend on beside the configuration and the data."""
+    """What the numbers may depend on besides the configuration and the data."""
     device = active_backend().device()
     return {
         "versions": versions(),
@@ -256,7 +256,7 @@ def _check_unchanged(path: Path, record: dict[str, Any], parts: list[Part]) -> N
 
 
 def _warnings(record: dict[str, Any], layout: Layout) -> list[str]:
-    """What is not as it was when the run began, and may change the numbers."""
+    """What has changed since the run began, and may affect the numbers."""
     devices, backend, old, new = layout.devices, active_backend().name, record["versions"], versions()
     before = record.get("layout", {}).get("devices", devices)
     moved = (

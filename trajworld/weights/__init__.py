@@ -2,7 +2,7 @@
 
 The predecessor of a model that was replaced, ``NAME@1``, ships for one release more.
 
-What a finished pre-training run leaves becomes a shipped model by two commands::
+A finished pre-training run becomes a shipped model by two commands::
 
     cp RUN/best.keras trajworld/weights/trajworld-small.keras
     trajworld checkpoint card RUN --name trajworld-small -o trajworld/weights/trajworld-small.md

@@ -52,7 +52,7 @@ class Dice:
         return self._next() < probability
 
     def choose(self, options: Sequence[T]) -> T:
-        """One of the options, each as likely."""
+        """One of the options, all equally likely."""
         return options[int(self._next() * len(options))]
 
 

@@ -15,11 +15,11 @@ _STEPS = 1000
 
 
 class RobotEnv(gymnasium.Env[NDArray[np.float64], NDArray[np.float32]]):
-    """A robot that is to move forwards (in x), observed like Gymnasium's locomotion environments.
+    """A robot that should move forwards (in x), observed like Gymnasium's locomotion environments.
 
-    Observations are the positions without the place in the world, then the velocities (clipped where the robot's
-    limit says so). The reward is the forward velocity (m/s), plus the bonus of a healthy state, minus the control
-    cost. An episode ends where a robot on legs that can fall is unhealthy.
+    Observations are the positions without the place in the world, then the velocities (clipped to the robot's limit).
+    The reward is the forward velocity (m/s), plus the bonus of a healthy state, minus the control cost. An episode ends
+    where a robot on legs that can fall is unhealthy.
     """
 
     metadata: dict[str, Any] = {"render_modes": []}  # noqa: RUF012

@@ -234,8 +234,8 @@ def parse_robot(identifier: str) -> tuple[str, int]:
 def draw_robot(kind: str, number: int) -> Robot:
     """The robot of a kind and number; a ``UsageError`` where there is none.
 
-    A draw whose simulation under strong random actions breaks is thrown away and the next is tried: what comes
-    out is a function of ``kind`` and ``number`` alone.
+    A draw whose simulation under strong random actions breaks is thrown away and the next is tried: the result depends
+    only on ``kind`` and ``number``.
     """
     parse_robot(f"{kind}-{number}")
     for attempt in range(_ATTEMPTS):

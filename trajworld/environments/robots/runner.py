@@ -15,7 +15,7 @@ _SWINGS = (0.35, 1.2)
 def draw_runner(name: str, dice: Dice) -> Robot:
     """A lying torso in the x-z plane on two to four legs of two or three links, one of three at least.
 
-    Lengths, masses, springs, damping, strength and time step are drawn apart; each leg has its own proportions,
+    Lengths, masses, springs, damping, strength and time step are drawn independently; each leg has its own proportions,
     stance and joint ranges. It may be one that cannot be simulated.
     """
     counts = dice.choose(_LEGS)
@@ -116,6 +116,6 @@ def _leg(dice: Dice, count: int, length: float, thickness: float) -> list[Link]:
 
 
 def _sprung(dice: Dice, link: Link, damping: float, stiffness: float) -> Link:
-    """The link with springs and damping of its own, in proportion to its strength."""
+    """The link with its own springs and damping, in proportion to its strength."""
     own = link.strength * dice.uniform(0.7, 1.3)
     return link._replace(springs=f' damping="{damping * own:.5f}" stiffness="{stiffness * own:.5f}"')
