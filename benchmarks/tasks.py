@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.errors import TrajWorldError
-from trajworld.files import read_json
+from trajworld.files import read_arrays, read_json
 from trajworld.study.cells import Result
 
 from .cases import FOLDER
@@ -88,12 +88,7 @@ def difference(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result
 
 
 def _arrays(path: Path) -> dict[str, NDArray[np.float64]]:
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name].astype(np.float64) for name in archive}
-    # A truncated archive may raise any error.
-    except Exception as error:
-        raise TrajWorldError(f"{path} is not a readable archive of arrays ({error}): remove it") from None
+    return {name: array.astype(np.float64) for name, array in read_arrays(path).items()}
 
 
 def _environment(backend: str, folder: Path) -> dict[str, str]:

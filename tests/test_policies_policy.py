@@ -152,13 +152,13 @@ BAD = {
     "shapes": (lambda p: edited(p, layer_1_kernel=np.zeros((7, 5))), r"hidden layer 1: .*\(8, 5\)"),
     "NaN": (lambda p: edited(p, mean_bias=np.float32([0, np.nan])), "NaN"),
     "too large": (lambda p: edited(p, mean_bias=np.array([0, 1e300])), "infinite"),
-    "objects": (lambda p: edited(p, mean_bias=np.array([None, print], object)), "damaged, or is no policy"),
+    "objects": (lambda p: edited(p, mean_bias=np.array([None, print], object)), "not a readable .npz file"),
     "an array missing": (lambda p: edited(p, low=None), "KeyError: .*low"),
     "a later version": (lambda p: edited(p, version=9), "version 9"),
     "another activation": (lambda p: edited(p, activation="gelu"), "gelu"),
     "no limit": (lambda p: edited(p, mean_limit=np.nan), "no room"),
     "unpacks to much": (huge, "more than 256 MB"),
-    "promises much": (declares, "damaged"),
+    "promises much": (declares, "not a readable .npz file"),
     "an empty file": (lambda p: p.write_bytes(b""), "it is empty"),
 }
 

@@ -92,11 +92,6 @@ def test_an_episode_of_the_stream_ends_before_a_step_that_breaks_the_simulator(
     assert all((episode.rewards < 0).all() for episode in episodes)
     for episode in episodes:
         assert (np.diff(episode.observations, axis=0) != 0).any(axis=1).all()
-    # A stream of an earlier version, which did not say it.
-    with np.load(tmp_path / "stream-001.npz") as file:
-        arrays = {name: file[name] for name in file.files if name != "broken"}
-    np.savez(tmp_path / "stream-001.npz", **arrays)
-    assert [len(episode) for episode in stream_episodes(tmp_path, 0, 1)] == [50, 1, 179]
 
 
 @pytest.mark.slow

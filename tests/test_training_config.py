@@ -116,13 +116,6 @@ def test_an_optimizer_brings_its_rate_and_decay(tmp_path: Path) -> None:
         resolve_config("train", options={**DATA, "model": "mlp-ensemble", "optimizer": "muon"})
 
 
-def test_a_runs_file_of_before_there_was_a_choice_is_of_adamw(tmp_path: Path) -> None:
-    path = tmp_path / "config.toml"
-    write_config(resolve_config("train", options={**DATA, "optimizer": "adamw"}), path)
-    older = written(tmp_path, path.read_text().replace('optimizer = "adamw"\n', ""))
-    assert resolve_config("train", file=older) == resolve_config("train", file=path)
-
-
 def test_a_later_end_keeps_the_warm_up(tmp_path: Path) -> None:
     path = tmp_path / "config.toml"
     write_config(resolve_config("pretrain", options={**DATA, "steps": 7000, "warmup_steps": 1000}), path)

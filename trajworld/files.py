@@ -10,7 +10,7 @@ import secrets
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -217,6 +217,22 @@ def open_zip(path: str | os.PathLike[str], most: int = 1 << 28) -> zipfile.ZipFi
         archive.close()
         raise TrajWorldError(f"{path} unpacks to more than {most >> 20} MB")
     return archive
+
+
+def read_arrays(path: str | os.PathLike[str], names: Iterable[str] | None = None) -> dict[str, Any]:
+    """The arrays of an ``.npz`` file by name, all or those of ``names`` that it has; nothing is ever unpickled.
+
+    A ``TrajWorldError`` where the file is missing, damaged or another kind.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return {
+                name: file[name] for name in (file.files if names is None else names) if name in file.files
+            }
+    except Exception as error:  # Damaged archives make Python and NumPy raise a dozen types.
+        raise TrajWorldError(f"{path} is not a readable .npz file ({one_line(error)})") from None
 
 
 @contextlib.contextmanager

@@ -268,26 +268,34 @@ def _info(dataset_id: str, path: Path) -> MinariInfo:
 
 
 def _download(dataset_id: str) -> None:
-    """Fetch a dataset into a hidden folder and move it into place whole; Minari could leave half of one."""
+    """Fetch a dataset into a hidden folder and move it into place whole; Minari would leave half of one."""
     import minari
 
     root, path = datasets_folder(), dataset_path(dataset_id)
-    before = os.environ.get("MINARI_DATASETS_PATH")
     try:
         root.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".download.", dir=root) as folder:
-            os.environ["MINARI_DATASETS_PATH"] = folder
-            minari.download_dataset(dataset_id)
+            with datasets_in(folder):
+                minari.download_dataset(dataset_id)
             path.parent.mkdir(parents=True, exist_ok=True)
             os.replace(Path(folder) / dataset_id, path)
     except Exception as error:
         raise TrajWorldError(
             f"Minari dataset {dataset_id} is not in {root} and could not be downloaded ({one_line(error)})"
         ) from error
+
+
+@contextlib.contextmanager
+def datasets_in(folder: str) -> Iterator[None]:
+    """Let Minari keep its datasets in ``folder`` meanwhile; in its usual one if that is empty."""
+    name = "MINARI_DATASETS_PATH"
+    before = os.environ.get(name)
+    try:
+        os.environ.update({name: os.path.abspath(folder)} if folder else {})
+        yield
     finally:
-        os.environ.pop("MINARI_DATASETS_PATH", None)
-        if before is not None:
-            os.environ["MINARI_DATASETS_PATH"] = before
+        os.environ.pop(name, None)
+        os.environ.update({} if before is None else {name: before})
 
 
 @contextlib.contextmanager

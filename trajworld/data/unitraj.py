@@ -1,7 +1,5 @@
 """Reading UniTraj's folders: one ``.npz`` an episode, in dm_env order."""
 
-import zipfile
-import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +10,8 @@ from numpy.typing import NDArray
 
 from trajworld.data.account import Account
 from trajworld.data.episode import Episode, as_floats, check_episode
-from trajworld.errors import TrajWorldError, one_line
+from trajworld.errors import TrajWorldError
+from trajworld.files import read_arrays
 
 _RANGE_FILE = "max_min_values.npz"
 _PADDING = "the observation before or after is all zero: a row of padding"
@@ -178,14 +177,10 @@ def _read_arrays(path: Path) -> list[NDArray[np.floating]]:
 
 def _load(path: Path, names: tuple[str, ...]) -> list[NDArray[np.floating]]:
     """The named numeric arrays of an ``.npz``; nothing in it is ever unpickled."""
-    try:
-        with np.load(path, allow_pickle=False) as archive:
-            arrays = {name: archive[name] for name in names if name in archive.files}
-    except (OSError, EOFError, ValueError, TypeError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
-        raise TrajWorldError(f"{path} is not a readable .npz file: {one_line(error)}") from error
+    arrays = read_arrays(path, names)
     for name in names:
         if name not in arrays:
             raise TrajWorldError(f"{path} has no array {name!r}: {', '.join(names)} are wanted")
         if not isinstance(arrays[name], np.ndarray) or arrays[name].dtype.kind not in "fiub":
             raise TrajWorldError(f"{path}: {name!r} holds no numbers")
-    return list(arrays.values())
+    return [arrays[name] for name in names]

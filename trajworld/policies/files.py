@@ -11,7 +11,7 @@ import numpy as np
 
 from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError, one_line
-from trajworld.files import atomic_file, open_zip
+from trajworld.files import atomic_file, open_zip, read_arrays
 from trajworld.policies.dope import read_dope
 from trajworld.policies.policy import Layer, Policy
 from trajworld.policies.sb3 import read_sb3
@@ -47,9 +47,8 @@ def save_policy(policy: Policy, path: str | os.PathLike[str]) -> None:
 def load_policy(path: str | os.PathLike[str]) -> Policy:
     """Read a policy that :func:`save_policy` wrote; nothing in the file is run."""
     open_zip(path).close()
+    arrays = read_arrays(path)
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = {name: file[name] for name in file.files}
         if (version := int(arrays["version"])) > VERSION:
             raise TrajWorldError(f"it is of version {version}, and this program reads {VERSION}: update it")
 

@@ -14,7 +14,7 @@ import numpy as np
 from trajworld.data.episode import Episode
 from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError, one_line
-from trajworld.files import atomic_file, one_writer, read_json, write_json
+from trajworld.files import atomic_file, one_writer, read_arrays, read_json, write_json
 from trajworld.interop.torch_file import read_torch
 from trajworld.policies.files import load_policy, save_policy
 from trajworld.policies.policy import Policy
@@ -224,14 +224,10 @@ def _snapshot(folder: Path, segment: int) -> Path:
 
 def _read_stream(folder: Path, segment: int) -> dict[str, Any]:
     path = folder / f"stream-{segment + 1:03}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            stream = {name: file[name] for name in _STREAM}
-            # Earlier versions did not say it.
-            broken = file["broken"] if "broken" in file else np.zeros(len(stream["dones"]), bool)
-            return {**stream, "broken": broken}
-    except Exception as error:  # Damaged archives make Python and NumPy raise a dozen types.
-        raise TrajWorldError(f"{path} is missing or damaged ({one_line(error)})") from None
+    stream = read_arrays(path)
+    if not {*_STREAM, "broken"} <= stream.keys():
+        raise TrajWorldError(f"{path} lacks arrays of a training's transitions: train in another folder")
+    return stream
 
 
 def _read_state(path: Path) -> dict[str, Any]:

@@ -1,8 +1,5 @@
 """The quickstart: what pre-training buys on one robot, in minutes, with pictures of what the models predict."""
 
-import contextlib
-import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, ClassVar
@@ -13,7 +10,7 @@ from matplotlib.figure import Figure
 from trajworld.charts import Look, lines, png
 from trajworld.collect.collector import default_workers
 from trajworld.collect.datasets import collect_datasets, dataset_targets
-from trajworld.data.minari_datasets import dataset_metadata, dataset_path
+from trajworld.data.minari_datasets import dataset_metadata, dataset_path, datasets_in
 from trajworld.data.resolve import open_dataset
 from trajworld.environments.names import parse_name
 from trajworld.errors import TrajWorldError, UsageError
@@ -101,7 +98,7 @@ class Quickstart:
 
     @cached_property
     def _data(self) -> StudyData:
-        with _datasets_in(self.datasets):
+        with datasets_in(self.datasets):
             pool, test = (open_dataset(self._dataset_id(version)) for version in (0, 1))
         return StudyData(str(parse_name(self.environment)), pool, test, self.windows, self.seed)
 
@@ -111,7 +108,7 @@ class Quickstart:
     def prepare(self, workers: int, say: Say) -> None:
         """Read the model and collect both datasets, if they are missing."""
         _ = self._model
-        with _datasets_in(self.datasets):
+        with datasets_in(self.datasets):
             for version, transitions in enumerate((self.pool, self.test)):
                 most = min(workers, default_workers(transitions))
                 self._collect(version, transitions, self.seed + 1 + version, most, say)
@@ -209,16 +206,3 @@ class Quickstart:
             title = f"{str(side).capitalize()} on {self.sizes[0]:,} transitions"
             found[f"{title}: predicted and real"] = png(trajectories(view, test, title))
         return found
-
-
-@contextlib.contextmanager
-def _datasets_in(folder: str) -> Iterator[None]:
-    """Let Minari keep its datasets in ``folder`` meanwhile; in its usual one if that is empty."""
-    name = "MINARI_DATASETS_PATH"
-    before = os.environ.get(name)
-    try:
-        os.environ.update({name: os.path.abspath(folder)} if folder else {})
-        yield
-    finally:
-        os.environ.pop(name, None)
-        os.environ.update({} if before is None else {name: before})

@@ -73,9 +73,10 @@ class Store:
         path = self.file(cell.key, ".json")
         if cell.key not in self._read and path.is_file():
             record = read_json(path)
-            # Earlier versions wrote no digest.
-            changed = record.pop("digest", None) not in (None, json_digest(record))
-            if changed or not {"task", "settings", "rows", "origin"} <= record.keys():
+            if (
+                record.pop("digest", None) != json_digest(record)
+                or not {"task", "settings", "rows", "origin"} <= record.keys()
+            ):
                 raise TrajWorldError(f"{path} is not the record of a finished cell, or is damaged: remove it")
             self._read[cell.key] = record
         return self._read.get(cell.key)

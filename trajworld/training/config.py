@@ -177,9 +177,6 @@ def resolve_config(
     # Fine-tuning uses other settings than training from scratch.
     start = "init" if init and kind == "train" and (preset, "init") in model.runs else kind
     run = dict(model.runs[preset, start])
-    if "optimizer" not in written and {"clip_norm", "decay_steps", "weight_decay"} <= set(written):
-        # A run's own file names all settings: this one predates the option.
-        written["optimizer"] = "adamw"
     asked = given.get("optimizer", written.get("optimizer"))
     values = {**run, **model.runs.get((preset, start, asked), {}), **written, **given}
     values |= {"kind": kind, "preset": preset, "model": model}
