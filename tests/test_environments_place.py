@@ -9,7 +9,9 @@ from trajworld.errors import UsageError
 pytestmark = pytest.mark.once
 
 
-@pytest.mark.parametrize("name", ["Walker2d-v5", "HalfCheetah-v5", "Swimmer-v5", "InvertedPendulum-v5"])
+@pytest.mark.parametrize(
+    "name", ["Hopper-v5", "Walker2d-v5", "HalfCheetah-v5", "Swimmer-v5", "InvertedPendulum-v5"]
+)
 def test_what_follows_is_what_followed(name: str) -> None:
     environment, other = open_environment(name), open_environment(name)
     size = environment.description.action_size
@@ -26,7 +28,9 @@ def test_what_follows_is_what_followed(name: str) -> None:
         assert two.reward == pytest.approx(one.reward)
 
 
-@pytest.mark.parametrize("name", ["robot/legged-3", "gymnasium/Reacher-v5", "gymnasium/Pendulum-v1"])
+@pytest.mark.parametrize(
+    "name", ["robot/legged-3", "gymnasium/Ant-v5", "gymnasium/Reacher-v5", "gymnasium/Pendulum-v1"]
+)
 def test_where_observations_tell_too_little_it_is_refused(name: str) -> None:
     environment = open_environment(name)
     with pytest.raises(UsageError, match=f"^{name} cannot start in a given state"):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from keras import ops
-from test_second_model import motion
+from linear_model import motion
 
 import trajworld as tw
 from trajworld.backend import active_backend

@@ -7,15 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from linear_model import LinearSizes, motion
 from scipy.stats import t
+from studies_fixtures import PENDULUM, balancer, pendulum_data
 from test_returns import SUPPORT, Linear, model  # noqa: F401
-from test_second_model import LinearSizes, motion
 
-from trajworld.collect.episodes import run_episodes
 from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.store import write_store
-from trajworld.environments.open import open_environment
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.coverage import Coverage
 from trajworld.evaluation.imagined import imagined_returns
@@ -180,35 +179,6 @@ def test_a_policy_of_another_robot_is_refused_by_name(model: Linear, data: Datas
 
 
 @pytest.mark.once
-def test_the_simulator_starts_where_it_is_told() -> None:
-    environment = open_environment("Hopper-v5")
-    other = open_environment("Hopper-v5")
-    seen, action = environment.reset(3), np.array([0.5, -0.2, 0.1], np.float32)
-    for _ in range(5):
-        seen = environment.step(action).observation
-    other.reset(9)
-    other.place(seen)
-    for _ in range(5):
-        one, two = environment.step(action), other.step(action)
-        np.testing.assert_allclose(two.observation, one.observation, atol=1e-9)
-        assert two.reward == pytest.approx(one.reward)
-    ant = open_environment("Ant-v5")
-    seen = ant.reset(0)
-    with pytest.raises(UsageError, match="Ant-v5 cannot start in a given state"):
-        ant.place(seen)
-
-
-PENDULUM = "gymnasium/InvertedPendulum-v5"
-
-
-def balancer(gain: float) -> Policy:
-    mean = Layer(gain * np.array([[0.3], [5.0], [0.5], [1.0]], np.float32), np.zeros(1, np.float32))
-    bounds = np.full(1, 3, np.float32)
-    noise = Layer(np.zeros((4, 1), np.float32), np.full(1, -1, np.float32))
-    return Policy((), mean, noise, -bounds, bounds, squash=False, environment=PENDULUM)
-
-
-@pytest.mark.once
 def test_true_values_over_another_horizon_are_refused(tmp_path: Path) -> None:
     path, given = tmp_path / "truth.json", OpeSettings(discount=0.9, horizon=50)
 
@@ -251,12 +221,7 @@ def test_from_the_command_line(tmp_path: Path, command: Callable[..., tuple[int,
     gains = {"good": 1.0, "weak": 0.12, "bad": -1.0}
     for name, gain in gains.items():
         save_policy(balancer(gain), tmp_path / "policies" / f"{name}.npz")
-    episodes = [
-        rollout.episode
-        for gain in gains.values()
-        for rollout in run_episodes(PENDULUM, balancer(gain), 0, 0, 10, 60)
-    ]
-    data = write_store(tmp_path / "data", episodes, name="pendulum", source="", environment=PENDULUM)
+    data = pendulum_data(tmp_path / "data", *gains.values())
     given = [
         str(data.path),
         "--policies",

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from keras import ops
-from test_second_model import Linear, LinearSizes, motion
+from linear_model import Linear, LinearSizes, motion
 
 from trajworld.collect.episodes import run_episode, run_episodes
 from trajworld.data.batch import Variates

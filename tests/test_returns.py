@@ -6,7 +6,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 import pytest
-from test_second_model import Linear, LinearSizes, motion
+from linear_model import Linear, LinearSizes, motion
 
 from trajworld.data.dataset import Dataset
 from trajworld.environments.termination import termination_rule

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from test_ope import PENDULUM, balancer
+from studies_fixtures import PENDULUM, balancer, tiny_model
 
 from trajworld.charts import Look
 from trajworld.collect.episodes import run_episodes
@@ -67,8 +67,7 @@ def suite(episodes: dict[str, Any], tmp_path: Path) -> dict[str, Any]:
         write_minari(
             f"two/pendulum-{level}-v0", own, environment=PENDULUM, description="", metadata={}, **spaces
         )
-    model = tmp_path / "tiny.keras"
-    save_model(new_model(kind_of("trajworld").preset("tiny"), Identity()), model)
+    model = tiny_model(tmp_path / "tiny.keras")
     models = (TUNED, SCRATCH)
     return {"suite": "two", "model": str(model), "models": models, "windows": 20, "seeds": 1, **SHORT}
 

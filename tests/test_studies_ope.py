@@ -7,15 +7,11 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_ope import PENDULUM, balancer
+from studies_fixtures import balancer, pendulum_data, tiny_model
 
 from trajworld.charts import Look
-from trajworld.collect.episodes import run_episodes
-from trajworld.data.store import write_store
 from trajworld.errors import UsageError
-from trajworld.models.files import save_model
-from trajworld.models.identity import Identity
-from trajworld.models.interface import kind_of, new_model
+from trajworld.models.interface import kind_of
 from trajworld.policies.files import save_policy, zoo_files
 from trajworld.studies import ope
 from trajworld.studies.data import Pretrained, shown_names
@@ -104,13 +100,10 @@ def test_policies_and_time_limits_are_read_once(monkeypatch: pytest.MonkeyPatch)
 def test_the_study_runs_and_repeats_its_tables(
     tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
-    episodes = []
     for name, gain in {"good": 1.0, "bad": -1.0}.items():
         save_policy(balancer(gain), tmp_path / "policies" / f"{name}.npz")
-        episodes += [one.episode for one in run_episodes(PENDULUM, balancer(gain), 0, 0, 10, 60)]
-    data = write_store(tmp_path / "data", episodes, name="pendulum", source="", environment=PENDULUM)
-    model = tmp_path / "tiny.keras"
-    save_model(new_model(kind_of("trajworld").preset("tiny"), Identity()), model)
+    data = pendulum_data(tmp_path / "data", 1.0, -1.0)
+    model = tiny_model(tmp_path / "tiny.keras")
     plan = ["--datasets", data.path, "--policies", tmp_path / "policies", "--model", model, "--steps", "8"]
     more = (
         "--batch-size 4 --ensemble-steps 10 --iterations 5 --seeds 1 --horizon 20 --discount 0.9 --states 8"

@@ -6,15 +6,10 @@ from typing import Any
 
 import pandas as pd
 import pytest
-from test_ope import PENDULUM, balancer
+from studies_fixtures import PENDULUM, balancer, pendulum_data, tiny_model
 
 from trajworld.charts import Look
-from trajworld.collect.episodes import run_episodes
-from trajworld.data.store import write_store
 from trajworld.errors import UsageError
-from trajworld.models.files import save_model
-from trajworld.models.identity import Identity
-from trajworld.models.interface import kind_of, new_model
 from trajworld.policies.files import save_policy
 from trajworld.studies.planning import MODELS, Planning
 
@@ -78,8 +73,7 @@ def test_returns_stand_beside_the_proposals() -> None:
 
 
 def test_each_environment_has_one_proposal(tmp_path: Path) -> None:
-    episodes = [one.episode for one in run_episodes(PENDULUM, balancer(1.0), 0, 0, 3, 20)]
-    data = write_store(tmp_path / "data", episodes, name="pendulum", source="", environment=PENDULUM)
+    data = pendulum_data(tmp_path / "data", 1.0, count=3, steps=20)
     for name in ("one", "two"):
         save_policy(balancer(1.0), tmp_path / f"{name}.npz")
     given = {"datasets": (str(data.path),)}
@@ -94,10 +88,8 @@ def test_the_study_runs_and_repeats_its_tables(
     tmp_path: Path, command: Callable[..., tuple[int, str, str]]
 ) -> None:
     save_policy(balancer(1.0), tmp_path / "good.npz")
-    episodes = [one.episode for one in run_episodes(PENDULUM, balancer(1.0), 0, 0, 10, 60)]
-    data = write_store(tmp_path / "data", episodes, name="pendulum", source="", environment=PENDULUM)
-    model = tmp_path / "tiny.keras"
-    save_model(new_model(kind_of("trajworld").preset("tiny"), Identity()), model)
+    data = pendulum_data(tmp_path / "data", 1.0)
+    model = tiny_model(tmp_path / "tiny.keras")
     plan = ["--datasets", data.path, "--proposals", tmp_path / "good.npz", "--model", model]
     sizes = "--batch-size 4 --steps 8 --ensemble-steps 10 --candidates 6 --horizon 4 --episodes 2"
     plan += [*sizes.split(), "--episode-steps", 30, "--baseline-episodes", 4]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from linear_model import motion
 from numpy_reference import Array, FlatReference, known_variates, numpy, weights_of_model, windows
-from test_second_model import motion
 from test_trajworld import randomised
 
 import trajworld as tw
