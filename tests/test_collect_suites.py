@@ -135,6 +135,7 @@ def training(folder: Path, policies: list[Policy], lengths: list[list[int]]) -> 
             rewards=np.ones(len(dones), np.float32),
             dones=dones,
             timeouts=np.zeros_like(dones),
+            broken=np.zeros(len(dones), bool),
         )
         seen += np.split(before, np.cumsum(own)[:-1])
     return seen
