@@ -39,7 +39,7 @@ def evaluate(
 ) -> None:
     """Measure how MODEL predicts the transitions of each DATASET.
 
-    One step ahead: the last row of each window of at most 20 rows, from the rows before it; beside it the
+    One step ahead: the last row of each window of the model's length, from the rows before it; beside it the
     baseline that copies the row before. Open loop: rollouts that are given the real actions only. A DATASET is
     what `trajworld data inspect` takes. A MODEL is one that ships (`trajworld-small`), one on the Hugging Face hub
     (`hf://USER/REPO`) or a file. A model reads data over its own range if it has one.
@@ -94,10 +94,10 @@ def evaluate(
             "model": model_name,
             "environment": model.identity.environment,
             "settings": {
+                **vars(settings),
                 "windows": settings.windows or None,
-                "horizon": settings.horizon,
-                "seed": settings.seed,
                 "ranges": ranges,
+                "ridge": ridge,
             },
             "datasets": [each.as_json() for each in found],
         }
@@ -107,8 +107,6 @@ def evaluate(
         return print_json(results)
     for each in found:
         _print(each)
-    if ranges is not None and all(support.origin.startswith("the model's own") for support in supports):
-        click.echo("--ranges was not needed: the model has its own.")
     if output is not None:
         click.echo(f"Results and pictures: {output}")
 

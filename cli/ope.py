@@ -124,7 +124,7 @@ def ope(
         with job_progress("Converting") as progress:
             chosen = named_ranges(ranges, models, progress=progress)
         supports = [support_for(model, dataset, chosen) for model in models]
-        origin = supports[0].origin
+        origin = "; ".join(dict.fromkeys(support.origin for support in supports))
         with job_progress("Imagining", "rollouts") as progress:
             read = [(model, support.support) for model, support in zip(models, supports, strict=True)]
             table = core.imagined_values(read, dataset, found, settings, progress)
@@ -149,7 +149,14 @@ def ope(
         "models": list(model_names),
         "dataset": dataset.name,
         "ranges": origin,
-        "settings": {**vars(settings), "fitted_q": fitted_q, "simulate": simulate, "truth": str(truth or "")},
+        "settings": {
+            **vars(settings),
+            "fitted_q": fitted_q,
+            "simulate": simulate,
+            "truth": str(truth or ""),
+            "members": members,
+            "files": {name: str(path) for name, path in files.items()},
+        },
         "policies": json.loads(table.to_json(orient="records")),
         "metrics": None if metrics is None else json.loads(metrics.to_json(orient="records")),
     }

@@ -28,7 +28,8 @@ def known_variates(observations: int, actions: int, padded: int | None = None) -
     lower = rng.uniform(-3, 0, count).astype(np.float32)
     mask = (np.arange(count) < observations + 1 + actions).astype(np.float32)
     upper = lower + rng.uniform(0.5, 4, count).astype(np.float32)
-    return Variates(action_mask(observations, actions, count), lower, upper, mask if padded else None)
+    is_action = np.pad(action_mask(observations, actions), (0, count - observations - 1 - actions))
+    return Variates(is_action, lower, upper, mask if padded else None)
 
 
 def windows(variates: Variates, batch: int = 3, rows: int = 6, seed: int = 1) -> tuple[Array, Array]:

@@ -18,6 +18,7 @@ from trajworld.data.dataset import Dataset
 from trajworld.data.episode import Episode
 from trajworld.data.store import write_store
 from trajworld.errors import TrajWorldError, UsageError
+from trajworld.evaluation.ranges import support_for
 from trajworld.models.identity import Identity
 from trajworld.models.interface import new_model
 from trajworld.models.mlp_ensemble import MLPEnsemble
@@ -273,6 +274,42 @@ def test_first_weights_are_drawn_for_the_inputs_that_there_are() -> None:
     np.testing.assert_allclose(np.array(model._kernels[0]), before * math.sqrt(8 / 5), rtol=1e-6)
 
 
+@pytest.mark.parametrize("acts", [True, False])
+def test_a_sampled_step_is_an_elite_and_its_noise(acts: bool) -> None:
+    """The draw of the elite and that of the reward's noise are independent, also where no action stands last."""
+    model, count = ensemble(), 3000
+    model.set_weights(
+        [weight if weight.ndim < 3 else weight[:1].repeat(3, 0) for weight in model.get_weights()]
+    )
+    row = np.repeat(rows(1)[0], count, axis=0)[:, : 6 if acts else 4]
+    known = Variates(*(np.asarray(part)[: row.shape[1]] for part in variates()[:3]), None)
+    draws = np.random.default_rng(0).random((2, count, row.shape[1])).astype(np.float32)
+    run = active_backend().compile(
+        lambda rows, draws: model.step(model.start(rows[:, None], None, known), rows, draws)[1], model
+    )
+    step = run(row, draws)
+    noise = ops.convert_to_numpy(step.predicted)[:, :4] - by_hand(model, row, acts)[0][0]
+    noise /= by_hand(model, row, acts)[1][0]
+    # Of any elite, three thirds of the draws, each variate's noise is standard normal.
+    for third in range(3):
+        chosen = noise[np.floor(3 * draws[0, :, -1]) == third]
+        np.testing.assert_allclose(chosen.mean(axis=0), 0, atol=0.15)
+        np.testing.assert_allclose(chosen.std(axis=0), 1, atol=0.1)
+    np.testing.assert_allclose(np.corrcoef(noise.T) - np.eye(4), 0, atol=0.1)
+
+
+def test_which_elite_is_drawn() -> None:
+    model = ensemble()
+    model.choose_elites(np.array([0.1, 0.3, 0.2]))
+    row, known = np.repeat(rows(1)[0], 4, axis=0), variates()
+    draws = np.zeros((2, 4, 6), np.float32)
+    draws[0, :, -1] = [0.0, 0.49, 0.5, 0.99]
+    step = model.step(model.start(row[:, None], None, known), row, draws)[1]
+    means = by_hand(model, row)[0]
+    found = ops.convert_to_numpy(step.predicted)[:, :4]
+    np.testing.assert_allclose(found, [means[member, 0] for member in (0, 0, 2, 2)], atol=1e-5)
+
+
 def test_sizes_that_do_not_fit_are_refused() -> None:
     for wrong in ({"elites": 8}, {"layers": 5}, {"width": 0}):
         with pytest.raises(UsageError):
@@ -280,3 +317,10 @@ def test_sizes_that_do_not_fit_are_refused() -> None:
     model: Any = new_model(SIZES, Identity())
     with pytest.raises(TrajWorldError, match="6 observation and 2 action variates are more than the 5 and 3"):
         model.adapt([np.zeros(9)], [np.ones(9)], [(6, 2)])
+
+
+def test_a_pre_trained_ensemble_refuses_data_for_which_it_has_no_places(tmp_path: Path) -> None:
+    """Six observations, a reward and two actions are as many variates as there are places in all."""
+    model: Any = new_model(SIZES, Identity())
+    with pytest.raises(TrajWorldError, match="6 observation and 2 action variates are more than the 5 and 3"):
+        support_for(model, motion(tmp_path / "wide", 6))

@@ -100,6 +100,19 @@ def test_estimates_of_several_policies(model: Linear, data: Dataset) -> None:  #
 
 
 @pytest.mark.once
+def test_real_rows_are_measured_to_those_of_other_episodes(tmp_path: Path) -> None:
+    """Seven episodes, each at a point of its own, equally far from all others."""
+    episodes = [
+        Episode(np.tile(10.0 * np.eye(7)[number], (11, 1)), np.zeros((10, 1)), np.zeros(10))
+        for number in range(7)
+    ]
+    coverage = Coverage.of(write_store(tmp_path / "x", episodes, name="x", source="", environment=""))
+    # All but two points lie in the rows that are kept, of 70 those of five episodes.
+    apart = 10.0 * np.sqrt(2) / coverage.scale[coverage.scale != 1.0].max()
+    assert coverage.usual[0] >= apart
+
+
+@pytest.mark.once
 def test_distances_are_the_same_where_rollouts_fade(tmp_path: Path) -> None:
     rng, drift, drifting = np.random.default_rng(0), np.zeros((12, 12)), Linear(LinearSizes())
     episodes = [
@@ -146,6 +159,25 @@ def test_several_models_give_their_mean_and_their_spread(model: Linear, data: Da
         both["estimate high"] - both["estimate"], np.sqrt((widths**2).mean(axis=0) + between)
     )
     np.testing.assert_allclose(both["between models"], estimates.std(axis=0, ddof=1))
+
+
+@pytest.mark.once
+def test_a_model_without_an_estimate_does_not_narrow_the_interval_of_the_others(
+    model: Linear,  # noqa: F811
+    data: Dataset,
+) -> None:
+    broken = Linear(model.sizes)
+    broken.set_weights([weight * np.nan for weight in model.get_weights()])
+    other = Linear(model.sizes)
+    other.set_weights([1.1 * model.get_weights()[0], *model.get_weights()[1:]])
+    policies, settings = {"one": linear_policy(0, True)}, OpeSettings(horizon=25)
+    two, three = (
+        imagined_values([(each, SUPPORT) for each in models], data, policies, settings)
+        for models in ([model, other], [model, other, broken])
+    )
+    for column in ("estimate", "estimate low", "estimate high"):
+        np.testing.assert_allclose(three[column], two[column])
+    assert three["problem"].str.contains("are left out").all()
 
 
 @pytest.mark.once

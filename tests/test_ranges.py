@@ -56,12 +56,11 @@ def test_the_training_range_is_widened_by_1e_5_and_that_of_pre_training_only_whe
     assert support.lower[1] < 3.0 < support.upper[1]
 
 
-@pytest.mark.parametrize(("observations", "actions", "padded"), [(3, 2, None), (1, 0, 4), (2, 1, 8)])
-def test_action_mask(observations: int, actions: int, padded: int | None) -> None:
-    mask = action_mask(observations, actions, padded)
-    count = observations + 1 + actions
+@pytest.mark.parametrize(("observations", "actions"), [(3, 2), (1, 0), (2, 1)])
+def test_action_mask(observations: int, actions: int) -> None:
+    mask = action_mask(observations, actions)
     assert mask.dtype == np.int32
-    assert mask.tolist() == [int(observations + 1 <= i < count) for i in range(padded or count)]
+    assert mask.tolist() == [0] * (observations + 1) + [1] * actions
 
 
 def source(dataset: str, environment: str, content: str, top: float, variates: int = 6) -> DatasetRange:

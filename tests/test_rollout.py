@@ -135,9 +135,7 @@ def test_the_open_loop_equals_a_loop_without_a_cache(
     wide, known = np.pad(history, [(0, 0), (0, 0), (0, padded)], constant_values=0.7), KNOWN
     if padded:
         ends = np.pad(LOWER, (0, padded)), np.pad(UPPER, (0, padded), constant_values=1)
-        known = Variates(
-            action_mask(OBSERVATIONS, ACTIONS, 6 + padded), *ends, np.float32([1] * 6 + [0] * padded)
-        )
+        known = Variates(np.pad(KNOWN.is_action, (0, padded)), *ends, np.float32([1] * 6 + [0] * padded))
     rollout = rolling(window)(wide, mask, known, GivenActions(actions))
     found = arrays(rollout)
     history[0, : rows // 2] = 0
@@ -147,6 +145,19 @@ def test_the_open_loop_equals_a_loop_without_a_cache(
     np.testing.assert_allclose(found[0], expected[0], atol=2e-4)
     np.testing.assert_allclose(found[1], expected[1], atol=2e-4)
     np.testing.assert_array_equal(rollout.actions, actions)
+
+
+@pytest.mark.once
+@pytest.mark.parametrize("window", [2, 3, 11, 19, 20])
+def test_no_step_is_at_a_position_that_training_does_not_reach(window: int) -> None:
+    """A window's last row is only predicted: its position has the weights that were drawn."""
+    model = TrajWorld(TrajWorldSizes(blocks=1, width=16, heads=2, window=window, variates=12))
+    table = np.array(model.position_embedding.embeddings)
+    table[window - 1] = np.nan
+    model.position_embedding.embeddings.assign(table)
+    history, mask, actions = trajectory(13)
+    rollout = compile_rollout(model, OBSERVATIONS)(history, mask, KNOWN, GivenActions(actions))
+    assert np.isfinite(rollout.observations).all()
 
 
 def policy(weights: Any, observation: Any, noise: Any) -> Any:
@@ -241,10 +252,15 @@ def test_what_does_not_fit_is_refused() -> None:
         (history[:, :0], actions, 3, "must be"),
         (history[0], actions, 3, "must be"),
         (history, actions[:, :0], 3, "at least one step"),
-        (history, actions, 4, "4 observations"),
+        (history, actions[..., :1], 3, "2 actions"),
+        (history, np.pad(actions, [(0, 0), (0, 0), (0, 1)]), 3, "2 actions"),
     ):
         with pytest.raises(UsageError, match=said):
             compile_rollout(model_of(20), observations)(rows, mask, KNOWN, GivenActions(taken))
+    for count in (1, 3):
+        weights = {"kernel": np.ones((3, count), np.float32), "bias": np.zeros(count, np.float32)}
+        with pytest.raises(UsageError, match=f"gives {count} actions, but the variates have 2"):
+            rolling()(history, mask, KNOWN, PolicyController(policy, weights, 4))
 
 
 def test_draws_and_noise_of_too_few_steps_are_refused() -> None:

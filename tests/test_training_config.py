@@ -114,6 +114,8 @@ def test_an_optimizer_brings_its_rate_and_decay(tmp_path: Path) -> None:
     assert resolve_config("train", file=path, options=DATA).optimizer == "muon"
     with pytest.raises(UsageError, match="muon is for blocks"):
         resolve_config("train", options={**DATA, "model": "mlp-ensemble", "optimizer": "muon"})
+    with pytest.raises(UsageError, match="mixed_bfloat16 is for blocks"):
+        resolve_config("train", options={**DATA, "model": "mlp-ensemble", "dtype": "mixed_bfloat16"})
 
 
 def test_a_later_end_keeps_the_warm_up(tmp_path: Path) -> None:

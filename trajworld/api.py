@@ -59,7 +59,7 @@ def train(
         init: The model whose weights training starts from, as :func:`load` takes it; None for random weights.
         run: The run directory to make (``trajworld train --resume`` continues it); by default a temporary one.
         overwrite: Whether to remove an existing run first.
-        preset: ``tiny``, ``small`` (the default) or ``paper``, for the settings that are not given.
+        preset: ``tiny``, ``small`` (the default), ``paper`` or ``wide`` (of an ensemble), for the settings not given.
         observe: Called after every step.
         settings: Any of :class:`trajworld.training.config.TrainingConfig`; ``model`` is a mapping of sizes, optionally
             with the ``kind``.

@@ -36,8 +36,12 @@ class Coverage:
         # An episode's last row has no action.
         acted = [np.arange(*dataset.episode_offsets[[e, e + 1]])[:-1] for e in episodes]
         places = np.concatenate(acted)
-        held = places[: max(len(acted[0]), len(places) // 5) if len(acted) > 1 else max(1, len(places) // 2)]
-        rest = places[len(held) :] if len(held) < len(places) else places
+        ends = np.cumsum([len(one) for one in acted])
+        # The first episodes that are a fifth together, or half of a single one.
+        cut = max(1, ends[-1] // 2)
+        if len(acted) > 1:
+            cut = ends[min(int(np.searchsorted(ends, ends[-1] / 5)), len(acted) - 2)]
+        held, rest = places[:cut], places[cut:] if cut < len(places) else places
         chosen, others = (
             np.sort(rng.permutation(part)[:most]) for part, most in ((rest, _ROWS), (held, _OTHERS))
         )

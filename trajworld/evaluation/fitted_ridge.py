@@ -5,6 +5,7 @@ the model's window; rows before an episode's first one are that row again. The p
 least error on a fifth of the episodes, which the fit does not see.
 """
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -50,8 +51,12 @@ def ridge_errors(
     )
 
 
+@functools.lru_cache(maxsize=2)
 def fitted_ridge(dataset: Dataset, window: int, rows: int) -> Predictor:
-    """A predictor of windows of ``window`` rows from their ``rows`` rows before the last, fitted on a dataset."""
+    """A predictor of windows of ``window`` rows from their ``rows`` rows before the last, fitted on a dataset.
+
+    The last two are kept: several datasets are measured by the same.
+    """
     found, predicted = statistics(dataset), dataset.num_predicted
     scale = np.where(found.std > 0, found.std, 1.0)
 

@@ -17,14 +17,13 @@ from trajworld.evaluation.ope_settings import OpeSettings
 from trajworld.evaluation.returns import ROWS_KEPT, Returns
 from trajworld.models.interface import WorldModel
 from trajworld.models.ranges import Support
-from trajworld.models.rollout import PolicyController, Rollout
+from trajworld.models.rollout import PolicyController, Rollout, steps_at_once
 from trajworld.policies.policy import Policy, stacked_weights
 from trajworld.processes import Progress
 from trajworld.study.tables import half_width, standard_error
 
 Floats = NDArray[np.float32]
 
-_STEPS = 10
 _LEAST_BATCH = 8
 # How many rounds of rollouts fit in a batch.
 _ROUNDS = 8
@@ -76,7 +75,7 @@ def imagined_returns(
         settings: The settings.
         progress: Called after each round.
     """
-    plan, steps = _Plan(list(policies), len(starts), settings), model.chunk or _STEPS
+    plan, steps = _Plan(list(policies), len(starts), settings), steps_at_once(model)
     begun = functools.partial(_Round, dataset, support, starts, ends, settings, (model.context, steps))
     variates = variates_of(dataset, support.lower, support.upper)
     forms: dict[Any, dict[str, Policy]] = {}

@@ -55,8 +55,8 @@ class PredictionErrors:
     The ``table`` has a row for each predicted variate, then the means over ``observations`` and over ``all`` (with the
     reward). Its columns are ``std`` over the dataset, None in the means; ``mae`` and ``mse`` in the data's own units;
     ``normalised_mae`` and ``normalised_mse`` in standard deviations and variances, None of a variate that does not
-    vary, which has no part in the means either; and ``nll``, the negative log-likelihood of the bin that holds the true
-    value in nats, None for a predictor without bins.
+    vary, which has no part in the means either; and ``nll``, the negative log-likelihood in nats of the bin that holds
+    the true value, of an ensemble that of the value itself, None for a predictor that gives none.
     """
 
     dataset: str
@@ -239,8 +239,8 @@ def each_error(
     ``first [N]`` are the first rows of their episodes; ``predictor`` is its name, for errors.
 
     Yields:
-        ``[<= batch_size, P]`` absolute errors in the data's own units, and the negative log-likelihoods of the
-        true bins, in nats, or None for a predictor without bins.
+        ``[<= batch_size, P]`` absolute errors in the data's own units, and the negative log-likelihoods in
+        nats, or None for a predictor that gives none.
 
     Raises:
         TrajWorldError: The predictions are not finite.

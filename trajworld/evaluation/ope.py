@@ -82,9 +82,9 @@ def _over_models(tables: Sequence[pd.DataFrame]) -> pd.DataFrame:
     )
     within = pd.concat(tables).assign(error=lambda rows: (rows["estimate" + HIGH] - rows["estimate"]) ** 2)
     table["between models"] = groups["estimate"].std()
-    width = np.sqrt(
-        within.groupby("policy", sort=False)["error"].mean() + groups["estimate"].agg(half_width) ** 2
-    )
+    error = within.groupby("policy", sort=False)["error"].mean()
+    between = groups["estimate"].agg(lambda each: half_width(each.dropna()))
+    width = np.sqrt(error + between**2)
     table["estimate" + LOW], table["estimate" + HIGH] = table["estimate"] - width, table["estimate"] + width
     return table.assign(problem=problems).reset_index()
 

@@ -56,6 +56,8 @@ def support_for(model: WorldModel, dataset: Dataset, ranges_from: Dataset | str 
             f"{dataset.name} has {dataset.num_variates} variates, more than the {table} this model has "
             "embeddings for: use a model made with a larger table"
         )
+    if places := getattr(model, "places", None):
+        places(dataset.observation_size, dataset.action_size)
     if dataset.reward and not identity.reward:
         raise TrajWorldError(
             f"the model was trained without rewards, which {dataset.name} has: give it data without a reward"

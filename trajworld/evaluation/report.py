@@ -77,7 +77,7 @@ def evaluate(
     ``fitted`` ridge regressions are fitted that are measured too. A ``TrajWorldError`` is raised where the predictions
     are not finite, or a picture cannot be written.
     """
-    # Imported here: without pictures nothing waits for Matplotlib and pandas.
+    # Imported here: the Python interface does not wait for Matplotlib.
     from trajworld.charts import save_figure
     from trajworld.evaluation import pictures
     from trajworld.evaluation.fitted_ridge import ridge_errors

@@ -139,8 +139,8 @@ class Identity:
         return [one for one in self.sources if content and one.content == content]
 
 
-def action_mask(observation_size: int, action_size: int, padded: int | None = None) -> NDArray[np.int32]:
-    """``[M]`` int32: 1 for action variates, 0 for observations, the reward and padding."""
-    mask = np.zeros(padded or observation_size + 1 + action_size, np.int32)
+def action_mask(observation_size: int, action_size: int) -> NDArray[np.int32]:
+    """``[M]`` int32: 1 for action variates, 0 for observations and the reward."""
+    mask = np.zeros(observation_size + 1 + action_size, np.int32)
     mask[observation_size + 1 :][:action_size] = 1
     return mask

@@ -55,7 +55,8 @@ class Sizes(Protocol):
     Attributes:
         presets: Sizes by name.
         runs: The settings of a training run that a preset brings, by preset and kind of run (``pretrain``, ``train``);
-            those of ``init``, if any, replace the latter's where training starts from a model.
+            those of ``init``, if any, replace the latter's where training starts from a model, and those with an
+            optimiser's name behind that the settings for it.
         window: T, the most rows of a window.
         variates: The most variates.
         parameters: How many weights there are.

@@ -92,7 +92,7 @@ class MLPEnsemble(keras.Model):
         """
         total, square, seen = np.zeros((3, self.sizes.observations + self.sizes.actions + 1))
         for mean, std, (observations, actions) in zip(means, stds, sizes, strict=True):
-            where = self._places(observations, actions)
+            where = self.places(observations, actions)
             total[where] += mean
             square[where] += std**2 + mean**2
             seen[where] += 1
@@ -103,8 +103,12 @@ class MLPEnsemble(keras.Model):
         if fresh and len({*sizes}) == 1:
             self._kernels[0].assign(np.array(self._kernels[0]) / np.sqrt((seen[:-1] > 0).mean()))
 
-    def _places(self, observations: int, actions: int) -> NDArray[np.int64]:
-        """Where the variates of a row stand: the reward last, or where there is no action, as one more observation."""
+    def places(self, observations: int, actions: int) -> NDArray[np.int64]:
+        """Where the variates of a row stand: the reward last, or where there is no action, as one more observation.
+
+        Raises:
+            TrajWorldError: There are not as many places.
+        """
         room = self.sizes.observations
         if observations > room or actions > self.sizes.actions:
             raise TrajWorldError(
@@ -136,7 +140,7 @@ class MLPEnsemble(keras.Model):
         The mean is the change of an observation, and the reward itself, standardised.
         """
         known, told = self._maps(variates, rows.shape[-1])
-        span = ops.where(variates.upper > variates.lower, variates.upper - variates.lower, 1.0)
+        span = variates.upper - variates.lower
         scaled = (rows - variates.lower) / span
         mean, scale = ops.convert_to_tensor(self.mean), ops.convert_to_tensor(self.scale)
         here = ops.sum(known, axis=0)
@@ -269,13 +273,15 @@ class MLPEnsemble(keras.Model):
         expected, std = self._mixture(mean, log_variance)
         if draws is not None:
             elite = ops.convert_to_tensor(self.elite)
-            # Draws of the last variate, an action or padding, which is not predicted.
-            passed = ops.cumsum(elite) / ops.sum(elite)
-            chosen = ops.sum(ops.cast(draws[0, :, -1:] >= passed, "int32"), axis=-1)
+            # The last variate's draw says which; what is left of it is another, for where that variate is predicted.
+            first, count = draws[0, :, -1:], ops.sum(elite)
+            chosen = ops.sum(ops.cast(first * count >= ops.cumsum(elite), "int32"), axis=-1)
             one = ops.transpose(ops.one_hot(ops.minimum(chosen, self.sizes.members - 1), self.sizes.members))[
                 ..., None
             ]
-            noise = ops.sqrt(-2 * ops.log(1 - draws[0])) * ops.cos(2 * math.pi * draws[1])
+            rest = first * count - ops.floor(first * count)
+            radii = ops.concatenate([draws[0, :, :-1], rest], axis=-1)
+            noise = ops.sqrt(-2 * ops.log(1 - radii)) * ops.cos(2 * math.pi * draws[1])
             expected = (
                 ops.sum(one * mean, axis=0) + ops.exp(0.5 * ops.sum(one * log_variance, axis=0)) * noise
             )

@@ -20,9 +20,6 @@ from trajworld.models.interface import State, WorldModel
 Tensor = Any
 Floats = NDArray[np.float32]
 
-_STEPS_AT_ONCE = 10
-"""How many steps are compiled together of a model that never starts again."""
-
 
 class Controller(Protocol):
     """What acts in a rollout of B trajectories, for ``horizon`` steps.
@@ -119,18 +116,20 @@ def compile_rollout(model: WorldModel, observation_size: int) -> Callable[..., R
         compiled once for each number of trajectories and variates and each controller's program, for any horizon, reads
         the model's weights as they are at the call, and raises ``UsageError`` where shapes do not fit.
     """
-    steps = model.chunk or _STEPS_AT_ONCE
+    steps = steps_at_once(model)
     programs: dict[Hashable, Callable[..., Any]] = {}
 
     def run(
         history: Any, mask: Any, variates: Variates, controller: Controller, draws: Any = None
     ) -> Rollout:
-        _check(np.shape(history), controller, observation_size, draws)
+        taken = int(np.sum(_host(variates.is_action)))
+        _check(np.shape(history), controller, observation_size, taken, draws)
         if variates.mask is None:
             # Not every backend's loop carries None.
             variates = variates._replace(mask=np.ones(len(variates.lower), np.float32))
-        if controller.program not in programs:
-            programs[controller.program] = _compiled(model, observation_size, controller, steps)
+        program = controller.program, taken
+        if program not in programs:
+            programs[program] = _compiled(model, observation_size, taken, controller, steps)
         # The last W rows, zeros before them where there are fewer.
         rows, mask = (_host(array)[:, -model.context :] for array in (history, mask))
         missing = [(0, 0), (model.context - rows.shape[1], 0)]
@@ -138,7 +137,7 @@ def compile_rollout(model: WorldModel, observation_size: int) -> Callable[..., R
         state, found = None, []
         for begin in range(0, controller.horizon, steps):
             arrays, drawn = controller.arrays(begin, steps), _piece(draws, begin, steps)
-            state, rows, *predicted = programs[controller.program](rows, mask, variates, state, arrays, drawn)
+            state, rows, *predicted = programs[program](rows, mask, variates, state, arrays, drawn)
             mask = np.pad(mask, [(0, 0), (0, steps)], constant_values=1)[:, steps:]
             found.append(predicted)
         # Read only at the end: until then the device always has the next chunk to work on.
@@ -146,7 +145,7 @@ def compile_rollout(model: WorldModel, observation_size: int) -> Callable[..., R
             np.concatenate([_host(part) for part in parts], axis=1)[:, : controller.horizon]
             for parts in zip(*found, strict=True)
         )
-        observations, taken = slice(observation_size), int(np.sum(variates.is_action))
+        observations = slice(observation_size)
         if not _host(variates.mask)[observation_size]:
             values[..., -1] = stds[..., -1] = np.nan
         return Rollout(
@@ -161,13 +160,18 @@ def compile_rollout(model: WorldModel, observation_size: int) -> Callable[..., R
     return run
 
 
+def steps_at_once(model: WorldModel) -> int:
+    """How many steps of a rollout are compiled together: a model's chunk, 10 of one that never starts again."""
+    return model.chunk or 10
+
+
 def draw_uniforms(horizon: int, batch: int, variates: int, seed: int) -> Floats:
     """Draws to sample a rollout with, ``[h, 2, B, M]`` float32 in [0, 1), of which a shorter one takes the first."""
     return np.random.default_rng(seed).random((horizon, 2, batch, variates), np.float32)
 
 
 def _compiled(
-    model: WorldModel, observation_size: int, controller: Controller, steps: int
+    model: WorldModel, observation_size: int, taken: int, controller: Controller, steps: int
 ) -> Callable[..., Any]:
     """Some steps from a state, or from a history where there is none or the model starts again from its last rows."""
     predicted = observation_size + 1
@@ -186,7 +190,11 @@ def _compiled(
             newest = context - 1 + k
             observation = ops.slice(rows, (0, newest, 0), (batch, 1, observation_size))[:, 0]
             action = ops.cast(controller.act(arrays, observation, k), "float32")
-            action = ops.pad(action, [[0, 0], [predicted, count - predicted - action.shape[1]]])
+            if action.shape[1] != taken:
+                raise UsageError(
+                    f"the controller gives {action.shape[1]} actions, but the variates have {taken}"
+                )
+            action = ops.pad(action, [[0, 0], [predicted, count - predicted - taken]])
             state, step = model.step(state, action, _at(draws, k))
             rows = ops.slice_update(rows, (0, newest, predicted), action[:, None, predicted:])
             rows = ops.slice_update(rows, (0, newest + 1, 0), step.value[:, None, :predicted])
@@ -222,15 +230,17 @@ def _host(array: Any) -> Floats:
     return np.asarray(ops.convert_to_numpy(array), np.float32)
 
 
-def _check(history: tuple[int, ...], controller: Controller, observation_size: int, draws: Any) -> None:
+def _check(
+    history: tuple[int, ...], controller: Controller, observation_size: int, taken: int, draws: Any
+) -> None:
     """Refuse shapes and sizes that do not fit, by name."""
     if len(history) != 3 or not history[1] or controller.horizon < 1:
         found = f"a history {history} must be [B, H, M] of at least one row"
         raise UsageError(f"{found}, and the horizon {controller.horizon} at least one step")
     if isinstance(controller, GivenActions):
         actions = np.shape(controller.actions)
-        if len(actions) != 3 or actions[0] != history[0] or observation_size + 1 + actions[2] > history[2]:
-            found = f"a history {history} of {observation_size} observations and a reward"
+        if len(actions) != 3 or actions[0] != history[0] or actions[2] != taken:
+            found = f"a history {history} of {observation_size} observations, a reward and {taken} actions"
             raise UsageError(f"actions {actions} must be [B, h, A] beside {found}")
     # Those of further steps are not read; zeros in place of missing ones would be values like others.
     given: dict[str, tuple[Any, tuple[int, ...]]] = {"draws": (draws, (2, history[0], history[2]))}

@@ -75,7 +75,7 @@ class TDMSizes(TransformerSizes):
 
     @property
     def variates(self) -> int:
-        """Unlimited: they have no table."""
+        """More than there are anywhere: they have no table."""
         return 2**31
 
     @property

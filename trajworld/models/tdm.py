@@ -8,9 +8,7 @@ from keras import ops
 
 from trajworld.data.batch import Batch, Variates
 from trajworld.models.bins import moments, onehot_cross_entropy
-from trajworld.models.identity import Identity
 from trajworld.models.interface import Predicted, Short, Step
-from trajworld.models.sizes import TDMSizes
 from trajworld.models.transformer import Cache, Rollout, WindowTransformer, causal, decided
 
 Tensor = Any
@@ -27,11 +25,6 @@ class TDM(WindowTransformer):
 
     kind = "tdm"
     axes = ("time",)
-
-    def __init__(self, sizes: TDMSizes, identity: Identity | None = None, **kwargs: Any) -> None:
-        super().__init__(sizes, identity, **kwargs)
-        # K is 10, or what the window has room for.
-        self.chunk = min(10, sizes.window - self.context)
 
     @property
     def predictions(self) -> dict[str, Callable[..., Predicted]]:

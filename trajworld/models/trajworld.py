@@ -7,9 +7,7 @@ from keras import ops
 
 from trajworld.data.batch import Batch, Variates
 from trajworld.models.bins import moments, onehot_cross_entropy
-from trajworld.models.identity import Identity
 from trajworld.models.interface import Predicted, Short, Step
-from trajworld.models.sizes import TrajWorldSizes
 from trajworld.models.transformer import Cache, Rollout, WindowTransformer, causal, decided
 
 Tensor = Any
@@ -25,11 +23,6 @@ class TrajWorld(WindowTransformer):
 
     kind = "trajworld"
     axes = ("time", "variate")
-
-    def __init__(self, sizes: TrajWorldSizes, identity: Identity | None = None, **kwargs: Any) -> None:
-        super().__init__(sizes, identity, **kwargs)
-        # K is 10, or what the window has room for.
-        self.chunk = min(10, sizes.window - self.context + 1)
 
     def _embed_more(self) -> None:
         self.variate_embedding = self._embedding(self.sizes.variates, "variate_embedding")

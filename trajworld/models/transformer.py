@@ -49,6 +49,8 @@ class WindowTransformer(keras.Model):
         self.identity = identity or Identity()
         # W is 10, or about half of a smaller window.
         self.context = min(10, (sizes.window + 1) // 2)
+        # K is 10, or as many as end at a position that was trained: a window's last row is only predicted.
+        self.chunk = min(10, sizes.window - self.context)
         policy = self.dtype_policy
         self.input_projection = RowDense(sizes.width, name="input_projection", dtype=policy)
         self.kind_embedding = self._embedding(2, "kind_embedding")

@@ -55,15 +55,16 @@ class TrainingConfig:
         warmup_steps: Linear warm-up from 0.
         decay_steps: Where the cosine reaches 0, warm-up included; by default the end.
         weight_decay: Decoupled weight decay.  [default: muon 0.1, mlp-ensemble 0, else 1e-05]
-        clip_norm: Largest global norm of the gradients.
+        clip_norm: Largest global norm of the gradients.  [default: 0.25, mlp-ensemble unlimited]
         average: Decay of the moving average of the weights that is evaluated and saved in their place; 0 for none.
         targets: ``onehot``, or ``gauss`` for soft ones: a Gaussian around the value, in bins.
             [default: gauss to train small, else onehot]
         augment: Pre-training: share of the batches whose variates are mirrored and moved at random; 0 as published.
         padded_sizes: Pre-training: the most sizes that M is padded up to, each compiled once.
         log_every: Steps between rows of the log; by default at most 50.
-        evaluate_every: Steps between holdout evaluations; by default a tenth of all.
+        evaluate_every: Steps between holdout evaluations; by default a tenth of all, at most 5000.
         patience: The run ends after this many evaluations without a holdout error 1 % lower; 0: at its last step.
+            [default: 0, mlp-ensemble 5]
         checkpoint_every: Steps between checkpoints; by default as between evaluations.
         seed: Of the weights, the split, the batches and dropout.
     """
@@ -102,10 +103,10 @@ class TrainingConfig:
             raise UsageError("name at least one dataset to train on")
         if single and len(self.datasets) > 1:
             raise UsageError(f"train takes one dataset, not {len(self.datasets)}: pretrain takes several")
-        if self.optimizer == "muon" and not hasattr(self.model, "blocks"):
-            raise UsageError(
-                f"muon is for blocks, which {kind_of_sizes(self.model).name} has none of: take adamw"
-            )
+        for name, value in (("optimizer", "muon"), ("dtype", "mixed_bfloat16")):
+            if getattr(self, name) == value and not hasattr(self.model, "blocks"):
+                kind = kind_of_sizes(self.model).name
+                raise UsageError(f"{value} is for blocks, which {kind} has none of: name another {name}")
         if single and self.augment:
             raise UsageError("augment is for pretrain: a model of one dataset keeps to its ranges")
         for name, (fits, wanted) in _RANGES.items():
