@@ -80,6 +80,7 @@ class Backends:
     """
 
     name: ClassVar[str] = "backends"
+    example: ClassVar[str] = "--suites step --quick"
     workers: ClassVar[int] = 1
 
     suites: tuple[str, ...] = tuple(SUITES)

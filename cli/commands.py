@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import itertools
 import re
 import types
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -79,13 +80,18 @@ def list_of(kind: type) -> Callable[[str], tuple[Any, ...]]:
 
     def read(text: str) -> tuple[Any, ...]:
         try:
-            return tuple(kind(part) for part in text.split(",") if part)
+            return tuple(kind(part.strip()) for part in text.split(",") if part.strip())
         except ValueError:
             message = f"{text!r} is not a list of {kind.__name__} with commas between them"
             raise click.BadParameter(message) from None
 
-    read.__name__ = "list"
+    read.__name__ = "A,B,…"
     return read
+
+
+def _together(ctx: click.Context, param: click.Parameter, value: Any) -> tuple[Any, ...] | None:
+    """All values of an option that may be repeated, each a list; None where it is not given and has no default."""
+    return tuple(itertools.chain(*value)) if value else None
 
 
 def documented(text: str | None) -> tuple[str, dict[str, str]]:
@@ -128,6 +134,7 @@ def _parameter(one: inspect.Parameter, kind: Any, words: str, unset: bool, is_fi
     if several:
         kind = get_args(kind)[0]
         several = not is_field
+        given |= {} if several else {"callback": _together}
         kind = kind if several else list_of(kind)
     elif get_origin(kind) is Literal:
         kind = click.Choice(get_args(kind))
@@ -146,8 +153,9 @@ def _parameter(one: inspect.Parameter, kind: Any, words: str, unset: bool, is_fi
         given |= {"type": None, "is_flag": True}
     if isinstance(default, tuple) and is_field:
         default = ",".join(f"{part:g}" if isinstance(part, float) else str(part) for part in default)
-        given["default"] = default
+        given["default"] = None if unset else [default]
     shown = default not in (None, "") and (is_field or kind is not bool)
     if unset and shown and "[default: " not in words:
         given["help"] += f"  [default: {default}]"
-    return click.Option([*flags, one.name], show_default=shown and not unset, multiple=several, **given)
+    given |= {"show_default": shown and not unset, "multiple": several or "callback" in given}
+    return click.Option([*flags, one.name], **given)

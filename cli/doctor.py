@@ -43,7 +43,7 @@ def doctor(
     shown = ("active", "reason", "cores", "memory", "home", "home_free", "minari")
     print_facts((name, (found | sizes)[name]) for name in shown)
     if found["missing"]:
-        print_records(found["missing"], ("what", "mend"))
+        print_records(found["missing"], ("what", "fix"))
     else:
         click.echo("Nothing is missing.")
     click.echo(f"The active backend, {found['active']}, {'works' if found['healthy'] else 'does not work'}.")

@@ -1,7 +1,7 @@
 """``trajworld study`` and ``quickstart``: run a study, or make its report anew."""
 
-import inspect
 import re
+import shutil
 from pathlib import Path
 from pkgutil import resolve_name
 from typing import TYPE_CHECKING, Any, Literal
@@ -36,9 +36,8 @@ def study() -> None:
 @study.command("list")
 def list_studies() -> None:
     """List the studies."""
-    for name, place in STUDIES.items():
-        first = inspect.cleandoc(resolve_name(place).__doc__ or "").split("\n\n")[0]
-        click.echo(f"{name:12} {' '.join(first.split())}")
+    for name, (_, words) in STUDIES.items():
+        click.echo(f"{name:12} {words}")
 
 
 class _Runs(LazyGroup):
@@ -52,12 +51,12 @@ class _Runs(LazyGroup):
             _run(kind, **options)
 
         words = re.sub(r"\n {2,}", " ", documented(kind.__doc__)[0]).replace("\n- ", "\n\n- ")
+        words += f"\n\n\b\nExample:\n  trajworld study run {kind.name} {kind.example} -o {kind.name}"
         params = [*parameters_of(kind), *parameters_of(_run, leave_out={"kind"})]
         return Command(kind.name, help=words, params=params, callback=run_study)
 
 
-# Without words: importing every study for its first sentence would take seconds.
-@study.group("run", cls=_Runs, lazy={name: (place, "") for name, place in STUDIES.items()})
+@study.group("run", cls=_Runs, lazy=STUDIES)
 def run() -> None:
     """Run the missing cells of a study, then write its report. Ctrl-C keeps finished ones."""
 
@@ -69,7 +68,7 @@ def report(folder: Folder, *, as_json: Json = False) -> None:
 
     name, options, table, origin, pictures = read_report(folder)
     try:
-        kind = resolve_name(STUDIES[name])
+        kind = resolve_name(STUDIES[name][0])
         given = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
         study = kind(**given)
         page = write_report(study, table, folder, origin, pictures)
@@ -137,11 +136,13 @@ def _run(
         store: Folder of finished cells.  [default: in the library's own folder]
         engine: Processes of this machine, or a Ray cluster.
         address: Of a running Ray cluster.  [default: one on this machine]
-        workers: Processes, each on its own cores.  [default: one per core; one on a GPU]
+        workers: Processes of the local engine, each on its own cores.  [default: one per core; one on a GPU]
     """
     from trajworld.data.home import home
     from trajworld.study.run import LocalEngine, RayEngine, default_workers
 
+    if address and engine != "ray":
+        raise UsageError("--address is of a Ray cluster: add --engine ray")
     study = kind(**options)
     fixed: int | None = getattr(study, "workers", None)
     if fixed and (engine == "ray" or (workers or fixed) != fixed):
@@ -157,21 +158,37 @@ def _execute(
 ) -> None:
     """Prepare and run a study, write its report into ``output`` and print its tables.
 
-    A ``TrajWorldError`` is raised where cells failed; the report of the others is written.
+    A ``TrajWorldError`` is raised where cells failed; the report of the others is written, as it is after Ctrl-C.
     """
+    from trajworld.files import one_writer
     from trajworld.study.cells import Store
     from trajworld.study.report import claim_folder, write_report
     from trajworld.study.run import known_cells, origins, run_study
 
-    err = console(stderr=True)
+    err, new, store = console(stderr=True), not output.exists(), Store(store_folder)
+    failed, stopped = list[str](), None
     claim_folder(study, output)
-    study.prepare(workers, lambda line: say(err, line))
-    store = Store(store_folder)
-    with cell_progress(err) as observe:
-        failed = run_study(study, store, engine, observe)
+    try:
+        # Preparing may take long: another process that writes is told of before.
+        with one_writer(store.folder, "the store of cells"):
+            study.prepare(workers, lambda line: say(err, line))
+    except UsageError:
+        if new:
+            shutil.rmtree(output, ignore_errors=True)
+        raise
+    try:
+        with cell_progress(err) as observe:
+            failed = run_study(study, store, engine, observe)
+    except KeyboardInterrupt as signal:
+        stopped = signal
     table = store.table(known_cells(study, store))
+    if stopped and not len(table):
+        raise stopped
     pictures = study.pictures(table, store) if len(table) and hasattr(study, "pictures") else {}
     page = write_report(study, table, output, origins(study, store), pictures)
+    if stopped:
+        say(err, f"Stopped; the report of what is finished: {page}")
+        raise stopped
     _show(study, table, page, as_json)
     if failed:
         cells = f"{len(failed)} cell{'s' * (len(failed) > 1)}"

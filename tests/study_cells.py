@@ -24,6 +24,8 @@ def power(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result:
     trouble = places.get("trouble")
     if trouble == f"fails {settings['base']}":
         raise TrajWorldError("this cell fails")
+    if trouble == f"interrupts {settings['base']}":
+        raise KeyboardInterrupt
     if trouble == f"dies {settings['base']}":
         os.kill(os.getpid(), signal.SIGKILL)
     value = settings["base"] ** settings["exponent"]
@@ -46,6 +48,7 @@ class Powers:
     """
 
     name: ClassVar[str] = "powers"
+    example: ClassVar[str] = "--bases 2,3"
 
     bases: tuple[int, ...] = (3, 2, 5)
     exponents: tuple[int, ...] = (1, 2, 3)

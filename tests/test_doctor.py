@@ -77,15 +77,15 @@ def test_what_is_missing_names_its_pip_command(monkeypatch: pytest.MonkeyPatch, 
     assert report["versions"]["minari"] is None
     assert report["missing"][0]["what"] == "torch (needed): not installed"
     declared = [text.split(";")[0].strip() for text in importlib.metadata.requires("trajworld")]
-    mends = {missing["what"].partition(":")[0]: missing["mend"] for missing in report["missing"]}
+    fixes = {missing["what"].partition(":")[0]: missing["fix"] for missing in report["missing"]}
     needed, optional = ("torch", "minari", "pandas"), ("jax", "tensorflow", "dm_control", "ray")
-    assert "stable-baselines3" in mends["stable_baselines3 (optional)"]
+    assert "stable-baselines3" in fixes["stable_baselines3 (optional)"]
     for name in (*needed, *optional):
         wanted = next(text for text in declared if re.match(rf"{name}\b(?!-)", text))
-        assert f"pip install '{wanted}'" in mends[f"{name} ({'needed' if name in needed else 'optional'})"]
+        assert f"pip install '{wanted}'" in fixes[f"{name} ({'needed' if name in needed else 'optional'})"]
     code, out, _ = command("doctor")
     assert code == 1
-    assert mends["torch (needed)"] in out
+    assert fixes["torch (needed)"] in out
 
 
 def test_a_gpu_that_is_not_used(
@@ -95,7 +95,7 @@ def test_a_gpu_that_is_not_used(
     devices["jax"] = "cpu"
     (missing,) = [one for one in examine()["missing"] if "GPU" in one["what"]]
     assert missing["what"].startswith("jax")
-    assert "cuda" in missing["mend"]
+    assert "cuda" in missing["fix"]
 
 
 @pytest.mark.parametrize(

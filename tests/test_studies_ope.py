@@ -60,6 +60,10 @@ def test_a_report_needs_no_dataset_and_compares_whole_seeds() -> None:
     assert mean["absolute error"].tolist() == [pytest.approx(0.3)]
     assert mean["datasets"].tolist() == [2]
     assert each["absolute error"].tolist() == [pytest.approx(0.1), pytest.approx(0.5)]
+    # Where each seed lacks a dataset, those count that both have.
+    third = table[table["seed"] == 1].assign(dataset="three/hopper-v5-medium-v0", estimate=7.0)
+    mean = study.tables(pd.concat([table, third]))["Mean over the datasets"]
+    assert (mean["datasets"].tolist(), mean["absolute error"].tolist()) == ([1], [pytest.approx(0.1)])
     [(title, figure)] = study.charts(table, Look()).items()
     assert title == "Estimates and true returns: Hopper-v5"
     # Both are of one level, which does not tell them apart.

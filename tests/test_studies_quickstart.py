@@ -87,7 +87,7 @@ def test_datasets_that_were_collected_otherwise_are_refused(tmp_path: Path) -> N
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"seed": -1}, "the seed cannot be negative"),
+        ({"seed": -1}, "the seed must be at least 0"),
         ({"sizes": (30_000,)}, "20,000 transitions collected cannot give 30,000"),
         ({"steps": 0}, "steps must be at least 1"),
     ],

@@ -11,6 +11,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pandas as pd
 import pytest
@@ -40,11 +41,15 @@ def complete(tmp_path, study=None, workers=1):
     return finished(study or Powers(), store)
 
 
-def test_a_key_is_of_the_task_and_the_settings_and_not_of_the_places():
+def test_a_key_is_of_the_task_and_the_settings_and_not_of_places_or_labels(tmp_path):
     key = Cell(power, {"base": 2, "exponent": 3}).key
-    assert key == Cell(power, {"exponent": 3, "base": 2}, {"data": "/elsewhere"}).key
+    assert key == Cell(power, {"exponent": 3, "base": 2}, {"data": "/elsewhere"}, {"name": "two"}).key
     others = [Cell(power, {"base": 2, "exponent": 4}), Cell(complete, {"base": 2, "exponent": 3})]
     assert len({key, *(cell.key for cell in others)}) == 3
+    store = Store(tmp_path)
+    store.put(Cell(power, {"base": 2}, {}, {"name": "two"}), Result([{"a": 1}]), {})
+    again = Cell(power, {"base": 2}, {}, {"name": "deux"})
+    assert store.table([again])[["name", "base", "a"]].values.tolist() == [["deux", 2, 1]]
 
 
 def test_a_store_gives_back_rows_and_files_in_this_process_and_in_the_next(tmp_path):
@@ -205,6 +210,56 @@ def test_a_report_of_no_study_is_refused_in_one_line(tmp_path, command, name):
     code, _, err = command("study", "report", folder)
     assert (code, len(err.splitlines())) == (1, 1)
     assert "holds no whole report" in err
+
+
+def test_a_folder_without_a_report_yet_says_so(tmp_path, command):
+    report.claim_folder(Powers(), tmp_path / "report")
+    code, _, err = command("study", "report", tmp_path / "report")
+    assert (code, "no report has been written" in err) == (1, True)
+
+
+def test_usage_of_a_run(tmp_path, command):
+    """Lists may be repeated, with spaces, too; a mistake leaves no folder behind."""
+    given = [
+        "study",
+        "run",
+        "ope",
+        "--policies",
+        "zoo",
+        "-o",
+        tmp_path / "ope",
+        "--store",
+        tmp_path / "cells",
+    ]
+    code, _, err = command(*given, "--datasets", "nosuch/a-v0, nosuch/b-v0", "--datasets", "nosuch/a-v0")
+    assert (code, "name each dataset only once" in err) == (2, True)
+    code, _, err = command(*given, "--suite", "nosuch")
+    assert (code, "no dataset of a suite nosuch" in err) == (2, True)
+    assert not (tmp_path / "ope").exists()
+    code, _, err = command(*given, "--suite", "nosuch", "--address", "here:1")
+    assert (code, "add --engine ray" in err) == (2, True)
+
+
+def test_ctrl_c_leaves_a_report_of_what_is_finished(tmp_path, command, monkeypatch):
+    monkeypatch.setitem(STUDIES, "powers", ("study_cells:Powers", ""))
+    monkeypatch.setattr("trajworld.cli.study.run.commands", {"powers": click.Command("powers")})
+    monkeypatch.setattr("trajworld.cli.study.run._lazy", STUDIES)
+    given = [
+        "study",
+        "run",
+        "powers",
+        "--store",
+        tmp_path / "cells",
+        "--workers",
+        1,
+        "-o",
+        tmp_path / "report",
+    ]
+    code, _, err = command(*given, "--trouble", "interrupts 2")
+    assert (code, "the report of what is finished" in err) == (130, True)
+    assert read_report(tmp_path / "report")[2]["base"].tolist() == [3, 3, 3]
+    assert command(*given)[0] == 0
+    assert len(read_report(tmp_path / "report")[2]) == 15
 
 
 def test_numbers_are_shown_as_they_are_rounded():

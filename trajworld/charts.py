@@ -112,7 +112,7 @@ def lines(
 def bars(table: pd.DataFrame, look: Look, *, label: str, value: str, series: str, title: str) -> Figure:
     """Draw horizontal bars: a group for each ``label``, a bar in it for each of ``series``.
 
-    Rows without a finite ``value``, which is 0 or more, leave a gap.
+    Rows without a finite ``value`` leave a gap.
     """
     styles = _styles(table[series])
     wide = table.pivot(index=label, columns=series, values=value)

@@ -66,14 +66,14 @@ def examine(timeout: float = 120) -> dict[str, Any]:
         "versions": {"python": platform.python_version(), "trajworld": __version__, **libraries},
         "frameworks": [asdict(one) for one in frameworks],
         "active": active,
-        "reason": "the default; KERAS_BACKEND changes it" if active == "jax" else "KERAS_BACKEND names it",
+        "reason": "KERAS_BACKEND names it; unset means jax",
         "healthy": any(one.works for one in frameworks if one.name == active),
         "cores": len(available_cores()),
         "memory": memory,
         "home": str(home()),
         "home_free": shutil.disk_usage(there).free,
         "minari": str(datasets_folder()),
-        "missing": [{"what": what, "mend": mend} for what, mend in _missing(libraries, frameworks, active)],
+        "missing": [{"what": what, "fix": fix} for what, fix in _missing(libraries, frameworks, active)],
     }
 
 

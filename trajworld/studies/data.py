@@ -209,7 +209,7 @@ def _is_there(job: Job) -> bool:
     recipes, versions = ([one.get(name) for one in found] for name in ("recipe", "versions"))
     if any(one != job.recipe for one in recipes) or versions[:1] != versions[-1:]:
         raise TrajWorldError(
-            f"the pool and test set of {job.row.environment} were made otherwise, or with different versions of "
+            f"the pool and test set of {job.row.environment} were collected with other settings, or other versions of "
             f"packages, so that an episode may be in both: remove {' and '.join(map(str, paths))}"
         )
     return len(found) == len(paths)

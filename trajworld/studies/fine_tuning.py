@@ -1,10 +1,11 @@
 """Fine-tuning against training from scratch: the cells and their tasks, the chosen runs, and what fine-tuning saves."""
 
+import contextlib
 import functools
 import math
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -108,8 +109,8 @@ def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) ->
     test, init, rows = open_dataset(places["test"]), places.get("init"), []
     # Including those of the models that the initial one started from.
     seen = environments_seen(load_model(init).identity)[0] if init else []
-    with tempfile.TemporaryDirectory(prefix="trajworld-", ignore_cleanup_errors=True) as folder:
-        run = start_run(Path(folder) / "run", _config(settings, places))
+    with run_folder(places) as folder:
+        run = start_run(folder, _config(settings, places))
         part, support = run.parts[0], support_for(run.model, test)
         tester, compiled = tester_of(run.model.sizes)
         measured = {"support": support, **_windows(settings)}
@@ -141,6 +142,14 @@ def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) ->
         last = run.path / "last.keras"
         keep = WEIGHTS in settings["keep"] and last.is_file()
         return Result(rows, {WEIGHTS: last.read_bytes()} if keep else {})
+
+
+@contextlib.contextmanager
+def run_folder(places: Mapping[str, str]) -> Iterator[Path]:
+    """A run's folder for the time being, in the store: what a killed process leaves is removed with the next lock."""
+    given: dict[str, Any] = {"prefix": ".", "suffix": ".tmp", "ignore_cleanup_errors": True}
+    with tempfile.TemporaryDirectory(dir=places.get("store"), **given) as folder:
+        yield Path(folder) / "run"
 
 
 def predict_zero_shot(settings: Mapping[str, Any], places: Mapping[str, str]) -> list[Row]:

@@ -84,15 +84,15 @@ class Grid(TrainedOnEach):
       except where datasets share episodes.
     - Relative: the error divided by the mean error of TrajWorld from scratch on the same pair, then averaged over
       pairs. In distribution are the pairs of a dataset with itself.
-    - Intervals: by seed the least and the greatest; else 95 % of a bootstrap over the datasets that are trained on,
-      each with all its pairs.
+    - Intervals: by seed the least and the greatest, of the cost those of all trainings; else 95 % of a bootstrap over
+      the datasets that are trained on, each with all its pairs.
     - TrajWorld fine-tuned starts from the model that is named. The other fine-tuned models are pre-trained here on the
       corpus, each for the same time, TrajWorld of equal time with them.
     - Published: on other versions of the datasets, with models of 9.6 million weights and many more steps.
 
     Attributes:
         models: The models.
-        corpus: What the others are pre-trained on, as trajworld pretrain takes it.
+        corpus: Datasets to pre-train the others on, as for trajworld pretrain.
         pretrain_minutes: Minutes for each of them.
         pretrained_width: Hidden units of a layer of the pre-trained ensemble.
         seeds: Seeds of TrajWorld fine-tuned and from scratch.
@@ -101,6 +101,7 @@ class Grid(TrainedOnEach):
     """
 
     name: ClassVar[str] = "grid"
+    example: ClassVar[str] = '--suite dope --models "TrajWorld fine-tuned,TrajWorld from scratch" --steps 600'
 
     suite: str = "dope"
     models: tuple[str, ...] = tuple(VARIANTS)
@@ -118,7 +119,7 @@ class Grid(TrainedOnEach):
         if min(self.seeds, self.baseline_seeds, self.windows, len(self.models)) < 1:
             raise UsageError("at least 1 model, seed and window are needed")
         if not 0 < self.pretrain_minutes < np.inf:
-            raise UsageError("minutes of pre-training above 0 are needed")
+            raise UsageError("--pretrain-minutes must be above 0")
 
     @cached_property
     def _corpus(self) -> str:
@@ -140,7 +141,7 @@ class Grid(TrainedOnEach):
                 raise UsageError(f"{one.name} has other variates than {other.name}, of the same environment")
             if one.num_episodes < 3:
                 raise UsageError(
-                    f"{one.name} has {one.num_episodes} episodes: to train, hold out and test takes 3"
+                    f"{one.name} has {one.num_episodes} episodes, but 3 are needed: to train, hold out and test"
                 )
         say(f"{len(self._data)} datasets of {', '.join(map(short_name, environments)) or 'no environment'}")
         # The same first state and the same action in it.
@@ -189,10 +190,15 @@ class Grid(TrainedOnEach):
         for other in self._data:
             if other.environment == data.environment:
                 about: dict[str, Any] = {"model": model, "environment": data.environment}
-                about |= {"trained on": data.name, "tested on": other.name, "seed": seed}
-                about |= {"windows": self.windows, "test_fraction": TEST_FRACTION, "trained": trained.key}
+                about |= {
+                    "seed": seed,
+                    "windows": self.windows,
+                    "test_fraction": TEST_FRACTION,
+                    "trained": trained.key,
+                }
                 about["data"] = {"content": other.content}
-                yield Cell(measure_model, about, {"dataset": str(other.path)})
+                labels = {"trained on": data.name, "tested on": other.name}
+                yield Cell(measure_model, about, {"dataset": str(other.path)}, labels)
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """Relative errors, raw and in standard deviations, wins, errors themselves, every measure, and the cost."""

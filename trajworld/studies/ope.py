@@ -53,7 +53,7 @@ class Ope(TrainedOnEach):
     - Fitted Q: fitted Q evaluation, which needs no model, on all episodes of the same dataset.
     - Policies: how many have a finite estimate, of the seed with the fewest; the metrics leave out the others.
     - Error / range, regret: in units of the difference of the best and the worst true value of the policies.
-    - In brackets the least and the greatest of the seeds.
+    - In brackets the least and the greatest of the seeds; of the cost, of all trainings.
 
     Attributes:
         policies: Files of policies, folders of them, or zoo, those that ship.
@@ -68,6 +68,7 @@ class Ope(TrainedOnEach):
     """
 
     name: ClassVar[str] = "ope"
+    example: ClassVar[str] = "--datasets zoo/hopper-v5-medium-v0 --policies zoo --steps 600"
 
     policies: tuple[str, ...] = ()
     methods: tuple[str, ...] = METHODS
@@ -121,21 +122,22 @@ class Ope(TrainedOnEach):
         trained = set(table.get("cell", ()))
         training, estimates = [], []
         for seed, data, method in itertools.product(range(self.seeds), self._data, self.methods):
-            about = {"dataset": data.name, "content": data.content, "method": method, "seed": seed, **known}
+            about = {"content": data.content, "method": method, "seed": seed, **known}
             about |= self._named[data.environment]
+            labels = {"dataset": data.name}
             places = {"dataset": str(data.path), **self._places(data.environment)}
             if method == FITTED_Q:
                 # It has no horizon.
                 del about["horizon"]
                 fitting = {**asdict(self._fitting), "states": self.states, "seed": seed}
-                estimates.append(Cell(fit, about | fitting, places))
+                estimates.append(Cell(fit, about | fitting, places, labels))
                 continue
             training.append(cell := self._training(data, method, seed))
             if cell.key in trained:
                 about |= self._rollouts[data.environment] | {"seed": seed, "trained": cell.key}
                 # An ensemble's rollouts are samples.
                 about["sample"] |= method == ENSEMBLE
-                estimates.append(Cell(estimate, about, places))
+                estimates.append(Cell(estimate, about, places, labels))
         return [*truths, *estimates, *training]
 
     @cached_property
@@ -174,12 +176,8 @@ class Ope(TrainedOnEach):
         if not found:
             return {}
         each = pd.DataFrame(found)
-        # Seeds that are not finished would differ by their datasets.
-        counts = each.groupby("method", sort=False)["dataset"].nunique().rename("datasets").reset_index()
-        whole = each[
-            each.groupby(["method", "seed"])["dataset"].transform("size")
-            == each.groupby("method")["dataset"].transform("nunique")
-        ]
+        whole = _of_equal_datasets(each)
+        counts = whole.groupby("method", sort=False)["dataset"].nunique().rename("datasets").reset_index()
         means = whole.groupby(["method", "seed"], sort=False)[list(METRICS)].mean().reset_index()
         fewest = each.groupby(["dataset", "method"], sort=False)["policies"].min().reset_index()
         # Fitted Q trains nothing.
@@ -201,6 +199,21 @@ class Ope(TrainedOnEach):
             rows = rows.assign(dataset=rows["dataset"].map(shown_names(rows["dataset"])))
             charts[title] = scatter(rows, look, x="truth", y="estimate", series="method", panel="dataset")
         return charts
+
+
+def _of_equal_datasets(each: pd.DataFrame) -> pd.DataFrame:
+    """The rows of seeds that have all datasets of their method; where none has, those of the datasets that all have.
+
+    Means over datasets of seeds that are not finished would differ by their datasets.
+    """
+
+    def count(by: str, of: str) -> "pd.Series[Any]":
+        return each.groupby(["method", by])[of].transform("nunique")
+
+    names, seeds = (each.groupby("method")[one].transform("nunique") for one in ("dataset", "seed"))
+    whole = count("seed", "dataset") == names
+    none = ~whole.groupby(each["method"]).transform("any")
+    return each[whole | (none & (count("dataset", "seed") == seeds))]
 
 
 def _together(rows: pd.DataFrame, by: list[str]) -> pd.DataFrame:

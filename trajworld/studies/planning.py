@@ -37,14 +37,14 @@ PUBLISHED = {"Hopper": (50, 0.05), "Walker2d": (25, 0.2), "HalfCheetah": (25, 0.
 
 @dataclass(frozen=True)
 class Planning(TrainedOnEach):
-    """How much better planning inside a model acts than the policy that it plans around.
+    """How much planning inside a model improves on the policy that it plans around.
 
     On each dataset a pre-trained model is fine-tuned, and others are trained from scratch: a model of its sizes, and an
     ensemble of multilayer perceptrons. A tenth of the episodes is set aside for other studies. Then each plans in its
     dataset's environment, around the actions of a proposal policy inside the model, plus noise.
 
-    - Return: the mean undiscounted return of the episodes. In brackets the least and the greatest of the seeds; of one
-      seed 95 % over its episodes.
+    - Return: the mean undiscounted return of the episodes. In brackets the least and the greatest of the seeds; with
+      one seed a 95 % interval over its episodes; of the cost those of all trainings.
     - Score: 0 is the return of random actions, 1 that of the proposal alone.
     - Steps ahead and noise are the published ones of hopper (50 and 0.05), walker2d (25 and 0.2) and half-cheetah (25
       and 0.025), of other robots 25 and 0.1.
@@ -64,6 +64,7 @@ class Planning(TrainedOnEach):
     """
 
     name: ClassVar[str] = "planning"
+    example: ClassVar[str] = "--datasets zoo/hopper-v5-medium-v0 --proposals zoo/hopper-05 --episodes 1"
 
     proposals: tuple[str, ...] = ()
     deterministic: bool = False
@@ -103,7 +104,7 @@ class Planning(TrainedOnEach):
         found = policies_by_environment(self.proposals, self._data)
         for environment, files in found.items():
             if len(files) > 1:
-                raise UsageError(f"{len(files)} of --proposals are for {environment}: one is wanted")
+                raise UsageError(f"--proposals names {len(files)} policies for {environment}: give one")
         return {environment: next(iter(files.values())) for environment, files in found.items()}
 
     def prepare(self, workers: int, say: Say) -> None:
@@ -143,14 +144,11 @@ class Planning(TrainedOnEach):
 
     def _plan(self, data: Dataset, model: str, seed: int, trained: Cell, common: dict[str, Any]) -> Cell:
         proposal = self._proposals[data.environment]
-        about: dict[str, Any] = {
-            "environment": data.environment,
-            "dataset": data.name,
-            "content": data.content,
-        }
+        about: dict[str, Any] = {"environment": data.environment, "content": data.content}
         about |= {"model": model, "seed": seed, "trained": trained.key, "proposal": file_digest(proposal)}
         about |= asdict(self._settings(data.environment)) | common | {"episodes": self.episodes}
-        return Cell(plan_episodes, about, {"dataset": str(data.path), "proposal": str(proposal)})
+        places = {"dataset": str(data.path), "proposal": str(proposal)}
+        return Cell(plan_episodes, about, places, {"dataset": data.name})
 
     def tables(self, table: pd.DataFrame) -> dict[str, pd.DataFrame]:
         """The returns of each environment, and what training cost."""
@@ -172,17 +170,14 @@ class Planning(TrainedOnEach):
         }
 
     def charts(self, table: pd.DataFrame, look: Look) -> dict[str, Figure]:
-        """The scores in each environment."""
+        """The scores on each dataset."""
         rows = _returns(table)
-        if not len(rows):
+        if not len(rows) or rows["dataset"].isna().all():
             return {}
-        rows = rows[rows["acting"] != RANDOM].assign(
-            environment=lambda one: one["environment"].map(short_name)
-        )
-        means = over_seeds(rows, ["environment", "acting"], "score")
-        given = {"label": "environment", "value": "score", "series": "acting"}
-        title = "score: 0 is random, 1 the proposal"
-        return {"Returns of planning": bars(means, look, **given, title=title)}
+        rows = rows[rows["dataset"].notna()]
+        means = over_seeds(rows, ["dataset", "acting"], "score")
+        given = {"label": "dataset", "value": "score", "series": "acting"}
+        return {"Scores of planning": bars(means, look, **given, title="score: 0 is random, 1 the proposal")}
 
 
 def _returns(table: pd.DataFrame) -> pd.DataFrame:

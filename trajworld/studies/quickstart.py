@@ -72,6 +72,7 @@ class Quickstart:
     """
 
     name: ClassVar[str] = "quickstart"
+    example: ClassVar[str] = "--sizes 1000,4000 --steps 100"
 
     model: str = "trajworld-small"
     environment: str = "gymnasium/Hopper-v5"
@@ -88,9 +89,17 @@ class Quickstart:
 
     def __post_init__(self) -> None:
         if self.seed < 0:
-            raise UsageError(f"the seed cannot be negative, not {self.seed}")
+            raise UsageError(f"the seed must be at least 0, not {self.seed}")
         counts = {name: getattr(self, name) for name in ("test", "windows", "steps", "batch_size", "horizon")}
         fine_tuning.check_plan(self.sizes, self.learning_rates, self.pool, **counts)
+
+    @property
+    def command(self) -> str:
+        """``trajworld quickstart``, where it is one of its scales: it has a folder of its own for the datasets."""
+        for scale, given in SCALES.items():
+            if self.datasets and self == Quickstart(**given, seed=self.seed, datasets=self.datasets):
+                return f"trajworld quickstart --scale {scale} --seed {self.seed}"
+        return ""
 
     @cached_property
     def _model(self) -> Pretrained:

@@ -7,7 +7,6 @@ them.
 
 import math
 import shutil
-import tempfile
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -24,7 +23,7 @@ from trajworld.models.files import load_model
 from trajworld.models.interface import Sizes, kind_of, kind_of_sizes
 from trajworld.models.sizes import EnsembleSizes
 from trajworld.studies.data import Pretrained, open_datasets, pretrained
-from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH, WEIGHTS
+from trajworld.studies.fine_tuning import FINE_TUNED, FROM_SCRATCH, WEIGHTS, run_folder
 from trajworld.study.cells import Cell, Result, Row
 from trajworld.training.config import WEIGHT_DECAYS, TrainingConfig, resolve_config, whole_path
 from trajworld.training.loop import Report
@@ -73,7 +72,7 @@ class TrainedOnEach:
         if min(self.steps, self.batch_size, self.ensemble_steps) < 1 or not 0 < rate < math.inf:
             raise UsageError("at least 1 step, a batch of at least 1 and a learning rate above 0 are needed")
         if len(set(self.datasets)) < len(self.datasets):
-            raise UsageError("each dataset once is needed")
+            raise UsageError("name each dataset only once")
 
     @cached_property
     def _data(self) -> list[Dataset]:
@@ -95,7 +94,7 @@ def model_cell(data: Dataset, start: Sizes | Pretrained | Cell, seed: int, plan:
 
     The seed decides on held-out episodes, initial weights, batches and dropout.
     """
-    places = {"dataset": str(data.path)}
+    places, fixed = {"dataset": str(data.path)}, ("clip_norm", "holdout_fraction", "holdout_windows", "dtype")
     if isinstance(start, Cell):
         kind, own = start.settings["kind"], {"init": {"cell": start.key}}
     elif isinstance(start, Pretrained):
@@ -109,15 +108,19 @@ def model_cell(data: Dataset, start: Sizes | Pretrained | Cell, seed: int, plan:
             sizes |= {"observations": data.observation_size, "actions": max(1, data.action_size)}
         own = {"model": {"kind": kind, **sizes}}
     given: dict[str, Any] = {"steps": plan.ensemble_steps}
+    runs, from_model = kind_of(kind).sizes.runs, "init" in own
+    preset = runs["small", "init" if from_model and ("small", "init") in runs else "train"]
     if kind != _ENSEMBLE:
-        preset = kind_of(kind).sizes.runs["small", "init" if "init" in own else "train"]
         given = {"steps": plan.steps, "batch_size": plan.batch_size, "targets": "gauss"}
         given["learning_rate"] = plan.learning_rate or preset["learning_rate"]
         given["optimizer"] = preset["optimizer"]
         given["weight_decay"] = WEIGHT_DECAYS[given["optimizer"]]
-    about: dict[str, Any] = {"dataset": data.name, "data": {"content": data.content}, "kind": kind}
-    about |= {"start": FINE_TUNED if "init" in own else FROM_SCRATCH, "seed": seed}
-    return Cell(train_model, {**about, "test_fraction": TEST_FRACTION, **given, **own}, places)
+    about: dict[str, Any] = {"data": {"content": data.content}, "kind": kind}
+    about |= {"start": FINE_TUNED if from_model else FROM_SCRATCH, "seed": seed}
+    # What training takes by itself, where it is not given: another value is another cell.
+    about["defaults"] = {name: getattr(TrainingConfig, name) for name in fixed} | preset
+    settings = {**about, "test_fraction": TEST_FRACTION, **given, **own}
+    return Cell(train_model, settings, places, {"dataset": data.name})
 
 
 def train_model(settings: Mapping[str, Any], places: Mapping[str, str]) -> Result:
@@ -137,8 +140,7 @@ def train_model(settings: Mapping[str, Any], places: Mapping[str, str]) -> Resul
         shutil.rmtree(_run_folder(source, places), ignore_errors=True)
     news: list[Report] = []
     began = time.perf_counter()
-    with tempfile.TemporaryDirectory(prefix="trajworld-", ignore_cleanup_errors=True) as folder:
-        run = Path(folder) / "run"
+    with run_folder(places) as run:
         model = train(places["dataset"], init=init, run=run, observe=news.append, **given)
         best = run / "best.keras"
         weights = best if best.is_file() else run / "last.keras"
@@ -167,8 +169,11 @@ def pretraining_cell(sizes: Sizes, corpus: Sequence[str], content: str, minutes:
     )
     # All pairs of 1,820 values attend in its windows of a humanoid: 32 windows need more than 24 GB.
     own |= {"batch_size": 8} if kind == "tdm" else {}
+    # Evaluated only at the end: a corpus has many holdout sets.
+    own |= {"holdout_windows": 64, "padded_sizes": 8, "patience": 0, "checkpoint_every": 50}
     settings: dict[str, Any] = {"kind": kind, "minutes": float(minutes), "seed": 0}
     settings |= {"data": {"content": content}, "model": {"kind": kind, **asdict(sizes)}, "training": own}
+    settings["defaults"] = kind_of(kind).sizes.runs["small", "pretrain"]
     return Cell(pretrain_model, settings, {"corpus": ",".join(map(whole_path, corpus))})
 
 
@@ -232,8 +237,6 @@ def _run_folder(key: str, places: Mapping[str, str]) -> Path:
 
 def _pretraining(settings: Mapping[str, Any], places: Mapping[str, str]) -> TrainingConfig:
     fixed = dict.fromkeys(("steps", "decay_steps", "evaluate_every"), _UNKNOWN)
-    # Evaluated only at the end: a corpus has many holdout sets.
-    fixed |= {"holdout_windows": 64, "padded_sizes": 8, "patience": 0, "checkpoint_every": 50}
     given = {"datasets": places["corpus"].split(","), "model": dict(settings["model"])}
     return resolve_config(
         "pretrain", options={**fixed, **given, "seed": settings["seed"], **settings["training"]}

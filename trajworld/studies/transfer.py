@@ -45,13 +45,13 @@ class Transfer:
     - Error: the mean absolute error of the one-step prediction of observation and reward on other episodes, in standard
       deviations of each variate; in brackets the least and the greatest of the seeds.
     - Learning rate: each side tries every rate with the first seed, at each amount of data; the one with the lowest
-      loss on the run's own held-out episodes is used for the other seeds, too. A rate with which a seed diverges gives
-      way to the next best.
+      loss on the run's own held-out episodes is used for the other seeds, too. If a seed diverges at the chosen rate,
+      the next best rate is used.
     - Zero-shot: the fine-tuned model before its first step, which knows only the data's range.
-    - Factors: how much less fine-tuning needs for an error that training from scratch has on the most data: after the
-      last step, and at its best step. Each side needs the least of the measured amounts with which its mean error is at
-      most that. A factor of 0 is an error that fine-tuning never reaches, an infinite one an error that it has without
-      a step; ≈ is an estimate between the measured amounts.
+    - Factors: how much less data, or how many fewer steps, fine-tuning needs to reach the error of training from
+      scratch on the most data, after the last step and at its best step: for each side, the smallest measured amount at
+      which its mean error reaches that value. A factor of 0 is an error that fine-tuning never reaches, an infinite one
+      an error that it has without a step; ≈ is an estimate between the measured amounts.
 
     Attributes:
         model: The model to fine-tune: a name that ships, such as trajworld-small, a file, or hf://USER/REPO.
@@ -72,6 +72,7 @@ class Transfer:
     """
 
     name: ClassVar[str] = "transfer"
+    example: ClassVar[str] = "--model trajworld-small --sizes 1000,4000 --seeds 1"
 
     model: str = ""
     environments: tuple[str, ...] = _ENVIRONMENTS

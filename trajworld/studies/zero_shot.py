@@ -104,6 +104,7 @@ class ZeroShot:
     """
 
     name: ClassVar[str] = "zero-shot"
+    example: ClassVar[str] = '--only "gymnasium/Pendulum*"'
 
     model: str = "trajworld-small"
     corpus: str = ""
@@ -195,10 +196,11 @@ class ZeroShot:
             known = (family for pattern, family in _FAMILIES.items() if fnmatchcase(name, pattern))
             family = next(known, member.source)
             unseen = "yes" if check_unseen(self._model.identity, name) else "not known"
-            settings = {"environment": name, "family": family, "unseen": unseen, **self._common}
+            settings = {"environment": name, **self._common}
             settings |= {"variates": dataset.num_variates, "data": {"content": dataset.content}}
             places = {"init": str(find_model(self.model)), "data": str(dataset.path)}
-            families.setdefault(family, []).append(Cell(predict_unseen, settings, places))
+            labels = {"family": family, "unseen": unseen}
+            families.setdefault(family, []).append(Cell(predict_unseen, settings, places, labels))
         return list(itertools.chain(*families.values()))
 
     @cached_property

@@ -43,11 +43,13 @@ class Cell:
         task: The function that measures; its name is part of the key, so a task whose numbers change gets another name.
         settings: All that the numbers depend on, as JSON values; data and weights by the digest of their contents.
         places: Where those lie on this machine; not part of the key. A task also finds the store's folder there.
+        labels: What a table calls these, such as a dataset's name; not part of the key either.
     """
 
     task: Task
     settings: Mapping[str, Any]
     places: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     @cached_property
     def key(self) -> str:
@@ -56,7 +58,7 @@ class Cell:
         return hashlib.sha256(text.encode()).hexdigest()[:20]
 
     def __str__(self) -> str:
-        known = self.settings.items()
+        known = {**self.labels, **self.settings}.items()
         shown = [f"{name} {value}" for name, value in known if isinstance(value, str | int | float)]
         return f"{self.task.__name__}: {', '.join(shown)}"
 
@@ -95,14 +97,14 @@ class Store:
         return self.folder / f"{key}{suffix}"
 
     def table(self, cells: Iterable[Cell]) -> pd.DataFrame:
-        """The tidy table of the finished ones of ``cells``, in their order: settings beside each of their rows.
+        """The tidy table of the finished ones of ``cells``, in their order: labels and settings beside each row.
 
         Settings that are lists or tables are left out; ``cell`` is the key.
         """
         rows: list[Row] = []
         for cell in cells:
             if record := self.get(cell):
-                known = record["settings"].items()
+                known = {**cell.labels, **record["settings"]}.items()
                 settings = {name: value for name, value in known if not isinstance(value, list | dict)}
                 rows += [
                     {"task": record["task"], **settings, **row, "cell": cell.key} for row in record["rows"]

@@ -62,7 +62,9 @@ def write_report(
         _write(folder / file, picture)
     title, *protocol = _paragraphs(study)
     title = " ".join(title.split()).rstrip(".")
-    facts = {**origin, "seconds": duration(origin["seconds"])} if "seconds" in origin else dict(origin)
+    facts = {"time of all cells" if name == "seconds" else name: value for name, value in origin.items()}
+    if "seconds" in origin:
+        facts["time of all cells"] = duration(origin["seconds"])
     parts = [f"# {title}", *protocol]
     parts += [f"## {title}\n\n{markdown(one)}".rstrip() for title, one in tables.items()]
     parts += [f"![{title}]({_file_name(title)})" for title in drawn]
@@ -93,6 +95,8 @@ def read_report(folder: Path) -> tuple[str, dict[str, Any], pd.DataFrame, dict[s
     A ``TrajWorldError`` is raised where it is no such folder, or is damaged.
     """
     record = read_json(folder / RECORD)
+    if "pictures" not in record:
+        raise TrajWorldError(f"no report has been written to {folder} yet: run the study again")
     try:
         pictures = {title: (folder / _file_name(title)).read_bytes() for title in record["pictures"]}
         text = (folder / TABLE).read_text("utf-8")
@@ -124,7 +128,9 @@ def options(study: Study) -> dict[str, Any]:
 
 
 def command(study: Study) -> str:
-    """The command that runs a study with the options that are not the defaults."""
+    """The command that runs a study with the options that are not the defaults, or its own, if it has one."""
+    if made := getattr(study, "command", ""):
+        return made
     words = ["trajworld", "study", "run", study.name]
     for field in dataclasses.fields(study):  # type: ignore[arg-type]
         value, flag = getattr(study, field.name), field.name.replace("_", "-")

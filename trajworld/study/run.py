@@ -7,6 +7,7 @@ import time
 import warnings
 from collections.abc import Callable, Mapping
 from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from dataclasses import replace
 from statistics import fmean
 from typing import Any, ClassVar, NamedTuple, Protocol
 
@@ -28,6 +29,8 @@ class Study(Protocol):
     """A frozen dataclass whose fields are its options, and whose docstring is its protocol, in plain words."""
 
     name: ClassVar[str]
+    example: ClassVar[str]
+    """Options, for an example of its command."""
 
     def prepare(self, workers: int, say: Say) -> None:
         """Make what the cells need and is missing, such as datasets; ``say`` is called with a line of news."""
@@ -197,7 +200,7 @@ def run_study(
                 slots = engine.slots
             for cell in ready[: slots - len(running)]:
                 places = {"store": str(store.folder.absolute()), **cell.places}
-                running[engine.submit(Cell(cell.task, cell.settings, places))] = cell
+                running[engine.submit(replace(cell, places=places))] = cell
             if not running:
                 return list(failed.values())
             died: list[Cell] = []
