@@ -20,16 +20,13 @@ SUITES = {
 }
 """The question that each suite answers, in the order in which they run and are reported."""
 
-SIZES = {**TrajWorldSizes.presets, "d64x2": TrajWorldSizes(blocks=2, width=64, heads=4)}
-"""The presets, and the width of 64 in 2 blocks that earlier measurements were made at."""
-
 DTYPES = ("float32", "mixed_bfloat16")
 VARIATES = (6, 15, 40)
 
 
 @dataclass(frozen=True)
 class Case:
-    """One thing to measure: a size by name, M, the dtype policy, and B."""
+    """One thing to measure: a preset's sizes, M, the dtype policy, and B."""
 
     size: str
     variates: int = 15
@@ -38,7 +35,7 @@ class Case:
 
     @property
     def sizes(self) -> TrajWorldSizes:
-        return SIZES[self.size]
+        return TrajWorldSizes.presets[self.size]
 
     @property
     def actions(self) -> int:
@@ -70,7 +67,7 @@ class Case:
 
 _FAST = [Case("tiny"), Case("small"), Case("small", dtype=DTYPES[1])]
 _QUICK = {
-    "training": [*_FAST, Case("d64x2", 18), Case("paper")],
+    "training": [*_FAST, Case("paper")],
     "rollout": [Case("tiny"), Case("small"), Case("paper")],
     "forward": _FAST,
     "tokenizing": [Case("small"), Case("paper")],
@@ -86,5 +83,4 @@ def cases(suite: str, quick: bool) -> list[Case]:
         return [Case(size, dtype=dtype) for size in ("small", "paper") for dtype in DTYPES]
     # The cost of tokenizing depends only on the width and M.
     sizes = ("small", "paper") if suite == "tokenizing" else tuple(TrajWorldSizes.presets)
-    found = [Case(*one) for one in product(sizes, VARIATES, DTYPES)]
-    return found if suite == "tokenizing" else [*found, *(Case("d64x2", 18, dtype) for dtype in DTYPES)]
+    return [Case(*one) for one in product(sizes, VARIATES, DTYPES)]

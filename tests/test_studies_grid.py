@@ -21,6 +21,7 @@ from trajworld.environments.open import open_environment
 from trajworld.errors import UsageError
 from trajworld.evaluation.one_step import prediction_errors
 from trajworld.evaluation.ranges import support_for
+from trajworld.files import one_writer
 from trajworld.models.files import load_model, save_model
 from trajworld.models.identity import DatasetRange, Identity
 from trajworld.models.interface import kind_of, new_model
@@ -28,6 +29,7 @@ from trajworld.models.ranges import training_support
 from trajworld.models.sizes import EnsembleSizes
 from trajworld.policies.files import save_policy
 from trajworld.studies import training_cells
+from trajworld.studies.fine_tuning import run_folder
 from trajworld.studies.grid import Grid
 from trajworld.studies.ope import FINE_TUNED, FROM_SCRATCH, Ope
 from trajworld.studies.training_cells import (
@@ -242,6 +244,33 @@ def test_the_steps_of_pretraining_follow_from_the_speed(monkeypatch: pytest.Monk
 def test_minutes_as_an_integer_name_the_same_pretraining() -> None:
     whole, fraction = (pretraining_cell(EnsembleSizes(), ("corpus:mine",), "", one) for one in (30, 30.0))
     assert whole.key == fraction.key
+
+
+def test_another_preset_is_another_cell(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What training takes by itself decides on the numbers, too; a dataset's name does not."""
+    sizes = {kind: kind_of(kind).preset("small") for kind in ("trajworld", "mlp-ensemble")}
+
+    def keys(name: str = "one") -> list[str]:
+        data: Any = SimpleNamespace(path="x", name=name, content="c", observation_size=3, action_size=1)
+        trained = [training_cells.model_cell(data, one, 0, Grid()).key for one in sizes.values()]
+        return trained + [pretraining_cell(one, ("corpus:mine",), "", 1.0).key for one in sizes.values()]
+
+    before = keys()
+    assert keys("another") == before
+    for kind, run in itertools.product(sizes, ("train", "pretrain")):
+        runs: Any = sizes[kind].runs
+        with monkeypatch.context() as patch:
+            patch.setitem(runs, ("small", run), runs["small", run] | {"warmup_steps": 7})
+            assert sum(one != other for one, other in zip(before, keys(), strict=True)) == 1
+
+
+def test_what_a_killed_training_leaves_is_removed_with_the_next_lock(tmp_path: Path) -> None:
+    killed = run_folder({"store": str(tmp_path / "cells")})
+    run = killed.__enter__()
+    run.mkdir()
+    assert run.is_relative_to(tmp_path / "cells")
+    with one_writer(tmp_path / "cells", "the store"):
+        assert not run.exists()
 
 
 @pytest.mark.slow

@@ -67,7 +67,7 @@ def test_returns_stand_beside_the_proposals() -> None:
     assert returns.loc["proposal", ["return low", "return high"]].tolist() == [90.0, 110.0]
     assert returns["episodes"].tolist() == [2, 2, 4, 2]
     [figure] = study.charts(table, Look()).values()
-    assert {text.get_text() for text in figure.axes[0].get_yticklabels()} == {"Hopper-v5"}
+    assert {text.get_text() for text in figure.axes[0].get_yticklabels()} == {"d"}
     assert not study.tables(pd.DataFrame())
     assert not study.charts(pd.DataFrame(), Look())
 
@@ -77,7 +77,7 @@ def test_each_environment_has_one_proposal(tmp_path: Path) -> None:
     for name in ("one", "two"):
         save_policy(balancer(1.0), tmp_path / f"{name}.npz")
     given = {"datasets": (str(data.path),)}
-    for files, problem in ((("one.npz", "two.npz"), "2 of --proposals are for"), ((), "no policy is for")):
+    for files, problem in ((("one.npz", "two.npz"), "names 2 policies for"), ((), "no policy is for")):
         proposals = *(str(tmp_path / name) for name in files), "zoo/hopper-05"
         with pytest.raises(UsageError, match=f"{problem} {PENDULUM}"):
             _ = Planning(**given, proposals=proposals)._proposals

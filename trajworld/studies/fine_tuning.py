@@ -147,8 +147,10 @@ def train_and_measure(settings: Mapping[str, Any], places: Mapping[str, str]) ->
 @contextlib.contextmanager
 def run_folder(places: Mapping[str, str]) -> Iterator[Path]:
     """A run's folder for the time being, in the store: what a killed process leaves is removed with the next lock."""
+    if store := places.get("store"):
+        Path(store).mkdir(parents=True, exist_ok=True)
     given: dict[str, Any] = {"prefix": ".", "suffix": ".tmp", "ignore_cleanup_errors": True}
-    with tempfile.TemporaryDirectory(dir=places.get("store"), **given) as folder:
+    with tempfile.TemporaryDirectory(dir=store, **given) as folder:
         yield Path(folder) / "run"
 
 
