@@ -14,6 +14,7 @@ from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.studies import quickstart
 from trajworld.studies.quickstart import SCALES, Quickstart
+from trajworld.study.report import command
 
 pytestmark = pytest.mark.once
 
@@ -108,3 +109,9 @@ def test_no_more_workers_collect_than_were_asked_for(monkeypatch: pytest.MonkeyP
     for workers in (2, 8):
         study.prepare(workers, print)
     assert used == [2, 2, 3, 3]
+
+
+def test_its_report_names_the_command_that_repeats_it() -> None:
+    tiny = Quickstart(**SCALES["tiny"], seed=3, datasets="/somewhere/datasets")
+    assert command(tiny) == "trajworld quickstart --scale tiny --seed 3"
+    assert command(Quickstart(test=21)) == "trajworld study run quickstart --test 21"
