@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
@@ -195,9 +196,10 @@ def collect_corpus(
         made.extend(make_datasets(jobs, workers or default_workers(total), progress))
     if not as_json:
         _warn_unstable(made)
+        there_only = "" if output is None else f"MINARI_DATASETS_PATH={shlex.quote(str(output.absolute()))} "
         click.echo(
             f"Made {len(made)} datasets ({total:,} transitions) in {time.monotonic() - began:.0f} s; "
-            f"{len(there)} were there already. `trajworld data corpus {name}` describes the corpus."
+            f"{len(there)} were there already. `{there_only}trajworld data corpus {name}` describes the corpus."
         )
 
 

@@ -200,7 +200,7 @@ def import_(
     Options:
         dataset_id: Id of the new Minari dataset: (namespace/)name-v0.
         environment: The environment's name, where the source does not give it: gymnasium/Hopper-v5.
-        max_episode_steps: Step limit of D4RL files without timeouts.  [default: 1000]
+        max_episode_steps: Step limit of D4RL files with neither timeouts nor next_observations.  [default: 1000]
         columns: A table's TOML, if it is not beside it.
         mask: Of a robomimic file, the demonstrations of this filter only.
         test: Keep this share of the episodes, the last ones, for a test: NAME-test-v0.

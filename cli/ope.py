@@ -9,6 +9,7 @@ import click
 from trajworld.backend import require_framework
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.evaluation.ope_settings import FittedQSettings, OpeSettings
+from trajworld.files import refuse_existing
 
 from .commands import File, Folder, Json, With, command, parameters_of
 from .output import print_json, print_table, warn_of_endless
@@ -70,8 +71,7 @@ def ope(
     fitting = FittedQSettings(settings.discount, fitted_q, seed=settings.seed) if fitted_q else None
     if truth is not None and simulate is not None:
         raise UsageError("--truth and --simulate are two ways to the same: give one")
-    if output is not None and output.exists():
-        raise TrajWorldError(f"{output} exists already: name another folder")
+    refuse_existing(output)
     import pandas as pd
 
     from trajworld.data.resolve import open_dataset

@@ -8,7 +8,8 @@ from typing import Annotated, Any
 import click
 
 from trajworld.backend import require_framework
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import UsageError
+from trajworld.files import refuse_existing
 from trajworld.planning.settings import PlannerSettings
 from trajworld.text import number
 
@@ -62,8 +63,7 @@ def plan(
     if deterministic and proposal is None:
         raise UsageError("--deterministic is about the policy of --proposal, of which there is none")
     settings = PlannerSettings(**options).resolved(proposal is not None)
-    if output is not None and output.exists():
-        raise TrajWorldError(f"{output} exists already: name another folder")
+    refuse_existing(output)
     import pandas as pd
 
     from trajworld.collect.collector import default_workers

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import click
 
-from trajworld.errors import TrajWorldError
+from trajworld.files import refuse_existing
 from trajworld.text import number
 
 from .commands import AtLeast1, File, Folder, Json, LazyGroup, Seed, With, Workers, list_of, parameters_of
@@ -146,16 +146,18 @@ def evaluate(
             workers=workers or default_workers(len(policies) * episodes * (horizon or 1000)),
             progress=progress,
         )
+    if as_json:
+        print_json({"policies": found})
+    else:
+        _print_returns(found, ("policy", "environment", "episodes", "length", "terminated"))
+        for one in found:
+            if one["unstable"]:
+                click.echo(
+                    f"Warning: {one['policy']}: the simulator broke in {one['unstable']} episodes, cut there"
+                )
+    # Last: whatever becomes of the file, the evaluation is not lost.
     if output is not None:
         write_json(output, {"policies": found})
-    if as_json:
-        return print_json({"policies": found})
-    _print_returns(found, ("policy", "environment", "episodes", "length", "terminated"))
-    for one in found:
-        if one["unstable"]:
-            click.echo(
-                f"Warning: {one['policy']}: the simulator broke in {one['unstable']} episodes, cut there"
-            )
 
 
 @policy.command()
@@ -230,8 +232,7 @@ def select(
     from trajworld.collect.selection import select_policies, write_selection
     from trajworld.policies.files import read_policies
 
-    if output.exists():
-        raise TrajWorldError(f"{output} exists already: name another folder")
+    refuse_existing(output)
     policies = read_policies(places)
     with job_progress("Evaluating", "episodes") as progress:
         chosen, truth = select_policies(

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from trajworld.collect import collector, suites
-from trajworld.collect.suites import LEVELS, Noisy, collect_suite, plan_suite
+from trajworld.collect.suites import LEVELS, Noisy, collect_suite, plan_suite, suite_there
 from trajworld.data.minari_datasets import dataset_path
 from trajworld.errors import TrajWorldError, UsageError
 from trajworld.files import write_json
@@ -115,6 +115,23 @@ def test_the_command_checks_first_and_warns(
     assert command(*given, "--name", "a/b c")[0] == 2
     assert command(*given, "--name", "other")[0] == 0
     assert found == [4]
+
+
+def test_datasets_of_other_policies_of_the_same_names_are_not_those_asked_for(home: Path) -> None:
+    policies = {"best": balancer(1.0), "none": balancer(0.0)}
+    others = {"best": balancer(1.1), "none": balancer(0.0)}
+    planned, other = (plan_suite("trajworld/test", one, progress=quiet) for one in (policies, others))
+    recipes = [{one.level: one.recipe(60, 0) for one in each} for each in (planned, other)]
+    differing = [level for level in LEVELS if recipes[0][level] != recipes[1][level]]
+    assert differing == ["medium-expert", "expert"]
+    assert recipes[0]["random"]["behaviour"]["parts"] == ["uniform"]
+    noise = dataclasses.replace(policies["none"], log_std=policies["none"].mean)
+    assert len({one.digest for one in (noise, *policies.values())}) == 3
+    assert balancer(1.0).digest == policies["best"].digest
+    list(collect_suite(planned[-1:], transitions=60, seed=0, workers=1, progress=quiet))
+    assert suite_there(planned, 60, 0) == [planned[-1].dataset]
+    with pytest.raises(TrajWorldError, match="was made otherwise"):
+        suite_there(other, 60, 0)
 
 
 def training(folder: Path, policies: list[Policy], lengths: list[list[int]]) -> list[np.ndarray]:

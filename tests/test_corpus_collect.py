@@ -117,7 +117,10 @@ def test_finished_datasets_are_not_made_again(run, made):
     code, out, _ = run("-o", made)
     assert code == 0
     assert "Made 0 datasets" in out
-    assert "5 were there already" in out
+    assert (
+        f"5 were there already. `MINARI_DATASETS_PATH={made} trajworld data corpus corpus` describes" in out
+    )
+    assert "already. `trajworld data corpus corpus` describes" in run()[1]
     assert {path: path.stat().st_mtime_ns for path in made.rglob("*.hdf5")} == before
     # One that is missing is made again.
     shutil.rmtree(made / "corpus" / "pre-train" / "robot-snake-2-v0")

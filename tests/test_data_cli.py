@@ -63,7 +63,7 @@ def test_import_list_and_inspect(command: Any, make_episodes: Any, tmp_path: Pat
 
 def test_odd_names_and_constant_variates_are_shown(command: Any, tmp_path: Path) -> None:
     """A name that looks like the table library's own markup is neither obeyed nor an error."""
-    episode, picture = Episode(np.ones((4, 1)), np.zeros((3, 1)), np.full(3, 1e9)), tmp_path / "constant.png"
+    episode, picture = Episode(np.ones((4, 1)), np.zeros((3, 1)), np.full(3, 1e17)), tmp_path / "constant.png"
     path = write_store(tmp_path / "x", [episode], name="[/red] [bold]x", source="", environment="").path
     code, out, _ = command("data", "inspect", path, "-o", picture)
     assert code == 0

@@ -174,6 +174,9 @@ def test_imports_become_minari_datasets(tmp_path: Path, make_episodes: EpisodeMa
     assert [len(e) for e in read_minari("old-v0")[1]] == [7, 7]
     assert made.account is not None
     assert (made.account.transitions, made.account.kept) == (16, 14)
+    for steps in (0, -1):
+        with pytest.raises(UsageError, match=f"at least 1 step, not {steps}"):
+            import_dataset(file, "older-v0", max_episode_steps=steps)
 
 
 def test_a_unitraj_root_makes_a_dataset_an_environment(

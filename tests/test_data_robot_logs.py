@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from torch_fixtures import Made, Name, torch_file
 
+from trajworld.data.account import BROKEN
 from trajworld.data.dataset import Dataset
 from trajworld.data.resolve import open_dataset
 from trajworld.errors import TrajWorldError
@@ -130,9 +131,13 @@ def robomimic_file(path: Path, following: bool) -> Path:
             demo["actions"], demo["rewards"] = RNG.normal(size=(length, 2)), RNG.normal(size=length)
             demo["dones"] = (np.arange(length) == length - 1).astype(int)
             demo["states"] = RNG.normal(size=(length, 7))
-            for kind in ("obs", "next_obs")[: 1 + following]:
-                demo[f"{kind}/robot0_eef_pos"] = RNG.normal(size=(length, 3))
-                demo[f"{kind}/object"] = RNG.normal(size=(length, 2))
+            seen = {
+                "robot0_eef_pos": RNG.normal(size=(length + 1, 3)),
+                "object": RNG.normal(size=(length + 1, 2)),
+            }
+            for first, kind in enumerate(("obs", "next_obs")[: 1 + following]):
+                for key, values in seen.items():
+                    demo[f"{kind}/{key}"] = values[first : first + length]
                 demo[f"{kind}/agentview_image"] = np.zeros((length, 4, 4, 3), np.uint8)
         file["mask/train"] = np.array([b"demo_2", b"demo_11", b"demo_0"])
     return path
@@ -173,6 +178,33 @@ def test_robomimic_equals_h5py(tmp_path: Path, command: Any, following: bool) ->
     assert (code, "no filter 'train': it has none\n" in err) == (2, True)
 
 
+def test_robomimic_is_cut_where_the_next_row_is_not_the_successor(tmp_path: Path) -> None:
+    path = robomimic_file(tmp_path / "low_dim.hdf5", True)
+    with h5py.File(path, "r+") as file:
+        # demo_2 has nine steps.
+        file["data/demo_2/next_obs/object"][3] += 1
+        file["data/demo_1"].attrs["num_samples"] = np.array([LENGTHS[1]])
+        wanted = {kind: np.array(file[f"data/demo_2/{kind}/object"]) for kind in ("obs", "next_obs")}
+    dataset = open_dataset(path)
+    lengths = [*LENGTHS[:2], 4, 5, *LENGTHS[3:], *LENGTHS, *LENGTHS]
+    assert dataset.transitions_per_episode.tolist() == lengths
+    assert dataset.terminated.tolist() == [number != 2 for number in range(len(lengths))]
+    begin = dataset.episode_offsets[2]
+    pieces = [wanted["obs"][:4], wanted["next_obs"][3:4], wanted["obs"][4:], wanted["next_obs"][-1:]]
+    np.testing.assert_array_equal(dataset.rows[begin : begin + 11, :2], np.concatenate(pieces).astype("f4"))
+    assert dataset.account is not None
+    assert dataset.account.notes == {BROKEN: 1}
+    assert dataset.account.kept == sum(LENGTHS) * 3
+
+
+def test_a_filter_of_robomimic_may_name_anything(tmp_path: Path, command: Any) -> None:
+    path = robomimic_file(tmp_path / "low_dim.hdf5", True)
+    with h5py.File(path, "r+") as file:
+        file["mask/mine"] = np.array([b"demo_2", "d\u00e9mo_0".encode(), b"\xff"])
+    code, out, _ = command("data", "import", path, "--id", "lift-v0", "--mask", "mine")
+    assert (code, f"{LENGTHS[2]} of {LENGTHS[2]} transitions kept" in out) == (0, True)
+
+
 def tdmpc2_fields(tasks: tuple[int, ...] = (0, 3, 0, 3, 3, 0)) -> dict[str, np.ndarray]:
     """Six episodes of two tasks; task 3 has two observations of five and one action of two."""
     sizes = {"obs": (6, 8, 5), "action": (6, 8, 2), "reward": (6, 8)}
@@ -203,6 +235,7 @@ def test_tdmpc2(tmp_path: Path, command: Any, version: str) -> None:
     path.write_bytes(torch_file(tensordict(version, fields) if version else fields))
     code, out, _ = command("data", "import", path, "--id", "mt-v0")
     assert (code, out.count("21 of 21 transitions kept, in 3 episodes")) == (0, 2)
+    assert out.count("note: 4 x a last column that is 0 in every row of the task is left out as padding") == 1
     for task, episodes, observation, action in ((0, [0, 2, 5], 5, 2), (3, [1, 3, 4], 2, 1)):
         dataset = open_dataset(f"mt/task-{task}-v0")
         assert (dataset.observation_size, dataset.action_size) == (observation, action)
@@ -213,6 +246,16 @@ def test_tdmpc2(tmp_path: Path, command: Any, version: str) -> None:
     for option in ("--mask", "--columns", "--max-episode-steps"):
         code, _, err = command("data", "import", path, "--id", "mt-v1", option, 7)
         assert (code, f"{option} is for" in err) == (2, True)
+
+
+def test_only_the_padding_of_several_tasks_is_left_out_of_tdmpc2(tmp_path: Path) -> None:
+    fields = tdmpc2_fields((3,) * 6)
+    path = tmp_path / "one.pt"
+    path.write_bytes(torch_file(fields))
+    dataset = open_dataset(path)
+    assert (dataset.observation_size, dataset.action_size) == (5, 2)
+    assert dataset.account is not None
+    assert dataset.account.notes == {}
 
 
 CHANGES = {
@@ -233,6 +276,11 @@ def spoil(kind: str, folder: Path) -> Path:
         info, data = root / "meta" / "info.json", root / "data" / "chunk-000" / "file-000.parquet"
         if kind == "lerobot cut":
             data.write_bytes(data.read_bytes()[:300])
+        elif kind == "lerobot text":
+            table = pq.read_table(data)
+            column = table.column_names.index("observation.environment_state")
+            text = pa.array(["open"] * len(table))
+            pq.write_table(table.set_column(column, "observation.environment_state", text), data)
         elif kind == "lerobot frames":
             pq.write_table(pq.read_table(data).slice(1), data)
         else:
@@ -264,6 +312,12 @@ def spoil(kind: str, folder: Path) -> Path:
                 file["data/demo_1/actions"] = 1.0
             elif kind == "robomimic lengths":
                 file["data/demo_2"].attrs["num_samples"] = 4
+            elif kind == "robomimic counts":
+                file["data/demo_2"].attrs["num_samples"] = np.array([9, 4])
+            elif kind == "robomimic successors":
+                del file["data/demo_2/next_obs"]
+                file["data/demo_2/next_obs/object"] = np.zeros((4, 2))
+                file["data/demo_2/next_obs/robot0_eef_pos"] = np.zeros((4, 3))
             elif kind == "robomimic rows":
                 del file["data/demo_2/obs/object"]
                 file["data/demo_2/obs/object"] = np.zeros((1, 2))
@@ -279,6 +333,7 @@ def spoil(kind: str, folder: Path) -> Path:
     [
         ("lerobot cut", "not a readable file of this dataset"),
         ("lerobot frames", "not all there in order|disagree on the frames"),
+        ("lerobot text", "could not convert string to float"),
         ("lerobot outside", "not there or lies outside"),
         ("lerobot version", "version v4.0 is not read"),
         ("lerobot chunks", "metadata are missing or damaged"),
@@ -294,6 +349,8 @@ def spoil(kind: str, folder: Path) -> Path:
         ("robomimic group", "must be an array of this file"),
         ("robomimic number", r"shape \(\) .* numbers in 2 dimension"),
         ("robomimic lengths", "it is damaged"),
+        ("robomimic counts", "it is damaged"),
+        ("robomimic successors", r"count \(9, 9, 9, 4, 9\): it is damaged"),
         ("robomimic rows", "its observations disagree on the rows"),
         ("robomimic observations", "no demonstration with observations"),
         ("robomimic array", "no demonstration with observations"),

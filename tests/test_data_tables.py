@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from trajworld.data.account import UNRECORDED, Account
@@ -201,6 +203,11 @@ def with_text(frame: pd.DataFrame) -> pd.DataFrame:
         (lambda f: f, "gaps = 2", "no key is called 'gaps'"),
         (lambda f: f, 'longest = "2"', "longest must be int, not '2'"),
         (lambda f: f, 'missing = "drop"', "missing must be 'cut' or 'hold'"),
+        *(
+            (lambda f: f, f"{key} = {value}", "all finite")
+            for key in ("gap", "period")
+            for value in ("nan", "inf")
+        ),
         (lambda f: f, "= 3", "not readable TOML"),
         (lambda f: f.iloc[:0], "", "log.csv has no row"),
         (None, "", "not a readable table: it is an HTML page"),
@@ -265,6 +272,43 @@ def test_lists_in_a_parquet_file_are_named_in_one_line(tmp_path: Path, command: 
         code, out, err = command("data", "import", tmp_path / "log.parquet", "--id", "bad-v0")
         assert (code, out, len(err.splitlines())) == (1, "", 1)
         assert message in err
+
+
+def test_a_line_break_in_a_name_stays_out_of_the_comments(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a\n[m]": np.ones(4), "b\x7f": np.arange(4.0), "the\nmode": "auto"})
+    frame.to_csv(path := tmp_path / "log.csv", index=False)
+    toml = write_columns(path, tmp_path / "log.toml")
+    assert read_columns(toml, path).observation == ("a\n[m]", "b\x7f")
+    assert "of no use: a\\n[m]\n" in toml.read_text()
+
+
+def test_columns_with_gaps_are_guessed_as_the_reader_takes_them(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": np.arange(4.0), "empty": [None] * 4, "done": [False, None, True, False]})
+    frame.to_parquet(path := tmp_path / "log.parquet")
+    toml = write_columns(path, tmp_path / "log.toml")
+    found = read_columns(toml, path)
+    assert (found.observation, found.done) == (("a",), "done")
+    assert "code them as numbers first: empty\n" in toml.read_text()
+    assert [len(one) for one in read_table(path, toml).episodes(Account())] == [2]
+
+
+def test_values_that_32_bits_cannot_tell_apart_are_noted(tmp_path: Path) -> None:
+    frame = pd.DataFrame({"a": np.linspace(0, 1, 200), "b": 1_700_000_000.0 + np.arange(200)})
+    frame["c"], frame["d"], frame["e"] = 0.1, np.linspace(1e6, 1e6 + 2000, 200), 1e9 + np.arange(200) / 10
+    frame.to_csv(path := tmp_path / "log.csv", index=False)
+    (tmp_path / "log.toml").write_text('observation = ["a", "b", "c", "d"]\naction = ["e"]\n')
+    dataset = open_dataset(path)
+    assert dataset.account is not None
+    assert dataset.account.notes == {f"values of {name} rounded to 32 bits": 200 for name in "be"}
+
+
+def test_two_columns_of_one_name_are_refused(tmp_path: Path) -> None:
+    columns = [pa.array(np.arange(3.0))] * 3
+    pq.write_table(pa.Table.from_arrays(columns, ["a", "b", "a"]), path := tmp_path / "log.parquet")
+    (toml := tmp_path / "log.toml").write_text('observation = ["a", "b"]\n')
+    for read in (read_table, write_columns):
+        with pytest.raises(TrajWorldError, match="has two columns called 'a': rename one"):
+            read(path, toml if read is read_table else tmp_path / "new.toml")
 
 
 def test_a_table_without_its_toml(tmp_path: Path, command: Any) -> None:

@@ -69,6 +69,7 @@ def test_canonical_names_read_back(family, changes):
         ("Hopper-v5?wind=1", "unknown wind; .*friction, .*gravity"),
         ("Hopper-v5?friction=-1", "friction must be at least 0"),
         ("Hopper-v5?frame_skip=2.5", "must be a whole number"),
+        *((f"Hopper-v5?frame_skip={count}", "frame_skip must be at least 1") for count in (0, -1)),
         ("Hopper-v5?terminate_when_unhealthy=3", "must be true or false"),
         ("Hopper-v5?render_mode=1", "unknown render_mode"),
         ("dm_control/cheetah-runn", "did you mean dm_control/cheetah-run"),

@@ -52,6 +52,23 @@ def test_a_folder_made_meanwhile_is_not_replaced(tmp_path: Path) -> None:
     assert [item.name for item in tmp_path.rglob("*")] == ["folder", "theirs"]
 
 
+def test_a_ctrl_c_while_a_folder_is_replaced_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "folder" / "old").mkdir(parents=True)
+    replace = os.replace
+
+    def stopped(source: Any, target: Any) -> None:
+        replace(source, target)
+        if Path(source) == tmp_path / "folder":
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "replace", stopped)
+    with pytest.raises(KeyboardInterrupt), atomic_folder(tmp_path / "folder", replace=True):
+        pass
+    assert [item.name for item in tmp_path.rglob("*")] == ["folder", "old"]
+
+
 @pytest.mark.skipif(not hasattr(os, "posix_fallocate"), reason="asks the disk itself")
 def test_room_that_is_not_there_is_told_before_anything_is_written(tmp_path: Path) -> None:
     ensure_room(tmp_path, 1 << 20)

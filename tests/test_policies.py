@@ -92,6 +92,18 @@ def test_constant_holds_each_push_for_a_geometric_span():
     assert spans.std() == pytest.approx(math.sqrt(0.9) * 10, rel=0.08)
 
 
+def test_a_long_push_is_held_in_pieces_that_change_no_number():
+    blocks = Constant(mean_span=1e12).blocks(3, np.random.default_rng(0))
+    assert len(np.unique([next(blocks) for _ in range(3)], axis=0)) == 1
+    rng, actions = np.random.default_rng(5), []
+    while len(actions) < 1000:
+        push = rng.uniform(-1, 1, 3)
+        actions += [push] * rng.geometric(1 / 100)
+    blocks = Constant(mean_span=100.0).blocks(3, np.random.default_rng(5))
+    found = list(itertools.islice(itertools.chain.from_iterable(blocks), 1000))
+    np.testing.assert_array_equal(found, actions[:1000])
+
+
 def test_gaits_are_sine_waves_of_one_period():
     gait = Gait(period=20.0, scale=0.8, noise=0.0)
     middle, half = (LOW + HIGH) / 2, (HIGH - LOW) / 2

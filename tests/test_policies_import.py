@@ -59,6 +59,7 @@ BAD_DOPE = {
     "no last layer": (dope(**{"last_fc/weight": None}), "lacks last_fc/weight"),
     "a bias missing": (dope(**{"fc1/bias": None}), "hidden layer 1"),
     "no number": (dope(**{"fc1/weight": "text"}), "hidden layer 1"),
+    "lists of different lengths": (dope(**{"fc1/weight": [[1.0], [1.0, 2.0]]}), "inhomogeneous"),
     "another distribution": (dope(output_distribution="beta"), "no output_distribution"),
     "another nonlinearity": (dope(nonlinearity="maxout"), "'maxout'"),
     "a list": ([1, 2], "no policy of DOPE"),

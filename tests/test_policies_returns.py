@@ -14,7 +14,7 @@ from trajworld.collect import returns as module
 from trajworld.collect.episodes import Rollout, episode_seeds
 from trajworld.collect.returns import policy_returns
 from trajworld.errors import UsageError
-from trajworld.policies.files import load_policy, read_policy, save_policy
+from trajworld.policies.files import load_policy, read_policies, read_policy, save_policy
 from trajworld.policies.policy import Layer, Policy
 
 pytestmark = pytest.mark.once
@@ -109,6 +109,19 @@ def saved(tmp_path: Path) -> Path:
     return tmp_path
 
 
+def test_a_folder_with_an_unreadable_policy_is_refused_and_other_files_are_passed_over(
+    command: Any, saved: Path
+) -> None:
+    (saved / "README.md").write_text("about")
+    (saved / "replay_buffer.pkl").write_bytes(b"no policy")
+    np.savez(saved / "evaluations.npz", results=np.zeros(3))
+    code, _, err = command("policy", "evaluate", saved, "--environment", "Pendulum-v1")
+    assert (code, len(err.splitlines())) == (1, 1)
+    assert f"{saved / 'bad.npz'} is no whole zip archive" in err
+    (saved / "bad.npz").unlink()
+    assert list(read_policies([saved])) == ["one", "two"]
+
+
 def test_list_show_and_import(command: Any, saved: Path) -> None:
     code, out, _ = command("policy", "list", saved)
     assert (code, "one.npz" in out, "3 → 6 → 1" in out) == (0, True, True)
@@ -139,6 +152,8 @@ def test_evaluate(command: Any, saved: Path) -> None:
     assert found == json.loads(command("policy", "evaluate", *files, *options, "--json")[1])["policies"]
     policies = {file.stem: read_policy(file) for file in files}
     assert found == policy_returns(policies, environment="Pendulum-v1", episodes=2, horizon=9, gamma=0.5)
+    code, out, err = command("policy", "evaluate", *files, *options, "-o", saved / "one.npz" / "found.json")
+    assert (code, "discounted" in out, "cannot write" in err) == (1, True, True)
     code, _, err = command("policy", "evaluate", *files, "--episodes", 2)
     assert (code, "name one by --environment" in err) == (2, True)
 

@@ -204,7 +204,15 @@ def test_termination_rules_are_those_of_gymnasium(name: str) -> None:
 @pytest.mark.once
 def test_an_unknown_environment_never_ends() -> None:
     unhealthy = "gymnasium/Hopper-v5?terminate_when_unhealthy=false"
-    for name in ("", "dm_control/humanoid-walk", "dm_control/hopper-hop", "gymnasium/Pendulum-v1", unhealthy):
+    table = "table/run?1"
+    for name in (
+        "",
+        "dm_control/humanoid-walk",
+        "dm_control/hopper-hop",
+        "gymnasium/Pendulum-v1",
+        unhealthy,
+        table,
+    ):
         assert not termination_rule(name)(np.full((4, 3), 1e9)).any()
     default = termination_rule(unhealthy.replace("false", "true"))
     assert default is termination_rule("gymnasium/Hopper-v5")

@@ -15,7 +15,7 @@ from trajworld.collect.episodes import run_episodes
 from trajworld.collect.returns import policy_returns
 from trajworld.collect.selection import pick_spread, select_policies
 from trajworld.data.store import write_store
-from trajworld.errors import UsageError
+from trajworld.errors import TrajWorldError, UsageError
 from trajworld.policies.behaviour import Uniform
 from trajworld.policies.files import policy_files, read_policies, read_policy, save_policy, zoo_truth
 from trajworld.policies.policy import Layer, Policy
@@ -49,8 +49,12 @@ def test_names_mean_all_a_robots_or_one(tmp_path: Path, monkeypatch: pytest.Monk
         policy_files(["zoo/hopper-3"])
     with pytest.raises(UsageError, match="zoo/hopper is 11 policies: name one, such as zoo/hopper-11"):
         read_policy("zoo/hopper")
-    # What is there comes first.
+    # What is there comes first, but not a folder without policies.
     monkeypatch.chdir(tmp_path)
+    (tmp_path / "zoo" / "animals").mkdir(parents=True)
+    assert policy_files(["zoo"]) == everything
+    with pytest.raises(TrajWorldError, match="there is no policy in zoo/animals"):
+        policy_files(["zoo/animals"])
     save_policy(read_policy("zoo/hopper-03"), tmp_path / "zoo" / "mine.npz")
     assert list(policy_files(["zoo"])) == ["mine"]
 

@@ -53,6 +53,12 @@ def atomic_file(path: str | os.PathLike[str]) -> Iterator[Path]:
         os.replace(temporary, path)
 
 
+def refuse_existing(path: str | os.PathLike[str] | None) -> None:
+    """Raise a ``TrajWorldError`` if a place to write to exists already; before long work, too."""
+    if path is not None and Path(path).exists():
+        raise TrajWorldError(f"{path} exists already: name another place or remove it first")
+
+
 @contextlib.contextmanager
 def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that becomes ``path`` when the block ends without error.
@@ -62,16 +68,21 @@ def atomic_folder(path: str | os.PathLike[str], *, replace: bool = False) -> Ite
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
     old = temporary.with_suffix(".old")
-    if path.exists() and not replace:
-        raise TrajWorldError(f"{path} exists already: name another place or remove it first")
+    if not replace:
+        refuse_existing(path)
     with _writing(path, temporary):
         temporary.mkdir(parents=True)
         yield temporary
         if path.exists() and not replace:
             raise TrajWorldError(f"{path} was made meanwhile: name another place")
-        if path.exists():
-            os.replace(path, old)
-        os.replace(temporary, path)
+        try:
+            if path.exists():
+                os.replace(path, old)
+            os.replace(temporary, path)
+        except BaseException:  # A Ctrl-C too.
+            if old.exists() and not path.exists():
+                os.replace(old, path)
+            raise
         shutil.rmtree(old, ignore_errors=True)
 
 

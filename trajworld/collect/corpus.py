@@ -22,7 +22,7 @@ from trajworld.data.minari_datasets import dataset_metadata, dataset_path, datas
 from trajworld.environments.interface import Description, Environment
 from trajworld.environments.names import parse_name
 from trajworld.environments.open import open_environment
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import DAMAGE, TrajWorldError, UsageError
 from trajworld.files import nested, one_writer, read_json, remove_leftovers, write_json
 from trajworld.policies.behaviour import Behaviour, log_uniform, make_behaviour
 from trajworld.policies.search import SHORT, STAGED, ClockedPolicy, Search, search_policies
@@ -118,7 +118,7 @@ def read_manifest(name: str) -> list[Member]:
             if not isinstance(one.environment, str) or not 0 < one.weight < math.inf:
                 raise ValueError(one)
         return members
-    except (KeyError, TypeError, ValueError, UsageError) as error:
+    except (*DAMAGE, UsageError) as error:
         raise TrajWorldError(f"{path} is damaged ({error!r}): collect-corpus writes it anew") from None
 
 

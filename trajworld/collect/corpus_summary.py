@@ -14,7 +14,7 @@ from trajworld.charts import Look, save_figure, style_axes
 from trajworld.collect.corpus import read_manifest
 from trajworld.collect.corpus_table import PRETRAIN
 from trajworld.data.minari_datasets import dataset_metadata, dataset_path, metadata_file
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import DAMAGE, TrajWorldError, UsageError
 
 # Apart from the sources' colours: they mean something else.
 _KINDS = ("uniform", "ou", "constant", "gait", "policy")
@@ -58,7 +58,7 @@ def describe_corpus(name: str) -> tuple[list[Entry], list[str]]:
                 "coverage": float(held["coverage"]),
                 "behaviours": {kind: count / transitions for kind, count in held["behaviours"].items()},
             }
-        except (KeyError, TypeError, ValueError, AttributeError, ZeroDivisionError) as error:
+        except DAMAGE as error:
             raise TrajWorldError(
                 f"{metadata_file(dataset_path(dataset_id))} does not describe a corpus's dataset ({error!r})"
             ) from None

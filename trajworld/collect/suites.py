@@ -79,7 +79,7 @@ class SuiteDataset:
 
     def recipe(self, transitions: int, seed: int) -> dict[str, Any]:
         """What determines its episodes, in JSON's types."""
-        parts = [name for name, _ in self.parts]
+        parts = [f"{name} {_digest(behaviour)}".rstrip() for name, behaviour in self.parts]
         return {"behaviour": {"name": self.level, "parts": parts}, "transitions": transitions, "seed": seed}
 
     @property
@@ -89,6 +89,12 @@ class SuiteDataset:
         noisy = any(isinstance(behaviour, Noisy) for _, behaviour in self.parts)
         names = ", ".join(name for name, _ in self.parts)
         return names + (f"; a third of the episodes each with action noise of {noises}" if noisy else "")
+
+
+def _digest(behaviour: Behaviour | Stream) -> str:
+    """A policy's own; empty for what has no weights."""
+    inner = behaviour.behaviour if isinstance(behaviour, Noisy) else behaviour
+    return inner.digest if isinstance(inner, Policy) else ""
 
 
 def plan_suite(

@@ -7,6 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 UNRECORDED = "the result of an episode's last action is not in the file"
+BROKEN = "an episode ended where the next row is not the recorded successor and no flag marks an end"
 
 
 @dataclass

@@ -4,7 +4,7 @@ import contextlib
 import json
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -40,8 +40,7 @@ def write_columns(table: Path, path: Path, overwrite: bool = False) -> Path:
 
 def _lines(frame: "pandas.DataFrame", table: Path, separator: str) -> list[str]:
     names = list(frame)
-    kinds = {name: frame[name].dtype for name in names}
-    plain = {name for name in names if kinds[name].kind in "iufb"}
+    plain = {name for name in names if _holds_numbers(frame[name], table)}
     (time, dates, steps), episode = _time(frame, table), _named(names, _EPISODES)
     reward, done = (_named([n for n in names if n in plain], pattern) for pattern in (_REWARDS, _DONES))
     rest = [n for n in names if n not in (time, episode, reward, done) and not _is(n, _NUMBERS)]
@@ -53,7 +52,7 @@ def _lines(frame: "pandas.DataFrame", table: Path, separator: str) -> list[str]:
             f"{table}: no column of numbers is left for the observation among {', '.join(names)}"
         )
     lines = [
-        f"# What the columns of {table.name} are, one row a time step; guessed from their names: check it."
+        f"# What the columns of {_plain(table.name)} are, one row a time step; guessed from their names: check it."
     ]
     said = {
         "hold no numbers: leave them out, or code them as numbers first": [n for n in rest if n not in plain],
@@ -63,7 +62,7 @@ def _lines(frame: "pandas.DataFrame", table: Path, separator: str) -> list[str]:
         "have missing values": [n for n in numbers if frame[n].isna().any()],
         "number the rows: left out": [n for n in names if _is(n, _NUMBERS) and n not in (time, episode)],
     }
-    lines += [f"# {what}: {', '.join(some)}" for what, some in said.items() if some]
+    lines += [f"# {what}: {', '.join(map(_plain, some))}" for what, some in said.items() if some]
     lines += [f"observation = {_text(observation)}  # measured", f"action = {_text(action)}  # set by you"]
     if reward:
         lines += [
@@ -103,6 +102,13 @@ def _time(frame: "pandas.DataFrame", table: Path) -> tuple[str, str, Floats]:
     return "", "", np.empty(0)
 
 
+def _holds_numbers(column: "pandas.Series[Any]", table: Path) -> bool:
+    """Whether the reader takes a column as numbers: a missing one may make it objects for pandas."""
+    with contextlib.suppress(TrajWorldError):
+        return column.dtype.kind not in "mM" and bool(np.isfinite(numbers_of(column, table)).any())
+    return False
+
+
 def _is(name: str, pattern: str) -> bool:
     return re.fullmatch(pattern, name.strip().lower()) is not None
 
@@ -112,4 +118,9 @@ def _named(names: list[str], pattern: str) -> str:
 
 
 def _text(value: str | list[str]) -> str:
-    return json.dumps(value, ensure_ascii=False)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _plain(name: str) -> str:
+    """A name for a comment, which ends at a line break."""
+    return _text(name)[1:-1]

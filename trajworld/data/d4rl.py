@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.data.account import Account
+from trajworld.data.account import BROKEN, UNRECORDED, Account
 from trajworld.data.episode import Episode, as_floats, check_episode
 from trajworld.data.source import Source
 from trajworld.errors import TrajWorldError, one_line
@@ -27,8 +27,6 @@ _ENVIRONMENTS = {
     "walker2d": ("gymnasium/Walker2d-v4", 17, 6),
 }
 _STEPS_AT_ONCE = 65536
-_UNRECORDED = "the result of an episode's last action is not in the file (it has no next_observations)"
-_BROKEN = "an episode ended where the next row is not the recorded successor and no flag marks an end"
 _LONG = "an episode was cut at the step limit, since no flag marks an end"
 # The dimensions of each array.
 _ARRAYS = {"observations": 2, "actions": 2, "rewards": 1, "terminals": 1}
@@ -71,9 +69,9 @@ def _read_episodes(path: Path, limit: int, account: Account) -> Iterator[Episode
         )
         ends = terminals | timeouts
         if linked:
-            broken = _broken(file["observations"], file["next_observations"]) & ~ends[:-1]
+            broken = broken_links(file["observations"], file["next_observations"]) & ~ends[:-1]
             ends[:-1] |= broken
-            account.note(_BROKEN, int(broken.sum()))
+            account.note(BROKEN, int(broken.sum()))
         ends[-1] = True
         stops = np.flatnonzero(ends) + 1
         starts = np.concatenate([[0], stops[:-1]])
@@ -95,7 +93,9 @@ def _read_episodes(path: Path, limit: int, account: Account) -> Iterator[Episode
                     number += 1
 
 
-def _broken(observations: "h5py.Dataset", successors: "h5py.Dataset") -> NDArray[np.bool_]:
+def broken_links(
+    observations: "h5py.Dataset | NDArray[np.floating]", successors: "h5py.Dataset | NDArray[np.floating]"
+) -> NDArray[np.bool_]:
     """``[N - 1]``: where a step's successor is not the next row, as 32-bit floats."""
     found = np.zeros(len(observations) - 1, bool)
     for begin in range(0, len(found), _STEPS_AT_ONCE):
@@ -112,7 +112,7 @@ def _episode(steps: dict[str, NDArray[np.floating]], terminated: bool, account: 
     if "next_observations" in steps:
         observations = np.concatenate([observations, steps["next_observations"][-1:]])
     else:
-        account.leave_out(_UNRECORDED, rewards[-1:])
+        account.leave_out(UNRECORDED, rewards[-1:])
         actions, rewards, terminated = actions[:-1], rewards[:-1], False
     if not len(rewards):
         return None

@@ -1,5 +1,6 @@
 """A dataset as training sees it: the rows of one environment's episodes, memory-mapped."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -89,3 +90,13 @@ class Dataset:
         if numbers.min() < 0 or numbers.max() >= self.num_episodes:
             raise UsageError(f"{self.name} has episodes 0 to {self.num_episodes - 1} only")
         return numbers
+
+
+def named_variates(names: Sequence[str], observation_size: int, action_size: int) -> list[str]:
+    """A name for each variate, in row order: the source's, or ``observation 0`` …, ``reward``, ``action 0`` …."""
+    if len(names) != observation_size + action_size:
+        names = (
+            *(f"observation {i}" for i in range(observation_size)),
+            *(f"action {i}" for i in range(action_size)),
+        )
+    return [*names[:observation_size], "reward", *names[observation_size:]]

@@ -116,3 +116,12 @@ def rows_of_episode(episode: Episode) -> NDArray[np.float32]:
             rows[1:, observation_size] = episode.rewards
         rows[:-1, observation_size + 1 :] = episode.actions
     return rows
+
+
+def spans(episode: Episode) -> NDArray[np.float64]:
+    """The least and the greatest value of each variate, and the largest error of its 32-bit form, ``[3, M]``."""
+    parts = (episode.observations, episode.rewards[:, None], episode.actions)
+    found = [
+        [part.min(axis=0), part.max(axis=0), abs(part - part.astype("f4")).max(axis=0)] for part in parts
+    ]
+    return np.concatenate(found, axis=1)

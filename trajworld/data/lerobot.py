@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from trajworld.data.account import UNRECORDED, Account
 from trajworld.data.episode import Episode, as_floats, check_episode, no_rewards
 from trajworld.data.source import Source, value_names
-from trajworld.errors import TrajWorldError, one_line
+from trajworld.errors import DAMAGE, TrajWorldError, one_line
 from trajworld.files import read_json
 
 _INFO = Path("meta") / "info.json"
 _MOST_VALUES = 1 << 16
-_DAMAGED = (OSError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError)
+_DAMAGED = (OSError, *DAMAGE)
 _PLACE = ("data/chunk_index", "data/file_index")
 _STATES = ("observation.state", "observation.environment_state")
 
@@ -130,7 +130,7 @@ def _read_episodes(info: _Info, account: Account) -> Iterator[Episode]:
                 yield check_episode(made, f"{path}, episode {index}")
 
 
-def _read_file(info: _Info, path: Path) -> dict[str, NDArray[Any]]:
+def _read_file(info: _Info, path: Path) -> dict[str, NDArray[np.floating]]:
     """The frames of a file: of each feature ``[n, size]``."""
     from pyarrow import parquet
 
@@ -146,14 +146,14 @@ def _read_file(info: _Info, path: Path) -> dict[str, NDArray[Any]]:
             flat = column.flatten() if column.type.num_fields else column
             if column.null_count or flat.null_count or len(flat) != size * len(column):
                 raise ValueError(f"{name} has missing values, or others than {size} a frame")
-            found[name] = flat.to_numpy(zero_copy_only=False).reshape(-1, size)
+            found[name] = as_floats(flat.to_numpy(zero_copy_only=False)).reshape(-1, size)
         return found
     except _DAMAGED as error:
         raise TrajWorldError(f"{path} is not a readable file of this dataset: {one_line(error)}") from None
 
 
 def _episode(
-    info: _Info, rows: dict[str, NDArray[Any]], index: int, path: Path, account: Account
+    info: _Info, rows: dict[str, NDArray[np.floating]], index: int, path: Path, account: Account
 ) -> Episode | None:
     """The episode of these frames, or None if they hold no whole transition."""
     length = len(rows["frame_index"])
@@ -164,12 +164,10 @@ def _episode(
     late = "a timestamp is more than half a period off its frame's"
     account.note(late, int((np.abs(times - times[:1] - numbers) > 0.5).sum()))
     observations, actions = (
-        np.concatenate(
-            [np.zeros((length, 0), np.float32), *(as_floats(rows[name]) for name in names)], axis=1
-        )
+        np.concatenate([np.zeros((length, 0), np.float32), *(rows[name] for name in names)], axis=1)
         for names in (info.observation, info.action)
     )
-    rewards = as_floats(rows["next.reward"])[:, 0] if "next.reward" in rows else no_rewards(length)
+    rewards = rows["next.reward"][:, 0] if "next.reward" in rows else no_rewards(length)
     done = bool("next.done" in rows and rows["next.done"][-2:-1].any())
     account.leave_out(UNRECORDED, rewards[-1:])
     if length < 2:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from trajworld.data.account import Account
 from trajworld.data.episode import Episode, as_floats, check_episode, check_episodes
-from trajworld.errors import TrajWorldError, UsageError, one_line
+from trajworld.errors import DAMAGE, TrajWorldError, UsageError, one_line
 from trajworld.files import atomic_folder, ensure_room, one_writer, read_json, user_path
 
 if TYPE_CHECKING:
@@ -216,7 +216,7 @@ def _read_episodes(info: MinariInfo, spaces: dict[str, "Space"], account: Accoun
 
 def _note_import(info: MinariInfo, account: Account) -> None:
     """Copy the notes of the import that made the dataset from another source."""
-    with contextlib.suppress(AttributeError, KeyError, TypeError, ValueError):
+    with contextlib.suppress(*DAMAGE):
         imported = Account.from_json(info.metadata["import_account"])
         left_out = {f"left out: {reason}": count for reason, (count, _) in imported.left_out.items()}
         for text, count in (left_out | imported.notes).items():
@@ -259,10 +259,10 @@ def _info(dataset_id: str, path: Path) -> MinariInfo:
         environment = metadata.get("environment")
         if not isinstance(environment, str):  # Not written by this library: from the Gymnasium spec.
             environment = ""
-            with contextlib.suppress(KeyError, TypeError, ValueError):
+            with contextlib.suppress(*DAMAGE):
                 environment = f"gymnasium/{json.loads(metadata['env_spec'])['id']}"
         counts = int(metadata["total_episodes"]), int(metadata["total_steps"])
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
+    except DAMAGE as error:
         raise TrajWorldError(f"{file} does not describe a Minari dataset ({one_line(error)})") from None
     return MinariInfo(dataset_id, path, environment, *counts, metadata)
 

@@ -132,9 +132,9 @@ def import_dataset(
     A TD-MPC2 file of several tasks makes one a task, ``name/task-N-v0`` of an id ``name-v0``; a UniTraj root makes one
     an environment, ``name/SOURCE/ENVIRONMENT-v0``. Existing ones are left as they are unless ``replace`` is set, so a
     stopped import continues. ``environment`` is for sources, other than a root, that do not give the right one;
-    ``max_episode_steps`` (1000) for D4RL files without timeouts; ``columns`` is a table's TOML where it is not beside
-    it, ``mask`` a filter of robomimic's. The last episodes, a share ``test`` of them, make a second dataset
-    ``name-test-v0``.
+    ``max_episode_steps`` (1000) for D4RL files with neither timeouts nor next_observations; ``columns`` is a table's
+    TOML where it is not beside it, ``mask`` a filter of robomimic's. The last episodes, a share ``test`` of them, make
+    a second dataset ``name-test-v0``.
     """
     import numpy as np
     from gymnasium.spaces import Box
@@ -143,6 +143,8 @@ def import_dataset(
     path = _existing_path(source)
     if path is None:
         raise UsageError(f"{source} does not exist: import reads {_FORMS}")
+    if max_episode_steps is not None and max_episode_steps < 1:
+        raise UsageError(f"an episode has at least 1 step, not {max_episode_steps}")
     if not 0 <= test < 1:
         raise UsageError(f"the share of test episodes must be at least 0 and below 1, not {test}")
     if environment is not None and "/" not in (name := parse_name(environment)).identifier:
@@ -248,8 +250,10 @@ def _sources(
     if suffix == ".pt":
         tasks = read_tdmpc2(path)
         return {f"task-{task}" if len(tasks) > 1 else "": one for task, one in tasks.items()}
+    if robomimic:
+        return {"": read_robomimic(path, mask)}
     if hdf5:
-        return {"": read_robomimic(path, mask) if robomimic else read_d4rl(path, limit or 1000)}
+        return {"": read_d4rl(path, 1000 if limit is None else limit)}
     return {}
 
 

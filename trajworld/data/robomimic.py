@@ -1,5 +1,6 @@
 """Reading robomimic's HDF5 files: a group of arrays for each demonstration."""
 
+import itertools
 import json
 import math
 import re
@@ -11,11 +12,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.data.account import UNRECORDED, Account
-from trajworld.data.d4rl import hdf5_array, open_hdf5
+from trajworld.data.account import BROKEN, UNRECORDED, Account
+from trajworld.data.d4rl import broken_links, hdf5_array, open_hdf5
 from trajworld.data.episode import Episode, as_floats, check_episode, no_rewards
 from trajworld.data.source import Source, value_names
-from trajworld.errors import TrajWorldError, UsageError
+from trajworld.errors import DAMAGE, TrajWorldError, UsageError
 
 if TYPE_CHECKING:
     import h5py
@@ -36,7 +37,8 @@ def read_robomimic(path: Path, mask: str | None = None) -> Source:
     """Open a robomimic file, whose demonstrations are the episodes; those of the filter ``mask/NAME`` only, if given.
 
     An observation is its vectors side by side, in alphabetical order; images are not read. With ``next_obs`` every step
-    is a transition, without it the last one of each demonstration is left out.
+    is a transition, and an episode also ends where a step's successor is not the next row; without it the last step of
+    each demonstration is left out.
     """
     with open_hdf5(path) as file:
         data, masks = file["data"], file["mask"] if _is_group(file, "mask") else {}
@@ -46,8 +48,8 @@ def read_robomimic(path: Path, mask: str | None = None) -> Source:
         if mask is not None:
             if mask not in masks:
                 raise UsageError(f"{path} has no filter {mask!r}: it has {', '.join(masks) or 'none'}")
-            chosen = np.asarray(hdf5_array(masks, mask, path, 1, "SO"), "S").astype(str)
-            names = [name for name in names if name in chosen]
+            chosen = np.asarray(hdf5_array(masks, mask, path, 1, "SO"), "S")
+            names = [name for name in names if name.encode() in chosen]
         if not names or not _is_group(data, f"{names[0]}/obs"):
             raise TrajWorldError(
                 f"{path} has no demonstration with observations: robomimic's dataset_states_to_obs.py extracts them"
@@ -60,7 +62,7 @@ def read_robomimic(path: Path, mask: str | None = None) -> Source:
             raise TrajWorldError(f"{path}: no observation is a vector of numbers: images are not read")
         try:
             environment = str(json.loads(data.attrs["env_args"])["env_name"])
-        except (KeyError, TypeError, ValueError):
+        except DAMAGE:
             environment = path.stem
         actions = [hdf5_array(data[name], "actions", path, 2) for name in names]
         vectors = {**sizes, "actions": actions[0].shape[1]}
@@ -102,24 +104,27 @@ def _read_episodes(
                 else no_rewards(len(actions))
                 for one in ("rewards", "dones")
             )
-            counts = (
-                len(actions),
-                len(rewards),
-                len(observations),
-                group.attrs.get("num_samples", len(actions)),
-            )
-            if len(set(counts)) > 1:
+            following = observed(group["next_obs"]) if "next_obs" in group else observations
+            # Some programs write an attribute as an array of one number.
+            samples = np.ravel(group.attrs.get("num_samples", len(actions))).tolist()
+            counts = len(actions), len(rewards), len(observations), len(following), *samples[:2]
+            if any(count != len(actions) for count in counts):
                 raise TrajWorldError(
-                    f"{path}, {name}: actions, rewards, observations and num_samples count {counts}: it is damaged"
+                    f"{path}, {name}: actions, rewards, obs, next_obs and num_samples count {counts}: it is damaged"
                 )
             done = bool((dones[-1:] > 0).any())
-            if "next_obs" in group:
-                observations = np.concatenate([observations, observed(group["next_obs"])[-1:]])
-            else:
+            if "next_obs" not in group:
                 account.leave_out(UNRECORDED, rewards[-1:])
+                observations, following = observations[:-1], observations[1:]
                 actions, rewards, done = actions[:-1], rewards[:-1], False
-            if len(actions):
-                account.keep(rewards)
-                yield check_episode(
-                    Episode(observations, actions, rewards, done, not done), f"{path}, {name}"
-                )
+            if not len(actions):
+                continue
+            broken = broken_links(observations, following)
+            account.note(BROKEN, int(broken.sum()))
+            stops = [*(np.flatnonzero(broken) + 1).tolist(), len(actions)]
+            for begin, end in itertools.pairwise([0, *stops]):
+                seen = np.concatenate([observations[begin:end], following[end - 1 : end]])
+                over = done and end == len(actions)
+                made = Episode(seen, actions[begin:end], rewards[begin:end], over, not over)
+                account.keep(made.rewards)
+                yield check_episode(made, f"{path}, {name}")

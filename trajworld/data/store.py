@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.data.account import Account
-from trajworld.data.dataset import Dataset
-from trajworld.data.episode import Episode, check_episodes, rows_of_episode
+from trajworld.data.dataset import Dataset, named_variates
+from trajworld.data.episode import Episode, check_episodes, rows_of_episode, spans
 from trajworld.errors import DAMAGE, TrajWorldError, one_line
 from trajworld.files import atomic_folder, one_writer, read_json, write_json
 
@@ -24,6 +24,8 @@ VERSION = 2
 _DESCRIPTION = "dataset.json"
 # Names that no variate may have: tables use them for other rows.
 _TAKEN = ("reward", "observations", "predicted", "all", "episode length", "episode return")
+# An error by rounding, as a share of a variate's range, that is told.
+_ROUNDED = 1e-3
 _AGAIN = "remove the folder and convert the source again"
 
 
@@ -51,12 +53,16 @@ def write_store(
             return open_store(path)
         folder = stack.enter_context(atomic_folder(path, replace=reuse))
         rewarded = True
+        low, high, error = np.array(np.inf), np.array(-np.inf), np.array(0.0)
         with open(folder / "rows.npy", "wb") as file:
             _write_header(file, 0, 1)
             for number, episode in enumerate(check_episodes(episodes, name)):
                 rows, sizes, rewarded = rows_of_episode(episode), episode.sizes, episode.rewarded
                 if not np.all(np.isfinite(rows)):
                     raise TrajWorldError(f"{name}, episode {number}: a value is too large for 32-bit floats")
+                least, greatest, rounding = spans(episode)
+                low, high = np.minimum(low, least), np.maximum(high, greatest)
+                error = np.maximum(error, rounding)
                 content.update(rows.data)
                 file.write(rows.data)
                 lengths.append(len(rows))
@@ -77,6 +83,9 @@ def write_store(
         if len({*names, *_TAKEN}) == sum(sizes) + len(_TAKEN):
             description["names"] = names
         if account is not None:
+            called = named_variates(description.get("names", ()), *sizes)
+            for variate in np.flatnonzero((low < high) & (error > _ROUNDED * (high - low))):
+                account.note(f"values of {called[variate]} rounded to 32 bits", sum(lengths))
             description["account"] = vars(account)
         write_json(folder / _DESCRIPTION, description)
     return open_store(path)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from trajworld.data.dataset import Dataset
+from trajworld.data.dataset import Dataset, named_variates
 from trajworld.data.statistics import real_values, statistics
 
 _BINS = 60
@@ -16,13 +16,7 @@ _SPREAD = ("minimum", "mean", "maximum", "std")
 
 def variate_names(dataset: Dataset) -> list[str]:
     """A name for each variate, in row order: the source's, or ``observation 0`` …, ``reward``, ``action 0`` …."""
-    size, names = dataset.observation_size, dataset.names
-    if len(names) != size + dataset.action_size:
-        names = (
-            *(f"observation {i}" for i in range(size)),
-            *(f"action {i}" for i in range(dataset.action_size)),
-        )
-    return [*names[:size], "reward", *names[size:]]
+    return named_variates(dataset.names, dataset.observation_size, dataset.action_size)
 
 
 def episode_returns(dataset: Dataset) -> NDArray[np.float64]:
@@ -81,8 +75,17 @@ def draw_summary(dataset: Dataset, path: str | Path) -> None:
     colours += ["tab:orange"] * dataset.action_size + ["tab:green"] * 2
     for place, (name, values) in enumerate(panels, start=1):
         axes = figure.add_subplot(lines, columns, place)
-        axes.stairs(*np.histogram(values, _BINS), fill=True, color=colours[place - 1])
+        axes.stairs(*_histogram(values), fill=True, color=colours[place - 1])
         axes.set_title(name, fontsize=8)
         axes.set_yticks([])
         axes.tick_params(labelsize=6)
     save_figure(figure, path)
+
+
+def _histogram(values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Counts and edges of bins, which are wider than rounding where all values are the same large number."""
+    values = values.astype(np.float64)
+    low, high = values.min(), values.max()
+    most = max(abs(low), abs(high))
+    margin = max(most, 1.0) / 2 if high - low <= 1e-9 * most else 0.0
+    return np.histogram(values, _BINS, (low - margin, high + margin))

@@ -1,5 +1,6 @@
 """Which columns of a table are what: a short TOML beside it."""
 
+import math
 import tomllib
 import types
 import typing
@@ -84,9 +85,10 @@ def read_columns(path: Path, table: Path) -> Columns:
     if not made.get("observation"):
         raise UsageError(f"{path}: observation must name at least one column")
     found = Columns(**made)
-    if found.gap < 1 or found.longest < 1 or found.period < 0 or len(found.separator) != 1:
+    numbers = 1 <= found.gap < math.inf and 0 <= found.period < math.inf and found.longest >= 1
+    if not numbers or len(found.separator) != 1:
         raise UsageError(
-            f"{path}: gap and longest are at least 1, period at least 0, and separator is one character"
+            f"{path}: gap and longest are at least 1, period at least 0, all finite, and separator is one character"
         )
     if twice := [name for name in found.values if found.values.count(name) > 1]:
         raise UsageError(f"{path}: the column {twice[0]!r} is named twice")

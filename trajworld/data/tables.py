@@ -79,6 +79,8 @@ def read_frame(
         ) from None
     except (OSError, ValueError) as error:
         raise TrajWorldError(f"{path} is not a readable table: {one_line(error)}") from None
+    if len(twice := frame.columns[frame.columns.duplicated()]):
+        raise TrajWorldError(f"{path} has two columns called {twice[0]!r}: rename one")
     if frame.empty:
         raise TrajWorldError(f"{path} has no row")
     return frame

@@ -20,7 +20,7 @@ _ARRAYS = {"obs": 3, "action": 3, "reward": 2}
 
 
 def read_tdmpc2(path: Path) -> dict[int, Source]:
-    """The tasks of a file by their numbers. Last columns that are 0 in every row of a task are its padding.
+    """The tasks of a file by their numbers. Of several, last columns that are 0 in every row of one are its padding.
 
     A row's action and reward led to its observation; the first row's are fillers and are not read.
     """
@@ -31,12 +31,14 @@ def read_tdmpc2(path: Path) -> dict[int, Source]:
         tasks = given.astype(np.int64)
     if len(tasks) != count or (tasks != given).any():
         raise TrajWorldError(f"{path}: 'task' must be a whole number for each episode")
-    found = {}
-    for task in np.unique(tasks):
+    found, numbers = {}, np.unique(tasks)
+    for task in numbers:
         episodes = np.flatnonzero(tasks == task)
         # The first row's action is a filler.
         parts = (arrays["obs"], arrays["action"][:, 1:])
-        sizes = tuple(max(_width(array[one]) for one in episodes) for array in parts)
+        sizes = tuple(array.shape[2] for array in parts)
+        if len(numbers) > 1:
+            sizes = tuple(max(_width(array[one]) for one in episodes) for array in parts)
         if rows < 2 or not sizes[0]:
             raise TrajWorldError(f"{path}: task {task} has no two rows, or no observation that is not 0")
         read = partial(_read_episodes, path, episodes, sizes)
@@ -49,6 +51,10 @@ def _read_episodes(
     path: Path, episodes: NDArray[np.int64], sizes: tuple[int, ...], account: Account
 ) -> Iterator[Episode]:
     arrays = _load(path)
+    given = (arrays["obs"].shape[2], arrays["action"].shape[2])
+    account.note(
+        "a last column that is 0 in every row of the task is left out as padding", sum(given) - sum(sizes)
+    )
     for number in episodes:
         seen, acted, paid = (np.array(arrays[name][number]) for name in _ARRAYS)
         account.keep(paid[1:])

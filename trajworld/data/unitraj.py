@@ -116,7 +116,6 @@ def read_unitraj(environment: UniTrajEnvironment, account: Account | None = None
     between them, and pieces without a whole transition are left out.
     """
     account = account or Account()
-    limits = unitraj_range(environment.folder)
     sizes: tuple[int, int] | None = None
     for path in environment.episodes:
         observation, action, reward = _read_arrays(path)
@@ -125,9 +124,6 @@ def read_unitraj(environment: UniTrajEnvironment, account: Account | None = None
         if given != sizes:
             words = "{} observation and {} action values".format
             raise TrajWorldError(f"{path}: {words(*given)}, where others have {words(*sizes)}")
-        if limits is not None and len(limits[0]) != sum(sizes) + 1:
-            wrong = f"ranges of {len(limits[0])} variates for episodes of {sum(sizes) + 1}"
-            raise TrajWorldError(f"{environment.folder / _RANGE_FILE}: {wrong}")
         real = np.any(observation != 0, axis=1)
         # A transition is kept where neither of its rows is padding.
         used = real[1:] & real[:-1]
@@ -144,7 +140,10 @@ def read_unitraj(environment: UniTrajEnvironment, account: Account | None = None
 
 
 def unitraj_range(folder: str | Path) -> tuple[NDArray[np.float32], NDArray[np.float32]] | None:
-    """The published range of each variate, (minimum ``[M]``, maximum ``[M]``) in row order, if it is there."""
+    """The published range of each variate, (minimum ``[M]``, maximum ``[M]``) in row order, if it is there.
+
+    A ``TrajWorldError`` where it is damaged, or not of as many variates as the folder's episodes.
+    """
     path = Path(folder) / _RANGE_FILE
     if not path.is_file():
         return None
@@ -153,6 +152,10 @@ def unitraj_range(folder: str | Path) -> tuple[NDArray[np.float32], NDArray[np.f
     ends = np.concatenate([minimum, maximum])
     if len(minimum) != len(maximum) or not np.isfinite(ends).all() or np.any(minimum > maximum):
         raise TrajWorldError(f"{path}: min and max must be finite, of one size, and no min above its max")
+    if (environment := unitraj_environment(folder)) is not None:
+        observation, action, _ = _read_arrays(environment.episodes[0])
+        if len(minimum) != (size := observation.shape[1] + 1 + action.shape[1]):
+            raise TrajWorldError(f"{path}: ranges of {len(minimum)} variates for episodes of {size}")
     return minimum, maximum
 
 

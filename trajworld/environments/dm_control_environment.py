@@ -49,11 +49,9 @@ class DmControlEnvironment:
             action_space=interface.action_box(acted.minimum, acted.maximum, str(name)),
             time_limit=math.ceil(limit) if math.isfinite(limit) else interface.DEFAULT_TIME_LIMIT,
         )
-        self._steps = 0
 
     def reset(self, seed: int) -> NDArray[np.floating]:
         """Begin the episode of ``seed``: the task's random state starts anew from it."""
-        self._steps = 0
         self._env.task.random.seed(seed)
         with interface.silent_mujoco():
             return self._flat(self._env.reset().observation)
@@ -66,9 +64,8 @@ class DmControlEnvironment:
         """Act with ``action [action_size]``; the suite raises its ``PhysicsError`` on an invalid state."""
         with interface.silent_mujoco():
             time_step = self._env.step(action)
-        self._steps += 1
-        terminated = bool(time_step.last() and time_step.discount == 0.0)
-        ended = bool(time_step.last()) or self._steps >= self.description.time_limit
+        ended = bool(time_step.last())
+        terminated = bool(ended and time_step.discount == 0.0)
         observation = self._flat(time_step.observation)
         return interface.Step(observation, float(time_step.reward), terminated, ended and not terminated)
 

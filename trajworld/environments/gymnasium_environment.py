@@ -53,6 +53,8 @@ class GymnasiumEnvironment:
             for key, default in arguments.items()
             if key in changes
         }
+        if options.get("frame_skip", 1) < 1:
+            raise UsageError(f"{name}: frame_skip must be at least 1")
         self._silent = interface.silent_mujoco if is_mujoco else contextlib.nullcontext
         try:
             with self._silent(), warnings.catch_warnings():

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from trajworld.environments.names import GYMNASIUM, parse_name
+from trajworld.errors import UsageError
 
 Rule = Callable[[NDArray[np.floating]], NDArray[np.bool_]]
 """From observations ``[..., O]`` to whether the episode ends there, ``[...]``."""
@@ -17,9 +18,12 @@ def termination_rule(environment: str) -> Rule:
     The rules are those of Gymnasium's MuJoCo environments, read from observations without the root's x and y; besides,
     as is usual in models, a value beyond 100 ends an episode of walker2d and half-cheetah.
     """
-    name = parse_name(environment) if environment else None
-    changes = dict(name.changes) if name else {}
-    if not name or name.family != GYMNASIUM or not all(changes.get(key, True) for key in _DECIDING):
+    try:
+        name = parse_name(environment)
+    except UsageError:  # A dataset of a table has its file's name, which may be anything.
+        return never
+    changes = dict(name.changes)
+    if name.family != GYMNASIUM or not all(changes.get(key, True) for key in _DECIDING):
         return never
     identifier = name.identifier.lower()
     return next((rule for start, rule in _RULES.items() if identifier.startswith(start)), never)

@@ -113,7 +113,10 @@ class Constant(Blind):
     def blocks(self, size: int, generator: np.random.Generator) -> Blocks:
         while True:
             push = generator.uniform(-self.scale, self.scale, (1, size))
-            yield np.repeat(push, generator.geometric(1 / self.mean_span), axis=0)
+            left = int(generator.geometric(1 / self.mean_span))
+            while left > 0:
+                yield np.repeat(push, min(left, _BLOCK), axis=0)
+                left -= _BLOCK
 
 
 @dataclass(frozen=True)

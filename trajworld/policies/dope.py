@@ -22,15 +22,15 @@ def read_dope(path: str | os.PathLike[str]) -> Policy:
         raise TrajWorldError(
             f"{path} is no policy of DOPE: it has no output_distribution of {', '.join(_SQUASHED)}"
         )
-    layers = {
-        key.removesuffix("/weight"): Layer(
-            np.transpose(kernel), np.asarray(content.get(key.replace("/weight", "/bias")))
-        )
-        for key, kernel in content.items()
-        if str(key).endswith("/weight")
-    }
     environment = _ENVIRONMENTS.get(name.split("_")[0], "")
     try:
+        layers = {
+            key.removesuffix("/weight"): Layer(
+                np.transpose(kernel), np.asarray(content.get(key.replace("/weight", "/bias")))
+            )
+            for key, kernel in content.items()
+            if str(key).endswith("/weight")
+        }
         mean, log_std = layers.pop("last_fc"), layers.pop("last_fc_log_std", None)
         return Policy(
             layers=tuple(layers[f"fc{index}"] for index in range(len(layers))),
@@ -43,5 +43,5 @@ def read_dope(path: str | os.PathLike[str]) -> Policy:
         )
     except KeyError as error:
         raise TrajWorldError(f"{path} is no policy of DOPE: it lacks {error.args[0]}/weight") from None
-    except TrajWorldError as error:
+    except (TrajWorldError, ValueError) as error:  # NumPy refuses lists of different lengths.
         raise TrajWorldError(f"{path} is no policy of DOPE: {error}") from None

@@ -1,6 +1,7 @@
 """Policies' files: their own ``.npz`` of plain arrays, which reader is for which other kind, and those that ship."""
 
 import os
+import re
 import zipfile
 from collections.abc import Iterable
 from dataclasses import replace
@@ -17,15 +18,12 @@ from trajworld.policies.policy import Layer, Policy
 from trajworld.policies.sb3 import read_sb3
 
 VERSION = 1
-_NUMBERS = (
-    "low",
-    "high",
-    "observation_mean",
-    "observation_scale",
-    "observation_clip",
-    "mean_limit",
-    "log_std_range",
-)
+_OBSERVED = ("observation_mean", "observation_scale", "observation_clip")
+_NUMBERS = ("low", "high", *_OBSERVED, "mean_limit", "log_std_range")
+# What else lies beside policies: a training's stream of transitions, an agent's statistics and its replay buffer.
+_BESIDE = re.compile(r"stream-.*|.*(vecnormalize|replay_buffer).*")
+# By one of these an archive is known as a policy, of this library or of Stable-Baselines3.
+_OWN_MEMBERS, _AGENT_MEMBERS = {"mean_kernel.npy"}, {"policy.pth", "data"}
 _TEXTS = ("activation", "environment", "source")
 # A folder for each robot: NAME-01.npz, the weakest, and on, with truth.json, their returns in the simulator.
 _ZOO = Path(__file__).parent / "zoo"
@@ -91,14 +89,11 @@ def read_policy(
         if len(shipped) > 1:
             raise UsageError(f"{path} is {len(shipped)} policies: name one, such as zoo/{shipped[-1].stem}")
         path = shipped[0]
-    members: set[str] = set()
-    if archived := zipfile.is_zipfile(path):
-        with open_zip(path) as archive:
-            members = set(archive.namelist())
-    if members & {"policy.pth", "data"}:
+    members = _members(path)
+    if members & _AGENT_MEMBERS:
         policy = read_sb3(path, vecnormalize)
     else:
-        policy = load_policy(path) if archived or Path(path).suffix in (".npz", ".zip") else read_dope(path)
+        policy = load_policy(path) if members or Path(path).suffix in (".npz", ".zip") else read_dope(path)
     if environment:
         policy = replace(policy, environment=str(parse_name(environment)))
     return policy.deterministic() if deterministic else policy
@@ -106,16 +101,17 @@ def read_policy(
 
 def zoo_files(name: str | os.PathLike[str]) -> list[Path]:
     """The files of policies that ship, the weakest first: all (``zoo``), a robot's (``zoo/hopper``) or one
-    (``zoo/hopper-03``). None for another name, and none if a file or folder of that name exists.
+    (``zoo/hopper-03``). None for another name, and none if a file, or a folder with policies, of that name exists.
 
     Raises:
         UsageError: None that ships has that name.
     """
     zoo, _, wanted = os.fspath(name).partition("/")
-    if zoo != _ZOO.name or os.path.exists(name):
+    if zoo != _ZOO.name or os.path.isfile(name) or _candidates(name):
         return []
     shipped = sorted(_ZOO.glob("*/*.npz"))
-    if found := [path for path in shipped if wanted in ("", path.parent.name, path.stem)]:
+    found = [path for path in shipped if wanted in ("", path.parent.name, path.stem)]
+    if found or os.path.exists(name):
         return found
     names = [f"zoo/{part}" for part in (*sorted({path.parent.name for path in shipped}), shipped[0].stem)]
     raise UsageError(f"no policy that ships is called {name}: there are zoo, {', '.join(names)}, …")
@@ -138,27 +134,21 @@ def find_policies(folder: str | os.PathLike[str]) -> dict[Path, Policy | str]:
     if not Path(folder).is_dir():
         raise TrajWorldError(f"{folder} is no folder")
     found: dict[Path, Policy | str] = {}
-    for path in sorted(Path(place) / name for place, _, names in os.walk(folder) for name in names):
-        # A training's stream of transitions, and an agent's statistics, lie beside policies.
-        if path.suffix in (".npz", ".pkl", ".zip") and not path.name.startswith(("stream-", "vecnormalize.")):
-            try:
-                found[path] = read_policy(path)
-            except TrajWorldError as error:
-                found[path] = str(error)
+    for path in _candidates(folder):
+        try:
+            found[path] = read_policy(path)
+        except TrajWorldError as error:
+            found[path] = str(error)
     return found
 
 
 def policy_files(places: Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
     """The files of policies among files, folders and names of those that ship, by their names (by their paths where
-    names are equal).
+    names are equal). They are not read: a damaged one in a folder is among them.
     """
     found: list[Path] = []
     for place in map(Path, places):
-        inside = zoo_files(place) or (
-            [path for path, one in find_policies(place).items() if isinstance(one, Policy)]
-            if place.is_dir()
-            else [place]
-        )
+        inside = zoo_files(place) or (_candidates(place) if place.is_dir() else [place])
         if not inside:
             raise TrajWorldError(f"there is no policy in {place}")
         found += inside
@@ -167,5 +157,28 @@ def policy_files(places: Iterable[str | os.PathLike[str]]) -> dict[str, Path]:
 
 
 def read_policies(places: Iterable[str | os.PathLike[str]], **reading: Any) -> dict[str, Policy]:
-    """The policies of :func:`policy_files`; see :func:`read_policy`."""
+    """The policies of :func:`policy_files`; see :func:`read_policy`.
+
+    Raises:
+        TrajWorldError: One cannot be read.
+    """
     return {name: read_policy(path, **reading) for name, path in policy_files(places).items()}
+
+
+def _candidates(folder: str | os.PathLike[str]) -> list[Path]:
+    """The files in a folder and below it that are policies by their names, and archives by what they hold."""
+    files = (Path(place) / name for place, _, names in os.walk(folder) for name in names)
+    named = sorted(
+        one for one in files if one.suffix in (".npz", ".pkl", ".zip") and not _BESIDE.fullmatch(one.name)
+    )
+    # Other archives, such as an agent's evaluations.npz, are no policies; what is no whole archive may have been one.
+    return [path for path in named if not (held := _members(path)) or held & (_OWN_MEMBERS | _AGENT_MEMBERS)]
+
+
+def _members(path: str | os.PathLike[str]) -> set[str]:
+    """The names in a zip archive; none where a file is no whole one."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return set(archive.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return set()

@@ -1,6 +1,7 @@
 """Policies that are multilayer perceptrons: from observation to action, in NumPy and inside a compiled rollout."""
 
 import functools
+import hashlib
 import importlib
 import math
 from collections.abc import Callable, Hashable, Sequence
@@ -192,6 +193,22 @@ class Policy:
         weights["log_std_least"], weights["log_std_most"] = map(np.float32, self.log_std_range)
         return weights if self.log_std is None else {**weights, "log_std": tuple(self.log_std)}
 
+    @property
+    def digest(self) -> str:
+        """Eight hexadecimal digits of the SHA-256 of all that decides its actions."""
+        options = self.sizes, self.activation, self.squash, self.log_std_range
+        found = hashlib.sha256(repr((*options, self.observation_clip, self.mean_limit)).encode())
+        for array in (self.low, self.high, self.observation_mean, self.observation_scale):
+            found.update(array.data)
+        for layer in self._layers:
+            found.update(layer.kernel.data)
+            found.update(layer.bias.data)
+        return found.hexdigest()[:8]
+
+    @property
+    def _layers(self) -> tuple[Layer, ...]:
+        return (*self.layers, self.mean, *filter(None, [self.log_std]))
+
     def draws(self, horizon: int, batch: int, generator: np.random.Generator) -> Floats | None:
         """The noise of a rollout's actions, ``[horizon, batch, A]`` standard normal; None if deterministic."""
         if self.log_std is None:
@@ -216,7 +233,6 @@ class Policy:
 
     def describe(self) -> dict[str, Any]:
         """Its properties, as JSON values."""
-        layers = (*self.layers, self.mean, *filter(None, [self.log_std]))
         return {
             "environment": self.environment,
             "kind": f"{'Gaussian' if self.log_std else 'deterministic'}, {'tanh' if self.squash else 'clipped'}",
@@ -225,7 +241,7 @@ class Policy:
             "normalises_observations": bool(
                 np.any(self.observation_mean) or np.any(self.observation_scale != 1)
             ),
-            "parameters": sum(layer.kernel.size + layer.bias.size for layer in layers),
+            "parameters": sum(layer.kernel.size + layer.bias.size for layer in self._layers),
             "low": self.low.tolist(),
             "high": self.high.tolist(),
             "source": self.source,

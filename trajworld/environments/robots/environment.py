@@ -1,4 +1,7 @@
-"""Procedural robots as Gymnasium environments: ``gymnasium.make("trajworld/Robot-v0", kind="legged", number=17)``."""
+"""Procedural robots as Gymnasium environments.
+
+After ``register_robots()``: ``gymnasium.make("trajworld/Robot-v0", kind="legged", number=17)``.
+"""
 
 from typing import Any
 
