@@ -274,6 +274,16 @@ def test_first_weights_are_drawn_for_the_inputs_that_there_are() -> None:
     np.testing.assert_allclose(np.array(model._kernels[0]), before * math.sqrt(8 / 5), rtol=1e-6)
 
 
+def sampled(model: MLPEnsemble, rows: np.ndarray, known: Variates, draws: np.ndarray) -> np.ndarray:
+    """The predicted observation and reward ``[B, 4]`` of a step with draws."""
+
+    def step(rows: Any, known: Variates, draws: Any) -> Any:
+        return model.step(model.start(rows[:, None], None, known), rows, draws)[1].predicted
+
+    compiled = active_backend().compile(step, model)
+    return ops.convert_to_numpy(compiled(rows, known, draws))[:, :4]
+
+
 @pytest.mark.parametrize("acts", [True, False])
 def test_a_sampled_step_is_an_elite_and_its_noise(acts: bool) -> None:
     """The draw of the elite and that of the reward's noise are independent, also where no action stands last."""
@@ -284,12 +294,8 @@ def test_a_sampled_step_is_an_elite_and_its_noise(acts: bool) -> None:
     row = np.repeat(rows(1)[0], count, axis=0)[:, : 6 if acts else 4]
     known = Variates(*(np.asarray(part)[: row.shape[1]] for part in variates()[:3]), None)
     draws = np.random.default_rng(0).random((2, count, row.shape[1])).astype(np.float32)
-    run = active_backend().compile(
-        lambda rows, draws: model.step(model.start(rows[:, None], None, known), rows, draws)[1], model
-    )
-    step = run(row, draws)
-    noise = ops.convert_to_numpy(step.predicted)[:, :4] - by_hand(model, row, acts)[0][0]
-    noise /= by_hand(model, row, acts)[1][0]
+    means, stds = by_hand(model, row, acts)
+    noise = (sampled(model, row, known, draws) - means[0]) / stds[0]
     # Of any elite, three thirds of the draws, each variate's noise is standard normal.
     for third in range(3):
         chosen = noise[np.floor(3 * draws[0, :, -1]) == third]
@@ -301,13 +307,12 @@ def test_a_sampled_step_is_an_elite_and_its_noise(acts: bool) -> None:
 def test_which_elite_is_drawn() -> None:
     model = ensemble()
     model.choose_elites(np.array([0.1, 0.3, 0.2]))
-    row, known = np.repeat(rows(1)[0], 4, axis=0), variates()
+    row = np.repeat(rows(1)[0], 4, axis=0)
     draws = np.zeros((2, 4, 6), np.float32)
     draws[0, :, -1] = [0.0, 0.49, 0.5, 0.99]
-    step = model.step(model.start(row[:, None], None, known), row, draws)[1]
     means = by_hand(model, row)[0]
-    found = ops.convert_to_numpy(step.predicted)[:, :4]
-    np.testing.assert_allclose(found, [means[member, 0] for member in (0, 0, 2, 2)], atol=1e-5)
+    expected = [means[member, 0] for member in (0, 0, 2, 2)]
+    np.testing.assert_allclose(sampled(model, row, variates(), draws), expected, atol=1e-5)
 
 
 def test_sizes_that_do_not_fit_are_refused() -> None:

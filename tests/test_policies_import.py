@@ -158,7 +158,8 @@ def test_agents_act_as_stable_baselines3_predicts(tmp_path: Path, name: str, nor
         observations = made.get_vec_normalize_env().normalize_obs(OBSERVATIONS)
     policy = read_policy(tmp_path / "agent.zip")
     expected = made.predict(observations, deterministic=True)[0]
-    np.testing.assert_allclose(policy.act(OBSERVATIONS), expected, atol=1e-5)
+    # Both in 32 bits: processors sum in other orders.
+    np.testing.assert_allclose(policy.act(OBSERVATIONS), expected, atol=5e-5)
     assert np.ptp(expected, axis=0).min() > 0.1
     assert (policy.log_std is not None) == (name in ("A2C", "PPO", "TRPO", "SAC", "TQC"))
     if policy.log_std is None:
