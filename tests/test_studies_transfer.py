@@ -267,7 +267,7 @@ def test_data_are_collected_once_and_are_of_one_collection() -> None:
     with pytest.raises(TrajWorldError, match="other versions of packages"):
         collect_data([name], 300, 1)
     metadata.write_text(text.replace('"seed": 0', '"seed": 1'))
-    with pytest.raises(TrajWorldError, match="made otherwise"):
+    with pytest.raises(TrajWorldError, match="other settings"):
         collect_data([name], 300, 1)
 
 
